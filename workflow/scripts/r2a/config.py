@@ -1,0 +1,237 @@
+"""The study's configuration: its schema, its checks, and what each stage depends on.
+
+Read at every parse of the Snakefile, on every cluster job: no heavy import here.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+# Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
+STAGE_VERSIONS = {
+    "datasets": 1,
+    "models": 1,
+    "traces": 1,
+    "grades": 1,
+    "evaluation": 1,
+    "attention": 1,
+    "heads": 1,
+    "pairs": 1,
+    "activations": 1,
+    "patching": 1,
+    "figures": 1,
+    "summary": 1,
+}
+CONDITIONS = ("with_reasoning", "without_reasoning")
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message lists every error, one a line."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Source(Section):
+    """Something on disk or on the Hugging Face hub."""
+
+    path: str | None = Field(None, description="Local file or folder, relative to the repository.")
+    hub: str | None = Field(None, description="Id on the Hugging Face hub, in place of path.")
+    revision: str | None = Field(None, description="Commit, tag or branch on the hub.")
+
+
+class Model(Source):
+    label: str | None = Field(None, description="Name in figures and tables; the key by default.")
+    prompt: Literal["raw", "chat"] = Field("raw", description="raw: the paper's format. chat: the model's own template.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Weights and activations, in vLLM and in reruns.")
+    is_toy: bool = Field(False, description="Marks every page that shows this model's results as a toy's.")
+    gpus: int = Field(0, ge=0, description="GPUs a job of this model asks for; vLLM splits the model over them.")
+    memory_mb: int = Field(4000, gt=0, description="Main memory a job of this model asks for, in MB.")
+    runtime_minutes: int = Field(60, gt=0, description="Wall time a job of this model asks for, in minutes.")
+
+
+class Fields(Section):
+    """Where a row holds what; dots reach into nested values, e.g. conversation.0.content."""
+
+    uid: str = Field("uid", description="Unique name of the problem.")
+    problem: str = Field("problem", description="The problem's text.")
+    answer: str | None = Field("answer", description="Reference answer; null where the data has none.")
+    area: str | None = Field("area", description="Area that results are shown by.")
+    level: str | None = Field("level", description="Level of difficulty.")
+
+
+class Dataset(Source):
+    kind: Literal["problems", "comparison_pairs", "open_ended"] = Field(
+        description="problems: with reference answers. comparison_pairs: METHOD section 4. open_ended: no reference answers."
+    )
+    label: str | None = Field(None, description="Name in figures and tables; the key by default.")
+    subset: str | None = Field(None, description="Configuration of a hub dataset.")
+    split: str = Field("test", description="Split of a hub dataset.")
+    instruction: str = Field("", description="Appended to each problem, as it is.")
+    fields: Fields = Field(default_factory=Fields, description="Names of the columns, for kinds other than comparison_pairs.")
+    areas: dict[str, str | None] | None = Field(None, description="Renames areas; null leaves the area's problems out.")
+    n_problems: int | None = Field(None, gt=0, description="Only so many problems (or pairs), drawn by the study's seed.")
+
+
+class Decoding(Section):
+    temperature: float = Field(ge=0, description="0 is greedy.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus; by default the model's own generation config.")
+    n_samples: int = Field(1, gt=0, description="Completions a problem and condition.")
+
+
+class Generation(Section):
+    max_new_tokens: int = Field(10_000, gt=0, description="Length limit of a completion, in tokens (paper: 10,000).")
+    without_reasoning: Literal["finished", "empty"] = Field("finished", description="How the reasoning is closed beforehand (METHOD section 1).")
+    gpu_memory_share: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory that vLLM may use.")
+    cpu_cache_mb: int = Field(256, gt=0, description="Key-value cache of vLLM on a CPU, in MB.")
+
+
+class Grading(Section):
+    grader: Literal["policy"] = Field("policy", description="How answers are judged (METHOD section 2).")
+    seconds: float = Field(10, gt=0, description="Wall time for one answer; beyond it the verdict is timeout.")
+    memory_mb: int = Field(2000, gt=0, description="Memory of a grading process, in MB.")
+
+
+class Statistics(Section):
+    n_resamples: int = Field(10_000, ge=100, description="Bootstrap and permutation draws.")
+    confidence: float = Field(0.95, gt=0, lt=1, description="Level of every interval.")
+
+
+class Attention(Section):
+    decoding: str = Field("greedy", description="The decoding whose traces are rerun.")
+    batch_tokens: int = Field(4096, gt=0, description="Tokens that one forward pass may hold.")
+    n_top_heads: int = Field(10, gt=0, description="Reasoning-Focus Heads per model (paper: 10).")
+
+
+class Patching(Section):
+    decoding: str = Field("greedy", description="The decoding whose traces make the pairs.")
+    probe: Literal["plain", "boxed"] = Field("plain", description="plain: 'Final answer is X.' (v0); boxed: X in a box (v1).")
+    keep_reasoning: bool = Field(True, description="Keep the model's own reasoning before the probe; else the probe alone.")
+    batch_tokens: int = Field(16_384, gt=0, description="Tokens that one forward pass may hold.")
+
+
+class Study(Section):
+    """A study: models x datasets x conditions x decodings, and the settings of its stages."""
+
+    study: Name = Field(description="Results go to results/{study}.")
+    seed: int = Field(description="Every random choice derives from it.")
+    models: dict[Name, Model] = Field(min_length=1, description="The models, by name.")
+    datasets: dict[Name, Dataset] = Field(min_length=1, description="The datasets, by name.")
+    decodings: dict[Name, Decoding] = Field(min_length=1, description="The decodings, by name.")
+    generation: Generation = Field(default_factory=Generation)
+    grading: Grading = Field(default_factory=Grading)
+    statistics: Statistics = Field(default_factory=Statistics)
+    attention: Attention = Field(default_factory=Attention)
+    patching: Patching = Field(default_factory=Patching)
+
+    def datasets_of(self, *kinds: str) -> list[str]:
+        """Names of the datasets of the given kinds, in the config's order."""
+        return [name for name, dataset in self.datasets.items() if dataset.kind in kinds]
+
+    def model_label(self, name: str) -> str:
+        return self.models[name].label or name
+
+    def dataset_label(self, name: str) -> str:
+        return self.datasets[name].label or name
+
+    def stage(self, name: str, model: str | None = None, dataset: str | None = None) -> dict[str, Any]:
+        """Plain values that a stage's results depend on: its version, the seed and its settings.
+
+        Settings that change how fast a result comes, not what it is, are left out.
+        """
+        params: dict[str, Any] = {"stage": name, "version": STAGE_VERSIONS[name], "study": self.study, "seed": self.seed}
+        if model is not None:
+            settings = self.models[model]
+            params |= {"model": model, "model_label": self.model_label(model), "is_toy": settings.is_toy}
+            params |= {"source": settings.model_dump(include={"path", "hub", "revision"})}
+            params |= {"dtype": settings.dtype, "prompt": settings.prompt}
+        if dataset is not None:
+            params |= {"dataset": dataset, "dataset_label": self.dataset_label(dataset), "kind": self.datasets[dataset].kind}
+        if name == "datasets" and dataset is not None:
+            params |= self.datasets[dataset].model_dump(exclude={"label", "instruction"})
+        if name == "traces" and dataset is not None:
+            params["instruction"] = self.datasets[dataset].instruction
+            params["decodings"] = {key: decoding.model_dump() for key, decoding in self.decodings.items()}
+            params |= self.generation.model_dump(include={"max_new_tokens", "without_reasoning"})
+        if name == "grades":
+            params |= self.grading.model_dump()
+        if name in ("evaluation", "heads", "patching", "figures"):
+            params |= self.statistics.model_dump()
+        if name in ("attention", "heads"):
+            params |= self.attention.model_dump(exclude={"batch_tokens"})
+        if name in ("pairs", "patching"):
+            params |= self.patching.model_dump(exclude={"batch_tokens"})
+        return params
+
+
+def load_study(config: dict[str, Any], origin: str = "the configuration") -> Study:
+    """The study that a parsed configuration describes. Raises ConfigError with every error, in words."""
+    lines = _relations_in_words(config)
+    try:
+        study = Study.model_validate(config)
+    except ValidationError as error:
+        lines = [_in_words(item) for item in error.errors()] + lines
+    if lines:
+        raise ConfigError(f"{origin} has {len(lines)} error{'s' * (len(lines) > 1)}:\n  " + "\n  ".join(lines))
+    return study
+
+
+def _relations_in_words(config: dict[str, Any]) -> list[str]:
+    """What no single key can tell: places that don't exist, names that nothing bears."""
+
+    def entries(section: str) -> dict[str, dict[str, Any]]:
+        found = config.get(section)
+        return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
+
+    lines = []
+    for section in ("models", "datasets"):
+        for name, entry in entries(section).items():
+            path = entry.get("path")
+            if (path is None) == (entry.get("hub") is None):
+                lines.append(f"{section}.{name}: give exactly one of path (local) and hub (an id on the Hugging Face hub)")
+            elif isinstance(path, str) and not Path(path).exists():
+                lines.append(f"{section}.{name}.path: {path} does not exist; paths start at the repository's root")
+    decodings = entries("decodings")
+    for name, decoding in decodings.items():
+        if decoding.get("temperature") == 0 and decoding.get("n_samples", 1) != 1:
+            lines.append(f"decodings.{name}.n_samples: greedy decoding gives the same text each time; set it to 1")
+    for stage in ("attention", "patching"):
+        used = config.get(stage)
+        used = used.get("decoding", "greedy") if isinstance(used, dict) else "greedy"
+        if used not in decodings:
+            lines.append(f"{stage}.decoding: {used!r} is none of the decodings ({', '.join(decodings)})")
+        elif stage == "patching" and decodings[used].get("temperature") != 0:
+            lines.append(f"patching.decoding: {used!r} samples; pairs need a greedy decoding (temperature 0)")
+    return lines
+
+
+def _in_words(item: Any) -> str:
+    """One of pydantic's errors, as a sentence that names the key and the remedy."""
+    place = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(item["loc"][:-1])
+        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        return f"{place}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}")
+    if item["type"] == "missing":
+        return f"{place}: missing; see config/README.md"
+    if item["type"] == "string_pattern_mismatch":
+        return f"{place}: a name has letters, digits, '-', '_' and '.' only, and starts with a letter or digit"
+    if item["type"] == "too_short":
+        return f"{place}: needs at least one entry"
+    return f"{place}: {item['msg'][0].lower()}{item['msg'][1:]} (found {item['input']!r})"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    section: type[BaseModel] = Study
+    by_key: dict[str, type[BaseModel]] = {"models": Model, "datasets": Dataset, "decodings": Decoding, "fields": Fields}
+    for part in location:
+        field = section.model_fields.get(part)
+        if part in by_key:
+            section = by_key[part]
+        elif field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            section = field.annotation
+    return list(section.model_fields)

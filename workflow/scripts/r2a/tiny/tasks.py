@@ -1,0 +1,230 @@
+"""The tiny models' world: puzzles and comparisons, each with an R1-like reasoning text.
+
+Three areas of puzzles, each with levels:
+    compass   a walk over four compass points; each turn needs the point before it (serial work)
+    cups      a ball under one of three cups that are swapped (serial work, does not commute)
+    lookup    who has which colour (no serial work: reasoning should not help much)
+and contextual comparisons over a table of animals (METHOD section 4): the same two candidates,
+opposite truths in two contexts.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+COMPASS = ("north", "east", "south", "west")
+TURNS = {"left": 3, "right": 1, "around": 2}
+CUPS = ("a", "b", "c")
+PEOPLE = ("ana", "bob", "eva", "ian", "kim", "leo", "mia", "tom")
+COLOURS = ("red", "blue", "green", "black", "white", "pink", "gray", "brown")
+
+# animal: (size, speed), each 0..9
+ANIMALS = {
+    "ant": (0, 1), "bee": (0, 4), "snail": (1, 0), "frog": (1, 3), "mouse": (1, 4),
+    "crab": (2, 1), "owl": (2, 6), "falcon": (2, 9), "turtle": (3, 0), "cat": (3, 7),
+    "rabbit": (3, 8), "fox": (4, 7), "goat": (4, 5), "dog": (4, 6), "pig": (5, 3),
+    "sheep": (5, 4), "wolf": (5, 8), "seal": (6, 2), "lion": (6, 9), "deer": (6, 8),
+    "bear": (7, 6), "cow": (7, 4), "horse": (8, 8), "camel": (8, 5), "hippo": (8, 3),
+    "whale": (9, 6), "sloth": (4, 0), "worm": (0, 0), "eagle": (3, 9), "otter": (4, 2),
+}  # fmt: skip
+ATTRIBUTES = ("size", "speed")
+# comparator: (attribute, whether the larger number wins)
+COMPARATORS = {
+    "bigger": ("size", True),
+    "smaller": ("size", False),
+    "faster": ("speed", True),
+    "slower": ("speed", False),
+}
+
+PUZZLE_LEVELS = {"compass": (2, 4, 6, 8), "cups": (2, 4, 6, 8), "lookup": (2, 4, 6)}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem with the texts that a model is trained to write.
+
+    `steps` are the lines of the reasoning; `slips[k]` is a wrong form of line k, or None where
+    line k cannot go wrong.
+    """
+
+    problem: str
+    opening: str
+    steps: tuple[str, ...]
+    slips: tuple[str | None, ...]
+    answer_text: str
+    answer: str
+    area: str
+    level: int
+
+    def reasoning(self, rng: random.Random) -> str:
+        """A reasoning text; a part of them slips and corrects itself, a part checks the last line."""
+        lines = [self.opening]
+        slippery = [k for k, slip in enumerate(self.slips) if slip is not None]
+        slip_at = rng.choice(slippery) if slippery and rng.random() < 0.2 else None
+        for k, step in enumerate(self.steps):
+            if k == slip_at:
+                lines += [str(self.slips[k]), f"Wait, {step}"]
+            else:
+                lines.append(step)
+        if rng.random() < 0.2:
+            lines.append(f"Let me check: {self.steps[-1]}")
+        lines.append(f"Final answer is {self.answer}.")
+        return "\n".join(lines) + "\n"
+
+
+def compass(rng: random.Random, level: int) -> Example:
+    point = rng.choice(COMPASS)
+    turns = [rng.choice(list(TURNS)) for _ in range(level)]
+    problem = [f"Face {point}."]
+    steps, slips = [f"Start {point}"], [None]
+    for number, turn in enumerate(turns, 1):
+        problem.append(f"{number} {turn}")
+        point = COMPASS[(COMPASS.index(point) + TURNS[turn]) % 4]
+        wrong = rng.choice([other for other in COMPASS if other != point])
+        steps.append(f"{number} {turn} {point}")
+        slips.append(f"{number} {turn} {wrong}")
+    problem.append("Where do you face?")
+    return Example(
+        "\n".join(problem), "Okay, let me turn step by step.", tuple(steps), tuple(slips),
+        f"After {level} turns, you face \\boxed{{{point}}}.", point, "compass", level,
+    )  # fmt: skip
+
+
+def cups(rng: random.Random, level: int) -> Example:
+    cup = rng.choice(CUPS)
+    problem = [f"The ball is under {cup}."]
+    steps, slips = [f"Start {cup}"], [None]
+    for number in range(1, level + 1):
+        first, second = rng.sample(CUPS, 2)
+        problem.append(f"{number} swap {first} {second}")
+        cup = {first: second, second: first}.get(cup, cup)
+        wrong = rng.choice([other for other in CUPS if other != cup])
+        steps.append(f"{number} swap {first} {second} {cup}")
+        slips.append(f"{number} swap {first} {second} {wrong}")
+    problem.append("Where is the ball?")
+    return Example(
+        "\n".join(problem), "Okay, let me follow the ball.", tuple(steps), tuple(slips),
+        f"After {level} swaps, the ball is under \\boxed{{{cup}}}.", cup, "cups", level,
+    )  # fmt: skip
+
+
+def lookup(rng: random.Random, level: int) -> Example:
+    people, colours = rng.sample(PEOPLE, level), rng.sample(COLOURS, level)
+    asked = rng.randrange(level)
+    person, colour = people[asked], colours[asked]
+    lines = [f"{who} has {what}" for who, what in zip(people, colours, strict=True)]
+    wrong = rng.choice([other for other in colours if other != colour])
+    return Example(
+        "\n".join([*lines, f"What does {person} have?"]), "Okay, let me look.",
+        (f"{person} has {colour}",), (f"{person} has {wrong}",),
+        f"As listed, {person} has \\boxed{{{colour}}}.", colour, "lookup", level,
+    )  # fmt: skip
+
+
+PUZZLES: dict[str, Callable[[random.Random, int], Example]] = {
+    "compass": compass,
+    "cups": cups,
+    "lookup": lookup,
+}
+
+
+def comparison(rng: random.Random, first: str, second: str, comparator: str) -> Example:
+    """Which of two animals is the {comparator} one; the two must differ in its attribute."""
+    attribute, larger_wins = COMPARATORS[comparator]
+    column = ATTRIBUTES.index(attribute)
+    values = {animal: ANIMALS[animal][column] for animal in (first, second)}
+    high, low = sorted(values, key=lambda animal: -values[animal])
+    winner = high if larger_wins else low
+    steps, slips = [], []
+    for animal, value in values.items():
+        wrong = rng.choice([other for other in range(10) if other != value])
+        steps.append(f"{animal} {attribute} {value}")
+        slips.append(f"{animal} {attribute} {wrong}")
+    steps.append(f"{values[high]} is more than {values[low]}")
+    return Example(
+        f"Considering {attribute}, which one is {comparator}: {first} or {second}?",
+        "Okay, let me compare.", tuple(steps), (*slips, None),
+        f"Thus, the {comparator} one is \\boxed{{{winner}}}.", winner, "comparison", 1,
+    )  # fmt: skip
+
+
+def comparison_questions() -> Iterator[tuple[str, str, str]]:
+    """Every (first, second, comparator) whose animals differ in the comparator's attribute."""
+    for comparator, (attribute, _) in COMPARATORS.items():
+        column = ATTRIBUTES.index(attribute)
+        for first in ANIMALS:
+            for second in ANIMALS:
+                if ANIMALS[first][column] != ANIMALS[second][column]:
+                    yield first, second, comparator
+
+
+def held_out_animals(seed: int, share: float = 0.2) -> set[frozenset[str]]:
+    """The unordered animal pairs that no training question may compare, in any context."""
+    pairs = sorted({tuple(sorted(q[:2])) for q in comparison_questions()})
+    rng = random.Random(f"held-out animals {seed}")
+    return {frozenset(pair) for pair in rng.sample(pairs, int(share * len(pairs)))}
+
+
+def sample_puzzles(seed: int, counts: dict[str, int]) -> list[Example]:
+    """`counts[area]` different puzzles of each level of each area, all different from each other."""
+    rng = random.Random(f"puzzles {seed}")
+    examples: dict[str, Example] = {}
+    for area, count in counts.items():
+        for level in PUZZLE_LEVELS[area]:
+            wanted = len(examples) + count
+            while len(examples) < wanted:
+                example = PUZZLES[area](rng, level)
+                examples.setdefault(example.problem, example)
+    return list(examples.values())
+
+
+def sample_comparison_pairs(seed: int, count: int) -> list[tuple[Example, Example, str]]:
+    """`count` pairs of questions on held-out animals: same candidates, opposite truths.
+
+    Returns (question a, question b, domain); the order of the candidates in the text and which of
+    them wins question a are balanced. The domain names the two contexts' attributes.
+    """
+    rng = random.Random(f"comparison pairs {seed}")
+    held_out = sorted(tuple(sorted(pair)) for pair in held_out_animals(seed))
+    by_winner: dict[bool, list[tuple[Example, Example, str]]] = {True: [], False: []}
+    for pair in held_out:
+        for first, second in (pair, pair[::-1]):
+            for comparator_a, (attribute_a, _) in COMPARATORS.items():
+                for comparator_b, (attribute_b, _) in COMPARATORS.items():
+                    asked = {
+                        (first, second, comparator_a),
+                        (first, second, comparator_b),
+                    }
+                    if not asked <= set(comparison_questions()):
+                        continue
+                    a = comparison(rng, first, second, comparator_a)
+                    b = comparison(rng, first, second, comparator_b)
+                    if a.answer != b.answer:
+                        domain = attribute_a if attribute_a == attribute_b else "size and speed"
+                        by_winner[a.answer == first].append((a, b, domain))
+    chosen = []
+    for pairs in by_winner.values():
+        by_domain = {name: [p for p in pairs if p[2] == name] for name in sorted({p[2] for p in pairs})}
+        for k, (_, members) in enumerate(by_domain.items()):
+            share = (count // 2 + len(by_domain) - 1 - k) // len(by_domain)
+            chosen += rng.sample(members, share)
+    rng.shuffle(chosen)
+    return chosen
+
+
+def training_examples(seed: int, held_out_problems: set[str]) -> Iterator[Example]:
+    """Endless training examples: none is a held-out problem, none compares held-out animals."""
+    rng = random.Random(f"training {seed}")
+    held_out = held_out_animals(seed)
+    questions = [q for q in comparison_questions() if frozenset(q[:2]) not in held_out]
+    areas = ("compass", "compass", "cups", "cups", "lookup", "comparison")
+    while True:
+        area = rng.choice(areas)
+        if area == "comparison":
+            yield comparison(rng, *rng.choice(questions))
+        else:
+            # every length up to the hardest level, so that the lengths between are no surprise
+            level = rng.randint(2 if area == "lookup" else 1, max(PUZZLE_LEVELS[area]))
+            example = PUZZLES[area](rng, level)
+            if example.problem not in held_out_problems:
+                yield example

@@ -1,0 +1,234 @@
+"""Training of the tiny reasoning models: tokenizer, model, loop, accuracies, model card."""
+
+import csv
+import itertools
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from r2a.prompts import THINK_CLOSE, THINK_OPEN, raw_prompt
+from r2a.tiny.tasks import (
+    ANIMALS,
+    COLOURS,
+    COMPASS,
+    CUPS,
+    Example,
+    sample_comparison_pairs,
+    sample_puzzles,
+    training_examples,
+)
+
+ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+BOS, EOS = "<|begin|>", "<|end|>"
+MAX_POSITIONS = 512
+# held-out problems per level of each area, for the accuracies on the model card
+HELD_OUT_COUNTS = {"compass": 16, "cups": 24, "lookup": 24}
+HELD_OUT_PAIRS = 60
+
+
+def completion_text(example: Example, condition: str, rng: random.Random) -> str:
+    """What the model shall write after its prompt, without the end token."""
+    answer = f"\n\n{example.answer_text}"
+    if condition == "without_reasoning":
+        return answer
+    return f"{example.reasoning(rng)}{THINK_CLOSE}{answer}"
+
+
+def train_tokenizer(seed: int, vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with one token a digit, and <think> and </think> as tokens.
+
+    Raises ValueError where a possible answer is not a single token, after a space or a brace.
+    """
+    rng = random.Random(f"tokenizer {seed}")
+    texts = [
+        raw_prompt(example.problem, "", condition) + completion_text(example, condition, rng)
+        for condition in ("with_reasoning", "without_reasoning")
+        for example in itertools.islice(training_examples(seed, set()), 10_000)
+    ]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    marks = [AddedToken(BOS, special=True), AddedToken(EOS, special=True)]
+    marks += [AddedToken(mark, special=False, normalized=False) for mark in (THINK_OPEN, THINK_CLOSE)]
+    tokenizer.add_tokens(marks)
+    plain = [text.replace(THINK_OPEN, "").replace(THINK_CLOSE, "") for text in texts]
+    # every word that can be an answer must become one token, also straight after a brace
+    answers = [*ANIMALS, *COLOURS, *COMPASS, *CUPS]
+    plain += [f"{{{answer}}} {answer}" for answer in answers for _ in range(500)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=marks,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(plain, trainer)
+    split = [w for a in answers for w in (a, f" {a}") if len(tokenizer.encode(w).ids) != 1]
+    if split:
+        raise ValueError(f"answers of several tokens: {split}; raise vocabulary_size ({vocabulary_size})")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=EOS,
+        clean_up_tokenization_spaces=False, model_max_length=MAX_POSITIONS,
+    )  # fmt: skip
+
+
+def build_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    """A random-weight decoder of the recipe's architecture and sizes."""
+    sizes = dict(settings)
+    config_class, model_class = ARCHITECTURES[sizes.pop("architecture")]
+    config = config_class(
+        **sizes, vocab_size=len(tokenizer), max_position_embeddings=MAX_POSITIONS, tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, use_cache=True,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = model_class(config)
+    model.generation_config.max_length = None
+    return model
+
+
+def training_batches(
+    tokenizer: PreTrainedTokenizerFast, seed: int, held_out: set[str], batch_size: int, with_share: float
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Endless (input ids, attention mask, labels), each [batch, token]; labels are -100 on prompts."""
+    rng = random.Random(f"batches {seed}")
+    stream = training_examples(seed, held_out)
+    pool = 32
+    while True:
+        prompts, completions = [], []
+        for example in itertools.islice(stream, batch_size * pool):
+            condition = "with_reasoning" if rng.random() < with_share else "without_reasoning"
+            prompts.append(BOS + raw_prompt(example.problem, "", condition))
+            completions.append(completion_text(example, condition, rng) + EOS)
+        prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        completion_ids = tokenizer(completions, add_special_tokens=False)["input_ids"]
+        rows = sorted(zip(prompt_ids, completion_ids, strict=True), key=lambda row: len(row[0]) + len(row[1]))
+        starts = list(range(0, len(rows), batch_size))
+        rng.shuffle(starts)
+        for start in starts:
+            batch = rows[start : start + batch_size]
+            width = max(len(p) + len(c) for p, c in batch)
+            ids = torch.full((batch_size, width), tokenizer.pad_token_id)
+            mask = torch.zeros((batch_size, width), dtype=torch.long)
+            labels = torch.full((batch_size, width), -100)
+            for row, (prompt, completion) in enumerate(batch):
+                end = len(prompt) + len(completion)
+                ids[row, :end] = torch.tensor(prompt + completion)
+                mask[row, :end] = 1
+                labels[row, len(prompt) : end] = torch.tensor(completion)
+            yield ids, mask, labels
+
+
+def held_out_examples(seed: int) -> list[Example]:
+    """The problems that accuracies are measured on; none occurs in training."""
+    pairs = sample_comparison_pairs(seed, HELD_OUT_PAIRS)
+    return sample_puzzles(seed, HELD_OUT_COUNTS) + [question for a, b, _ in pairs for question in (a, b)]
+
+
+@torch.no_grad()
+def greedy_accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, examples: list[Example], condition: str
+) -> dict[tuple[str, int], tuple[int, int]]:
+    """(area, level) -> (right, asked), greedy; right means the text ends in the reference's box."""
+    counts: dict[tuple[str, int], tuple[int, int]] = {}
+    model.eval()
+    tokenizer.padding_side = "left"
+    for start in range(0, len(examples), 64):
+        batch = examples[start : start + 64]
+        prompts = [BOS + raw_prompt(e.problem, "", condition) for e in batch]
+        inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+        written = model.generate(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
+            max_new_tokens=200, do_sample=False,
+        )  # fmt: skip
+        texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for example, text in zip(batch, texts, strict=True):
+            right, asked = counts.get((example.area, example.level), (0, 0))
+            is_right = text.endswith(f"\\boxed{{{example.answer}}}.")
+            counts[example.area, example.level] = (right + is_right, asked + 1)
+    model.train()
+    return counts
+
+
+def overall(counts: dict[tuple[str, int], tuple[int, int]]) -> float:
+    return sum(r for r, _ in counts.values()) / sum(n for _, n in counts.values())
+
+
+def train(recipe: dict[str, Any], name: str, folder: Path) -> None:
+    """Train model `name` of the recipe into `folder`: weights, tokenizer, loss curve and model card.
+
+    The folder appears whole, at the end, by rename.
+    """
+    seed, n_steps = recipe["seed"], recipe["steps"]
+    examples = held_out_examples(seed)
+    tokenizer = train_tokenizer(seed, recipe["vocabulary_size"])
+    model = build_model(recipe["models"][name], tokenizer, seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe["learning_rate"], betas=(0.9, 0.98), weight_decay=recipe["weight_decay"]
+    )
+    warmup = recipe["warmup_steps"]
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warmup, 0.02 + 0.98 * (1 + math.cos(math.pi * step / n_steps)) / 2),
+    )
+    batches = training_batches(
+        tokenizer, seed, {e.problem for e in examples}, recipe["batch_size"], recipe["with_reasoning_share"]
+    )
+    curve, losses, n_tokens, started = [], [], 0, time.monotonic()
+    for step, (ids, mask, labels) in enumerate(itertools.islice(batches, n_steps), 1):
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        losses.append(loss.item())
+        n_tokens += int(mask.sum())
+        if step % 50 == 0:
+            seconds = time.monotonic() - started
+            curve.append((step, round(sum(losses) / len(losses), 4), n_tokens, round(seconds)))
+            left = seconds / step * (n_steps - step) / 60
+            line = f"{name}: step {step}/{n_steps}, loss {curve[-1][1]}, {n_tokens / seconds:.0f} tokens/s, {left:.0f} min left"
+            if step % 500 == 0:
+                for condition in ("with_reasoning", "without_reasoning"):
+                    accuracy = overall(greedy_accuracy(model, tokenizer, examples[::4], condition))
+                    line += f", {condition} {accuracy:.2f}"
+            print(line, flush=True)
+            losses = []
+    accuracies = {
+        condition: greedy_accuracy(model, tokenizer, examples, condition)
+        for condition in ("with_reasoning", "without_reasoning")
+    }
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.eval().save_pretrained(partial)
+    tokenizer.padding_side = "right"
+    tokenizer.save_pretrained(partial)
+    with open(partial / "loss_curve.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("step", "loss", "n_tokens", "seconds"), *curve])
+    minutes = (time.monotonic() - started) / 60
+    (partial / "README.md").write_text(model_card(recipe, name, model, n_tokens, minutes, curve, accuracies))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    print(f"{name}: with reasoning {overall(accuracies['with_reasoning']):.3f}, without {overall(accuracies['without_reasoning']):.3f}")
+
+
+def model_card(recipe, name, model, n_tokens, minutes, curve, accuracies) -> str:
+    return json.dumps({k: {str(a): c for a, c in v.items()} for k, v in accuracies.items()}, indent=1)

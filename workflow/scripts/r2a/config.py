@@ -24,6 +24,7 @@ STAGE_VERSIONS = {
     "figures": 1,
     "summary": 1,
 }
+SOURCE_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
 CONDITIONS = ("with_reasoning", "without_reasoning")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -50,6 +51,7 @@ class Model(Source):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Weights and activations, in vLLM and in reruns.")
     is_toy: bool = Field(False, description="Marks every page that shows this model's results as a toy's.")
     gpus: int = Field(0, ge=0, description="GPUs a job of this model asks for; vLLM splits the model over them.")
+    threads: int = Field(1, gt=0, description="CPU threads a job of this model uses.")
     memory_mb: int = Field(4000, gt=0, description="Main memory a job of this model asks for, in MB.")
     runtime_minutes: int = Field(60, gt=0, description="Wall time a job of this model asks for, in minutes.")
 
@@ -86,7 +88,7 @@ class Decoding(Section):
 class Generation(Section):
     max_new_tokens: int = Field(10_000, gt=0, description="Length limit of a completion, in tokens (paper: 10,000).")
     without_reasoning: Literal["finished", "empty"] = Field("finished", description="How the reasoning is closed beforehand (METHOD section 1).")
-    gpu_memory_share: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory that vLLM may use.")
+    gpu_memory_percent: int = Field(90, gt=0, le=100, description="Share of a GPU's memory that vLLM may use, in percent.")
     cpu_cache_mb: int = Field(256, gt=0, description="Key-value cache of vLLM on a CPU, in MB.")
 
 
@@ -103,7 +105,6 @@ class Statistics(Section):
 
 class Attention(Section):
     decoding: str = Field("greedy", description="The decoding whose traces are rerun.")
-    batch_tokens: int = Field(4096, gt=0, description="Tokens that one forward pass may hold.")
     n_top_heads: int = Field(10, gt=0, description="Reasoning-Focus Heads per model (paper: 10).")
 
 
@@ -128,9 +129,22 @@ class Study(Section):
     attention: Attention = Field(default_factory=Attention)
     patching: Patching = Field(default_factory=Patching)
 
-    def datasets_of(self, *kinds: str) -> list[str]:
-        """Names of the datasets of the given kinds, in the config's order."""
-        return [name for name, dataset in self.datasets.items() if dataset.kind in kinds]
+    @property
+    def graded_datasets(self) -> list[str]:
+        """The datasets whose answers have a reference."""
+        return [name for name, dataset in self.datasets.items() if dataset.kind != "open_ended"]
+
+    @property
+    def pair_datasets(self) -> list[str]:
+        """The datasets that patching runs on."""
+        return [name for name, dataset in self.datasets.items() if dataset.kind == "comparison_pairs"]
+
+    def source_files(self, entry: Source) -> list[str]:
+        """The files that a local model or dataset is read from; none for one on the hub."""
+        if entry.path is None:
+            return []
+        path = Path(entry.path)
+        return sorted(str(file) for file in path.iterdir() if file.suffix in SOURCE_SUFFIXES) if path.is_dir() else [str(path)]
 
     def model_label(self, name: str) -> str:
         return self.models[name].label or name
@@ -162,7 +176,8 @@ class Study(Section):
         if name in ("evaluation", "heads", "patching", "figures"):
             params |= self.statistics.model_dump()
         if name in ("attention", "heads"):
-            params |= self.attention.model_dump(exclude={"batch_tokens"})
+            params |= self.attention.model_dump()
+            params["is_greedy"] = self.decodings[self.attention.decoding].temperature == 0
         if name in ("pairs", "patching"):
             params |= self.patching.model_dump(exclude={"batch_tokens"})
         return params

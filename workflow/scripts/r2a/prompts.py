@@ -1,11 +1,39 @@
-"""Prompts, as METHOD section 1 defines them."""
+"""Prompts, as METHOD section 1 defines them: text in, token ids out, once."""
+
+from typing import Any
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 FINISHED_STUB = "Okay, I think I have finished thinking."
 
 
-def raw_prompt(problem: str, instruction: str, condition: str) -> str:
-    """The prompt's text without BOS and chat template (paper, appendix: 'finished' prefill)."""
+def prefill(condition: str, mode: str = "finished") -> str:
+    """What stands in the prompt after the question: an opened reasoning, or one closed beforehand.
+
+    mode "finished" is the paper's stub, "empty" closes an empty reasoning.
+    """
     if condition == "with_reasoning":
-        return f"{problem}{instruction} {THINK_OPEN}\n"
-    return f"{problem}{instruction} {THINK_OPEN}\n{FINISHED_STUB}\n{THINK_CLOSE}"
+        return f"{THINK_OPEN}\n"
+    stub = FINISHED_STUB if mode == "finished" else ""
+    return f"{THINK_OPEN}\n{stub}\n{THINK_CLOSE}"
+
+
+def raw_prompt(problem: str, instruction: str, condition: str, mode: str = "finished") -> str:
+    """The paper's prompt, without chat template; BOS is put before it as a token."""
+    return f"{problem}{instruction} {prefill(condition, mode)}"
+
+
+def prompt_ids(
+    tokenizer: Any, problem: str, instruction: str, condition: str, prompt_format: str = "raw", mode: str = "finished"
+) -> list[int]:
+    """Token ids of a prompt, BOS included where the tokenizer has one.
+
+    prompt_format "raw" is the paper's; "chat" puts problem and instruction into the model's own template,
+    whose own opened <think>, if any, gives way to ours.
+    """
+    if prompt_format == "raw":
+        ids = tokenizer.encode(raw_prompt(problem, instruction, condition, mode), add_special_tokens=False)
+        return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
+    turn = [{"role": "user", "content": problem + instruction}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    text = text.rstrip().removesuffix(THINK_OPEN) if text.rstrip().endswith(THINK_OPEN) else text
+    return tokenizer.encode(text + prefill(condition, mode), add_special_tokens=False)

@@ -2,7 +2,7 @@
 
 Three areas of puzzles, each with levels:
     compass   a walk over four compass points; each turn needs the point before it (serial work)
-    cups      a ball under one of three cups that are swapped (serial work, does not commute)
+    cups      a ball under one of three cups; each move swaps two (serial work, does not commute)
     lookup    who has which colour (no serial work: reasoning should not help much)
 and contextual comparisons over a table of animals (METHOD section 4): the same two candidates,
 opposite truths in two contexts.
@@ -13,8 +13,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 COMPASS = ("north", "east", "south", "west")
-TURNS = {"left": 3, "right": 1, "around": 2}
-CUPS = ("a", "b", "c")
+CUPS = ("first", "middle", "last")
+# area: {move: {state before: state after}}
+MOVES: dict[str, dict[str, dict[str, str]]] = {
+    "compass": {
+        turn: {point: COMPASS[(k + quarters) % 4] for k, point in enumerate(COMPASS)}
+        for turn, quarters in (("right", 1), ("around", 2), ("left", 3))
+    },
+    "cups": {
+        "front": {"first": "middle", "middle": "first", "last": "last"},
+        "back": {"first": "first", "middle": "last", "last": "middle"},
+        "ends": {"first": "last", "middle": "middle", "last": "first"},
+    },
+}
 PEOPLE = ("ana", "bob", "eva", "ian", "kim", "leo", "mia", "tom")
 COLOURS = ("red", "blue", "green", "black", "white", "pink", "gray", "brown")
 
@@ -72,39 +83,39 @@ class Example:
         return "\n".join(lines) + "\n"
 
 
-def compass(rng: random.Random, level: int) -> Example:
-    point = rng.choice(COMPASS)
-    turns = [rng.choice(list(TURNS)) for _ in range(level)]
-    problem = [f"Face {point}."]
-    steps, slips = [f"Start {point}"], [None]
-    for number, turn in enumerate(turns, 1):
-        problem.append(f"{number} {turn}")
-        point = COMPASS[(COMPASS.index(point) + TURNS[turn]) % 4]
-        wrong = rng.choice([other for other in COMPASS if other != point])
-        steps.append(f"{number} {turn} {point}")
-        slips.append(f"{number} {turn} {wrong}")
-    problem.append("Where do you face?")
+def walk(
+    rng: random.Random, level: int, area: str, start_line: str, question: str, opening: str, answer_line: str
+) -> Example:
+    """A chain of `level` moves over the area's states; each line of the reasoning needs the one before."""
+    moves = MOVES[area]
+    states = sorted({state for move in moves.values() for state in move})
+    state = rng.choice(states)
+    problem = [start_line.format(state)]
+    steps, slips = [f"Start {state}"], [None]
+    for number in range(1, level + 1):
+        move = rng.choice(list(moves))
+        problem.append(f"{number} {move}")
+        state = moves[move][state]
+        wrong = rng.choice([other for other in states if other != state])
+        steps.append(f"{number} {move} {state}")
+        slips.append(f"{number} {move} {wrong}")
+    answer_text = answer_line.format(level, state)
     return Example(
-        "\n".join(problem), "Okay, let me turn step by step.", tuple(steps), tuple(slips),
-        f"After {level} turns, you face \\boxed{{{point}}}.", point, "compass", level,
+        "\n".join([*problem, question]), opening, tuple(steps), tuple(slips), answer_text, state, area, level
+    )
+
+
+def compass(rng: random.Random, level: int) -> Example:
+    return walk(
+        rng, level, "compass", "Face {}.", "Where do you face?", "Okay, let me turn step by step.",
+        "After {} turns, you face \\boxed{{{}}}.",
     )  # fmt: skip
 
 
 def cups(rng: random.Random, level: int) -> Example:
-    cup = rng.choice(CUPS)
-    problem = [f"The ball is under {cup}."]
-    steps, slips = [f"Start {cup}"], [None]
-    for number in range(1, level + 1):
-        first, second = rng.sample(CUPS, 2)
-        problem.append(f"{number} swap {first} {second}")
-        cup = {first: second, second: first}.get(cup, cup)
-        wrong = rng.choice([other for other in CUPS if other != cup])
-        steps.append(f"{number} swap {first} {second} {cup}")
-        slips.append(f"{number} swap {first} {second} {wrong}")
-    problem.append("Where is the ball?")
-    return Example(
-        "\n".join(problem), "Okay, let me follow the ball.", tuple(steps), tuple(slips),
-        f"After {level} swaps, the ball is under \\boxed{{{cup}}}.", cup, "cups", level,
+    return walk(
+        rng, level, "cups", "The ball is under {}.", "Where is the ball?", "Okay, let me follow the ball.",
+        "After {} swaps, the ball is under \\boxed{{{}}}.",
     )  # fmt: skip
 
 
@@ -112,11 +123,11 @@ def lookup(rng: random.Random, level: int) -> Example:
     people, colours = rng.sample(PEOPLE, level), rng.sample(COLOURS, level)
     asked = rng.randrange(level)
     person, colour = people[asked], colours[asked]
-    lines = [f"{who} has {what}" for who, what in zip(people, colours, strict=True)]
+    lines = [f"{who} {what}" for who, what in zip(people, colours, strict=True)]
     wrong = rng.choice([other for other in colours if other != colour])
     return Example(
-        "\n".join([*lines, f"What does {person} have?"]), "Okay, let me look.",
-        (f"{person} has {colour}",), (f"{person} has {wrong}",),
+        "\n".join([*lines, f"Which colour has {person}?"]), "Okay, let me look.",
+        (f"{person} {colour}",), (f"{person} {wrong}",),
         f"As listed, {person} has \\boxed{{{colour}}}.", colour, "lookup", level,
     )  # fmt: skip
 

@@ -1,0 +1,46 @@
+# Configuration in, targets out. What is made from what stands in workflow/rules, one file a stage.
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
+
+from r2a.config import load_study
+
+
+# A study of one's own (--configfile) replaces the shipped one; merged, both would run.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+STUDY = load_study(config, ", ".join(map(str, workflow.configfiles)))
+
+
+pathvars:
+    results=f"results/{STUDY.study}",
+    logs=f"results/{STUDY.study}/logs",
+    benchmarks=f"results/{STUDY.study}/benchmarks",
+
+
+wildcard_constraints:
+    model="|".join(STUDY.models),
+    dataset="|".join(STUDY.datasets),
+
+
+include: "workflow/rules/datasets.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/traces.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/attention.smk"
+include: "workflow/rules/heads.smk"
+include: "workflow/rules/patching.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "<results>/summary.md",

@@ -1,0 +1,19 @@
+rule capture_attention:
+    input:
+        traces="<results>/traces/{model}/{dataset}.parquet",
+        manifest="<results>/models/{model}.json",
+    output:
+        attention="<results>/attention/{model}/{dataset}.h5",
+    log:
+        "<logs>/attention/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/attention/{model}/{dataset}.tsv"
+    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+    resources:
+        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+    params:
+        settings=lambda wildcards: STUDY.stage("attention", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/capture_attention.py"

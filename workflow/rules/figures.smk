@@ -1,0 +1,66 @@
+rule plot_accuracy:
+    input:
+        accuracy="<results>/tables/accuracy.csv",
+        effect="<results>/tables/effect.csv",
+    output:
+        multiext("<results>/figures/accuracy", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/accuracy.log",
+    params:
+        settings=STUDY.stage("figures"),
+    script:
+        "../scripts/plot_accuracy.py"
+
+
+rule plot_decomposition:
+    input:
+        heads="<results>/heads/{model}/{dataset}.parquet",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/decomposition", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/decomposition.log",
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_decomposition.py"
+
+
+rule plot_head_map:
+    input:
+        heads="<results>/heads/{model}/{dataset}.parquet",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/head_map", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/head_map.log",
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_head_map.py"
+
+
+rule plot_patching_case:
+    input:
+        patching="<results>/patching/{model}/{dataset}.h5",
+        pairs="<results>/pairs/{model}/{dataset}.parquet",
+        dataset="<results>/datasets/{dataset}.parquet",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/patching_case", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/patching_case.log",
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_patching_case.py"
+
+
+rule plot_patching_curves:
+    input:
+        patching="<results>/patching/{model}/{dataset}.h5",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/patching_curves", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/patching_curves.log",
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_patching_curves.py"

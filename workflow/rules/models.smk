@@ -1,0 +1,41 @@
+rule resolve_model:
+    input:
+        source=lambda wildcards: STUDY.source_files(STUDY.models[wildcards.model]),
+    output:
+        manifest="<results>/models/{model}.json",
+    log:
+        "<logs>/models/{model}.log",
+    benchmark:
+        "<benchmarks>/models/{model}.tsv"
+    params:
+        settings=lambda wildcards: STUDY.stage("models", model=wildcards.model),
+    script:
+        "../scripts/resolve_model.py"
+
+
+# Not part of any study: makes what ships under resources/models again.
+rule train_tiny_model:
+    output:
+        model=directory("results/tiny_training/models/{tiny_model}"),
+    log:
+        "results/tiny_training/logs/{tiny_model}.log",
+    benchmark:
+        "results/tiny_training/benchmarks/{tiny_model}.tsv"
+    threads: 1
+    params:
+        recipe="config/tiny_models.yaml",
+    script:
+        "../scripts/train_tiny_model.py"
+
+
+# Not part of any study: makes what ships under resources/datasets again.
+rule write_tiny_datasets:
+    output:
+        puzzles="results/tiny_training/datasets/puzzles.jsonl",
+        comparisons="results/tiny_training/datasets/comparisons.csv",
+    log:
+        "results/tiny_training/logs/datasets.log",
+    params:
+        recipe="config/tiny_models.yaml",
+    script:
+        "../scripts/write_tiny_datasets.py"

@@ -1,0 +1,60 @@
+rule align_pairs:
+    input:
+        traces="<results>/traces/{model}/{dataset}.parquet",
+        grades="<results>/grades/{model}/{dataset}.parquet",
+        dataset="<results>/datasets/{dataset}.parquet",
+        manifest="<results>/models/{model}.json",
+    output:
+        pairs="<results>/pairs/{model}/{dataset}.parquet",
+    log:
+        "<logs>/pairs/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/pairs/{model}/{dataset}.tsv"
+    params:
+        settings=lambda wildcards: STUDY.stage("pairs", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/align_pairs.py"
+
+
+rule capture_activations:
+    input:
+        pairs="<results>/pairs/{model}/{dataset}.parquet",
+        manifest="<results>/models/{model}.json",
+    output:
+        activations="<results>/activations/{model}/{dataset}.h5",
+    log:
+        "<logs>/activations/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/activations/{model}/{dataset}.tsv"
+    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+    resources:
+        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+    params:
+        settings=lambda wildcards: STUDY.stage("activations", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/capture_activations.py"
+
+
+rule patch_pairs:
+    input:
+        pairs="<results>/pairs/{model}/{dataset}.parquet",
+        activations="<results>/activations/{model}/{dataset}.h5",
+        manifest="<results>/models/{model}.json",
+    output:
+        patching="<results>/patching/{model}/{dataset}.h5",
+    log:
+        "<logs>/patching/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/patching/{model}/{dataset}.tsv"
+    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+    resources:
+        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+        batch_tokens=STUDY.patching.batch_tokens,
+    params:
+        settings=lambda wildcards: STUDY.stage("patching", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/patch_pairs.py"

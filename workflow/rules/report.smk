@@ -1,0 +1,31 @@
+rule write_summary:
+    input:
+        accuracy_figure="<results>/figures/accuracy.png",
+        funnel="<results>/tables/funnel.csv",
+        accuracy="<results>/tables/accuracy.csv",
+        effect="<results>/tables/effect.csv",
+        attention=expand("<results>/attention/{model}/{dataset}.h5", model=STUDY.models, dataset=STUDY.datasets),
+        heads=expand("<results>/heads/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.datasets),
+        head_figures=expand(
+            "<results>/figures/{model}/{dataset}/{figure}.png",
+            model=STUDY.models,
+            dataset=STUDY.datasets,
+            figure=["decomposition", "head_map"],
+        ),
+        pairs=expand("<results>/pairs/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.pair_datasets),
+        patching=expand("<results>/patching/{model}/{dataset}.h5", model=STUDY.models, dataset=STUDY.pair_datasets),
+        patching_figures=expand(
+            "<results>/figures/{model}/{dataset}/{figure}.png",
+            model=STUDY.models,
+            dataset=STUDY.pair_datasets,
+            figure=["patching_case", "patching_curves"],
+        ),
+    output:
+        summary="<results>/summary.md",
+        findings="<results>/summary.txt",
+    log:
+        "<logs>/summary.log",
+    params:
+        settings=STUDY.stage("summary"),
+    script:
+        "../scripts/write_summary.py"

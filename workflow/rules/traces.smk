@@ -1,0 +1,21 @@
+rule generate_traces:
+    input:
+        dataset="<results>/datasets/{dataset}.parquet",
+        manifest="<results>/models/{model}.json",
+    output:
+        traces="<results>/traces/{model}/{dataset}.parquet",
+    log:
+        "<logs>/traces/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/traces/{model}/{dataset}.tsv"
+    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+    resources:
+        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+        gpu_memory_percent=STUDY.generation.gpu_memory_percent,
+        cpu_cache_mb=STUDY.generation.cpu_cache_mb,
+    params:
+        settings=lambda wildcards: STUDY.stage("traces", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/generate_traces.py"

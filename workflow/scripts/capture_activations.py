@@ -1,0 +1,25 @@
+"""Store both runs' residual stream at every role of every pair."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.patching.runs import capture_activations
+
+        capture_activations(
+            Path(snakemake.input.pairs),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.activations),
+            snakemake.params.settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,25 @@
+"""Rerun traces and store what each head attends to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.attention import capture_attention
+
+        capture_attention(
+            Path(snakemake.input.traces),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.attention),
+            snakemake.params.settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

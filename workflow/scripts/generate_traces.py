@@ -1,0 +1,26 @@
+"""Generate traces with and without reasoning in vLLM."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.generation import generate_traces
+
+        generate_traces(
+            Path(snakemake.input.dataset),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.traces),
+            snakemake.params.settings,
+            {name: snakemake.resources[name] for name in ("gpu", "gpu_memory_percent", "cpu_cache_mb")},
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,27 @@
+"""Patch clean activations into corrupted runs and store every metric."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.patching.runs import patch_pairs
+
+        patch_pairs(
+            Path(snakemake.input.pairs),
+            Path(snakemake.input.activations),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.patching),
+            snakemake.params.settings,
+            snakemake.resources.batch_tokens,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,118 @@
+"""Problems and comparison pairs, from a local file or the Hugging Face hub, into one table."""
+
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from r2a.store import provenance, write_parquet
+
+BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+PAIR_COLUMNS = ("query_a", "answer_a", "query_b", "answer_b")
+DEFAULT_COMPARATOR = "correct"  # the paper's pairs ask "which is correct: X or Y?"
+
+
+class DatasetError(Exception):
+    """A dataset cannot be used; the message names the file, the rows and the remedy."""
+
+
+def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
+    """Write the dataset's table: uid, problem, answer, area, level; for pairs also pair, side, comparator.
+
+    Areas are renamed or left out by settings["areas"]; settings["n_problems"] draws a part by the seed.
+    Raises DatasetError before anything is written: missing columns, empty or repeated rows.
+    """
+    place = settings["path"] or f"{settings['hub']} (hub)"
+    rows = _read_rows(settings)
+    if settings["kind"] == "comparison_pairs":
+        frame = _pairs(rows, place)
+    else:
+        frame = _problems(rows, settings["fields"], place)
+    if settings["areas"]:
+        unknown = sorted(set(frame["area"]) - set(settings["areas"]))
+        if unknown:
+            raise DatasetError(f"{place}: areas without an entry: {', '.join(unknown)}; add them under areas, or null to leave out")
+        frame["area"] = frame["area"].map(settings["areas"])
+        frame = frame[frame["area"].notna()]
+    units = "pair" if "pair" in frame else "uid"
+    if settings["n_problems"]:
+        names = sorted(frame[units].unique())
+        drawn = random.Random(f"{settings['seed']} {settings['dataset']}").sample(names, min(settings["n_problems"], len(names)))
+        frame = frame[frame[units].isin(drawn)]
+    _check(frame, place)
+    write_parquet(output, frame.reset_index(drop=True), provenance(settings))
+
+
+def _read_rows(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    import datasets  # takes seconds to import
+
+    if settings["hub"]:
+        loaded = datasets.load_dataset(settings["hub"], settings["subset"], split=settings["split"], revision=settings["revision"])
+        return loaded.to_list()
+    path = Path(settings["path"])
+    if path.suffix not in BUILDERS:
+        raise DatasetError(f"{path}: unknown kind of file; use one of {', '.join(BUILDERS)}")
+    with tempfile.TemporaryDirectory() as cache:
+        return datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", cache_dir=cache).to_list()
+
+
+def _reach(row: Mapping[str, Any], field: str, place: str, number: int) -> Any:
+    """The value at a dotted path, e.g. conversation.0.content."""
+    value: Any = row
+    for part in field.split("."):
+        try:
+            value = value[int(part)] if isinstance(value, Sequence) and not isinstance(value, str) else value[part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise DatasetError(f"{place}: row {number} has no {field}; name the right column under fields") from None
+    return value
+
+
+def _problems(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, str | None], place: str) -> pd.DataFrame:
+    def column(name: str) -> list[str | None]:
+        field = fields[name]
+        if field is None:
+            return [None] * len(rows)
+        values = (_reach(row, field, place, number) for number, row in enumerate(rows, 1))
+        return [None if value is None else str(value) for value in values]
+
+    return pd.DataFrame({name: pd.Series(column(name), dtype="str") for name in ("uid", "problem", "answer", "area", "level")})
+
+
+def _pairs(rows: Sequence[Mapping[str, Any]], place: str) -> pd.DataFrame:
+    missing = [name for name in PAIR_COLUMNS if rows and name not in rows[0]]
+    if missing:
+        raise DatasetError(f"{place}: no column {', '.join(missing)}; pairs need {', '.join(PAIR_COLUMNS)}")
+    sides = [
+        {
+            "uid": f"{row.get('uid') or f'pair-{number:04d}'}.{side}",
+            "problem": row[f"query_{side}"],
+            "answer": None if row[f"answer_{side}"] is None else str(row[f"answer_{side}"]),
+            "area": row.get("domain"),
+            "level": None,
+            "pair": row.get("uid") or f"pair-{number:04d}",
+            "side": side,
+            "comparator": row.get(f"comparator_{side}") or DEFAULT_COMPARATOR,
+        }
+        for number, row in enumerate(rows, 1)
+        for side in "ab"
+    ]
+    return pd.DataFrame(sides)
+
+
+def _check(frame: pd.DataFrame, place: str) -> None:
+    if frame.empty:
+        raise DatasetError(f"{place}: no problem is left; check areas and n_problems in the configuration")
+    wrong = {
+        "have no problem text": frame["problem"].isna() | (frame["problem"].str.strip() == ""),
+        "have a uid that occurs more than once": frame["uid"].duplicated(keep=False) | frame["uid"].isna(),
+    }
+    if "pair" in frame:
+        answers = frame.groupby("pair")["answer"].transform("nunique")
+        wrong["are pairs whose two answers are the same or missing"] = answers != 2
+    for what, rows in wrong.items():
+        if rows.any():
+            named = ", ".join(frame.loc[rows, "uid"].astype(str).head(3))
+            raise DatasetError(f"{place}: {int(rows.sum())} rows ({named}, ...) {what}; mend them in the file")

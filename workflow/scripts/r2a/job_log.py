@@ -1,0 +1,41 @@
+"""A job's log: everything that the job prints goes there, native code's output too."""
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def job_log(path: Path | str) -> Iterator[None]:
+    """Send this process's and its children's output to `path` until the block ends.
+
+    On an exception the log ends with one line that says what is wrong, then the traceback; the
+    process then exits with status 1. (Snakemake shows the log of a failed job.)
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    originals = {stream: os.dup(stream) for stream in (1, 2)}
+    for stream in originals:
+        os.dup2(log, stream)
+    os.close(log)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
+    )
+    logging.getLogger("r2a").setLevel(logging.INFO)
+    try:
+        yield
+    except Exception as error:
+        sys.stdout.flush()
+        print(f"\nERROR {type(error).__name__}: {error}\n", file=sys.stderr)
+        traceback.print_exc()
+        raise SystemExit(1) from None
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, original in originals.items():
+            os.dup2(original, stream)
+            os.close(original)

@@ -1,0 +1,110 @@
+"""Models on disk: where they are, which they are, and loading them into transformers."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from r2a.prompts import THINK_CLOSE, THINK_OPEN
+from r2a.store import provenance, write_json
+from r2a.traces import Marks
+
+WEIGHTS = "*.safetensors"
+HUB_FILES = (WEIGHTS, "*.json", "*.jinja", "*.txt", "tokenizer.model")
+
+
+class ModelError(Exception):
+    """A model cannot be used; the message names it and the remedy."""
+
+
+def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
+    """Find or download a model and write its manifest: folder, revision, hashes, and sizes.
+
+    Raises ModelError where weights are not safetensors, or <think> and </think> are not single tokens.
+    """
+    from transformers import AutoConfig
+
+    source = settings["source"]
+    if source["hub"]:
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(source["hub"], revision=source["revision"], allow_patterns=list(HUB_FILES)))
+        revision = folder.name  # the commit that a branch or tag stood for
+    else:
+        folder, revision = Path(source["path"]), None
+    weights = sorted(folder.glob(WEIGHTS))
+    if not weights:
+        raise ModelError(f"{folder}: no {WEIGHTS}; only safetensors weights are loaded, convert the checkpoint first")
+    config = AutoConfig.from_pretrained(folder)
+    marks_of(folder)
+    manifest = provenance(settings)
+    manifest["models"] = {
+        settings["model"]: {
+            "source": source["hub"] or source["path"],
+            "revision": revision,
+            "weights": revision or _sha256(weights),
+            "tokenizer": _sha256([folder / "tokenizer.json"]) if (folder / "tokenizer.json").exists() else revision,
+            "dtype": settings["dtype"],
+        }
+    }
+    manifest |= {
+        "folder": str(folder),
+        "architecture": config.architectures[0],
+        "n_layers": config.num_hidden_layers,
+        "n_heads": config.num_attention_heads,
+        "n_key_value_heads": config.num_key_value_heads,
+        "n_positions": config.max_position_embeddings,
+    }
+    write_json(output, manifest)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    return json.loads(Path(path).read_text())
+
+
+def load_tokenizer(folder: Path | str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def marks_of(folder: Path | str) -> Marks:
+    """The ids that delimit a trace's segments. Raises ModelError where <think> is not a single token."""
+    from transformers import GenerationConfig
+
+    tokenizer = load_tokenizer(folder)
+    ids = {}
+    for mark in (THINK_OPEN, THINK_CLOSE):
+        encoded = tokenizer.encode(mark, add_special_tokens=False)
+        if len(encoded) != 1:
+            raise ModelError(f"{folder}: {mark} is {len(encoded)} tokens; only models with one token for it can be studied")
+        ids[mark] = encoded[0]
+    eos: set[int] = {tokenizer.eos_token_id}
+    if (Path(folder) / "generation_config.json").exists():
+        stop = GenerationConfig.from_pretrained(folder).eos_token_id
+        eos |= set(stop if isinstance(stop, list) else [stop]) - {None}
+    return Marks(tokenizer.bos_token_id, frozenset(eos), ids[THINK_OPEN], ids[THINK_CLOSE])
+
+
+def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
+    """The model in evaluation mode, on a GPU where one is visible; `attention` is eager or sdpa."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    (name, origin), *_ = manifest["models"].items()
+    model = AutoModelForCausalLM.from_pretrained(
+        manifest["folder"], dtype=getattr(torch, origin["dtype"]), attn_implementation=attention, use_safetensors=True
+    )
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ModelError(f"{name}: layers with {', '.join(sorted(kinds - {'full_attention'}))} are not supported")
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _sha256(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

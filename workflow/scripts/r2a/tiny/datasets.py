@@ -1,0 +1,34 @@
+"""The tiny study's data as files, in the formats that anyone's own data would come in."""
+
+import csv
+import json
+from pathlib import Path
+
+from r2a.store import whole_file
+from r2a.tiny.tasks import COMPARATORS, Example, sample_comparison_pairs, sample_puzzles
+
+# puzzles per level of each area; none occurs in training
+PUZZLE_COUNTS = {"compass": 16, "cups": 16, "lookup": 16}
+N_PAIRS = 60
+
+
+def held_out_puzzles(seed: int) -> list[Example]:
+    return sample_puzzles(seed, PUZZLE_COUNTS)
+
+
+def write_datasets(seed: int, puzzles: Path, comparisons: Path) -> None:
+    """Write the held-out puzzles as JSON Lines and the held-out comparison pairs as CSV."""
+    with whole_file(puzzles) as partial, open(partial, "w") as file:
+        for number, example in enumerate(held_out_puzzles(seed)):
+            row = {"uid": f"{example.area}-{number:03d}", "problem": example.problem, "answer": example.answer}
+            file.write(json.dumps(row | {"area": example.area, "level": example.level}) + "\n")
+    columns = ["uid", "query_a", "answer_a", "comparator_a", "query_b", "answer_b", "comparator_b", "domain"]
+    with whole_file(comparisons) as partial, open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for number, (a, b, domain) in enumerate(sample_comparison_pairs(seed, N_PAIRS)):
+            row = {"uid": f"animals-{number:03d}", "domain": domain}
+            for side, example in (("a", a), ("b", b)):
+                comparator = next(word for word in COMPARATORS if f" {word}:" in example.problem)
+                row |= {f"query_{side}": example.problem, f"answer_{side}": example.answer, f"comparator_{side}": comparator}
+            writer.writerow(row)

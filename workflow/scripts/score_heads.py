@@ -1,0 +1,20 @@
+"""Score and rank every head from the stored attention."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.heads import score_heads
+
+        score_heads(Path(snakemake.input.attention), Path(snakemake.output.heads), snakemake.params.settings)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

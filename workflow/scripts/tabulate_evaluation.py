@@ -1,0 +1,28 @@
+"""Tabulate the funnel, the accuracies and the effect of reasoning."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.evaluation import write_evaluation
+
+        write_evaluation(
+            [Path(path) for path in snakemake.input.traces],
+            [Path(path) for path in snakemake.input.grades],
+            [Path(path) for path in snakemake.input.datasets],
+            Path(snakemake.output.funnel),
+            Path(snakemake.output.accuracy),
+            Path(snakemake.output.effect),
+            snakemake.params.settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,23 @@
+"""Train one of the tiny reasoning models."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        import yaml
+
+        from r2a.tiny.training import train
+
+        recipe = yaml.safe_load(Path(snakemake.params.recipe).read_text())
+        train(recipe, snakemake.wildcards.tiny_model, Path(snakemake.output.model))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

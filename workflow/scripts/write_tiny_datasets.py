@@ -1,0 +1,23 @@
+"""Write the tiny study's puzzles and comparison pairs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        import yaml
+
+        from r2a.tiny.datasets import write_datasets
+
+        recipe = yaml.safe_load(Path(snakemake.params.recipe).read_text())
+        write_datasets(recipe["seed"], Path(snakemake.output.puzzles), Path(snakemake.output.comparisons))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -8,7 +8,6 @@ sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
 from r2a.config import load_study
 
-
 # A study of one's own (--configfile) replaces the shipped one; merged, both would run.
 if not workflow.overwrite_configfiles:
 

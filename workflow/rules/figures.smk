@@ -55,7 +55,8 @@ rule plot_patching_case:
 
 rule plot_patching_curves:
     input:
-        patching="<results>/patching/{model}/{dataset}.h5",
+        curves="<results>/tables/{model}/{dataset}/patching_curves.csv",
+        hand_off="<results>/tables/{model}/{dataset}/hand_off.csv",
     output:
         multiext("<results>/figures/{model}/{dataset}/patching_curves", svg=".svg", png=".png", table=".csv"),
     log:

@@ -58,3 +58,17 @@ rule patch_pairs:
         settings=lambda wildcards: STUDY.stage("patching", wildcards.model, wildcards.dataset),
     script:
         "../scripts/patch_pairs.py"
+
+
+rule tabulate_patching:
+    input:
+        patching="<results>/patching/{model}/{dataset}.h5",
+    output:
+        curves="<results>/tables/{model}/{dataset}/patching_curves.csv",
+        hand_off="<results>/tables/{model}/{dataset}/hand_off.csv",
+    log:
+        "<logs>/tables/{model}/{dataset}/patching.log",
+    params:
+        settings=lambda wildcards: STUDY.stage("patching", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/tabulate_patching.py"

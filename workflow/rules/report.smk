@@ -14,6 +14,12 @@ rule write_summary:
         ),
         pairs=expand("<results>/pairs/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.pair_datasets),
         patching=expand("<results>/patching/{model}/{dataset}.h5", model=STUDY.models, dataset=STUDY.pair_datasets),
+        curves=expand(
+            "<results>/tables/{model}/{dataset}/patching_curves.csv", model=STUDY.models, dataset=STUDY.pair_datasets
+        ),
+        hand_off=expand(
+            "<results>/tables/{model}/{dataset}/hand_off.csv", model=STUDY.models, dataset=STUDY.pair_datasets
+        ),
         patching_figures=expand(
             "<results>/figures/{model}/{dataset}/{figure}.png",
             model=STUDY.models,

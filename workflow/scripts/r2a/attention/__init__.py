@@ -33,7 +33,9 @@ def capture_attention(traces: Path, manifest: Path, output: Path, settings: Mapp
     table = table[table["is_valid"] & (table["decoding"] == settings["decoding"])]
     # a reasoning of no token has no attention rows of its own
     has_reasoning = table["bounds"].map(lambda bounds: bounds[4] > bounds[3])
-    logger.info(f"{traces}: {len(table)} valid {settings['decoding']} traces, {int((~has_reasoning).sum())} of empty reasoning left out")
+    logger.info(
+        f"{traces}: {len(table)} valid {settings['decoding']} traces, {int((~has_reasoning).sum())} of empty reasoning left out"
+    )
     table = table[has_reasoning]
     if table.empty:
         raise AttentionError(f"{traces}: no valid {settings['decoding']} trace; see the funnel table for the reasons")
@@ -59,11 +61,15 @@ def capture_attention(traces: Path, manifest: Path, output: Path, settings: Mapp
                 mass, predicted = rerun_trace(model, ids, row.bounds)
                 error = float(np.abs(mass.sum(-1) - 1).max())
                 if not error <= MASS_TOLERANCE[identity["dtype"]]:
-                    raise AttentionError(f"{row.uid}: attention masses miss 1 by {error:.2g}; the rerun's attention is wrong")
+                    raise AttentionError(
+                        f"{row.uid}: attention masses miss 1 by {error:.2g}; the rerun's attention is wrong"
+                    )
                 masses[number], bounds_array[number] = mass, row.bounds
                 if settings["is_greedy"]:
                     n_prompt = len(row.prompt_token_ids)
                     agreement[number] = np.mean(predicted[n_prompt - 1 : -1] == ids[n_prompt:])
                 progress.advance(len(ids))
         if settings["is_greedy"]:
-            logger.info(f"arg-max agreement with the engine: mean {np.mean(agreement[:]):.4f}, least {np.min(agreement[:]):.4f}")
+            logger.info(
+                f"arg-max agreement with the engine: mean {np.mean(agreement[:]):.4f}, least {np.min(agreement[:]):.4f}"
+            )

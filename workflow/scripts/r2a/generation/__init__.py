@@ -56,9 +56,13 @@ def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings
                 for sample in range(sampler["n_samples"]):
                     requests.append(
                         Request(
-                            uid=row.uid, condition=condition, decoding=decoding, sample=sample,
+                            uid=row.uid,
+                            condition=condition,
+                            decoding=decoding,
+                            sample=sample,
                             seed=request_seed(settings["seed"], row.uid, condition, decoding, sample),
-                            prompt_ids=tuple(ids), temperature=sampler["temperature"],
+                            prompt_ids=tuple(ids),
+                            temperature=sampler["temperature"],
                             top_p=1.0 if is_greedy else sampler["top_p"] or default_top_p,
                             max_new_tokens=min(settings["max_new_tokens"], room),
                             model=parameters_hash(identity),
@@ -72,7 +76,9 @@ def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings
     return requests
 
 
-def generate_traces(dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any], engine: Mapping[str, Any]) -> None:
+def generate_traces(
+    dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any], engine: Mapping[str, Any]
+) -> None:
     """Complete every request of a dataset with one model and write the traces' table.
 
     Completions are kept in a ledger beside the output as they finish: a restarted job, or one with more
@@ -104,13 +110,23 @@ def generate_traces(dataset: Path, manifest: Path, output: Path, settings: Mappi
         reason = invalid_reason(is_finished, n_closes, has_answer)
         rows.append(
             {
-                "uid": request.uid, "condition": request.condition, "decoding": request.decoding,
-                "sample": request.sample, "seed": request.seed, "prompt_token_ids": list(request.prompt_ids),
-                "completion_token_ids": list(completion.token_ids), "answer_text": answer_text,
-                "finish_reason": completion.finish_reason, "max_new_tokens": request.max_new_tokens,
-                "seconds": completion.seconds, "bounds": bounds, "is_finished": is_finished,
-                "is_well_formed": is_finished and n_closes == 1, "has_answer": has_answer,
-                "is_valid": reason == "", "invalid_reason": reason,
+                "uid": request.uid,
+                "condition": request.condition,
+                "decoding": request.decoding,
+                "sample": request.sample,
+                "seed": request.seed,
+                "prompt_token_ids": list(request.prompt_ids),
+                "completion_token_ids": list(completion.token_ids),
+                "answer_text": answer_text,
+                "finish_reason": completion.finish_reason,
+                "max_new_tokens": request.max_new_tokens,
+                "seconds": completion.seconds,
+                "bounds": bounds,
+                "is_finished": is_finished,
+                "is_well_formed": is_finished and n_closes == 1,
+                "has_answer": has_answer,
+                "is_valid": reason == "",
+                "invalid_reason": reason,
             }  # fmt: skip
         )
     write_parquet(output, pd.DataFrame(rows), provenance(settings, [dataset, manifest]))

@@ -24,7 +24,9 @@ class Request:
     @cached_property
     def key(self) -> str:
         """Identifies the completion: everything that determines it, nothing else."""
-        return parameters_hash({k: v for k, v in asdict(self).items() if k not in ("uid", "condition", "decoding", "sample")})
+        return parameters_hash(
+            {k: v for k, v in asdict(self).items() if k not in ("uid", "condition", "decoding", "sample")}
+        )
 
 
 @dataclass(frozen=True)

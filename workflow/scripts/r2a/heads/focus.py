@@ -49,9 +49,16 @@ def rank_heads(
     layers, heads = np.divmod(np.arange(n_layers * n_heads), n_heads)
     return pd.DataFrame(
         {
-            "layer": layers, "head": heads, **means, "a2r_low": low, "a2r_high": high, "rank": rank,
-            "lift": (a2r / uniform_a2r(bounds)[:, None]).mean(0), "top_share": _in_top(a2r, n_top).mean(0),
-            "bootstrap_share": _in_top(resampled, n_top).mean(0), "is_rfh": rank <= n_top,
+            "layer": layers,
+            "head": heads,
+            **means,
+            "a2r_low": low,
+            "a2r_high": high,
+            "rank": rank,
+            "lift": (a2r / uniform_a2r(bounds)[:, None]).mean(0),
+            "top_share": _in_top(a2r, n_top).mean(0),
+            "bootstrap_share": _in_top(resampled, n_top).mean(0),
+            "is_rfh": rank <= n_top,
         }  # fmt: skip
     )
 

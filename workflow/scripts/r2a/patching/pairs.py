@@ -10,6 +10,7 @@ import pandas as pd
 
 from r2a.models import load_tokenizer, read_manifest
 from r2a.progress import logger
+from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, ENDING, FINAL_ROLE, PROBE
 from r2a.store import provenance, read_parquet, write_parquet
 from r2a.traces import SEGMENTS
 
@@ -19,9 +20,7 @@ PROBES = {
     "plain": ("Final answer is", " {answer}", ".\n"),
     "boxed": ("Final answer is \\boxed{{", "{answer}", "}}.\n"),
 }
-ENDING = ("\n\nThus, the", " {comparator}", " one is \\boxed{{")
-CONTROL_ROLE = "random reasoning token"
-ANSWER_ROLE, CLOSE_ROLE, FINAL_ROLE = "answer", "</think>", "final"
+ANSWER_ENDING = ("\n\nThus, the", " {comparator}", " one is \\boxed{{")
 
 
 class PairError(ValueError):
@@ -62,8 +61,8 @@ def build_run(
     Raises PairError where the answer is not one token.
     """
     before, given, after = _piece_ids(tokenizer, PROBES[probe], answer=answer)
-    lead, compared, box = _piece_ids(tokenizer, ENDING, comparator=comparator)
-    whole = tokenizer.encode(ENDING[2].format() + answer, add_special_tokens=False)
+    lead, compared, box = _piece_ids(tokenizer, ANSWER_ENDING, comparator=comparator)
+    whole = tokenizer.encode(ANSWER_ENDING[2].format() + answer, add_special_tokens=False)
     if len(given) != 1 or whole[:-1] != box:
         raise PairError("answer is not one token")
     bounds = trace["bounds"]
@@ -77,12 +76,16 @@ def build_run(
     start = bounds[REASONING] + len(reasoning)
     close = ids[bounds[REASONING + 1]]
     token_ids = [*ids[: bounds[REASONING]], *reasoning, *phrase, close, *lead, *compared, *box]
-    roles = [*_roles(tokenizer, before, "probe: "), ANSWER_ROLE, *_roles(tokenizer, after, "probe: "), CLOSE_ROLE]
+    roles = [*_roles(tokenizer, before, PROBE), ANSWER_ROLE, *_roles(tokenizer, after, PROBE), CLOSE_ROLE]
     positions = {role: start + k for k, role in enumerate(roles)}
     # the ending is matched from its end: the two comparators may differ in length
-    ending = [*_roles(tokenizer, lead, "ending: "), "ending: comparator", *_roles(tokenizer, box, "ending: ")]
+    ending = [*_roles(tokenizer, lead, ENDING), f"{ENDING}comparator", *_roles(tokenizer, box, ENDING)]
     ending[-1] = FINAL_ROLE
-    tail = [*range(len(lead)), len(lead) + len(compared) - 1, *range(len(lead) + len(compared), len(lead) + len(compared) + len(box))]
+    tail = [
+        *range(len(lead)),
+        len(lead) + len(compared) - 1,
+        *range(len(lead) + len(compared), len(lead) + len(compared) + len(box)),
+    ]
     positions |= {role: start + len(roles) + offset for role, offset in zip(ending, tail, strict=True)}
     return Run([int(token) for token in token_ids], positions, whole[-1])
 

@@ -86,6 +86,8 @@ def patch_pairs(
                 floor[number] = (own - corrupted).abs().max()
                 progress.advance(len(ids) * patched.shape[0] * patched.shape[1])
         n_used = int(used[:].sum())
-        logger.info(f"{n_used} of {len(table)} pairs prefer their own answers in both runs; noise floor {floor[:].max():.2g}")
+        logger.info(
+            f"{n_used} of {len(table)} pairs prefer their own answers in both runs; noise floor {floor[:].max():.2g}"
+        )
         if n_used == 0:
             raise PatchingError(f"{pairs}: in no pair do both runs prefer their own answers; nothing can be measured")

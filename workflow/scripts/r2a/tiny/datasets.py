@@ -30,5 +30,9 @@ def write_datasets(seed: int, puzzles: Path, comparisons: Path) -> None:
             row = {"uid": f"animals-{number:03d}", "domain": domain}
             for side, example in (("a", a), ("b", b)):
                 comparator = next(word for word in COMPARATORS if f" {word}:" in example.problem)
-                row |= {f"query_{side}": example.problem, f"answer_{side}": example.answer, f"comparator_{side}": comparator}
+                row |= {
+                    f"query_{side}": example.problem,
+                    f"answer_{side}": example.answer,
+                    f"comparator_{side}": comparator,
+                }
             writer.writerow(row)

@@ -124,7 +124,7 @@ def lookup(rng: random.Random, level: int) -> Example:
     asked = rng.randrange(level)
     person, colour = people[asked], colours[asked]
     lines = [f"{who} {what}" for who, what in zip(people, colours, strict=True)]
-    wrong = rng.choice([other for other in colours if other != colour])
+    wrong = rng.choice([other for other in COLOURS if other != colour])
     return Example(
         "\n".join([*lines, f"Which colour has {person}?"]), "Okay, let me look.",
         (f"{person} {colour}",), (f"{person} {wrong}",),
@@ -223,19 +223,26 @@ def sample_comparison_pairs(seed: int, count: int) -> list[tuple[Example, Exampl
     return chosen
 
 
-def training_examples(seed: int, held_out_problems: set[str]) -> Iterator[Example]:
-    """Endless training examples: none is a held-out problem, none compares held-out animals."""
+def training_examples(seed: int, held_out_problems: set[str], n_rising: int) -> Iterator[Example]:
+    """Endless training examples: none is a held-out problem, none compares held-out animals.
+
+    Chains start at one step and reach the hardest level's length after `n_rising` examples: with long
+    chains from the start, copying a step from the problem is learned many times more slowly.
+    """
     rng = random.Random(f"training {seed}")
     held_out = held_out_animals(seed)
     questions = [q for q in comparison_questions() if frozenset(q[:2]) not in held_out]
     areas = ("compass", "compass", "cups", "cups", "lookup", "comparison")
+    n_drawn = 0
     while True:
+        n_drawn += 1
         area = rng.choice(areas)
         if area == "comparison":
             yield comparison(rng, *rng.choice(questions))
         else:
             # every length up to the hardest level, so that the lengths between are no surprise
-            level = rng.randint(2 if area == "lookup" else 1, max(PUZZLE_LEVELS[area]))
-            example = PUZZLES[area](rng, level)
+            hardest = max(PUZZLE_LEVELS[area])
+            reached = 1 + int((hardest - 1) * min(1.0, n_drawn / n_rising))
+            example = PUZZLES[area](rng, rng.randint(1, reached))
             if example.problem not in held_out_problems:
                 yield example

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from r2a.prompts import THINK_CLOSE, THINK_OPEN, raw_prompt
+from r2a.tiny.datasets import N_PAIRS, held_out_puzzles
 from r2a.tiny.tasks import (
     ANIMALS,
     COLOURS,
@@ -30,16 +31,12 @@ from r2a.tiny.tasks import (
     CUPS,
     Example,
     sample_comparison_pairs,
-    sample_puzzles,
     training_examples,
 )
 
 ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
 BOS, EOS = "<|begin|>", "<|end|>"
 MAX_POSITIONS = 512
-# held-out problems per level of each area, for the accuracies on the model card
-HELD_OUT_COUNTS = {"compass": 16, "cups": 24, "lookup": 24}
-HELD_OUT_PAIRS = 60
 
 
 def completion_text(example: Example, condition: str, rng: random.Random) -> str:
@@ -59,7 +56,7 @@ def train_tokenizer(seed: int, vocabulary_size: int) -> PreTrainedTokenizerFast:
     texts = [
         raw_prompt(example.problem, "", condition) + completion_text(example, condition, rng)
         for condition in ("with_reasoning", "without_reasoning")
-        for example in itertools.islice(training_examples(seed, set()), 10_000)
+        for example in itertools.islice(training_examples(seed, set(), 1), 10_000)
     ]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -89,14 +86,16 @@ def train_tokenizer(seed: int, vocabulary_size: int) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def build_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+def build_model(
+    settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int, initializer_range: float
+) -> PreTrainedModel:
     """A random-weight decoder of the recipe's architecture and sizes."""
     sizes = dict(settings)
     config_class, model_class = ARCHITECTURES[sizes.pop("architecture")]
     config = config_class(
         **sizes, vocab_size=len(tokenizer), max_position_embeddings=MAX_POSITIONS, tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, use_cache=True,
+        pad_token_id=tokenizer.pad_token_id, initializer_range=initializer_range,
     )  # fmt: skip
     torch.manual_seed(seed)
     model = model_class(config)
@@ -105,12 +104,14 @@ def build_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, se
 
 
 def training_batches(
-    tokenizer: PreTrainedTokenizerFast, seed: int, held_out: set[str], batch_size: int, with_share: float
+    tokenizer: PreTrainedTokenizerFast, recipe: dict[str, Any], held_out: set[str]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Endless (input ids, attention mask, labels), each [batch, token]; labels are -100 on prompts."""
-    rng = random.Random(f"batches {seed}")
-    stream = training_examples(seed, held_out)
-    pool = 32
+    batch_size, with_share = recipe["batch_size"], recipe["with_reasoning_share"]
+    rng = random.Random(f"batches {recipe['seed']}")
+    n_rising = int(recipe["steps"] * recipe["rising_share"] * batch_size)
+    stream = training_examples(recipe["seed"], held_out, n_rising)
+    pool = 16
     while True:
         prompts, completions = [], []
         for example in itertools.islice(stream, batch_size * pool):
@@ -138,8 +139,8 @@ def training_batches(
 
 def held_out_examples(seed: int) -> list[Example]:
     """The problems that accuracies are measured on; none occurs in training."""
-    pairs = sample_comparison_pairs(seed, HELD_OUT_PAIRS)
-    return sample_puzzles(seed, HELD_OUT_COUNTS) + [question for a, b, _ in pairs for question in (a, b)]
+    pairs = sample_comparison_pairs(seed, N_PAIRS)
+    return held_out_puzzles(seed) + [question for a, b, _ in pairs for question in (a, b)]
 
 
 @torch.no_grad()
@@ -179,7 +180,7 @@ def train(recipe: dict[str, Any], name: str, folder: Path) -> None:
     seed, n_steps = recipe["seed"], recipe["steps"]
     examples = held_out_examples(seed)
     tokenizer = train_tokenizer(seed, recipe["vocabulary_size"])
-    model = build_model(recipe["models"][name], tokenizer, seed)
+    model = build_model(recipe["models"][name], tokenizer, seed, recipe["initializer_range"])
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe["learning_rate"], betas=(0.9, 0.98), weight_decay=recipe["weight_decay"]
     )
@@ -188,9 +189,7 @@ def train(recipe: dict[str, Any], name: str, folder: Path) -> None:
         optimizer,
         lambda step: min((step + 1) / warmup, 0.02 + 0.98 * (1 + math.cos(math.pi * step / n_steps)) / 2),
     )
-    batches = training_batches(
-        tokenizer, seed, {e.problem for e in examples}, recipe["batch_size"], recipe["with_reasoning_share"]
-    )
+    batches = training_batches(tokenizer, recipe, {e.problem for e in examples})
     curve, losses, n_tokens, started = [], [], 0, time.monotonic()
     for step, (ids, mask, labels) in enumerate(itertools.islice(batches, n_steps), 1):
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
@@ -227,7 +226,9 @@ def train(recipe: dict[str, Any], name: str, folder: Path) -> None:
     (partial / "README.md").write_text(model_card(recipe, name, model, n_tokens, minutes, curve, accuracies))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-    print(f"{name}: with reasoning {overall(accuracies['with_reasoning']):.3f}, without {overall(accuracies['without_reasoning']):.3f}")
+    print(
+        f"{name}: with reasoning {overall(accuracies['with_reasoning']):.3f}, without {overall(accuracies['without_reasoning']):.3f}"
+    )
 
 
 def model_card(recipe, name, model, n_tokens, minutes, curve, accuracies) -> str:

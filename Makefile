@@ -1,0 +1,41 @@
+# The whole study:  make demo        All tests:  make test
+
+# Any Python from 3.11 to 3.14.
+PYTHON ?= python3
+# gpu takes vLLM's build for NVIDIA GPUs.
+ENVIRONMENT ?= cpu
+
+# Written when an installation is complete; a broken-off one starts again, from pip's cache.
+installed = .venv/.installed-$(ENVIRONMENT)
+# What recipes call by name comes from the environment.
+in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lock
+
+help:
+	@echo "make demo   install into .venv, run the tiny study, print what it found"
+	@echo "make test   install into .venv, run all tests"
+	@echo "make lock   make envs/*.lock.txt anew from envs/requirements.in (needs uv)"
+	@echo "With ENVIRONMENT=gpu they use vLLM's build for NVIDIA GPUs; with PYTHON=... another Python than python3."
+
+demo: $(installed)
+	@if $(in_environment) snakemake --dry-run 2>&1 | grep "^Nothing to be done" > /dev/null; \
+	then echo "The study is complete; nothing to do."; \
+	else $(in_environment) snakemake; \
+	fi
+	@cat results/tiny/summary.txt
+
+test: $(installed)
+	$(in_environment) pytest
+
+lock: $(installed)
+	$(in_environment) python envs/make_locks.py
+
+$(installed): envs/install.sh envs/requirements.in envs/cpu.lock.txt envs/gpu.lock.txt
+	@envs/check_machine.sh "$(PYTHON)" $(ENVIRONMENT)
+	@echo "Installing the $(ENVIRONMENT) environment into .venv. This takes two to ten minutes, once."
+	@"$(PYTHON)" -m venv --clear .venv
+	@start=$$(date +%s) && envs/install.sh $(ENVIRONMENT) .venv/bin/python \
+	&& echo "Installed in $$(( $$(date +%s) - start )) s."
+	@touch $@

@@ -1,0 +1,74 @@
+"""What a configuration may say, and how every error is told at once."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from r2a.config import ConfigError, load_study
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def shipped(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "paper.yaml"])
+def test_shipped_configurations_are_valid(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    load_study(yaml.safe_load((ROOT / "config" / name).read_text()))
+
+
+def test_every_error_is_told_at_once_with_its_key_and_remedy(shipped):
+    broken = copy.deepcopy(shipped)
+    broken["seed"] = "soon"
+    broken["modles"] = {}
+    broken["models"]["tiny-qwen"]["path"] = "no/such/folder"
+    broken["models"]["tiny-llama"]["hub"] = "someone/something"
+    broken["decodings"]["greedy"]["n_samples"] = 3
+    broken["attention"] = {"decoding": "nucleus", "top_heads": 3}
+    with pytest.raises(ConfigError) as error:
+        load_study(broken, "my.yaml")
+    lines = str(error.value).splitlines()
+    assert lines[0] == "my.yaml has 7 errors:"
+    for expected in (
+        "seed: ",
+        "modles: unknown key; did you mean models?",
+        "models.tiny-qwen.path: no/such/folder does not exist",
+        "models.tiny-llama: give exactly one of path",
+        "decodings.greedy.n_samples: ",
+        "attention.decoding: 'nucleus' is none of the decodings",
+        "attention.top_heads: unknown key; did you mean n_top_heads?",
+    ):
+        assert sum(line.strip().startswith(expected) for line in lines) == 1, expected
+
+
+def test_pairs_refuse_a_sampled_decoding(shipped):
+    shipped["patching"] = {"decoding": "sampled"}
+    with pytest.raises(ConfigError, match="pairs need a greedy decoding"):
+        load_study(shipped)
+
+
+def test_a_section_that_is_no_mapping_is_an_error_not_a_crash(shipped):
+    for section in ("models", "datasets", "decodings", "attention"):
+        with pytest.raises(ConfigError, match=section):
+            load_study(shipped | {section: ["a", "list"]})
+
+
+def test_stage_parameters_change_with_what_matters_and_with_nothing_else(shipped):
+    before = load_study(shipped)
+    shipped["generation"]["cpu_cache_mb"] = 512
+    shipped["models"]["tiny-qwen"]["runtime_minutes"] = 5
+    shipped["patching"] = {"batch_tokens": 999}
+    faster = load_study(shipped)
+    for stage in ("traces", "attention", "pairs", "patching"):
+        assert before.stage(stage, "tiny-qwen", "comparisons") == faster.stage(stage, "tiny-qwen", "comparisons")
+    shipped["generation"]["max_new_tokens"] = 50
+    shorter = load_study(shipped)
+    traces = [study.stage("traces", "tiny-qwen", "puzzles") for study in (before, shorter)]
+    assert traces[0] != traces[1]
+    assert before.stage("attention", "tiny-qwen", "puzzles") == shorter.stage("attention", "tiny-qwen", "puzzles")

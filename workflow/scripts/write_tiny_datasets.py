@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
         import yaml
+
         from r2a.tiny.datasets import write_datasets
 
         recipe = yaml.safe_load(Path(snakemake.params.recipe).read_text())

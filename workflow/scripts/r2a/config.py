@@ -72,7 +72,7 @@ class Fields(Section):
 
 class Dataset(Source):
     kind: Literal["problems", "comparison_pairs", "open_ended"] = Field(
-        description="problems: with reference answers. comparison_pairs: METHOD section 4. open_ended: no reference answers."
+        description="problems: with reference answers. comparison_pairs: two questions a row. open_ended: no answers."
     )
     label: str | None = Field(None, description="Name in figures and tables; the key by default.")
     subset: str | None = Field(None, description="Configuration of a hub dataset.")

@@ -9,13 +9,14 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from r2a.roles import ANSWER_ROLE, CONTROL_ROLE, FINAL_ROLE
+from r2a.roles import ANSWER_ROLE, CONTROL_ROLE
 from r2a.store import provenance, read_parquet, read_provenance, write_json
 
 TOY_WARNING = (
     "These are toy models, trained from scratch on synthetic tasks. What follows shows that the machinery "
     "works from end to end; it says nothing about real reasoning models."
 )
+FUNNEL_COLUMNS = ["model", "dataset", "condition", "decoding", "total", "finished", "well_formed", "extracted"]
 
 
 def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, settings: Mapping[str, Any]) -> None:
@@ -35,11 +36,12 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
     warning = [f"> **Toy models.** {TOY_WARNING}", ""] if settings["is_toy"] else []
     lines = [
         f"# Does the answer depend on the reasoning? Study “{settings['study']}”", "", *warning,
-        "## 1. Does reasoning improve answers?", "", *stage_1, "", f"![Accuracy with and without reasoning]({accuracy_figure})", "",
+        "## 1. Does reasoning improve answers?", "", *stage_1, "", *_images([accuracy_figure]),
         "How many traces each step leaves; an answer that does not survive counts as wrong above.", "",
-        *_markdown_table(funnel[["model", "dataset", "condition", "decoding", "total", "finished", "well_formed", "extracted"]]), "",
+        *_markdown_table(funnel[FUNNEL_COLUMNS]), "",
         "## 2. What do answer tokens attend to?", "", *stage_2, "", *_images(figures["head_figures"]),
-        "## 3. Does the answer depend on the reasoning's activations?", "", *stage_3, "", *_images(figures["patching_figures"]),
+        "## 3. Does the answer depend on the reasoning's activations?", "", *stage_3, "",
+        *_images(figures["patching_figures"]),
         "## Where this comes from", "", *_origin_lines(inputs["attention"]), "",
     ]  # fmt: skip
     summary.write_text("\n".join(lines))
@@ -59,7 +61,8 @@ def _effect_sentences(effect: pd.DataFrame) -> tuple[list[str], str]:
         f"- **{r.model}**, {r.dataset}, {r.decoding}: {100 * r.accuracy_with:.1f} % right with reasoning, "
         f"{100 * r.accuracy_without:.1f} % without; the difference is {_points(r.difference)} points "
         f"[{_points(r.low)}, {_points(r.high)}] over all {r.n_problems} problems ({r.test}, p = {r.p:.2g}). "
-        f"Over the {r.n_common} problems valid in both conditions, the paper's estimand, it is {_points(r.common_difference)}."
+        f"Over the {r.n_common} problems valid in both conditions, the paper's estimand, it is "
+        f"{_points(r.common_difference)}."
         for r in whole.itertuples()
     ]
     first = whole[whole["decoding"] == whole["decoding"].iloc[0]]
@@ -68,35 +71,36 @@ def _effect_sentences(effect: pd.DataFrame) -> tuple[list[str], str]:
 
 
 def _attention_sentences(attention: Sequence[Path], heads: Sequence[Path]) -> tuple[list[str], str]:
+    """A bullet per model and dataset; and one line on all."""
     bullets, short = [], []
     for path, heads_path in zip(attention, heads, strict=True):
         settings = read_provenance(path)["parameters"]
         table = read_parquet(heads_path).sort_values("rank")
-        rfhs = table[table["is_rfh"]]
+        rfhs, others = table[table["is_rfh"]], table[~table["is_rfh"]]
         with h5py.File(path) as file:
             n_traces = int((file["condition"].asstr()[:] == "with_reasoning").sum())
             agreement = float(np.nanmean(file["argmax_agreement"][:])) if settings["is_greedy"] else None
         first = rfhs.iloc[0]
-        best = ", ".join(f"({r.layer}, {r.head})" for r in rfhs.itertuples())
+        first_name = f"({first['layer']}, {first['head']})"
+        named = ", ".join(f"({r.layer}, {r.head})" for r in rfhs.itertuples())
         bullet = (
             f"- **{settings['model_label']}**, {settings['dataset_label']}: the {len(rfhs)} Reasoning-Focus Heads "
-            f"(layer, head) {best} put {rfhs['a2r'].mean():.2f} of the answer tokens' attention on the reasoning, "
-            f"the other heads {table[~table['is_rfh']]['a2r'].mean():.2f}; the first, ({first.layer:.0f}, {first['head']:.0f}), "
-            f"{first.a2r:.2f} [{first.a2r_low:.2f}, {first.a2r_high:.2f}], {first.lift:.1f} times what even attention would "
-            f"(n = {n_traces} traces)."
+            f"(layer, head) {named} put {rfhs['a2r'].mean():.2f} of the answer tokens' attention on the reasoning, "
+            f"the other heads {others['a2r'].mean():.2f}; the first, {first_name}, "
+            f"{first['a2r']:.2f} [{first['a2r_low']:.2f}, {first['a2r_high']:.2f}], "
+            f"{first['lift']:.1f} times what even attention would (n = {n_traces} traces)."
         )
         if agreement is not None:
-            bullet += f" The rerun's arg-max is the engine's token in {100 * agreement:.2f} % of the completion tokens."
+            bullet += f" {100 * agreement:.2f} % of the completion tokens are the rerun's arg-max too."
         bullets.append(bullet)
-        short.append(
-            f"{settings['model_label']}, {settings['dataset_label']} ({first.layer:.0f}, {first['head']:.0f}) at {first.a2r:.2f}"
-        )
-    return bullets, f"2. The head that attends most to the reasoning (layer, head): {'; '.join(short)}."
+        short.append(f"{settings['model_label']}, {settings['dataset_label']} {first_name} with {first['a2r']:.2f}")
+    return bullets, f"2. The head that attends most to the reasoning, and its share: {'; '.join(short)}."
 
 
 def _patching_sentences(
     pairs: Sequence[Path], patching: Sequence[Path], curves: Sequence[Path], hand_offs: Sequence[Path]
 ) -> tuple[list[str], str]:
+    """A bullet per model and set of pairs; and one line on all."""
     bullets, short = [], []
     for pairs_path, path, curves_path, hand_off_path in zip(pairs, patching, curves, hand_offs, strict=True):
         settings = read_provenance(path)["parameters"]
@@ -106,39 +110,33 @@ def _patching_sentences(
         with h5py.File(path) as file:
             n_used, n_aligned = int(file["is_used"][:].sum()), len(file["is_used"])
             floor = float(file["null_patch_error"][:].max())
-        best = {}
-        for role in (ANSWER_ROLE, FINAL_ROLE, CONTROL_ROLE):
-            rows = table[table["role"] == role]
-            best[role] = rows.loc[rows["mean"].idxmax()] if len(rows) else None
-        answer, control = best[ANSWER_ROLE], best[CONTROL_ROLE]
-        label = f"{settings['model_label']}, {settings['dataset_label']}"
+        # the layer at which each role restores most
+        best = table.sort_values("mean", kind="stable").groupby("role").tail(1).set_index("role")
+        answer = best.loc[ANSWER_ROLE]
+        flipped = f"{100 * answer['flip_rate']:.0f} %"
         bullet = (
-            f"- **{settings['model_label']}**, {settings['dataset_label']}: putting the clean run's activation at the answer "
-            f"token of the reasoning's last line restores {answer['mean']:.2f} [{answer.low:.2f}, {answer.high:.2f}] of the clean "
-            f"answer's logit difference at layer {answer.layer:.0f} and flips the answer in {100 * answer.flip_rate:.0f} % of "
-            f"{n_used} pairs"
+            f"- **{settings['model_label']}**, {settings['dataset_label']}: putting the clean run's activation at the "
+            f"answer token of the reasoning's last line restores {answer['mean']:.2f} [{answer['low']:.2f}, "
+            f"{answer['high']:.2f}] of the clean run's logit difference at layer {answer['layer']} and flips the "
+            f"answer in {flipped} of {n_used} pairs"
         )
-        if control is not None:
-            bullet += f"; at a random reasoning token it restores at most {control['mean']:.2f}"
-        if np.isnan(hand_off.layer):
+        if CONTROL_ROLE in best.index:
+            bullet += f"; at a random reasoning token it restores at most {best.loc[CONTROL_ROLE, 'mean']:.2f}"
+        if np.isnan(hand_off["layer"]):
             bullet += ". The last token never takes over."
         else:
-            bullet += (
-                f". The last token takes over at layer {hand_off.layer:.0f} [{hand_off.low:.0f}, {hand_off.high:.0f}]."
-            )
-        reasons = left_out[left_out != ""].value_counts()
-        bullet += f" Of {len(left_out)} pairs, {n_aligned} could be aligned"
-        bullet += f" ({', '.join(f'{count}: {reason}' for reason, count in reasons.items())})" if len(reasons) else ""
-        bullet += f" and {n_used} prefer their own answers in both runs. Noise floor: {floor:.1g} logits."
+            layer, low, high = (f"{hand_off[name]:.0f}" for name in ("layer", "low", "high"))
+            bullet += f". The last token takes over at layer {layer} [{low}, {high}]."
+        reasons = ", ".join(f"{count}: {reason}" for reason, count in left_out[left_out != ""].value_counts().items())
+        bullet += f" Of {len(left_out)} pairs, {n_aligned} could be aligned{f' ({reasons})' if reasons else ''} and "
+        bullet += f"{n_used} prefer their own answers in both runs. Noise floor: {floor:.1g} logits."
         bullets.append(bullet)
-        short.append(
-            f"{label}: {answer['mean']:.2f} of the clean answer restored, {100 * answer.flip_rate:.0f} % flipped (n = {n_used})"
-        )
+        short.append(f"{settings['model_label']} restores {answer['mean']:.2f}, {flipped} flipped (n = {n_used})")
     return bullets, f"3. Patching the answer's token in the reasoning: {'; '.join(short)}."
 
 
 def _images(paths: Sequence[str]) -> list[str]:
-    return [line for path in paths for line in (f"![{path}]({path})", "")]
+    return [line for path in paths for line in (f"![{Path(path).stem.replace('_', ' ')}]({path})", "")]
 
 
 def _markdown_table(table: pd.DataFrame) -> list[str]:
@@ -151,7 +149,8 @@ def _origin_lines(stores: Sequence[Path]) -> list[str]:
     origins = [read_provenance(path) for path in stores]
     models = {name: model for origin in origins for name, model in origin["models"].items()}
     bullets = [
-        f"- {name}: `{model['source']}`, {model['dtype']}, weights `{model['weights'][:12]}`, tokenizer `{str(model['tokenizer'])[:12]}`"
+        f"- {name}: `{model['source']}`, {model['dtype']}, weights `{model['weights'][:12]}`, "
+        f"tokenizer `{model['tokenizer'][:12]}`"
         for name, model in models.items()
     ]
     packages = ", ".join(f"{name} {number}" for name, number in origins[0]["packages"].items())

@@ -33,9 +33,8 @@ def capture_attention(traces: Path, manifest: Path, output: Path, settings: Mapp
     table = table[table["is_valid"] & (table["decoding"] == settings["decoding"])]
     # a reasoning of no token has no attention rows of its own
     has_reasoning = table["bounds"].map(lambda bounds: bounds[4] > bounds[3])
-    logger.info(
-        f"{traces}: {len(table)} valid {settings['decoding']} traces, {int((~has_reasoning).sum())} of empty reasoning left out"
-    )
+    n_empty = int((~has_reasoning).sum())
+    logger.info(f"{traces}: {len(table)} valid {settings['decoding']} traces, {n_empty} of empty reasoning left out")
     table = table[has_reasoning]
     if table.empty:
         raise AttentionError(f"{traces}: no valid {settings['decoding']} trace; see the funnel table for the reasons")

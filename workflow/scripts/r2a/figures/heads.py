@@ -6,7 +6,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -65,9 +64,10 @@ def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     )
     axes.set_title(f"{settings['model_label']}\n{settings['dataset_label']}", fontsize=9)
     figure.colorbar(image, ax=axes, label="a2r: answer's attention\nto the reasoning", shrink=0.9)
+    framed = Line2D([], [], marker="s", linestyle="", markerfacecolor="none", markeredgecolor=ORANGE)
     axes.legend(
-        handles=[Line2D([], [], marker="s", linestyle="", markerfacecolor="none", markeredgecolor=ORANGE, label="RFH, by rank")],
-        loc="upper left", bbox_to_anchor=(0, -0.28 if n_layers < 8 else -0.12), fontsize=7, borderpad=0,
+        handles=[framed], labels=["RFH, by rank"], loc="upper left",
+        bbox_to_anchor=(0, -0.28 if n_layers < 8 else -0.12), fontsize=7, borderpad=0,
     )  # fmt: skip
     save(
         figure,
@@ -76,8 +76,3 @@ def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
         settings,
         [heads],
     )
-
-
-def top_heads(table: pd.DataFrame, n: int) -> str:
-    """The n highest heads as '(layer, head) a2r', for sentences."""
-    return ", ".join(f"({r.layer}, {r.head}) {r.a2r:.2f}" for r in table.sort_values("rank").head(n).itertuples())

@@ -10,7 +10,7 @@ import pandas as pd
 
 from r2a.config import CONDITIONS
 from r2a.generation.ledger import Ledger
-from r2a.generation.requests import Completion, Request
+from r2a.generation.requests import Request
 from r2a.models import load_tokenizer, marks_of, read_manifest
 from r2a.progress import Progress, logger
 from r2a.prompts import prompt_ids
@@ -44,9 +44,13 @@ def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings
     for row in problems.itertuples():
         for condition in CONDITIONS:
             ids = prompt_ids(
-                tokenizer, row.problem, settings["instruction"], condition,
-                settings["prompt"], settings["without_reasoning"],
-            )  # fmt: skip
+                tokenizer,
+                row.problem,
+                settings["instruction"],
+                condition,
+                settings["prompt"],
+                settings["without_reasoning"],
+            )
             room = manifest["n_positions"] - len(ids)
             if room < 1:
                 too_long.append(row.uid)
@@ -66,7 +70,7 @@ def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings
                             top_p=1.0 if is_greedy else sampler["top_p"] or default_top_p,
                             max_new_tokens=min(settings["max_new_tokens"], room),
                             model=parameters_hash(identity),
-                        )  # fmt: skip
+                        )
                     )
     if too_long:
         raise GenerationError(
@@ -127,6 +131,6 @@ def generate_traces(
                 "has_answer": has_answer,
                 "is_valid": reason == "",
                 "invalid_reason": reason,
-            }  # fmt: skip
+            }
         )
     write_parquet(output, pd.DataFrame(rows), provenance(settings, [dataset, manifest]))

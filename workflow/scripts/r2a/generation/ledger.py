@@ -32,7 +32,12 @@ class Ledger:
         return self._completions[key]
 
     def add(self, request: Request, completion: Completion) -> None:
-        entry = {"key": request.key, "uid": request.uid, "condition": request.condition, "decoding": request.decoding}
+        entry: dict[str, object] = {
+            "key": request.key,
+            "uid": request.uid,
+            "condition": request.condition,
+            "decoding": request.decoding,
+        }
         entry |= {"sample": request.sample, "finish_reason": completion.finish_reason, "seconds": completion.seconds}
         entry |= {"token_ids": list(completion.token_ids)}
         with open(self.path, "a") as file:

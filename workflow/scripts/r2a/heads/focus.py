@@ -59,7 +59,7 @@ def rank_heads(
             "top_share": _in_top(a2r, n_top).mean(0),
             "bootstrap_share": _in_top(resampled, n_top).mean(0),
             "is_rfh": rank <= n_top,
-        }  # fmt: skip
+        }
     )
 
 

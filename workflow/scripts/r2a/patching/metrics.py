@@ -8,7 +8,7 @@ METRICS = {
     "logit_a": "logit", "logit_b": "logit",
     "log_probability_a": "nat", "log_probability_b": "nat",
     "probability_a": "probability", "probability_b": "probability",
-    "rank_a": "rank in the vocabulary, 1 is the most probable", "rank_b": "rank in the vocabulary, 1 is the most probable",
+    "rank_a": "rank, 1 is the most probable", "rank_b": "rank, 1 is the most probable",
     "is_flipped": "1 where the most probable token became answer a, and was not before",
 }  # fmt: skip
 

@@ -119,7 +119,7 @@ def align_pairs(
         row: dict[str, Any] = {"pair": pair, "area": sides["area"].iloc[0]}
         row |= {f"answer_{side}": questions.loc[uid, "answer"] for side, uid in uids.items()}
         try:
-            for side, uid in uids.items():
+            for uid in uids.values():
                 trace = by_uid.get(uid)
                 if trace is None or not trace["is_valid"]:
                     raise PairError("a trace is not valid")
@@ -136,8 +136,8 @@ def align_pairs(
             rows.append(row | {"left_out": str(reason)})
             continue
         a, b = runs["a"], runs["b"]
-        starts = (by_uid[uids[side]]["bounds"][REASONING] for side in "ab")
-        control = control_positions(a, b, *starts, f"{settings['seed']} {pair}")
+        a_start, b_start = (by_uid[uids[side]]["bounds"][REASONING] for side in "ab")
+        control = control_positions(a, b, a_start, b_start, f"{settings['seed']} {pair}")
         if control is not None:
             a.positions[CONTROL_ROLE], b.positions[CONTROL_ROLE] = control
         elif settings["keep_reasoning"]:

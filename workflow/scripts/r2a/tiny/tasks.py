@@ -91,7 +91,8 @@ def walk(
     states = sorted({state for move in moves.values() for state in move})
     state = rng.choice(states)
     problem = [start_line.format(state)]
-    steps, slips = [f"Start {state}"], [None]
+    steps: list[str] = [f"Start {state}"]
+    slips: list[str | None] = [None]
     for number in range(1, level + 1):
         move = rng.choice(list(moves))
         problem.append(f"{number} {move}")

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import math
 import random
 import shutil
@@ -11,17 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
 
+from r2a.config import CONDITIONS
 from r2a.prompts import THINK_CLOSE, THINK_OPEN, raw_prompt
 from r2a.tiny.datasets import N_PAIRS, held_out_puzzles
 from r2a.tiny.tasks import (
@@ -55,7 +57,7 @@ def train_tokenizer(seed: int, vocabulary_size: int) -> PreTrainedTokenizerFast:
     rng = random.Random(f"tokenizer {seed}")
     texts = [
         raw_prompt(example.problem, "", condition) + completion_text(example, condition, rng)
-        for condition in ("with_reasoning", "without_reasoning")
+        for condition in CONDITIONS
         for example in itertools.islice(training_examples(seed, set(), 1), 10_000)
     ]
     tokenizer = Tokenizer(models.BPE())
@@ -88,7 +90,7 @@ def train_tokenizer(seed: int, vocabulary_size: int) -> PreTrainedTokenizerFast:
 
 def build_model(
     settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int, initializer_range: float
-) -> PreTrainedModel:
+) -> Any:
     """A random-weight decoder of the recipe's architecture and sizes."""
     sizes = dict(settings)
     config_class, model_class = ARCHITECTURES[sizes.pop("architecture")]
@@ -145,7 +147,7 @@ def held_out_examples(seed: int) -> list[Example]:
 
 @torch.no_grad()
 def greedy_accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, examples: list[Example], condition: str
+    model: Any, tokenizer: PreTrainedTokenizerFast, examples: list[Example], condition: str
 ) -> dict[tuple[str, int], tuple[int, int]]:
     """(area, level) -> (right, asked), greedy; right means the text ends in the reference's box."""
     counts: dict[tuple[str, int], tuple[int, int]] = {}
@@ -204,32 +206,83 @@ def train(recipe: dict[str, Any], name: str, folder: Path) -> None:
             seconds = time.monotonic() - started
             curve.append((step, round(sum(losses) / len(losses), 4), n_tokens, round(seconds)))
             left = seconds / step * (n_steps - step) / 60
-            line = f"{name}: step {step}/{n_steps}, loss {curve[-1][1]}, {n_tokens / seconds:.0f} tokens/s, {left:.0f} min left"
+            line = f"{name}: step {step}/{n_steps}, loss {curve[-1][1]}, {n_tokens / seconds:.0f} tokens a second, "
+            line += f"{left:.0f} minutes left"
             if step % 500 == 0:
-                for condition in ("with_reasoning", "without_reasoning"):
+                for condition in CONDITIONS:
                     accuracy = overall(greedy_accuracy(model, tokenizer, examples[::4], condition))
                     line += f", {condition} {accuracy:.2f}"
             print(line, flush=True)
             losses = []
-    accuracies = {
-        condition: greedy_accuracy(model, tokenizer, examples, condition)
-        for condition in ("with_reasoning", "without_reasoning")
-    }
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.eval().save_pretrained(partial)
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(partial)
     with open(partial / "loss_curve.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("step", "loss", "n_tokens", "seconds"), *curve])
-    minutes = (time.monotonic() - started) / 60
-    (partial / "README.md").write_text(model_card(recipe, name, model, n_tokens, minutes, curve, accuracies))
+        csv.writer(file, lineterminator="\n").writerows([("step", "loss", "n_tokens", "seconds"), *curve])
+    write_model_card(recipe, name, partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-    print(
-        f"{name}: with reasoning {overall(accuracies['with_reasoning']):.3f}, without {overall(accuracies['without_reasoning']):.3f}"
+
+
+def write_model_card(recipe: dict[str, Any], name: str, folder: Path) -> None:
+    """Measure the trained model in `folder` on the held-out problems and write its card, README.md.
+
+    Beside it: accuracies.csv (area, level, condition, n_right, n_problems) and loss_curve.svg.
+    """
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    examples = held_out_examples(recipe["seed"])
+    rows = [
+        {"area": area, "level": level, "condition": condition, "n_right": right, "n_problems": asked}
+        for condition in CONDITIONS
+        for (area, level), (right, asked) in greedy_accuracy(model, tokenizer, examples, condition).items()
+    ]
+    accuracies = pd.DataFrame(rows)
+    accuracies.to_csv(folder / "accuracies.csv", index=False)
+    curve = pd.read_csv(folder / "loss_curve.csv")
+    figure, axes = plt.subplots(figsize=(5, 2.6), layout="constrained")
+    axes.plot(curve["step"], curve["loss"], color="#0072B2")
+    axes.set(xlabel="step", ylabel="training loss (nats a token)", yscale="log")
+    figure.savefig(folder / "loss_curve.svg", metadata={"Date": None})
+    plt.close(figure)
+    shares = accuracies.set_index(["area", "level", "condition"]).eval("n_right / n_problems").unstack()
+    whole = accuracies.groupby("condition")[["n_right", "n_problems"]].sum()
+    table = ["| area | level | problems | with reasoning | without |", "|---|---|---|---|---|"]
+    asked = accuracies.set_index(["area", "level"])["n_problems"].groupby(level=[0, 1]).first()
+    for (area, level), row in shares.iterrows():
+        with_share, without_share = (f"{100 * row[condition]:.1f} %" for condition in CONDITIONS)
+        table.append(f"| {area} | {level} | {asked[area, level]} | {with_share} | {without_share} |")
+    with_all, without_all = (f"{100 * whole.loc[c, 'n_right'] / whole.loc[c, 'n_problems']:.1f} %" for c in CONDITIONS)
+    table.append(f"| all | | {whole['n_problems'].iloc[0]} | {with_all} | {without_all} |")
+    sizes = ", ".join(f"{key} {value}" for key, value in recipe["models"][name].items())
+    settings = ", ".join(f"{key} {value}" for key, value in recipe.items() if key != "models")
+    (folder / "README.md").write_text(
+        f"""# {name}: a toy reasoning model
+
+A decoder of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters ({sizes}), trained from
+scratch on synthetic problems so that the whole study runs on a CPU. It shows that the machinery works; its
+results say nothing about real reasoning models.
+
+**Data.** Made by `workflow/scripts/r2a/tiny/tasks.py`, endless and without repetition but by chance: walks over the
+compass and balls under cups (serial work), looking up who has which colour (none), and comparisons of animals
+in size and speed. A fifth of the reasoning texts slip and correct themselves with "Wait", a fifth check their last
+line. {100 * recipe["with_reasoning_share"]:.0f} % of the examples reason, the others answer right after the closed
+reasoning of the prompt. The loss is taken on completions only. The problems below never occur in training; of the
+compared animals, a fifth of all pairs is held out.
+
+**Recipe.** AdamW with cosine decay; {settings}. It took {curve["n_tokens"].iloc[-1] / 1e6:.1f} million tokens and
+{curve["seconds"].iloc[-1] / 60:.0f} minutes on one CPU core.
+`snakemake results/tiny_training/models/{name}` makes it again.
+
+**Loss.** {curve["loss"].iloc[0]:.2f} at step {curve["step"].iloc[0]}, {curve["loss"].iloc[-1]:.3f} at the end
+(`loss_curve.csv`).
+
+![Training loss](loss_curve.svg)
+
+**Accuracy** on held-out problems, greedy (`accuracies.csv`):
+
+{chr(10).join(table)}
+"""
     )
-
-
-def model_card(recipe, name, model, n_tokens, minutes, curve, accuracies) -> str:
-    return json.dumps({k: {str(a): c for a, c in v.items()} for k, v in accuracies.items()}, indent=1)

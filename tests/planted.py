@@ -1,0 +1,139 @@
+"""A decoder whose mechanism is known, because every weight is set by hand: nothing is trained.
+
+One head, (LAYER, HEAD), reads the answer in the reasoning and writes it where the next token is predicted. Every
+other head and every MLP writes nothing (their output projections are zero), so no other path exists.
+
+Tokens. A candidate answer has two ids: SAID[k] in the reasoning, GIVEN[k] in the answer. ANSWER_WORDS and GIVEN
+make up the answer segment, PROMPT_WORDS and REASONING_WORDS are filler. Thus a key can be matched on what the
+token is, and the model needs no other head to find out where it stands.
+
+Residual stream. One block of dimensions each for the identity of a candidate said, the identity of a candidate
+to be given, three flags (is BOS, is SAID, belongs to the answer), and a filler direction of its own for every
+token, which nothing reads. The filler brings each embedding's norm to sqrt(D_MODEL), so an RMSNorm of weight 1
+leaves an embedding as it is; as nothing is written before LAYER, every head up to it reads the bare embedding.
+
+Rotation. With a theta of 1e12 and 8 dimensions a head, the slowest pair (3, 7) turns by 1e-9 a token: queries and
+keys live there alone, so scores do not depend on position, and the two dimensions are two independent features.
+Dimension 3 matches an answer row to a SAID key, with score MATCH; dimension 7 matches any row to BOS, with SINK.
+
+Attention that follows, up to exp(-SINK) times the number of tokens:
+- the planted head: answer rows on the SAID token, all other rows on BOS;
+- the other heads: odd ones, all rows on BOS; even ones have no query, so uniform over the visible tokens.
+Head 0 of a layer shares its keys and values with head 1, as in any model with grouped queries.
+
+Logits that follow. The planted head adds sqrt(D_MODEL) in the direction of the candidate, orthogonal to the
+embedding; the norm doubles in its square, so the final RMSNorm leaves sqrt(D_MODEL / 2) of it, and the unembedding
+makes that ANSWER_LOGIT for GIVEN[k], and 0 for any other token.
+"""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+N_LAYERS, N_HEADS, N_KV_HEADS, D_HEAD = 4, 4, 2, 8
+D_MODEL = N_HEADS * D_HEAD
+LAYER, HEAD = 2, 1
+
+BOS, EOS, THINK_OPEN, THINK_CLOSE = range(4)
+PROMPT_WORDS, REASONING_WORDS, ANSWER_WORDS = range(4, 12), range(12, 24), range(24, 30)
+SAID, GIVEN = range(30, 38), range(38, 46)
+N_TOKENS = GIVEN.stop
+
+SAID_IDENTITY, GIVEN_IDENTITY = range(8), range(8, 16)
+IS_BOS, IS_SAID, IS_ANSWER = 16, 17, 18
+FILLER = range(19, D_MODEL)
+
+FLAG = 2.0
+MATCH, SINK = 60.0, 30.0
+MATCH_DIMENSION, SINK_DIMENSION = 3, 7
+ANSWER_LOGIT = 10.0
+
+
+@dataclass(frozen=True)
+class PlantedTrace:
+    """A whole trace, BOS to EOS: its ids, its eight segment bounds, and where the candidate is said and given."""
+
+    token_ids: list[int]
+    bounds: list[int]
+    candidate: int
+    said_position: int
+    given_position: int
+
+    @property
+    def run_ids(self) -> list[int]:
+        """The trace up to the token whose next one is the answer."""
+        return self.token_ids[: self.given_position]
+
+
+def planted_trace(rng: random.Random, candidate: int) -> PlantedTrace:
+    """A trace of random filler and random lengths whose reasoning says, and whose answer gives, the candidate."""
+    prompt = rng.choices(PROMPT_WORDS, k=rng.randint(4, 12))
+    before, after = (rng.choices(REASONING_WORDS, k=rng.randint(3, 15)) for _ in range(2))
+    lead, tail = rng.choices(ANSWER_WORDS, k=rng.randint(3, 8)), rng.choices(ANSWER_WORDS, k=rng.randint(0, 2))
+    think_open = 1 + len(prompt)
+    said_position = think_open + 1 + len(before)
+    think_close = said_position + 1 + len(after)
+    given_position = think_close + 1 + len(lead)
+    eos = given_position + 1 + len(tail)
+    return PlantedTrace(
+        [BOS, *prompt, THINK_OPEN, *before, SAID[candidate], *after, THINK_CLOSE, *lead, GIVEN[candidate], *tail, EOS],
+        [0, 1, think_open, think_open + 1, think_close, think_close + 1, eos, eos + 1],
+        candidate, said_position, given_position,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def planted_model() -> Qwen2ForCausalLM:
+    """The model that this module's docstring describes, in float32, with eager attention."""
+    config = Qwen2Config(
+        vocab_size=N_TOKENS,
+        hidden_size=D_MODEL,
+        intermediate_size=D_MODEL,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=N_HEADS,
+        num_key_value_heads=N_KV_HEADS,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e12},
+        rms_norm_eps=1e-12,
+        tie_word_embeddings=False,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        attn_implementation="eager",
+    )
+    model = Qwen2ForCausalLM(config).eval()
+    for name, weight in model.named_parameters():
+        weight.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+    model.model.embed_tokens.weight.copy_(_embeddings())
+    for layer in range(N_LAYERS):
+        attention = model.model.layers[layer].self_attn
+        for head in range(1, N_HEADS, 2):
+            attention.q_proj.bias[head * D_HEAD + SINK_DIMENSION] = SINK * D_HEAD**0.5
+        for kv_head in range(N_KV_HEADS):
+            attention.k_proj.weight[kv_head * D_HEAD + SINK_DIMENSION, IS_BOS] = 1 / FLAG
+
+    attention = model.model.layers[LAYER].self_attn
+    first, kv_first = HEAD * D_HEAD, HEAD // (N_HEADS // N_KV_HEADS) * D_HEAD
+    attention.q_proj.weight[first + MATCH_DIMENSION, IS_ANSWER] = MATCH * D_HEAD**0.5 / FLAG
+    attention.k_proj.weight[kv_first + MATCH_DIMENSION, IS_SAID] = 1 / FLAG
+    for candidate in range(len(SAID)):
+        attention.v_proj.weight[kv_first + candidate, SAID_IDENTITY[candidate]] = 1 / FLAG
+        attention.o_proj.weight[GIVEN_IDENTITY[candidate], first + candidate] = D_MODEL**0.5
+        model.lm_head.weight[GIVEN[candidate], GIVEN_IDENTITY[candidate]] = ANSWER_LOGIT / (D_MODEL / 2) ** 0.5
+    return model
+
+
+def _embeddings() -> torch.Tensor:
+    """One row a token, [N_TOKENS, D_MODEL], each of norm sqrt(D_MODEL)."""
+    embeddings = torch.zeros(N_TOKENS, D_MODEL)
+    embeddings[BOS, IS_BOS] = FLAG
+    embeddings[SAID.start : SAID.stop, IS_SAID] = FLAG
+    embeddings[ANSWER_WORDS.start : ANSWER_WORDS.stop, IS_ANSWER] = FLAG
+    embeddings[GIVEN.start : GIVEN.stop, IS_ANSWER] = FLAG
+    for candidate, token in enumerate(SAID):
+        embeddings[token, SAID_IDENTITY[candidate]] = FLAG
+    filler = torch.randn(N_TOKENS, len(FILLER), generator=torch.Generator().manual_seed(0))
+    missing = D_MODEL - embeddings.square().sum(1, keepdim=True)
+    embeddings[:, FILLER.start : FILLER.stop] = torch.nn.functional.normalize(filler, dim=1) * missing.sqrt()
+    return embeddings

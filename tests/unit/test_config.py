@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from r2a.config import ConfigError, load_study
+from r2a.config_reference import reference
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,3 +73,7 @@ def test_stage_parameters_change_with_what_matters_and_with_nothing_else(shipped
     traces = [study.stage("traces", "tiny-qwen", "puzzles") for study in (before, shorter)]
     assert traces[0] != traces[1]
     assert before.stage("attention", "tiny-qwen", "puzzles") == shorter.stage("attention", "tiny-qwen", "puzzles")
+
+
+def test_the_key_reference_is_in_step_with_the_schema():
+    assert (ROOT / "config/README.md").read_text() == reference()

@@ -8,6 +8,8 @@ rule capture_attention:
         "<logs>/attention/{model}/{dataset}.log",
     benchmark:
         "<benchmarks>/attention/{model}/{dataset}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,

@@ -7,6 +7,8 @@ rule load_dataset:
         "<logs>/datasets/{dataset}.log",
     benchmark:
         "<benchmarks>/datasets/{dataset}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=lambda wildcards: STUDY.stage("datasets", dataset=wildcards.dataset),
     script:

@@ -8,6 +8,8 @@ rule grade_traces:
         "<logs>/grades/{model}/{dataset}.log",
     benchmark:
         "<benchmarks>/grades/{model}/{dataset}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=lambda wildcards: STUDY.stage("grades", wildcards.model, wildcards.dataset),
     script:
@@ -27,6 +29,8 @@ rule tabulate_evaluation:
         "<logs>/tables/evaluation.log",
     benchmark:
         "<benchmarks>/tables/evaluation.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=STUDY.stage("evaluation"),
     script:

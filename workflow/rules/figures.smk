@@ -6,6 +6,8 @@ rule plot_accuracy:
         multiext("<results>/figures/accuracy", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/accuracy.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=STUDY.stage("figures"),
     script:
@@ -19,6 +21,8 @@ rule plot_decomposition:
         multiext("<results>/figures/{model}/{dataset}/decomposition", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/decomposition.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
     script:
@@ -32,6 +36,8 @@ rule plot_head_map:
         multiext("<results>/figures/{model}/{dataset}/head_map", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/head_map.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
     script:
@@ -47,6 +53,8 @@ rule plot_patching_case:
         multiext("<results>/figures/{model}/{dataset}/patching_case", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/patching_case.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
     script:
@@ -61,6 +69,8 @@ rule plot_patching_curves:
         multiext("<results>/figures/{model}/{dataset}/patching_curves", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/patching_curves.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
     script:

@@ -7,6 +7,8 @@ rule score_heads:
         "<logs>/heads/{model}/{dataset}.log",
     benchmark:
         "<benchmarks>/heads/{model}/{dataset}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=lambda wildcards: STUDY.stage("heads", wildcards.model, wildcards.dataset),
     script:

@@ -7,6 +7,8 @@ rule resolve_model:
         "<logs>/models/{model}.log",
     benchmark:
         "<benchmarks>/models/{model}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=lambda wildcards: STUDY.stage("models", model=wildcards.model),
     script:
@@ -21,6 +23,8 @@ rule train_tiny_model:
         "results/tiny_training/logs/{tiny_model}.log",
     benchmark:
         "results/tiny_training/benchmarks/{tiny_model}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     threads: 1
     params:
         recipe="config/tiny_models.yaml",
@@ -35,6 +39,8 @@ rule write_tiny_datasets:
         comparisons="results/tiny_training/datasets/comparisons.csv",
     log:
         "results/tiny_training/logs/datasets.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         recipe="config/tiny_models.yaml",
     script:

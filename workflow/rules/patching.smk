@@ -10,6 +10,8 @@ rule align_pairs:
         "<logs>/pairs/{model}/{dataset}.log",
     benchmark:
         "<benchmarks>/pairs/{model}/{dataset}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=lambda wildcards: STUDY.stage("pairs", wildcards.model, wildcards.dataset),
     script:
@@ -26,6 +28,8 @@ rule capture_activations:
         "<logs>/activations/{model}/{dataset}.log",
     benchmark:
         "<benchmarks>/activations/{model}/{dataset}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
@@ -48,6 +52,8 @@ rule patch_pairs:
         "<logs>/patching/{model}/{dataset}.log",
     benchmark:
         "<benchmarks>/patching/{model}/{dataset}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
@@ -68,6 +74,8 @@ rule tabulate_patching:
         hand_off="<results>/tables/{model}/{dataset}/hand_off.csv",
     log:
         "<logs>/tables/{model}/{dataset}/patching.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=lambda wildcards: STUDY.stage("patching", wildcards.model, wildcards.dataset),
     script:

@@ -31,6 +31,8 @@ rule write_summary:
         findings="<results>/summary.txt",
     log:
         "<logs>/summary.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=STUDY.stage("summary"),
     script:

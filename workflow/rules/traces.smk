@@ -8,6 +8,8 @@ rule generate_traces:
         "<logs>/traces/{model}/{dataset}.log",
     benchmark:
         "<benchmarks>/traces/{model}/{dataset}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,

@@ -146,6 +146,11 @@ class Study(Section):
     patching: Patching = Field(default_factory=Patching)
 
     @property
+    def environment(self) -> str:
+        """Name of the lock in envs/ that the study's jobs need."""
+        return "gpu" if any(model.gpus for model in self.models.values()) else "cpu"
+
+    @property
     def graded_datasets(self) -> list[str]:
         """The datasets whose answers have a reference."""
         return [name for name, dataset in self.datasets.items() if dataset.kind != "open_ended"]

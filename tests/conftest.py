@@ -1,0 +1,15 @@
+"""Fixtures that all tests share."""
+
+from pathlib import Path
+
+import pytest
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of the paper's published data, which lies beside a checkout or not at all."""
+    if not REFERENCE.is_dir():
+        pytest.skip(f"the paper's published data is not at {REFERENCE}")
+    return REFERENCE

@@ -1,0 +1,50 @@
+"""The shipped study, run once for all workflow tests, in a copy of the repository."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".snakemake", "results", "__pycache__", ".*_cache")
+
+
+class Workflow:
+    """A copy of the repository in which Snakemake is run as a user would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = folder / "results/tiny"
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "snakemake", *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Job counts by rule of a dry run; empty where nothing is to be done."""
+        done = self.run("--dry-run", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        counts = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
+        return {rule: int(count) for rule, count in counts if rule not in ("all", "total")}
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory) -> Workflow:
+    """The repository's files alone, nothing computed."""
+    folder = tmp_path_factory.mktemp("copy") / "r2a"
+    shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
+    return Workflow(folder)
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> Workflow:
+    """The shipped study, complete."""
+    folder = tmp_path_factory.mktemp("study") / "r2a"
+    shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
+    workflow = Workflow(folder)
+    done = workflow.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workflow

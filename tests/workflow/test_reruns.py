@@ -1,0 +1,82 @@
+"""What a change makes Snakemake do again, and what it leaves alone."""
+
+import re
+import shutil
+
+import pytest
+
+
+@pytest.fixture
+def changed(study, tmp_path):
+    """A throw-away copy of the complete study, with its metadata and file times."""
+    folder = tmp_path / "r2a"
+    shutil.copytree(study.folder, folder)
+    return type(study)(folder)
+
+
+def test_a_complete_study_has_nothing_to_do(study):
+    assert study.planned() == {}
+
+
+def test_a_deleted_figure_is_drawn_again_alone(changed):
+    target = "results/tiny/figures/tiny-qwen/puzzles/head_map.png"
+    (changed.folder / target).unlink()
+    assert changed.planned(target) == {"plot_head_map": 1}
+    done = changed.run(target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (changed.folder / target).exists()
+
+
+def test_one_models_deleted_patching_is_measured_again_alone(changed):
+    target = "results/tiny/patching/tiny-llama/comparisons.h5"
+    (changed.folder / target).unlink()
+    assert changed.planned(target) == {"patch_pairs": 1}
+
+
+def test_a_comment_in_a_script_reruns_nothing(changed):
+    for script in (changed.folder / "workflow/scripts").glob("*.py"):
+        script.write_text(script.read_text() + "\n# a remark\n")
+    assert changed.planned() == {}
+
+
+def test_a_changed_seed_reruns_what_depends_on_it(changed):
+    planned = changed.planned("--config", "seed=1")
+    assert planned["generate_traces"] == 4
+    assert planned["score_heads"] == 4
+    assert planned["write_summary"] == 1
+
+
+def test_a_figures_setting_reruns_no_model(changed):
+    config = changed.folder / "config/config.yaml"
+    config.write_text(config.read_text() + "\nstatistics:\n  n_resamples: 200\n")
+    planned = changed.planned()
+    assert "plot_accuracy" in planned
+    assert not {"generate_traces", "capture_attention", "capture_activations"} & planned.keys()
+
+
+def test_a_failing_job_shows_the_line_that_matters_and_its_traceback(changed):
+    path = changed.folder / "resources/datasets/puzzles.jsonl"
+    first = path.read_text().splitlines()[0]
+    path.write_text(f"{first}\n{first}\n")
+    target = "results/tiny/datasets/puzzles.parquet"
+    done = changed.run(target)
+    assert done.returncode != 0
+    shown = done.stdout + done.stderr
+    assert re.search(r"ERROR DatasetError: resources/datasets/puzzles.jsonl: 2 rows \(compass-000.*mend them", shown)
+    assert "Traceback" in shown
+    assert shown.index("ERROR DatasetError") < shown.index("Traceback")
+
+
+def test_a_wrong_configuration_stops_before_any_job_with_every_error(copy):
+    done = copy.run("--config", "sed=1", "study=my study")
+    assert done.returncode != 0
+    shown = done.stdout + done.stderr
+    assert "sed: unknown key; did you mean seed?" in shown
+    assert "study: a name has letters" in shown
+    assert not (copy.folder / "results").exists()
+
+
+def test_the_papers_whole_dag_builds_with_no_model_or_network(copy):
+    planned = copy.planned("--configfile", "config/paper.yaml")
+    assert planned["generate_traces"] == 3 * 3
+    assert planned["patch_pairs"] == 3

@@ -1,0 +1,92 @@
+"""What the shipped study must show, read from its stores as a user would."""
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+MODELS, DATASETS = ("tiny-qwen", "tiny-llama"), ("puzzles", "comparisons")
+EACH = [(model, dataset) for model in MODELS for dataset in DATASETS]
+
+
+def graded(study, model, dataset):
+    """Greedy traces with their grades and problems."""
+    keys = ["uid", "condition", "decoding", "sample"]
+    traces = pd.read_parquet(study.results / f"traces/{model}/{dataset}.parquet")
+    grades = pd.read_parquet(study.results / f"grades/{model}/{dataset}.parquet")
+    problems = pd.read_parquet(study.results / f"datasets/{dataset}.parquet")
+    table = traces.merge(grades, on=keys, validate="1:1").merge(problems, on="uid", validate="m:1")
+    return table[table["decoding"] == "greedy"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_with_reasoning_at_least_95_percent_are_right(study, model):
+    table = pd.concat([graded(study, model, dataset) for dataset in DATASETS])
+    reasoned = table[table["condition"] == "with_reasoning"]
+    assert len(reasoned) == 176 + 120
+    assert (reasoned["is_correct"] == True).mean() >= 0.95  # noqa: E712 (a verdict may be absent)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_without_reasoning_the_harder_chains_lose_at_least_30_points(study, model):
+    table = graded(study, model, "puzzles")
+    hard = table[table["area"].isin(["compass", "cups"]) & table["level"].isin(["6", "8"])]
+    share = (hard["is_correct"] == True).groupby(hard["condition"]).mean()  # noqa: E712
+    assert share["with_reasoning"] - share["without_reasoning"] >= 0.30
+
+
+@pytest.mark.parametrize(("model", "dataset"), EACH)
+def test_the_rerun_agrees_with_the_engine_token_by_token(study, model, dataset):
+    with h5py.File(study.results / f"attention/{model}/{dataset}.h5") as file:
+        agreement, mass = file["argmax_agreement"][:], file["segment_mass"][:]
+    assert agreement.mean() > 0.999
+    assert np.abs(mass.sum(-1) - 1).max() < 1e-4
+
+
+@pytest.mark.parametrize(("model", "dataset"), EACH)
+def test_traces_keep_the_ids_that_their_text_comes_from(study, model, dataset):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(study.folder / "resources/models" / model)
+    traces = pd.read_parquet(study.results / f"traces/{model}/{dataset}.parquet")
+    assert set(traces["condition"]) == {"with_reasoning", "without_reasoning"}
+    assert set(traces["decoding"]) == {"greedy", "sampled"}
+    for row in traces.head(40).itertuples():
+        ids = [*row.prompt_token_ids, *row.completion_token_ids]
+        assert row.bounds[-1] == len(ids)
+        assert tokenizer.decode(ids[row.bounds[5] : row.bounds[6]]) == row.answer_text
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_patching_all_or_nothing_at_the_ends_of_the_network(study, model):
+    """At layer 0 the final token is the same in both runs; the last layer's final token is nearly the output."""
+    with h5py.File(study.results / f"patching/{model}/comparisons.h5") as file:
+        roles = list(file["axes/role"].asstr()[:])
+        used = file["is_used"][:] == 1
+        final = file["normalized_logit_diff"][used][:, :, roles.index("final")]
+        assert used.sum() >= 30
+        assert np.abs(final[:, 0]).max() < 1e-4
+        assert file["null_patch_error"][:].max() < 1e-3
+
+
+def test_every_store_names_its_dimensions_and_origin(study):
+    for path in study.results.rglob("*.h5"):
+        with h5py.File(path) as file:
+            assert "r2a" in file.attrs, path
+            arrays = []
+            file.visititems(
+                lambda _, item, arrays=arrays: arrays.append(item) if isinstance(item, h5py.Dataset) else None
+            )
+            for array in arrays:
+                if "unit" in array.attrs:
+                    assert all(dimension.label for dimension in array.dims), (path, array.name)
+
+
+def test_the_summary_names_every_model_and_says_that_they_are_toys(study):
+    text = (study.results / "summary.md").read_text()
+    for expected in ("Tiny Qwen2", "Tiny Llama", "Toy models", "Reasoning-Focus Heads", "n = "):
+        assert expected in text
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (study.results / line.split("(")[-1].rstrip(")")).exists()
+    assert len((study.results / "summary.txt").read_text().splitlines()) == 5

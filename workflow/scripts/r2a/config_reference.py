@@ -1,0 +1,67 @@
+"""config/README.md, made from the schema: PYTHONPATH=workflow/scripts python -m r2a.config_reference"""
+
+import typing
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from r2a import config
+
+INTRODUCTION = """# Every key of a study's configuration
+
+Made from the schema in `workflow/scripts/r2a/config.py` by `python -m r2a.config_reference`; a test keeps it in
+step. `config.yaml` is the tiny study, `paper.yaml` the paper's. A study of your own:
+`snakemake --configfile my_study.yaml`; it replaces the shipped one. Paths start at the repository's root. Values given
+with `--config` on the command line arrive as text when nested: prefer a second file.
+"""
+
+
+def reference() -> str:
+    """The whole page, in Markdown: a table a section."""
+    sections = [
+        ("The study", config.Study),
+        ("models.{name}", config.Model),
+        ("datasets.{name}", config.Dataset),
+        ("datasets.{name}.fields", config.Fields),
+        ("decodings.{name}", config.Decoding),
+        *((name, getattr(config, name.capitalize())) for name in ("generation", "grading", "statistics")),
+        *((name, getattr(config, name.capitalize())) for name in ("attention", "patching")),
+    ]
+    return "\n".join([INTRODUCTION, *(_table(title, section) for title, section in sections)])
+
+
+def _table(title: str, section: type[BaseModel]) -> str:
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key, field in section.model_fields.items():
+        meaning = field.description or "See the section below."
+        rows.append(f"| `{key}` | {_type(field)} | {_default(field)} | {meaning} |")
+    return f"## {title}\n\n" + "\n".join(rows) + "\n"
+
+
+def _type(field: FieldInfo) -> str:
+    kind = field.annotation
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(f"`{value}`" for value in typing.get_args(kind))
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return "section"
+    if typing.get_origin(kind) is dict:
+        return "section by name"
+    names = [getattr(part, "__name__", str(part)) for part in typing.get_args(kind) or (kind,)]
+    words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "null"}
+    return " or ".join("mapping" if name == "dict" else words.get(name, "name") for name in names)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return "its defaults"
+    if field.default is PydanticUndefined:
+        return "required"
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
+    return "null" if field.default is None else str(field.default) or "empty"
+
+
+if __name__ == "__main__":
+    Path("config/README.md").write_text(reference())

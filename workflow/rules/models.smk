@@ -17,6 +17,8 @@ rule resolve_model:
 
 # Not part of any study: makes what ships under resources/models again.
 rule train_tiny_model:
+    input:
+        recipe="config/tiny_models.yaml",
     output:
         model=directory("results/tiny_training/models/{tiny_model}"),
     log:
@@ -26,14 +28,14 @@ rule train_tiny_model:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     threads: 1
-    params:
-        recipe="config/tiny_models.yaml",
     script:
         "../scripts/train_tiny_model.py"
 
 
 # Not part of any study: makes what ships under resources/datasets again.
 rule write_tiny_datasets:
+    input:
+        recipe="config/tiny_models.yaml",
     output:
         puzzles="results/tiny_training/datasets/puzzles.jsonl",
         comparisons="results/tiny_training/datasets/comparisons.csv",
@@ -41,7 +43,5 @@ rule write_tiny_datasets:
         "results/tiny_training/logs/datasets.log",
     conda:
         f"../../envs/{STUDY.environment}.yaml"
-    params:
-        recipe="config/tiny_models.yaml",
     script:
         "../scripts/write_tiny_datasets.py"

@@ -15,7 +15,7 @@ def main(snakemake: "Snakemake") -> None:
 
         from r2a.tiny.training import train
 
-        recipe = yaml.safe_load(Path(snakemake.params.recipe).read_text())
+        recipe = yaml.safe_load(Path(snakemake.input.recipe).read_text())
         train(recipe, snakemake.wildcards.tiny_model, Path(snakemake.output.model))
 
 

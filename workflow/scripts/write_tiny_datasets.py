@@ -15,7 +15,7 @@ def main(snakemake: "Snakemake") -> None:
 
         from r2a.tiny.datasets import write_datasets
 
-        recipe = yaml.safe_load(Path(snakemake.params.recipe).read_text())
+        recipe = yaml.safe_load(Path(snakemake.input.recipe).read_text())
         write_datasets(recipe["seed"], Path(snakemake.output.puzzles), Path(snakemake.output.comparisons))
 
 

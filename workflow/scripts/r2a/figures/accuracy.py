@@ -37,7 +37,7 @@ def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[st
     table, effects = table[table["decoding"] == decoding], effects[effects["decoding"] == decoding]
     datasets, models = list(table["dataset"].unique()), list(table["model"].unique())
     figure, grid = plt.subplots(
-        len(datasets), 3, figsize=(10, 0.6 + 2.5 * len(datasets)), layout="constrained", squeeze=False
+        len(datasets), 3, figsize=(10, 0.8 + 2.9 * len(datasets)), layout="constrained", squeeze=False
     )
     for row, dataset in zip(grid, datasets, strict=True):
         rows, changes = table[table["dataset"] == dataset], effects[effects["dataset"] == dataset]
@@ -45,9 +45,7 @@ def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[st
         row[0].set_title(f"{dataset}: all problems")
         _by_level(row[1], rows[rows["by"] == "level"], models)
         _by_area(row[2], changes[changes["by"].isin(["all", "area"])], models)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=2, fontsize=8)
-    figure.suptitle(f"{decoding} decoding", x=0.99, ha="right", fontsize=9)
+    figure.suptitle(f"Accuracy and effect of reasoning, {decoding} decoding", x=0.01, ha="left", fontsize=11)
     save(figure, stem, table, settings, [accuracy, effect])
 
 
@@ -63,6 +61,12 @@ def _overall(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
     axes.set(yticks=range(len(models)), yticklabels=models, xlim=(-0.03, 1.03), xlabel="accuracy")
     axes.set_ylim(len(models) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
+    _legend_below(axes)
+
+
+def _legend_below(axes: Axes) -> Any:
+    """A legend where it cannot hide what is drawn."""
+    return axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
 def _by_level(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
@@ -81,8 +85,7 @@ def _by_level(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
     axes.set_xticklabels([f"{level:g}" if isinstance(level, float) else str(level) for level in levels])
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_title("by level")
-    legend = axes.legend(fontsize=7, loc="lower left")
-    for handle in legend.get_lines():
+    for handle in _legend_below(axes).get_lines():
         handle.set(color=GREY, marker="")
 
 
@@ -99,4 +102,4 @@ def _by_area(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
     axes.set(yticks=range(len(groups)), yticklabels=groups, xlabel="with minus without reasoning (points)")
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_title("effect by area")
-    axes.legend(fontsize=7)
+    _legend_below(axes)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from r2a.figures.style import BLUE, GREY, ORANGE, save
+from r2a.figures.style import BLUE, GREY, RED, save
 from r2a.store import read_parquet
 
 # key segments of the answer's attention, in the order of the trace: short name, label
@@ -52,7 +52,7 @@ def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     figure, axes = plt.subplots(figsize=(1.9 + 0.34 * n_heads, 1.6 + 0.34 * n_layers), layout="constrained")
     image = axes.pcolormesh(np.arange(n_heads + 1) - 0.5, np.arange(n_layers + 1) - 0.5, grid, cmap="cividis", vmin=0)
     for row in table[table["is_rfh"]].itertuples():
-        frame = plt.Rectangle((row.head - 0.5, row.layer - 0.5), 1, 1, fill=False, edgecolor=ORANGE, linewidth=1.8)
+        frame = plt.Rectangle((row.head - 0.5, row.layer - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=1.8)
         axes.add_patch(frame)
         light = row.a2r > 0.6 * grid.to_numpy().max()
         axes.text(
@@ -64,7 +64,7 @@ def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     )
     axes.set_title(f"{settings['model_label']}\n{settings['dataset_label']}", fontsize=9)
     figure.colorbar(image, ax=axes, label="a2r: answer's attention\nto the reasoning", shrink=0.9)
-    framed = Line2D([], [], marker="s", linestyle="", markerfacecolor="none", markeredgecolor=ORANGE)
+    framed = Line2D([], [], marker="s", linestyle="", markerfacecolor="none", markeredgecolor=RED)
     axes.legend(
         handles=[framed], labels=["RFH, by rank"], loc="upper left",
         bbox_to_anchor=(0, -0.28 if n_layers < 8 else -0.12), fontsize=7, borderpad=0,

@@ -1,5 +1,6 @@
 """One look for every figure: fonts, palette, names, and how a figure is saved with its numbers."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ plt.rcParams.update(
 def save(figure: Figure, stem: Path, table: pd.DataFrame, settings: Mapping[str, Any], inputs: Sequence[Path]) -> None:
     """Write {stem}.svg, .png and .csv (the drawn numbers), and close the figure."""
     if settings["is_toy"]:
-        figure.supxlabel(TOY_NOTE, fontsize=7, color=GREY)
+        n_characters = int(17 * figure.get_figwidth())  # of this size, in the figure's width
+        figure.supxlabel(textwrap.fill(TOY_NOTE, n_characters), fontsize=7, color=GREY)
     for suffix in (".svg", ".png"):
         with whole_file(stem.with_suffix(suffix)) as partial:
             figure.savefig(partial, dpi=DPI, metadata={"Date": None} if suffix == ".svg" else None)

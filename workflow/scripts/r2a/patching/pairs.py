@@ -156,4 +156,5 @@ def align_pairs(
     logger.info(f"{output}: {len(frame)} pairs; left out: {frame['left_out'].value_counts().to_dict()}")
     if (frame["left_out"] != "").all():
         raise PairError(f"{dataset}: no pair can be used ({frame['left_out'].value_counts().to_dict()})")
-    write_parquet(output, frame, provenance(settings, [traces, grades, dataset, manifest]))
+    ids = dict.fromkeys(("answer_a_id", "answer_b_id"), "Int64")  # absent in the pairs left out
+    write_parquet(output, frame.astype(ids), provenance(settings, [traces, grades, dataset, manifest]))

@@ -3,7 +3,7 @@
 Three areas of puzzles, each with levels:
     compass   a walk over four compass points; each turn needs the point before it (serial work)
     cups      a ball under one of three cups; each move swaps two (serial work, does not commute)
-    lookup    who has which colour (no serial work: reasoning should not help much)
+    lookup    which number has which colour (no serial work: reasoning should not help much)
 and contextual comparisons over a table of animals (METHOD section 4): the same two candidates,
 opposite truths in two contexts.
 """
@@ -26,17 +26,14 @@ MOVES: dict[str, dict[str, dict[str, str]]] = {
         "ends": {"first": "last", "middle": "middle", "last": "first"},
     },
 }
-PEOPLE = ("ana", "bob", "eva", "ian", "kim", "leo", "mia", "tom")
 COLOURS = ("red", "blue", "green", "black", "white", "pink", "gray", "brown")
 
 # animal: (size, speed), each 0..9
 ANIMALS = {
-    "ant": (0, 1), "bee": (0, 4), "snail": (1, 0), "frog": (1, 3), "mouse": (1, 4),
-    "crab": (2, 1), "owl": (2, 6), "falcon": (2, 9), "turtle": (3, 0), "cat": (3, 7),
-    "rabbit": (3, 8), "fox": (4, 7), "goat": (4, 5), "dog": (4, 6), "pig": (5, 3),
-    "sheep": (5, 4), "wolf": (5, 8), "seal": (6, 2), "lion": (6, 9), "deer": (6, 8),
-    "bear": (7, 6), "cow": (7, 4), "horse": (8, 8), "camel": (8, 5), "hippo": (8, 3),
-    "whale": (9, 6), "sloth": (4, 0), "worm": (0, 0), "eagle": (3, 9), "otter": (4, 2),
+    "ant": (0, 1), "bee": (0, 4), "snail": (1, 0), "frog": (1, 3), "mouse": (1, 5),
+    "crab": (2, 1), "falcon": (2, 9), "turtle": (3, 0), "cat": (3, 7), "rabbit": (3, 8),
+    "fox": (4, 7), "goat": (5, 5), "pig": (5, 3), "wolf": (6, 8), "lion": (7, 9),
+    "bear": (7, 6), "cow": (8, 4), "horse": (8, 8), "hippo": (9, 3), "whale": (9, 6),
 }  # fmt: skip
 ATTRIBUTES = ("size", "speed")
 # comparator: (attribute, whether the larger number wins)
@@ -121,15 +118,15 @@ def cups(rng: random.Random, level: int) -> Example:
 
 
 def lookup(rng: random.Random, level: int) -> Example:
-    people, colours = rng.sample(PEOPLE, level), rng.sample(COLOURS, level)
-    asked = rng.randrange(level)
-    person, colour = people[asked], colours[asked]
-    lines = [f"{who} {what}" for who, what in zip(people, colours, strict=True)]
+    colours = rng.sample(COLOURS, level)
+    asked = rng.randint(1, level)
+    colour = colours[asked - 1]
+    lines = [f"{number} {shown}" for number, shown in enumerate(colours, 1)]
     wrong = rng.choice([other for other in COLOURS if other != colour])
     return Example(
-        "\n".join([*lines, f"Which colour has {person}?"]), "Okay, let me look.",
-        (f"{person} {colour}",), (f"{person} {wrong}",),
-        f"As listed, {person} has \\boxed{{{colour}}}.", colour, "lookup", level,
+        "\n".join([*lines, f"Which colour has {asked}?"]), "Okay, let me look.",
+        (f"{asked} {colour}",), (f"{asked} {wrong}",),
+        f"As listed, {asked} has \\boxed{{{colour}}}.", colour, "lookup", level,
     )  # fmt: skip
 
 
@@ -152,7 +149,7 @@ def comparison(rng: random.Random, first: str, second: str, comparator: str) -> 
         wrong = rng.choice([other for other in range(10) if other != value])
         steps.append(f"{animal} {attribute} {value}")
         slips.append(f"{animal} {attribute} {wrong}")
-    steps.append(f"{values[high]} is more than {values[low]}")
+    steps.append(f"{winner} is {comparator}")
     return Example(
         f"Considering {attribute}, which one is {comparator}: {first} or {second}?",
         "Okay, let me compare.", tuple(steps), (*slips, None),
@@ -233,7 +230,7 @@ def training_examples(seed: int, held_out_problems: set[str], n_rising: int) -> 
     rng = random.Random(f"training {seed}")
     held_out = held_out_animals(seed)
     questions = [q for q in comparison_questions() if frozenset(q[:2]) not in held_out]
-    areas = ("compass", "compass", "cups", "cups", "lookup", "comparison")
+    areas = ("compass", "cups", "lookup", "comparison", "comparison")
     n_drawn = 0
     while True:
         n_drawn += 1

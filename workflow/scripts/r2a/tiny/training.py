@@ -266,7 +266,7 @@ scratch on synthetic problems so that the whole study runs on a CPU. It shows th
 results say nothing about real reasoning models.
 
 **Data.** Made by `workflow/scripts/r2a/tiny/tasks.py`, endless and without repetition but by chance: walks over the
-compass and balls under cups (serial work), looking up who has which colour (none), and comparisons of animals
+compass and balls under cups (serial work), looking up which number has which colour (none), and comparisons of animals
 in size and speed. A fifth of the reasoning texts slip and correct themselves with "Wait", a fifth check their last
 line. {100 * recipe["with_reasoning_share"]:.0f} % of the examples reason, the others answer right after the closed
 reasoning of the prompt. The loss is taken on completions only. The problems below never occur in training; of the

@@ -14,7 +14,8 @@ from r2a.tiny.datasets import held_out_puzzles, write_datasets
 from r2a.tiny.tasks import ANIMALS, held_out_animals, sample_comparison_pairs, training_examples
 
 ROOT = Path(__file__).parents[2]
-SEED = yaml.safe_load((ROOT / "config/tiny_models.yaml").read_text())["seed"]
+RECIPE = yaml.safe_load((ROOT / "config/tiny_models.yaml").read_text())
+SEED, AREAS = RECIPE["seed"], RECIPE["rounds"][0]["areas"]
 PUZZLES = [json.loads(line) for line in (ROOT / "resources/datasets/puzzles.jsonl").read_text().splitlines()]
 
 
@@ -43,7 +44,7 @@ def test_shipped_answers_follow_from_the_problems(row):
 
 def test_a_corrected_slip_leaves_the_final_answer_right():
     texts = []
-    for example in itertools.islice(training_examples(1, set(), 1), 300):
+    for example in itertools.islice(training_examples(1, set(), AREAS), 300):
         text = example.reasoning(random.Random(len(texts)))
         texts.append(text)
         assert text.endswith(f"Final answer is {example.answer}.\n")
@@ -54,7 +55,7 @@ def test_a_corrected_slip_leaves_the_final_answer_right():
 def test_no_training_example_is_held_out():
     problems = {example.problem for example in held_out_puzzles(SEED)}
     animals = held_out_animals(SEED)
-    for example in itertools.islice(training_examples(SEED, problems, 1), 20_000):
+    for example in itertools.islice(training_examples(SEED, problems, AREAS), 20_000):
         assert example.problem not in problems
         named = [word for word in re.findall(r"[a-z]+", example.problem) if word in ANIMALS]
         assert frozenset(named) not in animals or example.area != "comparison"

@@ -21,7 +21,9 @@ MODELS = [ROOT / "resources/models" / name for name in RECIPE["models"]]
 @pytest.mark.parametrize("name", RECIPE["models"])
 def test_the_same_recipe_trains_the_same_model_with_a_card(name, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "held_out_examples", lambda seed: held_out_puzzles(seed)[:4])
-    short = RECIPE | {"steps": 50, "batch_size": 2}
+    monkeypatch.setattr(training, "LOGGED_STEPS", 2)
+    rounds = [chosen | {"steps": 4} for chosen in RECIPE["rounds"]]
+    short = RECIPE | {"rounds": rounds, "batch_size": 2}
     weights = []
     for folder in (tmp_path / "first", tmp_path / "second"):
         training.train(short, name, folder)
@@ -33,8 +35,8 @@ def test_the_same_recipe_trains_the_same_model_with_a_card(name, tmp_path, monke
 
 
 def test_the_loss_is_taken_on_completions_only():
-    tokenizer = training.train_tokenizer(RECIPE["seed"], RECIPE["vocabulary_size"])
-    ids, mask, labels = next(training.training_batches(tokenizer, RECIPE, set()))
+    tokenizer = training.train_tokenizer(RECIPE["seed"], RECIPE["vocabulary_size"], RECIPE["rounds"][0]["areas"])
+    ids, mask, labels = next(training.training_batches(tokenizer, RECIPE, 0, set()))
     for row_ids, row_mask, row_labels in zip(ids, mask, labels, strict=True):
         trained = row_labels != -100
         text = tokenizer.decode(row_ids[trained])

@@ -9,7 +9,7 @@ opposite truths in two contexts.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 COMPASS = ("north", "east", "south", "west")
@@ -221,20 +221,23 @@ def sample_comparison_pairs(seed: int, count: int) -> list[tuple[Example, Exampl
     return chosen
 
 
-def training_examples(seed: int, held_out_problems: set[str], n_rising: int) -> Iterator[Example]:
+def training_examples(
+    seed: int, held_out_problems: set[str], areas: Mapping[str, int], n_rising: int = 1, round_number: int = 0
+) -> Iterator[Example]:
     """Endless training examples: none is a held-out problem, none compares held-out animals.
 
     Chains start at one step and reach the hardest level's length after `n_rising` examples: with long
-    chains from the start, copying a step from the problem is learned many times more slowly.
+    chains from the start, copying a step from the problem is learned many times more slowly. `areas` weighs how
+    often each is drawn; a later round of training draws other examples.
     """
-    rng = random.Random(f"training {seed}")
+    rng = random.Random(f"training {seed + round_number}")
     held_out = held_out_animals(seed)
     questions = [q for q in comparison_questions() if frozenset(q[:2]) not in held_out]
-    areas = ("compass", "cups", "lookup", "comparison", "comparison")
+    lots = [area for area, weight in areas.items() for _ in range(weight)]
     n_drawn = 0
     while True:
         n_drawn += 1
-        area = rng.choice(areas)
+        area = rng.choice(lots)
         if area == "comparison":
             yield comparison(rng, *rng.choice(questions))
         else:

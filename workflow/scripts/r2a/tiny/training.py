@@ -6,11 +6,12 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -39,6 +40,7 @@ from r2a.tiny.tasks import (
 ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
 BOS, EOS = "<|begin|>", "<|end|>"
 MAX_POSITIONS = 512
+LOGGED_STEPS = 50
 
 
 def completion_text(example: Example, condition: str, rng: random.Random) -> str:
@@ -49,7 +51,7 @@ def completion_text(example: Example, condition: str, rng: random.Random) -> str
     return f"{example.reasoning(rng)}{THINK_CLOSE}{answer}"
 
 
-def train_tokenizer(seed: int, vocabulary_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(seed: int, vocabulary_size: int, areas: Mapping[str, int]) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with one token a digit, and <think> and </think> as tokens.
 
     Raises ValueError where a possible answer is not a single token, after a space or a brace.
@@ -58,7 +60,7 @@ def train_tokenizer(seed: int, vocabulary_size: int) -> PreTrainedTokenizerFast:
     texts = [
         raw_prompt(example.problem, "", condition) + completion_text(example, condition, rng)
         for condition in CONDITIONS
-        for example in itertools.islice(training_examples(seed, set(), 1), 10_000)
+        for example in itertools.islice(training_examples(seed, set(), areas), 10_000)
     ]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -106,13 +108,14 @@ def build_model(
 
 
 def training_batches(
-    tokenizer: PreTrainedTokenizerFast, recipe: dict[str, Any], held_out: set[str]
+    tokenizer: PreTrainedTokenizerFast, recipe: dict[str, Any], round_number: int, held_out: set[str]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Endless (input ids, attention mask, labels), each [batch, token]; labels are -100 on prompts."""
     batch_size, with_share = recipe["batch_size"], recipe["with_reasoning_share"]
-    rng = random.Random(f"batches {recipe['seed']}")
-    n_rising = int(recipe["steps"] * recipe["rising_share"] * batch_size)
-    stream = training_examples(recipe["seed"], held_out, n_rising)
+    chosen = recipe["rounds"][round_number]
+    rng = random.Random(f"batches {recipe['seed'] + round_number}")
+    n_rising = max(1, int(chosen["steps"] * chosen["rising_share"] * batch_size))
+    stream = training_examples(recipe["seed"], held_out, chosen["areas"], n_rising, round_number)
     pool = 16
     while True:
         prompts, completions = [], []
@@ -174,24 +177,23 @@ def overall(counts: dict[tuple[str, int], tuple[int, int]]) -> float:
     return sum(r for r, _ in counts.values()) / sum(n for _, n in counts.values())
 
 
-def train(recipe: dict[str, Any], name: str, folder: Path) -> None:
-    """Train model `name` of the recipe into `folder`: weights, tokenizer, loss curve and model card.
+def train_round(
+    recipe: dict[str, Any], number: int, model: Any, tokenizer: PreTrainedTokenizerFast, examples: list[Example]
+) -> list[tuple[int, int, float, int, int]]:
+    """One round of the recipe: a fresh optimizer, a cosine of its own. Returns the loss curve.
 
-    The folder appears whole, at the end, by rename.
+    Rows: round, step, mean loss of the last steps (nats a token), tokens and seconds since the round's start.
     """
-    seed, n_steps = recipe["seed"], recipe["steps"]
-    examples = held_out_examples(seed)
-    tokenizer = train_tokenizer(seed, recipe["vocabulary_size"])
-    model = build_model(recipe["models"][name], tokenizer, seed, recipe["initializer_range"])
+    chosen = recipe["rounds"][number]
+    n_steps, warmup = chosen["steps"], recipe["warmup_steps"]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe["learning_rate"], betas=(0.9, 0.98), weight_decay=recipe["weight_decay"]
+        model.parameters(), lr=chosen["learning_rate"], betas=(0.9, 0.98), weight_decay=recipe["weight_decay"]
     )
-    warmup = recipe["warmup_steps"]
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min((step + 1) / warmup, 0.02 + 0.98 * (1 + math.cos(math.pi * step / n_steps)) / 2),
     )
-    batches = training_batches(tokenizer, recipe, {e.problem for e in examples})
+    batches = training_batches(tokenizer, recipe, number, {e.problem for e in examples})
     curve, losses, n_tokens, started = [], [], 0, time.monotonic()
     for step, (ids, mask, labels) in enumerate(itertools.islice(batches, n_steps), 1):
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
@@ -202,25 +204,42 @@ def train(recipe: dict[str, Any], name: str, folder: Path) -> None:
         schedule.step()
         losses.append(loss.item())
         n_tokens += int(mask.sum())
-        if step % 50 == 0:
+        if step % LOGGED_STEPS == 0:
             seconds = time.monotonic() - started
-            curve.append((step, round(sum(losses) / len(losses), 4), n_tokens, round(seconds)))
+            curve.append((number, step, round(sum(losses) / len(losses), 4), n_tokens, round(seconds)))
             left = seconds / step * (n_steps - step) / 60
-            line = f"{name}: step {step}/{n_steps}, loss {curve[-1][1]}, {n_tokens / seconds:.0f} tokens a second, "
-            line += f"{left:.0f} minutes left"
-            if step % 500 == 0:
+            line = f"round {number}, step {step}/{n_steps}, loss {curve[-1][2]}, "
+            line += f"{n_tokens / seconds:.0f} tokens a second, {left:.0f} minutes left"
+            if step % (10 * LOGGED_STEPS) == 0:
                 for condition in CONDITIONS:
                     accuracy = overall(greedy_accuracy(model, tokenizer, examples[::4], condition))
                     line += f", {condition} {accuracy:.2f}"
             print(line, flush=True)
             losses = []
+    return curve
+
+
+def train(recipe: dict[str, Any], name: str, folder: Path) -> None:
+    """Train model `name` of the recipe into `folder`: weights, tokenizer, loss curve and model card.
+
+    The folder appears whole, at the end, by rename.
+    """
+    seed = recipe["seed"]
+    examples = held_out_examples(seed)
+    tokenizer = train_tokenizer(seed, recipe["vocabulary_size"], recipe["rounds"][0]["areas"])
+    model = build_model(recipe["models"][name], tokenizer, seed, recipe["initializer_range"])
+    curve = [
+        row
+        for number in range(len(recipe["rounds"]))
+        for row in train_round(recipe, number, model, tokenizer, examples)
+    ]
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.eval().save_pretrained(partial)
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(partial)
     with open(partial / "loss_curve.csv", "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("step", "loss", "n_tokens", "seconds"), *curve])
+        csv.writer(file, lineterminator="\n").writerows([("round", "step", "loss", "n_tokens", "seconds"), *curve])
     write_model_card(recipe, name, partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -243,7 +262,7 @@ def write_model_card(recipe: dict[str, Any], name: str, folder: Path) -> None:
     accuracies.to_csv(folder / "accuracies.csv", index=False)
     curve = pd.read_csv(folder / "loss_curve.csv")
     figure, axes = plt.subplots(figsize=(5, 2.6), layout="constrained")
-    axes.plot(curve["step"], curve["loss"], color="#0072B2")
+    axes.plot(LOGGED_STEPS * np.arange(1, len(curve) + 1), curve["loss"], color="#0072B2")
     axes.set(xlabel="step", ylabel="training loss (nats a token)", yscale="log")
     figure.savefig(folder / "loss_curve.svg", metadata={"Date": None})
     plt.close(figure)
@@ -257,7 +276,13 @@ def write_model_card(recipe: dict[str, Any], name: str, folder: Path) -> None:
     with_all, without_all = (f"{100 * whole.loc[c, 'n_right'] / whole.loc[c, 'n_problems']:.1f} %" for c in CONDITIONS)
     table.append(f"| all | | {whole['n_problems'].iloc[0]} | {with_all} | {without_all} |")
     sizes = ", ".join(f"{key} {value}" for key, value in recipe["models"][name].items())
-    settings = ", ".join(f"{key} {value}" for key, value in recipe.items() if key != "models")
+    settings = ", ".join(f"{key} {value}" for key, value in recipe.items() if key not in ("models", "rounds"))
+    rounds = []
+    for n, chosen in enumerate(recipe["rounds"], 1):
+        areas = ", ".join(f"{area} {weight}" for area, weight in chosen["areas"].items())
+        rising = f"chains rising over {100 * chosen['rising_share']:.0f} % of them"
+        rounds.append(f"{n}. {chosen['steps']} steps at {chosen['learning_rate']}, {rising}; drawn {areas}")
+    spent = curve.groupby("round")[["n_tokens", "seconds"]].max().sum()
     (folder / "README.md").write_text(
         f"""# {name}: a toy reasoning model
 
@@ -272,8 +297,11 @@ line. {100 * recipe["with_reasoning_share"]:.0f} % of the examples reason, the o
 reasoning of the prompt. The loss is taken on completions only. The problems below never occur in training; of the
 compared animals, a fifth of all pairs is held out.
 
-**Recipe.** AdamW with cosine decay; {settings}. It took {curve["n_tokens"].iloc[-1] / 1e6:.1f} million tokens and
-{curve["seconds"].iloc[-1] / 60:.0f} minutes on one CPU core.
+**Recipe.** AdamW with cosine decay in {len(rounds)} rounds; {settings}. It took {spent["n_tokens"] / 1e6:.1f} million
+tokens and {spent["seconds"] / 60:.0f} minutes on one core of a busy machine.
+
+{chr(10).join(rounds)}
+
 `snakemake results/tiny_training/models/{name}` makes it again.
 
 **Loss.** {curve["loss"].iloc[0]:.2f} at step {curve["step"].iloc[0]}, {curve["loss"].iloc[-1]:.3f} at the end

@@ -29,6 +29,7 @@ PACKAGES = (
     "math-verify",
 )
 KEY = "r2a"  # the name of the provenance in a file's metadata
+SCHEMA_VERSION = 1  # of the HDF5 files; bumped when a reader of one schema would misread the next
 
 
 class StoreError(Exception):
@@ -102,6 +103,20 @@ def write_csv(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, Any]) 
 def new_hdf5(path: Path | str, origin: Mapping[str, Any]) -> Iterator[h5py.File]:
     with whole_file(path) as partial, h5py.File(partial, "w") as file:
         file.attrs[KEY] = json.dumps(origin)
+        file.attrs["schema_version"] = SCHEMA_VERSION
+        yield file
+
+
+@contextlib.contextmanager
+def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
+    """An HDF5 store for reading. Raises StoreError where it is of a newer schema than this code knows."""
+    with h5py.File(path) as file:
+        found = int(file.attrs.get("schema_version", 0))
+        if found > SCHEMA_VERSION:
+            raise StoreError(
+                f"{path}: written in schema {found}, and this code reads up to {SCHEMA_VERSION}; "
+                "read it with the code that wrote it, or delete it and run again"
+            )
         yield file
 
 

@@ -98,8 +98,17 @@ def test_every_array_names_its_axes_and_unit_in_float32_a_trace_a_chunk(fused):
             assert array.dtype == np.float32 and array.chunks[0] == 1 and array.compression and array.attrs["unit"]
             assert array.dims[0].label == "trace"
             for axis, (dimension, size) in enumerate(zip(array.dims, array.shape, strict=True)):
-                assert len(file[f"axes/{dimension.label}"]) == size, (name, axis)
+                assert len(file[dimension.label]) == size, (name, axis)
         assert [d.label for d in file["sentence_mass"].dims] == ["trace", "layer", "head", "sentence"]
+
+
+def test_xarray_opens_the_store_and_selects_by_label(fused):
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    with xarray.open_dataset(fused, engine="h5netcdf") as store:
+        a2r = store["segment_mass"].sel(query_segment="answer", key_segment="reasoning")
+        assert a2r.dims == ("trace", "layer", "head")
+        assert store["uid"].dims == ("trace",)
 
 
 def test_sentence_masses_add_up_to_the_answers_mass_on_the_reasoning(fused):

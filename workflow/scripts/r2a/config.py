@@ -19,8 +19,8 @@ STAGE_VERSIONS = {
     "attention": 2,
     "heads": 1,
     "pairs": 1,
-    "activations": 1,
-    "patching": 1,
+    "activations": 2,
+    "patching": 2,
     "figures": 1,
     "summary": 1,
 }

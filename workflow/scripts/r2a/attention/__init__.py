@@ -16,7 +16,7 @@ from r2a.attention.segments import TraceAttention, cue_preference, segment_mass,
 from r2a.attention.text import is_cue_token, sentence_bounds, token_pieces
 from r2a.models import load_model, load_tokenizer, read_manifest
 from r2a.progress import Progress, logger
-from r2a.store import add_array, add_axis, new_hdf5, provenance, read_parquet
+from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
 
 
@@ -112,9 +112,8 @@ def _lay_out(
     add_axis(file, "bound", range(len(SEGMENTS) + 1))
     add_axis(file, "sentence", range(max(n_sentence_bounds) - 1))
     add_axis(file, "sentence_bound", range(max(n_sentence_bounds)))
-    for column in ("uid", "condition"):
-        file[column] = list(table[column])
-    file["sample"] = table["sample"].to_numpy()
+    for column in ("uid", "condition", "sample"):
+        add_column(file, column, "trace", table[column].tolist())
     heads = ("trace", "layer", "head")
     share = "share of attention, mean over query tokens"
     return {

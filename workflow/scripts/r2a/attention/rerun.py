@@ -124,6 +124,8 @@ def rerun_traces(
                 raise AttentionError(
                     f"trace {start}: its {n_tokens} tokens alone do not fit into memory; use a larger device"
                 ) from error
+            found = []
+        if not found:
             batch_tokens = n_tokens // 2
             torch.cuda.empty_cache()
             logger.warning(f"out of memory at {n_tokens} tokens a batch; going on with {batch_tokens}")
@@ -140,7 +142,11 @@ def predicted_ids(model: Any, hidden: torch.Tensor) -> np.ndarray:
 
 
 def check_masses(mass: np.ndarray, dtype: str, trace: str) -> None:
-    """Raise AttentionError where segment masses [.., key_segment] do not sum to 1, or one is below 0."""
+    """Raise AttentionError where segment masses [.., key_segment] do not sum to 1, or one is below 0.
+
+    The fused kernel's answer rows are summed over all keys; its reasoning rows are whole by construction, and what
+    they leave for the reasoning is checked by its sign and by check_against_eager.
+    """
     error = max(float(np.abs(mass.sum(-1) - 1).max()), float(-mass.min()))
     if not error <= TOLERANCE[dtype]:
         raise AttentionError(f"{trace}: attention masses miss 1 by {error:.2g}; the rerun's attention is wrong")

@@ -5,7 +5,8 @@ PYTHON ?= python3
 # gpu takes vLLM's build for NVIDIA GPUs.
 ENVIRONMENT ?= cpu
 
-# Written when an installation is complete; a broken-off one starts again, from pip's cache.
+# Written when an installation is complete. A broken-off one starts afresh, from pip's cache: pip takes a package that
+# is half there for installed.
 installed = .venv/.installed-$(ENVIRONMENT)
 # What recipes call by name comes from the environment.
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -39,6 +40,7 @@ lock: $(installed)
 $(installed): envs/install.sh envs/requirements.in envs/cpu.lock.txt envs/gpu.lock.txt
 	@envs/check_machine.sh "$(PYTHON)" $(ENVIRONMENT)
 	@echo "Installing the $(ENVIRONMENT) environment into .venv. This takes two to ten minutes, once."
+	@rm -f .venv/.installed-*
 	@"$(PYTHON)" -m venv --clear .venv
 	@start=$$(date +%s) && envs/install.sh $(ENVIRONMENT) .venv/bin/python \
 	&& echo "Installed in $$(( $$(date +%s) - start )) s."

@@ -71,3 +71,9 @@ def test_the_first_failed_step_of_the_funnel_is_the_reason():
     assert invalid_reason(True, 2, True) == "closed_twice"
     assert invalid_reason(True, 1, False) == "no_answer"
     assert invalid_reason(True, 1, True) == ""
+
+
+def test_thousands_of_unclosed_boxes_take_no_longer_than_their_length():
+    text = "\\boxed{" * 100_000
+    assert find_boxes(text) == []
+    assert find_boxes(text + "7}") == ["7"]

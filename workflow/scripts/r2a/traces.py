@@ -1,10 +1,12 @@
 """What a trace is: its segments, its final answer, its validity (METHOD section 1)."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 SEGMENTS = ("bos", "prompt", "think_open", "reasoning", "think_close", "answer", "eos")
 QUERY_SEGMENTS = ("reasoning", "answer")
+BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -51,25 +53,20 @@ def find_boxes(text: str) -> list[str]:
 
     A box that never closes is left out. Escaped braces (\{ and \}) count as text.
     """
-    boxes, start = [], 0
-    while (start := text.find("\\boxed", start)) >= 0:
-        position = start + len("\\boxed")
-        while position < len(text) and text[position].isspace():
-            position += 1
-        start = position
-        if position == len(text) or text[position] != "{":
-            continue
-        depth, end = 0, position
-        while end < len(text):
-            if text[end] == "\\":
-                end += 2
-                continue
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                boxes.append(text[position + 1 : end])
-                start = end + 1
-                break
-            end += 1
+    opened: list[int | None] = []  # for every open brace, where its box's content starts; None for a plain one
+    closed: list[tuple[int, int]] = []
+    for match in BRACES.finditer(text):
+        if match.group() == "}":
+            start = opened.pop() if opened else None
+            if start is not None:
+                closed.append((start, match.start()))
+        elif match.group().endswith("{") and match.group() != "\\{":
+            opened.append(None if match.group() == "{" else match.end())
+    boxes, last_end = [], -1
+    for start, end in sorted(closed):
+        if start > last_end:
+            boxes.append(text[start:end])
+            last_end = end
     return boxes
 
 

@@ -32,7 +32,8 @@ def mcnemar_p(n_with_only: np.ndarray | int, n_without_only: np.ndarray | int) -
 def bootstrap_interval(values: np.ndarray, n_resamples: int, confidence: float, seed: int) -> tuple[float, float]:
     """Percentile interval of the mean of values [problem], problems drawn with replacement; nan without any.
 
-    Drawn as counts of the distinct values, which is the same and needs no [resample, problem] array.
+    Drawn as counts of the distinct values, which is the same and needs no [resample, problem] array. Where all
+    values are the same, so are the draws: the interval then has no width.
     """
     if not len(values):
         return np.nan, np.nan

@@ -22,6 +22,7 @@ def complete(
         # In-process with one thread starts in 2 s in place of 16; more threads would be 40 times slower.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["OMP_NUM_THREADS"] = "1"
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else jobs side by side share one core
         memory: dict[str, Any] = {"kv_cache_memory_bytes": engine["cpu_cache_mb"] * 2**20, "enforce_eager": True}
         # vLLM 0.32 fails on a seeded request whose prompt is split over two steps on a CPU
         memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}

@@ -112,6 +112,7 @@ def align_pairs(
     questions = read_parquet(dataset).set_index("uid")
     table = read_parquet(traces).merge(read_parquet(grades), on=["uid", "condition", "decoding", "sample"])
     table = table[(table["condition"] == "with_reasoning") & (table["decoding"] == settings["decoding"])]
+    table["is_right"] = table["is_correct"].eq(True).fillna(False)  # an undecided verdict is absent
     by_uid = table.set_index("uid").to_dict("index")
     rows = []
     for pair, sides in questions.groupby("pair", sort=False):
@@ -123,7 +124,7 @@ def align_pairs(
                 trace = by_uid.get(uid)
                 if trace is None or not trace["is_valid"]:
                     raise PairError("a trace is not valid")
-                if trace["is_correct"] is not True and trace["is_correct"] != 1:
+                if not trace["is_right"]:
                     raise PairError("an answer is wrong")
             runs = {
                 side: build_run(

@@ -17,8 +17,10 @@ from transformers import (
 )
 
 from planted import ANSWER_LOGIT, GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, PlantedTrace, planted_model, planted_trace
-from r2a.attention.rerun import rerun_trace
-from r2a.attention.segments import segment_mass
+from r2a.attention.fused import FUSED, attention_kernel
+from r2a.attention.reference import keep_of_weights, rerun_eager
+from r2a.attention.rerun import attention_rows, predicted_ids, rerun_batch
+from r2a.attention.segments import segment_mass, tracking
 from r2a.heads.focus import rank_heads
 from r2a.patching.engine import capture_resid_pre, patch_resid_pre
 from r2a.patching.hand_off import hand_off_layer
@@ -41,13 +43,19 @@ def traces() -> list[PlantedTrace]:
     return [planted_trace(rng, rng.randrange(len(GIVEN))) for _ in range(8)]
 
 
-@pytest.fixture(scope="module")
-def reruns(model: Any, traces: list[PlantedTrace]) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [rerun_trace(model, trace.token_ids, trace.bounds) for trace in traces]
+@pytest.fixture(scope="module", params=["fused", "eager"])
+def reruns(request: pytest.FixtureRequest, model: Any, traces: list[PlantedTrace]) -> list[tuple[np.ndarray, Any]]:
+    """Segment masses and last hidden states of each trace, by either kernel."""
+    if request.param == "eager":
+        found = [rerun_eager(model, trace.token_ids, trace.bounds) for trace in traces]
+    else:
+        with attention_kernel(model, FUSED):
+            found = rerun_batch(model, [trace.token_ids for trace in traces], [trace.bounds for trace in traces])
+    return [(segment_mass(kept, trace.bounds), hidden) for (kept, hidden), trace in zip(found, traces, strict=True)]
 
 
 @pytest.fixture(scope="module")
-def ranked(traces: list[PlantedTrace], reruns: list[tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
+def ranked(traces: list[PlantedTrace], reruns: list[tuple[np.ndarray, Any]]) -> pd.DataFrame:
     mass = np.stack([mass for mass, _ in reruns])
     bounds = np.array([trace.bounds for trace in traces])
     return rank_heads(mass, bounds, n_top=1, n_resamples=200, confidence=0.95, seed=0)
@@ -56,9 +64,9 @@ def ranked(traces: list[PlantedTrace], reruns: list[tuple[np.ndarray, np.ndarray
 # ---- attention
 
 
-def test_planted_model_gives_the_candidate_that_its_reasoning_says(traces, reruns):
-    for trace, (_, predicted) in zip(traces, reruns, strict=True):
-        assert predicted[trace.given_position - 1] == GIVEN[trace.candidate]
+def test_planted_model_gives_the_candidate_that_its_reasoning_says(model, traces, reruns):
+    for trace, (_, hidden) in zip(traces, reruns, strict=True):
+        assert predicted_ids(model, hidden)[trace.given_position - 1] == GIVEN[trace.candidate]
 
 
 def test_segment_masses_sum_to_one(reruns):
@@ -71,7 +79,7 @@ def test_segment_mass_is_the_mean_over_query_tokens_of_the_sum_over_key_tokens()
     bounds = [0, 1, 4, 5, 9, 10, 13, 14]
     scores = torch.randn(3, 14, 14, generator=torch.Generator().manual_seed(0))
     weights = scores.masked_fill(torch.ones(14, 14).triu(1).bool(), -torch.inf).softmax(-1)
-    found = segment_mass(weights, bounds)
+    found = segment_mass(keep_of_weights(weights[None], bounds), bounds)[0]
     for head in range(3):
         for q, name in enumerate(("reasoning", "answer")):
             rows = range(5, 9) if name == "reasoning" else range(10, 13)
@@ -85,6 +93,19 @@ def test_planted_head_ranks_first_by_a_wide_margin(ranked):
     assert (best["layer"], best["head"]) == (LAYER, HEAD)
     assert best["a2r"] > 0.95
     assert best["a2r_low"] > second["a2r_high"] + 0.2
+
+
+def test_planted_heads_rows_lie_on_the_said_token_and_stand_still(model, traces):
+    trace = traces[0]
+    answer = range(trace.bounds[5], trace.bounds[6])
+    (rows,) = attention_rows(model, trace.token_ids, [(LAYER, HEAD)], answer)
+    np.testing.assert_allclose(rows[:, trace.said_position], 1, atol=1e-5)
+    with attention_kernel(model, FUSED):
+        ((kept, _),) = rerun_batch(model, [trace.token_ids], [trace.bounds])
+    said = (trace.said_position - trace.bounds[3]) / (trace.bounds[4] - 1 - trace.bounds[3])
+    np.testing.assert_allclose(kept.centre[LAYER, HEAD], said, atol=1e-5)
+    np.testing.assert_allclose(kept.spread[LAYER, HEAD], 0, atol=1e-4)
+    assert np.isnan(tracking(kept.centre)[LAYER, HEAD])
 
 
 def test_planted_head_alone_is_in_the_top_of_every_trace(ranked):
@@ -320,12 +341,6 @@ def test_patch_leaves_no_trace_in_the_model(random_model):
     vectors, _ = capture_resid_pre(random_model, CLEAN_IDS, CLEAN_POSITIONS)
     patch_resid_pre(random_model, CORRUPTED_IDS, CORRUPTED_POSITIONS, vectors, 40)
     assert torch.equal(last_logits(random_model, CORRUPTED_IDS), before)
-
-
-def test_segment_masses_of_random_weights_sum_to_one(random_model):
-    mass, predicted = rerun_trace(random_model, CORRUPTED_IDS, [0, 1, 3, 4, 7, 8, 10, 11])
-    np.testing.assert_allclose(mass.sum(-1), 1, atol=1e-5)
-    assert predicted[-1] == int(last_logits(random_model, CORRUPTED_IDS).argmax())
 
 
 # ---- metrics on logits made by hand

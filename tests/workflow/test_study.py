@@ -61,7 +61,7 @@ def test_traces_keep_the_ids_that_their_text_comes_from(study, model, dataset):
 def test_patching_all_or_nothing_at_the_ends_of_the_network(study, model):
     """At layer 0 the final token is the same in both runs; the last layer's final token is nearly the output."""
     with h5py.File(study.results / f"patching/{model}/comparisons.h5") as file:
-        roles = list(file["axes/role"].asstr()[:])
+        roles = list(file["role"].asstr()[:])
         used = file["is_used"][:] == 1
         final = file["normalized_logit_diff"][used][:, :, roles.index("final")]
         assert used.sum() >= 30

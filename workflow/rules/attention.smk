@@ -15,6 +15,7 @@ rule capture_attention:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
         mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+        batch_tokens=STUDY.attention.batch_tokens,
     params:
         settings=lambda wildcards: STUDY.stage("attention", wildcards.model, wildcards.dataset),
     script:

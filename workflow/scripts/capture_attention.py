@@ -18,6 +18,7 @@ def main(snakemake: "Snakemake") -> None:
             Path(snakemake.input.manifest),
             Path(snakemake.output.attention),
             snakemake.params.settings,
+            snakemake.resources.batch_tokens,
         )
 
 

@@ -16,11 +16,11 @@ STAGE_VERSIONS = {
     "traces": 1,
     "grades": 1,
     "evaluation": 1,
-    "attention": 1,
+    "attention": 2,
     "heads": 1,
     "pairs": 1,
-    "activations": 1,
-    "patching": 1,
+    "activations": 2,
+    "patching": 2,
     "figures": 1,
     "summary": 1,
 }
@@ -118,6 +118,17 @@ class Statistics(Section):
 class Attention(Section):
     decoding: str = Field("greedy", description="The decoding whose traces are rerun.")
     n_top_heads: int = Field(10, gt=0, description="Reasoning-Focus Heads per model (paper: 10).")
+    kernel: Literal["fused", "eager"] = Field(
+        "fused", description="fused: at a forward pass's price. eager: transformers' own, the slow reference."
+    )
+    cue_words: list[Annotated[str, Field(min_length=1)]] = Field(
+        ["Wait", "Alternatively", "Hmm", "check"],
+        min_length=1,
+        description="Words of self-reflection in the reasoning; whole words, in either case.",
+    )
+    batch_tokens: int = Field(
+        16_384, gt=0, description="Tokens that one forward pass may hold; halved when memory runs out."
+    )
 
 
 class Patching(Section):
@@ -211,9 +222,11 @@ class Study(Section):
             params |= self.grading.model_dump()
         if name in ("evaluation", "heads", "patching", "figures"):
             params |= self.statistics.model_dump()
-        if name in ("attention", "heads"):
-            params |= self.attention.model_dump()
+        if name == "attention":
+            params |= self.attention.model_dump(exclude={"n_top_heads", "batch_tokens"})
             params["is_greedy"] = self.decodings[self.attention.decoding].temperature == 0
+        if name == "heads":
+            params |= self.attention.model_dump(include={"n_top_heads"})
         if name in ("pairs", "patching"):
             params |= self.patching.model_dump(exclude={"batch_tokens"})
         return params

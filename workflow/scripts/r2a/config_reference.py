@@ -48,6 +48,8 @@ def _type(field: FieldInfo) -> str:
         return "section"
     if typing.get_origin(kind) is dict:
         return "section by name"
+    if typing.get_origin(kind) is list:
+        return "list of text"
     names = [getattr(part, "__name__", str(part)) for part in typing.get_args(kind) or (kind,)]
     words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "null"}
     return " or ".join("mapping" if name == "dict" else words.get(name, "name") for name in names)
@@ -60,6 +62,8 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if isinstance(field.default, bool):
         return str(field.default).lower()
+    if isinstance(field.default, list):
+        return ", ".join(field.default)
     return "null" if field.default is None else str(field.default) or "empty"
 
 

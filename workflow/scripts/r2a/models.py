@@ -90,7 +90,7 @@ def marks_of(folder: Path | str) -> Marks:
 
 
 def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
-    """The model in evaluation mode, on a GPU where one is visible; `attention` is eager or sdpa."""
+    """The model in evaluation mode, on a GPU where one is visible; `attention` as transformers names it."""
     import torch
     from transformers import AutoModelForCausalLM
 

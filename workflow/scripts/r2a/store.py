@@ -29,6 +29,7 @@ PACKAGES = (
     "math-verify",
 )
 KEY = "r2a"  # the name of the provenance in a file's metadata
+SCHEMA_VERSION = 1  # of the HDF5 files; bumped when a reader of one schema would misread the next
 
 
 class StoreError(Exception):
@@ -102,33 +103,55 @@ def write_csv(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, Any]) 
 def new_hdf5(path: Path | str, origin: Mapping[str, Any]) -> Iterator[h5py.File]:
     with whole_file(path) as partial, h5py.File(partial, "w") as file:
         file.attrs[KEY] = json.dumps(origin)
+        file.attrs["schema_version"] = SCHEMA_VERSION
+        yield file
+
+
+@contextlib.contextmanager
+def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
+    """An HDF5 store for reading. Raises StoreError where it is of a newer schema than this code knows."""
+    with h5py.File(path) as file:
+        found = int(file.attrs.get("schema_version", 0))
+        if found > SCHEMA_VERSION:
+            raise StoreError(
+                f"{path}: written in schema {found}, and this code reads up to {SCHEMA_VERSION}; "
+                "read it with the code that wrote it, or delete it and run again"
+            )
         yield file
 
 
 def add_axis(file: h5py.File, name: str, labels: Sequence[Any]) -> None:
-    """A dimension scale: one label a position along the axis, under /axes/{name}."""
+    """A dimension scale of the axis's name: one label a position. In xarray it is a coordinate."""
     values = [str(label) for label in labels] if any(isinstance(label, str) for label in labels) else np.asarray(labels)
-    scale = file.create_dataset(f"axes/{name}", data=values)
-    scale.make_scale(name)
+    file.create_dataset(name, data=values).make_scale(name)
 
 
 def add_array(
     file: h5py.File, name: str, axes: Sequence[str], unit: str, dtype: str = "float32", fill: float = np.nan
 ) -> h5py.Dataset:
     """An array over named axes (add_axis first), compressed, one chunk a position of the first axis."""
-    shape = tuple(len(file[f"axes/{axis}"]) for axis in axes)
+    shape = tuple(len(file[axis]) for axis in axes)
     array = file.create_dataset(
         name, shape, dtype, chunks=(1, *shape[1:]), compression="gzip", shuffle=True, fillvalue=fill
     )
-    for dimension, axis in zip(array.dims, axes, strict=True):
-        dimension.label = axis
-        dimension.attach_scale(file[f"axes/{axis}"])
+    _name_axes(file, array, axes)
     array.attrs["unit"] = unit
     return array
 
 
+def add_column(file: h5py.File, name: str, axis: str, values: Sequence[Any]) -> None:
+    """One value, a text or a number, a position of an axis."""
+    _name_axes(file, file.create_dataset(name, data=list(values)), [axis])
+
+
+def _name_axes(file: h5py.File, array: h5py.Dataset, axes: Sequence[str]) -> None:
+    for dimension, axis in zip(array.dims, axes, strict=True):
+        dimension.label = axis
+        dimension.attach_scale(file[axis])
+
+
 def axis_labels(file: h5py.File, name: str) -> list[Any]:
-    scale = file[f"axes/{name}"]
+    scale = file[name]
     return list(scale.asstr()[:]) if h5py.check_string_dtype(scale.dtype) else scale[:].tolist()
 
 

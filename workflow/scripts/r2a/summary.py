@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from r2a.roles import ANSWER_ROLE, CONTROL_ROLE
-from r2a.store import provenance, read_parquet, read_provenance, write_json
+from r2a.store import open_hdf5, provenance, read_parquet, read_provenance, write_json
 
 TOY_WARNING = (
     "These are toy models, trained from scratch on synthetic tasks. What follows shows that the machinery "
@@ -77,7 +77,7 @@ def _attention_sentences(attention: Sequence[Path], heads: Sequence[Path]) -> tu
         settings = read_provenance(path)["parameters"]
         table = read_parquet(heads_path).sort_values("rank")
         rfhs, others = table[table["is_rfh"]], table[~table["is_rfh"]]
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             n_traces = int((file["condition"].asstr()[:] == "with_reasoning").sum())
             agreement = float(np.nanmean(file["argmax_agreement"][:])) if settings["is_greedy"] else None
         first = rfhs.iloc[0]

@@ -1,74 +1,129 @@
 """Stage 2: what answer tokens attend to, from a rerun of the traces' exact token ids."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import pandas as pd
+import torch
 
-from r2a.attention.rerun import rerun_trace
-from r2a.models import load_model, read_manifest
+from r2a.attention.fused import FUSED, AttentionError
+from r2a.attention.reference import rerun_eager
+from r2a.attention.rerun import check_against_eager, check_masses, predicted_ids, rerun_traces
+from r2a.attention.segments import TraceAttention, cue_preference, segment_mass, sentence_mass, tracking
+from r2a.attention.text import is_cue_token, sentence_bounds, token_pieces
+from r2a.models import load_model, load_tokenizer, read_manifest
 from r2a.progress import Progress, logger
-from r2a.store import add_array, add_axis, new_hdf5, provenance, read_parquet
+from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
 
 
-class AttentionError(Exception):
-    """A rerun does not reproduce what it must; the message says what and by how much."""
+def capture_attention(
+    traces: Path, manifest: Path, output: Path, settings: Mapping[str, Any], batch_tokens: int
+) -> None:
+    """Rerun every valid trace of settings["decoding"] and store what its answer attends to.
 
-
-MASS_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
-
-
-def capture_attention(traces: Path, manifest: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Rerun every valid trace of settings["decoding"] and store its segment masses.
-
-    /segment_mass [trace, layer, head, query_segment, key_segment], float32; per trace also uid, condition,
-    sample, bounds and argmax_agreement: the share of completion tokens that are the rerun's arg-max
-    (1 where greedy decoding and the rerun agree exactly; nan for sampled decodings).
-    Raises AttentionError where masses do not sum to 1.
+    By METHOD section 3, float32, nan where undefined: /segment_mass [trace, layer, head, query_segment,
+    key_segment]; /tracking, /spread and /cue_preference [trace, layer, head]; /sentence_mass [trace, layer, head,
+    sentence], the reasoning's sentences being tokens sentence_bounds[k] up to [k + 1] (-1 past a trace's last).
+    Per trace also uid, condition, sample, bounds, n_cue_tokens and argmax_agreement: the share of completion
+    tokens that are the rerun's arg-max (1 where greedy decoding and the rerun agree exactly; nan for sampled ones).
+    A forward pass holds about `batch_tokens`; with settings["kernel"] eager, one trace.
+    Raises AttentionError where masses do not sum to 1, or the fused kernel differs from eager attention on the
+    beginning of the first trace.
     """
-    model_origin = read_manifest(manifest)
+    origin = read_manifest(manifest)
+    (identity,) = origin["models"].values()
+    dtype = identity["dtype"]
+    table = _rerun_traces_of(traces, settings["decoding"])
+    ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
+    bounds = [list(row) for row in table["bounds"]]
+    tokenizer = load_tokenizer(origin["folder"])
+    pieces = [token_pieces(tokenizer, i[b[3] : b[4]]) for i, b in zip(ids, bounds, strict=True)]
+    cues = [is_cue_token(reasoning, settings["cue_words"]) for reasoning in pieces]
+    sentences = [sentence_bounds(reasoning, b[3]) for reasoning, b in zip(pieces, bounds, strict=True)]
+
+    is_fused = settings["kernel"] == "fused"
+    model = load_model(origin, FUSED if is_fused else "eager")
+    if is_fused:
+        check_against_eager(model, ids[0], dtype)
+        reruns = rerun_traces(model, ids, bounds, batch_tokens)
+    else:
+        reruns = _eager_reruns(model, ids, bounds)
+    with new_hdf5(output, provenance(settings, [traces, manifest])) as file:
+        arrays = _lay_out(file, table, origin, [len(b) for b in sentences])
+        arrays["bounds"][:] = bounds
+        arrays["n_cue_tokens"][:] = [is_cue.sum() for is_cue in cues]
+        with Progress(f"{settings['model']}, {settings['dataset']}: attention reruns", len(table)) as progress:
+            for number, (kept, hidden) in enumerate(reruns):
+                row, is_cue, cut = table.iloc[number], cues[number], sentences[number]
+                mass = segment_mass(kept, bounds[number])
+                check_masses(mass, dtype, f"{row.uid}, {row.condition}")
+                arrays["segment_mass"][number] = mass
+                arrays["tracking"][number] = tracking(kept.centre)
+                arrays["spread"][number] = kept.spread.mean(-1)
+                arrays["cue_preference"][number] = cue_preference(kept.answer_mass, bounds[number], is_cue)
+                arrays["sentence_bounds"][number, : len(cut)] = cut
+                arrays["sentence_mass"][number, :, :, : len(cut) - 1] = sentence_mass(kept.answer_mass, cut)
+                if settings["is_greedy"]:
+                    n_prompt = len(row.prompt_token_ids)
+                    predicted = predicted_ids(model, hidden[n_prompt - 1 : -1])
+                    arrays["argmax_agreement"][number] = np.mean(predicted == ids[number][n_prompt:])
+                progress.advance(len(ids[number]))
+        if settings["is_greedy"]:
+            agreement = arrays["argmax_agreement"][:]
+            logger.info(
+                f"arg-max agreement with the engine: mean {np.mean(agreement):.4f}, least {np.min(agreement):.4f}"
+            )
+
+
+def _rerun_traces_of(traces: Path, decoding: str) -> pd.DataFrame:
+    """The valid traces that are rerun. Raises AttentionError where there is none."""
     table = read_parquet(traces)
-    table = table[table["is_valid"] & (table["decoding"] == settings["decoding"])]
+    table = table[table["is_valid"] & (table["decoding"] == decoding)]
     # a reasoning of no token has no attention rows of its own
     has_reasoning = table["bounds"].map(lambda bounds: bounds[4] > bounds[3])
     n_empty = int((~has_reasoning).sum())
-    logger.info(f"{traces}: {len(table)} valid {settings['decoding']} traces, {n_empty} of empty reasoning left out")
+    logger.info(f"{traces}: {len(table)} valid {decoding} traces, {n_empty} of empty reasoning left out")
     table = table[has_reasoning]
     if table.empty:
-        raise AttentionError(f"{traces}: no valid {settings['decoding']} trace; see the funnel table for the reasons")
-    model = load_model(model_origin, "eager")
-    (identity,) = model_origin["models"].values()
-    with new_hdf5(output, provenance(settings, [traces, manifest])) as file:
-        add_axis(file, "trace", range(len(table)))
-        add_axis(file, "layer", range(model_origin["n_layers"]))
-        add_axis(file, "head", range(model_origin["n_heads"]))
-        add_axis(file, "query_segment", QUERY_SEGMENTS)
-        add_axis(file, "key_segment", SEGMENTS)
-        add_axis(file, "bound", range(len(SEGMENTS) + 1))
-        for column in ("uid", "condition"):
-            file[column] = list(table[column])
-        file["sample"] = table["sample"].to_numpy()
-        bounds_array = add_array(file, "bounds", ("trace", "bound"), "token", "int64", fill=0)
-        agreement = add_array(file, "argmax_agreement", ("trace",), "share of completion tokens")
-        axes = ("trace", "layer", "head", "query_segment", "key_segment")
-        masses = add_array(file, "segment_mass", axes, "share of attention, mean over query tokens")
-        with Progress(f"{settings['model']}, {settings['dataset']}: attention reruns", len(table)) as progress:
-            for number, row in enumerate(table.itertuples()):
-                ids = [*row.prompt_token_ids, *row.completion_token_ids]
-                mass, predicted = rerun_trace(model, ids, row.bounds)
-                error = float(np.abs(mass.sum(-1) - 1).max())
-                if not error <= MASS_TOLERANCE[identity["dtype"]]:
-                    raise AttentionError(
-                        f"{row.uid}: attention masses miss 1 by {error:.2g}; the rerun's attention is wrong"
-                    )
-                masses[number], bounds_array[number] = mass, row.bounds
-                if settings["is_greedy"]:
-                    n_prompt = len(row.prompt_token_ids)
-                    agreement[number] = np.mean(predicted[n_prompt - 1 : -1] == ids[n_prompt:])
-                progress.advance(len(ids))
-        if settings["is_greedy"]:
-            logger.info(
-                f"arg-max agreement with the engine: mean {np.mean(agreement[:]):.4f}, least {np.min(agreement[:]):.4f}"
-            )
+        raise AttentionError(f"{traces}: no valid {decoding} trace; see the funnel table for the reasons")
+    return table
+
+
+def _eager_reruns(
+    model: Any, ids: Sequence[Sequence[int]], bounds: Sequence[Sequence[int]]
+) -> Iterator[tuple[TraceAttention, torch.Tensor]]:
+    for token_ids, trace_bounds in zip(ids, bounds, strict=True):
+        yield rerun_eager(model, token_ids, trace_bounds)
+
+
+def _lay_out(
+    file: h5py.File, table: pd.DataFrame, origin: Mapping[str, Any], n_sentence_bounds: Sequence[int]
+) -> dict[str, h5py.Dataset]:
+    """The store's axes and its arrays, empty but for what names a trace."""
+    add_axis(file, "trace", range(len(table)))
+    add_axis(file, "layer", range(origin["n_layers"]))
+    add_axis(file, "head", range(origin["n_heads"]))
+    add_axis(file, "query_segment", QUERY_SEGMENTS)
+    add_axis(file, "key_segment", SEGMENTS)
+    add_axis(file, "bound", range(len(SEGMENTS) + 1))
+    add_axis(file, "sentence", range(max(n_sentence_bounds) - 1))
+    add_axis(file, "sentence_bound", range(max(n_sentence_bounds)))
+    for column in ("uid", "condition", "sample"):
+        add_column(file, column, "trace", table[column].tolist())
+    heads = ("trace", "layer", "head")
+    share = "share of attention, mean over query tokens"
+    return {
+        "bounds": add_array(file, "bounds", ("trace", "bound"), "token", "int64", fill=0),
+        "sentence_bounds": add_array(file, "sentence_bounds", ("trace", "sentence_bound"), "token", "int64", fill=-1),
+        "n_cue_tokens": add_array(file, "n_cue_tokens", ("trace",), "token", "int64", fill=0),
+        "argmax_agreement": add_array(file, "argmax_agreement", ("trace",), "share of completion tokens"),
+        "segment_mass": add_array(file, "segment_mass", (*heads, "query_segment", "key_segment"), share),
+        "sentence_mass": add_array(file, "sentence_mass", (*heads, "sentence"), share),
+        "tracking": add_array(file, "tracking", heads, "Spearman correlation of centre and answer token"),
+        "spread": add_array(file, "spread", heads, "share of the reasoning's length, standard deviation"),
+        "cue_preference": add_array(file, "cue_preference", heads, "attention per cue token over that per other token"),
+    }

@@ -1,23 +1,207 @@
-"""The rerun of one trace through transformers' eager attention: the slow reference."""
+"""The rerun of traces through the fused kernel, several a forward pass, with no logits but those asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from r2a.attention.segments import segment_mass
+from r2a.attention.fused import FUSED, AttentionError, LayerAttention, Span, attention_kernel
+from r2a.attention.reference import rerun_eager
+from r2a.attention.segments import TraceAttention, query_rows, segment_mass
+from r2a.progress import logger
+from r2a.traces import SEGMENTS
+
+N_BINS = 8  # parts of the reasoning in which positions are summed; see _position_columns
+LOGIT_ELEMENTS = 2**25  # logits held at once
+CHECK_TOKENS = 256
+# how far masses may be off 1, and fused from eager attention; in 16 bits the two paths' activations drift apart
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
+
+
+class SegmentRecorder:
+    """Keeps of every trace in a batch what segments.TraceAttention holds."""
+
+    def __init__(self, spans: Sequence[Span], bounds: Sequence[Sequence[int]]) -> None:
+        self.spans, self.bounds = spans, bounds
+        self.rows = [query_rows(trace_bounds) for trace_bounds in bounds]
+        # per trace one tuple a layer, in the order of TraceAttention
+        self.layers: list[list[tuple[torch.Tensor, ...]]] = [[] for _ in spans]
+
+    def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
+        bounds = self.bounds[trace]
+        device, n_heads = attention.query.device, len(attention.query)
+
+        # What reasoning tokens see beyond the reasoning stands before it, so the rest is the reasoning's.
+        n_before, rows = bounds[3], self.rows[trace]["reasoning"]
+        before = torch.zeros(n_heads, n_before, device=device)
+        for _, block in attention.blocks(rows, n_before):
+            before += block.sum(1) / len(rows)
+        reasoning_mass = torch.zeros(n_heads, len(SEGMENTS), device=device)
+        for k in range(3):
+            reasoning_mass[:, k] = before[:, bounds[k] : bounds[k + 1]].sum(-1)
+        reasoning_mass[:, 3] = 1 - before.sum(-1)
+
+        rows = self.rows[trace]["answer"]
+        columns, middles = _position_columns(bounds[4] - bounds[3], device)
+        answer_mass = torch.zeros(n_heads, bounds[-1], device=device)
+        moments = []
+        for _, block in attention.blocks(rows):
+            answer_mass[:, : block.shape[-1]] += block.sum(1) / len(rows)
+            moments.append(block[..., bounds[3] : bounds[4]] @ columns)
+        centre, spread = _centre_and_spread(torch.cat(moments, dim=1), middles)
+        self.layers[trace].append((reasoning_mass, answer_mass, centre, spread))
+
+    def kept(self) -> list[TraceAttention]:
+        """What was kept, a trace each, after the forward pass."""
+        return [
+            TraceAttention(*(torch.stack(layers).cpu().numpy() for layers in zip(*trace, strict=True)))
+            for trace in self.layers
+        ]
+
+
+def _position_columns(n_tokens: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Columns [token, 3 * N_BINS] that sum mass, position and squared position, and the bins' middles [N_BINS].
+
+    Positions run from 0 to 1 and are counted from the middle of their bin: a variance from moments about one
+    point for all would lose its digits in float32 for a head that looks at a single token.
+    """
+    position = torch.linspace(0, 1, n_tokens, device=device)
+    bins = (position * N_BINS).long().clamp(max=N_BINS - 1)
+    middles = (torch.arange(N_BINS, device=device) + 0.5) / N_BINS
+    offset = position - middles[bins]
+    is_in = torch.nn.functional.one_hot(bins, N_BINS).float()
+    return torch.cat([is_in * (offset**power)[:, None] for power in range(3)], dim=1), middles
+
+
+def _centre_and_spread(moments: torch.Tensor, middles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention-weighted mean and standard deviation of the position, from sums over _position_columns [.., row]."""
+    mass, first, second = moments.unflatten(-1, (3, N_BINS)).unbind(-2)
+    total = mass.sum(-1)
+    centre = (first + middles * mass).sum(-1) / total
+    shift = middles - centre[..., None]
+    variance = (second + 2 * shift * first + shift**2 * mass).sum(-1) / total
+    return centre, variance.clamp(min=0).sqrt()
 
 
 @torch.no_grad()
-def rerun_trace(model: Any, token_ids: Sequence[int], bounds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Segment masses [layer, head, query_segment, key_segment] float32, and the arg-max next token [token].
+def rerun_batch(
+    model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Sequence[int]]
+) -> list[tuple[TraceAttention, torch.Tensor]]:
+    """Of each trace, what is kept of its attention, and its last hidden states [token, d_model].
 
-    `model` must use eager attention. Raises ValueError where it returns no attention weights.
+    The traces follow each other in one row, each with its own positions and seeing itself alone: no padding.
+    `model` must have been loaded with fused.FUSED as its attention.
     """
-    ids = torch.tensor([list(token_ids)], device=model.device)
-    output = model(ids, output_attentions=True, use_cache=False)
-    if not output.attentions:
-        raise ValueError("the model returned no attention weights; load it with attn_implementation='eager'")
-    masses = torch.stack([segment_mass(weights[0], bounds) for weights in output.attentions])
-    return masses.cpu().numpy(), output.logits[0].argmax(-1).cpu().numpy()
+    ends = np.cumsum([len(ids) for ids in token_ids]).tolist()
+    spans = [Span(0, end - len(ids), end) for ids, end in zip(token_ids, ends, strict=True)]
+    recorder = SegmentRecorder(spans, bounds)
+    packed = torch.tensor([token for ids in token_ids for token in ids], device=model.device)
+    positions = torch.cat([torch.arange(len(ids), device=model.device) for ids in token_ids])
+    output = model.model(input_ids=packed[None], position_ids=positions[None], use_cache=False, recorder=recorder)
+    hidden = output.last_hidden_state[0].split([len(ids) for ids in token_ids])
+    return list(zip(recorder.kept(), hidden, strict=True))
+
+
+def rerun_traces(
+    model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Sequence[int]], batch_tokens: int
+) -> Iterator[tuple[TraceAttention, torch.Tensor]]:
+    """rerun_batch over traces in their order, as many a forward pass as batch_tokens hold, and at least one.
+
+    Where memory runs out the budget is halved and the same traces are tried again; raises AttentionError where a
+    single trace is too long.
+    """
+    start = 0
+    while start < len(token_ids):
+        stop, n_tokens = start + 1, len(token_ids[start])
+        while stop < len(token_ids) and n_tokens + len(token_ids[stop]) <= batch_tokens:
+            n_tokens += len(token_ids[stop])
+            stop += 1
+        try:
+            found = rerun_batch(model, token_ids[start:stop], bounds[start:stop])
+        except torch.OutOfMemoryError as error:
+            if stop == start + 1:
+                raise AttentionError(
+                    f"trace {start}: its {n_tokens} tokens alone do not fit into memory; use a larger device"
+                ) from error
+            found = []
+        if not found:
+            batch_tokens = n_tokens // 2
+            torch.cuda.empty_cache()
+            logger.warning(f"out of memory at {n_tokens} tokens a batch; going on with {batch_tokens}")
+            continue
+        yield from found
+        start = stop
+
+
+@torch.no_grad()
+def predicted_ids(model: Any, hidden: torch.Tensor) -> np.ndarray:
+    """The arg-max next token after each of the last hidden states [token, d_model], some rows of logits at a time."""
+    n_rows = max(1, LOGIT_ELEMENTS // model.config.vocab_size)
+    return torch.cat([model.lm_head(rows).argmax(-1) for rows in hidden.split(n_rows)]).cpu().numpy()
+
+
+def check_masses(mass: np.ndarray, dtype: str, trace: str) -> None:
+    """Raise AttentionError where segment masses [.., key_segment] do not sum to 1, or one is below 0.
+
+    The fused kernel's answer rows are summed over all keys; its reasoning rows are whole by construction, and what
+    they leave for the reasoning is checked by its sign and by check_against_eager.
+    """
+    error = max(float(np.abs(mass.sum(-1) - 1).max()), float(-mass.min()))
+    if not error <= TOLERANCE[dtype]:
+        raise AttentionError(f"{trace}: attention masses miss 1 by {error:.2g}; the rerun's attention is wrong")
+
+
+def check_against_eager(model: Any, token_ids: Sequence[int], dtype: str) -> float:
+    """Largest difference (the mean one in 16 bits) between fused and eager segment masses of a trace's beginning.
+
+    Raises AttentionError where it is beyond TOLERANCE.
+    """
+    ids = token_ids[:CHECK_TOKENS]
+    n = len(ids)
+    bounds = [0, 1, n // 4, n // 4 + 1, n // 2, n // 2 + 1, n, n]
+    ((fused, _),) = rerun_batch(model, [ids], [bounds])
+    with attention_kernel(model, "eager"):
+        eager, _ = rerun_eager(model, ids, bounds)
+    differences = np.abs(segment_mass(fused, bounds) - segment_mass(eager, bounds))
+    difference = float(differences.max() if dtype == "float32" else differences.mean())
+    logger.info(f"fused against eager attention on {n} tokens: largest difference of a mass {differences.max():.2g}")
+    if not difference <= TOLERANCE[dtype]:
+        worst = np.unravel_index(differences.argmax(), differences.shape)
+        raise AttentionError(
+            f"fused and eager attention differ by {difference:.2g} on the first {n} tokens of a trace (worst in "
+            f"layer {worst[0]}, head {worst[1]}: {differences.max():.2g}); use attention.kernel: eager"
+        )
+    return difference
+
+
+class RowRecorder:
+    """Keeps the attention of chosen heads and rows of one trace."""
+
+    def __init__(self, n_tokens: int, heads: Sequence[tuple[int, int]], rows: Sequence[int]) -> None:
+        self.spans = [Span(0, 0, n_tokens)]
+        self.heads, self.rows = heads, rows
+        self.attention = np.zeros((len(heads), len(rows), n_tokens), np.float32)
+
+    def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
+        places = [k for k, (head_layer, _) in enumerate(self.heads) if head_layer == layer]
+        if not places:
+            return
+        n_done = 0
+        for rows, block in attention.of_heads([self.heads[k][1] for k in places]).blocks(self.rows):
+            self.attention[places, n_done : n_done + len(rows), : block.shape[-1]] = block.cpu().numpy()
+            n_done += len(rows)
+
+
+@torch.no_grad()
+def attention_rows(
+    model: Any, token_ids: Sequence[int], heads: Sequence[tuple[int, int]], rows: Sequence[int]
+) -> np.ndarray:
+    """Exact attention rows of chosen (layer, head) pairs, float32 [head, row, token]; rows ascend.
+
+    0 beyond each row's own token. Any attention implementation that the model was loaded with is put back.
+    """
+    recorder = RowRecorder(len(token_ids), heads, rows)
+    with attention_kernel(model, FUSED):
+        model.model(input_ids=torch.tensor([list(token_ids)], device=model.device), use_cache=False, recorder=recorder)
+    return recorder.attention

@@ -1,30 +1,82 @@
-"""Attention by segment (METHOD section 3; Zhang et al. 2025, section 4)."""
+"""The quantities of METHOD section 3, from what is kept of each trace's attention."""
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
+import numpy as np
+from scipy.stats import rankdata
 
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
+
+# A head whose centre moves by less, in shares of the reasoning, stands still: ranks would be of rounding errors.
+LEAST_MOVE = 1e-5
 
 
 class EmptySegment(ValueError):
     """A query segment of a trace has no token, so its mean attention is undefined."""
 
 
-def segment_mass(weights: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
-    """Mean attention that each query segment pays to each key segment, in one layer.
+@dataclass(frozen=True)
+class TraceAttention:
+    """What is kept of one trace's attention, float32. Positions in the reasoning are scaled to 0..1.
 
-    weights: post-softmax attention [head, query token, key token]; bounds: the trace's segment bounds.
-    Returns float32 [head, query_segment, key_segment], over traces.QUERY_SEGMENTS and traces.SEGMENTS;
-    the key segments tile the trace, so rows sum to 1. Raises EmptySegment.
+    reasoning_mass [layer, head, key_segment]: mean over reasoning tokens; answer_mass [layer, head, token]: on each
+    token, mean over answer tokens; centre and spread [layer, head, answer token]: mean position and standard
+    deviation, weighted by the attention inside the reasoning; nan where there is none.
     """
-    indicator = torch.zeros(weights.shape[-1], len(SEGMENTS), device=weights.device)
-    for k in range(len(SEGMENTS)):
-        indicator[bounds[k] : bounds[k + 1], k] = 1
-    means = []
-    for name in QUERY_SEGMENTS:
-        k = SEGMENTS.index(name)
-        if bounds[k] == bounds[k + 1]:
+
+    reasoning_mass: np.ndarray
+    answer_mass: np.ndarray
+    centre: np.ndarray
+    spread: np.ndarray
+
+
+def query_rows(bounds: Sequence[int]) -> dict[str, range]:
+    """Tokens of each query segment. Raises EmptySegment."""
+    rows = {name: range(bounds[SEGMENTS.index(name)], bounds[SEGMENTS.index(name) + 1]) for name in QUERY_SEGMENTS}
+    for name, tokens in rows.items():
+        if not tokens:
             raise EmptySegment(f"segment {name} is empty")
-        means.append((weights[:, bounds[k] : bounds[k + 1]].float() @ indicator).mean(dim=1))
-    return torch.stack(means, dim=1)
+    return rows
+
+
+def segment_mass(kept: TraceAttention, bounds: Sequence[int]) -> np.ndarray:
+    """Mean attention that each query segment pays to each key segment [layer, head, query_segment, key_segment].
+
+    The key segments tile the trace, so rows sum to 1. METHOD section 3; Zhang et al. 2025, section 4.
+    """
+    answer = [kept.answer_mass[..., bounds[k] : bounds[k + 1]].sum(-1) for k in range(len(SEGMENTS))]
+    by_query = {"reasoning": kept.reasoning_mass, "answer": np.stack(answer, axis=-1)}
+    return np.stack([by_query[name] for name in QUERY_SEGMENTS], axis=-2)
+
+
+def tracking(centre: np.ndarray) -> np.ndarray:
+    """Spearman rank correlation [layer, head] of the centre [layer, head, answer token] with the token's index.
+
+    nan for a head that stands still or has no attention inside the reasoning.
+    """
+    ranks = rankdata(centre, axis=-1)  # nan throughout a head that has one
+    ranks -= ranks.mean(-1, keepdims=True)
+    index = np.arange(centre.shape[-1]) - (centre.shape[-1] - 1) / 2
+    moves = np.ptp(centre, axis=-1) > LEAST_MOVE
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = ranks @ index / np.sqrt((ranks**2).sum(-1) * (index**2).sum())
+    return np.where(moves, correlation, np.nan)
+
+
+def cue_preference(answer_mass: np.ndarray, bounds: Sequence[int], is_cue: np.ndarray) -> np.ndarray:
+    """Mean attention per cue token of the reasoning over that per other token of it [layer, head].
+
+    is_cue: one boolean a reasoning token. 1 is no preference; nan where there is no cue, or nothing else.
+    """
+    reasoning = answer_mass[..., bounds[3] : bounds[4]]
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is nan
+        return reasoning[..., is_cue].mean(-1) / reasoning[..., ~is_cue].mean(-1)
+
+
+def sentence_mass(answer_mass: np.ndarray, sentence_bounds: Sequence[int]) -> np.ndarray:
+    """a2r split by reasoning sentence [layer, head, sentence]; sentence k is tokens bounds[k] up to bounds[k + 1]."""
+    first, last = sentence_bounds[0], sentence_bounds[-1]
+    return np.add.reduceat(answer_mass[..., first:last], np.asarray(sentence_bounds[:-1]) - first, axis=-1)

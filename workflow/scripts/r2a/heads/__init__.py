@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from r2a.heads.focus import rank_heads
-from r2a.store import provenance, write_parquet
+from r2a.store import open_hdf5, provenance, write_parquet
 
 
 def score_heads(attention: Path, output: Path, settings: Mapping[str, Any]) -> None:
     """Write one row a (layer, head) with its focus scores, over the traces with reasoning."""
-    with h5py.File(attention) as file:
+    with open_hdf5(attention) as file:
         chosen = file["condition"].asstr()[:] == "with_reasoning"
         mass, bounds = file["segment_mass"][chosen], file["bounds"][chosen]
     heads = rank_heads(

@@ -1,0 +1,156 @@
+"""What a job of stage 2 writes, for a random model whose tokens are bytes."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from r2a.attention import capture_attention
+from r2a.attention.fused import AttentionError
+from r2a.heads import score_heads
+from r2a.models import marks_of, read_manifest, resolve_model
+from r2a.store import read_parquet, write_parquet
+from r2a.traces import segment_bounds
+
+REASONINGS = ["One is 1. Wait, two is 2.\nCheck: 2!", "Fine.", "Hmm. Hmm. Go on and on and on", ""]
+SETTINGS = {
+    "model": "random", "dataset": "texts", "decoding": "greedy", "is_greedy": True, "kernel": "fused",
+    "cue_words": ["Wait", "Hmm", "check"],
+}  # fmt: skip
+QUANTITIES = ["segment_mass", "tracking", "spread", "cue_preference", "sentence_mass", "argmax_agreement"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with its manifest, and traces.parquet: four valid greedy traces, one sampled, one invalid."""
+    folder = tmp_path_factory.mktemp("random")
+    marks = ["<bos>", "<eos>", "<think>", "</think>"]
+    alphabet = {token: k for k, token in enumerate([*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    bytes_alone = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_alone.decoder = decoders.ByteLevel()
+    bytes_alone.add_special_tokens(marks)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_alone, bos_token="<bos>", eos_token="<eos>")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.3, eos_token_id=1, bos_token_id=0,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    source = {"path": str(folder), "hub": None, "revision": None}
+    resolve_model(folder / "manifest.json", {"model": "random", "dtype": "float32", "source": source})
+
+    rows = []
+    for number, reasoning in enumerate([*REASONINGS, "Sampled.", "Not valid."]):
+        prompt = tokenizer.encode("<bos>What is it?<think>", add_special_tokens=False)
+        completion = tokenizer.encode(f"{reasoning}</think>It is it.<eos>", add_special_tokens=False)
+        rows.append(
+            {
+                "uid": f"text-{number}", "condition": "with_reasoning", "sample": 0,
+                "decoding": "sampled" if reasoning == "Sampled." else "greedy",
+                "prompt_token_ids": prompt, "completion_token_ids": completion,
+                "bounds": segment_bounds(prompt, completion, marks_of(folder)),
+                "is_valid": reasoning != "Not valid.",
+            }
+        )  # fmt: skip
+    origin = {"parameters_hash": "0", "models": read_manifest(folder / "manifest.json")["models"]}
+    write_parquet(folder / "traces.parquet", pd.DataFrame(rows), origin)
+    return folder
+
+
+def captured(folder: Path, name: str, batch_tokens: int = 1000, **changed: Any) -> Path:
+    output = folder / f"{name}.h5"
+    capture_attention(folder / "traces.parquet", folder / "manifest.json", output, SETTINGS | changed, batch_tokens)
+    return output
+
+
+@pytest.fixture(scope="module")
+def fused(folder: Path) -> Path:
+    return captured(folder, "fused")
+
+
+@pytest.mark.parametrize("other", [{"kernel": "eager"}, {"batch_tokens": 1}])
+def test_stores_of_either_kernel_and_any_budget_hold_the_same(folder, fused, other):
+    with h5py.File(fused) as one, h5py.File(captured(folder, "other", **other)) as two:
+        assert one.keys() == two.keys()
+        for name in QUANTITIES:
+            np.testing.assert_allclose(one[name][:], two[name][:], atol=1e-4, err_msg=name)
+            assert np.isfinite(one[name][0]).any(), name
+
+
+def test_only_valid_traces_of_the_decoding_that_have_a_reasoning_are_rerun(fused):
+    with h5py.File(fused) as file:
+        assert list(file["uid"].asstr()[:]) == ["text-0", "text-1", "text-2"]
+
+
+def test_every_array_names_its_axes_and_unit_in_float32_a_trace_a_chunk(fused):
+    with h5py.File(fused) as file:
+        assert file.attrs["schema_version"] >= 1
+        for name in QUANTITIES:
+            array = file[name]
+            assert array.dtype == np.float32 and array.chunks[0] == 1 and array.compression and array.attrs["unit"]
+            assert array.dims[0].label == "trace"
+            for axis, (dimension, size) in enumerate(zip(array.dims, array.shape, strict=True)):
+                assert len(file[dimension.label]) == size, (name, axis)
+        assert [d.label for d in file["sentence_mass"].dims] == ["trace", "layer", "head", "sentence"]
+
+
+def test_xarray_opens_the_store_and_selects_by_label(fused):
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    with xarray.open_dataset(fused, engine="h5netcdf") as store:
+        a2r = store["segment_mass"].sel(query_segment="answer", key_segment="reasoning")
+        assert a2r.dims == ("trace", "layer", "head")
+        assert store["uid"].dims == ("trace",)
+
+
+def test_sentence_masses_add_up_to_the_answers_mass_on_the_reasoning(fused):
+    with h5py.File(fused) as file:
+        mass, cut, a2r = file["sentence_mass"][:], file["sentence_bounds"][:], file["segment_mass"][:, :, :, 1, 3]
+    n_sentences = [3, 1, 3]
+    assert ((cut >= 0).sum(1) - 1).tolist() == n_sentences
+    assert np.isfinite(mass).all(axis=(1, 2)).sum(1).tolist() == n_sentences
+    np.testing.assert_allclose(np.nansum(mass, axis=-1), a2r, atol=1e-5)
+
+
+def test_cues_are_found_in_the_tokens_text_and_their_lack_is_undefined(fused):
+    with h5py.File(fused) as file:
+        assert file["n_cue_tokens"][:].tolist() == [len("Wait") + len("Check"), 0, 2 * len("Hmm")]
+        preference = file["cue_preference"][:]
+    assert np.isfinite(preference).all(axis=(1, 2)).tolist() == [True, False, True]
+
+
+def test_sampled_decodings_need_no_logits_and_have_no_agreement(folder, monkeypatch):
+    monkeypatch.setattr("r2a.attention.predicted_ids", None)
+    with h5py.File(captured(folder, "sampled", decoding="sampled", is_greedy=False)) as file:
+        assert np.isnan(file["argmax_agreement"][:]).tolist() == [True]
+
+
+def test_argmax_agreement_is_the_share_of_completion_tokens_that_the_model_would_write(folder, fused):
+    model = Qwen2ForCausalLM.from_pretrained(folder).eval()
+    row = read_parquet(folder / "traces.parquet").iloc[0]
+    ids, n_prompt = [*row.prompt_token_ids, *row.completion_token_ids], len(row.prompt_token_ids)
+    with torch.no_grad():
+        predicted = model(torch.tensor([ids])).logits[0].argmax(-1)
+    with h5py.File(fused) as file:
+        expected = np.mean(predicted[n_prompt - 1 : -1].numpy() == ids[n_prompt:])
+        assert file["argmax_agreement"][0] == pytest.approx(expected)
+
+
+def test_heads_are_scored_from_the_store(folder, fused):
+    settings = {"n_top_heads": 2, "n_resamples": 100, "confidence": 0.95, "seed": 0}
+    score_heads(fused, folder / "heads.parquet", settings)
+    assert len(read_parquet(folder / "heads.parquet")) == 3 * 4
+
+
+def test_a_decoding_without_a_valid_trace_stops_the_job_in_words(folder):
+    with pytest.raises(AttentionError, match="no valid nucleus trace; see the funnel table"):
+        captured(folder, "none", decoding="nucleus")
+    assert not (folder / "none.h5").exists()

@@ -1,0 +1,228 @@
+"""How long it takes to patch every layer at a probe's tokens, against slower ways and against the least possible.
+
+    make bench-patching        writes results/benchmarks/patching.csv
+
+Every measurement has a process of its own. The model has the geometry of R1-Distill-Qwen-1.5B with 8 of its 28 layers,
+random weights and float32. Ways:
+
+naive             one whole forward pass a patch, with hooks, and the last token's logits alone
+transformer_lens  TransformerLens' own generic_activation_patch; left out where it is not installed
+ours              r2a.patching.engine, with the run that patches restart from
+limit             naive's seconds times the share of its arithmetic that no way can avoid: the kept run, and of each
+                  patch the tokens from its position on, from its layer on; of the last layer, queries and MLP of the
+                  last token alone
+
+The first two are measured on ten patches, spread over all, and multiplied. The clean run's activations are at hand, as
+they are in a study. All ways must give the same logits, or the benchmark fails.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from hooked_patching import hooked_patch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from r2a.patching.engine import Engine, capture
+
+N_LAYERS, N_HEADS, N_KV_HEADS, D_HEAD, D_MODEL, D_MLP, N_VOCABULARY = 8, 12, 2, 128, 1536, 8960, 151_936
+TOKENS = (512, 1024, 2048)
+COMPONENTS = ("resid_pre", "z")
+N_MEASURED, N_REPEATS = 10, 3
+WAYS = ("naive", "transformer_lens", "ours")
+OUTPUT = Path("results/benchmarks/patching.csv")
+
+
+def positions(component: str, n_tokens: int) -> list[int]:
+    """The probe's six tokens, </think> and the last token; for the heads, the probe's fourth token alone."""
+    first = int(0.9 * n_tokens)
+    return [*range(first, first + 7), n_tokens - 1] if component == "resid_pre" else [first + 3]
+
+
+def patches(component: str, n_tokens: int) -> list[tuple[int, int, int]]:
+    """(layer, number of the position, head) of every patch."""
+    heads = range(N_HEADS if component == "z" else 1)
+    places = range(len(positions(component, n_tokens)))
+    return [(layer, place, head) for layer in range(N_LAYERS) for place in places for head in heads]
+
+
+def measured_patches(component: str, n_tokens: int) -> list[tuple[int, int, int]]:
+    every = patches(component, n_tokens)
+    return [every[k] for k in np.linspace(0, len(every) - 1, N_MEASURED).astype(int)]
+
+
+# ---- one measurement, in its own process
+
+
+def random_model() -> Qwen2ForCausalLM:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=N_VOCABULARY, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=N_LAYERS,
+        num_attention_heads=N_HEADS, num_key_value_heads=N_KV_HEADS, max_position_embeddings=131_072,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, rms_norm_eps=1e-6,
+        tie_word_embeddings=False, attn_implementation="sdpa",
+    )  # fmt: skip
+    return Qwen2ForCausalLM(config).eval()
+
+
+def measure(way: str, component: str, n_tokens: int) -> dict[str, Any]:
+    """Seconds for all patches, and the logits of the first tokens of the vocabulary under ten of them."""
+    model = random_model()
+    clean, corrupted = torch.randint(N_VOCABULARY, (2, n_tokens), generator=torch.Generator().manual_seed(1)).tolist()
+    at = positions(component, n_tokens)
+    vectors = capture(model, clean, at, [component])[0][component]
+    seconds, logits = MEASUREMENTS[way](model, corrupted, component, at, vectors)
+    return {"seconds": seconds, "logits": logits[:, :64].tolist()}
+
+
+def measure_naive(
+    model: Any, ids: list[int], component: str, at: list[int], vectors: torch.Tensor
+) -> tuple[float, torch.Tensor]:
+    def patch(layer: int, place: int, head: int) -> torch.Tensor:
+        vector = vectors[layer, place, head] if component == "z" else vectors[layer, place]
+        return hooked_patch(model, ids, component, layer, at[place], vector, head)
+
+    chosen = measured_patches(component, len(ids))
+    patch(*chosen[0])
+    started = time.perf_counter()
+    logits = torch.stack([patch(*each) for each in chosen])
+    return (time.perf_counter() - started) / N_MEASURED * len(patches(component, len(ids))), logits
+
+
+def measure_ours(
+    model: Any, ids: list[int], component: str, at: list[int], vectors: torch.Tensor
+) -> tuple[float, torch.Tensor]:
+    engine, seconds = Engine(model), []
+    for _ in range(N_REPEATS):
+        started = time.perf_counter()
+        logits = engine.logits(engine.patch(engine.keep(ids, at), component, vectors, BATCH_TOKENS))
+        seconds.append(time.perf_counter() - started)
+    chosen = measured_patches(component, len(ids))
+    return statistics.median(seconds), torch.stack(
+        [logits[layer, place, head] if component == "z" else logits[layer, place] for layer, place, head in chosen]
+    )
+
+
+def measure_transformer_lens(
+    model: Any, ids: list[int], component: str, at: list[int], vectors: torch.Tensor
+) -> tuple[float, torch.Tensor]:
+    from transformer_lens import patching
+
+    from transformer_lens_model import bridge  # tests/
+
+    lens = bridge(model)
+    chosen = measured_patches(component, len(ids))
+    axes = ["layer", "pos", "head"] if component == "z" else ["layer", "pos"]
+    index = pd.DataFrame([(layer, at[place], head)[: len(axes)] for layer, place, head in chosen], columns=axes)
+    cache = {}
+    for layer in range(N_LAYERS):
+        whole = torch.zeros(1, len(ids), *vectors.shape[2:])
+        whole[0, at] = vectors[layer]
+        cache[f"blocks.{layer}.{'attn.hook_z' if component == 'z' else 'hook_resid_pre'}"] = whole
+    setter = patching.layer_pos_head_vector_patch_setter if component == "z" else patching.layer_pos_patch_setter
+    logits: list[torch.Tensor] = []
+
+    def metric(found: torch.Tensor) -> torch.Tensor:
+        logits.append(found[0, -1].clone())
+        return logits[-1][0]
+
+    def run(rows: pd.DataFrame) -> None:
+        with torch.no_grad():
+            patching.generic_activation_patch(
+                lens, torch.tensor([ids]), cache, metric, setter, component, index_df=rows
+            )
+
+    run(index[:1])
+    logits.clear()
+    started = time.perf_counter()
+    run(index)
+    seconds = (time.perf_counter() - started) / N_MEASURED * len(patches(component, len(ids)))
+    return seconds, torch.stack(logits)
+
+
+MEASUREMENTS = {"naive": measure_naive, "transformer_lens": measure_transformer_lens, "ours": measure_ours}
+BATCH_TOKENS = 4096
+
+
+# ---- the least work, in multiplications and additions
+
+
+def avoidable_share(component: str, n_tokens: int) -> float:
+    """Work that no way can avoid, over that of one whole forward pass a patch."""
+    query, key_value = 2 * D_MODEL * N_HEADS * D_HEAD, 4 * D_MODEL * N_KV_HEADS * D_HEAD  # a token
+    after = query + 6 * D_MODEL * D_MLP  # o_proj and MLP
+    visible = 4 * N_HEADS * D_HEAD  # a query and a key
+    unembedding = 2 * D_MODEL * N_VOCABULARY
+
+    def layer(n: int) -> int:
+        """The last n tokens, which see all tokens before them."""
+        return n * (query + key_value + after) + visible * sum(range(n_tokens - n + 1, n_tokens + 1))
+
+    def last_layer(n: int) -> int:
+        return n * key_value + query + after + visible * n_tokens
+
+    at, every = positions(component, n_tokens), patches(component, n_tokens)
+    naive = len(every) * (N_LAYERS * layer(n_tokens) + unembedding)
+    least = (N_LAYERS - 1) * layer(n_tokens) + last_layer(n_tokens) + len(every) * unembedding
+    for joined, place, _ in every:
+        first = joined + (component == "z")
+        if component == "z":
+            least += after  # what follows the patched head in its own layer
+        if first < N_LAYERS:
+            n = n_tokens - at[place]
+            least += (N_LAYERS - 1 - first) * layer(n) + last_layer(n)
+    return least / naive
+
+
+# ---- all measurements
+
+
+def in_a_process(*arguments: Any) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, __file__, "--measure", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{arguments}: {done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(tokens: list[int], components: list[str]) -> None:
+    ways = [way for way in WAYS if way != "transformer_lens" or find_spec("transformer_lens")]
+    rows = []
+    for n_tokens in tokens:
+        for component in components:
+            found = {way: in_a_process(way, component, n_tokens) for way in ways}
+            for way in ways[1:]:
+                error = np.abs(np.subtract(found[way]["logits"], found["naive"]["logits"])).max()
+                if error > 1e-3:
+                    raise SystemExit(f"{way}, {component}, {n_tokens} tokens: logits differ from naive's by {error:.2g}")
+            seconds = {way: result["seconds"] for way, result in found.items()}
+            seconds["limit"] = seconds["naive"] * avoidable_share(component, n_tokens)
+            for way in ("limit", *ways):
+                ratio = seconds["naive"] / seconds[way]
+                rows.append((n_tokens, component, way, round(seconds[way], 2), round(ratio, 2)))
+                print(*rows[-1], sep="\t", flush=True)
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=["tokens", "component", "way", "seconds", "ratio_to_naive"]).to_csv(OUTPUT, index=False)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
+    parser.add_argument("--components", nargs="+", default=list(COMPONENTS), choices=COMPONENTS)
+    parser.add_argument("--measure", nargs=3, metavar=("WAY", "COMPONENT", "TOKENS"))
+    given = parser.parse_args()
+    if given.measure:
+        way, component, n_tokens = given.measure
+        print(json.dumps(measure(way, component, int(n_tokens))))
+    else:
+        main(given.tokens, given.components)

@@ -11,11 +11,12 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lock
+.PHONY: help demo test bench-patching lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
 	@echo "make test   install into .venv, run all tests"
+	@echo "make bench-patching   install into .venv, time patching against slower ways, half an hour on two cores"
 	@echo "make lock   make envs/*.lock.txt anew from envs/requirements.in (needs uv)"
 	@echo "With ENVIRONMENT=gpu they use vLLM's build for NVIDIA GPUs; with PYTHON=... another Python than python3."
 
@@ -28,6 +29,9 @@ demo: $(installed)
 
 test: $(installed)
 	$(in_environment) pytest
+
+bench-patching: $(installed)
+	PYTHONPATH=workflow/scripts:tests .venv/bin/python benchmarks/patching.py
 
 lock: $(installed)
 	$(in_environment) python envs/make_locks.py

@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from hooked_patching import hooked_patch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from hooked_patching import hooked_patch
 from r2a.patching.engine import Engine, capture
 
 N_LAYERS, N_HEADS, N_KV_HEADS, D_HEAD, D_MODEL, D_MLP, N_VOCABULARY = 8, 12, 2, 128, 1536, 8960, 151_936
@@ -204,7 +204,9 @@ def main(tokens: list[int], components: list[str]) -> None:
             for way in ways[1:]:
                 error = np.abs(np.subtract(found[way]["logits"], found["naive"]["logits"])).max()
                 if error > 1e-3:
-                    raise SystemExit(f"{way}, {component}, {n_tokens} tokens: logits differ from naive's by {error:.2g}")
+                    raise SystemExit(
+                        f"{way}, {component}, {n_tokens} tokens: logits differ from naive's by {error:.2g}"
+                    )
             seconds = {way: result["seconds"] for way, result in found.items()}
             seconds["limit"] = seconds["naive"] * avoidable_share(component, n_tokens)
             for way in ("limit", *ways):

@@ -32,10 +32,11 @@ ARCHITECTURES = {
     "llama": (LlamaForCausalLM, LlamaConfig),
 }
 N_LAYERS, N_HEADS = 3, 4
-SIZES = dict(
-    vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=N_LAYERS, num_attention_heads=N_HEADS,
-    num_key_value_heads=2, head_dim=8, max_position_embeddings=64, initializer_range=0.3,
-)  # fmt: skip
+SIZES = {
+    "vocab_size": 48, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": N_HEADS, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}  # fmt: skip
 IDS = {"clean": [1, 17, 4, 30, 22, 9, 41, 5, 12], "corrupted": [1, 8, 33, 4, 25, 22, 19, 6, 40, 28, 7]}
 # unlike tokens, out of order, the first and the last among them
 POSITIONS = {"clean": [6, 0, 8, 3], "corrupted": [8, 0, 10, 4]}
@@ -70,9 +71,7 @@ def test_every_components_patch_equals_a_whole_run_with_a_hook(engine, component
     effects = []
     for layer, place, *head in np.ndindex(found.shape[:-1]):
         at = (layer, place, *head)
-        slow = hooked_patch(
-            engine.model, IDS[base], component, layer, POSITIONS[base][place], vectors[at], *head
-        )
+        slow = hooked_patch(engine.model, IDS[base], component, layer, POSITIONS[base][place], vectors[at], *head)
         np.testing.assert_allclose(found[at], slow, atol=1e-4, err_msg=str(at))
         effects.append(float((slow - unpatched).abs().max()))
     # the patches do something, else the comparison would prove nothing

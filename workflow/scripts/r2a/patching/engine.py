@@ -278,8 +278,13 @@ class Engine:
             values[start] = all_values[start].unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
             before = [side[number][:, :, :start] for side in (kept.keys, kept.values)] if start else []
             rows = max(1, batch_tokens // kept.n_tokens)
-            parts = zip(*(side.split(rows) for side in (q, keys[start], values[start])), strict=True)
-            z[start] = torch.cat([_attend(*part, before, asked_for, attention.scaling) for part in parts])
+            parts = zip(q.split(rows), keys[start].split(rows), values[start].split(rows), strict=True)
+            z[start] = torch.cat(
+                [
+                    _attend(some_q, some_k, some_v, before, asked_for, attention.scaling)
+                    for some_q, some_k, some_v in parts
+                ]
+            )
         written = _each(attention.o_proj, z)
         return Attended({start: tails[start] + written[start] for start in tails}, z, keys, values)
 

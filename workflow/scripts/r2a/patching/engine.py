@@ -130,15 +130,17 @@ class KeptRun:
 
 
 Tails = dict[int, torch.Tensor]  # by the position where they begin: [row, token from there on, ...], a row a patch
+Shapes = dict[int, tuple[int, int]]  # rows and tokens of each of several tails that are packed, [token, ...]
 
 
 class Attended(NamedTuple):
-    """What a layer's attention makes of tails: resid_mid, z with the heads joined, keys and values with heads apart."""
+    """What a layer's attention makes of tails: resid_mid and z (heads joined), packed; keys and values, heads apart."""
 
-    mid: Tails
-    z: Tails
+    mid: torch.Tensor
+    z: torch.Tensor
     keys: Tails
     values: Tails
+    shapes: Shapes  # of mid and z
 
 
 class Engine:
@@ -167,9 +169,9 @@ class Engine:
             kept.keys.append(found.keys[0])
             kept.values.append(found.values[0])
             rows = slice(len(at)) if is_last else at
-            kept.resid_mid.append(found.mid[0][0, rows])
-            kept.z.append(found.z[0][0, rows].unflatten(-1, (-1, found.keys[0].shape[-1])))
-            tail = _each(self._mlp(number), found.mid)
+            kept.resid_mid.append(found.mid[rows])
+            kept.z.append(found.z[rows].unflatten(-1, (-1, found.keys[0].shape[-1])))
+            tail = _unpack(self._mlp(number, found.mid), found.shapes)
         kept.resid_pre.append(tail[0][0, -1:])
         return kept
 
@@ -200,7 +202,8 @@ class Engine:
                     tails[start] = torch.cat([tails[start], tail]) if start in tails else tail
                     rows[start] += numbers
                 asked = [last] if layer == self.n_layers - 1 else None
-                tails = _each(self._mlp(layer), self._attention(layer, tails, kept, asked, batch_tokens).mid)
+                found = self._attention(layer, tails, kept, asked, batch_tokens)
+                tails = _unpack(self._mlp(layer, found.mid), found.shapes)
             for start, tail in tails.items():
                 left[rows[start]] = tail[:, 0]
         return left
@@ -245,12 +248,12 @@ class Engine:
         else:
             written_by = layer.self_attn.o_proj.weight.unflatten(1, vectors.shape[1:])  # [d_model, head, d_head]
             mid = mid[:, None] + torch.einsum("phe,dhe->phd", vectors - kept.z[number], written_by)
-        return self._mlp(number)(mid)
+        return self._mlp(number, mid)
 
-    def _mlp(self, number: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The second half of a layer: resid_mid to the next layer's resid_pre."""
+    def _mlp(self, number: int, mid: torch.Tensor) -> torch.Tensor:
+        """The second half of a layer: resid_mid to the next layer's resid_pre, [..., d_model]."""
         layer = self.model.model.layers[number]
-        return lambda mid: mid + layer.mlp(layer.post_attention_layernorm(mid))
+        return mid + layer.mlp(layer.post_attention_layernorm(mid))
 
     def _attention(
         self, number: int, tails: Tails, kept: KeptRun, asked: list[int] | None, batch_tokens: int = 0
@@ -262,31 +265,31 @@ class Engine:
         """
         layer = self.model.model.layers[number]
         attention = layer.self_attn
-        normed = _each(layer.input_layernorm, tails)
+        packed, shapes = _pack(tails)
+        normed = layer.input_layernorm(packed)
+        all_keys, all_values = (_unpack(side(normed), shapes) for side in (attention.k_proj, attention.v_proj))
         if asked is not None:
-            tails, answered = _at(tails, asked), _at(normed, asked)
-        else:
-            answered = normed
-        queries, keys, values, z = _each(attention.q_proj, answered), {}, {}, {}
-        all_keys, all_values = _each(attention.k_proj, normed), _each(attention.v_proj, normed)
-        everywhere = torch.arange(kept.n_tokens, device=self.model.device)
-        for start in tails:
-            own = everywhere[start:]
-            asked_for = own if asked is None else everywhere[asked]
-            q = _heads(queries[start], attention, "q_norm", kept.rotation, asked_for)
+            (packed, _), (normed, shapes) = _pack(_at(tails, asked)), _pack(_at(_unpack(normed, shapes), asked))
+        all_queries = attention.q_proj(normed)
+        z = torch.empty_like(all_queries)
+        rows_at_a_time = max(1, batch_tokens // kept.n_tokens)
+        keys, values = {}, {}
+        everywhere = torch.arange(kept.n_tokens, device=z.device)
+        for (start, queries), z_of_start in zip(
+            _unpack(all_queries, shapes).items(), _unpack(z, shapes).values(), strict=True
+        ):
+            own = slice(start, None)
+            asked_for = own if asked is None else asked
+            queries = _heads(queries, attention, "q_norm", kept.rotation, asked_for)
             keys[start] = _heads(all_keys[start], attention, "k_norm", kept.rotation, own)
             values[start] = all_values[start].unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
             before = [side[number][:, :, :start] for side in (kept.keys, kept.values)] if start else []
-            rows = max(1, batch_tokens // kept.n_tokens)
-            parts = zip(q.split(rows), keys[start].split(rows), values[start].split(rows), strict=True)
-            z[start] = torch.cat(
-                [
-                    _attend(some_q, some_k, some_v, before, asked_for, attention.scaling)
-                    for some_q, some_k, some_v in parts
-                ]
-            )
-        written = _each(attention.o_proj, z)
-        return Attended({start: tails[start] + written[start] for start in tails}, z, keys, values)
+            for first in range(0, len(queries), rows_at_a_time):
+                rows = slice(first, first + rows_at_a_time)
+                own_sides = (queries[rows], keys[start][rows], values[start][rows])
+                found = _attend(*own_sides, before, everywhere[asked_for], attention.scaling)
+                z_of_start[rows].unflatten(-1, (-1, attention.head_dim)).copy_(found.transpose(1, 2))
+        return Attended(packed + attention.o_proj(z), z, keys, values, shapes)
 
     @torch.no_grad()
     def _check(self) -> None:
@@ -356,11 +359,15 @@ def _patched_tail(kept: KeptRun, patches: Sequence[Patch]) -> torch.Tensor:
     return tail
 
 
-def _each(function: Callable[[torch.Tensor], torch.Tensor], tails: Tails) -> Tails:
-    """A function of single tokens, applied to all tokens of all tails at once."""
-    shapes = {start: tail.shape[:2] for start, tail in tails.items()}
-    found = function(torch.cat([tail.flatten(0, 1) for tail in tails.values()]))
-    parts = found.split([rows * tokens for rows, tokens in shapes.values()])
+def _pack(tails: Tails) -> tuple[torch.Tensor, Shapes]:
+    """All tokens of all tails in one list, [token, ...]."""
+    shapes = {start: (tail.shape[0], tail.shape[1]) for start, tail in tails.items()}
+    return torch.cat([tail.flatten(0, 1) for tail in tails.values()]), shapes
+
+
+def _unpack(packed: torch.Tensor, shapes: Shapes) -> Tails:
+    """Views of a list of tokens, one a tail."""
+    parts = packed.split([rows * tokens for rows, tokens in shapes.values()])
     return {start: part.unflatten(0, shape) for (start, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
@@ -369,7 +376,11 @@ def _at(tails: Tails, positions: Sequence[int]) -> Tails:
 
 
 def _heads(
-    joined: torch.Tensor, attention: Any, norm: str, rotation: tuple[torch.Tensor, torch.Tensor], places: torch.Tensor
+    joined: torch.Tensor,
+    attention: Any,
+    norm: str,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    places: slice | list[int],
 ) -> torch.Tensor:
     """Queries or keys [row, token, d] at the given places, normed if the model norms them, and rotated.
 
@@ -380,15 +391,18 @@ def _heads(
         heads = getattr(attention, norm)(heads)
     heads = heads.transpose(1, 2)
     cos, sin = (side[places] for side in rotation)
-    first, second = heads.chunk(2, dim=-1)
-    return heads * cos + torch.cat([-second, first], -1) * sin
+    half = attention.head_dim // 2
+    rotated = heads * cos
+    rotated[..., :half] -= heads[..., half:] * sin[..., :half]
+    rotated[..., half:] += heads[..., :half] * sin[..., half:]
+    return rotated
 
 
 def _attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     before: Sequence[torch.Tensor], places: torch.Tensor, scaling: float,
 ) -> torch.Tensor:  # fmt: skip
-    """z [row, query, d] of queries [row, head, query, d_head], which stand at the given places.
+    """z of queries at the given places, both [row, head, query, d_head].
 
     They see the keys and values `before`, [1, kv_head, token, d_head], then their own row's, up to their place.
     """
@@ -402,12 +416,11 @@ def _attend(
     n_tokens = keys.shape[2]
     if n_queries == n_tokens:
         keys, values = (side.repeat_interleave(sharing, 1) for side in (keys, values))
-        z = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling)
-    else:
-        # heads that share keys stand behind each other as queries of one head, so keys need not be repeated
-        visible = torch.arange(n_tokens, device=keys.device) <= places[:, None]
-        z = scaled_dot_product_attention(
-            queries.reshape(n_rows, -1, sharing * n_queries, d_head), keys, values,
-            attn_mask=visible.repeat(sharing, 1), scale=scaling,
-        )  # fmt: skip
-    return z.reshape(n_rows, n_heads, n_queries, d_head).transpose(1, 2).flatten(2)
+        return scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling)
+    # heads that share keys stand behind each other as queries of one head, so keys need not be repeated
+    visible = torch.arange(n_tokens, device=keys.device) <= places[:, None]
+    z = scaled_dot_product_attention(
+        queries.reshape(n_rows, -1, sharing * n_queries, d_head), keys, values,
+        attn_mask=visible.repeat(sharing, 1), scale=scaling,
+    )  # fmt: skip
+    return z.reshape(queries.shape)

@@ -113,6 +113,17 @@ def test_a_patch_of_several_positions_is_one_run_with_all_of_them_replaced(engin
         np.testing.assert_allclose(found[layer], slow, atol=1e-4)
 
 
+@pytest.mark.parametrize("n_places", [10, 11])
+def test_every_token_can_be_a_position(engine, n_places):
+    # one less, or as many, as there are tokens
+    ids, places = IDS["corrupted"], list(reversed(range(11)))[:n_places]
+    vectors = capture(engine.model, [*IDS["clean"], 20, 21], places, ["attn_out"])[0]["attn_out"]
+    found = engine.logits(engine.patch(engine.keep(ids, places), "attn_out", vectors, 50))
+    for layer, place in np.ndindex(found.shape[:2]):
+        slow = hooked_patch(engine.model, ids, "attn_out", layer, places[place], vectors[layer, place])
+        np.testing.assert_allclose(found[layer, place], slow, atol=1e-4)
+
+
 def test_a_whole_clean_last_token_after_the_last_layer_gives_the_clean_logits(engine):
     kept = {run: engine.keep(IDS[run], POSITIONS[run]) for run in IDS}
     patch = Patch(N_LAYERS, (len(IDS["corrupted"]) - 1,), kept["clean"].resid_pre[-1])

@@ -274,7 +274,7 @@ class Engine:
         z = torch.empty_like(all_queries)
         rows_at_a_time = max(1, batch_tokens // kept.n_tokens)
         keys, values = {}, {}
-        everywhere = torch.arange(kept.n_tokens, device=z.device)
+        every_place = torch.arange(kept.n_tokens, device=z.device)
         for (start, queries), z_of_start in zip(
             _unpack(all_queries, shapes).items(), _unpack(z, shapes).values(), strict=True
         ):
@@ -284,10 +284,12 @@ class Engine:
             keys[start] = _heads(all_keys[start], attention, "k_norm", kept.rotation, own)
             values[start] = all_values[start].unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
             before = [side[number][:, :, :start] for side in (kept.keys, kept.values)] if start else []
+            is_whole = not before and asked is None
+            visible = None if is_whole else every_place <= every_place[asked_for, None]
             for first in range(0, len(queries), rows_at_a_time):
                 rows = slice(first, first + rows_at_a_time)
                 own_sides = (queries[rows], keys[start][rows], values[start][rows])
-                found = _attend(*own_sides, before, everywhere[asked_for], attention.scaling)
+                found = _attend(*own_sides, before, visible, attention.scaling)
                 z_of_start[rows].unflatten(-1, (-1, attention.head_dim)).copy_(found.transpose(1, 2))
         return Attended(packed + attention.o_proj(z), z, keys, values, shapes)
 
@@ -302,7 +304,7 @@ class Engine:
             layer = self.n_layers // 2
             null = self.finish(kept, [Patch(layer, (5,), kept.resid_pre[layer][:1])], len(ids))
             found = self.logits(torch.cat([kept.resid_pre[-1], null]))
-        except (AttributeError, RuntimeError, TypeError) as error:
+        except (AttributeError, IndexError, RuntimeError, TypeError) as error:
             raise ModelError(f"{name}: patching cannot restart runs of this architecture ({error})") from error
         refuse_deviating(name, found, own, self.model.dtype)
 
@@ -341,10 +343,12 @@ def _batch_of_one(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
 def _batches(order: Sequence[int], tokens: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Split `order` into runs of at most `batch_tokens` tokens each, or of one."""
     batch: list[int] = []
+    total = 0
     for number in order:
-        if batch and sum(tokens[k] for k in batch) + tokens[number] > batch_tokens:
+        total += tokens[number]
+        if batch and total > batch_tokens:
             yield batch
-            batch = []
+            batch, total = [], tokens[number]
         batch.append(number)
     if batch:
         yield batch
@@ -400,11 +404,12 @@ def _heads(
 
 def _attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
-    before: Sequence[torch.Tensor], places: torch.Tensor, scaling: float,
+    before: Sequence[torch.Tensor], visible: torch.Tensor | None, scaling: float,
 ) -> torch.Tensor:  # fmt: skip
-    """z of queries at the given places, both [row, head, query, d_head].
+    """z of queries, both [row, head, query, d_head].
 
-    They see the keys and values `before`, [1, kv_head, token, d_head], then their own row's, up to their place.
+    Keys are those `before`, as the values [1, kv_head, token, d_head], then the row's own; `visible` says which of
+    them each query sees, [query, token]. With None the queries stand at all the keys' places and see up to their own.
     """
     n_rows, n_heads, n_queries, d_head = queries.shape
     sharing = n_heads // keys.shape[1]
@@ -413,12 +418,10 @@ def _attend(
             torch.cat([prefix.expand(n_rows, -1, -1, -1), own], 2)
             for prefix, own in zip(before, (keys, values), strict=True)
         )
-    n_tokens = keys.shape[2]
-    if n_queries == n_tokens:
+    if visible is None:
         keys, values = (side.repeat_interleave(sharing, 1) for side in (keys, values))
         return scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling)
     # heads that share keys stand behind each other as queries of one head, so keys need not be repeated
-    visible = torch.arange(n_tokens, device=keys.device) <= places[:, None]
     z = scaled_dot_product_attention(
         queries.reshape(n_rows, -1, sharing * n_queries, d_head), keys, values,
         attn_mask=visible.repeat(sharing, 1), scale=scaling,

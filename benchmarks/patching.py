@@ -12,11 +12,11 @@ limit             naive's seconds times the share of its arithmetic that no way 
                   patch the tokens from its position on, from its layer on; of the last layer, queries and MLP of the
                   last token alone
 
-The first two are measured on ten patches, spread over all, and multiplied. The clean run's activations are at hand, as
-they are in a study. All ways must give the same logits, or the benchmark fails.
+The first two are measured on a few patches, spread over all, and multiplied. The vectors to put in are at hand, as they
+are in a study. All ways must give the same logits, or the benchmark fails.
 
 Every process has one thread and reports its CPU seconds, which on an idle machine are the clock's: so the ratios hold
-on a machine that others use too.
+on a machine that others use too, and as many processes run at a time as there are cores.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from hooked_patching import hooked_patch
 from r2a.config import Patching
-from r2a.patching.engine import Engine, capture
+from r2a.patching.engine import Engine
 from r2a.store import whole_file
 
 N_LAYERS, N_HEADS, N_KV_HEADS, D_HEAD, D_MODEL, D_MLP, N_VOCABULARY = 8, 12, 2, 128, 1536, 8960, 151_936
 TOKENS = (512, 1024, 2048)
 COMPONENTS = ("resid_pre", "z")
-N_MEASURED = 10
 WAYS = ("naive", "transformer_lens", "ours")
 OUTPUT = Path("results/benchmarks/patching.csv")
 COLUMNS = ["tokens", "component", "way", "seconds", "ratio_to_naive"]
@@ -61,9 +61,9 @@ def patches(component: str, n_tokens: int) -> list[tuple[int, int, int]]:
     return [(layer, place, head) for layer in range(N_LAYERS) for place in places for head in heads]
 
 
-def measured_patches(component: str, n_tokens: int) -> list[tuple[int, int, int]]:
+def some_patches(component: str, n_tokens: int, n_measured: int) -> list[tuple[int, int, int]]:
     every = patches(component, n_tokens)
-    return [every[k] for k in np.linspace(0, len(every) - 1, N_MEASURED).astype(int)]
+    return [every[k] for k in np.linspace(0, len(every) - 1, n_measured).astype(int)]
 
 
 # ---- one measurement, in its own process
@@ -80,52 +80,51 @@ def random_model() -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config).eval()
 
 
-def measure(way: str, component: str, n_tokens: int) -> dict[str, Any]:
-    """Seconds for all patches, and the logits of the first tokens of the vocabulary under ten of them."""
+def measure(way: str, component: str, n_tokens: int, n_measured: int) -> dict[str, Any]:
+    """Seconds for all patches, and the logits of the first tokens of the vocabulary under those measured."""
     model = random_model()
-    clean, corrupted = torch.randint(N_VOCABULARY, (2, n_tokens), generator=torch.Generator().manual_seed(1)).tolist()
-    at = positions(component, n_tokens)
-    vectors = capture(model, clean, at, [component])[0][component]
-    seconds, logits = MEASUREMENTS[way](model, corrupted, component, at, vectors)
+    random = torch.Generator().manual_seed(1)
+    ids = torch.randint(N_VOCABULARY, (n_tokens,), generator=random).tolist()
+    at, chosen = positions(component, n_tokens), some_patches(component, n_tokens, n_measured)
+    sizes = (N_HEADS, D_HEAD) if component == "z" else (D_MODEL,)
+    vectors = 0.1 * torch.randn(N_LAYERS, len(at), *sizes, generator=random)
+    model(torch.tensor([ids[:64]]))  # whatever a first call costs
+    seconds, logits = MEASUREMENTS[way](model, ids, component, at, vectors, chosen)
     return {"seconds": seconds, "logits": logits[:, :64].tolist()}
 
 
 def measure_naive(
-    model: Any, ids: list[int], component: str, at: list[int], vectors: torch.Tensor
+    model: Any, ids: list[int], component: str, at: list[int], vectors: torch.Tensor, chosen: list[tuple[int, int, int]]
 ) -> tuple[float, torch.Tensor]:
     def patch(layer: int, place: int, head: int) -> torch.Tensor:
         vector = vectors[layer, place, head] if component == "z" else vectors[layer, place]
         return hooked_patch(model, ids, component, layer, at[place], vector, head)
 
-    chosen = measured_patches(component, len(ids))
-    patch(*chosen[0])
     started = time.process_time()
     logits = torch.stack([patch(*each) for each in chosen])
-    return (time.process_time() - started) / N_MEASURED * len(patches(component, len(ids))), logits
+    return (time.process_time() - started) / len(chosen) * len(patches(component, len(ids))), logits
 
 
 def measure_ours(
-    model: Any, ids: list[int], component: str, at: list[int], vectors: torch.Tensor
+    model: Any, ids: list[int], component: str, at: list[int], vectors: torch.Tensor, chosen: list[tuple[int, int, int]]
 ) -> tuple[float, torch.Tensor]:
     engine = Engine(model)
     started = time.process_time()
     logits = engine.logits(engine.patch(engine.keep(ids, at), component, vectors, Patching().batch_tokens))
     seconds = time.process_time() - started
-    chosen = measured_patches(component, len(ids))
     return seconds, torch.stack(
         [logits[layer, place, head] if component == "z" else logits[layer, place] for layer, place, head in chosen]
     )
 
 
 def measure_transformer_lens(
-    model: Any, ids: list[int], component: str, at: list[int], vectors: torch.Tensor
+    model: Any, ids: list[int], component: str, at: list[int], vectors: torch.Tensor, chosen: list[tuple[int, int, int]]
 ) -> tuple[float, torch.Tensor]:
     from transformer_lens import patching
 
     from transformer_lens_model import bridge  # tests/
 
     lens = bridge(model)
-    chosen = measured_patches(component, len(ids))
     axes = ["layer", "pos", "head"] if component == "z" else ["layer", "pos"]
     index = pd.DataFrame([(layer, at[place], head)[: len(axes)] for layer, place, head in chosen], columns=axes)
     cache = {}
@@ -146,11 +145,9 @@ def measure_transformer_lens(
                 lens, torch.tensor([ids]), cache, metric, setter, component, index_df=rows
             )
 
-    run(index[:1])
-    logits.clear()
     started = time.process_time()
     run(index)
-    seconds = (time.process_time() - started) / N_MEASURED * len(patches(component, len(ids)))
+    seconds = (time.process_time() - started) / len(chosen) * len(patches(component, len(ids)))
     return seconds, torch.stack(logits)
 
 
@@ -195,16 +192,23 @@ def in_a_process(*arguments: Any) -> dict[str, Any]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise SystemExit(f"{arguments}: {done.stderr[-3000:]}")
+        raise RuntimeError(f"{arguments}: {done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(tokens: list[int], components: list[str]) -> None:
+def main(tokens: list[int], components: list[str], n_measured: int) -> None:
     ways = [way for way in WAYS if way != "transformer_lens" or find_spec("transformer_lens")]
     rows = []
-    for n_tokens in tokens:
-        for component in components:
-            found = {way: in_a_process(way, component, n_tokens) for way in ways}
+    with ThreadPoolExecutor(os.cpu_count()) as processes:
+        cases = {
+            (n_tokens, component): {
+                way: processes.submit(in_a_process, way, component, n_tokens, n_measured) for way in ways
+            }
+            for n_tokens in tokens
+            for component in components
+        }
+        for (n_tokens, component), measuring in cases.items():
+            found = {way: measurement.result() for way, measurement in measuring.items()}
             for way in ways[1:]:
                 error = np.abs(np.subtract(found[way]["logits"], found["naive"]["logits"])).max()
                 if error > 1e-3:
@@ -225,10 +229,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
     parser.add_argument("--components", nargs="+", default=list(COMPONENTS), choices=COMPONENTS)
-    parser.add_argument("--measure", nargs=3, metavar=("WAY", "COMPONENT", "TOKENS"))
+    parser.add_argument("--patches", type=int, default=10, help="that the slow ways are measured on")
+    parser.add_argument("--measure", nargs=4, metavar=("WAY", "COMPONENT", "TOKENS", "PATCHES"))
     given = parser.parse_args()
     if given.measure:
-        way, component, n_tokens = given.measure
-        print(json.dumps(measure(way, component, int(n_tokens))))
+        way, component, n_tokens, n_measured = given.measure
+        print(json.dumps(measure(way, component, int(n_tokens), int(n_measured))))
     else:
-        main(given.tokens, given.components)
+        main(given.tokens, given.components, given.patches)

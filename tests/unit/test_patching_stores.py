@@ -49,6 +49,7 @@ def folder(tmp_path_factory) -> Path:
             row[f"answer_{side}_id"], row[f"answer_{side}"] = GIVEN[candidate], str(candidate)
             questions.append({"pair": f"pair-{pair}", "side": side, "problem": "Which one?"})
         rows.append(row)
+    rows.append({"pair": "pair-4", "left_out": "answer is not one token"})
     write_parquet(folder / "pairs.parquet", pd.DataFrame(rows), provenance({}))
     write_parquet(folder / "questions.parquet", pd.DataFrame(questions), provenance({}))
     capture_activations(folder / "pairs.parquet", folder / "manifest.json", folder / "activations.h5", SETTINGS)

@@ -28,7 +28,8 @@ class PatchingError(Exception):
 def used_pairs(pairs: Path) -> pd.DataFrame:
     """The pairs that were not left out; all of one set of roles."""
     table = read_parquet(pairs)
-    return table[table["left_out"] == ""].reset_index(drop=True)
+    table = table[table["left_out"] == ""].reset_index(drop=True)
+    return table.astype({"answer_a_id": int, "answer_b_id": int})  # floats where a pair that is left out has none
 
 
 def capture_activations(pairs: Path, manifest: Path, output: Path, settings: Mapping[str, Any]) -> None:

@@ -12,12 +12,13 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-attention lock
+.PHONY: help demo test bench-attention bench-patching lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
 	@echo "make test   install into .venv, run all tests"
 	@echo "make bench-attention   time and memory of the attention rerun (half an hour), into results/benchmarks"
+	@echo "make bench-patching   time of patching against slower ways (half an hour), into results/benchmarks"
 	@echo "make lock   make envs/*.lock.txt anew from envs/requirements.in (needs uv)"
 	@echo "With ENVIRONMENT=gpu they use vLLM's build for NVIDIA GPUs; with PYTHON=... another Python than python3."
 
@@ -33,6 +34,9 @@ test: $(installed)
 
 bench-attention: $(installed)
 	$(in_environment) python tests/benchmarks/attention.py results/benchmarks/attention.csv
+
+bench-patching: $(installed)
+	PYTHONPATH=workflow/scripts:tests .venv/bin/python tests/benchmarks/patching.py
 
 lock:
 	@command -v uv > /dev/null || { echo "uv is missing: $(PYTHON) -m pip install uv" >&2; exit 1; }

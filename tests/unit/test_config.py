@@ -54,6 +54,25 @@ def test_pairs_refuse_a_sampled_decoding(shipped):
         load_study(shipped)
 
 
+def test_components_must_hold_resid_pre_and_be_known(shipped):
+    shipped["patching"] = {"components": ["attn_out", "mlp"]}
+    with pytest.raises(ConfigError) as error:
+        load_study(shipped)
+    assert "patching.components: resid_pre is missing" in str(error.value)
+    assert "patching.components.1: " in str(error.value)
+
+
+def test_components_rerun_what_is_made_of_them_and_not_the_pairs(shipped):
+    before = load_study(shipped)
+    shipped["patching"] = {"components": ["resid_pre"]}
+    after = load_study(shipped)
+    changed = {
+        stage: before.stage(stage, "tiny-qwen", "comparisons") != after.stage(stage, "tiny-qwen", "comparisons")
+        for stage in ("pairs", "activations", "patching")
+    }
+    assert changed == {"pairs": False, "activations": True, "patching": True}
+
+
 def test_a_section_that_is_no_mapping_is_an_error_not_a_crash(shipped):
     for section in ("models", "datasets", "decodings", "attention"):
         with pytest.raises(ConfigError, match=section):

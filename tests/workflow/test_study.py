@@ -63,7 +63,7 @@ def test_patching_all_or_nothing_at_the_ends_of_the_network(study, model):
     with h5py.File(study.results / f"patching/{model}/comparisons.h5") as file:
         roles = list(file["role"].asstr()[:])
         used = file["is_used"][:] == 1
-        final = file["normalized_logit_diff"][used][:, :, roles.index("final")]
+        final = file["resid_pre/clean_to_corrupted/normalized_logit_diff"][used][:, :, roles.index("final")]
         assert used.sum() >= 30
         assert np.abs(final[:, 0]).max() < 1e-4
         assert file["null_patch_error"][:].max() < 1e-3

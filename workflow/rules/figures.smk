@@ -64,6 +64,7 @@ rule plot_patching_case:
 rule plot_patching_curves:
     input:
         curves="<results>/tables/{model}/{dataset}/patching_curves.csv",
+        controls="<results>/tables/{model}/{dataset}/patching_controls.csv",
         hand_off="<results>/tables/{model}/{dataset}/hand_off.csv",
     output:
         multiext("<results>/figures/{model}/{dataset}/patching_curves", svg=".svg", png=".png", table=".csv"),

@@ -71,6 +71,7 @@ rule tabulate_patching:
         patching="<results>/patching/{model}/{dataset}.h5",
     output:
         curves="<results>/tables/{model}/{dataset}/patching_curves.csv",
+        controls="<results>/tables/{model}/{dataset}/patching_controls.csv",
         hand_off="<results>/tables/{model}/{dataset}/hand_off.csv",
     log:
         "<logs>/tables/{model}/{dataset}/patching.log",

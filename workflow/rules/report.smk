@@ -17,6 +17,9 @@ rule write_summary:
         curves=expand(
             "<results>/tables/{model}/{dataset}/patching_curves.csv", model=STUDY.models, dataset=STUDY.pair_datasets
         ),
+        controls=expand(
+            "<results>/tables/{model}/{dataset}/patching_controls.csv", model=STUDY.models, dataset=STUDY.pair_datasets
+        ),
         hand_off=expand(
             "<results>/tables/{model}/{dataset}/hand_off.csv", model=STUDY.models, dataset=STUDY.pair_datasets
         ),

@@ -1,4 +1,4 @@
-"""Store both runs' residual stream at every role of every pair."""
+"""Store both runs' activations at every role of every pair."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -15,6 +15,7 @@ def main(snakemake: "Snakemake") -> None:
 
         plot_patching_curves(
             Path(snakemake.input.curves),
+            Path(snakemake.input.controls),
             Path(snakemake.input.hand_off),
             Path(snakemake.output.svg).with_suffix(""),
             snakemake.params.settings,

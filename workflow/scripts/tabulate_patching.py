@@ -1,4 +1,4 @@
-"""Tabulate patching curves and the hand-off layer."""
+"""Tabulate patching curves, controls and the hand-off layer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ def main(snakemake: "Snakemake") -> None:
         tabulate_patching(
             Path(snakemake.input.patching),
             Path(snakemake.output.curves),
+            Path(snakemake.output.controls),
             Path(snakemake.output.hand_off),
             snakemake.params.settings,
         )

@@ -16,11 +16,11 @@ STAGE_VERSIONS = {
     "traces": 1,
     "grades": 1,
     "evaluation": 1,
-    "attention": 2,
+    "attention": 1,
     "heads": 1,
     "pairs": 1,
-    "activations": 2,
-    "patching": 2,
+    "activations": 1,
+    "patching": 1,
     "figures": 1,
     "summary": 1,
 }
@@ -139,7 +139,11 @@ class Patching(Section):
     keep_reasoning: bool = Field(
         True, description="Keep the model's own reasoning before the probe; else the probe alone."
     )
-    batch_tokens: int = Field(16_384, gt=0, description="Tokens that one forward pass may hold.")
+    components: list[Literal["resid_pre", "resid_mid", "attn_out", "mlp_out"]] = Field(
+        ["resid_pre", "attn_out", "mlp_out"],
+        description="What is patched; resid_pre, which figures and the hand-off layer show, must be among them.",
+    )
+    batch_tokens: int = Field(4096, gt=0, description="Tokens that are computed at a time.")
 
 
 class Study(Section):
@@ -228,7 +232,9 @@ class Study(Section):
         if name == "heads":
             params |= self.attention.model_dump(include={"n_top_heads"})
         if name in ("pairs", "patching"):
-            params |= self.patching.model_dump(exclude={"batch_tokens"})
+            params |= self.patching.model_dump(exclude={"batch_tokens", "components"})
+        if name in ("activations", "patching"):
+            params["components"] = self.patching.components
         return params
 
 
@@ -272,6 +278,10 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
             lines.append(f"{stage}.decoding: {used!r} is none of the decodings ({', '.join(decodings)})")
         elif stage == "patching" and decodings[used].get("temperature") != 0:
             lines.append(f"patching.decoding: {used!r} samples; pairs need a greedy decoding (temperature 0)")
+    patching = config.get("patching")
+    components = patching.get("components") if isinstance(patching, dict) else None
+    if isinstance(components, list) and "resid_pre" not in components:
+        lines.append("patching.components: resid_pre is missing; figures and the hand-off layer are read from it")
     return lines
 
 

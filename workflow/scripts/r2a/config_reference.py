@@ -44,6 +44,8 @@ def _type(field: FieldInfo) -> str:
     kind = field.annotation
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(f"`{value}`" for value in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        return "list of " + ", ".join(f"`{value}`" for value in typing.get_args(typing.get_args(kind)[0]))
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return "section"
     if typing.get_origin(kind) is dict:

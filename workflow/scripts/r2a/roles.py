@@ -1,7 +1,14 @@
-"""Names of the token roles that both runs of a pair share (METHOD section 4), as stored and drawn."""
+"""Names that stage 3's stores, tables and figures share (METHOD section 4)."""
 
+# the token roles that both runs of a pair have
 ANSWER_ROLE = "answer"  # the answer within the probe, the reasoning's last line
 CLOSE_ROLE = "</think>"
 FINAL_ROLE = "final"  # the token right before the predicted answer
 CONTROL_ROLE = "random reasoning token"
 PROBE, ENDING = "probe: ", "ending: "  # prefixes of the other tokens' roles
+
+# what is put into which run
+CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN = "clean_to_corrupted", "corrupted_to_clean"
+# what is put into the corrupted run in place of the clean run's vectors
+SAME_ANSWER, UNRELATED_ANSWER, RANDOM_VECTOR = "same_answer", "unrelated_answer", "random_vector"
+CONTROLS = (SAME_ANSWER, UNRELATED_ANSWER, RANDOM_VECTOR)

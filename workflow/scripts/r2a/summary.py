@@ -5,17 +5,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
-from r2a.roles import ANSWER_ROLE, CONTROL_ROLE
+from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CONTROL_ROLE, RANDOM_VECTOR, SAME_ANSWER, UNRELATED_ANSWER
 from r2a.store import open_hdf5, provenance, read_parquet, read_provenance, write_json
 
 TOY_WARNING = (
     "These are toy models, trained from scratch on synthetic tasks. What follows shows that the machinery "
     "works from end to end; it says nothing about real reasoning models."
 )
+CONTROL_NAMES = {
+    SAME_ANSWER: "another pair's vector of the same answer restores",
+    UNRELATED_ANSWER: "one of an unrelated answer",
+    RANDOM_VECTOR: "a random one of the same norm",
+}
 FUNNEL_COLUMNS = ["model", "dataset", "condition", "decoding", "total", "finished", "well_formed", "extracted"]
 
 
@@ -27,7 +31,9 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
     funnel, effect = pd.read_csv(inputs["funnel"]), pd.read_csv(inputs["effect"])
     stage_1, short_1 = _effect_sentences(effect)
     stage_2, short_2 = _attention_sentences(inputs["attention"], inputs["heads"])
-    stage_3, short_3 = _patching_sentences(inputs["pairs"], inputs["patching"], inputs["curves"], inputs["hand_off"])
+    stage_3, short_3 = _patching_sentences(
+        inputs["pairs"], inputs["patching"], inputs["curves"], inputs["controls"], inputs["hand_off"]
+    )
     figures = {
         name: [os.path.relpath(path, summary.parent) for path in inputs[name]]
         for name in ("head_figures", "patching_figures")
@@ -98,16 +104,22 @@ def _attention_sentences(attention: Sequence[Path], heads: Sequence[Path]) -> tu
 
 
 def _patching_sentences(
-    pairs: Sequence[Path], patching: Sequence[Path], curves: Sequence[Path], hand_offs: Sequence[Path]
+    pairs: Sequence[Path],
+    patching: Sequence[Path],
+    curves: Sequence[Path],
+    controls: Sequence[Path],
+    hand_offs: Sequence[Path],
 ) -> tuple[list[str], str]:
     """A bullet per model and set of pairs; and one line on all."""
     bullets, short = [], []
-    for pairs_path, path, curves_path, hand_off_path in zip(pairs, patching, curves, hand_offs, strict=True):
+    paths = zip(pairs, patching, curves, controls, hand_offs, strict=True)
+    for pairs_path, path, curves_path, controls_path, hand_off_path in paths:
         settings = read_provenance(path)["parameters"]
         left_out = read_parquet(pairs_path, ["left_out"])["left_out"]
         table = pd.read_csv(curves_path)
+        table = table[(table["component"] == "resid_pre") & (table["direction"] == CLEAN_TO_CORRUPTED)]
         hand_off = pd.read_csv(hand_off_path).iloc[0]
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             n_used, n_aligned = int(file["is_used"][:].sum()), len(file["is_used"])
             floor = float(file["null_patch_error"][:].max())
         # the layer at which each role restores most
@@ -122,6 +134,11 @@ def _patching_sentences(
         )
         if CONTROL_ROLE in best.index:
             bullet += f"; at a random reasoning token it restores at most {best.loc[CONTROL_ROLE, 'mean']:.2f}"
+        control = pd.read_csv(controls_path)
+        control = control[(control["component"] == "resid_pre") & (control["layer"] == answer["layer"])]
+        restored = control.set_index("control")["mean"]
+        named = [f"{name} {restored[key]:.2f}" for key, name in CONTROL_NAMES.items() if key in restored.index]
+        bullet += f". Put in its place, {', '.join(named)}"
         if np.isnan(hand_off["layer"]):
             bullet += ". The last token never takes over."
         else:

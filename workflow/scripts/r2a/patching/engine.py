@@ -1,73 +1,429 @@
-"""Capture and replacement of residual-stream activations, by hooks on transformers' decoder layers."""
+"""Activations captured from one run and patched into another (METHOD section 4).
 
-from collections.abc import Callable, Sequence
+A patch at layer l and positions from p on changes nothing below layer l and nothing before p. So the run that is
+patched is kept once, with its keys, values and residual stream, and every patch restarts from it: only the tail
+from p on is computed again, from layer l on, and of the last layer only the last token. The tails of all patches
+are packed into one list of tokens, so layers and positions share every matrix product.
+
+Any component's patch at layer l and some positions is a patch of resid_pre at layer l + 1 and the same positions:
+what follows attention in a layer works on each token by itself. So there is one kind of job, a Patch.
+
+Works on decoders that are built as Qwen2, Qwen3 and Llama are; an engine compares itself with the model's own forward
+pass when it is made, and refuses any other model by name.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from r2a.models import ModelError
+
+COMPONENTS = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
+# How far the engine's logits may be from the model's own: root mean square, relative to the logits'.
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
+VOCABULARY_ROWS = 16_384  # of the unembedding, turned into float32 at a time
 
 
-def _layers(model: Any) -> Any:
-    return model.model.layers
+# ---- capture
 
 
-def _last_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Logits at the last token, float32 [row, vocabulary]."""
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
-    return model.lm_head(hidden).float()
+def final_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits of what leaves the last layer, in float32 throughout: [..., d_model] -> [..., vocabulary]."""
+    normed = model.model.norm(hidden.float()).float()
+    return torch.cat([normed @ rows.float().T for rows in model.lm_head.weight.split(VOCABULARY_ROWS)], -1)
 
 
 @torch.no_grad()
+def capture(
+    model: Any, token_ids: Sequence[int], positions: Sequence[int], components: Sequence[str]
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """One run's activations at the given positions, and its last logits, by the model's own forward pass.
+
+    Returns float32 [layer, position, d_model] a component, [layer, position, head, d_head] for z, and float32
+    [vocabulary], on the CPU.
+    """
+    kept: dict[str, list[torch.Tensor]] = {component: [] for component in components}
+    last: list[torch.Tensor] = []
+
+    def keep(component: str) -> Callable[..., None]:
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...], output: Any = None) -> None:
+            found = inputs[0] if output is None else output[0] if isinstance(output, tuple) else output
+            kept[component].append(found[0, list(positions)].float().cpu())
+
+        return hook
+
+    with ExitStack() as hooks:
+        for layer in model.model.layers:
+            attention = layer.self_attn
+            places = {
+                "resid_pre": layer.register_forward_pre_hook,
+                "resid_mid": layer.post_attention_layernorm.register_forward_pre_hook,
+                "attn_out": attention.register_forward_hook,
+                "mlp_out": layer.mlp.register_forward_hook,
+                "z": attention.o_proj.register_forward_pre_hook,
+            }
+            for component in components:
+                hooks.callback(places[component](keep(component)).remove)
+        hooks.callback(
+            model.model.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0][0, -1])).remove
+        )
+        model.model(input_ids=_batch_of_one(model, token_ids), use_cache=False)
+    found = {component: torch.stack(layers) for component, layers in kept.items()}
+    if "z" in found:
+        found["z"] = found["z"].unflatten(-1, (model.config.num_attention_heads, -1))
+    return found, final_logits(model, last[0]).cpu()
+
+
 def capture_resid_pre(
     model: Any, token_ids: Sequence[int], positions: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One run's resid_pre at the given positions, and its last logits.
+    """One run's resid_pre, float32 [layer, position, d_model], and its last logits, float32 [vocabulary]."""
+    found, logits = capture(model, token_ids, positions, ["resid_pre"])
+    return found["resid_pre"], logits
 
-    Returns float32 [layer, position, d_model] and float32 [vocabulary], on the CPU.
+
+# ---- patching
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Vectors [position, d_model] put in place of resid_pre of a layer, at some positions of one run.
+
+    `layer` may be the number of layers: what leaves the last one.
     """
-    kept: list[torch.Tensor] = []
 
-    def keep(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        kept.append(inputs[0][0, list(positions)].float().cpu())
+    layer: int
+    positions: tuple[int, ...]
+    vectors: torch.Tensor
 
-    with ExitStack() as hooks:
-        for layer in _layers(model):
-            hooks.callback(layer.register_forward_pre_hook(keep).remove)
-        logits = _last_logits(model, torch.tensor([list(token_ids)], device=model.device))
-    return torch.stack(kept), logits[0].cpu()
+    @property
+    def start(self) -> int:
+        return min(self.positions)
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """What patches need of the run that they restart from; the lists have an entry a layer.
+
+    keys, values: [1, kv_head, token, d_head], keys with their rotation. resid_pre: [token from `start` on, d_model],
+    and once more what leaves the last layer, [1, d_model], of the last token alone. resid_mid [position, d_model] and
+    z [position, head, d_head], at `positions`. rotation: cosines and sines, [token, d_head].
+    """
+
+    positions: tuple[int, ...]
+    n_tokens: int
+    rotation: tuple[torch.Tensor, torch.Tensor]
+    keys: list[torch.Tensor] = field(default_factory=list)
+    values: list[torch.Tensor] = field(default_factory=list)
+    resid_pre: list[torch.Tensor] = field(default_factory=list)
+    resid_mid: list[torch.Tensor] = field(default_factory=list)
+    z: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def start(self) -> int:
+        return min(self.positions)
+
+
+Tails = dict[int, torch.Tensor]  # by the position where they begin: [row, token from there on, ...], a row a patch
+Shapes = dict[int, tuple[int, int]]  # rows and tokens of each of several tails that are packed, [token, ...]
+
+
+class Attended(NamedTuple):
+    """What a layer's attention makes of tails: resid_mid and z (heads joined), packed; keys and values, heads apart."""
+
+    mid: torch.Tensor
+    z: torch.Tensor
+    keys: Tails
+    values: Tails
+    shapes: Shapes  # of mid and z
+
+
+class Engine:
+    """Patches into kept runs of one model."""
+
+    def __init__(self, model: Any) -> None:
+        """Raises ModelError, naming the architecture, where restarts don't give the model's own logits."""
+        self.model = model
+        self._check()
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.model.model.layers)
+
+    @torch.no_grad()
+    def keep(self, token_ids: Sequence[int], positions: Sequence[int]) -> KeptRun:
+        """Run the tokens once and keep what patches at the given positions need."""
+        n_tokens, at = len(token_ids), list(positions)
+        tail = {0: self.model.model.embed_tokens(_batch_of_one(self.model, token_ids))}
+        cos, sin = self.model.model.rotary_emb(tail[0], torch.arange(n_tokens, device=self.model.device)[None])
+        kept = KeptRun(tuple(positions), n_tokens, (cos[0], sin[0]))
+        for number in range(self.n_layers):
+            kept.resid_pre.append(tail[0][0, kept.start :].clone())
+            is_last = number == self.n_layers - 1
+            found = self._attention(number, tail, kept, [*at, n_tokens - 1] if is_last else None)
+            kept.keys.append(found.keys[0])
+            kept.values.append(found.values[0])
+            rows = slice(len(at)) if is_last else at
+            kept.resid_mid.append(found.mid[rows])
+            kept.z.append(found.z[rows].unflatten(-1, (-1, found.keys[0].shape[-1])))
+            tail = _unpack(self._mlp(number, found.mid), found.shapes)
+        kept.resid_pre.append(tail[0][0, -1:])
+        return kept
+
+    @torch.no_grad()
+    def finish(self, kept: KeptRun, patches: Sequence[Patch], batch_tokens: int) -> torch.Tensor:
+        """What leaves the last layer at the last token under each patch, [patch, d_model].
+
+        `batch_tokens` bounds the tokens that are computed at a time.
+        """
+        last = kept.n_tokens - 1
+        left = kept.resid_pre[-1].repeat(len(patches), 1)
+        walking = []
+        for number, patch in enumerate(patches):
+            if patch.layer < self.n_layers:
+                walking.append(number)
+            elif last in patch.positions:
+                left[number] = patch.vectors[patch.positions.index(last)].to(left)
+        walking.sort(key=lambda number: patches[number].layer)
+        for batch in _batches(walking, [kept.n_tokens - patch.start for patch in patches], batch_tokens):
+            joining: dict[tuple[int, int], list[int]] = defaultdict(list)
+            for number in batch:
+                joining[patches[number].layer, patches[number].start].append(number)
+            tails: Tails = {}
+            rows: dict[int, list[int]] = defaultdict(list)
+            for layer in range(patches[batch[0]].layer, self.n_layers):
+                for (_, start), numbers in [item for item in joining.items() if item[0][0] == layer]:
+                    tail = _patched_tail(kept, [patches[number] for number in numbers])
+                    tails[start] = torch.cat([tails[start], tail]) if start in tails else tail
+                    rows[start] += numbers
+                asked = [last] if layer == self.n_layers - 1 else None
+                found = self._attention(layer, tails, kept, asked, batch_tokens)
+                tails = _unpack(self._mlp(layer, found.mid), found.shapes)
+            for start, tail in tails.items():
+                left[rows[start]] = tail[:, 0]
+        return left
+
+    def patch(self, kept: KeptRun, component: str, vectors: torch.Tensor, batch_tokens: int) -> torch.Tensor:
+        """What leaves the last layer at the last token under every single patch of a component.
+
+        vectors: [layer, position, d_model] for the positions of `kept`, [layer, position, head, d_head] for z.
+        Returns [layer, position, d_model], for z [layer, position, head, d_model].
+        """
+        entering = torch.stack([self._entering(kept, component, n, vectors[n]) for n in range(self.n_layers)])
+        later = 0 if component == "resid_pre" else 1
+        patches = [
+            Patch(layer + later, (position,), vector[None])
+            for layer in range(self.n_layers)
+            for position, at_position in zip(kept.positions, entering[layer], strict=True)
+            for vector in at_position.reshape(-1, at_position.shape[-1])
+        ]
+        return self.finish(kept, patches, batch_tokens).reshape(entering.shape)
+
+    @torch.no_grad()
+    def logits(self, left: torch.Tensor) -> torch.Tensor:
+        """Float32 logits [..., vocabulary] of what leaves the last layer, on the CPU."""
+        return final_logits(self.model, left).cpu()
+
+    @torch.no_grad()
+    def _entering(self, kept: KeptRun, component: str, number: int, vectors: torch.Tensor) -> torch.Tensor:
+        """What enters the next layer (resid_pre: this layer) at the kept positions when a component is replaced.
+
+        [position, d_model], for z [position, head, d_model].
+        """
+        layer, mid = self.model.model.layers[number], kept.resid_mid[number]
+        vectors = vectors.to(mid)
+        if component == "resid_pre":
+            return vectors
+        if component == "mlp_out":
+            return mid + vectors
+        if component == "attn_out":
+            mid = kept.resid_pre[number][[position - kept.start for position in kept.positions]] + vectors
+        elif component == "resid_mid":
+            mid = vectors
+        else:
+            written_by = layer.self_attn.o_proj.weight.unflatten(1, vectors.shape[1:])  # [d_model, head, d_head]
+            mid = mid[:, None] + torch.einsum("phe,dhe->phd", vectors - kept.z[number], written_by)
+        return self._mlp(number, mid)
+
+    def _mlp(self, number: int, mid: torch.Tensor) -> torch.Tensor:
+        """The second half of a layer: resid_mid to the next layer's resid_pre, [..., d_model]."""
+        layer = self.model.model.layers[number]
+        return mid + layer.mlp(layer.post_attention_layernorm(mid))
+
+    def _attention(
+        self, number: int, tails: Tails, kept: KeptRun, asked: list[int] | None, batch_tokens: int = 0
+    ) -> Attended:
+        """The first half of a layer, for tails of resid_pre; mid and z only at the positions asked for, if any are.
+
+        A tail sees the kept keys and values before its start, then its own. `batch_tokens` bounds the keys seen at a
+        time, in tokens.
+        """
+        layer = self.model.model.layers[number]
+        attention = layer.self_attn
+        packed, shapes = _pack(tails)
+        normed = layer.input_layernorm(packed)
+        all_keys, all_values = (_unpack(side(normed), shapes) for side in (attention.k_proj, attention.v_proj))
+        if asked is not None:
+            (packed, _), (normed, shapes) = _pack(_at(tails, asked)), _pack(_at(_unpack(normed, shapes), asked))
+        all_queries = attention.q_proj(normed)
+        z = torch.empty_like(all_queries)
+        rows_at_a_time = max(1, batch_tokens // kept.n_tokens)
+        keys, values = {}, {}
+        every_place = torch.arange(kept.n_tokens, device=z.device)
+        for (start, queries), z_of_start in zip(
+            _unpack(all_queries, shapes).items(), _unpack(z, shapes).values(), strict=True
+        ):
+            own = slice(start, None)
+            asked_for = own if asked is None else asked
+            queries = _heads(queries, attention, "q_norm", kept.rotation, asked_for)
+            keys[start] = _heads(all_keys[start], attention, "k_norm", kept.rotation, own)
+            values[start] = all_values[start].unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            before = [side[number][:, :, :start] for side in (kept.keys, kept.values)] if start else []
+            is_whole = not before and asked is None
+            visible = None if is_whole else every_place <= every_place[asked_for, None]
+            for first in range(0, len(queries), rows_at_a_time):
+                rows = slice(first, first + rows_at_a_time)
+                own_sides = (queries[rows], keys[start][rows], values[start][rows])
+                found = _attend(*own_sides, before, visible, attention.scaling)
+                z_of_start[rows].unflatten(-1, (-1, attention.head_dim)).copy_(found.transpose(1, 2))
+        return Attended(packed + attention.o_proj(z), z, keys, values, shapes)
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Compare a short run, and a restart of it that changes nothing, with the model's own forward pass."""
+        name = type(self.model).__name__
+        ids = torch.randint(self.model.config.vocab_size, (12,), generator=torch.Generator().manual_seed(0)).tolist()
+        try:
+            own = self.model(_batch_of_one(self.model, ids), use_cache=False).logits[0, -1].float().cpu()
+            kept = self.keep(ids, [5])
+            layer = self.n_layers // 2
+            null = self.finish(kept, [Patch(layer, (5,), kept.resid_pre[layer][:1])], len(ids))
+            found = self.logits(torch.cat([kept.resid_pre[-1], null]))
+        except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+            raise ModelError(f"{name}: patching cannot restart runs of this architecture ({error})") from error
+        refuse_deviating(name, found, own, self.model.dtype)
+
+
+def refuse_deviating(name: str, found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    """Raises ModelError where logits [..., vocabulary] are not, within rounding, those expected [vocabulary]."""
+    scale = (expected - expected.mean()).square().mean().sqrt().clamp_min(1)
+    deviation = float((found - expected).square().mean().sqrt() / scale)
+    if not deviation <= TOLERANCES[dtype]:
+        raise ModelError(
+            f"{name}: patching cannot restart runs of this architecture: logits come out {deviation:.2g} of their "
+            f"spread away from the model's own, and {TOLERANCES[dtype]} is rounding"
+        )
 
 
 @torch.no_grad()
 def patch_resid_pre(
     model: Any, corrupted_ids: Sequence[int], positions: Sequence[int], vectors: torch.Tensor, batch_tokens: int
 ) -> torch.Tensor:
-    """Last logits of the corrupted run under every single patch (METHOD section 4).
+    """Last logits of the corrupted run under every single patch of resid_pre.
 
     vectors: [layer, position, d_model]. Entry [l, p] of the result, float32 [layer, position, vocabulary] on
     the CPU, is the run in which resid_pre of layer l at positions[p] alone is replaced by vectors[l, p].
-    `batch_tokens` bounds the tokens of one forward pass.
     """
-    n_layers, n_positions, _ = vectors.shape
-    ids = torch.tensor(list(corrupted_ids), device=model.device)
-    patches = [(layer, p) for layer in range(n_layers) for p in range(n_positions)]
-    size = max(1, batch_tokens // len(ids))
-    logits = []
-    for start in range(0, len(patches), size):
-        batch = patches[start : start + size]
+    engine = Engine(model)
+    return engine.logits(engine.patch(engine.keep(corrupted_ids, positions), "resid_pre", vectors, batch_tokens))
 
-        def replace_in(layer: int, batch: list[tuple[int, int]] = batch) -> Callable[..., tuple[torch.Tensor, ...]]:
-            rows = [row for row, (patched_layer, _) in enumerate(batch) if patched_layer == layer]
-            columns = [batch[row][1] for row in rows]
 
-            def replace(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-                hidden = inputs[0].clone()
-                hidden[rows, [positions[p] for p in columns]] = vectors[layer, columns].to(hidden)
-                return (hidden, *inputs[1:])
+# ---- tails and batches
 
-            return replace
 
-        with ExitStack() as hooks:
-            for layer in {layer for layer, _ in batch}:
-                hooks.callback(_layers(model)[layer].register_forward_pre_hook(replace_in(layer)).remove)
-            logits.append(_last_logits(model, ids.expand(len(batch), -1)).cpu())
-    return torch.cat(logits).reshape(n_layers, n_positions, -1)
+def _batch_of_one(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
+    return torch.tensor([list(token_ids)], device=model.device)
+
+
+def _batches(order: Sequence[int], tokens: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Split `order` into runs of at most `batch_tokens` tokens each, or of one."""
+    batch: list[int] = []
+    total = 0
+    for number in order:
+        total += tokens[number]
+        if batch and total > batch_tokens:
+            yield batch
+            batch, total = [], tokens[number]
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def _patched_tail(kept: KeptRun, patches: Sequence[Patch]) -> torch.Tensor:
+    """The kept run's tail with each patch's vectors in it, [patch, token, d_model]; all of one layer and start."""
+    start = patches[0].start
+    tail = kept.resid_pre[patches[0].layer][start - kept.start :].repeat(len(patches), 1, 1)
+    for row, patch in enumerate(patches):
+        tail[row, [position - start for position in patch.positions]] = patch.vectors.to(tail)
+    return tail
+
+
+def _pack(tails: Tails) -> tuple[torch.Tensor, Shapes]:
+    """All tokens of all tails in one list, [token, ...]."""
+    shapes = {start: (tail.shape[0], tail.shape[1]) for start, tail in tails.items()}
+    return torch.cat([tail.flatten(0, 1) for tail in tails.values()]), shapes
+
+
+def _unpack(packed: torch.Tensor, shapes: Shapes) -> Tails:
+    """Views of a list of tokens, one a tail."""
+    parts = packed.split([rows * tokens for rows, tokens in shapes.values()])
+    return {start: part.unflatten(0, shape) for (start, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def _at(tails: Tails, positions: Sequence[int]) -> Tails:
+    return {start: tail[:, [position - start for position in positions]] for start, tail in tails.items()}
+
+
+def _heads(
+    joined: torch.Tensor,
+    attention: Any,
+    norm: str,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    places: slice | list[int],
+) -> torch.Tensor:
+    """Queries or keys [row, token, d] at the given places, normed if the model norms them, and rotated.
+
+    Returns [row, head, token, d_head].
+    """
+    heads = joined.unflatten(-1, (-1, attention.head_dim))
+    if hasattr(attention, norm):
+        heads = getattr(attention, norm)(heads)
+    heads = heads.transpose(1, 2)
+    cos, sin = (side[places] for side in rotation)
+    half = attention.head_dim // 2
+    rotated = heads * cos
+    rotated[..., :half] -= heads[..., half:] * sin[..., :half]
+    rotated[..., half:] += heads[..., :half] * sin[..., half:]
+    return rotated
+
+
+def _attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+    before: Sequence[torch.Tensor], visible: torch.Tensor | None, scaling: float,
+) -> torch.Tensor:  # fmt: skip
+    """z of queries, both [row, head, query, d_head].
+
+    Keys are those `before`, as the values [1, kv_head, token, d_head], then the row's own; `visible` says which of
+    them each query sees, [query, token]. With None the queries stand at all the keys' places and see up to their own.
+    """
+    n_rows, n_heads, n_queries, d_head = queries.shape
+    sharing = n_heads // keys.shape[1]
+    if before:
+        keys, values = (
+            torch.cat([prefix.expand(n_rows, -1, -1, -1), own], 2)
+            for prefix, own in zip(before, (keys, values), strict=True)
+        )
+    if visible is None:
+        keys, values = (side.repeat_interleave(sharing, 1) for side in (keys, values))
+        return scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling)
+    # heads that share keys stand behind each other as queries of one head, so keys need not be repeated
+    z = scaled_dot_product_attention(
+        queries.reshape(n_rows, -1, sharing * n_queries, d_head), keys, values,
+        attn_mask=visible.repeat(sharing, 1), scale=scaling,
+    )  # fmt: skip
+    return z.reshape(queries.shape)

@@ -1,0 +1,213 @@
+"""Restarts give what whole forward passes with hooks give, in models of random weights."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from hooked_patching import hooked_patch, last_logits
+from r2a.models import ModelError
+from r2a.patching.engine import COMPONENTS, Engine, Patch, capture, patch_resid_pre
+
+ARCHITECTURES = {
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config),
+    "llama": (LlamaForCausalLM, LlamaConfig),
+}
+N_LAYERS, N_HEADS = 3, 4
+SIZES = {
+    "vocab_size": 48, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": N_HEADS, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}  # fmt: skip
+IDS = {"clean": [1, 17, 4, 30, 22, 9, 41, 5, 12], "corrupted": [1, 8, 33, 4, 25, 22, 19, 6, 40, 28, 7]}
+# unlike tokens, out of order, the first and the last among them
+POSITIONS = {"clean": [6, 0, 8, 3], "corrupted": [8, 0, 10, 4]}
+DIRECTIONS = [("clean", "corrupted"), ("corrupted", "clean")]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest) -> Any:
+    kind, config = ARCHITECTURES[request.param]
+    torch.manual_seed(3)
+    return kind(config(**SIZES)).eval()
+
+
+@pytest.fixture(scope="module")
+def engine(model: Any) -> Engine:
+    return Engine(model)
+
+
+def patched_logits(engine: Engine, component: str, source: str, base: str, batch_tokens: int = 10_000) -> torch.Tensor:
+    """Logits of one run, each position's component replaced by another run's, [layer, position(, head), vocabulary]."""
+    vectors = capture(engine.model, IDS[source], POSITIONS[source], [component])[0][component]
+    kept = engine.keep(IDS[base], POSITIONS[base])
+    return engine.logits(engine.patch(kept, component, vectors, batch_tokens))
+
+
+@pytest.mark.parametrize(("source", "base"), DIRECTIONS)
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_components_patch_equals_a_whole_run_with_a_hook(engine, component, source, base):
+    vectors = capture(engine.model, IDS[source], POSITIONS[source], [component])[0][component]
+    found = patched_logits(engine, component, source, base)
+    unpatched = last_logits(engine.model, IDS[base])
+    effects = []
+    for layer, place, *head in np.ndindex(found.shape[:-1]):
+        at = (layer, place, *head)
+        slow = hooked_patch(engine.model, IDS[base], component, layer, POSITIONS[base][place], vectors[at], *head)
+        np.testing.assert_allclose(found[at], slow, atol=1e-4, err_msg=str(at))
+        effects.append(float((slow - unpatched).abs().max()))
+    # the patches do something, else the comparison would prove nothing
+    assert np.median(effects) > 1e-2
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_null_patch_changes_nothing(engine, component):
+    found = patched_logits(engine, component, "corrupted", "corrupted")
+    expected = last_logits(engine.model, IDS["corrupted"])
+    np.testing.assert_allclose(found, expected.expand_as(found), atol=1e-4)
+
+
+@pytest.mark.parametrize("component", ["resid_pre", "z"])
+def test_the_size_of_batches_changes_nothing(engine, component):
+    whole = patched_logits(engine, component, "clean", "corrupted")
+    for batch_tokens in (1, 25, 60):
+        split = patched_logits(engine, component, "clean", "corrupted", batch_tokens)
+        np.testing.assert_allclose(split, whole, atol=1e-5)
+
+
+def test_a_patch_of_several_positions_is_one_run_with_all_of_them_replaced(engine):
+    clean, corrupted = IDS["clean"], IDS["corrupted"]
+    vectors = capture(engine.model, clean, [3, 4, 8], ["resid_pre"])[0]["resid_pre"]
+    kept = engine.keep(corrupted, [3, 10, 4])
+    patches = [Patch(layer, (4, 5, 10), vectors[layer]) for layer in range(N_LAYERS)]
+    found = engine.logits(engine.finish(kept, patches, 100))
+
+    for layer in range(N_LAYERS):
+
+        def replace(_module: Any, inputs: tuple[torch.Tensor, ...], layer: int = layer) -> tuple[torch.Tensor, ...]:
+            hidden = inputs[0].clone()
+            hidden[0, [4, 5, 10]] = vectors[layer]
+            return (hidden, *inputs[1:])
+
+        hook = engine.model.model.layers[layer].register_forward_pre_hook(replace)
+        slow = last_logits(engine.model, corrupted)
+        hook.remove()
+        np.testing.assert_allclose(found[layer], slow, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_places", [10, 11])
+def test_every_token_can_be_a_position(engine, n_places):
+    # one less, or as many, as there are tokens
+    ids, places = IDS["corrupted"], list(reversed(range(11)))[:n_places]
+    vectors = capture(engine.model, [*IDS["clean"], 20, 21], places, ["attn_out"])[0]["attn_out"]
+    found = engine.logits(engine.patch(engine.keep(ids, places), "attn_out", vectors, 50))
+    for layer, place in np.ndindex(found.shape[:2]):
+        slow = hooked_patch(engine.model, ids, "attn_out", layer, places[place], vectors[layer, place])
+        np.testing.assert_allclose(found[layer, place], slow, atol=1e-4)
+
+
+def test_a_whole_clean_last_token_after_the_last_layer_gives_the_clean_logits(engine):
+    kept = {run: engine.keep(IDS[run], POSITIONS[run]) for run in IDS}
+    patch = Patch(N_LAYERS, (len(IDS["corrupted"]) - 1,), kept["clean"].resid_pre[-1])
+    found = engine.logits(engine.finish(kept["corrupted"], [patch], 100))[0]
+    np.testing.assert_allclose(found, last_logits(engine.model, IDS["clean"]), atol=1e-4)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_captured_activations_add_up_to_the_residual_stream(engine, component):
+    positions = POSITIONS["clean"]
+    found, logits = capture(engine.model, IDS["clean"], positions, COMPONENTS)
+    np.testing.assert_allclose(found["resid_mid"], found["resid_pre"] + found["attn_out"], atol=1e-5)
+    np.testing.assert_allclose(found["resid_pre"][1:], (found["resid_mid"] + found["mlp_out"])[:-1], atol=1e-5)
+    for layer in range(N_LAYERS):
+        with torch.no_grad():
+            written = engine.model.model.layers[layer].self_attn.o_proj(found["z"][layer].flatten(1))
+        np.testing.assert_allclose(written, found["attn_out"][layer], atol=1e-5)
+    np.testing.assert_allclose(logits, last_logits(engine.model, IDS["clean"]), atol=1e-4)
+
+
+def test_half_precision_stays_within_its_rounding(model):
+    vectors = capture(model, IDS["clean"], POSITIONS["clean"], ["resid_pre"])[0]["resid_pre"]
+    exact = patch_resid_pre(model, IDS["corrupted"], POSITIONS["corrupted"], vectors, 100)
+    rounded = patch_resid_pre(model.bfloat16(), IDS["corrupted"], POSITIONS["corrupted"], vectors, 100)
+    model.float()
+    assert rounded.dtype == torch.float32
+    assert float((rounded - exact).square().mean().sqrt() / exact.std()) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        # halves what a layer writes; has two more norms a layer; has other modules altogether
+        (GraniteForCausalLM, GraniteConfig(**SIZES, residual_multiplier=0.5)),
+        (Gemma2ForCausalLM, Gemma2Config(**SIZES)),
+        (GPT2LMHeadModel, GPT2Config(vocab_size=48, n_embd=32, n_layer=3, n_head=4, n_positions=64)),
+    ],
+)
+def test_an_architecture_that_restarts_do_not_reproduce_is_refused_by_name(kind, config):
+    with pytest.raises(ModelError, match=f"^{kind.__name__}: patching cannot restart"):
+        Engine(kind(config).eval())
+
+
+# ---- TransformerLens
+
+NAMES = {"resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "attn_out": "hook_attn_out"} | {
+    "mlp_out": "hook_mlp_out", "z": "attn.hook_z",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(find_spec("transformer_lens") is None, reason="TransformerLens is not installed; r2a needs it not")
+@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_patches_equal_transformer_lens_own(architecture, component):
+    from transformer_lens import patching
+
+    from transformer_lens_model import bridge
+
+    kind, config = ARCHITECTURES[architecture]
+    torch.manual_seed(3)
+    model = kind(config(**SIZES)).eval()
+    found = patched_logits(Engine(model), component, "clean", "corrupted")
+    lens = bridge(model)
+    with torch.no_grad():
+        _, clean = lens.run_with_cache(torch.tensor([IDS["clean"]]))
+    # its setters copy between equal positions: put the clean vectors where they belong
+    cache = {}
+    for layer in range(N_LAYERS):
+        vectors = clean[f"blocks.{layer}.{NAMES[component]}"]
+        moved = vectors.new_zeros(1, len(IDS["corrupted"]), *vectors.shape[2:])
+        moved[0, POSITIONS["corrupted"]] = vectors[0, POSITIONS["clean"]]
+        cache[f"blocks.{layer}.{NAMES[component]}"] = moved
+    places = list(np.ndindex(found.shape[:-1]))
+    axes = ["layer", "pos", "head"][: len(places[0])]
+    index = pd.DataFrame([(at[0], POSITIONS["corrupted"][at[1]], *at[2:]) for at in places], columns=axes)
+    setter = patching.layer_pos_head_vector_patch_setter if component == "z" else patching.layer_pos_patch_setter
+    theirs: list[torch.Tensor] = []
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        theirs.append(logits[0, -1].clone())
+        return logits.sum()
+
+    with torch.no_grad():
+        patching.generic_activation_patch(
+            lens, torch.tensor([IDS["corrupted"]]), cache, metric, setter, component, index_df=index
+        )
+    np.testing.assert_allclose(found.flatten(0, -2), torch.stack(theirs), atol=1e-4)

@@ -4,6 +4,7 @@ rule write_summary:
         funnel="<results>/tables/funnel.csv",
         accuracy="<results>/tables/accuracy.csv",
         effect="<results>/tables/effect.csv",
+        disagreements="<results>/tables/grader_disagreements.csv",
         attention=expand("<results>/attention/{model}/{dataset}.h5", model=STUDY.models, dataset=STUDY.datasets),
         heads=expand("<results>/heads/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.datasets),
         head_figures=expand(

@@ -14,15 +14,16 @@ STAGE_VERSIONS = {
     "datasets": 1,
     "models": 1,
     "traces": 1,
-    "grades": 1,
+    "grades": 2,
     "evaluation": 1,
+    "disagreements": 1,
     "attention": 1,
     "heads": 1,
     "pairs": 1,
     "activations": 1,
     "patching": 1,
     "figures": 1,
-    "summary": 1,
+    "summary": 2,
 }
 SOURCE_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
 CONDITIONS = ("with_reasoning", "without_reasoning")
@@ -105,7 +106,12 @@ class Generation(Section):
 
 
 class Grading(Section):
-    grader: Literal["policy"] = Field("policy", description="How answers are judged (METHOD section 2).")
+    graders: list[Literal["policy", "math_verify", "paper"]] = Field(
+        ["policy"],
+        min_length=1,
+        description="How answers are judged: policy (METHOD section 2), math_verify as it comes, or as in the paper. "
+        "The first's verdicts are the study's; a table lists where the others differ.",
+    )
     seconds: float = Field(10, gt=0, description="Wall time for one answer; beyond it the verdict is timeout.")
     memory_mb: int = Field(2000, gt=0, description="Memory of a grading process, in MB.")
 
@@ -209,6 +215,8 @@ class Study(Section):
             params |= self.generation.model_dump(include={"max_new_tokens", "without_reasoning"})
         if name == "grades":
             params |= self.grading.model_dump()
+        if name == "disagreements":
+            params["graders"] = self.grading.graders
         if name in ("evaluation", "heads", "patching", "figures"):
             params |= self.statistics.model_dump()
         if name in ("attention", "heads"):
@@ -248,6 +256,10 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
                 )
             elif isinstance(path, str) and not Path(path).exists():
                 lines.append(f"{section}.{name}.path: {path} does not exist; paths start at the repository's root")
+    grading = config.get("grading")
+    graders = grading.get("graders") if isinstance(grading, dict) else None
+    if isinstance(graders, list) and any(graders.count(grader) > 1 for grader in graders):
+        lines.append("grading.graders: a grader is named twice")
     decodings = entries("decodings")
     for name, decoding in decodings.items():
         if decoding.get("temperature") == 0 and decoding.get("n_samples", 1) != 1:

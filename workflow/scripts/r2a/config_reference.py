@@ -2,6 +2,7 @@
 
 import typing
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -41,11 +42,16 @@ def _table(title: str, section: type[BaseModel]) -> str:
 
 
 def _type(field: FieldInfo) -> str:
-    kind = field.annotation
+    return _kind(field.annotation)
+
+
+def _kind(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(f"`{value}`" for value in typing.get_args(kind))
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return "section"
+    if typing.get_origin(kind) is list:
+        return f"list of {_kind(typing.get_args(kind)[0])}"
     if typing.get_origin(kind) is dict:
         return "section by name"
     names = [getattr(part, "__name__", str(part)) for part in typing.get_args(kind) or (kind,)]
@@ -60,6 +66,8 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if isinstance(field.default, bool):
         return str(field.default).lower()
+    if isinstance(field.default, list):
+        return f"[{', '.join(field.default)}]"
     return "null" if field.default is None else str(field.default) or "empty"
 
 

@@ -26,6 +26,7 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
     """
     funnel, effect = pd.read_csv(inputs["funnel"]), pd.read_csv(inputs["effect"])
     stage_1, short_1 = _effect_sentences(effect)
+    stage_1 += _grader_sentence(inputs["disagreements"], summary.parent)
     stage_2, short_2 = _attention_sentences(inputs["attention"], inputs["heads"])
     stage_3, short_3 = _patching_sentences(inputs["pairs"], inputs["patching"], inputs["curves"], inputs["hand_off"])
     figures = {
@@ -68,6 +69,18 @@ def _effect_sentences(effect: pd.DataFrame) -> tuple[list[str], str]:
     first = whole[whole["decoding"] == whole["decoding"].iloc[0]]
     short = "; ".join(f"{r.model}, {r.dataset} {_points(r.difference)}" for r in first.itertuples())
     return bullets, f"1. Reasoning changes accuracy by (points): {short}."
+
+
+def _grader_sentence(path: Path, folder: Path) -> list[str]:
+    """A bullet on how often the graders disagree; none where there is but one."""
+    first, *others = read_provenance(path)["parameters"]["graders"]
+    if not others:
+        return []
+    verdicts = pd.read_csv(path, dtype=str, keep_default_na=False)
+    differs = {other: verdicts[f"is_correct_{other}"] != verdicts[f"is_correct_{first}"] for other in others}
+    counts = [f"{int(rows.sum())} by {other}" for other, rows in differs.items()]
+    where = os.path.relpath(path, folder)
+    return [f"- Answers are judged by {first}. Verdicts that differ: {', '.join(counts)} ([table]({where}))."]
 
 
 def _attention_sentences(attention: Sequence[Path], heads: Sequence[Path]) -> tuple[list[str], str]:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
 STAGE_VERSIONS = {
     "datasets": 1,
-    "models": 1,
-    "traces": 1,
+    "models": 2,
+    "traces": 2,
     "grades": 2,
     "evaluation": 1,
     "disagreements": 1,
@@ -46,6 +46,28 @@ class Source(Section):
     revision: str | None = Field(None, description="Commit, tag or branch on the hub.")
 
 
+class Endpoint(Section):
+    """A server with OpenAI's interface that generates a model's traces."""
+
+    base_url: str = Field(pattern=r"^https?://[^\s@]+$", description="Address up to /v1, without a key in it.")
+    model: str = Field(description="The server's name for the model.")
+    kind: Literal["completions", "chat"] = Field(
+        "completions",
+        description="completions: the whole prompt as tokens, or as text where the model has neither path nor hub. "
+        "chat: question and opened reasoning as two messages, for servers that complete the second.",
+    )
+    api_key_variable: str | None = Field(None, description="Environment variable that holds the key, if any.")
+    max_concurrency: int = Field(16, gt=0, description="Requests under way at a time.")
+    timeout_seconds: int = Field(1800, gt=0, description="Wall time of one request; then it is sent again.")
+    body: dict[str, Any] = Field(
+        default_factory=dict, description="Further fields of every request, e.g. {return_token_ids: true}."
+    )
+    prefill: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further fields of the message that opens the reasoning (kind chat), e.g. {prefix: true}.",
+    )
+
+
 class Model(Source):
     label: str | None = Field(None, description="Name in figures and tables; the key by default.")
     prompt: Literal["raw", "chat"] = Field(
@@ -55,6 +77,9 @@ class Model(Source):
         "bfloat16", description="Weights and activations, in vLLM and in reruns."
     )
     is_toy: bool = Field(False, description="Marks every page that shows this model's results as a toy's.")
+    endpoint: Endpoint | None = Field(
+        None, description="Generates the traces, in place of vLLM here. Without path or hub there is nothing else."
+    )
     gpus: int = Field(0, ge=0, description="GPUs a job of this model asks for; vLLM splits the model over them.")
     threads: int = Field(1, gt=0, description="CPU threads a job of this model uses.")
     memory_mb: int = Field(4000, gt=0, description="Main memory a job of this model asks for, in MB.")
@@ -166,6 +191,19 @@ class Study(Section):
         """The datasets that patching runs on."""
         return [name for name, dataset in self.datasets.items() if dataset.kind == "comparison_pairs"]
 
+    @property
+    def weighted_models(self) -> list[str]:
+        """The models whose weights are known, and so their attention and activations."""
+        return [name for name, model in self.models.items() if model.path or model.hub]
+
+    def endpoint_resources(self, model: str) -> dict[str, str | int]:
+        """Where a model's endpoint is and how fast to ask it, which changes no results; empty without one."""
+        endpoint = self.models[model].endpoint
+        if endpoint is None:
+            return {"base_url": "", "api_key_variable": "", "max_concurrency": 0, "timeout_seconds": 0}
+        names = {"base_url", "api_key_variable", "max_concurrency", "timeout_seconds"}
+        return {key: value or "" for key, value in endpoint.model_dump(include=names).items()}
+
     def source_files(self, entry: Source) -> list[str]:
         """The files that a local model or dataset is read from; none for one on the hub."""
         if entry.path is None:
@@ -201,6 +239,9 @@ class Study(Section):
             params |= {"model": model, "model_label": self.model_label(model), "is_toy": settings.is_toy}
             params |= {"source": settings.model_dump(include={"path", "hub", "revision"})}
             params |= {"dtype": settings.dtype, "prompt": settings.prompt}
+            if name in ("models", "traces"):
+                fields = {"model", "kind", "body", "prefill"}
+                params["endpoint"] = settings.endpoint and settings.endpoint.model_dump(include=fields)
         if dataset is not None:
             params |= {
                 "dataset": dataset,
@@ -249,12 +290,16 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     lines = []
     for section in ("models", "datasets"):
         for name, entry in entries(section).items():
-            path = entry.get("path")
-            if (path is None) == (entry.get("hub") is None):
+            path, hub = entry.get("path"), entry.get("hub")
+            endpoint = entry.get("endpoint") if section == "models" else None
+            if (path is None) == (hub is None) and not (endpoint and path is None):
                 lines.append(
                     f"{section}.{name}: give exactly one of path (local) and hub (an id on the Hugging Face hub)"
+                    + (", or an endpoint" if section == "models" else "")
                 )
-            elif isinstance(path, str) and not Path(path).exists():
+            if isinstance(endpoint, dict):
+                lines += _endpoint_in_words(name, entry, endpoint)
+            if isinstance(path, str) and not Path(path).exists():
                 lines.append(f"{section}.{name}.path: {path} does not exist; paths start at the repository's root")
     grading = config.get("grading")
     graders = grading.get("graders") if isinstance(grading, dict) else None
@@ -272,6 +317,17 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
         elif stage == "patching" and decodings[used].get("temperature") != 0:
             lines.append(f"patching.decoding: {used!r} samples; pairs need a greedy decoding (temperature 0)")
     return lines
+
+
+def _endpoint_in_words(name: str, entry: dict[str, Any], endpoint: dict[str, Any]) -> list[str]:
+    """What is wrong between a model's endpoint and the rest of its entry."""
+    kind, place = endpoint.get("kind", "completions"), f"models.{name}.endpoint.kind"
+    if entry.get("path") or entry.get("hub"):
+        return [f"{place}: with path or hub, tokens are sent; use completions"] if kind == "chat" else []
+    fitting = {"raw": "completions", "chat": "chat"}.get(entry.get("prompt", "raw"))
+    if fitting and kind != fitting:
+        return [f"{place}: without path or hub, prompt raw goes with completions, and prompt chat with chat"]
+    return []
 
 
 def _in_words(item: Any) -> str:
@@ -292,7 +348,13 @@ def _in_words(item: Any) -> str:
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
     section: type[BaseModel] = Study
-    by_key: dict[str, type[BaseModel]] = {"models": Model, "datasets": Dataset, "decodings": Decoding, "fields": Fields}
+    by_key: dict[str, type[BaseModel]] = {
+        "models": Model,
+        "datasets": Dataset,
+        "decodings": Decoding,
+        "fields": Fields,
+        "endpoint": Endpoint,
+    }
     for part in location:
         field = section.model_fields.get(part)
         if part in by_key:

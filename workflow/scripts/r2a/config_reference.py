@@ -24,6 +24,7 @@ def reference() -> str:
     sections = [
         ("The study", config.Study),
         ("models.{name}", config.Model),
+        ("models.{name}.endpoint", config.Endpoint),
         ("datasets.{name}", config.Dataset),
         ("datasets.{name}.fields", config.Fields),
         ("decodings.{name}", config.Decoding),
@@ -48,15 +49,23 @@ def _type(field: FieldInfo) -> str:
 def _kind(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(f"`{value}`" for value in typing.get_args(kind))
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if _is_section(kind):
         return "section"
     if typing.get_origin(kind) is list:
         return f"list of {_kind(typing.get_args(kind)[0])}"
-    if typing.get_origin(kind) is dict:
+    if typing.get_origin(kind) is dict and _is_section(typing.get_args(kind)[1]):
         return "section by name"
+    if any(_is_section(part) for part in typing.get_args(kind)):
+        return "section or null"
+    if typing.get_origin(kind) is dict:
+        return "mapping"
     names = [getattr(part, "__name__", str(part)) for part in typing.get_args(kind) or (kind,)]
     words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "null"}
     return " or ".join("mapping" if name == "dict" else words.get(name, "name") for name in names)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _default(field: FieldInfo) -> str:

@@ -10,7 +10,14 @@ import pytest
 from scipy import stats
 
 from r2a.config import CONDITIONS
-from r2a.evaluation import accuracy_table, effect_table, funnel_table, write_evaluation
+from r2a.evaluation import (
+    accuracy_table,
+    disagreement_table,
+    effect_table,
+    funnel_table,
+    write_disagreements,
+    write_evaluation,
+)
 from r2a.evaluation.statistics import (
     bootstrap_interval,
     excluded_bounds,
@@ -22,7 +29,7 @@ from r2a.evaluation.statistics import (
     wilson_interval,
 )
 from r2a.evaluation.tables import EvaluationError
-from r2a.store import provenance, read_provenance, write_parquet
+from r2a.store import provenance, read_parquet, read_provenance, write_parquet
 
 MODELS = {"R1-Llama-8B": "llama-8B", "R1-Qwen-7B": "qwen-7B", "R1-Qwen-1.5B": "qwen-1p5B", "R1-Full": "r1-full"}
 # points, over all 500 problems, from the published counts (METHOD section 2; the same with Manski's assumptions)
@@ -336,3 +343,51 @@ def test_grades_of_other_traces_are_refused(tmp_path):
     fewer = write_inputs(tmp_path / "other", "a", "A", "puzzles", graded_frame([("r", "w")]))
     with pytest.raises(EvaluationError, match="not one grade a trace"):
         evaluate(tmp_path, [paths | {"grades": fewer["grades"]}])
+
+
+# ---- graders side by side
+
+
+def test_answers_that_graders_judge_alike_are_not_listed():
+    grades = pd.DataFrame(
+        {
+            "uid": ["same", "differs", "one_undecided", "both_undecided"],
+            "is_correct": [True, True, False, None],
+            "is_correct_paper": [True, False, None, None],
+        }
+    ).assign(answer="3", reason="string", answer_paper="4", reason_paper="mismatch")
+    names = {
+        "model": "A",
+        "dataset": "Puzzles",
+        "condition": CONDITIONS[0],
+        "decoding": "greedy",
+        "sample": 0,
+        "reference": "3",
+    }
+    table = disagreement_table(grades.assign(**names), ["policy", "paper"])
+    assert list(table["uid"]) == ["differs", "one_undecided"]
+    assert list(table.columns[-6:]) == [
+        "answer_policy", "is_correct_policy", "reason_policy", "answer_paper", "is_correct_paper", "reason_paper",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """A dataset and its grades by two graders; the second takes only the first problem's answers."""
+    paths = write_inputs(tmp_path, "a", "A", "puzzles", graded_frame([("r", "w"), ("r", "r")]))
+    problems, grades = read_parquet(paths["dataset"]), read_parquet(paths["grades"])
+    grades = grades.assign(answer="7", reason="string", answer_paper=None, reason_paper="mismatch")
+    grades["is_correct_paper"] = grades["uid"] == "problem-0"
+    write_parquet(paths["dataset"], problems.assign(answer="7"), read_provenance(paths["dataset"]))
+    write_parquet(paths["grades"], grades, read_provenance(paths["grades"]))
+    return paths
+
+
+@pytest.mark.parametrize(("graders", "n_rows"), [(["policy", "paper"], 3), (["policy"], 0)])
+def test_disagreements_carry_references_and_labels(tmp_path, judged, graders, n_rows):
+    settings = {"stage": "disagreements", "graders": graders}
+    write_disagreements([judged["grades"]], [judged["dataset"]], tmp_path / "out.csv", settings)
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert len(table) == n_rows
+    assert set(table["model"]) <= {"A"}
+    assert (table["reference"] == 7).all()

@@ -1,12 +1,18 @@
 """The ledger of completions, request seeds and keys."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import r2a.generation
 from r2a.generation import request_seed
 from r2a.generation.ledger import Ledger
 from r2a.generation.requests import Completion, Request
 
-REQUEST = Request("p1", "with_reasoning", "greedy", 0, 7, (1, 2, 3), 0.0, 1.0, 50, "weights")
+LIBRARY = Path(r2a.generation.__file__).parents[2]
+REQUEST = Request("p1", "with_reasoning", "greedy", 0, 7, (1, 2, 3), "one?", "<think>", 0.0, 1.0, 50, "weights")
 
 
 def test_a_ledger_read_again_has_what_was_added(tmp_path):
@@ -26,11 +32,39 @@ def test_a_torn_last_line_is_dropped_and_the_ledger_goes_on(tmp_path):
     assert again[other.key].token_ids == (6,)
 
 
+def test_an_endpoints_text_and_prompt_are_kept(tmp_path):
+    completion = Completion((4, 5), "stop", 0.1, "so \\boxed{é}", (1, 2))
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.add(REQUEST, completion)
+    assert Ledger(tmp_path / "ledger.jsonl")[REQUEST.key] == completion
+
+
+def test_a_line_outlives_a_process_that_is_killed(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from r2a.generation.ledger import Ledger; from r2a.generation.requests import Completion, Request\n"
+        "ledger = Ledger(Path(sys.argv[1]))\n"
+        "for seed in range(20):\n"
+        "    request = Request('p', 'with_reasoning', 'greedy', 0, seed, (1,), '', '', 0.0, 1.0, 5, 'm')\n"
+        "    ledger.add(request, Completion((seed,), 'stop', 0.1))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(LIBRARY)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "ledger.jsonl")], env=env, check=False)
+    assert len((tmp_path / "ledger.jsonl").read_text().splitlines()) == 20
+
+
 def test_a_key_changes_with_what_determines_the_completion_only():
     changes = {"seed": 8, "prompt_ids": (1, 2), "temperature": 0.6, "top_p": 0.9, "max_new_tokens": 51, "model": "new"}
     keys = {dataclasses.replace(REQUEST, **{name: value}).key for name, value in changes.items()}
     assert len(keys | {REQUEST.key}) == len(changes) + 1
-    assert dataclasses.replace(REQUEST, uid="p2", decoding="renamed").key == REQUEST.key
+    assert dataclasses.replace(REQUEST, uid="p2", decoding="renamed", prompt="the same in ids").key == REQUEST.key
+
+
+def test_a_key_of_a_text_prompt_changes_with_the_text():
+    text = dataclasses.replace(REQUEST, prompt_ids=())
+    others = [dataclasses.replace(text, prompt="two?"), dataclasses.replace(text, prefill="<think>\n</think>"), REQUEST]
+    assert text.key not in [other.key for other in others]
 
 
 def test_each_request_has_its_own_reproducible_seed():

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 
 import r2a.grading
-from r2a.grading import Attempt, GradingError, Verdict, final_answer, grade_answer, grade_answers, grade_traces
+from r2a.grading import GRADERS, Attempt, GradingError, Verdict, final_answer, grade_answer, grade_answers, grade_traces
 from r2a.grading.math_answers import equality, load_math_verify
+from r2a.grading.paper import paper_answer
 from r2a.grading.workers import WorkerError, run_in_workers
 from r2a.store import provenance, read_parquet, read_provenance, write_parquet
 
-SETTINGS = {"stage": "grades", "version": 1, "seed": 1, "seconds": 10, "memory_mb": 2000}
+SETTINGS = {"stage": "grades", "version": 2, "seed": 1, "graders": ["policy"], "seconds": 10, "memory_mb": 2000}
 LIBRARY = Path(r2a.grading.__file__).parents[2]
 
 # answer, reference, problem: math-verify or the authors' grader takes the first for the second
@@ -195,6 +196,65 @@ def test_equal_strings_need_neither_worker_nor_math_verify():
     assert printed.splitlines() == ["[True, False, True, False, True]", "[]"]
 
 
+# ---- graders for comparison: what is known of the authors' and of plain math-verify (not what is right)
+
+PAPER_ACCEPTS = [
+    (r"11+\frac{9a}{20}", r"\frac{11+9a}{20}"),
+    ("y=5", "x=5"),
+    (r"\dfrac{1}{2}", r"\frac12"),
+    ("0.09", r"\frac{9}{100}"),
+    (r"90^\circ", "90"),
+    (r"\text{Navin}", "Navin"),
+    ("11(1 + \\sqrt{5})", "11 \\sqrt{5} + 11"),
+    ("1,000", "1000"),
+    (r"\left(3, \frac{\pi}{2}\right)", r"(3,\frac{\pi}{2})"),
+]
+PAPER_REFUSES = [
+    ("15", r"15\mbox{ cm}^2"),
+    (r"\frac{9a+11}{20}", r"\frac{11+9a}{20}"),
+    ("1, -2", "-2, 1"),
+    (r"\frac{2240}{78125}", r"\frac{448}{15625}"),
+    ("[-2,7]", r"x \in [-2,7]"),
+    ("__import__('os')", "0"),
+    ("3", "4"),
+]
+
+
+def test_the_papers_grader_accepts_and_refuses_as_the_authors_does():
+    probes = [*PAPER_ACCEPTS, *PAPER_REFUSES]
+    verdicts = grade_answers([Attempt(boxed(answer), reference) for answer, reference in probes], grader="paper")
+    accepted = [probe for probe, verdict in zip(probes, verdicts, strict=True) if verdict.is_correct]
+    assert accepted == PAPER_ACCEPTS
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"first \boxed{3} then \boxed{\frac{\sqrt{3}}{2}}", "3"),
+        (r"\boxed{\frac{\sqrt{3}}{2}}", None),
+        (r"\boxed {5}", None),
+        (r"\boxed{1}, \boxed{-2}", "-2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+    ],
+)
+def test_the_papers_grader_finds_the_boxes_that_the_authors_finds(text, answer):
+    assert paper_answer(text) == answer
+
+
+def test_the_authors_hanging_inputs_time_out_in_the_papers_grader():
+    attempts = [Attempt(boxed(text), "0.5") for text in ("9**9**9**9", "99999999999!", "1/2")]
+    *bombs, right = grade_answers(attempts, seconds=2, memory_mb=1000, grader="paper")
+    assert [(verdict.is_correct, verdict.reason) for verdict in bombs] == [(None, "timeout")] * 2
+    assert right.is_correct is True
+
+
+def test_plain_math_verify_takes_a_trailing_number_and_a_set_for_a_point():
+    attempts = [Attempt("We are done by 2024", "2024"), Attempt(boxed(r"\{1,2\}"), "(1,2)"), Attempt("", "3")]
+    verdicts = grade_answers(attempts, grader="math_verify")
+    assert [verdict.is_correct for verdict in verdicts] == [True, True, False]
+    assert verdicts[0].answer == "2024"
+
+
 # ---- the authors' release
 
 
@@ -203,9 +263,12 @@ def published(reference: Path) -> pd.DataFrame:
     table = pd.read_parquet(reference / "math500_traces.parquet")
     answers = table["response"].str.split("</think>").str[1]
     rows = zip(answers, table["answer"], table["problem"], strict=True)
-    verdicts = grade_answers([Attempt(*row) for row in rows])
+    attempts = [Attempt(*row) for row in rows]
+    by_grader = {grader: grade_answers(attempts, grader=grader) for grader in GRADERS}
     table["name"] = table["unique_id"].str.removeprefix("test/").str.removesuffix(".json")
-    return table.assign(is_right=[v.is_correct for v in verdicts], reason=[v.reason for v in verdicts])
+    columns = {f"is_right_{grader}": [v.is_correct for v in verdicts] for grader, verdicts in by_grader.items()}
+    answers = [v.answer for v in by_grader["paper"]]
+    return table.assign(**columns, is_right=columns["is_right_policy"], answer_paper=answers)
 
 
 def test_every_published_answer_is_decided(published):
@@ -221,6 +284,19 @@ def test_authors_labels_are_contradicted_only_where_they_are_known_to_be_wrong(p
     assert set(differing["name"]) <= WRONGLY_LABELLED
     known = published[published["name"].isin(["geometry/473", "algebra/101", "intermediate_algebra/1102"])]
     assert known["is_right"].all()
+
+
+def test_authors_behaviour_is_reproduced_on_every_published_trace(published):
+    assert (published["answer_paper"] == published["extracted_answer"]).sum() == len(published) == 278
+    assert (published["is_right_paper"] == (published["is_answer_correct"] == 1)).sum() == 278
+
+
+def test_plain_math_verify_differs_from_the_authors_as_the_findings_say(published):
+    labels = published["is_answer_correct"] == 1
+    differing = published[published["is_right_math_verify"] != labels]
+    assert len(differing) == 9
+    assert differing["is_right_math_verify"].all()
+    assert set(differing["name"]) <= WRONGLY_LABELLED
 
 
 def test_list_of_boxes_that_every_other_grader_misses_is_right(published):
@@ -266,6 +342,18 @@ def test_grades_have_one_row_a_trace_and_their_provenance(tmp_path):
     assert grades["answer"][0] == "13"
     assert pd.isna(grades["answer"][2])
     assert read_provenance(tmp_path / "grades.parquet")["parameters"] == SETTINGS
+
+
+def test_each_further_grader_adds_its_own_verdicts(tmp_path):
+    write_tables(tmp_path, {"a": "(1,2)"}, [("a", boxed(r"\{1,2\}"), ""), ("a", boxed("(1,2)"), "unfinished")])
+    arguments = [tmp_path / name for name in ("traces.parquet", "puzzles.parquet", "grades.parquet")]
+    grade_traces(*arguments, SETTINGS | {"graders": ["math_verify", "policy", "paper"]})
+    grades = read_parquet(tmp_path / "grades.parquet")
+    assert grades[["is_correct", "is_correct_policy", "is_correct_paper"]].to_numpy().tolist() == [
+        [True, False, False],
+        [False] * 3,
+    ]
+    assert list(grades["reason_paper"]) == ["mismatch", "truncated"]
 
 
 def test_references_that_cannot_be_read_are_refused_before_grading(tmp_path):

@@ -35,3 +35,21 @@ rule tabulate_evaluation:
         settings=STUDY.stage("evaluation"),
     script:
         "../scripts/tabulate_evaluation.py"
+
+
+rule tabulate_disagreements:
+    input:
+        grades=expand("<results>/grades/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.graded_datasets),
+        datasets=expand("<results>/datasets/{dataset}.parquet", dataset=STUDY.graded_datasets),
+    output:
+        disagreements="<results>/tables/grader_disagreements.csv",
+    log:
+        "<logs>/tables/grader_disagreements.log",
+    benchmark:
+        "<benchmarks>/tables/grader_disagreements.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=STUDY.stage("disagreements"),
+    script:
+        "../scripts/tabulate_disagreements.py"

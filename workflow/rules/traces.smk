@@ -17,6 +17,10 @@ rule generate_traces:
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
         gpu_memory_percent=STUDY.generation.gpu_memory_percent,
         cpu_cache_mb=STUDY.generation.cpu_cache_mb,
+        base_url=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["base_url"],
+        api_key_variable=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["api_key_variable"],
+        max_concurrency=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["max_concurrency"],
+        timeout_seconds=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["timeout_seconds"],
     params:
         settings=lambda wildcards: STUDY.stage("traces", wildcards.model, wildcards.dataset),
     script:

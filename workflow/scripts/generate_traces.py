@@ -18,7 +18,7 @@ def main(snakemake: "Snakemake") -> None:
             Path(snakemake.input.manifest),
             Path(snakemake.output.traces),
             snakemake.params.settings,
-            {name: snakemake.resources[name] for name in ("gpu", "gpu_memory_percent", "cpu_cache_mb")},
+            dict(snakemake.resources.items()),
         )
 
 

@@ -16,6 +16,7 @@ STAGE_VERSIONS = {
     "traces": 1,
     "grades": 1,
     "evaluation": 1,
+    "disagreements": 1,
     "attention": 1,
     "heads": 1,
     "pairs": 1,
@@ -45,6 +46,28 @@ class Source(Section):
     revision: str | None = Field(None, description="Commit, tag or branch on the hub.")
 
 
+class Endpoint(Section):
+    """A server with OpenAI's interface that generates a model's traces."""
+
+    base_url: str = Field(pattern=r"^https?://[^\s@]+$", description="Address up to /v1, without a key in it.")
+    model: str = Field(description="The server's name for the model.")
+    kind: Literal["completions", "chat"] = Field(
+        "completions",
+        description="completions: the whole prompt as tokens, or as text where the model has neither path nor hub. "
+        "chat: question and opened reasoning as two messages, for servers that complete the second.",
+    )
+    api_key_variable: str | None = Field(None, description="Environment variable that holds the key, if any.")
+    max_concurrency: int = Field(16, gt=0, description="Requests under way at a time.")
+    timeout_seconds: int = Field(1800, gt=0, description="Wall time of one request; then it is sent again.")
+    body: dict[str, Any] = Field(
+        default_factory=dict, description="Further fields of every request, e.g. {return_token_ids: true}."
+    )
+    prefill: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further fields of the message that opens the reasoning (kind chat), e.g. {prefix: true}.",
+    )
+
+
 class Model(Source):
     label: str | None = Field(None, description="Name in figures and tables; the key by default.")
     prompt: Literal["raw", "chat"] = Field(
@@ -54,6 +77,9 @@ class Model(Source):
         "bfloat16", description="Weights and activations, in vLLM and in reruns."
     )
     is_toy: bool = Field(False, description="Marks every page that shows this model's results as a toy's.")
+    endpoint: Endpoint | None = Field(
+        None, description="Generates the traces, in place of vLLM here. Without path or hub there is nothing else."
+    )
     gpus: int = Field(0, ge=0, description="GPUs a job of this model asks for; vLLM splits the model over them.")
     threads: int = Field(1, gt=0, description="CPU threads a job of this model uses.")
     memory_mb: int = Field(4000, gt=0, description="Main memory a job of this model asks for, in MB.")
@@ -105,7 +131,12 @@ class Generation(Section):
 
 
 class Grading(Section):
-    grader: Literal["policy"] = Field("policy", description="How answers are judged (METHOD section 2).")
+    graders: list[Literal["policy", "math_verify", "paper"]] = Field(
+        ["policy"],
+        min_length=1,
+        description="How answers are judged: policy (METHOD section 2), math_verify as it comes, or as in the paper. "
+        "The first's verdicts are the study's; a table lists where the others differ.",
+    )
     seconds: float = Field(10, gt=0, description="Wall time for one answer; beyond it the verdict is timeout.")
     memory_mb: int = Field(2000, gt=0, description="Memory of a grading process, in MB.")
 
@@ -175,6 +206,19 @@ class Study(Section):
         """The datasets that patching runs on."""
         return [name for name, dataset in self.datasets.items() if dataset.kind == "comparison_pairs"]
 
+    @property
+    def weighted_models(self) -> list[str]:
+        """The models whose weights are known, and so their attention and activations."""
+        return [name for name, model in self.models.items() if model.path or model.hub]
+
+    def endpoint_resources(self, model: str) -> dict[str, str | int]:
+        """Where a model's endpoint is and how fast to ask it, which changes no results; empty without one."""
+        endpoint = self.models[model].endpoint
+        if endpoint is None:
+            return {"base_url": "", "api_key_variable": "", "max_concurrency": 0, "timeout_seconds": 0}
+        names = {"base_url", "api_key_variable", "max_concurrency", "timeout_seconds"}
+        return {key: value or "" for key, value in endpoint.model_dump(include=names).items()}
+
     def source_files(self, entry: Source) -> list[str]:
         """The files that a local model or dataset is read from; none for one on the hub."""
         if entry.path is None:
@@ -210,6 +254,9 @@ class Study(Section):
             params |= {"model": model, "model_label": self.model_label(model), "is_toy": settings.is_toy}
             params |= {"source": settings.model_dump(include={"path", "hub", "revision"})}
             params |= {"dtype": settings.dtype, "prompt": settings.prompt}
+            if name in ("models", "traces"):
+                fields = {"model", "kind", "body", "prefill"}
+                params["endpoint"] = settings.endpoint and settings.endpoint.model_dump(include=fields)
         if dataset is not None:
             params |= {
                 "dataset": dataset,
@@ -224,6 +271,8 @@ class Study(Section):
             params |= self.generation.model_dump(include={"max_new_tokens", "without_reasoning"})
         if name == "grades":
             params |= self.grading.model_dump()
+        if name == "disagreements":
+            params["graders"] = self.grading.graders
         if name in ("evaluation", "heads", "patching", "figures"):
             params |= self.statistics.model_dump()
         if name == "attention":
@@ -260,13 +309,21 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     lines = []
     for section in ("models", "datasets"):
         for name, entry in entries(section).items():
-            path = entry.get("path")
-            if (path is None) == (entry.get("hub") is None):
+            path, hub = entry.get("path"), entry.get("hub")
+            endpoint = entry.get("endpoint") if section == "models" else None
+            if (path is None) == (hub is None) and not (endpoint and path is None):
                 lines.append(
                     f"{section}.{name}: give exactly one of path (local) and hub (an id on the Hugging Face hub)"
+                    + (", or an endpoint" if section == "models" else "")
                 )
-            elif isinstance(path, str) and not Path(path).exists():
+            if isinstance(endpoint, dict):
+                lines += _endpoint_in_words(name, entry, endpoint)
+            if isinstance(path, str) and not Path(path).exists():
                 lines.append(f"{section}.{name}.path: {path} does not exist; paths start at the repository's root")
+    grading = config.get("grading")
+    graders = grading.get("graders") if isinstance(grading, dict) else None
+    if isinstance(graders, list) and any(graders.count(grader) > 1 for grader in graders):
+        lines.append("grading.graders: a grader is named twice")
     decodings = entries("decodings")
     for name, decoding in decodings.items():
         if decoding.get("temperature") == 0 and decoding.get("n_samples", 1) != 1:
@@ -283,6 +340,17 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     if isinstance(components, list) and "resid_pre" not in components:
         lines.append("patching.components: resid_pre is missing; figures and the hand-off layer are read from it")
     return lines
+
+
+def _endpoint_in_words(name: str, entry: dict[str, Any], endpoint: dict[str, Any]) -> list[str]:
+    """What is wrong between a model's endpoint and the rest of its entry."""
+    kind, place = endpoint.get("kind", "completions"), f"models.{name}.endpoint.kind"
+    if entry.get("path") or entry.get("hub"):
+        return [f"{place}: with path or hub, tokens are sent; use completions"] if kind == "chat" else []
+    fitting = {"raw": "completions", "chat": "chat"}.get(entry.get("prompt", "raw"))
+    if fitting and kind != fitting:
+        return [f"{place}: without path or hub, prompt raw goes with completions, and prompt chat with chat"]
+    return []
 
 
 def _in_words(item: Any) -> str:
@@ -303,7 +371,13 @@ def _in_words(item: Any) -> str:
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
     section: type[BaseModel] = Study
-    by_key: dict[str, type[BaseModel]] = {"models": Model, "datasets": Dataset, "decodings": Decoding, "fields": Fields}
+    by_key: dict[str, type[BaseModel]] = {
+        "models": Model,
+        "datasets": Dataset,
+        "decodings": Decoding,
+        "fields": Fields,
+        "endpoint": Endpoint,
+    }
     for part in location:
         field = section.model_fields.get(part)
         if part in by_key:

@@ -2,6 +2,7 @@
 
 import typing
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -23,6 +24,7 @@ def reference() -> str:
     sections = [
         ("The study", config.Study),
         ("models.{name}", config.Model),
+        ("models.{name}.endpoint", config.Endpoint),
         ("datasets.{name}", config.Dataset),
         ("datasets.{name}.fields", config.Fields),
         ("decodings.{name}", config.Decoding),
@@ -41,20 +43,29 @@ def _table(title: str, section: type[BaseModel]) -> str:
 
 
 def _type(field: FieldInfo) -> str:
-    kind = field.annotation
+    return _kind(field.annotation)
+
+
+def _kind(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(f"`{value}`" for value in typing.get_args(kind))
-    if typing.get_origin(kind) is list:
-        return "list of " + ", ".join(f"`{value}`" for value in typing.get_args(typing.get_args(kind)[0]))
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if _is_section(kind):
         return "section"
-    if typing.get_origin(kind) is dict:
-        return "section by name"
     if typing.get_origin(kind) is list:
-        return "list of text"
+        return f"list of {_kind(typing.get_args(kind)[0])}"
+    if typing.get_origin(kind) is dict and _is_section(typing.get_args(kind)[1]):
+        return "section by name"
+    if any(_is_section(part) for part in typing.get_args(kind)):
+        return "section or null"
+    if typing.get_origin(kind) is dict:
+        return "mapping"
     names = [getattr(part, "__name__", str(part)) for part in typing.get_args(kind) or (kind,)]
     words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "null"}
     return " or ".join("mapping" if name == "dict" else words.get(name, "name") for name in names)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _default(field: FieldInfo) -> str:
@@ -65,7 +76,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(field.default, bool):
         return str(field.default).lower()
     if isinstance(field.default, list):
-        return ", ".join(field.default)
+        return f"[{', '.join(field.default)}]"
     return "null" if field.default is None else str(field.default) or "empty"
 
 

@@ -21,11 +21,19 @@ class ModelError(Exception):
 def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     """Find or download a model and write its manifest: folder, revision, hashes, and sizes.
 
+    Of a model that is known to its endpoint alone, only the name is written; its folder is null.
     Raises ModelError where weights are not safetensors, or <think> and </think> are not single tokens.
     """
     from transformers import AutoConfig
 
-    source = settings["source"]
+    source, endpoint = settings["source"], settings["endpoint"]
+    manifest = provenance(settings)
+    if not source["hub"] and not source["path"]:
+        origin = {"source": f"{endpoint['model']} at an endpoint"}
+        unknown = dict.fromkeys(("revision", "weights", "tokenizer", "dtype"))
+        manifest["models"] = {settings["model"]: origin | unknown}
+        write_json(output, manifest | {"folder": None, "n_positions": None})
+        return
     if source["hub"]:
         from huggingface_hub import snapshot_download
 
@@ -38,7 +46,6 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
         raise ModelError(f"{folder}: no {WEIGHTS}; only safetensors weights are loaded, convert the checkpoint first")
     config = AutoConfig.from_pretrained(folder)
     marks_of(folder)
-    manifest = provenance(settings)
     manifest["models"] = {
         settings["model"]: {
             "source": source["hub"] or source["path"],

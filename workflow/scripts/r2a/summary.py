@@ -30,10 +30,12 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
     """
     funnel, effect = pd.read_csv(inputs["funnel"]), pd.read_csv(inputs["effect"])
     stage_1, short_1 = _effect_sentences(effect)
+    stage_1 += _grader_sentence(inputs["disagreements"], summary.parent)
     stage_2, short_2 = _attention_sentences(inputs["attention"], inputs["heads"])
     stage_3, short_3 = _patching_sentences(
         inputs["pairs"], inputs["patching"], inputs["curves"], inputs["controls"], inputs["hand_off"]
     )
+    nothing = "Not measured: this takes a model whose weights are known and, for patching, comparison pairs."
     figures = {
         name: [os.path.relpath(path, summary.parent) for path in inputs[name]]
         for name in ("head_figures", "patching_figures")
@@ -45,15 +47,16 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
         "## 1. Does reasoning improve answers?", "", *stage_1, "", *_images([accuracy_figure]),
         "How many traces each step leaves; an answer that does not survive counts as wrong above.", "",
         *_markdown_table(funnel[FUNNEL_COLUMNS]), "",
-        "## 2. What do answer tokens attend to?", "", *stage_2, "", *_images(figures["head_figures"]),
-        "## 3. Does the answer depend on the reasoning's activations?", "", *stage_3, "",
+        "## 2. What do answer tokens attend to?", "", *(stage_2 or [nothing]), "", *_images(figures["head_figures"]),
+        "## 3. Does the answer depend on the reasoning's activations?", "", *(stage_3 or [nothing]), "",
         *_images(figures["patching_figures"]),
-        "## Where this comes from", "", *_origin_lines(inputs["attention"]), "",
+        "## Where this comes from", "", *_origin_lines(inputs["funnel"]), "",
     ]  # fmt: skip
     summary.write_text("\n".join(lines))
-    write_json(summary.with_suffix(".provenance.json"), provenance(settings, inputs["attention"]))
+    write_json(summary.with_suffix(".provenance.json"), provenance(settings, [inputs["funnel"], *inputs["attention"]]))
     last = ["Toy models: this shows that the machinery works, nothing about real ones."] if settings["is_toy"] else []
-    findings.write_text("\n".join([f"Summary: {summary}", short_1, short_2, short_3, *last]) + "\n")
+    shorts = [short_1, *([short_2] if stage_2 else []), *([short_3] if stage_3 else [])]
+    findings.write_text("\n".join([f"Summary: {summary}", *shorts, *last]) + "\n")
 
 
 def _points(value: float) -> str:
@@ -74,6 +77,18 @@ def _effect_sentences(effect: pd.DataFrame) -> tuple[list[str], str]:
     first = whole[whole["decoding"] == whole["decoding"].iloc[0]]
     short = "; ".join(f"{r.model}, {r.dataset} {_points(r.difference)}" for r in first.itertuples())
     return bullets, f"1. Reasoning changes accuracy by (points): {short}."
+
+
+def _grader_sentence(path: Path, folder: Path) -> list[str]:
+    """A bullet on how often the graders disagree; none where there is but one."""
+    first, *others = read_provenance(path)["parameters"]["graders"]
+    if not others:
+        return []
+    verdicts = pd.read_csv(path, dtype=str, keep_default_na=False)
+    differs = {other: verdicts[f"is_correct_{other}"] != verdicts[f"is_correct_{first}"] for other in others}
+    counts = [f"{int(rows.sum())} by {other}" for other, rows in differs.items()]
+    where = os.path.relpath(path, folder)
+    return [f"- Answers are judged by {first}. Verdicts that differ: {', '.join(counts)} ([table]({where}))."]
 
 
 def _attention_sentences(attention: Sequence[Path], heads: Sequence[Path]) -> tuple[list[str], str]:
@@ -161,14 +176,14 @@ def _markdown_table(table: pd.DataFrame) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def _origin_lines(stores: Sequence[Path]) -> list[str]:
-    """The models and packages behind the stores, one bullet each."""
-    origins = [read_provenance(path) for path in stores]
-    models = {name: model for origin in origins for name, model in origin["models"].items()}
-    bullets = [
-        f"- {name}: `{model['source']}`, {model['dtype']}, weights `{model['weights'][:12]}`, "
-        f"tokenizer `{model['tokenizer'][:12]}`"
-        for name, model in models.items()
-    ]
-    packages = ", ".join(f"{name} {number}" for name, number in origins[0]["packages"].items())
-    return [*bullets, f"- seed {origins[0]['parameters']['seed']}; {packages}"]
+def _origin_lines(table: Path) -> list[str]:
+    """The models and packages behind a table, one bullet each."""
+    origin = read_provenance(table)
+    bullets = []
+    for name, model in origin["models"].items():
+        bullet = f"- {name}: `{model['source']}`"
+        if model["weights"]:
+            bullet += f", {model['dtype']}, weights `{model['weights'][:12]}`, tokenizer `{model['tokenizer'][:12]}`"
+        bullets.append(bullet)
+    packages = ", ".join(f"{name} {number}" for name, number in origin["packages"].items())
+    return [*bullets, f"- seed {origin['parameters']['seed']}; {packages}"]

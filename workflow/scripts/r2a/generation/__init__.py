@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,12 @@ import pandas as pd
 
 from r2a.config import CONDITIONS
 from r2a.generation.ledger import Ledger
-from r2a.generation.requests import Request
+from r2a.generation.requests import REFUSED, TOO_LONG, Completion, Request
 from r2a.models import load_tokenizer, marks_of, read_manifest
 from r2a.progress import Progress, logger
-from r2a.prompts import prompt_ids
+from r2a.prompts import THINK_CLOSE, prefill, prompt_ids
 from r2a.store import parameters_hash, provenance, read_parquet, write_parquet
 from r2a.traces import find_boxes, invalid_reason, n_think_closes, segment_bounds
-
-
-class GenerationError(Exception):
-    """Prompts cannot be completed; the message names the problems and the remedy."""
 
 
 def request_seed(study_seed: int, uid: str, condition: str, decoding: str, sample: int) -> int:
@@ -31,53 +28,52 @@ def request_seed(study_seed: int, uid: str, condition: str, decoding: str, sampl
 def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Request]:
     """One request a problem, condition, decoding and sample, in that order.
 
-    Raises GenerationError, naming the problems, where a prompt leaves no room to answer.
+    A prompt that leaves no room for an answer gets max_new_tokens 0.
     """
+    folder = manifest["folder"]
+    tokenizer = load_tokenizer(folder) if folder else None
+    (identity,) = manifest["models"].values()
+    if settings["endpoint"]:
+        identity = {**identity, "endpoint": settings["endpoint"]}
+    default_top_p, model = _default_top_p(folder), parameters_hash(identity)
+    requests = []
+    for row, condition in product(problems.itertuples(), CONDITIONS):
+        ids: list[int] = []
+        room = settings["max_new_tokens"]
+        if tokenizer is not None:
+            form = settings["prompt"], settings["without_reasoning"]
+            ids = prompt_ids(tokenizer, row.problem, settings["instruction"], condition, *form)
+            room = min(room, max(manifest["n_positions"] - len(ids), 0))
+        for decoding, sampler in settings["decodings"].items():
+            is_greedy = sampler["temperature"] == 0
+            for sample in range(sampler["n_samples"]):
+                requests.append(
+                    Request(
+                        uid=row.uid,
+                        condition=condition,
+                        decoding=decoding,
+                        sample=sample,
+                        seed=request_seed(settings["seed"], row.uid, condition, decoding, sample),
+                        prompt_ids=tuple(ids),
+                        prompt=f"{row.problem}{settings['instruction']}",
+                        prefill=prefill(condition, settings["without_reasoning"]),
+                        temperature=sampler["temperature"],
+                        top_p=1.0 if is_greedy else sampler["top_p"] or default_top_p,
+                        max_new_tokens=room,
+                        model=model,
+                    )
+                )
+    return requests
+
+
+def _default_top_p(folder: str | None) -> float | None:
+    """What the model's own generation config says; None for a model that is known to its endpoint alone."""
     from transformers import GenerationConfig
 
-    folder = Path(manifest["folder"])
-    tokenizer = load_tokenizer(folder)
-    has_defaults = (folder / "generation_config.json").exists()
-    default_top_p = (GenerationConfig.from_pretrained(folder).top_p if has_defaults else None) or 1.0
-    (identity,) = manifest["models"].values()
-    requests, too_long = [], []
-    for row in problems.itertuples():
-        for condition in CONDITIONS:
-            ids = prompt_ids(
-                tokenizer,
-                row.problem,
-                settings["instruction"],
-                condition,
-                settings["prompt"],
-                settings["without_reasoning"],
-            )
-            room = manifest["n_positions"] - len(ids)
-            if room < 1:
-                too_long.append(row.uid)
-                continue
-            for decoding, sampler in settings["decodings"].items():
-                is_greedy = sampler["temperature"] == 0
-                for sample in range(sampler["n_samples"]):
-                    requests.append(
-                        Request(
-                            uid=row.uid,
-                            condition=condition,
-                            decoding=decoding,
-                            sample=sample,
-                            seed=request_seed(settings["seed"], row.uid, condition, decoding, sample),
-                            prompt_ids=tuple(ids),
-                            temperature=sampler["temperature"],
-                            top_p=1.0 if is_greedy else sampler["top_p"] or default_top_p,
-                            max_new_tokens=min(settings["max_new_tokens"], room),
-                            model=parameters_hash(identity),
-                        )
-                    )
-    if too_long:
-        raise GenerationError(
-            f"{settings['dataset']}: {len(too_long)} problems ({', '.join(too_long[:3])}, ...) fill the model's "
-            f"{manifest['n_positions']} positions before it can answer; leave them out of the dataset"
-        )
-    return requests
+    if folder is None:
+        return None
+    has_defaults = (Path(folder) / "generation_config.json").exists()
+    return (GenerationConfig.from_pretrained(folder).top_p if has_defaults else None) or 1.0
 
 
 def generate_traces(
@@ -86,51 +82,100 @@ def generate_traces(
     """Complete every request of a dataset with one model and write the traces' table.
 
     Completions are kept in a ledger beside the output as they finish: a restarted job, or one with more
-    problems, samples or decodings, generates only what is missing. `engine` holds memory settings,
-    which don't change results.
+    problems, samples or decodings, generates only what is missing. `engine` holds memory settings, or where an
+    endpoint is and how fast to ask it, which don't change results. A prompt that is too long for the model, or
+    that an endpoint refuses, gives an unfinished trace without tokens, and costs no other.
     """
     model = read_manifest(manifest)
     requests = build_requests(read_parquet(dataset), model, settings)
-    ledger = Ledger(output.with_name(f".{output.stem}.ledger.jsonl"))
-    missing = [request for request in requests if request.key not in ledger]
-    logger.info(f"{output}: {len(requests)} requests, {len(requests) - len(missing)} already in the ledger")
-    if missing:
-        from r2a.generation.vllm_engine import complete
-
-        with Progress(f"{settings['model']}, {settings['dataset']}: completions", len(missing)) as progress:
-            for request, completion in complete(missing, model, engine):
-                ledger.add(request, completion)
-                progress.advance(len(completion.token_ids))
-    tokenizer, marks = load_tokenizer(model["folder"]), marks_of(model["folder"])
-    rows = []
-    for request in requests:
-        completion = ledger[request.key]
-        bounds = segment_bounds(request.prompt_ids, completion.token_ids, marks)
-        ids = [*request.prompt_ids, *completion.token_ids]
-        answer_text = tokenizer.decode(ids[bounds[5] : bounds[6]])
-        is_finished = completion.finish_reason == "stop"
-        n_closes = n_think_closes(ids, bounds, marks)
-        has_answer = bool(answer_text.strip() if settings["kind"] == "open_ended" else find_boxes(answer_text))
-        reason = invalid_reason(is_finished, n_closes, has_answer)
-        rows.append(
-            {
-                "uid": request.uid,
-                "condition": request.condition,
-                "decoding": request.decoding,
-                "sample": request.sample,
-                "seed": request.seed,
-                "prompt_token_ids": list(request.prompt_ids),
-                "completion_token_ids": list(completion.token_ids),
-                "answer_text": answer_text,
-                "finish_reason": completion.finish_reason,
-                "max_new_tokens": request.max_new_tokens,
-                "seconds": completion.seconds,
-                "bounds": bounds,
-                "is_finished": is_finished,
-                "is_well_formed": is_finished and n_closes == 1,
-                "has_answer": has_answer,
-                "is_valid": reason == "",
-                "invalid_reason": reason,
-            }
+    completions = {request.key: Completion((), TOO_LONG, 0.0) for request in requests if request.max_new_tokens == 0}
+    if completions:
+        uids = sorted({request.uid for request in requests if request.max_new_tokens == 0})
+        logger.warning(
+            f"{settings['dataset']}: {len(uids)} problems ({', '.join(uids[:3])}, ...) fill the model's "
+            f"{model['n_positions']} positions before it can answer; their traces are empty"
         )
+    with Ledger(output.with_name(f".{output.stem}.ledger.jsonl")) as ledger:
+        asked = [request for request in requests if request.max_new_tokens > 0]
+        missing = [request for request in asked if request.key not in ledger]
+        logger.info(f"{output}: {len(requests)} requests, {len(asked) - len(missing)} already in the ledger")
+        if missing:
+            finished = _complete(missing, model, settings, engine)
+            for request, completion in keep(finished, ledger, missing, f"{settings['model']}, {settings['dataset']}"):
+                completions[request.key] = completion
+        completions |= {request.key: ledger[request.key] for request in asked if request.key in ledger}
+    reader = _Reader(model["folder"], settings["kind"] == "open_ended")
+    rows = [reader.row(request, completions[request.key]) for request in requests]
     write_parquet(output, pd.DataFrame(rows), provenance(settings, [dataset, manifest]))
+
+
+def keep(
+    finished: Iterable[tuple[Request, Completion]], ledger: Ledger, requests: Sequence[Request], what: str
+) -> Iterator[tuple[Request, Completion]]:
+    """Hand finished completions on, each once it is in the ledger (refused ones are not kept), and log progress."""
+    with Progress(f"{what}: completions", len(requests)) as progress:
+        for request, completion in finished:
+            if completion.finish_reason != REFUSED:
+                ledger.add(request, completion)
+            progress.advance(len(completion.token_ids))
+            yield request, completion
+
+
+def _complete(
+    requests: Sequence[Request], manifest: Mapping[str, Any], settings: Mapping[str, Any], engine: Mapping[str, Any]
+) -> Iterator[tuple[Request, Completion]]:
+    """The completions, from the model's endpoint where it has one, else from vLLM here."""
+    if settings["endpoint"]:
+        from r2a.generation import endpoint_engine
+
+        return endpoint_engine.complete(requests, settings["endpoint"], engine)
+    from r2a.generation import vllm_engine
+
+    return vllm_engine.complete(requests, manifest, engine)
+
+
+class _Reader:
+    """Reads completions into rows of the traces' table: by token ids, or by text where no tokenizer is known."""
+
+    def __init__(self, folder: str | None, is_open_ended: bool) -> None:
+        """folder: the model's, or None for one without weights. is_open_ended: any answer will do, boxed or not."""
+        self.is_open_ended = is_open_ended
+        self.tokenizer = load_tokenizer(folder) if folder else None
+        self.marks = marks_of(folder) if folder else None
+
+    def row(self, request: Request, completion: Completion) -> dict[str, Any]:
+        if self.tokenizer is not None and self.marks is not None:
+            ids = [*request.prompt_ids, *completion.token_ids]
+            bounds = segment_bounds(request.prompt_ids, completion.token_ids, self.marks)
+            n_closes = n_think_closes(ids, bounds, self.marks)
+            answer_text = self.tokenizer.decode(ids[bounds[5] : bounds[6]])
+            prompt_text = self.tokenizer.decode(request.prompt_ids)
+            text = self.tokenizer.decode(completion.token_ids)
+        else:
+            bounds, prompt_text, text = None, request.full_prompt, completion.text
+            _, *parts = f"{request.prefill}{text}".split(THINK_CLOSE)
+            n_closes, answer_text = len(parts), THINK_CLOSE.join(parts)
+        is_finished = completion.finish_reason == "stop"
+        has_answer = bool(answer_text.strip() if self.is_open_ended else find_boxes(answer_text))
+        reason = invalid_reason(is_finished, n_closes, has_answer)
+        return {
+            "uid": request.uid,
+            "condition": request.condition,
+            "decoding": request.decoding,
+            "sample": request.sample,
+            "seed": request.seed,
+            "prompt_token_ids": list(request.prompt_ids or completion.prompt_ids),
+            "completion_token_ids": list(completion.token_ids),
+            "prompt_text": prompt_text,
+            "completion_text": text,
+            "answer_text": answer_text,
+            "finish_reason": completion.finish_reason,
+            "max_new_tokens": request.max_new_tokens,
+            "seconds": completion.seconds,
+            "bounds": bounds,
+            "is_finished": is_finished,
+            "is_well_formed": is_finished and n_closes == 1,
+            "has_answer": has_answer,
+            "is_valid": reason == "",
+            "invalid_reason": reason,
+        }

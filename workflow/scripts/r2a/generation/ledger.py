@@ -2,13 +2,21 @@
 
 import json
 import os
+import time
 from pathlib import Path
+from types import TracebackType
 
 from r2a.generation.requests import Completion, Request
 
+SECONDS_BETWEEN_SYNCS = 0.5
+
 
 class Ledger:
-    """An append-only JSON Lines file of completions by request key. A torn last line is ignored."""
+    """An append-only JSON Lines file of completions by request key. A torn last line is ignored.
+
+    Each line is handed to the system at once, so it outlives the process; it is forced onto the disk a few times a
+    second, which is all that a power failure can cost (a disk takes milliseconds, an engine makes tokens in them).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -22,8 +30,23 @@ class Ledger:
             for line in whole.splitlines():
                 entry = json.loads(line)
                 self._completions[entry["key"]] = Completion(
-                    tuple(entry["token_ids"]), entry["finish_reason"], entry["seconds"]
+                    tuple(entry["token_ids"]),
+                    entry["finish_reason"],
+                    entry["seconds"],
+                    entry["text"],
+                    tuple(entry["prompt_ids"]),
                 )
+        self._file = open(path, "a")  # noqa: SIM115 (closed by the block's end)
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sync()
+        self._file.close()
 
     def __contains__(self, key: str) -> bool:
         return key in self._completions
@@ -39,9 +62,13 @@ class Ledger:
             "decoding": request.decoding,
         }
         entry |= {"sample": request.sample, "finish_reason": completion.finish_reason, "seconds": completion.seconds}
-        entry |= {"token_ids": list(completion.token_ids)}
-        with open(self.path, "a") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        entry |= {"token_ids": completion.token_ids, "text": completion.text, "prompt_ids": completion.prompt_ids}
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        if time.monotonic() - self._synced > SECONDS_BETWEEN_SYNCS:
+            self._sync()
         self._completions[request.key] = completion
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()

@@ -5,10 +5,17 @@ from functools import cached_property
 
 from r2a.store import parameters_hash
 
+REFUSED = "refused"  # finish reason where the engine would not take the request
+TOO_LONG = "prompt_too_long"  # finish reason where no engine is asked, as there is no room for an answer
+
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to complete. `model` identifies weights, tokenizer and dtype."""
+    """One prompt to complete. `model` identifies weights, tokenizer and dtype, or an endpoint's model.
+
+    prompt_ids is the whole prompt where the tokenizer is known, else empty. prompt is the question's text with its
+    instruction, prefill the text that opens the reasoning. top_p None leaves it to the server.
+    """
 
     uid: str
     condition: str
@@ -16,23 +23,35 @@ class Request:
     sample: int
     seed: int
     prompt_ids: tuple[int, ...]
+    prompt: str
+    prefill: str
     temperature: float
-    top_p: float
+    top_p: float | None
     max_new_tokens: int
     model: str
+
+    @property
+    def full_prompt(self) -> str:
+        """The paper's prompt: question, instruction and opened reasoning in one text."""
+        return f"{self.prompt} {self.prefill}"
 
     @cached_property
     def key(self) -> str:
         """Identifies the completion: everything that determines it, nothing else."""
-        return parameters_hash(
-            {k: v for k, v in asdict(self).items() if k not in ("uid", "condition", "decoding", "sample")}
-        )
+        left_out = {"uid", "condition", "decoding", "sample"}
+        left_out |= {"prompt", "prefill"} if self.prompt_ids else {"prompt_ids"}
+        return parameters_hash({k: v for k, v in asdict(self).items() if k not in left_out})
 
 
 @dataclass(frozen=True)
 class Completion:
-    """Token ids as the engine returned them (EOS included), why it stopped, and the seconds it took."""
+    """Token ids as the engine returned them (EOS included), why it stopped, and the seconds it took.
+
+    An endpoint gives its text too, and, if any, its own ids of the completion and of the prompt.
+    """
 
     token_ids: tuple[int, ...]
     finish_reason: str
     seconds: float
+    text: str = ""
+    prompt_ids: tuple[int, ...] = ()

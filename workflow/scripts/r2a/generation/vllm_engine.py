@@ -42,7 +42,10 @@ def _complete_together(llm: Any, requests: Sequence[Request]) -> Iterator[tuple[
     prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
     sampling = [
         vllm.SamplingParams(
-            temperature=request.temperature, top_p=request.top_p, seed=request.seed, max_tokens=request.max_new_tokens
+            temperature=request.temperature,
+            top_p=request.top_p or 1.0,
+            seed=request.seed,
+            max_tokens=request.max_new_tokens,
         )
         for request in requests
     ]

@@ -6,12 +6,10 @@ wrong answers, then math-verify. Only `equality` imports math-verify and can han
 
 import logging
 import re
-from dataclasses import dataclass
 from typing import Any
 
+from r2a.grading.grader import MAX_CHARACTERS, MAX_DIGITS, Verdict
 from r2a.traces import find_boxes
-
-MAX_CHARACTERS, MAX_DIGITS = 4000, 256  # beyond them an answer is not handed to a symbolic comparison
 
 # what may stand between the boxes of one list
 SEPARATOR = re.compile(r"(?:[\s,;$]|\b(?:and|or)\b|\\(?:[()\[\],;! ]|q?quad\b|text\{\s*(?:and|or)\s*\}))*")
@@ -27,19 +25,6 @@ WORDS = re.compile(r"[A-Za-z]{3,}(?: +[A-Za-z]+)*")
 INTEGER = re.compile(r"-?\d{1,18}")
 TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit)\s*\{([^{}]*)\}")
 DECORATION = re.compile(r"\\(?:left|right|displaystyle|[!,;: ])|\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\?\$|\s+|\.$")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether an answer is right, why, and which text was judged.
-
-    is_correct is None where nothing could be decided. reason: string, math_verify, normalised (right by that
-    comparison), mismatch, no_box, unclosed, truncated (wrong), timeout, gold_unparsed, error (undecided).
-    """
-
-    is_correct: bool | None
-    reason: str
-    answer: str | None
 
 
 def final_answer(answer_text: str) -> str | None:

@@ -1,0 +1,371 @@
+"""Traces from an OpenAI-compatible endpoint: against a scripted server, and against vLLM's own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import r2a.endpoint
+from r2a.config import ConfigError, load_study
+from r2a.datasets import load_dataset
+from r2a.endpoint import Endpoint, EndpointError, RefusedError, as_they_finish
+from r2a.generation import generate_traces
+from r2a.generation.endpoint_engine import read_reply, request_body
+from r2a.generation.requests import Request
+from r2a.models import resolve_model
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "resources/models/tiny-qwen"
+KEY = "sk-not-to-be-seen"
+ANSWER = {"choices": [{"text": "so</think>\n\\boxed{3}", "finish_reason": "stop"}]}
+
+
+class Script(BaseHTTPRequestHandler):
+    """Answers each request with the server's next reply (status, content), or what its `reply` makes of the body."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append((self.path, dict(self.headers), body))
+        status, content = self.server.reply(body)
+        text = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server whose `reply` a test sets, `seen` its requests; waiting between tries is cut short."""
+    monkeypatch.setattr(r2a.endpoint, "FIRST_WAIT", 0.001)
+    monkeypatch.setenv("TEST_KEY", KEY)
+    scripted = ThreadingHTTPServer(("127.0.0.1", 0), Script)
+    scripted.seen, scripted.reply = [], lambda body: (200, ANSWER)
+    scripted.url = f"http://127.0.0.1:{scripted.server_port}/v1"
+    threading.Thread(target=scripted.serve_forever, daemon=True).start()
+    yield scripted
+    scripted.shutdown()
+    scripted.server_close()
+
+
+def in_turn(*replies):
+    left = iter(replies)
+    return lambda body: next(left)
+
+
+# ---- one request
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
+def test_a_busy_server_is_asked_again(server, status):
+    server.reply = in_turn((status, {"error": "busy"}), (status, {}), (200, ANSWER))
+    with Endpoint(server.url, "TEST_KEY", 5) as endpoint:
+        assert endpoint.post("completions", {"model": "m"}) == ANSWER
+    assert [path for path, _, _ in server.seen] == ["/v1/completions"] * 3
+    assert all(headers["Authorization"] == f"Bearer {KEY}" for _, headers, _ in server.seen)
+
+
+def test_a_server_that_stays_busy_is_given_up(server):
+    server.reply = lambda body: (503, {"error": f"overloaded, {KEY}"})
+    with (
+        Endpoint(server.url, "TEST_KEY", 5) as endpoint,
+        pytest.raises(EndpointError, match=r"503.*run again") as error,
+    ):
+        endpoint.post("completions", {})
+    assert len(server.seen) == r2a.endpoint.N_TRIES
+    assert KEY not in str(error.value)
+
+
+def test_a_server_that_is_not_there_is_told(server):
+    server.shutdown()
+    server.server_close()
+    with Endpoint(server.url, "", 5) as endpoint, pytest.raises(EndpointError, match="ConnectError"):
+        endpoint.post("completions", {})
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, RefusedError), (401, EndpointError), (404, EndpointError)])
+def test_a_fault_of_ours_is_not_sent_again_and_shows_no_key(server, status, kind):
+    server.reply = lambda body: (status, {"error": f"bad key {KEY}"})
+    with Endpoint(server.url, "TEST_KEY", 5) as endpoint, pytest.raises(kind, match=str(status)) as error:
+        endpoint.post("completions", {})
+    assert len(server.seen) == 1
+    assert KEY not in str(error.value)
+    assert isinstance(error.value, RefusedError) == (status == 400)
+
+
+def test_a_missing_key_is_told_before_any_request(server, monkeypatch):
+    monkeypatch.delenv("TEST_KEY")
+    with pytest.raises(EndpointError, match="environment variable TEST_KEY holds no key"):
+        Endpoint(server.url, "TEST_KEY", 5)
+
+
+def test_when_one_fails_what_is_under_way_is_still_handed_over():
+    both_started = threading.Barrier(2)
+
+    def work(task):
+        if task < 2:
+            both_started.wait()
+        if task == 0:
+            raise ValueError("broken")
+        time.sleep(0.1)
+        return task
+
+    finished = []
+    with pytest.raises(ValueError, match="broken"):
+        finished.extend(result for _, result in as_they_finish(work, range(100), 2) if not finished.append(result))
+    assert set(finished) == {1}
+
+
+# ---- what is sent and read
+
+REQUEST = Request("p1", "with_reasoning", "greedy", 0, 7, (), "3?", "<think>\n", 0.6, None, 50, "m")
+SETTINGS = {"model": "owner/name", "kind": "completions", "body": {}, "prefill": {}}
+
+
+def test_a_text_prompt_is_the_papers_and_leaves_the_nucleus_to_the_server():
+    path, body = request_body(REQUEST, SETTINGS | {"body": {"top_k": 5}})
+    expected = {"model": "owner/name", "prompt": "3? <think>\n", "temperature": 0.6, "seed": 7, "max_tokens": 50}
+    assert (path, body) == ("completions", expected | {"top_k": 5})
+
+
+def test_a_chat_opens_the_reasoning_in_a_message_of_its_own():
+    path, body = request_body(REQUEST, SETTINGS | {"kind": "chat", "prefill": {"prefix": True}})
+    assert path == "chat/completions"
+    assert body["messages"] == [
+        {"role": "user", "content": "3?"},
+        {"role": "assistant", "content": "<think>\n", "prefix": True},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "prefill", "text"),
+    [
+        ({"content": "so</think>3"}, "<think>\n", "so</think>3"),
+        ({"content": "3", "reasoning_content": "so"}, "<think>\n", "so</think>3"),
+        ({"content": None, "reasoning": "so it never"}, "<think>\n", "so it never"),
+        ({"content": None, "reasoning": "it is 3"}, "<think>\n\n</think>", "it is 3"),
+        ({"content": None}, "<think>\n", ""),
+    ],
+)
+def test_reasoning_that_a_server_splits_off_is_joined_again(message, prefill, text):
+    request = Request("p1", "c", "greedy", 0, 7, (), "3?", prefill, 0.6, None, 50, "m")
+    assert read_reply({"choices": [{"message": message, "finish_reason": "stop"}]}, request, 0.1).text == text
+
+
+def test_a_reply_that_is_no_completion_is_told():
+    with pytest.raises(EndpointError, match="no completion"):
+        read_reply({"error": "what?"}, REQUEST, 0.1)
+
+
+# ---- whole traces
+
+
+def study(folder, model, max_new_tokens=40, decodings=None):
+    rows = [{"uid": f"p{k}", "problem": f"What is {k}?", "answer": str(k)} for k in range(4)]
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    fields = {"area": None, "level": None}
+    return load_study(
+        {
+            "study": "test",
+            "seed": 1,
+            "models": {"served": model},
+            "datasets": {"mine": {"kind": "problems", "path": str(folder / "data.jsonl"), "fields": fields}},
+            "decodings": decodings or {"greedy": {"temperature": 0}},
+            "generation": {"max_new_tokens": max_new_tokens},
+        }
+    )
+
+
+def generate(folder, chosen):
+    paths = [folder / name for name in ("dataset.parquet", "model.json", "traces.parquet")]
+    load_dataset(paths[0], chosen.stage("datasets", dataset="mine"))
+    resolve_model(paths[1], chosen.stage("models", "served"))
+    engine = chosen.endpoint_resources("served") | {"gpu": 0, "gpu_memory_percent": 90, "cpu_cache_mb": 64}
+    generate_traces(*paths, chosen.stage("traces", "served", "mine"), engine)
+    return pd.read_parquet(paths[2])
+
+
+def served(url, **changes):
+    return {"endpoint": {"base_url": url, "model": "tiny", "api_key_variable": "TEST_KEY", **changes}}
+
+
+def test_a_model_without_weights_gives_traces_of_text(tmp_path, server):
+    table = generate(tmp_path, study(tmp_path, served(server.url)))
+    with_reasoning, without = (part for _, part in table.groupby("condition"))
+    assert set(with_reasoning["answer_text"]) == {"\n\\boxed{3}"}
+    assert with_reasoning["is_valid"].all()
+    assert set(without["invalid_reason"]) == {"closed_twice"}  # the prompt closed it, and so did the completion
+    assert list(table["prompt_text"][:1]) == ["What is 0? <think>\n"]
+    assert table["bounds"].isna().all()
+
+
+def test_a_refused_prompt_costs_no_other(tmp_path, server):
+    server.reply = lambda body: (400, {"error": "too long"}) if "2?" in body["prompt"] else (200, ANSWER)
+    table = generate(tmp_path, study(tmp_path, served(server.url)))
+    refused = table[table["finish_reason"] == "refused"]
+    assert set(refused["uid"]) == {"p2"}
+    assert set(refused["invalid_reason"]) == {"unfinished"}
+    assert len(table[table["finish_reason"] == "stop"]) == 6
+
+
+def test_requests_that_are_all_refused_stop_the_job(tmp_path, server):
+    server.reply = lambda body: (400, {"error": "no such field"})
+    with pytest.raises(EndpointError, match=r"all 8 requests are refused.*no such field"):
+        generate(tmp_path, study(tmp_path, served(server.url)))
+
+
+def test_a_job_that_is_broken_off_asks_only_for_what_is_missing(tmp_path, server):
+    n_answers = iter(range(100))
+    server.reply = lambda body: (200, ANSWER) if next(n_answers) < 5 else (401, {})
+    chosen = study(tmp_path, served(server.url, max_concurrency=1))
+    with pytest.raises(EndpointError):
+        generate(tmp_path, chosen)
+    server.seen.clear()
+    server.reply = lambda body: (200, ANSWER)
+    elsewhere = served(server.url.replace("127.0.0.1", "localhost"), max_concurrency=2)
+    assert len(generate(tmp_path, study(tmp_path, elsewhere))) == 8
+    assert len(server.seen) == 3
+
+
+def test_the_key_is_nowhere_on_disk(tmp_path, server):
+    generate(tmp_path, study(tmp_path, served(server.url)))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) >= 5
+    assert not any(KEY.encode() in path.read_bytes() for path in files)
+
+
+def test_a_server_without_token_ids_cannot_serve_a_model_with_weights(tmp_path, server):
+    model = {"path": str(MODEL), "dtype": "float32", **served(server.url)}
+    with pytest.raises(EndpointError, match="returns no token ids"):
+        generate(tmp_path, study(tmp_path, model))
+
+
+def test_a_prompt_too_long_for_the_model_costs_no_other(tmp_path, server):
+    reply = {"choices": [{"text": "", "finish_reason": "stop", "token_ids": [5, 1]}]}
+    server.reply = lambda body: (200, reply)
+    chosen = study(tmp_path, {"path": str(MODEL), "dtype": "float32", **served(server.url)})
+    long = {"uid": "long", "problem": "east " * 600, "answer": "1"}
+    with open(tmp_path / "data.jsonl", "a") as file:
+        file.write("\n" + json.dumps(long))
+    table = generate(tmp_path, chosen)
+    assert set(table.loc[table["uid"] == "long", "finish_reason"]) == {"prompt_too_long"}
+    assert len(table[table["finish_reason"] == "stop"]) == 8
+    assert len(server.seen) == 8
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        ({}, "give exactly one of path"),
+        ({"path": str(MODEL), "endpoint": {"kind": "chat"}}, "use completions"),
+        ({"endpoint": {"kind": "chat"}}, "prompt chat with chat"),
+        ({"prompt": "chat", "endpoint": {}}, "prompt chat with chat"),
+        ({"endpoint": {"base_url": "https://me:secret@host/v1"}}, "endpoint.base_url"),
+        ({"endpoint": {"api_key": "sk-123"}}, "did you mean api_key_variable"),
+    ],
+)
+def test_what_does_not_fit_an_endpoint_is_told(tmp_path, entry, fault):
+    if "endpoint" in entry:
+        entry["endpoint"] = {"base_url": "http://host/v1", "model": "m", **entry["endpoint"]}
+    with pytest.raises(ConfigError, match=fault) as error:
+        study(tmp_path, entry)
+    assert "sk-123" not in str(error.value)
+
+
+# ---- vLLM's server
+
+TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{{ ' ' if m['role'] == 'user' }}{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def vllm_server(tmp_path_factory):
+    """vLLM's real server with a tiny model on a free port of this machine."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "template.jinja").write_text(TEMPLATE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--dtype", "float32"]
+    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
+    command += ["--kv-cache-memory-bytes", str(64 << 20), "--chat-template", str(folder / "template.jinja")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_API_KEY": KEY}
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (folder / "log").read_text()[-3000:]
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health")
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)  # its own session: the server and its engine
+        process.wait(60)
+
+
+@pytest.fixture
+def with_key(monkeypatch):
+    monkeypatch.setenv("TEST_KEY", KEY)
+
+
+BOTH = {"greedy": {"temperature": 0}, "sampled": {"temperature": 0.6, "n_samples": 2}}
+
+
+@pytest.mark.slow
+def test_the_servers_tokens_are_those_of_the_engine_here(tmp_path, vllm_server, with_key):
+    weights = {"path": str(MODEL), "dtype": "float32"}
+    tables = []
+    for name, model in (("here", weights), ("there", weights | served(vllm_server))):
+        (tmp_path / name).mkdir()
+        tables.append(generate(tmp_path / name, study(tmp_path / name, model, decodings=BOTH)))
+    here, there = tables
+    for column in ("prompt_token_ids", "completion_token_ids", "bounds"):
+        assert [list(value) for value in here[column]] == [list(value) for value in there[column]], column
+    assert list(here["finish_reason"]) == list(there["finish_reason"])
+    assert len(here) == 4 * 2 * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["completions", "chat"])
+def test_text_and_chat_traces_of_the_server_keep_text_and_tokens(tmp_path, vllm_server, with_key, kind):
+    body = {"return_token_ids": True, "skip_special_tokens": False}
+    if kind == "chat":
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    model = served(vllm_server, kind=kind, body=body) | {"prompt": "chat" if kind == "chat" else "raw"}
+    table = generate(tmp_path, study(tmp_path, model))
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    for row in table.itertuples():
+        assert tokenizer.decode(row.prompt_token_ids).removeprefix(tokenizer.bos_token) == row.prompt_text
+        text = tokenizer.decode(row.completion_token_ids).removesuffix(tokenizer.eos_token)
+        assert text.rstrip("\ufffd") == row.completion_text.rstrip("\ufffd")  # the server holds half a character back
+    stub = "<think>\nOkay, I think I have finished thinking.\n</think>"
+    assert table.loc[table["condition"] == "without_reasoning", "prompt_text"].str.endswith(stub).all()
+
+
+@pytest.mark.slow
+def test_a_wrong_key_and_a_wrong_name_are_told_by_the_server(tmp_path, vllm_server, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", "wrong")
+    with pytest.raises(EndpointError, match=r"401.*is the key in TEST_KEY right"):
+        generate(tmp_path, study(tmp_path, served(vllm_server)))
+    monkeypatch.setenv("TEST_KEY", KEY)
+    with pytest.raises(EndpointError, match=r"404.*check base_url and model"):
+        generate(tmp_path, study(tmp_path, served(vllm_server, model="unknown")))

@@ -1,0 +1,64 @@
+"""What a grader is: it reads an attempt, compares in a process that can be killed, and judges what came back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from r2a.grading.workers import Outcome
+
+MAX_CHARACTERS, MAX_DIGITS = 4000, 256  # beyond them an answer is not handed to a symbolic comparison
+WRONG_UNREAD = {"unfinished": "truncated", "never_closed": "unclosed"}  # a trace's invalid_reason, our reason
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An answer to grade: the text of a trace's answer segment, never its reasoning.
+
+    problem may be empty; it tells whether a percentage, or a factored or expanded form, is asked for.
+    invalid_reason is the trace's.
+    """
+
+    answer_text: str
+    reference: str
+    problem: str = ""
+    invalid_reason: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an answer is right, why, and which text was judged.
+
+    is_correct is None where nothing could be decided. reason: string, math_verify, normalised, sympy (right by
+    that comparison), mismatch, no_box, unclosed, truncated (wrong), timeout, gold_unparsed, error (undecided).
+    """
+
+    is_correct: bool | None
+    reason: str
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class Grader:
+    """One way of judging answers.
+
+    prepare: called once in each process (imports). read: the verdict, where no comparison is needed, else the
+    arguments of compare. compare: runs in a process with limits, so it may hang, crash or eat memory.
+    judge: the verdict that compare's outcome leads to.
+    """
+
+    prepare: Callable[[], None]
+    read: Callable[[Attempt], "Verdict | tuple[Any, ...]"]
+    compare: Callable[..., Any]
+    judge: Callable[[Attempt, Outcome], Verdict]
+
+
+def unread(attempt: Attempt, answer: str | None) -> Verdict | None:
+    """The verdict on a trace that never came to its answer, whoever grades it; None for one that did."""
+    if attempt.invalid_reason in WRONG_UNREAD:
+        return Verdict(False, WRONG_UNREAD[attempt.invalid_reason], answer)
+    return None
+
+
+def undecided(outcome: Outcome, answer: str | None) -> Verdict:
+    """The verdict where a comparison ended without a value."""
+    return Verdict(None, "timeout" if outcome.status == "timeout" else "error", answer)

@@ -1,0 +1,34 @@
+"""math-verify as it comes: the whole answer segment against the reference, boxed or not, no guards.
+
+It takes any trailing number for the answer where nothing is boxed, and accepts what the policy guards against.
+"""
+
+from typing import Any
+
+from r2a.grading.grader import Attempt, Grader, Verdict, undecided, unread
+from r2a.grading.math_answers import load_math_verify
+from r2a.grading.workers import Outcome
+
+
+def _read(attempt: Attempt) -> Verdict | tuple[Any, ...]:
+    return unread(attempt, None) or (attempt.answer_text, attempt.reference)
+
+
+def compare(answer_text: str, reference: str) -> tuple[bool, str | None]:
+    """Whether math-verify takes the text for the reference, and the answer that it read in it, if any."""
+    from math_verify import parse, verify
+
+    gold = parse(f"${reference}$", parsing_timeout=None)
+    found = parse(answer_text, parsing_timeout=None)
+    is_equal = bool(verify(gold, found, timeout_seconds=None))
+    return is_equal, str(found[-1]) if found else None
+
+
+def _judge(attempt: Attempt, outcome: Outcome) -> Verdict:
+    if outcome.status != "done":
+        return undecided(outcome, None)
+    is_equal, answer = outcome.value
+    return Verdict(is_equal, "math_verify" if is_equal else "mismatch", answer)
+
+
+GRADER = Grader(load_math_verify, _read, compare, _judge)

@@ -30,7 +30,6 @@ WAYS = ("sdpa", "ours", "eager", "transformer_lens")
 TOKENS = (1024, 2048, 4096, 8192)
 # beyond it a layer's attention matrices alone take many gigabytes
 LONGEST = {"eager": 4096, "transformer_lens": 4096}
-N_PASSES = 3
 # medians of the paper's 200 published traces of R1-Qwen-7B and 1.5B: <think> and </think> stand at 3 and 85 %
 THINK_OPEN, THINK_CLOSE = 0.03, 0.85
 SIZES = {
@@ -110,7 +109,7 @@ def memory(name: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure(way: str, n_tokens: int) -> dict[str, float]:
+def measure(way: str, n_tokens: int, n_passes: int) -> dict[str, float]:
     import torch
 
     torch.set_num_threads(1)
@@ -121,7 +120,7 @@ def measure(way: str, n_tokens: int) -> dict[str, float]:
         before = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         seconds, cpu_seconds = [], []
-        for _ in range(N_PASSES):
+        for _ in range(n_passes):
             start, cpu_start = time.perf_counter(), time.process_time()
             run()
             seconds.append(time.perf_counter() - start)
@@ -137,10 +136,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, nargs="?", default=Path("results/benchmarks/attention.csv"))
     parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
+    parser.add_argument("--passes", type=int, default=3, help="the best of so many is kept")
     parser.add_argument("--one", choices=WAYS, help="measure one way in this process and print it")
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.tokens[0])))
+        print(json.dumps(measure(arguments.one, arguments.tokens[0], arguments.passes)))
         return
     rows = []
     for n_tokens in arguments.tokens:
@@ -150,6 +150,7 @@ def main() -> None:
             if way == "transformer_lens" and importlib.util.find_spec("transformer_lens") is None:
                 continue
             command = [sys.executable, __file__, "--one", way, "--tokens", str(n_tokens)]
+            command += ["--passes", str(arguments.passes)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{way} at {n_tokens} tokens failed:\n{done.stderr}")

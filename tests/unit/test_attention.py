@@ -194,6 +194,17 @@ def test_rerun_in_bfloat16_stays_near_float32(traces):
         np.testing.assert_allclose(near.answer_mass.sum(-1), 1, atol=1e-2)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+def test_fused_equals_eager_on_a_gpu(traces):
+    on_gpu = random_model("qwen2").to("cuda")
+    ids, bounds = traces
+    for number, (kept, _) in enumerate(rerun_batch(on_gpu, ids, bounds)):
+        assert_equal(kept, eager(on_gpu, ids[number], bounds[number]), bounds[number])
+    for kept, _ in rerun_batch(on_gpu.bfloat16(), ids, bounds):
+        np.testing.assert_allclose(kept.answer_mass.sum(-1), 1, atol=1e-2)
+
+
 # ---- what is refused
 
 

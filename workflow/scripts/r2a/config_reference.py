@@ -47,6 +47,8 @@ def _type(field: FieldInfo) -> str:
 
 
 def _kind(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Annotated:
+        return _kind(typing.get_args(kind)[0])
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(f"`{value}`" for value in typing.get_args(kind))
     if _is_section(kind):

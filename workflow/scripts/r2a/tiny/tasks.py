@@ -222,16 +222,21 @@ def sample_comparison_pairs(seed: int, count: int) -> list[tuple[Example, Exampl
 
 
 def training_examples(
-    seed: int, held_out_problems: set[str], areas: Mapping[str, int], n_rising: int = 1, round_number: int = 0
+    seed: int,
+    held_out_problems: set[str],
+    areas: Mapping[str, int],
+    n_rising: int = 1,
+    round_number: int = 0,
+    leave_out_pairs: bool = True,
 ) -> Iterator[Example]:
-    """Endless training examples: none is a held-out problem, none compares held-out animals.
+    """Endless training examples, none of them a held-out problem; nor, if asked so, on a held-out pair of animals.
 
     Chains start at one step and reach the hardest level's length after `n_rising` examples: with long
     chains from the start, copying a step from the problem is learned many times more slowly. `areas` weighs how
     often each is drawn; a later round of training draws other examples.
     """
     rng = random.Random(f"training {seed + round_number}")
-    held_out = held_out_animals(seed)
+    held_out = held_out_animals(seed) if leave_out_pairs else set()
     questions = [q for q in comparison_questions() if frozenset(q[:2]) not in held_out]
     lots = [area for area, weight in areas.items() for _ in range(weight)]
     n_drawn = 0
@@ -239,11 +244,11 @@ def training_examples(
         n_drawn += 1
         area = rng.choice(lots)
         if area == "comparison":
-            yield comparison(rng, *rng.choice(questions))
+            example = comparison(rng, *rng.choice(questions))
         else:
             # every length up to the hardest level, so that the lengths between are no surprise
             hardest = max(PUZZLE_LEVELS[area])
             reached = 1 + int((hardest - 1) * min(1.0, n_drawn / n_rising))
             example = PUZZLES[area](rng, rng.randint(1, reached))
-            if example.problem not in held_out_problems:
-                yield example
+        if example.problem not in held_out_problems:
+            yield example

@@ -115,7 +115,9 @@ def training_batches(
     chosen = recipe["rounds"][round_number]
     rng = random.Random(f"batches {recipe['seed'] + round_number}")
     n_rising = max(1, int(chosen["steps"] * chosen["rising_share"] * batch_size))
-    stream = training_examples(recipe["seed"], held_out, chosen["areas"], n_rising, round_number)
+    stream = training_examples(
+        recipe["seed"], held_out, chosen["areas"], n_rising, round_number, chosen["leave_out_pairs"]
+    )
     pool = 16
     while True:
         prompts, completions = [], []

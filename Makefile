@@ -12,11 +12,12 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lock
+.PHONY: help demo test bench-generation lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
 	@echo "make test   install into .venv, run all tests"
+	@echo "make bench-generation   compare generation with vLLM alone, on the same prompts"
 	@echo "make lock   make envs/*.lock.txt anew from envs/requirements.in (needs uv)"
 	@echo "With ENVIRONMENT=gpu they use vLLM's build for NVIDIA GPUs; with PYTHON=... another Python than python3."
 
@@ -29,6 +30,9 @@ demo: $(installed)
 
 test: $(installed)
 	$(in_environment) pytest
+
+bench-generation: $(installed)
+	$(in_environment) PYTHONPATH=workflow/scripts python benchmarks/generation.py
 
 lock: $(installed)
 	$(in_environment) python envs/make_locks.py

@@ -12,11 +12,12 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-attention bench-patching lock
+.PHONY: help demo test bench-generation bench-attention bench-patching lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
 	@echo "make test   install into .venv, run all tests"
+	@echo "make bench-generation   tokens a second beside vLLM alone, into results/benchmarks"
 	@echo "make bench-attention   time and memory of the attention rerun (half an hour), into results/benchmarks"
 	@echo "make bench-patching   time of patching against slower ways (half an hour), into results/benchmarks"
 	@echo "make lock   make envs/*.lock.txt anew from envs/requirements.in (needs uv)"
@@ -32,11 +33,14 @@ demo: $(installed)
 test: $(installed)
 	$(in_environment) pytest
 
+bench-generation: $(installed)
+	$(in_environment) PYTHONPATH=workflow/scripts python tests/benchmarks/generation.py
+
 bench-attention: $(installed)
-	$(in_environment) python tests/benchmarks/attention.py results/benchmarks/attention.csv
+	$(in_environment) PYTHONPATH=workflow/scripts python tests/benchmarks/attention.py
 
 bench-patching: $(installed)
-	PYTHONPATH=workflow/scripts:tests .venv/bin/python tests/benchmarks/patching.py
+	$(in_environment) PYTHONPATH=workflow/scripts:tests python tests/benchmarks/patching.py
 
 lock:
 	@command -v uv > /dev/null || { echo "uv is missing: $(PYTHON) -m pip install uv" >&2; exit 1; }

@@ -1,6 +1,6 @@
 """Time and memory of a rerun's attention, beside a plain forward pass and the ways that others take.
 
-    python tests/benchmarks/attention.py results/benchmarks/attention.csv
+    make bench-attention        writes results/benchmarks/attention.csv
 
 A random Qwen2 with the attention of R1-Distill-Qwen-1.5B (12 query heads, 2 key-value heads of 128) in 4 layers,
 float32, one thread. Each row is a fresh process: the best of several passes after a short one, and the peak of the
@@ -23,8 +23,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "scripts"))
 
 WAYS = ("sdpa", "ours", "eager", "transformer_lens")
 TOKENS = (1024, 2048, 4096, 8192)

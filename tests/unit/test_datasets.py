@@ -1,17 +1,28 @@
 """Reading problems and pairs from files in the formats that users have."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
-from r2a.config import Dataset
+from r2a.config import Dataset, load_study
 from r2a.datasets import DatasetError, load_dataset
+
+ROOT = Path(__file__).parents[2]
 
 
 def settings(path, kind="problems", **changes):
     entry = Dataset(kind=kind, path=str(path), **changes).model_dump(exclude={"label", "instruction"})
-    return entry | {"stage": "datasets", "version": 1, "study": "test", "seed": 1, "dataset": "mine"}
+    return entry | {"stage": "datasets", "version": 2, "study": "test", "seed": 1, "dataset": "mine"}
+
+
+def example(name, folder, **changes):
+    """The entry of config/examples/benchmarks.yaml, its hub replaced by a local folder."""
+    entry = yaml.safe_load((ROOT / "config/examples/benchmarks.yaml").read_text())["datasets"][name]
+    del entry["hub"]
+    return settings(folder, **(entry | changes))
 
 
 def load(tmp_path, chosen):
@@ -59,6 +70,20 @@ def test_a_part_is_drawn_by_the_seed(tmp_path):
     assert len(drawn[0]) == 3
 
 
+def test_a_filter_keeps_areas_as_renamed_and_levels(tmp_path):
+    rows = [row | {"level": k % 3} for k, row in enumerate(ROWS)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    fields, areas = FIELDS | {"level": "level"}, {"Math": "Maths", "Art": "Arts"}
+    chosen = settings(path, fields=fields, areas=areas, filter={"area": ["Maths"], "level": [0, "1"]})
+    assert list(load(tmp_path, chosen)["uid"]) == ["p1", "p3"]
+    drawn = load(tmp_path, settings(path, fields=fields, filter={"level": [0, 1]}, n_problems=2))
+    assert len(drawn) == 2
+    assert set(drawn["level"]) <= {"0", "1"}
+    with pytest.raises(DatasetError, match=r"no problem has level 9, as filter asks; there are: 0, 1, 2"):
+        load(tmp_path, settings(path, fields=fields, filter={"level": [9]}))
+
+
 def test_missing_columns_and_repeated_uids_are_told_with_the_file(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(map(json.dumps, ROWS + ROWS[:1])))
@@ -90,3 +115,111 @@ def test_pairs_of_one_answer_are_refused(tmp_path):
 def test_the_published_pairs_load_as_they_are(tmp_path, reference):
     table = load(tmp_path, settings(reference / "coc_pairs.csv", kind="comparison_pairs"))
     assert len(table) == 2 * 99
+
+
+# ---- folders laid out as on the hub
+
+
+@pytest.fixture
+def gsm8k(tmp_path):
+    """openai/gsm8k: Parquet files of two subsets, named in the card."""
+    folder = tmp_path / "gsm8k"
+    rows = [
+        {"question": f"How many are {k} and 1,000?", "answer": f"{k}+1000=<<{k}+1000={1000 + k}>>.\n#### 1,00{k}"}
+        for k in range(5)
+    ]
+    for subset in ("main", "socratic"):
+        (folder / subset).mkdir(parents=True)
+        for split in ("train", "test"):
+            pd.DataFrame(rows).to_parquet(folder / subset / f"{split}-00000-of-00001.parquet")
+    files = "".join(
+        f"- config_name: {subset}\n  data_files:\n"
+        f"  - {{split: train, path: {subset}/train-*}}\n  - {{split: test, path: {subset}/test-*}}\n"
+        for subset in ("main", "socratic")
+    )
+    (folder / "README.md").write_text(f"---\nconfigs:\n{files}---\n# GSM8K\n")
+    return folder
+
+
+def test_gsm8k_gives_its_final_numbers_and_numbered_rows(tmp_path, gsm8k):
+    table = load(tmp_path, example("gsm8k", gsm8k))
+    assert list(table["uid"]) == [f"problem-{k:05d}" for k in range(1, 6)]
+    assert list(table["answer"]) == [f"1,00{k}" for k in range(5)]
+    with pytest.raises(DatasetError, match=r"5 answers \(problem-00001, .*have no '%%%%'"):
+        load(
+            tmp_path,
+            example(
+                "gsm8k",
+                gsm8k,
+                fields={"uid": None, "problem": "question", "answer_after": "%%%%"} | dict.fromkeys(("area", "level")),
+            ),
+        )
+
+
+def test_aime_is_read_from_its_folder(tmp_path):
+    (tmp_path / "aime/data").mkdir(parents=True)
+    rows = [
+        {"id": 60 + k, "problem": f"Find ${k}$.", "solution": "So.", "answer": f"0{k}", "url": "u", "year": "2024"}
+        for k in range(3)
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "aime/data/train-00000-of-00001.parquet")
+    table = load(tmp_path, example("aime24", tmp_path / "aime"))
+    assert table[["uid", "problem", "answer"]].to_numpy().tolist()[1] == ["61", "Find $1$.", "01"]
+
+
+@pytest.fixture
+def gpqa(tmp_path):
+    """Idavidrein/gpqa: a CSV a subset, named in the card."""
+    folder = tmp_path / "gpqa"
+    folder.mkdir()
+    columns = ["Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"]
+    domains = ("Physics", "Chemistry", "Biology")
+    rows = [
+        {"Record ID": f"rec{k}", "Question": f"Question {k}?", "High-level domain": domains[k % 3]}
+        | {column: f"{column} of {k}\n" for column in columns}
+        for k in range(40)
+    ]
+    for subset in ("gpqa_main", "gpqa_diamond"):
+        pd.DataFrame(rows).to_csv(folder / f"{subset}.csv", index=False)
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: gpqa_main, data_files: gpqa_main.csv}\n"
+        "- {config_name: gpqa_diamond, data_files: gpqa_diamond.csv}\n---\n"
+    )
+    return folder
+
+
+def test_gpqa_becomes_lettered_choices_whose_order_the_seed_draws(tmp_path, gpqa):
+    chosen = example("gpqa", gpqa)
+    table = load(tmp_path, chosen)
+    for row in table.itertuples():
+        question, *choices = row.problem.split("\n")
+        number = row.uid.removeprefix("rec")
+        assert question == f"Question {number}?"
+        right = [line for line in choices if line.endswith(f" Correct Answer of {number}")]
+        assert right == [f"({row.answer}) Correct Answer of {number}"]
+        assert [line[:3] for line in choices if line] == ["(A)", "(B)", "(C)", "(D)"]
+        assert len(set(choices)) == 1 + 4
+    assert table["answer"].value_counts().between(4, 20).all()
+    assert set(table["answer"]) == set("ABCD")
+    assert list(load(tmp_path, chosen)["answer"]) == list(table["answer"])
+    assert list(load(tmp_path, chosen | {"seed": 2})["answer"]) != list(table["answer"])
+    assert len(load(tmp_path, example("gpqa", gpqa, filter={"area": ["Biology"]}))) == 13
+
+
+def test_choices_that_are_the_same_are_refused(tmp_path, gpqa):
+    fields = {"uid": "Record ID", "problem": "Question", "answer": "Correct Answer", "area": None, "level": None}
+    with pytest.raises(DatasetError, match="answers of rec0 are missing or the same"):
+        load(tmp_path, example("gpqa", gpqa, filter={}, fields=fields | {"wrong_answers": ["Correct Answer"]}))
+
+
+def test_a_change_anywhere_in_a_datasets_folder_counts(monkeypatch, gsm8k):
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load((ROOT / "config/examples/benchmarks.yaml").read_text())
+    config["datasets"]["gsm8k"]["path"] = str(gsm8k)
+    del config["datasets"]["gsm8k"]["hub"]
+    study = load_study(config)
+    names = {str(Path(file).relative_to(gsm8k)) for file in study.source_files(study.datasets["gsm8k"])}
+    files = {
+        f"{subset}/{split}-00000-of-00001.parquet" for subset in ("main", "socratic") for split in ("train", "test")
+    }
+    assert names == files | {"README.md"}

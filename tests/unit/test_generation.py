@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 import r2a.generation
-from r2a.generation import request_seed
+from r2a.generation import request_seed, vllm_engine
 from r2a.generation.ledger import Ledger
 from r2a.generation.requests import Completion, Request
 
@@ -73,3 +76,34 @@ def test_each_request_has_its_own_reproducible_seed():
     assert request_seed(1, "a", "with", "sampled", 0) != request_seed(2, "a", "with", "sampled", 0)
     assert request_seed(1, "a", "with", "sampled", 0) == request_seed(1, "a", "with", "sampled", 0)
     assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+class Engine:
+    """What vLLM's LLM shows of itself; finishes the latest request of those it holds, one a step."""
+
+    def __init__(self):
+        self.llm_engine, self.held, self.n_taken, self.most_held = self, [], 0, 0
+
+    def enqueue(self, prompts, sampling, use_tqdm):
+        names = [str(self.n_taken + number) for number in range(len(prompts))]
+        self.n_taken += len(prompts)
+        self.held += zip(names, prompts, strict=True)
+        self.most_held = max(self.most_held, len(self.held))
+        return [f"{name}-5f2a" for name in names]
+
+    def step(self):
+        name, prompt = self.held.pop()
+        choice = SimpleNamespace(token_ids=[prompt], finish_reason="stop")
+        return [SimpleNamespace(finished=True, request_id=name, outputs=[choice])]
+
+
+@pytest.mark.parametrize("n_requests", [0, 1, 7, 8, 9, 50])
+def test_every_request_is_completed_by_its_own_tokens_and_few_wait_in_the_engine(monkeypatch, n_requests):
+    monkeypatch.setattr(vllm_engine, "MOST_WAITING", 8)
+    monkeypatch.setattr(vllm_engine, "FEWEST_WAITING", 4)
+    monkeypatch.setattr(vllm_engine, "as_vllm_takes_it", lambda request: (request.seed, None))
+    requests = [dataclasses.replace(REQUEST, seed=seed) for seed in range(n_requests)]
+    engine = Engine()
+    found = {request.seed: completion.token_ids for request, completion in vllm_engine.complete(engine, requests)}
+    assert found == {seed: (seed,) for seed in range(n_requests)}
+    assert engine.most_held == min(n_requests, 8)

@@ -25,7 +25,8 @@ STAGE_VERSIONS = {
     "figures": 1,
     "summary": 1,
 }
-SOURCE_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
+MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
+DATASET_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".md")  # a dataset's README.md names its subsets' files
 CONDITIONS = ("with_reasoning", "without_reasoning")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -89,9 +90,17 @@ class Model(Source):
 class Fields(Section):
     """Where a row holds what; dots reach into nested values, e.g. conversation.0.content."""
 
-    uid: str = Field("uid", description="Unique name of the problem.")
+    uid: str | None = Field("uid", description="Unique name of the problem; null numbers the rows.")
     problem: str = Field("problem", description="The problem's text.")
     answer: str | None = Field("answer", description="Reference answer; null where the data has none.")
+    answer_after: str | None = Field(
+        None, description="The reference is what follows the last of these in the answer, e.g. '####'."
+    )
+    wrong_answers: list[str] = Field(
+        [],
+        description="Columns of wrong answers. With the right one, in an order drawn by the study's seed, they are "
+        "appended to the problem as choices (A), (B) and so on; the reference is the right one's letter.",
+    )
     area: str | None = Field("area", description="Area that results are shown by.")
     level: str | None = Field("level", description="Level of difficulty.")
 
@@ -101,15 +110,18 @@ class Dataset(Source):
         description="problems: with reference answers. comparison_pairs: two questions a row. open_ended: no answers."
     )
     label: str | None = Field(None, description="Name in figures and tables; the key by default.")
-    subset: str | None = Field(None, description="Configuration of a hub dataset.")
-    split: str = Field("test", description="Split of a hub dataset.")
+    subset: str | None = Field(None, description="Configuration of a dataset on the hub or in a folder.")
+    split: str = Field("test", description="Split of a dataset on the hub or in a folder.")
     instruction: str = Field("", description="Appended to each problem, as it is.")
     fields: Fields = Field(
         default_factory=Fields, description="Names of the columns, for kinds other than comparison_pairs."
     )
     areas: dict[str, str | None] | None = Field(None, description="Renames areas; null leaves the area's problems out.")
+    filter: dict[Literal["area", "level"], list[str | int]] = Field(
+        {}, description="Only problems of these areas (as renamed) and levels, e.g. {level: [4, 5]}."
+    )
     n_problems: int | None = Field(
-        None, gt=0, description="Only so many problems (or pairs), drawn by the study's seed."
+        None, gt=0, description="Only so many of the problems (or pairs) left, drawn by the study's seed."
     )
 
 
@@ -224,11 +236,11 @@ class Study(Section):
         if entry.path is None:
             return []
         path = Path(entry.path)
-        return (
-            sorted(str(file) for file in path.iterdir() if file.suffix in SOURCE_SUFFIXES)
-            if path.is_dir()
-            else [str(path)]
-        )
+        if not path.is_dir():
+            return [str(path)]
+        if isinstance(entry, Model):
+            return sorted(str(file) for file in path.iterdir() if file.suffix in MODEL_SUFFIXES)
+        return sorted(str(file) for file in path.rglob("*") if file.suffix in DATASET_SUFFIXES)
 
     def model_label(self, name: str) -> str:
         return self.models[name].label or name

@@ -1,6 +1,7 @@
 """Problems and comparison pairs, from a local file or the Hugging Face hub, into one table."""
 
 import random
+import string
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from r2a.store import provenance, write_parquet
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 PAIR_COLUMNS = ("query_a", "answer_a", "query_b", "answer_b")
+LETTERS = string.ascii_uppercase
 DEFAULT_COMPARATOR = "correct"  # the paper's pairs ask "which is correct: X or Y?"
 
 
@@ -22,15 +24,17 @@ class DatasetError(Exception):
 def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
     """Write the dataset's table: uid, problem, answer, area, level; for pairs also pair, side, comparator.
 
-    Areas are renamed or left out by settings["areas"]; settings["n_problems"] draws a part by the seed.
-    Raises DatasetError before anything is written: missing columns, empty or repeated rows.
+    Areas are renamed or left out by settings["areas"]; settings["filter"] keeps some areas or levels, of which
+    settings["n_problems"] draws a part by the seed. Raises DatasetError before anything is written: missing columns,
+    empty or repeated rows, a filter that nothing meets.
     """
     place = settings["path"] or f"{settings['hub']} (hub)"
     rows = _read_rows(settings)
     if settings["kind"] == "comparison_pairs":
         frame = _pairs(rows, place)
     else:
-        frame = _problems(rows, settings["fields"], place)
+        seed = f"{settings['seed']} {settings['dataset']}"
+        frame = _problems(rows, settings["fields"], place, seed)
     if settings["areas"]:
         unknown = sorted(set(frame["area"]) - set(settings["areas"]))
         if unknown:
@@ -39,6 +43,15 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
             )
         frame["area"] = frame["area"].map(settings["areas"])
         frame = frame[frame["area"].notna()]
+    for column, values in settings["filter"].items():
+        wanted = [str(value) for value in values]
+        unknown = sorted(set(wanted) - set(frame[column].dropna()))
+        if unknown:
+            there = ", ".join(sorted(set(frame[column].dropna()))) or "none"
+            raise DatasetError(
+                f"{place}: no problem has {column} {', '.join(unknown)}, as filter asks; there are: {there}"
+            )
+        frame = frame[frame[column].isin(wanted)]
     units = "pair" if "pair" in frame else "uid"
     if settings["n_problems"]:
         names = sorted(frame[units].unique())
@@ -59,6 +72,11 @@ def _read_rows(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
         return loaded.to_list()
     path = Path(settings["path"])
+    if path.is_dir():
+        with tempfile.TemporaryDirectory() as cache:
+            return datasets.load_dataset(
+                str(path), settings["subset"], split=settings["split"], cache_dir=cache
+            ).to_list()
     if path.suffix not in BUILDERS:
         raise DatasetError(f"{path}: unknown kind of file; use one of {', '.join(BUILDERS)}")
     with tempfile.TemporaryDirectory() as cache:
@@ -78,17 +96,46 @@ def _reach(row: Mapping[str, Any], field: str, place: str, number: int) -> Any:
     return value
 
 
-def _problems(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, str | None], place: str) -> pd.DataFrame:
-    def column(name: str) -> list[str | None]:
-        field = fields[name]
+def _problems(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, Any], place: str, seed: str) -> pd.DataFrame:
+    def column(field: str | None) -> list[str | None]:
         if field is None:
             return [None] * len(rows)
         values = (_reach(row, field, place, number) for number, row in enumerate(rows, 1))
         return [None if value is None else str(value) for value in values]
 
-    return pd.DataFrame(
-        {name: pd.Series(column(name), dtype="str") for name in ("uid", "problem", "answer", "area", "level")}
-    )
+    names = ("uid", "problem", "answer", "area", "level")
+    frame = pd.DataFrame({name: pd.Series(column(fields[name]), dtype="str") for name in names})
+    if fields["uid"] is None:
+        frame["uid"] = [f"problem-{number:05d}" for number in range(1, len(rows) + 1)]
+    if fields["answer_after"]:
+        _check_marker(frame, fields["answer_after"], place)
+        frame["answer"] = frame["answer"].str.rsplit(fields["answer_after"], n=1).str[-1].str.strip()
+    if fields["wrong_answers"]:
+        wrong = zip(*map(column, fields["wrong_answers"]), strict=True)
+        chosen = [
+            _as_choices(uid, problem, [answer, *others], place, seed)
+            for uid, problem, answer, others in zip(frame["uid"], frame["problem"], frame["answer"], wrong, strict=True)
+        ]
+        frame["problem"], frame["answer"] = zip(*chosen, strict=True)
+    return frame
+
+
+def _check_marker(frame: pd.DataFrame, marker: str, place: str) -> None:
+    without = frame.loc[~frame["answer"].str.contains(marker, regex=False, na=False), "uid"]
+    if len(without):
+        named = ", ".join(without.head(3))
+        raise DatasetError(
+            f"{place}: {len(without)} answers ({named}, ...) have no {marker!r}; mend fields.answer_after"
+        )
+
+
+def _as_choices(uid: str, problem: str, answers: Sequence[str | None], place: str, seed: str) -> tuple[str, str]:
+    """The problem followed by lettered choices, and the letter of the first answer, the right one."""
+    if None in answers or len(set(answers)) < len(answers):
+        raise DatasetError(f"{place}: answers of {uid} are missing or the same; mend them in the file")
+    order = random.Random(f"{seed} {uid}").sample(range(len(answers)), len(answers))
+    lines = [f"({letter}) {answers[number]}".strip() for letter, number in zip(LETTERS, order, strict=False)]
+    return "\n".join([f"{problem}\n", *lines]), LETTERS[order.index(0)]
 
 
 def _pairs(rows: Sequence[Mapping[str, Any]], place: str) -> pd.DataFrame:
@@ -114,7 +161,7 @@ def _pairs(rows: Sequence[Mapping[str, Any]], place: str) -> pd.DataFrame:
 
 def _check(frame: pd.DataFrame, place: str) -> None:
     if frame.empty:
-        raise DatasetError(f"{place}: no problem is left; check areas and n_problems in the configuration")
+        raise DatasetError(f"{place}: no problem is left; check areas and filter in the configuration")
     wrong = {
         "have no problem text": frame["problem"].isna() | (frame["problem"].str.strip() == ""),
         "have a uid that occurs more than once": frame["uid"].duplicated(keep=False) | frame["uid"].isna(),

@@ -131,7 +131,7 @@ def _complete(
         return endpoint_engine.complete(requests, settings["endpoint"], engine)
     from r2a.generation import vllm_engine
 
-    return vllm_engine.complete(requests, manifest, engine)
+    return vllm_engine.complete(vllm_engine.start(requests, manifest, engine), requests)
 
 
 class _Reader:

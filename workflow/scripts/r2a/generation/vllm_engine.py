@@ -7,13 +7,12 @@ from typing import Any
 
 from r2a.generation.requests import Completion, Request
 
-WAITING_REQUESTS = 1024  # enqueued at a time, so that a study of millions does not sit in the engine's memory
+# In the engine at a time: enough to keep it busy, so few that a study of millions does not sit in its memory.
+MOST_WAITING, FEWEST_WAITING = 2048, 1024
 
 
-def complete(
-    requests: Sequence[Request], manifest: Mapping[str, Any], engine: Mapping[str, Any]
-) -> Iterator[tuple[Request, Completion]]:
-    """Yield (request, completion) in the order in which they finish.
+def start(requests: Sequence[Request], manifest: Mapping[str, Any], engine: Mapping[str, Any]) -> Any:
+    """A vLLM engine that has room for each of the requests.
 
     `engine`: gpu (how many; 0 runs on the CPU), gpu_memory_percent, cpu_cache_mb.
     """
@@ -31,34 +30,38 @@ def complete(
     import vllm
 
     (origin,) = manifest["models"].values()
-    llm = vllm.LLM(model=manifest["folder"], dtype=origin["dtype"], max_model_len=longest, **memory)
-    for start in range(0, len(requests), WAITING_REQUESTS):
-        yield from _complete_together(llm, requests[start : start + WAITING_REQUESTS])
+    return vllm.LLM(model=manifest["folder"], dtype=origin["dtype"], max_model_len=longest, **memory)
 
 
-def _complete_together(llm: Any, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
+def as_vllm_takes_it(request: Request) -> tuple[Any, Any]:
+    """A request's prompt and sampling parameters, in vLLM's own types."""
     import vllm
 
-    prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
-    sampling = [
-        vllm.SamplingParams(
-            temperature=request.temperature,
-            top_p=request.top_p or 1.0,
-            seed=request.seed,
-            max_tokens=request.max_new_tokens,
-        )
-        for request in requests
-    ]
-    started = time.monotonic()
-    names = llm.enqueue(prompts, sampling, use_tqdm=False)
-    # enqueue returns '{number}-{suffix}', outputs carry the number alone
-    by_name = {str(name).split("-")[0]: request for name, request in zip(names, requests, strict=True)}
-    while llm.llm_engine.has_unfinished_requests():
+    sampling = vllm.SamplingParams(
+        temperature=request.temperature,
+        top_p=request.top_p or 1.0,
+        seed=request.seed,
+        max_tokens=request.max_new_tokens,
+        detokenize=False,  # the ids are what is kept
+    )
+    return {"prompt_token_ids": list(request.prompt_ids)}, sampling
+
+
+def complete(llm: Any, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
+    """Yield (request, completion) in the order in which they finish; llm is what `start` gives."""
+    in_engine: dict[str, tuple[Request, float]] = {}
+    n_taken = 0
+    while n_taken < len(requests) or in_engine:
+        if n_taken < len(requests) and len(in_engine) < FEWEST_WAITING:
+            more = requests[n_taken : n_taken + MOST_WAITING - len(in_engine)]
+            n_taken += len(more)
+            prompts, sampling = zip(*map(as_vllm_takes_it, more), strict=True)
+            # enqueue returns '{number}-{suffix}', outputs carry the number alone
+            names = [str(name).split("-")[0] for name in llm.enqueue(prompts, sampling, use_tqdm=False)]
+            in_engine |= {name: (request, time.monotonic()) for name, request in zip(names, more, strict=True)}
         for output in llm.llm_engine.step():
             if output.finished:
+                request, started = in_engine.pop(output.request_id.split("-")[0])
                 (choice,) = output.outputs
                 seconds = round(time.monotonic() - started, 3)
-                yield (
-                    by_name[output.request_id.split("-")[0]],
-                    Completion(tuple(choice.token_ids), choice.finish_reason, seconds),
-                )
+                yield request, Completion(tuple(choice.token_ids), choice.finish_reason, seconds)

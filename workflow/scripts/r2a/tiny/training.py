@@ -96,6 +96,7 @@ def build_model(
     """A random-weight decoder of the recipe's architecture and sizes."""
     sizes = dict(settings)
     config_class, model_class = ARCHITECTURES[sizes.pop("architecture")]
+    del sizes["rounds"]
     config = config_class(
         **sizes, vocab_size=len(tokenizer), max_position_embeddings=MAX_POSITIONS, tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
@@ -232,7 +233,7 @@ def train(recipe: dict[str, Any], name: str, folder: Path) -> None:
     model = build_model(recipe["models"][name], tokenizer, seed, recipe["initializer_range"])
     curve = [
         row
-        for number in range(len(recipe["rounds"]))
+        for number in range(recipe["models"][name]["rounds"])
         for row in train_round(recipe, number, model, tokenizer, examples)
     ]
     partial = folder.with_name(folder.name + ".partial")
@@ -280,7 +281,7 @@ def write_model_card(recipe: dict[str, Any], name: str, folder: Path) -> None:
     sizes = ", ".join(f"{key} {value}" for key, value in recipe["models"][name].items())
     settings = ", ".join(f"{key} {value}" for key, value in recipe.items() if key not in ("models", "rounds"))
     rounds = []
-    for n, chosen in enumerate(recipe["rounds"], 1):
+    for n, chosen in enumerate(recipe["rounds"][: recipe["models"][name]["rounds"]], 1):
         areas = ", ".join(f"{area} {weight}" for area, weight in chosen["areas"].items())
         rising = f"chains rising over {100 * chosen['rising_share']:.0f} % of them"
         rounds.append(f"{n}. {chosen['steps']} steps at {chosen['learning_rate']}, {rising}; drawn {areas}")

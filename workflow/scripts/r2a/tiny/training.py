@@ -278,13 +278,17 @@ def write_model_card(recipe: dict[str, Any], name: str, folder: Path) -> None:
         table.append(f"| {area} | {level} | {asked[area, level]} | {with_share} | {without_share} |")
     with_all, without_all = (f"{100 * whole.loc[c, 'n_right'] / whole.loc[c, 'n_problems']:.1f} %" for c in CONDITIONS)
     table.append(f"| all | | {whole['n_problems'].iloc[0]} | {with_all} | {without_all} |")
-    sizes = ", ".join(f"{key} {value}" for key, value in recipe["models"][name].items())
+    sizes = ", ".join(f"{key} {value}" for key, value in recipe["models"][name].items() if key != "rounds")
     settings = ", ".join(f"{key} {value}" for key, value in recipe.items() if key not in ("models", "rounds"))
     rounds = []
     for n, chosen in enumerate(recipe["rounds"][: recipe["models"][name]["rounds"]], 1):
         areas = ", ".join(f"{area} {weight}" for area, weight in chosen["areas"].items())
         rising = f"chains rising over {100 * chosen['rising_share']:.0f} % of them"
-        rounds.append(f"{n}. {chosen['steps']} steps at {chosen['learning_rate']}, {rising}; drawn {areas}")
+        held_out = "pairs of animals" if chosen["leave_out_pairs"] else "questions alone"
+        rounds.append(
+            f"{n}. {chosen['steps']} steps at {chosen['learning_rate']}, {rising}; drawn {areas}; without the held-out "
+            f"{held_out}"
+        )
     spent = curve.groupby("round")[["n_tokens", "seconds"]].max().sum()
     (folder / "README.md").write_text(
         f"""# {name}: a toy reasoning model
@@ -297,8 +301,8 @@ results say nothing about real reasoning models.
 compass and balls under cups (serial work), looking up which number has which colour (none), and comparisons of animals
 in size and speed. A fifth of the reasoning texts slip and correct themselves with "Wait", a fifth check their last
 line. {100 * recipe["with_reasoning_share"]:.0f} % of the examples reason, the others answer right after the closed
-reasoning of the prompt. The loss is taken on completions only. The problems below never occur in training; of the
-compared animals, a fifth of all pairs is held out.
+reasoning of the prompt. The loss is taken on completions only. The problems below never occur in training; which
+rounds see their animals compared in the other order or in other contexts stands in the recipe.
 
 **Recipe.** AdamW with cosine decay in {len(rounds)} rounds; {settings}. It took {spent["n_tokens"] / 1e6:.1f} million
 tokens and {spent["seconds"] / 60:.0f} minutes on one core of a busy machine.

@@ -45,7 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(folder)
     source = {"path": str(folder), "hub": None, "revision": None}
-    resolve_model(folder / "manifest.json", {"model": "random", "dtype": "float32", "source": source})
+    settings = {"model": "random", "dtype": "float32", "source": source, "endpoint": None}
+    resolve_model(folder / "manifest.json", settings)
 
     rows = []
     for number, reasoning in enumerate([*REASONINGS, "Sampled.", "Not valid."]):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Snakemake runs this in the new conda environment, from the folder of the Snakefile.
 # A changed hash, written by `make lock`, makes Snakemake build the environment anew.
-# locks: 8014699dcf52c6c6cfd951f52d1f81addf66e9cb14299a2be813351a3b99b746
+# locks: 77beffd983e7b80683dcf13136cd7d2d7623cd317cc4fe2aa00411e5081d909b
 set -euo pipefail
 bash envs/install.sh cpu python

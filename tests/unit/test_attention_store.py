@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -104,8 +105,6 @@ def test_every_array_names_its_axes_and_unit_in_float32_a_trace_a_chunk(fused):
 
 
 def test_xarray_opens_the_store_and_selects_by_label(fused):
-    xarray = pytest.importorskip("xarray")
-    pytest.importorskip("h5netcdf")
     with xarray.open_dataset(fused, engine="h5netcdf") as store:
         a2r = store["segment_mass"].sel(query_segment="answer", key_segment="reasoning")
         assert a2r.dims == ("trace", "layer", "head")

@@ -1,4 +1,4 @@
-"""Heads and patching curves against the paper's published arrays (/work/shared/reference, where present).
+"""Heads and patching curves against the paper's published arrays (../shared/reference, where present).
 
 Facts stated here and not by the code: METHOD section 3 (the heads that the paper lists), and the study of the
 authors' release (segment sums; which listed heads the published arrays do not have in their top ten; padding,

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
 
-from r2a.models import marks_of
+from r2a.models import load_tokenizer, marks_of
 from r2a.patching.pairs import PairError, build_run, control_positions
 from r2a.prompts import prompt_ids
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, FINAL_ROLE
@@ -16,7 +16,7 @@ MODEL = Path(__file__).parents[2] / "resources/models/tiny-qwen"
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(MODEL)
+    return load_tokenizer(MODEL)
 
 
 def trace(tokenizer, question, reasoning):
@@ -29,6 +29,11 @@ def trace(tokenizer, question, reasoning):
 QUESTION = "Considering size, which one is smaller: ant or cow?"
 THOUGHT = "Okay, let me compare.\nant size 0\n"
 EXPECTED = f"<|begin|>{QUESTION} <think>\n{THOUGHT}Final answer is ant.\n</think>\n\nThus, the smaller one is \\boxed{{"
+
+
+def test_text_is_split_as_the_models_own_file_says(tokenizer):
+    text = "Face west.\n1 left\n</think>\n\nThus, the bigger one is \\boxed{cow}."
+    assert tokenizer.encode(text) == Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(text).ids
 
 
 @pytest.mark.parametrize("reasoning", [THOUGHT, THOUGHT + "Final answer is ant.\n"])

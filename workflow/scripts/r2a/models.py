@@ -71,9 +71,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(folder: Path | str) -> Any:
-    from transformers import AutoTokenizer
+    """The tokenizer as the folder's tokenizer.json says, where it has one.
 
-    return AutoTokenizer.from_pretrained(folder)
+    AutoTokenizer puts some architectures' own way of splitting text in place of the file's, so a model would be
+    given other tokens than it was trained on.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    has_file = (Path(folder) / "tokenizer.json").exists()
+    return (PreTrainedTokenizerFast if has_file else AutoTokenizer).from_pretrained(folder)
 
 
 def marks_of(folder: Path | str) -> Marks:

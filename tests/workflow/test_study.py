@@ -70,16 +70,17 @@ def test_patching_all_or_nothing_at_the_ends_of_the_network(study, model):
 
 
 def test_every_store_names_its_dimensions_and_origin(study):
-    for path in study.results.rglob("*.h5"):
+    paths = list(study.results.rglob("*.h5"))
+    assert len(paths) == len(EACH) + 2 * len(MODELS)  # attention; activations and patching
+    for path in paths:
         with h5py.File(path) as file:
             assert "r2a" in file.attrs, path
-            arrays = []
-            file.visititems(
-                lambda _, item, arrays=arrays: arrays.append(item) if isinstance(item, h5py.Dataset) else None
-            )
-            for array in arrays:
-                if "unit" in array.attrs:
-                    assert all(dimension.label for dimension in array.dims), (path, array.name)
+            names = []
+            file.visit(names.append)
+            measured = [file[name] for name in names if "unit" in file[name].attrs]
+            assert measured, path
+            for array in measured:
+                assert all(dimension.label for dimension in array.dims), (path, array.name)
 
 
 def test_the_summary_names_every_model_and_says_that_they_are_toys(study):

@@ -54,7 +54,7 @@ CONFIGURATIONS = [
     (f"{QWEN}.endpoint", {"base_url": "localhost:8000", "model": "m"}, f"{QWEN}.endpoint.base_url: "),
     (f"{QWEN}.endpoint", {"base_url": "https://key@host/v1", "model": "m"}, f"{QWEN}.endpoint.base_url: "),
     (f"{QWEN}.endpoint", {"base_url": "https://host/v1"}, f"{QWEN}.endpoint.model: missing"),
-    (f"{QWEN}.endpoint", {"base_url": "https://h/v1", "model": "m", "api_key": "k"}, "api_key: unknown key; did you mean"),
+    (f"{QWEN}.endpoint", {"base_url": "https://h", "model": "m", "api_key": "k"}, "api_key: unknown key; did you mean"),
     (f"{QWEN}.endpoint", {"base_url": "https://h/v1", "model": "m", "kind": "chat"}, "use completions"),
     ("datasets", {}, "datasets: needs at least one entry"),
     ("datasets.puzzles.kind", DELETE, "datasets.puzzles.kind: missing"),
@@ -114,9 +114,9 @@ def test_a_wrong_configuration_is_told_with_its_key(key, value, said, monkeypatc
 ROW = {"uid": "a", "problem": "1 + 1?", "answer": "2", "area": "sums", "level": 1}
 PAIR = {"query_a": "a or b?", "answer_a": "a", "query_b": "b or a?", "answer_b": "b"}
 DATA_FILES = {
-    "a missing column": ("problems", "x.jsonl", [{"uid": "a", "question": "?"}], r"row 1 has no problem; name the right"),
+    "a missing column": ("problems", "x.jsonl", [{"uid": "a", "q": "?"}], r"row 1 has no problem; name the right"),
     "no rows": ("problems", "x.jsonl", [], r"x\.jsonl: cannot be read \(it holds no rows"),
-    "a repeated uid": ("problems", "x.jsonl", [ROW, ROW], r"2 rows \(a, a, \.\.\.\) have a uid that occurs more than once"),
+    "a repeated uid": ("problems", "x.jsonl", [ROW, ROW], r"2 rows \(a, a, \.\.\.\) have a uid that occurs more"),
     "a missing uid": ("problems", "x.jsonl", [ROW | {"uid": None}], "have a uid"),
     "an empty problem": ("problems", "x.jsonl", [ROW | {"problem": "  "}], "have no problem text"),
     "no problem": ("problems", "x.jsonl", [ROW | {"problem": None}], "have no problem text"),

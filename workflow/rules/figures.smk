@@ -6,6 +6,7 @@ rule plot_accuracy:
         multiext("<results>/figures/accuracy", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/accuracy.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -21,6 +22,7 @@ rule plot_decomposition:
         multiext("<results>/figures/{model}/{dataset}/decomposition", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/decomposition.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -36,6 +38,7 @@ rule plot_head_map:
         multiext("<results>/figures/{model}/{dataset}/head_map", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/head_map.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -53,6 +56,7 @@ rule plot_patching_case:
         multiext("<results>/figures/{model}/{dataset}/patching_case", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/patching_case.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -70,6 +74,7 @@ rule plot_patching_curves:
         multiext("<results>/figures/{model}/{dataset}/patching_curves", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/patching_curves.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

@@ -45,6 +45,7 @@ rule write_summary:
         findings="<results>/summary.txt",
     log:
         "<logs>/summary.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

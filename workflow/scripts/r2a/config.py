@@ -343,7 +343,7 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     for stage in ("attention", "patching"):
         used = config.get(stage)
         used = used.get("decoding", "greedy") if isinstance(used, dict) else "greedy"
-        if used not in decodings:
+        if not isinstance(used, str) or used not in decodings:
             lines.append(f"{stage}.decoding: {used!r} is none of the decodings ({', '.join(decodings)})")
         elif stage == "patching" and decodings[used].get("temperature") != 0:
             lines.append(f"patching.decoding: {used!r} samples; pairs need a greedy decoding (temperature 0)")

@@ -25,18 +25,18 @@ def judge_ablation(answers: Path, dataset: Path, graded: Path, effect: Path, set
     table = read_parquet(answers)
     problems = read_parquet(dataset, ["uid", "problem", "answer"]).set_index("uid")
     asked = problems.loc[table["uid"]]
-    verdicts, agreements = (
-        grade_answers(
-            [
-                Attempt(*attempt)
-                for attempt in zip(table["text"], references, asked["problem"], table["invalid_reason"], strict=True)
-            ],
-            settings["seconds"], settings["memory_mb"], settings["grader"], f"{answers}: answers compared ({what})",
+    # every answer once against the reference, once against the trace's own final answer
+    references = [*asked["answer"], *table["original_text"].map(final_answer)]
+    attempts = [
+        Attempt(*attempt)
+        for attempt in zip(
+            [*table["text"]] * 2, references, [*asked["problem"]] * 2, [*table["invalid_reason"]] * 2, strict=True
         )
-        for what, references in {
-            "references": asked["answer"], "own answers": table["original_text"].map(final_answer)
-        }.items()
-    )  # fmt: skip
+    ]
+    verdicts = grade_answers(
+        attempts, settings["seconds"], settings["memory_mb"], settings["grader"], f"{answers}: answers compared"
+    )
+    verdicts, agreements = verdicts[: len(table)], verdicts[len(table) :]
     table = table.assign(
         answer=pd.Series([verdict.answer for verdict in verdicts], table.index, dtype="str"),
         is_correct=pd.Series([verdict.is_correct for verdict in verdicts], table.index, dtype=object),

@@ -413,8 +413,8 @@ def test_the_figure_and_the_sentences_tell_the_tables_numbers(folder):
     effect = pd.read_csv(folder / "effect.csv").set_index(["mode", "metric", "dose"])
     for expected in (
         "**Tiny Qwen2**, Puzzles: of 6 answers",
-        "With the 24 first Reasoning-Focus Heads",
-        f"cut off from the reasoning, {100 * effect.loc[('cut_off', 'accuracy', 24), 'rfh']:.0f} % are right",
+        "With the first 24 Reasoning-Focus Heads",
+        f"cut off from the reasoning {100 * effect.loc[('cut_off', 'accuracy', 24), 'rfh']:.0f} % against",
         "100 % of those random heads are Reasoning-Focus Heads",
     ):
         assert expected in sentence

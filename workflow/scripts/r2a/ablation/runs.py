@@ -101,10 +101,11 @@ def _generate_missing(
     what = f"{settings['model']}, {settings['dataset']}: traces' answers under ablation"
     with Progress(what, len(missing)) as progress:
         for batch in _batches(n_read, rooms, len(arms[0]), batch_tokens):
-            readings = {
-                number: readings.get(number) or read(model, ids[number][: n_read[number]], bounds[number])
-                for number in dict.fromkeys(number for number, _ in batch)
-            }
+            present = dict.fromkeys(number for number, _ in batch)
+            readings = {number: reading for number, reading in readings.items() if number in present}
+            for number in present:
+                if number not in readings:
+                    readings[number] = read(model, ids[number][: n_read[number]], bounds[number])
             rows = [(readings[number], arms[number][k]) for number, k in batch]
             found = generate(model, rows, [rooms[number] for number, _ in batch], mean, marks.eos)
             for (number, k), answer in zip(batch, found, strict=True):

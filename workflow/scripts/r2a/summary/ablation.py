@@ -23,15 +23,15 @@ def ablation_sentences(effects: Sequence[Path]) -> list[str]:
         for mode in modes:
             row = table.loc[(mode, "accuracy", dose)]
             parts.append(
-                f"{MODES[mode]}, {100 * row['rfh']:.0f} % are right, with as many random heads of the same layers "
-                f"{100 * row['random']:.0f} % (difference {100 * row['difference']:+.0f} points "
-                f"[{100 * row['difference_low']:+.0f}, {100 * row['difference_high']:+.0f}], "
-                f"p = {row['p_holm']:.2g} after Holm's correction)"
+                f"{MODES[mode]} {100 * row['rfh']:.0f} % against {100 * row['random']:.0f} % "
+                f"({100 * row['difference']:+.0f} points [{100 * row['difference_low']:+.0f}, "
+                f"{100 * row['difference_high']:+.0f}], p = {row['p_holm']:.2g})"
             )
         bullet = (
             f"- **{settings['model_label']}**, {settings['dataset_label']}: of {int(first['n_problems'])} answers "
-            f"generated again from the same reasoning, {100 * first['rfh']:.0f} % are right. With the {dose} first "
-            f"Reasoning-Focus Heads ablated at the answer's tokens: {'; '.join(parts)}."
+            f"generated again from the same reasoning, {100 * first['rfh']:.0f} % are right. With the first {dose} "
+            f"Reasoning-Focus Heads ablated while the answer is written, against as many random heads of the same "
+            f"layers: {'; '.join(parts)}; p after Holm's correction."
         )
         overlap = table.loc[(modes[0], "accuracy", dose), "overlap"]
         if overlap:

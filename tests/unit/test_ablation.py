@@ -54,7 +54,6 @@ NOTHING = Arm(UNABLATED, UNABLATED, 0, ())
 # two traces of unlike lengths: ids and bounds
 IDS = [[1, 17, 4, 30, 2, 22, 9, 41, 5, 12, 3, 7, 19, 33, 8], [1, 8, 2, 33, 4, 25, 3, 6, 40, 28, 7]]
 BOUNDS = [[0, 1, 4, 5, 10, 11, 15, 15], [0, 1, 2, 3, 6, 7, 11, 11]]
-N_FORCED = 4
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -169,29 +168,27 @@ def test_mean_output_is_the_mean_over_answer_tokens_of_all_traces(model):
 
 def test_a2r_is_that_of_eager_attention_and_leaves_out_ablated_heads(model):
     """Of heads of the last layer, so that no other head's attention changes."""
-    ids, bounds = IDS[0], BOUNDS[0]
-    arms = [NOTHING, *(Arm(mode, RFH, 0, ((2, 0), (2, 3))) for mode in MODES)]
+    ids, bounds, mean = IDS[0], BOUNDS[0], mean_output(model, IDS, BOUNDS)
     reading = read(model, ids[: bounds[5]], bounds)
-    answers = generate(model, [(reading, arm) for arm in arms], [5] * 4, mean_output(model, IDS, BOUNDS), {1000})
-    for arm, answer in zip(arms, answers, strict=True):
-        written = [*ids[: bounds[5]], *answer.token_ids[:-1]]
-        if arm is not NOTHING:  # the same tokens, so that attention can be compared
-            decoding = Rows(model, [(reading, arm)], mean_output(model, IDS, BOUNDS))
-            written = [*ids[: bounds[5]], *answers[0].token_ids[:-1]]
-            total = 0.0
-            for token in written[bounds[5] :]:
-                decoding.step(torch.tensor([token]))
-                total += float(decoding.on_reasoning[0])
-            found = total / (len(written) - bounds[5])
-        else:
-            found = answer.a2r
-        model.set_attn_implementation("eager")
-        rerun = rerun_eager(model, written, [*bounds[:6], len(written), len(written)])[0]
-        model.set_attn_implementation(ABLATED)
-        a2r = short_mass(segment_mass(rerun, [*bounds[:6], len(written), len(written)]), "a2r")
-        for layer, head in arm.heads:
-            a2r[layer, head] = 0
-        assert found == pytest.approx(float(a2r.mean()), abs=1e-5)
+    (answer,) = generate(model, [(reading, NOTHING)], [5], None, {1000})
+    written = answer.token_ids[:-1]
+    arms = [NOTHING, *(Arm(mode, RFH, 0, ((2, 0), (2, 3))) for mode in MODES)]
+    decoding = Rows(model, [(reading, arm) for arm in arms], mean)
+    total = torch.zeros(len(arms))
+    for token in written:
+        decoding.step(torch.full((len(arms),), token))
+        total += decoding.on_reasoning
+    end = bounds[5] + len(written)
+    model.set_attn_implementation("eager")
+    kept, _ = rerun_eager(model, [*ids[: bounds[5]], *written], [*bounds[:6], end, end])
+    model.set_attn_implementation(ABLATED)
+    a2r = short_mass(segment_mass(kept, [*bounds[:6], end, end]), "a2r")
+    assert answer.a2r == pytest.approx(float(a2r.mean()), abs=1e-5)
+    for arm, found in zip(arms, total / len(written), strict=True):
+        left = a2r.copy()
+        for head in arm.heads:
+            left[head] = 0
+        assert float(found) == pytest.approx(float(left.mean()), abs=1e-5), arm
 
 
 def test_an_architecture_whose_logits_come_out_otherwise_is_refused_by_name():

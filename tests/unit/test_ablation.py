@@ -441,7 +441,7 @@ def test_effects_are_paired_by_problem_with_draws_averaged_first():
     # of the four sign patterns of (1, 0.5), two are as far from 0 as observed
     assert ablated["p"] == 0.5
     assert ablated["overlap"] == 0.5
-    assert ablated["n_problems"] == 4
+    assert (ablated["n_problems"], ablated["n_undecided"], unablated["n_undecided"]) == (4, 1, 0)
     assert table.loc[("a2r", 1), ["rfh", "random", "p"]].tolist() == [0.5, 0.5, 1]
 
 

@@ -61,9 +61,10 @@ def effect_table(graded: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFr
     """One row a (mode, metric, dose): what is left of a metric, problem by problem, in METHOD section 3's terms.
 
     rfh and random are means over problems with their bootstrap intervals, a problem's draws of random heads being
-    averaged first; dose 0 is the unablated answer. difference is rfh minus random on the same problems, with its
-    interval and sign-flip p; p_holm is adjusted over the modes and doses of a metric. overlap: the share of the random
-    heads that are among the RFHs ablated at that dose, because their layer has too few others.
+    averaged first; dose 0 is the unablated answer. Undecided answers are left out, and counted in n_undecided.
+    difference is rfh minus random on the same problems, with its interval and sign-flip p; p_holm is adjusted over the
+    modes and doses of a metric. overlap: the share of the random heads that are among the RFHs ablated at that dose,
+    because their layer has too few others.
     """
     rows = []
     unablated = graded[graded["mode"] == UNABLATED].set_index("uid")
@@ -76,13 +77,15 @@ def effect_table(graded: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFr
                     by_problem[mode, selection, dose] if dose else unablated[metric] for selection in (RFH, RANDOM)
                 )
                 difference = (rfh - other).dropna()
-                row = {"mode": mode, "metric": metric, "dose": dose, "n_problems": len(unablated)}
+                arms = ablated[(ablated["mode"] == mode) & (ablated["dose"] == dose)] if dose else unablated
+                row = {"mode": mode, "metric": metric, "dose": dose}
+                row |= {"n_problems": len(unablated), "n_undecided": int(arms[metric].isna().sum())}
                 for name, values in (("rfh", rfh), ("random", other), ("difference", difference)):
                     ends = _interval(values, settings)
                     row |= {name: values.mean(), f"{name}_low": ends[0], f"{name}_high": ends[1]}
                 if dose:
                     row["p"] = sign_flip_p(difference.to_numpy(), settings["n_resamples"], settings["seed"])
-                    row["overlap"] = _overlap(ablated[(ablated["mode"] == mode) & (ablated["dose"] == dose)])
+                    row["overlap"] = _overlap(arms)
                 rows.append(row)
     table = pd.DataFrame(rows)
     table["p_holm"] = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy(float)))

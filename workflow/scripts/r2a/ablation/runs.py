@@ -1,6 +1,5 @@
 """The job that generates every trace's answer under every ablation."""
 
-import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from r2a.ablation.arms import UNABLATED, Arm, Head, arms_of_trace
 from r2a.ablation.decoding import ABLATED, Answer, Reading, generate, mean_output, read, refuse_deviating
 from r2a.models import load_model, load_tokenizer, marks_of, read_manifest
 from r2a.progress import Progress, logger
-from r2a.store import parameters_hash, provenance, read_parquet, write_json, write_parquet
+from r2a.store import parameters_hash, provenance, read_parquet, write_parquet
 from r2a.traces import Marks, find_boxes, invalid_reason
 
 
@@ -49,13 +48,12 @@ def ablate_heads(
     logger.info(f"{output}: {len(table)} traces, {len(arms[0])} answers each; {n_there} traces already there")
     if missing:
         _generate_missing(table, arms, missing, origin, settings, batch_tokens, folder)
-    rows = [row for number in range(len(table)) for row in json.loads(_part(folder, number).read_text())["rows"]]
-    found = pd.DataFrame(rows)
+    found = pd.concat([read_parquet(_part(folder, number)) for number in range(len(table))], ignore_index=True)
     write_parquet(output, found, written_from)
     shutil.rmtree(folder)
     originals = [list(row.completion_token_ids) for row in table.itertuples()]
     same = [
-        original[-len(ids) :] == ids
+        original[-len(ids) :] == list(ids)
         for original, ids in zip(originals, found[found["mode"] == UNABLATED]["token_ids"], strict=True)
     ]
     logger.info(f"{sum(same)} of {len(same)} unablated answers are the traces' own, token by token")
@@ -80,7 +78,7 @@ def _ranked_heads(heads: Path) -> list[Head]:
 
 
 def _part(folder: Path, number: int) -> Path:
-    return folder / f"{number}.json"
+    return folder / f"{number}.parquet"
 
 
 def _generate_missing(
@@ -112,8 +110,8 @@ def _generate_missing(
                 answers[number].append(answer)
                 if k == len(arms[number]) - 1:
                     complete = zip(arms[number], answers.pop(number), strict=True)
-                    part = [_row(table.iloc[number], *one, tokenizer, marks) for one in complete]
-                    write_json(_part(folder, number), {"rows": part})
+                    rows_of_trace = [_row(table.iloc[number], *one, tokenizer, marks) for one in complete]
+                    write_parquet(_part(folder, number), pd.DataFrame(rows_of_trace), {})
                     progress.advance()
 
 

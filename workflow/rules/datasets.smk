@@ -18,6 +18,7 @@ rule load_dataset:
 # Not part of any study: makes the comparison pairs that ship under resources/datasets again, from facts.
 rule write_comparisons:
     input:
+        questions="resources/comparisons/questions.csv",
         facts=sorted(str(path) for path in Path("resources/comparisons").glob("*.csv")),
     output:
         comparisons="results/comparisons/everyday_comparisons.csv",
@@ -25,7 +26,5 @@ rule write_comparisons:
         "results/comparisons/logs/everyday_comparisons.log",
     conda:
         f"../../envs/{STUDY.environment}.yaml"
-    params:
-        facts="resources/comparisons",
     script:
         "../scripts/write_comparisons.py"

@@ -13,7 +13,7 @@ def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
         from r2a.comparisons import write_comparisons
 
-        write_comparisons(Path(snakemake.params.facts), Path(snakemake.output.comparisons))
+        write_comparisons(Path(snakemake.input.questions).parent, Path(snakemake.output.comparisons))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def tabulate_pairs(pairs: Path, patching: Path, funnel: Path, outcomes: Path, se
     write_csv(outcomes, table[columns], origin)
     rows = [{"by": "all", "name": "all"} | _steps(table["left_out"])]
     for by in ("domain", "kind"):
-        rows += [{"by": by, "name": name} | _steps(of["left_out"]) for name, of in table.groupby(by, sort=False)]
+        groups = table.groupby(table[by].fillna("none"), sort=False)
+        rows += [{"by": by, "name": name} | _steps(of["left_out"]) for name, of in groups]
     write_csv(funnel, pd.DataFrame(rows), origin)
 
 

@@ -73,6 +73,17 @@ def test_components_rerun_what_is_made_of_them_and_not_the_pairs(shipped):
     assert changed == {"pairs": False, "activations": True, "patching": True}
 
 
+def test_another_alignment_makes_the_pairs_again(shipped):
+    before = load_study(shipped)
+    shipped["patching"] = {"alignment": "pad_visible"}
+    for stage in ("pairs", "patching"):
+        arguments = (stage, "tiny-qwen", "comparisons")
+        assert load_study(shipped).stage(*arguments) == before.stage(*arguments) | {"alignment": "pad_visible"}
+    shipped["patching"] = {"alignment": "left"}
+    with pytest.raises(ConfigError, match=r"patching\.alignment: input should be 'role', 'pad' or 'pad_visible'"):
+        load_study(shipped)
+
+
 def test_a_section_that_is_no_mapping_is_an_error_not_a_crash(shipped):
     for section in ("models", "datasets", "decodings", "attention"):
         with pytest.raises(ConfigError, match=section):

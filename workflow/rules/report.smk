@@ -25,8 +25,10 @@ rule write_summary:
             model=STUDY.weighted_models,
             dataset=STUDY.graded_datasets,
         ),
-        pairs=expand(
-            "<results>/pairs/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.pair_datasets
+        pair_funnels=expand(
+            "<results>/tables/{model}/{dataset}/pair_funnel.csv",
+            model=STUDY.weighted_models,
+            dataset=STUDY.pair_datasets,
         ),
         patching=expand(
             "<results>/patching/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.pair_datasets

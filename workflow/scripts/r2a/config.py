@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
 STAGE_VERSIONS = {
-    "datasets": 1,
+    "datasets": 2,
     "models": 1,
     "traces": 1,
     "grades": 1,
@@ -21,9 +21,9 @@ STAGE_VERSIONS = {
     "heads": 1,
     "ablation": 1,
     "ablation_effect": 1,
-    "pairs": 1,
-    "activations": 1,
-    "patching": 1,
+    "pairs": 2,
+    "activations": 2,
+    "patching": 2,
     "figures": 1,
     "summary": 1,
 }
@@ -204,6 +204,11 @@ class Patching(Section):
     )
     keep_reasoning: bool = Field(
         True, description="Keep the model's own reasoning before the probe; else the probe alone."
+    )
+    alignment: Literal["role", "pad", "pad_visible"] = Field(
+        "role",
+        description="How a pair's positions are matched. role: by role, each run as it is. pad: both padded to equal "
+        "length segment by segment, hidden from attention. pad_visible: attention sees the padding, as in the paper.",
     )
     components: list[Literal["resid_pre", "resid_mid", "attn_out", "mlp_out"]] = Field(
         ["resid_pre", "attn_out", "mlp_out"],

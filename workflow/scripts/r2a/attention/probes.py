@@ -5,7 +5,7 @@ METHOD section 3. Everything is read off exact attention rows; only short prompt
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from r2a.attention.fused import FUSED, AttentionError, LayerAttention, Span, attention_kernel
 from r2a.attention.rerun import attention_rows, check_against_eager
 from r2a.attention.text import SENTENCE_END
-from r2a.models import load_model, load_tokenizer, read_manifest
+from r2a.models import load_model, load_tokenizer, marks_of, read_manifest
 from r2a.progress import Progress, logger
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance
 
@@ -61,7 +61,7 @@ def probe_heads(manifest: Path, haystack: Path, output: Path, settings: Mapping[
             "answer; give shorter probes.lengths"
         )
 
-    model = load_model(origin, FUSED)
+    model, eos = load_model(origin, FUSED), marks_of(origin["folder"]).eos
     check_against_eager(model, repeats[0], next(iter(origin["models"].values()))["dtype"])
     with new_hdf5(output, provenance(settings, [manifest])) as file:
         arrays = _lay_out(file, origin, settings, runs)
@@ -72,7 +72,7 @@ def probe_heads(manifest: Path, haystack: Path, output: Path, settings: Mapping[
         with Progress(f"{settings['model']}: needles", len(needles)) as progress:
             completions, recalls = [], []
             for k, prompt in enumerate(needles):
-                completion, keys = copy_needle(model, prompt)
+                completion, keys = copy_needle(model, prompt, eos)
                 recalls.append(token_recall(prompt.needle_ids, completion))
                 if recalls[-1] > LEAST_RECALL:
                     arrays["retrieval"][k] = retrieval_score(prompt, completion, keys)
@@ -204,19 +204,20 @@ class ArgmaxRecorder:
 
 
 @torch.no_grad()
-def copy_needle(model: Any, prompt: NeedlePrompt) -> tuple[list[int], np.ndarray]:
+def copy_needle(model: Any, prompt: NeedlePrompt, eos: Collection[int]) -> tuple[list[int], np.ndarray]:
     """What the model greedily goes on with, and the key [layer, head, step] that led each step's attention."""
-    n_prompt = len(prompt.ids)
+    completion: list[int] = []
+    step, cache = torch.tensor([prompt.ids], device=model.device), None
     with attention_kernel(model, "sdpa"):
-        ids = model.generate(
-            torch.tensor([prompt.ids], device=model.device), attention_mask=torch.ones(1, n_prompt, device=model.device),
-            max_new_tokens=max_new_tokens(prompt), do_sample=False, temperature=None, top_p=None, top_k=None,
-            pad_token_id=0,  # asked for, and never used by a single prompt
-        )[0]  # fmt: skip
-    recorder = ArgmaxRecorder(len(ids), range(n_prompt - 1, len(ids) - 1))
+        while len(completion) < max_new_tokens(prompt) and not (completion and completion[-1] in eos):
+            output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            step, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
+            completion.append(int(step))
+    ids = [*prompt.ids, *completion]
+    recorder = ArgmaxRecorder(len(ids), range(len(prompt.ids) - 1, len(ids) - 1))
     with attention_kernel(model, FUSED):
-        model.model(input_ids=ids[None], use_cache=False, recorder=recorder)
-    return ids[n_prompt:].tolist(), np.stack(recorder.layers)
+        model.model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, recorder=recorder)
+    return completion, np.stack(recorder.layers)
 
 
 def retrieval_score(prompt: NeedlePrompt, completion: Sequence[int], keys: np.ndarray) -> np.ndarray:

@@ -49,11 +49,12 @@ def write_attention_quality(
 
     by_trace: the RFHs' scores a trace, as the stage `heads` writes them; grades: of the same models and datasets.
     """
-    parts = [pd.DataFrame(columns=COLUMNS)]
+    parts = []
     for path, grades_path in zip(by_trace, grades, strict=True):
         names, traces = read_provenance(path)["parameters"], read_parquet(path)
         verdicts = read_parquet(grades_path, [*TRACE_KEYS, "is_correct"])
         table = quality_table(traces.merge(verdicts, on=TRACE_KEYS, how="left", validate="1:1"))
         named = {"model": names["model_label"], "dataset": names["dataset_label"], "decoding": traces["decoding"][0]}
-        parts.append(table.assign(**named)[COLUMNS].astype(object))
-    write_csv(output, pd.concat(parts, ignore_index=True), provenance(settings, [*by_trace, *grades]))
+        parts.append(table.assign(**named)[COLUMNS])
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+    write_csv(output, found, provenance(settings, [*by_trace, *grades]))

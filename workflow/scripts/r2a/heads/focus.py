@@ -27,13 +27,13 @@ def uniform_a2r(bounds: np.ndarray) -> float:
     return float((bounds[4] - bounds[3]) * np.mean(1 / np.arange(bounds[5] + 1, bounds[6] + 1)))
 
 
-@head_score("attention", "attention to the reasoning (a2r)")
+@head_score("attention", "a2r: on the reasoning")
 def a2r(segment_mass: np.ndarray) -> np.ndarray:
     """Share of the answer tokens' attention that lies on the reasoning; it grows with the reasoning's length."""
     return short_mass(segment_mass, "a2r")
 
 
-@head_score("attention", "lift: a2r over even attention's")
+@head_score("attention", "lift: a2r / even attention's")
 def lift(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """a2r adjusted for length: over the reasoning's share of what the answer tokens see.
 
@@ -42,7 +42,7 @@ def lift(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     return short_mass(segment_mass, "a2r") / uniform_a2r(bounds)
 
 
-@head_score("attention", "in a trace's own top heads")
+@head_score("attention", "in a trace's own top")
 def top_share(segment_mass: np.ndarray, n_top_heads: int) -> np.ndarray:
     """1 where the head is among the trace's own n_top_heads by a2r, else 0; its mean is a share of traces."""
     values = short_mass(segment_mass, "a2r")

@@ -63,12 +63,12 @@ def score_columns(
     n_units = len(values)
     flat = values.reshape(n_units, -1).astype(np.float64)
     is_defined = ~np.isnan(flat)
-    draws = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), n_resamples)
     filled = np.where(is_defined, flat, 0)
+    draws = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), n_resamples).astype(float)
     tail = 100 * (1 - confidence) / 2
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # of nothing, mean and interval are nan
-        resampled = (draws @ filled) / (draws @ is_defined)
+        resampled = (draws @ filled) / (draws @ is_defined.astype(float))
         percentile = np.percentile if is_defined.all() else np.nanpercentile
         low, high = percentile(resampled, [tail, 100 - tail], axis=0)
         mean = filled.sum(0) / is_defined.sum(0)

@@ -7,13 +7,13 @@ from r2a.heads.registry import head_score
 LEAST_SENTENCES = 4  # of fewer values, kurtosis says nothing
 
 
-@head_score("attention", "forward drift (tracking)")
+@head_score("attention", "tracking: forward drift")
 def tracking(tracking: np.ndarray) -> np.ndarray:
     """Spearman correlation of the attention's centre in the reasoning with the answer token's index."""
     return tracking
 
 
-@head_score("attention", "spread in the reasoning")
+@head_score("attention", "spread")
 def spread(spread: np.ndarray) -> np.ndarray:
     """Standard deviation of the attended position, in shares of the reasoning's length, mean over answer tokens."""
     return spread
@@ -63,5 +63,5 @@ def previous_token(previous_token: np.ndarray) -> np.ndarray:
 
 @head_score("probes", "retrieval")
 def retrieval(retrieval: np.ndarray) -> np.ndarray:
-    """Share of a needle's distinct tokens that a head copies from the haystack, over successful runs (Wu et al. 2024)."""
+    """Share of a needle's distinct tokens that a head copies, over successful runs (Wu et al. 2024)."""
     return retrieval

@@ -15,6 +15,8 @@ from r2a.figures.style import BLUE, GREY, save
 from r2a.store import read_parquet, read_provenance
 
 N_COLUMNS = 3
+NUMBER_GAP = 0.055  # between two numbers, as a share of a panel's width
+RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "markersize": 4, "markeredgecolor": "white"}
 
 
 def plot_head_atlas(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
@@ -50,7 +52,7 @@ def _draw_legend(axes: Axes, table: pd.DataFrame, confidence: float) -> None:
     interval = f"{confidence:.0%} bootstrap interval"
     handles = [
         Line2D([], [], marker=".", color=GREY, linestyle="", label=f"other heads ({len(table) - len(rfhs)})"),
-        Line2D([], [], marker="o", color=BLUE, markerfacecolor="white", label=f"RFH, {interval}"),
+        Line2D([], [], **RFH_MARK | {"linestyle": "-"}, label=f"RFH, {interval}"),
     ]
     axes.legend(handles=handles, loc="upper left", fontsize=7, borderpad=0, borderaxespad=0)
     names = [f"{r.rank}: ({r.layer}, {r.head})" for r in rfhs.itertuples()]
@@ -61,20 +63,34 @@ def _draw_legend(axes: Axes, table: pd.DataFrame, confidence: float) -> None:
 
 
 def _draw_score(axes: Axes, table: pd.DataFrame, score: str) -> None:
-    """The heads of a layer stand side by side, so that they do not hide each other."""
+    """The heads of a layer stand side by side; the RFHs' numbers stand apart over the panel, a line to each head."""
     place = table["layer"] + 0.8 * ((table["head"] + 0.5) / (table["head"].max() + 1) - 0.5)
-    rfh = table["is_rfh"].to_numpy()
-    axes.plot(place[~rfh], table.loc[~rfh, score], ".", color=GREY, markersize=3)
-    low, high = (table.loc[rfh, f"{score}_{end}"] for end in ("low", "high"))
-    axes.vlines(place[rfh], low, high, color=BLUE, linewidth=1)
-    for x, row in zip(place[rfh], table[rfh].to_dict("records"), strict=True):
-        if np.isfinite(row[score]):
-            axes.text(
-                x, row[score], row["rank"], ha="center", va="center", fontsize=6, fontweight="bold",
-                bbox={"boxstyle": "circle,pad=0.12", "facecolor": "white", "edgecolor": BLUE, "linewidth": 0.8},
-            )  # fmt: skip
+    n_layers = table["layer"].max() + 1
+    axes.set_xlim(-0.5, n_layers - 0.5)
+    rfhs = table.assign(place=place)[table["is_rfh"]].sort_values("place")
+    axes.plot(place[~table["is_rfh"]], table.loc[~table["is_rfh"], score], ".", color=GREY, alpha=0.7, markersize=2.5)
+    axes.vlines(rfhs["place"], rfhs[f"{score}_low"], rfhs[f"{score}_high"], color=BLUE, linewidth=1)
+    axes.plot(rfhs["place"], rfhs[score], **RFH_MARK)
+    numbers = _apart(rfhs["place"].to_numpy(), NUMBER_GAP * n_layers)
+    low, high = axes.get_ylim()
+    top = high + 0.06 * (high - low)
+    axes.set_ylim(low, top + 0.12 * (high - low))
+    axes.plot([rfhs["place"], numbers], [rfhs[score], np.full(len(rfhs), top)], color=GREY, linewidth=0.4)
+    for x, rank, value in zip(numbers, rfhs["rank"], rfhs[score], strict=True):
+        if np.isfinite(value):
+            axes.text(x, top, rank, ha="center", va="bottom", fontsize=6, color=BLUE)
     if not table[score].notna().any():
         axes.text(0.5, 0.5, "nowhere defined", transform=axes.transAxes, ha="center", color=GREY, fontsize=7)
         axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=7)
+
+
+def _apart(places: np.ndarray, gap: float) -> np.ndarray:
+    """Ascending places, those of them that are closer than `gap` pushed apart."""
+    moved = places.copy()
+    for _ in range(100):
+        push = np.maximum(gap - np.diff(moved), 0) / 2
+        moved[:-1] -= push
+        moved[1:] += push
+    return moved

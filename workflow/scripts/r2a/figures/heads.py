@@ -62,7 +62,7 @@ def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     grid = table.pivot(index="layer", columns="head", values="a2r")
     n_layers, n_heads = grid.shape
     cell = 0.34 if n_heads <= 16 else 0.2  # inches
-    size = max(3.6, 1.9 + cell * n_heads), 1.9 + cell * n_layers
+    size = max(3.6, 1.9 + cell * n_heads), 2.3 + cell * n_layers
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     image = axes.pcolormesh(np.arange(n_heads + 1) - 0.5, np.arange(n_layers + 1) - 0.5, grid, cmap=PALE, vmin=0)
     handles = []

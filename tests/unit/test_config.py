@@ -108,3 +108,15 @@ def test_stage_parameters_change_with_what_matters_and_with_nothing_else(shipped
 
 def test_the_key_reference_is_in_step_with_the_schema():
     assert (ROOT / "config/README.md").read_text() == reference()
+
+
+def test_probes_need_a_haystack_file_and_known_keys_of_a_needle(shipped):
+    shipped["probes"] = {"haystack": "resources", "needles": [{"needel": "5 red", "question": "?"}]}
+    with pytest.raises(ConfigError) as error:
+        load_study(shipped)
+    for expected in (
+        "probes.haystack: resources is no file",
+        "probes.needles.0.needel: unknown key; did you mean needle?",
+        "probes.needles.0.needle: missing",
+    ):
+        assert expected in str(error.value)

@@ -9,11 +9,13 @@ rule write_summary:
             "<results>/attention/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.datasets
         ),
         heads=expand("<results>/heads/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.datasets),
+        probes=expand("<results>/probes/{model}.h5", model=STUDY.weighted_models),
+        attention_quality="<results>/tables/attention_by_correctness.csv",
         head_figures=expand(
             "<results>/figures/{model}/{dataset}/{figure}.png",
             model=STUDY.weighted_models,
             dataset=STUDY.datasets,
-            figure=["decomposition", "head_map"],
+            figure=["decomposition", "head_map", "head_atlas"],
         ),
         ablation=expand(
             "<results>/tables/{model}/{dataset}/ablation.csv",

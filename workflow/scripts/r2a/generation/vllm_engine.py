@@ -1,5 +1,6 @@
 """The vLLM offline engine, one a job, handing over each completion as it finishes."""
 
+import gc
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ def start(requests: Sequence[Request], manifest: Mapping[str, Any], engine: Mapp
         memory = {"gpu_memory_utilization": engine["gpu_memory_percent"] / 100, "tensor_parallel_size": engine["gpu"]}
     import vllm
 
+    gc.freeze()  # a start collects garbage five times: no need to go through all that was imported
     (origin,) = manifest["models"].values()
     return vllm.LLM(model=manifest["folder"], dtype=origin["dtype"], max_model_len=longest, **memory)
 

@@ -57,6 +57,14 @@ def test_traces_keep_the_ids_that_their_text_comes_from(study, model, dataset):
         assert tokenizer.decode(ids[row.bounds[5] : row.bounds[6]]) == row.answer_text
 
 
+@pytest.mark.parametrize(("model", "dataset"), EACH)
+def test_answers_from_the_whole_reasoning_are_the_original_ones_and_from_anothers_are_not(study, model, dataset):
+    table = pd.read_csv(study.results / f"tables/{model}/{dataset}/perturbation.csv")
+    agreement = table[table["by"] == "all"].set_index("perturbation")["agreement"]
+    assert agreement["cut_100"] > 0.98
+    assert agreement["other_reasoning"] < 0.2
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_patching_all_or_nothing_at_the_ends_of_the_network(study, model):
     """At layer 0 the final token is the same in both runs; the last layer's final token is nearly the output."""

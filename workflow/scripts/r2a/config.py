@@ -189,7 +189,7 @@ class Perturbation(Section):
     cuts: list[Annotated[int, Field(ge=0, le=100)]] = Field(
         [0, 25, 50, 75, 100], description="Percent of the reasoning's tokens that a cut keeps; 100 is the control."
     )
-    filler: str = Field(" ...", min_length=1, description="The filler, repeated to the reasoning's length.")
+    filler: str = Field(" ...", min_length=1, description="The filler, repeated to the reasoning's length in tokens.")
     n_problems: int | None = Field(
         None, gt=0, description="Only so many problems of each dataset, drawn by the study's seed."
     )

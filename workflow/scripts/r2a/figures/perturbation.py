@@ -40,7 +40,7 @@ def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> N
     figure.suptitle(
         f"{settings['model_label']}, {settings['dataset_label']}: answers re-generated from perturbed reasonings; "
         f"{_counts(rows)} problems,\n"
-        f"{settings['confidence']:.0%} interval ({interval}); an answer that is not valid counts as none of these",
+        f"{settings['confidence']:.0%} interval ({interval}); an answer that is not valid is neither right nor the same",
         fontsize=10,
     )
     save(figure, stem, rows, settings, [table])
@@ -74,12 +74,12 @@ def _by_kind(axes: Axes, rows: pd.DataFrame) -> None:
     for k, (measure, (colour, marker, _, name)) in enumerate(MEASURES.items()):
         share, low, high = rows[measure], rows[f"{measure}_low"], rows[f"{measure}_high"]
         axes.errorbar(
-            share, np.arange(len(rows)) + (k - 1) * 0.2, xerr=[share - low, high - share], fmt=marker,
+            share, np.arange(len(rows)) + (k - 1.5) * 0.17, xerr=[share - low, high - share], fmt=marker,
             color=colour, capsize=2, markersize=5, linewidth=1, label=name,
         )  # fmt: skip
-    axes.plot(rows["valid_share"], np.arange(len(rows)) + 0.4, "x", color=GREY, markersize=4, label="valid")
+    axes.plot(rows["valid_share"], np.arange(len(rows)) + 0.26, "x", color=GREY, markersize=4, label="valid")
     axes.set(yticks=range(len(rows)), yticklabels=[NAMES[kind] for kind in rows.index], xlim=(-0.03, 1.03))
-    axes.set_ylim(len(rows) - 0.4, -0.4)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlabel="share of answers", title="replaced")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.4, -0.17), ncols=2)

@@ -23,15 +23,16 @@ def perturbation_sentences(tables: Sequence[Path], funnels: Sequence[Path]) -> l
         settings = read_provenance(path)["parameters"]
         rows = pd.read_csv(path).query("by == 'all'").set_index("perturbation")
         cuts = rows[rows["kind"] == CUT].sort_values("cut")
-        parts = [f"{_share(r, 'agreement')} with {r['cut']:.0f} % of it" for _, r in cuts.iterrows()]
-        for _, row in rows[rows["kind"].isin(NAMES)].iterrows():
-            part = f"{_share(row, 'agreement')} with {NAMES[row['kind']]}"
+        parts = []
+        for _, row in [*cuts.iterrows(), *rows[rows["kind"].isin(NAMES)].iterrows()]:
+            name = NAMES.get(row["kind"]) or f"{row['cut']:.0f} % of it"
+            part = f"{_share(row, 'agreement')} with {name}{_valid(row)}"
             if row["n_implied"]:
                 part += f", where {_share(row, 'follows')} are what that text implies"
             parts.append(part)
         bullets.append(
-            f"- **{settings['model_label']}**, {settings['dataset_label']}: of the answers re-generated from a "
-            f"perturbed reasoning, as many are the original answer: {'; '.join(parts)}. {_left_out(funnel_path)}"
+            f"- **{settings['model_label']}**, {settings['dataset_label']}: answers re-generated from a perturbed "
+            f"reasoning agree with the original one in {'; '.join(parts)}. {_left_out(funnel_path)}"
         )
     return bullets
 
@@ -39,6 +40,10 @@ def perturbation_sentences(tables: Sequence[Path], funnels: Sequence[Path]) -> l
 def _share(row: pd.Series, measure: str) -> str:
     low, high = (f"{100 * row[f'{measure}_{end}']:.0f}" for end in ("low", "high"))
     return f"{100 * row[measure]:.0f} % [{low}, {high}]"
+
+
+def _valid(row: pd.Series) -> str:
+    return "" if row["valid_share"] == 1 else f" ({100 * row['valid_share']:.0f} % valid)"
 
 
 def _left_out(path: Path) -> str:

@@ -40,7 +40,7 @@ def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> N
     figure.suptitle(
         f"{settings['model_label']}, {settings['dataset_label']}: answers re-generated from perturbed reasonings; "
         f"{_counts(rows)} problems,\n"
-        f"{settings['confidence']:.0%} interval ({interval}); an answer that is not valid is neither right nor the same",
+        f"{settings['confidence']:.0%} interval ({interval}); an invalid answer is neither right nor the same",
         fontsize=10,
     )
     save(figure, stem, rows, settings, [table])

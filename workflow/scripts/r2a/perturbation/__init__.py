@@ -65,6 +65,7 @@ def perturb_reasoning(
         )
         for row in table[table["is_valid"]].itertuples()
     }
+    others = list(valid.values())
     drawn = _drawn(list(problems.index), settings["n_problems"], settings["seed"])
     rows: list[dict[str, Any]] = []
     for row in table.itertuples():
@@ -83,7 +84,7 @@ def perturb_reasoning(
                     if not trace.reasoning.token_ids:
                         raise NotPerturbed("no reasoning")
                     rng = random.Random(f"{settings['seed']} {row.uid} {row.sample} {name}")
-                    ids, facts = _perturbed(trace, kind, percent, filler_ids, tokenizer, list(valid.values()), rng)
+                    ids, facts = _perturbed(trace, kind, percent, filler_ids, tokenizer, others, rng)
                 except NotPerturbed as reason:
                     rows[-1]["left_out"] = str(reason)
                     continue

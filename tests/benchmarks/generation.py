@@ -1,16 +1,19 @@
 """Tokens a second of generation as the study does it, ledger included, against vLLM's generate on the same prompts.
 
-make bench-generation writes results/benchmarks/generation.csv: way (vllm, ours), tokens_per_second. Every measurement
-is a process of its own, the ways in turn; of each way's the median is taken.
+make bench-generation writes results/benchmarks/generation.csv: way (vllm, ours), tokens_per_second, and the same by
+processor time, which other work on the machine changes little. The ways take turns in one engine, and which goes
+first changes from round to round; the ratio is the median over the rounds. Engines are started in fresh processes.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +22,52 @@ import yaml
 from r2a.config import load_study
 
 WAYS = ("vllm", "ours")
-N_ROUNDS, N_SAMPLES = 3, 2
+N_PROCESSES, N_ROUNDS, N_SAMPLES, N_WARMING = 2, 4, 2, 64
 CONFIG, MODEL, DATASET = "config/config.yaml", "tiny-qwen", "puzzles"
 OUTPUT = Path("results/benchmarks/generation.csv")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--way", choices=WAYS, help="measure one way, once, in this process")
-    way = parser.parse_args().way
+    parser.add_argument("--process", type=int, help="measure in this process; an odd number lets ours go first")
+    number = parser.parse_args().process
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    if way:
-        print(json.dumps(measure(way)))
+    if number is not None:
+        print(json.dumps(measure(number)))
         return
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    for number in range(N_ROUNDS):
-        for way in WAYS:
-            command = [sys.executable, __file__, "--way", way]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            one = json.loads(done.stdout.splitlines()[-1])
-            found[way].append(one)
-            print(
-                f"round {number + 1}, {way}: {one['tokens']:,.0f} tokens in {one['seconds']:.1f} s, "
-                f"{one['tokens'] / one['seconds']:,.0f} a second "
-                f"({one['processor_seconds']:.1f} s of processor time); start-up {one['startup_seconds']:.1f} s, "
-                f"after an import of {one['import_seconds']:.1f} s",
-                flush=True,
-            )
-    rates = {way: statistics.median(one["tokens"] / one["seconds"] for one in found[way]) for way in WAYS}
-    OUTPUT.write_text("".join(["way,tokens_per_second\n", *(f"{way},{rate:.1f}\n" for way, rate in rates.items())]))
-    print(f"{OUTPUT}: ours has {rates['ours'] / rates['vllm']:.3f} times the tokens a second of vLLM alone")
+    rounds: list[dict[str, Any]] = []
+    for number in range(N_PROCESSES):
+        command = [sys.executable, __file__, "--process", str(number)]
+        # one thread, as in a job: a second one that torch has started would only spin
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        found = json.loads(done.stdout.splitlines()[-1])
+        rounds += found["rounds"]
+        print(f"start-up {found['startup_seconds']:.1f} s, after an import of {found['import_seconds']:.1f} s")
+        for one in found["rounds"]:
+            timed = [f"{way} {one[way]['wall']:.2f} s, processor {one[way]['processor']:.2f} s" for way in WAYS]
+            print(f"{one['tokens']:,} tokens: {'; '.join(timed)}", flush=True)
+    rows = ["way,tokens_per_second,tokens_per_processor_second\n"]
+    for way in WAYS:
+        rates = [
+            statistics.median(one["tokens"] / one[way][clock] for one in rounds) for clock in ("wall", "processor")
+        ]
+        rows.append(f"{way},{rates[0]:.1f},{rates[1]:.1f}\n")
+    OUTPUT.write_text("".join(rows))
+    wall, processor = (
+        statistics.median(one["vllm"][clock] / one["ours"][clock] for one in rounds) for clock in ("wall", "processor")
+    )
+    print(f"{OUTPUT}: ours has {wall:.3f} times the tokens a second of vLLM alone, {processor:.3f} by processor time")
 
 
-def measure(way: str) -> dict[str, float]:
-    """Seconds, wall and processor, and tokens of one way in a fresh engine; its start and import are timed apart."""
+def measure(number: int) -> dict[str, Any]:
+    """Import and start of a fresh engine, then rounds of both ways: tokens, and seconds by the wall and processor."""
     import pandas as pd
 
     from r2a.datasets import load_dataset
     from r2a.generation import build_requests, keep
     from r2a.generation.ledger import Ledger
+    from r2a.generation.requests import Request
     from r2a.generation.vllm_engine import as_vllm_takes_it, complete, start
     from r2a.models import read_manifest, resolve_model
 
@@ -70,30 +80,41 @@ def measure(way: str) -> dict[str, float]:
         resolve_model(folder / "model.json", study.stage("models", MODEL))
         manifest = read_manifest(folder / "model.json")
         problems = pd.read_parquet(folder / "dataset.parquet")
-        requests = build_requests(problems, manifest, study.stage("traces", MODEL, DATASET))
         began = time.monotonic()
         from vllm import LLM  # noqa: F401
 
         imported = time.monotonic()
+        requests = build_requests(problems, manifest, study.stage("traces", MODEL, DATASET))
         engine: dict[str, Any] = {"gpu": 0, **study.generation.model_dump()}
+        started = time.monotonic()
         llm = start(requests, manifest, engine)
-        started, processor = time.monotonic(), time.process_time()
-        if way == "vllm":
-            prompts, sampling = zip(*map(as_vllm_takes_it, requests), strict=True)
+        startup_seconds = time.monotonic() - started
+
+        def vllm_alone(asked: Sequence[Request]) -> int:
+            prompts, sampling = zip(*map(as_vllm_takes_it, asked), strict=True)
             outputs = llm.generate(list(prompts), list(sampling), use_tqdm=False)
-            tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-        else:
-            with Ledger(folder / "ledger.jsonl") as ledger:
-                kept = keep(complete(llm, requests), ledger, requests, "benchmark")
-                tokens = sum(len(completion.token_ids) for _, completion in kept)
-        seconds, processor = time.monotonic() - started, time.process_time() - processor
-    return {
-        "tokens": tokens,
-        "seconds": seconds,
-        "processor_seconds": processor,
-        "startup_seconds": started - imported,
-        "import_seconds": imported - began,
-    }
+            return sum(len(output.outputs[0].token_ids) for output in outputs)
+
+        def ours(asked: Sequence[Request]) -> int:
+            path = folder / "ledger.jsonl"
+            path.unlink(missing_ok=True)
+            with Ledger(path) as ledger:
+                kept = keep(complete(llm, asked), ledger, asked, "benchmark")
+                return sum(len(completion.token_ids) for _, completion in kept)
+
+        ways: dict[str, Callable[[Sequence[Request]], int]] = {"vllm": vllm_alone, "ours": ours}
+        vllm_alone(requests[:N_WARMING])
+        rounds = []
+        for turn in range(number, number + N_ROUNDS):
+            one: dict[str, Any] = {}
+            for way in WAYS if turn % 2 == 0 else reversed(WAYS):
+                llm.reset_prefix_cache()
+                asked = build_requests(problems, manifest, study.stage("traces", MODEL, DATASET))  # their keys unmade
+                wall, processor = time.monotonic(), time.process_time()
+                one["tokens"] = ways[way](asked)
+                one[way] = {"wall": time.monotonic() - wall, "processor": time.process_time() - processor}
+            rounds.append(one)
+    return {"import_seconds": imported - began, "startup_seconds": startup_seconds, "rounds": rounds}
 
 
 if __name__ == "__main__":

@@ -54,6 +54,19 @@ def test_pairs_refuse_a_sampled_decoding(shipped):
         load_study(shipped)
 
 
+def test_a_perturbation_named_twice_is_refused_and_none_is_none(shipped):
+    shipped["perturbation"] = {"kinds": ["cut", "filler", "cut"], "cuts": [0, 100, 100, 0]}
+    with pytest.raises(ConfigError) as error:
+        load_study(shipped)
+    assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
+        "perturbation.kinds: 'cut' is named twice",
+        "perturbation.cuts: 0 is named twice",
+        "perturbation.cuts: 100 is named twice",
+    ]
+    shipped["perturbation"] = {"kinds": []}
+    assert load_study(shipped).perturbed_datasets == []
+
+
 def test_components_must_hold_resid_pre_and_be_known(shipped):
     shipped["patching"] = {"components": ["attn_out", "mlp"]}
     with pytest.raises(ConfigError) as error:

@@ -67,6 +67,14 @@ def test_without_ablation_the_engines_answers_come_again_token_by_token(study, m
         assert traces.at[row.uid, "completion_token_ids"][-len(row.token_ids) :].tolist() == row.token_ids.tolist()
 
 
+@pytest.mark.parametrize(("model", "dataset"), EACH)
+def test_answers_from_the_whole_reasoning_are_the_original_ones_and_from_anothers_are_not(study, model, dataset):
+    table = pd.read_csv(study.results / f"tables/{model}/{dataset}/perturbation.csv")
+    agreement = table[table["by"] == "all"].set_index("perturbation")["agreement"]
+    assert agreement["cut_100"] > 0.98
+    assert agreement["other_reasoning"] < 0.2
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_patching_all_or_nothing_at_the_ends_of_the_network(study, model):
     """At layer 0 the final token is the same in both runs; the last layer's final token is nearly the output."""

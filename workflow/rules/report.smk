@@ -5,6 +5,21 @@ rule write_summary:
         accuracy="<results>/tables/accuracy.csv",
         effect="<results>/tables/effect.csv",
         disagreements="<results>/tables/grader_disagreements.csv",
+        perturbation=expand(
+            "<results>/tables/{model}/{dataset}/perturbation.csv",
+            model=STUDY.weighted_models,
+            dataset=STUDY.perturbed_datasets,
+        ),
+        perturbation_funnel=expand(
+            "<results>/tables/{model}/{dataset}/perturbation_funnel.csv",
+            model=STUDY.weighted_models,
+            dataset=STUDY.perturbed_datasets,
+        ),
+        perturbation_figures=expand(
+            "<results>/figures/{model}/{dataset}/perturbation.png",
+            model=STUDY.weighted_models,
+            dataset=STUDY.perturbed_datasets,
+        ),
         attention=expand(
             "<results>/attention/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.datasets
         ),

@@ -15,6 +15,7 @@ STAGE_VERSIONS = {
     "models": 1,
     "traces": 1,
     "grades": 1,
+    "perturbation": 1,
     "evaluation": 1,
     "disagreements": 1,
     "attention": 1,
@@ -250,6 +251,26 @@ class Probes(Section):
     )
 
 
+class Perturbation(Section):
+    """Answers re-generated from a perturbed reasoning."""
+
+    decoding: str = Field("greedy", description="The decoding whose traces are perturbed, and of the new answers.")
+    kinds: list[Literal["cut", "filler", "other_reasoning", "first_result", "last_result"]] = Field(
+        ["cut", "filler", "other_reasoning", "first_result", "last_result"],
+        description="What is done to the reasoning: cut off; filler of equal length in its place; the reasoning of a "
+        "problem with another answer in its place; its last result replaced by another value, or, as a control, its "
+        "first. A result is a mention of one of the pair's candidates, of a word that is a reference answer of the "
+        "same area, or, where the reference is no word, an integer. Empty: nothing is perturbed.",
+    )
+    cuts: list[Annotated[int, Field(ge=0, le=100)]] = Field(
+        [0, 25, 50, 75, 100], description="Percent of the reasoning's tokens that a cut keeps; 100 is the control."
+    )
+    filler: str = Field(" ...", min_length=1, description="The filler, repeated to the reasoning's length in tokens.")
+    n_problems: int | None = Field(
+        None, gt=0, description="Only so many problems of each dataset, drawn by the study's seed."
+    )
+
+
 class Patching(Section):
     decoding: str = Field("greedy", description="The decoding whose traces make the pairs.")
     probe: Literal["plain", "boxed"] = Field(
@@ -284,6 +305,7 @@ class Study(Section):
     attention: Attention = Field(default_factory=Attention)
     ablation: Ablation = Field(default_factory=Ablation)
     probes: Probes = Field(default_factory=Probes)
+    perturbation: Perturbation = Field(default_factory=Perturbation)
     patching: Patching = Field(default_factory=Patching)
 
     @property
@@ -295,6 +317,11 @@ class Study(Section):
     def graded_datasets(self) -> list[str]:
         """The datasets whose answers have a reference."""
         return [name for name, dataset in self.datasets.items() if dataset.kind != "open_ended"]
+
+    @property
+    def perturbed_datasets(self) -> list[str]:
+        """The datasets whose traces are perturbed."""
+        return self.graded_datasets if self.perturbation.kinds else []
 
     @property
     def pair_datasets(self) -> list[str]:
@@ -349,7 +376,7 @@ class Study(Section):
             params |= {"model": model, "model_label": self.model_label(model), "is_toy": settings.is_toy}
             params |= {"source": settings.model_dump(include={"path", "hub", "revision"})}
             params |= {"dtype": settings.dtype, "prompt": settings.prompt}
-            if name in ("models", "traces"):
+            if name in ("models", "traces", "perturbation"):
                 fields = {"model", "kind", "body", "prefill"}
                 params["endpoint"] = settings.endpoint and settings.endpoint.model_dump(include=fields)
         if dataset is not None:
@@ -360,10 +387,12 @@ class Study(Section):
             }
         if name == "datasets" and dataset is not None:
             params |= self.datasets[dataset].model_dump(exclude={"label", "instruction"})
-        if name == "traces" and dataset is not None:
+        if name in ("traces", "perturbation") and dataset is not None:
             params["instruction"] = self.datasets[dataset].instruction
             params["decodings"] = {key: decoding.model_dump() for key, decoding in self.decodings.items()}
             params |= self.generation.model_dump(include={"max_new_tokens", "without_reasoning"})
+        if name == "perturbation":
+            params |= self.perturbation.model_dump()
         if name == "grades":
             params |= self.grading.model_dump()
         if name == "disagreements":
@@ -429,7 +458,8 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     for name, decoding in decodings.items():
         if decoding.get("temperature") == 0 and decoding.get("n_samples", 1) != 1:
             lines.append(f"decodings.{name}.n_samples: greedy decoding gives the same text each time; set it to 1")
-    for stage in ("attention", "ablation", "patching"):
+    lines += _perturbation_in_words(config.get("perturbation"))
+    for stage in ("attention", "ablation", "perturbation", "patching"):
         used = config.get(stage)
         used = used.get("decoding", "greedy") if isinstance(used, dict) else "greedy"
         if not isinstance(used, str) or used not in decodings:
@@ -452,6 +482,18 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     if isinstance(components, list) and "resid_pre" not in components:
         lines.append("patching.components: resid_pre is missing; figures and the hand-off layer are read from it")
     return lines
+
+
+def _perturbation_in_words(section: Any) -> list[str]:
+    """What is named twice, so that its answers would count twice."""
+    section = section if isinstance(section, dict) else {}
+    given = {key: section[key] for key in ("kinds", "cuts") if isinstance(section.get(key), list)}
+    return [
+        f"perturbation.{key}: {value!r} is named twice"
+        for key, values in given.items()
+        for value in dict.fromkeys(values)
+        if values.count(value) > 1
+    ]
 
 
 def _endpoint_in_words(name: str, entry: dict[str, Any], endpoint: dict[str, Any]) -> list[str]:

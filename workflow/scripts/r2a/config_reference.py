@@ -29,7 +29,7 @@ def reference() -> str:
         ("datasets.{name}.fields", config.Fields),
         ("decodings.{name}", config.Decoding),
         *((name, getattr(config, name.capitalize())) for name in ("generation", "grading", "statistics")),
-        *((name, getattr(config, name.capitalize())) for name in ("attention", "ablation", "probes")),
+        *((name, getattr(config, name.capitalize())) for name in ("perturbation", "attention", "ablation", "probes")),
         ("probes.needles", config.Needle),
         ("patching", config.Patching),
     ]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from r2a.store import provenance, write_json
 from r2a.traces import Marks
 
 WEIGHTS = "*.safetensors"
+WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # what sentencepiece writes for the space that decoding one token drops
 HUB_FILES = (WEIGHTS, "*.json", "*.jinja", "*.txt", "tokenizer.model")
 
 
@@ -83,6 +84,17 @@ def load_tokenizer(folder: Path | str) -> Any:
 
     has_file = (Path(folder) / "tokenizer.json").exists()
     return (PreTrainedTokenizerFast if has_file else AutoTokenizer).from_pretrained(folder)
+
+
+def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
+    """The text of each token by itself; joined, they are the text (but for characters split over tokens)."""
+    pieces = {}
+    for token_id in set(token_ids):
+        piece = tokenizer.decode([token_id])
+        if tokenizer.convert_ids_to_tokens(int(token_id)).startswith(WORD_START) and not piece.startswith(" "):
+            piece = f" {piece}"
+        pieces[token_id] = piece
+    return [pieces[token_id] for token_id in token_ids]
 
 
 def marks_of(folder: Path | str) -> Marks:

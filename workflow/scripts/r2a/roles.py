@@ -1,4 +1,8 @@
-"""Names that stage 3's stores, tables and figures share (METHOD section 4)."""
+"""Names that stores, tables and figures share (METHOD sections 2 and 4)."""
+
+# how a reasoning is perturbed
+CUT, FILLER, OTHER_REASONING = "cut", "filler", "other_reasoning"
+FIRST_RESULT, LAST_RESULT = "first_result", "last_result"
 
 # the token roles that both runs of a pair have
 ANSWER_ROLE = "answer"  # the answer within the probe, the reasoning's last line

@@ -13,8 +13,8 @@ from r2a.attention.fused import FUSED, AttentionError
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import check_against_eager, check_masses, predicted_ids, rerun_traces
 from r2a.attention.segments import TraceAttention, cue_preference, segment_mass, sentence_mass, tracking
-from r2a.attention.text import is_cue_token, sentence_bounds, token_pieces
-from r2a.models import load_model, load_tokenizer, read_manifest
+from r2a.attention.text import is_cue_token, sentence_bounds
+from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
 from r2a.progress import Progress, logger
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS

@@ -2,23 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*")
-WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # what sentencepiece writes for the space that decoding one token drops
-
-
-def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
-    """The text of each token by itself; joined, they are the text (but for characters split over tokens)."""
-    pieces = {}
-    for token_id in set(token_ids):
-        piece = tokenizer.decode([token_id])
-        if tokenizer.convert_ids_to_tokens(int(token_id)).startswith(WORD_START) and not piece.startswith(" "):
-            piece = f" {piece}"
-        pieces[token_id] = piece
-    return [pieces[token_id] for token_id in token_ids]
 
 
 def is_cue_token(pieces: Sequence[str], words: Sequence[str]) -> np.ndarray:

@@ -79,15 +79,27 @@ def _default_top_p(folder: str | None) -> float | None:
 def generate_traces(
     dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any], engine: Mapping[str, Any]
 ) -> None:
-    """Complete every request of a dataset with one model and write the traces' table.
+    """Complete every request of a dataset with one model and write the traces' table (see write_traces)."""
+    model = read_manifest(manifest)
+    requests = build_requests(read_parquet(dataset), model, settings)
+    write_traces(requests, model, output, settings, engine, [dataset, manifest])
+
+
+def write_traces(
+    requests: Sequence[Request],
+    model: Mapping[str, Any],
+    output: Path,
+    settings: Mapping[str, Any],
+    engine: Mapping[str, Any],
+    inputs: Sequence[Path],
+) -> None:
+    """Complete requests with a model, given by its manifest, and write a row each.
 
     Completions are kept in a ledger beside the output as they finish: a restarted job, or one with more
     problems, samples or decodings, generates only what is missing. `engine` holds memory settings, or where an
     endpoint is and how fast to ask it, which don't change results. A prompt that is too long for the model, or
     that an endpoint refuses, gives an unfinished trace without tokens, and costs no other.
     """
-    model = read_manifest(manifest)
-    requests = build_requests(read_parquet(dataset), model, settings)
     completions = {request.key: Completion((), TOO_LONG, 0.0) for request in requests if request.max_new_tokens == 0}
     if completions:
         uids = sorted({request.uid for request in requests if request.max_new_tokens == 0})
@@ -97,8 +109,8 @@ def generate_traces(
         )
     with Ledger(output.with_name(f".{output.stem}.ledger.jsonl")) as ledger:
         asked = [request for request in requests if request.max_new_tokens > 0]
-        missing = [request for request in asked if request.key not in ledger]
-        logger.info(f"{output}: {len(requests)} requests, {len(asked) - len(missing)} already in the ledger")
+        missing = list({request.key: request for request in asked if request.key not in ledger}.values())
+        logger.info(f"{output}: {len(requests)} requests, {len(missing)} of them not yet in the ledger")
         if missing:
             finished = _complete(missing, model, settings, engine)
             for request, completion in keep(finished, ledger, missing, f"{settings['model']}, {settings['dataset']}"):
@@ -106,7 +118,7 @@ def generate_traces(
         completions |= {request.key: ledger[request.key] for request in asked if request.key in ledger}
     reader = _Reader(model["folder"], settings["kind"] == "open_ended")
     rows = [reader.row(request, completions[request.key]) for request in requests]
-    write_parquet(output, pd.DataFrame(rows), provenance(settings, [dataset, manifest]))
+    write_parquet(output, pd.DataFrame(rows), provenance(settings, inputs))
 
 
 def keep(

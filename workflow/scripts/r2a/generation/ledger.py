@@ -8,13 +8,13 @@ from types import TracebackType
 
 from r2a.generation.requests import Completion, Request
 
-SECONDS_BETWEEN_SYNCS = 0.5
+SECONDS_BETWEEN_SYNCS = 1.0
 
 
 class Ledger:
     """An append-only JSON Lines file of completions by request key. A torn last line is ignored.
 
-    Each line is handed to the system at once, so it outlives the process; it is forced onto the disk a few times a
+    Each line is handed to the system at once, so it outlives the process; it is forced onto the disk once a
     second, which is all that a power failure can cost (a disk takes milliseconds, an engine makes tokens in them).
     """
 

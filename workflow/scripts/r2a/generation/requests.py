@@ -1,6 +1,6 @@
 """What is asked of an engine, and what it gives back."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 from r2a.store import parameters_hash
@@ -40,7 +40,7 @@ class Request:
         """Identifies the completion: everything that determines it, nothing else."""
         left_out = {"uid", "condition", "decoding", "sample"}
         left_out |= {"prompt", "prefill"} if self.prompt_ids else {"prompt_ids"}
-        return parameters_hash({k: v for k, v in asdict(self).items() if k not in left_out})
+        return parameters_hash({k: v for k, v in vars(self).items() if k not in left_out})
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The vLLM offline engine, one a job, handing over each completion as it finishes."""
 
+import gc
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,10 +28,11 @@ def start(requests: Sequence[Request], manifest: Mapping[str, Any], engine: Mapp
         memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
     else:
         memory = {"gpu_memory_utilization": engine["gpu_memory_percent"] / 100, "tensor_parallel_size": engine["gpu"]}
-    import vllm
+    from vllm import LLM
 
+    gc.freeze()  # a start collects garbage five times: no need to go through all that was imported
     (origin,) = manifest["models"].values()
-    return vllm.LLM(model=manifest["folder"], dtype=origin["dtype"], max_model_len=longest, **memory)
+    return LLM(model=manifest["folder"], dtype=origin["dtype"], max_model_len=longest, **memory)
 
 
 def as_vllm_takes_it(request: Request) -> tuple[Any, Any]:

@@ -1,0 +1,369 @@
+"""Perturbed reasonings: what is put in their place, what becomes of the answers, and how that is counted."""
+
+import random
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import r2a.generation
+from planted import GIVEN, REASONING_WORDS, SAID, THINK_CLOSE, PlantedTrace, planted_model, planted_trace
+from r2a.evaluation.perturbation import funnel_table, perturbation_table
+from r2a.generation.perturbed import regenerate_answers
+from r2a.generation.requests import Completion
+from r2a.grading.perturbation import grade_perturbation
+from r2a.models import load_tokenizer, marks_of, resolve_model
+from r2a.perturbation import PerturbationError, perturb_reasoning, result_values
+from r2a.perturbation.reasoning import NotPerturbed, Reasoning, corrupt, cut, fill, find_results
+from r2a.store import provenance, write_parquet
+from r2a.traces import segment_bounds
+
+MODEL = Path(__file__).parents[2] / "resources/models/tiny-qwen"
+SETTINGS = {
+    "seed": 1, "decoding": "greedy", "kinds": ["cut", "filler", "other_reasoning", "first_result", "last_result"],
+    "cuts": [0, 50, 100], "filler": " ...", "n_problems": None,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return load_tokenizer(MODEL)
+
+
+def reasoning_of(tokenizer: Any, text: str) -> Reasoning:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return Reasoning([0], True, ids, [tokenizer.decode([token]) for token in ids])
+
+
+# ---- what stands in the reasoning's place
+
+TEXT = "Start north\n1 around south\n2 left east\nFinal answer is east.\n"
+
+
+@pytest.mark.parametrize(
+    ("percent", "kept"),
+    [
+        (0, ""),
+        (20, "Start north\n"),
+        (50, "Start north\n1 around south\n"),
+        (70, "Start north\n1 around south\n2 left east\n"),
+        (100, TEXT),
+    ],
+)
+def test_a_cut_is_made_at_the_nearest_lines_end(tokenizer, percent, kept):
+    ids, n_kept = cut(reasoning_of(tokenizer, TEXT), percent)
+    assert tokenizer.decode(ids) == kept
+    assert n_kept == len(ids)
+
+
+def test_a_line_that_is_broken_off_is_ended_as_the_reasoning_was(tokenizer):
+    reasoning = reasoning_of(tokenizer, "1 around south 2 left east 3 right north\n")
+    ids, n_kept = cut(reasoning, 50)
+    assert ids == [*reasoning.token_ids[: len(reasoning.token_ids) // 2], reasoning.token_ids[-1]]
+    assert n_kept == len(ids) - 1
+
+
+def test_nothing_is_appended_where_the_reasoning_ended_no_line(tokenizer):
+    reasoning = reasoning_of(tokenizer, "1 around south 2 left east")
+    ids, n_kept = cut(reasoning, 50)
+    assert ids == reasoning.token_ids[:n_kept]
+
+
+def test_filler_is_as_long_as_the_reasoning_and_ends_its_last_line(tokenizer):
+    reasoning = reasoning_of(tokenizer, TEXT)
+    ids = fill(reasoning, tokenizer.encode(" ...", add_special_tokens=False))
+    assert len(ids) == len(reasoning.token_ids)
+    text = tokenizer.decode(ids)
+    assert set(text) == set(" .\n")
+    assert text.index("\n") == len(text) - 1
+
+
+def test_results_are_whole_words_of_the_values_in_order():
+    pieces = ["east", " north", "east", " east", ".\n", "East", " south"]
+    assert find_results(pieces, ["east", "south"]) == [(0, 1, "east"), (3, 4, "east"), (6, 7, "south")]
+
+
+def test_results_without_values_are_integers_by_themselves():
+    pieces = ["x", "2", " =", " 3", ".", "1", "4", ",", " so", " ", "1", "2", "5", " and", " 7", "."]
+    assert [value for _, _, value in find_results(pieces, [])] == ["125", "7"]
+    assert find_results(pieces, [])[0][:2] == (10, 13)
+
+
+def test_the_longer_of_two_values_is_found():
+    assert find_results(["ice", " cream"], ["ice", "ice cream"]) == [(0, 2, "ice cream")]
+
+
+@pytest.mark.parametrize(("which", "line"), [(0, 0), (-1, 3)])
+def test_one_result_is_corrupted_and_every_other_token_stays(tokenizer, which, line):
+    reasoning = reasoning_of(tokenizer, TEXT)
+    ids, was, becomes = corrupt(reasoning, ["north", "east", "south", "west"], which, tokenizer, random.Random(3))
+    lines, before = tokenizer.decode(ids).split("\n"), TEXT.split("\n")
+    assert lines[line] == before[line].replace(was, becomes)
+    assert becomes != was
+    assert [new for k, new in enumerate(lines) if k != line] == [old for k, old in enumerate(before) if k != line]
+
+
+def test_a_corrupted_integer_has_as_many_digits_and_differs(tokenizer):
+    reasoning = reasoning_of(tokenizer, "horse size 8\ngoat size 5\n")
+    found = {corrupt(reasoning, [], -1, tokenizer, random.Random(seed))[1:] for seed in range(200)}
+    assert found == {("5", str(digit)) for digit in range(10) if digit != 5}
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "which", "reason"),
+    [
+        ("no such thing\n", ["goat", "horse"], -1, "no result"),
+        ("goat is faster\n", ["goat", "horse"], 0, "first result is the last"),
+        ("goat is faster\n", ["goat"], -1, "no other value"),
+    ],
+)
+def test_what_cannot_be_corrupted_says_why(tokenizer, text, values, which, reason):
+    with pytest.raises(NotPerturbed, match=reason):
+        corrupt(reasoning_of(tokenizer, text), values, which, tokenizer, random.Random(0))
+
+
+def test_values_are_the_pairs_candidates_or_the_areas_words_or_none():
+    pairs = pd.DataFrame({"answer": ["goat", "fox", "ant", "bee"], "area": "size", "pair": ["p", "p", "q", "q"]})
+    assert result_values(pairs)[2] == ["ant", "bee"]
+    problems = pd.DataFrame(
+        {"answer": ["red", "east", "west", "3/4"], "area": ["colours", "compass", "compass", "compass"]}
+    )
+    assert list(result_values(problems).values()) == [["red"], ["east", "west"], ["east", "west"], []]
+
+
+# ---- ground truth: the planted model answers what its reasoning says
+
+
+class PlantedWords:
+    """A tokenizer of the planted model's tokens, each a word of its own."""
+
+    def decode(self, ids):
+        return "".join(f" {'said' if token in SAID else 'word'}{token}" for token in ids)
+
+    def encode(self, text, add_special_tokens):
+        return [int(word.removeprefix("said").removeprefix("word")) for word in text.split()]
+
+
+def planted_reasoning(trace: PlantedTrace) -> Reasoning:
+    ids = trace.token_ids[trace.bounds[3] : trace.bounds[4]]
+    return Reasoning(trace.token_ids[: trace.bounds[3]], True, ids, [PlantedWords().decode([token]) for token in ids])
+
+
+@pytest.fixture(scope="module")
+def planted() -> Any:
+    return planted_model()
+
+
+@pytest.fixture(scope="module")
+def planted_traces() -> list[PlantedTrace]:
+    rng = random.Random(7)
+    return [planted_trace(rng, candidate) for candidate in (0, 3, 5, 7)]
+
+
+def given(model: Any, trace: PlantedTrace, reasoning_ids: list[int]) -> int:
+    """What the model generates where the answer is due."""
+    lead = trace.token_ids[trace.bounds[5] : trace.given_position]
+    ids = torch.tensor([[*trace.token_ids[: trace.bounds[3]], *reasoning_ids, THINK_CLOSE, *lead]])
+    return int(model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False)[0, -1])
+
+
+def test_corrupting_the_carried_token_flips_the_answer_and_any_other_token_leaves_it(planted, planted_traces):
+    values = [PlantedWords().decode([token]).strip() for token in SAID]
+    for trace in planted_traces:
+        reasoning = planted_reasoning(trace)
+        ids, _, becomes = corrupt(reasoning, values, -1, PlantedWords(), random.Random(0))
+        assert given(planted, trace, ids) == GIVEN[values.index(becomes)] != GIVEN[trace.candidate]
+        for k, token in enumerate(reasoning.token_ids):
+            if token not in SAID:
+                other = next(word for word in REASONING_WORDS if word != token)
+                ids = [*reasoning.token_ids[:k], other, *reasoning.token_ids[k + 1 :]]
+                assert given(planted, trace, ids) == GIVEN[trace.candidate]
+
+
+def test_a_cut_keeps_the_answer_as_long_as_it_keeps_the_carried_token(planted, planted_traces):
+    for trace in planted_traces:
+        for percent in range(0, 101, 10):
+            ids, n_kept = cut(planted_reasoning(trace), percent)
+            is_kept = trace.bounds[3] + n_kept > trace.said_position
+            assert (given(planted, trace, ids) == GIVEN[trace.candidate]) == is_kept
+
+
+def test_filler_destroys_the_answer_and_anothers_reasoning_gives_the_others(planted, planted_traces):
+    for trace, other in pairwise(planted_traces):
+        assert given(planted, trace, fill(planted_reasoning(trace), [REASONING_WORDS[0]])) not in GIVEN
+        assert given(planted, trace, planted_reasoning(other).token_ids) == GIVEN[other.candidate]
+
+
+# ---- the stores
+
+PROBLEMS = [("a", "Face north. ", "east"), ("b", "Face south. ", "west"), ("c", "Face west. ", "east")]
+
+
+@pytest.fixture
+def study(tmp_path, tokenizer):
+    """Traces of three problems, the last one unfinished, and what belongs to them; by name."""
+    paths = {name: tmp_path / f"{name}.parquet" for name in ("traces", "grades", "dataset", "prompts", "answers")}
+    paths["manifest"] = tmp_path / "manifest.json"
+    source = {"path": str(MODEL), "hub": None, "revision": None}
+    resolve_model(paths["manifest"], {"model": "m", "source": source, "endpoint": None, "dtype": "float32"})
+    rows = []
+    for uid, problem, answer in PROBLEMS:
+        prompt = tokenizer.encode(f"{problem} <think>\n", add_special_tokens=False)
+        text = f"Start north\n1 left {answer}\n</think>\n\nyou face \\boxed{{{answer}}}."
+        completion = tokenizer.encode(text, add_special_tokens=False)
+        bounds = segment_bounds(prompt, completion, marks_of(MODEL))
+        keys = {"uid": uid, "condition": "with_reasoning", "decoding": "greedy", "sample": 0}
+        ids = {"prompt_token_ids": prompt, "completion_token_ids": completion, "bounds": bounds}
+        rows.append(keys | ids | {"is_valid": uid != "c", "answer": answer, "is_correct": True})
+    table = pd.DataFrame(rows)
+    origin = provenance({"study": "s"})
+    write_parquet(paths["traces"], table.drop(columns=["answer", "is_correct"]), origin)
+    write_parquet(paths["grades"], table[["uid", "condition", "decoding", "sample", "answer", "is_correct"]], origin)
+    problems = pd.DataFrame(PROBLEMS, columns=["uid", "problem", "answer"]).assign(area="compass", level=None)
+    write_parquet(paths["dataset"], problems, origin)
+    return paths
+
+
+def perturbed(study, **changes) -> pd.DataFrame:
+    inputs = [study[name] for name in ("traces", "grades", "dataset", "manifest", "prompts")]
+    perturb_reasoning(*inputs, SETTINGS | changes)
+    return pd.read_parquet(study["prompts"]).set_index(["uid", "perturbation"])
+
+
+def test_the_whole_reasoning_gives_the_traces_own_tokens(study):
+    prompt = perturbed(study).loc[("a", "cut_100"), "prompt_token_ids"]
+    trace = pd.read_parquet(study["traces"]).iloc[0]
+    own = [*trace["prompt_token_ids"], *trace["completion_token_ids"]]
+    assert prompt.tolist() == own[: trace["bounds"][5]]
+
+
+def test_every_prompt_closes_the_reasoning_once_at_its_end(study, tokenizer):
+    found = perturbed(study).query("left_out == ''")
+    assert len(found) == 2 * 6  # "north" is no reference of the area, so the last result is the first
+    for prompt in found["prompt_token_ids"]:
+        assert tokenizer.decode(prompt).count("</think>") == 1
+        assert tokenizer.decode(prompt).endswith("\n</think>")
+
+
+def test_what_is_put_in_implies_an_answer(study, tokenizer):
+    found = perturbed(study)
+    other = found.loc[("a", "other_reasoning")]
+    assert (other["source_uid"], other["implied_answer"]) == ("b", "west")
+    assert tokenizer.decode(other["prompt_token_ids"]).endswith("Start north\n1 left west\n</think>")
+    last = found.loc[("a", "last_result")]
+    assert (last["was"], last["becomes"], last["implied_answer"]) == ("east", "west", "west")
+    assert found.loc["a", "implied_answer"].notna().sum() == 2
+
+
+def test_each_trace_that_is_not_perturbed_has_its_reason(study):
+    found = perturbed(study, n_problems=2)["left_out"]
+    drawn = {uid for uid, _ in found[found != "not drawn"].index}
+    assert len(drawn) == 2
+    whole = perturbed(study)["left_out"]
+    assert set(whole["c"]) == {"the trace is not valid"}
+    assert whole[("a", "first_result")] == "the first result is the last"
+
+
+def test_nothing_to_perturb_at_all_is_an_error(study):
+    traces = pd.read_parquet(study["traces"]).assign(is_valid=False)
+    write_parquet(study["traces"], traces, provenance({}))
+    with pytest.raises(PerturbationError, match="the trace is not valid"):
+        perturbed(study)
+
+
+def test_answers_are_generated_as_their_traces_were_and_graded(study, tokenizer, monkeypatch):
+    """The engine answers west to whatever is put in place of a's reasoning, and nothing to the rest."""
+    prompts = perturbed(study)
+    asked = []
+
+    def complete(requests, *_):
+        asked.extend(requests)
+        for request in requests:
+            text = "\n\nyou face \\boxed{west}." if request.uid == "a" else "\n\nyou"
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            yield request, Completion(tuple(ids), "stop", 0.1)
+
+    monkeypatch.setattr(r2a.generation, "_complete", complete)
+    settings = SETTINGS | {
+        "model": "m", "dataset": "d", "kind": "problems", "endpoint": None, "instruction": "", "prompt": "raw",
+        "without_reasoning": "finished", "max_new_tokens": 40, "graders": ["policy"], "seconds": 10, "memory_mb": 2000,
+        "decodings": {"greedy": {"temperature": 0.0, "top_p": None, "n_samples": 1}},
+    }  # fmt: skip
+    regenerate_answers(*(study[n] for n in ("prompts", "dataset", "manifest", "answers")), settings, {})
+    assert {request.seed for request in asked if request.uid == "a"} == {
+        r2a.generation.request_seed(1, "a", "with_reasoning", "greedy", 0)
+    }
+    assert len({request.key for request in asked}) == len(asked) < (prompts["left_out"] == "").sum()
+    grades = study["prompts"].with_name("grades_of_answers.parquet")
+    grade_perturbation(study["answers"], study["prompts"], study["dataset"], grades, settings)
+    found = pd.read_parquet(grades).set_index(["uid", "perturbation"])
+    assert len(found) == (prompts["left_out"] == "").sum()
+    assert not found.loc["a", "is_correct"].any() and not found.loc["a", "agrees"].any()
+    assert found.loc[("a", "last_result"), "follows"] and found.loc[("a", "other_reasoning"), "follows"]
+    assert found.loc[("a", "filler"), "follows"] is None
+    assert not found.loc["b", "is_valid"].any() and not found.loc["b", "is_correct"].any()
+
+
+# ---- the tables
+
+
+def answers(**columns) -> pd.DataFrame:
+    """Four answers to one perturbation of four problems of two areas."""
+    common = {"uid": list("abcd"), "sample": 0, "area": ["x", "x", "y", "y"], "perturbation": "filler"}
+    common |= {"kind": "filler", "cut": pd.NA, "kept_share": np.nan, "original_is_correct": [True, True, True, False]}
+    common |= {"is_valid": True, "is_correct": True, "agrees": True, "follows": None}
+    return pd.DataFrame(common | columns).astype({"cut": "Int64"})
+
+
+def test_shares_are_of_decided_answers_and_invalid_ones_count_against():
+    table = perturbation_table(
+        answers(
+            is_valid=[True, True, True, False],
+            is_correct=[True, False, None, True],
+            agrees=[True, True, False, True],
+            follows=[None, False, True, True],
+        ),
+        200, 0.95, 1,
+    ).set_index("group")  # fmt: skip
+    whole = table.loc["all"]
+    assert (whole["n_problems"], whole["n_undecided"], whole["n_implied"]) == (4, 1, 3)
+    assert whole["accuracy"] == pytest.approx(1 / 3)
+    assert whole["agreement"] == pytest.approx(2 / 4)
+    assert whole["follows"] == pytest.approx(1 / 3)
+    assert whole["original_accuracy"] == pytest.approx(3 / 4)
+    assert whole["valid_share"] == pytest.approx(3 / 4)
+    assert table.loc["x", "agreement"] == 1 and table.loc["y", "agreement"] == 0
+    # Wilson's interval of 2 of 4, by hand
+    assert (whole["agreement_low"], whole["agreement_high"]) == pytest.approx((0.150, 0.850), abs=1e-3)
+
+
+def test_samples_of_one_problem_are_not_taken_for_independent():
+    one = answers(agrees=[True, True, False, False])
+    three = pd.concat([one.assign(sample=k) for k in range(3)])
+    row = perturbation_table(three, 4000, 0.95, 1).iloc[0]
+    assert row["n_problems"] == 4
+    # four problems of which two agree: means of 4 draws from {0, 1}
+    assert (row["agreement_low"], row["agreement_high"]) == (0.0, 1.0)
+
+
+def test_a_measure_that_nothing_is_known_of_is_absent():
+    row = perturbation_table(answers(), 200, 0.95, 1).iloc[0]
+    assert row["n_implied"] == 0
+    assert np.isnan([row["follows"], row["follows_low"], row["follows_high"]]).all()
+
+
+def test_the_funnel_counts_every_trace_once_a_perturbation():
+    prompts = pd.DataFrame(
+        {
+            "perturbation": ["filler"] * 4 + ["cut_0"] * 4,
+            "kind": ["filler"] * 4 + ["cut"] * 4,
+            "cut": [None] * 4 + [0] * 4,
+        }
+    ).assign(left_out=["", "", "not drawn", "no reasoning", "", "", "", "not drawn"])
+    table = funnel_table(prompts.astype({"cut": "Int64"})).set_index(["perturbation", "outcome"])["n_traces"]
+    assert table["filler"].to_dict() == {"perturbed": 2, "not drawn": 1, "no reasoning": 1}
+    assert table["cut_0"].to_dict() == {"perturbed": 3, "not drawn": 1}

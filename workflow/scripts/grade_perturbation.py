@@ -1,0 +1,26 @@
+"""Grade the answers to perturbed reasonings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.grading.perturbation import grade_perturbation
+
+        grade_perturbation(
+            Path(snakemake.input.answers),
+            Path(snakemake.input.prompts),
+            Path(snakemake.input.dataset),
+            Path(snakemake.output.grades),
+            snakemake.params.settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,36 @@
+"""Perturb reasonings, and re-generate the answers from them in vLLM."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.generation.perturbed import regenerate_answers
+        from r2a.perturbation import perturb_reasoning
+
+        perturb_reasoning(
+            Path(snakemake.input.traces),
+            Path(snakemake.input.grades),
+            Path(snakemake.input.dataset),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.prompts),
+            snakemake.params.settings,
+        )
+        regenerate_answers(
+            Path(snakemake.output.prompts),
+            Path(snakemake.input.dataset),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.answers),
+            snakemake.params.settings,
+            dict(snakemake.resources.items()),
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

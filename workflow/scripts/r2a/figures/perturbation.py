@@ -1,0 +1,85 @@
+"""The figure of the trace's text: what remains of the answers when the reasoning is perturbed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save
+from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING
+
+# measure: colour, marker, line, name
+MEASURES = {
+    "agreement": (BLUE, "o", "-", "same as the original answer"),
+    "accuracy": (ORANGE, "s", "--", "right"),
+    "follows": (GREEN, "^", ":", "what the perturbed text implies"),
+}
+NAMES = {
+    FILLER: "filler of\nequal length",
+    OTHER_REASONING: "another problem's\nreasoning",
+    LAST_RESULT: "last result\ncorrupted",
+    FIRST_RESULT: "first result corrupted\n(control)",
+}
+
+
+def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Left: shares of the answers by how much of the reasoning is kept. Right: the other perturbations."""
+    rows = pd.read_csv(table).query("by == 'all'")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 4.1), layout="constrained", width_ratios=(1, 1.15), gridspec_kw={"wspace": 0.05}
+    )
+    _by_cut(left, rows[rows["kind"] == CUT].sort_values("cut"))
+    others = rows.set_index("kind")
+    interval = "Wilson" if (rows["n_samples"] == 1).all() else "bootstrap over problems"
+    _by_kind(right, others.loc[[kind for kind in NAMES if kind in others.index]])
+    figure.suptitle(
+        f"{settings['model_label']}, {settings['dataset_label']}: answers re-generated from perturbed reasonings; "
+        f"{_counts(rows)} problems,\n"
+        f"{settings['confidence']:.0%} interval ({interval}); an invalid answer is neither right nor the same",
+        fontsize=10,
+    )
+    save(figure, stem, rows, settings, [table])
+
+
+def _counts(rows: pd.DataFrame) -> str:
+    fewest, most = (int(end) for end in (rows["n_problems"].min(), rows["n_problems"].max()))
+    return f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
+
+
+def _by_cut(axes: Axes, rows: pd.DataFrame) -> None:
+    for measure in ("agreement", "accuracy"):
+        colour, marker, line, name = MEASURES[measure]
+        axes.plot(rows["cut"], rows[measure], line, color=colour, marker=marker, markersize=5, label=name)
+        axes.fill_between(
+            rows["cut"], rows[f"{measure}_low"], rows[f"{measure}_high"], color=colour, alpha=0.18, linewidth=0
+        )
+    axes.plot(rows["cut"], rows["valid_share"], ":", color=GREY, marker="x", markersize=4, label="valid")
+    if len(rows):
+        axes.axhline(
+            rows["original_accuracy"].iloc[0], color="black", linewidth=0.8, linestyle="-.", label="right originally"
+        )
+        axes.set_xticks(rows["cut"])
+    axes.set(xlabel="reasoning kept", ylabel="share of answers", ylim=(-0.03, 1.03), title="cut off")
+    axes.xaxis.set_major_formatter(PercentFormatter(100))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
+
+
+def _by_kind(axes: Axes, rows: pd.DataFrame) -> None:
+    for k, (measure, (colour, marker, _, name)) in enumerate(MEASURES.items()):
+        share, low, high = rows[measure], rows[f"{measure}_low"], rows[f"{measure}_high"]
+        axes.errorbar(
+            share, np.arange(len(rows)) + (k - 1.5) * 0.17, xerr=[share - low, high - share], fmt=marker,
+            color=colour, capsize=2, markersize=5, linewidth=1, label=name,
+        )  # fmt: skip
+    axes.plot(rows["valid_share"], np.arange(len(rows)) + 0.26, "x", color=GREY, markersize=4, label="valid")
+    axes.set(yticks=range(len(rows)), yticklabels=[NAMES[kind] for kind in rows.index], xlim=(-0.03, 1.03))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set(xlabel="share of answers", title="replaced")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.4, -0.17), ncols=2)

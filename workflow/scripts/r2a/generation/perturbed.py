@@ -1,0 +1,42 @@
+"""Answers re-generated from perturbed reasonings."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from r2a.config import CONDITIONS
+from r2a.generation import build_requests, write_traces
+from r2a.models import read_manifest
+from r2a.store import read_parquet
+
+
+def regenerate_answers(
+    prompts: Path,
+    dataset: Path,
+    manifest: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    engine: Mapping[str, Any],
+) -> None:
+    """Complete every perturbed prompt as its trace was completed; a row's condition is the perturbation's name.
+
+    Sampling and seed are those of the trace's own request. The table and its ledger are as generate_traces' are.
+    """
+    model = read_manifest(manifest)
+    own = {
+        (request.uid, request.decoding, request.sample): request
+        for request in build_requests(read_parquet(dataset), model, settings)
+        if request.condition == CONDITIONS[0]
+    }
+    table = read_parquet(prompts)
+    requests = [
+        replace(
+            own[row.uid, row.decoding, row.sample],
+            condition=row.perturbation,
+            prompt_ids=tuple(row.prompt_token_ids.tolist()),
+            max_new_tokens=min(settings["max_new_tokens"], max(model["n_positions"] - len(row.prompt_token_ids), 0)),
+        )
+        for row in table[table["left_out"] == ""].itertuples()
+    ]
+    write_traces(requests, model, output, settings, engine, [prompts, dataset, manifest])

@@ -1,0 +1,157 @@
+"""Dependence on the trace's text: prompts that end in a perturbed reasoning (METHOD section 2)."""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from r2a.models import load_tokenizer, marks_of, read_manifest, token_pieces
+from r2a.perturbation.reasoning import NotPerturbed, Reasoning, corrupt, cut, fill
+from r2a.progress import logger
+from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING
+from r2a.store import provenance, read_parquet, write_parquet
+from r2a.traces import SEGMENTS
+
+KEYS = ["uid", "condition", "decoding", "sample"]
+COLUMNS = [
+    "uid", "area", "decoding", "sample", "perturbation", "kind", "cut", "left_out", "prompt_token_ids", "kept_share",
+    "source_uid", "was", "becomes", "original_answer", "original_is_correct", "implied_answer",
+]  # fmt: skip
+REASONING = SEGMENTS.index("reasoning")
+WORDS = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)*")
+
+
+class PerturbationError(ValueError):
+    """No reasoning can be perturbed; the message names the file and the reasons."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A valid trace with its answer and, as words that a result may be, `values`; none where results are integers."""
+
+    uid: str
+    sample: int
+    reasoning: Reasoning
+    answer: str
+    reference: str
+    values: list[str]
+
+
+def perturb_reasoning(
+    traces: Path, grades: Path, dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any]
+) -> None:
+    """Write one row a trace with reasoning and perturbation: the prompt up to </think>, or why there is none.
+
+    Columns: uid, area, decoding, sample, perturbation (its name), kind, cut (percent, of kind cut), left_out
+    ('' | a reason), prompt_token_ids, kept_share (of kind cut), source_uid (of kind other_reasoning), was and
+    becomes (the corrupted result's value), original_answer, original_is_correct, and implied_answer: what follows
+    from the perturbed reasoning, where that is known. settings: decoding, kinds, cuts, filler, n_problems, seed.
+    Raises PerturbationError where nothing at all can be perturbed.
+    """
+    folder = read_manifest(manifest)["folder"]
+    tokenizer, think_close = load_tokenizer(folder), marks_of(folder).think_close
+    filler_ids = tokenizer.encode(settings["filler"], add_special_tokens=False)
+    problems = read_parquet(dataset).set_index("uid")
+    table = read_parquet(traces).merge(read_parquet(grades, [*KEYS, "answer", "is_correct"]), on=KEYS)
+    table = table[(table["condition"] == "with_reasoning") & (table["decoding"] == settings["decoding"])]
+    values = result_values(problems)
+    valid = {
+        (row.uid, row.sample): Trace(
+            row.uid, row.sample, _reasoning(row, tokenizer), row.answer, problems.at[row.uid, "answer"], values[row.uid]
+        )
+        for row in table[table["is_valid"]].itertuples()
+    }
+    others = list(valid.values())
+    drawn = _drawn(list(problems.index), settings["n_problems"], settings["seed"])
+    rows: list[dict[str, Any]] = []
+    for row in table.itertuples():
+        trace = valid.get((row.uid, row.sample))
+        known = {"uid": row.uid, "area": problems.at[row.uid, "area"], "decoding": row.decoding, "sample": row.sample}
+        known |= {"original_answer": row.answer, "original_is_correct": row.is_correct}
+        for kind in settings["kinds"]:
+            for percent in settings["cuts"] if kind == CUT else [None]:
+                name = kind if percent is None else f"{kind}_{percent}"
+                rows.append(known | {"perturbation": name, "kind": kind, "cut": percent, "left_out": ""})
+                try:
+                    if row.uid not in drawn:
+                        raise NotPerturbed("not drawn")
+                    if trace is None:
+                        raise NotPerturbed("the trace is not valid")
+                    if not trace.reasoning.token_ids:
+                        raise NotPerturbed("no reasoning")
+                    rng = random.Random(f"{settings['seed']} {row.uid} {row.sample} {name}")
+                    ids, facts = _perturbed(trace, kind, percent, filler_ids, tokenizer, others, rng)
+                except NotPerturbed as reason:
+                    rows[-1]["left_out"] = str(reason)
+                    continue
+                rows[-1] |= {"prompt_token_ids": [*trace.reasoning.before, *ids, think_close]} | facts
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    left_out = frame.groupby("perturbation", sort=False)["left_out"].value_counts()
+    logger.info(f"{output}: {len(table)} traces; left out, by reason:\n{left_out.to_string()}")
+    if (frame["left_out"] != "").all():
+        raise PerturbationError(f"{traces}: no reasoning can be perturbed ({dict(frame['left_out'].value_counts())})")
+    write_parquet(output, frame.astype({"cut": "Int64"}), provenance(settings, [traces, grades, dataset, manifest]))
+
+
+def result_values(problems: pd.DataFrame) -> dict[str, list[str]]:
+    """By uid, the words that a problem's results may be: its pair's two candidates, or its area's references.
+
+    None where the reference is no word: then results are integers. problems: by uid, with answer and area, and pair
+    where they are comparisons.
+    """
+    groups = problems["pair"] if "pair" in problems else problems["area"].fillna("")
+    words = problems["answer"][problems["answer"].map(lambda answer: bool(WORDS.fullmatch(answer.strip())))].str.strip()
+    of_group = words.groupby(groups[words.index]).unique()
+    return {uid: sorted(of_group[groups[uid]]) if uid in words.index else [] for uid in problems.index}
+
+
+def _reasoning(row: Any, tokenizer: Any) -> Reasoning:
+    """What the model wrote between <think> and </think>; the prompt's own line after <think> is not part of it."""
+    ids = [int(token) for token in (*row.prompt_token_ids, *row.completion_token_ids)]
+    start = max(row.bounds[REASONING], len(row.prompt_token_ids))
+    own = ids[start : row.bounds[REASONING + 1]]
+    return Reasoning(ids[:start], "\n" in tokenizer.decode(ids[start - 1]), own, token_pieces(tokenizer, own))
+
+
+def _drawn(uids: Sequence[str], n_problems: int | None, seed: int) -> set[str]:
+    if n_problems is None or n_problems >= len(uids):
+        return set(uids)
+    return set(random.Random(f"{seed} perturbed problems").sample(uids, n_problems))
+
+
+def _perturbed(
+    trace: Trace,
+    kind: str,
+    percent: int | None,
+    filler_ids: Sequence[int],
+    tokenizer: Any,
+    others: Sequence[Trace],
+    rng: random.Random,
+) -> tuple[list[int], dict[str, Any]]:
+    """What stands in the reasoning's place, and what there is to know about it (columns of perturb_reasoning)."""
+    reasoning = trace.reasoning
+    if percent is not None:
+        ids, n_kept = cut(reasoning, percent)
+        return ids, {"kept_share": n_kept / len(reasoning.token_ids)}
+    if kind == FILLER:
+        return fill(reasoning, filler_ids), {}
+    if kind == OTHER_REASONING:
+        fitting = [
+            other
+            for other in others
+            if other.reference.split() != trace.reference.split()
+            and other.answer.split() != trace.answer.split()
+            and other.reasoning.token_ids
+        ]
+        if not fitting:
+            raise NotPerturbed("no problem with another answer")
+        other = rng.choice(fitting)
+        return other.reasoning.token_ids, {"source_uid": other.uid, "implied_answer": other.answer}
+    ids, was, becomes = corrupt(reasoning, trace.values, 0 if kind == FIRST_RESULT else -1, tokenizer, rng)
+    # an earlier result says nothing certain about the answer; nor does one that was not the answer
+    is_implied = kind == LAST_RESULT and was == trace.answer.strip()
+    return ids, {"was": was, "becomes": becomes, "implied_answer": becomes if is_implied else None}

@@ -1,0 +1,106 @@
+"""What is put in the place of a trace's reasoning, as token ids: nothing decoded is tokenized again."""
+
+import random
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, cycle, islice
+from typing import Any
+
+LINE_SHARE = 0.125  # of the reasoning: how far from the place asked for a cut may go to find a line's end
+INTEGER = r"(?<![\w.,])\d+(?!\w|[.,]\d)"
+
+
+class NotPerturbed(ValueError):
+    """A reasoning cannot be perturbed in this way; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """The reasoning of one trace, without <think> and </think>.
+
+    before: ids of all that precedes it, and opens_line: whether that ends a line. token_ids: what the model wrote,
+    pieces: the text of each of these tokens, never none of them.
+    """
+
+    before: list[int]
+    opens_line: bool
+    token_ids: list[int]
+    pieces: list[str]
+
+    @property
+    def closing(self) -> list[int]:
+        """The token that ends its last line, if it does."""
+        return self.token_ids[-1:] if "\n" in self.pieces[-1] else []
+
+
+def cut(reasoning: Reasoning, percent: float) -> tuple[list[int], int]:
+    """The first `percent` of the tokens, closed as the whole was, and how many are kept.
+
+    The cut is moved to the nearest line's end where one is not further away than an eighth of the reasoning. The
+    token that ended the whole reasoning's last line is appended where a line is broken off.
+    """
+    n_tokens = len(reasoning.token_ids)
+    n_kept = round(n_tokens * percent / 100)
+    ends = [k for k in range(1, n_tokens) if "\n" in reasoning.pieces[k - 1]]
+    nearest = min(ends, key=lambda end: abs(end - n_kept), default=n_kept)
+    if 0 < percent < 100 and abs(nearest - n_kept) <= LINE_SHARE * n_tokens:
+        n_kept = nearest
+    is_whole_line = "\n" in reasoning.pieces[n_kept - 1] if n_kept else reasoning.opens_line
+    return [*reasoning.token_ids[:n_kept], *([] if is_whole_line else reasoning.closing)], n_kept
+
+
+def fill(reasoning: Reasoning, filler_ids: Sequence[int]) -> list[int]:
+    """The filler, repeated to the reasoning's length in tokens, closed as the reasoning was."""
+    n_filler = len(reasoning.token_ids) - len(reasoning.closing)
+    return [*islice(cycle(filler_ids), n_filler), *reasoning.closing]
+
+
+def find_results(pieces: Sequence[str], values: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Where results stand in the reasoning: first and past-the-last token, and the value, in order.
+
+    A result is a whole word of `values` in the same case, or, without any values, an integer by itself. One whose
+    tokens hold more than it and white space is left out.
+    """
+    words = "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True))
+    text = "".join(pieces)
+    ends = list(accumulate(map(len, pieces)))
+    found = []
+    for match in re.finditer(rf"(?<!\w)(?:{words})(?!\w)" if values else INTEGER, text):
+        first, stop = bisect_right(ends, match.start()), bisect_left(ends, match.end()) + 1
+        if "".join(pieces[first:stop]).strip() == match.group():
+            found.append((first, stop, match.group()))
+    return found
+
+
+def corrupt(
+    reasoning: Reasoning, values: Sequence[str], which: int, tokenizer: Any, rng: random.Random
+) -> tuple[list[int], str, str]:
+    """The reasoning with one result replaced; then the value that stood there, and the one put in its place.
+
+    which: 0 the first result, -1 the last (see find_results). A word gives way to another of `values`, an integer
+    to another of as many digits. Raises NotPerturbed where there is no such result, or the first is the last.
+    """
+    results = find_results(reasoning.pieces, values)
+    if not results:
+        raise NotPerturbed("no result in the reasoning")
+    if which == 0 and len(results) == 1:
+        raise NotPerturbed("the first result is the last")
+    first, stop, value = results[which]
+    written = "".join(reasoning.pieces[first:stop])
+    if tokenizer.encode(written, add_special_tokens=False) != reasoning.token_ids[first:stop]:
+        raise NotPerturbed("the result's tokens are not those of its text")
+    others = sorted(set(values) - {value})
+    if values and not others:
+        raise NotPerturbed("no other value")
+    other = rng.choice(others) if values else _other_integer(value, rng)
+    ids = tokenizer.encode(written.replace(value, other), add_special_tokens=False)
+    return [*reasoning.token_ids[:first], *ids, *reasoning.token_ids[stop:]], value, other
+
+
+def _other_integer(value: str, rng: random.Random) -> str:
+    """An integer of as many digits, which is not the value."""
+    lowest = 10 ** (len(value) - 1) if len(value) > 1 else 0
+    n_others = 10 ** len(value) - lowest
+    return str(lowest + (int(value) - lowest + rng.randrange(1, n_others)) % n_others)

@@ -28,7 +28,9 @@ def reference() -> str:
         ("datasets.{name}", config.Dataset),
         ("datasets.{name}.fields", config.Fields),
         ("decodings.{name}", config.Decoding),
-        *((name, getattr(config, name.capitalize())) for name in ("generation", "grading", "statistics")),
+        ("generation", config.Generation),
+        ("generation.repetition", config.Repetition),
+        *((name, getattr(config, name.capitalize())) for name in ("grading", "statistics")),
         *((name, getattr(config, name.capitalize())) for name in ("attention", "patching")),
     ]
     return "\n".join([INTRODUCTION, *(_table(title, section) for title, section in sections)])

@@ -37,9 +37,8 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
         name: [os.path.relpath(path, summary.parent) for path in inputs[name]]
         for name in ("evaluation_figures", "head_figures", "patching_figures")
     }
-    accuracy_figure, problems = (
-        os.path.relpath(inputs[name], summary.parent) for name in ("accuracy_figure", "problems")
-    )
+    accuracy_figure = os.path.relpath(inputs["accuracy_figure"], summary.parent)
+    problems = os.path.relpath(inputs["problems"], summary.parent)
     warning = [f"> **Toy models.** {TOY_WARNING}", ""] if settings["is_toy"] else []
     lines = [
         f"# Does the answer depend on the reasoning? Study “{settings['study']}”", "", *warning,

@@ -63,7 +63,10 @@ def test_options_of_generation_that_cannot_be_kept_are_told():
     with pytest.raises(ConfigError, match=r"variant\.think_tags: generation\.reasoning_budget needs <think>"):
         with_variant(pieces, generation={"reasoning_budget": 100})
     served = {"endpoint": {"base_url": "http://host/v1", "model": "m"}}
-    repetition = {"max_pattern_size": 8, "min_count": 4}
+    repetition = {"min_pattern_size": 9, "max_pattern_size": 8, "min_count": 4}
+    with pytest.raises(ConfigError, match=r"generation\.repetition: .*more than max_pattern_size"):
+        with_variant(pieces, generation={"repetition": repetition})
+    repetition["min_pattern_size"] = 2
     with pytest.raises(ConfigError, match=r"repetition cannot be asked of models\.variant\.endpoint"):
         with_variant(served, generation={"repetition": repetition})
 

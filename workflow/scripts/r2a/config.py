@@ -8,7 +8,7 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
 STAGE_VERSIONS = {
@@ -16,7 +16,7 @@ STAGE_VERSIONS = {
     "models": 1,
     "traces": 1,
     "grades": 1,
-    "evaluation": 1,
+    "evaluation": 2,
     "disagreements": 1,
     "attention": 1,
     "heads": 1,
@@ -153,6 +153,12 @@ class Repetition(Section):
     min_pattern_size: int = Field(1, gt=0, description="Shortest run of tokens that is looked for.")
     max_pattern_size: int = Field(gt=0, description="Longest run of tokens that is looked for.")
     min_count: int = Field(ge=2, description="How often the run must follow on itself.")
+
+    @model_validator(mode="after")
+    def _sizes_in_order(self) -> "Repetition":
+        if self.min_pattern_size > self.max_pattern_size:
+            raise ValueError("min_pattern_size is more than max_pattern_size")
+        return self
 
 
 class Generation(Section):

@@ -14,7 +14,6 @@ from r2a.config import CONDITIONS
 from r2a.figures.style import (
     CONDITION_COLOURS,
     CONDITION_MARKERS,
-    CONDITION_NAMES,
     GREY,
     LINES,
     name_lines,
@@ -55,7 +54,7 @@ def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[st
         "Wilson's, over problems. Middle: paired differences; hollow, the paper's estimand, over the problems valid "
         "in both conditions (n); grey, what the difference could be, were the other problems' answers not known.",
     )  # fmt: skip
-    save(figure, stem, table, settings, [accuracy, effect])
+    save(figure, stem, _drawn(table, effects), settings, [accuracy, effect])
 
 
 def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
@@ -81,7 +80,7 @@ def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, 
         f"Shares of all problems of an area (n), an invalid answer counting as wrong, with {_percent(settings)} "
         "Wilson intervals over problems. At the right, the paired difference in points with its interval.",
     )  # fmt: skip
-    save(figure, stem, table, settings, [accuracy, effect])
+    save(figure, stem, _drawn(table, effects), settings, [accuracy, effect])
 
 
 def plot_beside_paper(effect: Path, funnel: Path, paper: Path, stem: Path, settings: Mapping[str, Any]) -> None:
@@ -100,15 +99,13 @@ def plot_beside_paper(effect: Path, funnel: Path, paper: Path, stem: Path, setti
             part = of.loc[(source, condition)].loc[rows]
             style: dict[str, Any] = {"color": CONDITION_COLOURS[condition], "marker": CONDITION_MARKERS[condition]}
             style |= {"linestyle": "", "markerfacecolor": style["color"] if is_filled else "none", "markersize": 6}
-            label = f"{source}, {CONDITION_NAMES[condition].split()[0]}"
-            left.plot(part["common_accuracy"], places + shift, label=label, **style)
+            left.plot(part["common_accuracy"], places + shift, **style)
             right.plot(part["compliance"], places + shift, **style)
-        differences = 100 * part["common_difference"]
-        style = {"color": "black", "fmt": "D", "capsize": 2, "label": source}
-        xerr = whiskers(part, "common_difference", "common_low", "common_high", 100)
         middle.errorbar(
-            differences, places + shift, xerr=xerr, markerfacecolor="black" if is_filled else "white", **style
-        )
+            100 * part["common_difference"], places + shift, fmt="D", color="black", capsize=2,
+            xerr=whiskers(part, "common_difference", "common_low", "common_high", 100),
+            markerfacecolor="black" if is_filled else "white",
+        )  # fmt: skip
     ours = of.loc[("this study", CONDITIONS[0])].loc[rows]["n_common"]
     theirs = of.loc[("paper", CONDITIONS[0])].loc[rows]["n_common"]
     names = [f"{m}, {d}\nn = {a:.0f}; paper {b:.0f}" for (m, d), a, b in zip(rows, ours, theirs, strict=True)]
@@ -164,6 +161,13 @@ def _of_first_decoding(
     return table, effects, decoding
 
 
+def _drawn(table: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies, each beside the difference that is drawn with it."""
+    differences = effects.rename(columns={"low": "difference_low", "high": "difference_high"})
+    columns = [name for name in differences if name not in table or name in ("model", "dataset", "by", "group")]
+    return table.merge(differences[columns], on=["model", "dataset", "by", "group"], how="left")
+
+
 def _percent(settings: Mapping[str, Any]) -> str:
     return f"{100 * settings['confidence']:g} %"
 
@@ -175,7 +179,6 @@ def _by_condition(axes: Axes, rows: pd.DataFrame, column: str, names: list[str])
         axes.errorbar(
             part["accuracy"], np.arange(len(names)) + offset, xerr=whiskers(part, "accuracy"),
             fmt=CONDITION_MARKERS[condition], color=CONDITION_COLOURS[condition], capsize=2, markersize=5,
-            label=CONDITION_NAMES[condition],
         )  # fmt: skip
     labels = [f"{name} (n = {n:.0f})" for name, n in zip(names, part["n_problems"], strict=True)]
     axes.set(yticks=range(len(names)), yticklabels=labels, xlim=(-0.03, 1.03), xlabel="accuracy")
@@ -187,14 +190,11 @@ def _differences(axes: Axes, rows: pd.DataFrame) -> None:
     """Paired difference of each model, over all problems and over those valid in both; the bounds behind it."""
     places = np.arange(len(rows))
     axes.hlines(places, 100 * rows["excluded_low"], 100 * rows["excluded_high"], color=GREY, linewidth=7, alpha=0.35)
-    for prefix, offset, fill, label in (
-        ("", -0.13, "black", "all problems"),
-        ("common_", 0.13, "white", "valid in both"),
-    ):
+    for prefix, offset, fill in (("", -0.13, "black"), ("common_", 0.13, "white")):
         axes.errorbar(
             100 * rows[f"{prefix}difference"], places + offset,
             xerr=whiskers(rows, f"{prefix}difference", f"{prefix}low", f"{prefix}high", 100),
-            fmt="D", color="black", markerfacecolor=fill, capsize=2, markersize=4, label=label,
+            fmt="D", color="black", markerfacecolor=fill, capsize=2, markersize=4,
         )  # fmt: skip
     axes.axvline(0, color="black", linewidth=0.6, zorder=0)
     axes.set(yticks=places, ylim=(len(rows) - 0.5, -0.5), xlabel=POINTS)
@@ -214,7 +214,6 @@ def _by_level(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
                 np.arange(len(levels)) + 0.06 * (k - (len(models) - 1) / 2), part["accuracy"],
                 yerr=whiskers(part, "accuracy"), linestyle=LINES[k % len(LINES)], marker=CONDITION_MARKERS[condition],
                 markersize=4, elinewidth=0.6, color=CONDITION_COLOURS[condition],
-                label=model if condition == CONDITIONS[0] else None,
             )  # fmt: skip
     n = int(rows.groupby("level")["n_problems"].max().min())
     axes.set(xticks=range(len(levels)), xticklabels=levels, xlabel="level", ylabel="accuracy", ylim=(-0.03, 1.03))

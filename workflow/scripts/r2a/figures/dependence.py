@@ -14,7 +14,6 @@ from r2a.config import CONDITIONS
 from r2a.figures.style import (
     CONDITION_COLOURS,
     CONDITION_MARKERS,
-    CONDITION_NAMES,
     LINES,
     name_lines,
     nothing_to_draw,
@@ -86,7 +85,6 @@ def plot_changes(changes: Path, stem: Path, settings: Mapping[str, Any]) -> None
             axes.errorbar(
                 100 * part["difference"], np.arange(len(names)) + offset, xerr=whiskers(part, "difference", factor=100),
                 fmt=CONDITION_MARKERS[condition], color=CONDITION_COLOURS[condition], capsize=2, markersize=4,
-                label=CONDITION_NAMES[condition],
             )  # fmt: skip
         axes.axvline(0, color="black", linewidth=0.6, zorder=0)
         axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5), xlabel="change (points)")

@@ -4,12 +4,11 @@ import numpy as np
 import pandas as pd
 
 from r2a.config import CONDITIONS
-from r2a.evaluation.outcomes import WITH, WITHOUT, n_samples
+from r2a.evaluation.outcomes import SHORT, WITH, WITHOUT, n_samples
 from r2a.evaluation.statistics import difference_interval, share_interval
 
 MOST_BUDGETS = 40
 NAMES = ["model", "dataset", "decoding"]
-SHORT = {condition: condition.split("_")[0] for condition in CONDITIONS}
 MEASURED = ("accuracy", "low", "high", "finished")
 BUDGET_COLUMNS = [
     *NAMES, "budget", "n_problems", "n_samples",

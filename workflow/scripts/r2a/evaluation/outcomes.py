@@ -15,6 +15,7 @@ from r2a.config import CONDITIONS
 from r2a.store import read_parquet, read_provenance
 
 WITH, WITHOUT = CONDITIONS
+SHORT = {condition: condition.split("_")[0] for condition in CONDITIONS}  # in names of columns
 TRACE_KEYS = ["uid", "condition", "decoding", "sample"]
 TRACE_COLUMNS = [*TRACE_KEYS, "is_finished", "is_well_formed", "is_valid", "invalid_reason", "finish_reason"]
 
@@ -34,7 +35,7 @@ def read_traces(
     problems = {_names(path)["dataset"]: read_parquet(path, ["uid", "area", "level"]) for path in datasets}
     grades_of = {(_names(path)["model"], _names(path)["dataset"]): path for path in grades}
     _check_labels([_names(path) for path in traces])
-    parts, graded = [], [_no_graded()]
+    parts, graded = [], []
     for path in traces:
         names = _names(path)
         part = read_parquet(path, [*TRACE_COLUMNS, "completion_token_ids"])
@@ -50,7 +51,8 @@ def read_traces(
             if len(table) != len(part):
                 raise EvaluationError(f"{grade_path}: not one grade a trace of {path}; delete it and run again")
             graded.append(table)
-    return pd.concat(parts, ignore_index=True), with_outcomes(pd.concat(graded, ignore_index=True))
+    all_graded = pd.concat(graded, ignore_index=True) if graded else _no_graded()
+    return pd.concat(parts, ignore_index=True), with_outcomes(all_graded)
 
 
 def with_outcomes(graded: pd.DataFrame) -> pd.DataFrame:

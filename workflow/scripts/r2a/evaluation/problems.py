@@ -3,9 +3,9 @@
 import pandas as pd
 
 from r2a.config import CONDITIONS
+from r2a.evaluation.outcomes import SHORT
 
 NAMES = ["model", "dataset", "decoding", "uid"]
-SHORT = {condition: condition.split("_")[0] for condition in CONDITIONS}
 PROBLEM_COLUMNS = [
     *NAMES, "area", "level", "right_in", *(f"right_{short}" for short in SHORT.values()),
     *(f"valid_{short}" for short in SHORT.values()), *(f"why_not_{short}" for short in SHORT.values()),

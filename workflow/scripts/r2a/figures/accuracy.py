@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from r2a.config import CONDITIONS
 from r2a.figures.style import (
@@ -73,7 +73,6 @@ def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, 
         for place, row in enumerate(changes.set_index("group").reindex(areas).itertuples()):
             text = f"{100 * row.difference:+.0f} [{100 * row.low:+.0f}, {100 * row.high:+.0f}]"
             axes.text(1.06, place, text, va="center", fontsize=7, transform=axes.get_yaxis_transform())
-        axes.text(1.06, -0.75, "difference", va="center", fontsize=7, color=GREY, transform=axes.get_yaxis_transform())
     name_lines(figure)
     title(
         figure, f"Accuracy by area, {decoding} decoding",
@@ -112,7 +111,7 @@ def plot_beside_paper(effect: Path, funnel: Path, paper: Path, stem: Path, setti
     for axes, label in ((left, "accuracy, valid in both"), (middle, POINTS), (right, "valid traces of all")):
         axes.set(yticks=places, yticklabels=names if axes is left else [], ylim=(len(rows) - 0.5, -0.5), xlabel=label)
     for axes in (left, right):
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set(major_locator=MaxNLocator(5), major_formatter=PercentFormatter(1))
     middle.axvline(0, color="black", linewidth=0.6, zorder=0)
     decoding = table.loc[table["source"] == "this study", "decoding"].iloc[0]
     name_lines(figure)

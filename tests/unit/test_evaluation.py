@@ -18,17 +18,19 @@ from r2a.evaluation import (
     write_disagreements,
     write_evaluation,
 )
+from r2a.evaluation.outcomes import EvaluationError, with_outcomes
 from r2a.evaluation.statistics import (
     bootstrap_interval,
+    difference_interval,
     excluded_bounds,
     holm,
     invalid_wrong_bounds,
     mcnemar_p,
     paired_t,
+    share_interval,
     sign_flip_p,
     wilson_interval,
 )
-from r2a.evaluation.tables import EvaluationError
 from r2a.store import provenance, read_parquet, read_provenance, write_parquet
 
 MODELS = {"R1-Llama-8B": "llama-8B", "R1-Qwen-7B": "qwen-7B", "R1-Qwen-1.5B": "qwen-1p5B", "R1-Full": "r1-full"}
@@ -69,8 +71,10 @@ def graded_frame(outcomes: list[tuple[str, str]], n_samples: int = 1, **columns:
         for sample in range(n_samples)
     ]  # fmt: skip
     frame = pd.DataFrame(rows).astype({"is_correct": object})
+    frame["invalid_reason"] = np.where(frame["is_valid"], "", "unfinished")
+    frame["reason"] = frame["is_correct"].map({True: "string", False: "mismatch", None: "timeout"})
     defaults = {"model": "M", "dataset": "D", "decoding": "greedy", "area": None, "level": None}
-    return frame.assign(**{**defaults, **columns})
+    return with_outcomes(frame.assign(**{**defaults, **columns}))
 
 
 def published_frame(paper: dict[str, Any], model: str, only_with: str, only_without: str) -> pd.DataFrame:
@@ -143,6 +147,34 @@ def test_sign_flip_by_draws_comes_near_the_exact_p():
 
 def test_sign_flip_by_draws_is_never_zero():
     assert sign_flip_p(np.ones(60), 999, 3) == 1 / 1000
+
+
+@pytest.mark.parametrize(
+    ("cells", "low", "high"),
+    [((36, 12, 2, 0), 0.0569, 0.3404), ((54, 0, 0, 0), -0.0664, 0.0664)],
+)
+def test_difference_interval_is_newcombes_of_1998(cells, low, high):
+    with_reasoning, without = np.repeat([1.0, 1.0, 0.0, 0.0], cells), np.repeat([1.0, 0.0, 1.0, 0.0], cells)
+    found = difference_interval(with_reasoning, without, 1, 1, 0.95)
+    assert found == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+def test_share_interval_of_samples_that_all_agree_is_wilsons_but_for_students_quantile():
+    shares = np.repeat([1.0, 0.0], [120, 280])
+    quantiles = stats.t.ppf(0.975, 399), stats.norm.ppf(0.975)
+    widths = [np.subtract(*share_interval(shares, n_samples, 0.95)) for n_samples in (4, 1)]
+    assert widths[0] / widths[1] == pytest.approx(quantiles[0] / quantiles[1], rel=1e-3)
+
+
+def test_share_interval_of_independent_samples_nears_that_of_all_answers():
+    shares = np.random.default_rng(5).binomial(4, 0.3, 5000) / 4
+    expected = wilson_interval(int(4 * shares.sum()), 20_000, 0.95)
+    assert share_interval(shares, 4, 0.95) == pytest.approx(expected, abs=3e-4)
+
+
+def test_intervals_of_nothing_are_nan():
+    assert np.isnan(share_interval(np.array([]), 2, 0.95)).all()
+    assert np.isnan(difference_interval(np.array([]), np.array([]), 1, 1, 0.95)).all()
 
 
 def test_bootstrap_interval_is_the_binomials_own():
@@ -222,7 +254,7 @@ def test_undecided_answers_are_left_out_and_counted():
     (effect,) = effect_table(graded, **DRAWS).to_dict("records")
     assert (effect["n_problems"], effect["n_undecided"], effect["difference"]) == (2, 2, 0.5)
     assert (effect["excluded_low"], effect["excluded_high"]) == (-0.25, 0.75)
-    accuracy = accuracy_table(graded, **DRAWS).set_index("condition")
+    accuracy = accuracy_table(graded, 0.95).set_index("condition")
     assert list(accuracy["n_undecided"]) == [1, 1]
     assert accuracy.loc["with_reasoning", "accuracy"] == pytest.approx(2 / 3)
 
@@ -230,7 +262,8 @@ def test_undecided_answers_are_left_out_and_counted():
 def test_repeating_every_sample_leaves_intervals_of_the_effect_as_they_are():
     outcomes = [("r", "w")] * 12 + [("w", "r")] * 5 + [("r", "r")] * 20
     once, thrice = (effect_table(graded_frame(outcomes, n), **DRAWS).iloc[0] for n in (1, 3))
-    assert (once["low"], once["high"]) == (thrice["low"], thrice["high"])
+    # but that the covariance is held back less, and the quantile is Student's
+    assert (once["low"], once["high"]) == pytest.approx((thrice["low"], thrice["high"]), abs=0.01)
     assert (thrice["test"], thrice["n_problems"], thrice["n_samples"]) == ("sign-flip permutation", 37, 3)
     assert thrice["p"] == pytest.approx(once["p"], abs=0.03)
     assert pd.isna(thrice["b"])
@@ -239,13 +272,13 @@ def test_repeating_every_sample_leaves_intervals_of_the_effect_as_they_are():
 
 def test_accuracy_interval_of_repeated_samples_counts_problems():
     outcomes = [("r", "r")] * 30 + [("w", "w")] * 70
-    row = accuracy_table(graded_frame(outcomes, 8), **DRAWS).iloc[0]
+    row = accuracy_table(graded_frame(outcomes, 8), 0.95).iloc[0]
     expected = stats.binom.ppf([0.025, 0.975], 100, 0.3) / 100
     assert (row["low"], row["high"]) == pytest.approx(expected, abs=0.01)
 
 
 def test_accuracy_over_valid_traces_stands_beside_that_over_all():
-    row = accuracy_table(graded_frame([("r", "w")] * 3 + [("w", "w")] + [("i", "w")] * 16), **DRAWS).iloc[0]
+    row = accuracy_table(graded_frame([("r", "w")] * 3 + [("w", "w")] + [("i", "w")] * 16), 0.95).iloc[0]
     assert (row["accuracy"], row["valid_accuracy"], row["n_valid"]) == (3 / 20, 3 / 4, 4)
     assert (row["low"], row["high"]) == pytest.approx((0.0524, 0.3604), abs=5e-5)  # Wilson, 3 of 20
 
@@ -279,10 +312,23 @@ def test_funnel_counts_each_step_and_gives_compliance_with_its_interval(paper):
     n_total, *n_left = paper["math500"]["funnel"]["llama-8B-withR"]
     traces = pd.DataFrame({step: np.arange(n_total) < n for step, n in zip(steps, n_left, strict=True)})
     names = {"model": "M", "dataset": "D", "condition": "with_reasoning", "decoding": "sampled"}
+    finish = np.where(np.arange(n_total) < n_total - 40, "length", "repetition")
+    finish = np.where(traces["is_finished"], "stop", finish)
+    traces = traces.assign(uid=np.arange(n_total).astype(str), sample=0, finish_reason=finish)
     row = funnel_table(traces.assign(**names), 0.95).iloc[0]
     assert [row[step] for step in ("total", "finished", "well_formed", "extracted")] == [500, 412, 379, 373]
+    assert row["repeating"] == 40
     assert row["compliance"] == 373 / 500
-    assert row["low"] < row["compliance"] < row["high"]
+    assert (row["low"], row["high"]) == pytest.approx(wilson_interval(373, 500, 0.95))
+
+
+def test_compliance_interval_of_repeated_samples_counts_problems():
+    once, often = (graded_frame([("r", "r")] * 60 + [("i", "r")] * 40, n).assign(finish_reason="") for n in (1, 9))
+    low = [
+        funnel_table(table.assign(is_finished=True, is_well_formed=True), 0.95)["low"].iloc[0]
+        for table in (once, often)
+    ]
+    assert low[1] == pytest.approx(low[0], abs=2e-3)
 
 
 # ---- files in, files out
@@ -293,24 +339,28 @@ def write_inputs(folder: Path, model: str, label: str, dataset: str, graded: pd.
     paths = {kind: folder / kind / model / f"{dataset}.parquet" for kind in ("traces", "grades")}
     paths["dataset"] = folder / "datasets" / f"{dataset}.parquet"
     keys = ["uid", "condition", "decoding", "sample"]
-    traces = graded[[*keys, "is_valid"]].assign(is_finished=True, is_well_formed=True)
+    traces = graded[[*keys, "is_valid", "invalid_reason"]].assign(
+        is_finished=True, is_well_formed=True, finish_reason="stop"
+    )
+    traces["completion_token_ids"] = [[1, 2, 3]] * len(traces)
     write_parquet(paths["traces"], traces, provenance(settings))
-    write_parquet(paths["grades"], graded[[*keys, "is_correct"]], provenance(settings))
+    write_parquet(paths["grades"], graded[[*keys, "is_correct", "reason"]], provenance(settings))
     problems = graded[["uid", "area", "level"]].drop_duplicates("uid")
     write_parquet(paths["dataset"], problems, provenance({"dataset": dataset, "dataset_label": dataset.title()}))
     return paths
 
 
 def evaluate(folder: Path, inputs: list[dict[str, Path]]) -> list[pd.DataFrame]:
-    outputs = [folder / f"{name}.csv" for name in ("funnel", "accuracy", "effect")]
+    names = ("funnel", "accuracy", "effect", "budgets", "problems", "decodings", "variants")
+    outputs = {name: folder / f"{name}.csv" for name in names}
     write_evaluation(
         [paths["traces"] for paths in inputs],
         [paths["grades"] for paths in inputs if "grades" in paths],
         sorted({paths["dataset"] for paths in inputs if "grades" in paths}),
-        *outputs,
-        {"stage": "evaluation", **DRAWS},
+        outputs,
+        {"stage": "evaluation", "variants": {}, **DRAWS},
     )
-    return [pd.read_csv(path) for path in outputs]
+    return [pd.read_csv(outputs[name]) for name in names[:3]]
 
 
 def test_tables_name_models_and_datasets_by_their_labels(tmp_path):

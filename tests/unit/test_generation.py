@@ -59,9 +59,14 @@ def test_a_line_outlives_a_process_that_is_killed(tmp_path):
 
 def test_a_key_changes_with_what_determines_the_completion_only():
     changes = {"seed": 8, "prompt_ids": (1, 2), "temperature": 0.6, "top_p": 0.9, "max_new_tokens": 51, "model": "new"}
+    changes |= {"reasoning_budget": 9, "repetition": {"min_pattern_size": 1, "max_pattern_size": 4, "min_count": 3}}
     keys = {dataclasses.replace(REQUEST, **{name: value}).key for name, value in changes.items()}
     assert len(keys | {REQUEST.key}) == len(changes) + 1
     assert dataclasses.replace(REQUEST, uid="p2", decoding="renamed", prompt="the same in ids").key == REQUEST.key
+
+
+def test_options_that_are_off_leave_keys_as_they_were_without_them():
+    assert REQUEST.key == "489a6b0622d4"
 
 
 def test_a_key_of_a_text_prompt_changes_with_the_text():

@@ -49,6 +49,35 @@ def test_closes_are_counted_after_the_opening_only():
     assert n_think_closes(prompt + completion, segment_bounds(prompt, completion, MARKS), MARKS) == 2
 
 
+# tokens that spell tags: "<", "think>", "</", ">\n" and so on
+SPELLED = ["B", "Q", " ", "<", "think", ">", "Ċ", "so", "</", "thi", "nk", ">ĊĊ", "3", "E"]
+
+
+def test_spelled_tags_are_found_and_the_token_that_holds_more_belongs_to_the_tag():
+    ids = [BOS, *range(10, 22), EOS]
+    bounds = segment_bounds(ids[:7], ids[7:], MARKS, SPELLED)
+    spelled = {name: SPELLED[bounds[k] : bounds[k + 1]] for k, name in enumerate(SEGMENTS)}
+    assert spelled == {
+        "bos": ["B"], "prompt": ["Q", " "], "think_open": ["<", "think", ">"], "reasoning": ["Ċ", "so"],
+        "think_close": ["</", "thi", "nk", ">ĊĊ"], "answer": ["3"], "eos": ["E"],
+    }  # fmt: skip
+    assert n_think_closes(ids, bounds, MARKS, SPELLED) == 1
+
+
+def test_a_tag_of_one_token_closes_a_reasoning_whose_tags_may_be_spelled():
+    texts = ["B", "<", "think", ">", "so", "</think>", "3", "</", "think", ">"]
+    ids = [BOS, 10, 11, 12, 13, CLOSE, 14, 15, 11, 12]
+    bounds = segment_bounds(ids[:4], ids[4:], MARKS, texts)
+    assert (bounds[4], bounds[5]) == (5, 6)
+    assert n_think_closes(ids, bounds, MARKS, texts) == 2
+
+
+def test_words_that_only_resemble_a_tag_are_none():
+    texts = ["B", "<", "think", ">", "<", "/", "thinks", ">"]
+    bounds = segment_bounds([BOS, 10, 11, 12], [10, 13, 14, 12], MARKS, texts)
+    assert (bounds[4], bounds[5]) == (8, 8)
+
+
 @pytest.mark.parametrize(
     ("text", "boxes"),
     [

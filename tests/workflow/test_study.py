@@ -35,6 +35,17 @@ def test_without_reasoning_the_harder_chains_lose_at_least_30_points(study, mode
     assert share["with_reasoning"] - share["without_reasoning"] >= 0.30
 
 
+def test_the_problems_add_up_to_the_effect(study):
+    """Problems right with and without reasoning only are the effect's b and c."""
+    problems, effect = (pd.read_csv(study.results / f"tables/{name}.csv") for name in ("problems", "effect"))
+    greedy = effect[(effect["decoding"] == "greedy") & (effect["by"] == "all")]
+    assert len(greedy) == len(EACH)
+    for row in greedy.itertuples():
+        of_row = (problems["model"] == row.model) & (problems["dataset"] == row.dataset)
+        counts = problems[of_row & (problems["decoding"] == "greedy")]["right_in"].value_counts()
+        assert (counts.get("only with", 0), counts.get("only without", 0)) == (row.b, row.c)
+
+
 @pytest.mark.parametrize(("model", "dataset"), EACH)
 def test_the_rerun_agrees_with_the_engine_token_by_token(study, model, dataset):
     with h5py.File(study.results / f"attention/{model}/{dataset}.h5") as file:

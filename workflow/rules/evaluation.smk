@@ -25,6 +25,10 @@ rule tabulate_evaluation:
         funnel="<results>/tables/funnel.csv",
         accuracy="<results>/tables/accuracy.csv",
         effect="<results>/tables/effect.csv",
+        budgets="<results>/tables/budgets.csv",
+        problems="<results>/tables/problems.csv",
+        decodings="<results>/tables/decodings.csv",
+        variants="<results>/tables/variants.csv",
     log:
         "<logs>/tables/evaluation.log",
     benchmark:

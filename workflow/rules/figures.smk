@@ -15,6 +15,101 @@ rule plot_accuracy:
         "../scripts/plot_accuracy.py"
 
 
+rule plot_areas:
+    input:
+        accuracy="<results>/tables/accuracy.csv",
+        effect="<results>/tables/effect.csv",
+    output:
+        multiext("<results>/figures/areas", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/areas.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=STUDY.stage("figures"),
+    script:
+        "../scripts/plot_areas.py"
+
+
+rule plot_beside_paper:
+    input:
+        effect="<results>/tables/effect.csv",
+        funnel="<results>/tables/funnel.csv",
+        paper=PAPER_NUMBERS,
+    output:
+        multiext("<results>/figures/beside_paper", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/beside_paper.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=STUDY.stage("figures"),
+    script:
+        "../scripts/plot_beside_paper.py"
+
+
+rule plot_budgets:
+    input:
+        budgets="<results>/tables/budgets.csv",
+    output:
+        multiext("<results>/figures/budgets", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/budgets.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=STUDY.stage("figures"),
+    script:
+        "../scripts/plot_budgets.py"
+
+
+rule plot_changes:
+    input:
+        changes="<results>/tables/{change}.csv",
+    output:
+        multiext("<results>/figures/{change}", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{change}.log",
+    wildcard_constraints:
+        change="decodings|variants",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=STUDY.stage("figures"),
+    script:
+        "../scripts/plot_changes.py"
+
+
+rule plot_disagreements:
+    input:
+        grades=expand("<results>/grades/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.graded_datasets),
+    output:
+        multiext("<results>/figures/disagreements", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/disagreements.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=STUDY.stage("figures"),
+    script:
+        "../scripts/plot_disagreements.py"
+
+
+rule plot_funnel:
+    input:
+        funnel="<results>/tables/funnel.csv",
+    output:
+        multiext("<results>/figures/funnel", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/funnel.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=STUDY.stage("figures"),
+    script:
+        "../scripts/plot_funnel.py"
+
+
 rule plot_decomposition:
     input:
         heads="<results>/heads/{model}/{dataset}.parquet",

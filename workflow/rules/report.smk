@@ -4,6 +4,18 @@ rule write_summary:
         funnel="<results>/tables/funnel.csv",
         accuracy="<results>/tables/accuracy.csv",
         effect="<results>/tables/effect.csv",
+        budgets="<results>/tables/budgets.csv",
+        decodings="<results>/tables/decodings.csv",
+        variants="<results>/tables/variants.csv",
+        problems="<results>/tables/problems.csv",
+        evaluation_figures=expand(
+            "<results>/figures/{figure}.png",
+            figure=[
+                *["areas", "budgets", "funnel", "decodings", "disagreements"],
+                *(["variants"] if STUDY.variants else []),
+                *(["beside_paper"] if STUDY.has_papers_numbers else []),
+            ],
+        ),
         disagreements="<results>/tables/grader_disagreements.csv",
         perturbation=expand(
             "<results>/tables/{model}/{dataset}/perturbation.csv",

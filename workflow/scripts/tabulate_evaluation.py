@@ -1,4 +1,4 @@
-"""Tabulate the funnel, the accuracies and the effect of reasoning."""
+"""Tabulate the funnel, the accuracies, the effect of reasoning, and what both depend on."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +17,7 @@ def main(snakemake: "Snakemake") -> None:
             [Path(path) for path in snakemake.input.traces],
             [Path(path) for path in snakemake.input.grades],
             [Path(path) for path in snakemake.input.datasets],
-            Path(snakemake.output.funnel),
-            Path(snakemake.output.accuracy),
-            Path(snakemake.output.effect),
+            {name: Path(path) for name, path in snakemake.output.items()},
             snakemake.params.settings,
         )
 

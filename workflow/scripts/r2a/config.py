@@ -3,11 +3,12 @@
 Read at every parse of the Snakefile, on every cluster job: no heavy import here.
 """
 
+import csv
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
 STAGE_VERSIONS = {
@@ -16,7 +17,7 @@ STAGE_VERSIONS = {
     "traces": 1,
     "grades": 1,
     "perturbation": 1,
-    "evaluation": 1,
+    "evaluation": 2,
     "disagreements": 1,
     "attention": 1,
     "probes": 1,
@@ -33,6 +34,8 @@ STAGE_VERSIONS = {
 MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
 DATASET_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".md")  # a dataset's README.md names its subsets' files
 CONDITIONS = ("with_reasoning", "without_reasoning")
+VARIED = ("prompt", "without_reasoning", "think_tags", "dtype")  # what a variant may have otherwise than its base
+PAPER_NUMBERS = "resources/paper_numbers.csv"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -78,6 +81,19 @@ class Model(Source):
     label: str | None = Field(None, description="Name in figures and tables; the key by default.")
     prompt: Literal["raw", "chat"] = Field(
         "raw", description="raw: the paper's format. chat: the model's own template."
+    )
+    without_reasoning: Literal["finished", "empty"] = Field(
+        "finished", description="How the reasoning is closed beforehand (METHOD section 1)."
+    )
+    think_tags: Literal["token", "pieces"] = Field(
+        "token",
+        description="token: <think> and </think> are one token each. pieces: the prompt spells them in several tokens, "
+        "and the answer begins where the model has spelled </think>, in whatever tokens (variants only).",
+    )
+    variant_of: Name | None = Field(
+        None,
+        description="Another model whose weights and settings this one takes, but for the keys given here, e.g. "
+        "{variant_of: my-model, prompt: chat}. It has traces, grades and tables, and a comparison with that model.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="Weights and activations, in vLLM and in reruns."
@@ -136,10 +152,30 @@ class Decoding(Section):
     n_samples: int = Field(1, gt=0, description="Completions a problem and condition.")
 
 
+class Repetition(Section):
+    """A completion that ends in the same tokens again and again is stopped; it counts as unfinished."""
+
+    min_pattern_size: int = Field(1, gt=0, description="Shortest run of tokens that is looked for.")
+    max_pattern_size: int = Field(gt=0, description="Longest run of tokens that is looked for.")
+    min_count: int = Field(ge=2, description="How often the run must follow on itself.")
+
+    @model_validator(mode="after")
+    def _sizes_in_order(self) -> "Repetition":
+        if self.min_pattern_size > self.max_pattern_size:
+            raise ValueError("min_pattern_size is more than max_pattern_size")
+        return self
+
+
 class Generation(Section):
     max_new_tokens: int = Field(10_000, gt=0, description="Length limit of a completion, in tokens (paper: 10,000).")
-    without_reasoning: Literal["finished", "empty"] = Field(
-        "finished", description="How the reasoning is closed beforehand (METHOD section 1)."
+    repetition: Repetition | None = Field(
+        None, description="Stops completions that repeat themselves; off by default, and in the paper."
+    )
+    reasoning_budget: int | None = Field(
+        None,
+        gt=0,
+        description="Tokens of reasoning, counted from <think>, after which </think> is put in the model's mouth; off "
+        "by default, and in the paper.",
     )
     gpu_memory_percent: int = Field(
         90, gt=0, le=100, description="Share of a GPU's memory that vLLM may use, in percent."
@@ -330,8 +366,29 @@ class Study(Section):
 
     @property
     def weighted_models(self) -> list[str]:
-        """The models whose weights are known, and so their attention and activations."""
-        return [name for name, model in self.models.items() if model.path or model.hub]
+        """The models whose weights are known, and so their attention and activations; variants have their bases'."""
+        return [name for name, model in self.models.items() if (model.path or model.hub) and not model.variant_of]
+
+    @property
+    def variants(self) -> dict[str, dict[str, str]]:
+        """The variants by label: their base's label, and in words what is changed."""
+        found = {}
+        for name, model in self.models.items():
+            if model.variant_of:
+                base = self.models[model.variant_of]
+                changes = (
+                    f"{key}: {getattr(model, key)}" for key in VARIED if getattr(model, key) != getattr(base, key)
+                )
+                labels = {"base": self.model_label(model.variant_of), "change": ", ".join(changes)}
+                found[self.model_label(name)] = labels
+        return found
+
+    @property
+    def has_papers_numbers(self) -> bool:
+        """Whether the paper has numbers of one of the study's models on one of its datasets, by their labels."""
+        labels = {*map(self.model_label, self.models)}, {*map(self.dataset_label, self.graded_datasets)}
+        with open(PAPER_NUMBERS) as file:
+            return any(row["model"] in labels[0] and row["dataset"] in labels[1] for row in csv.DictReader(file))
 
     def endpoint_resources(self, model: str) -> dict[str, str | int]:
         """Where a model's endpoint is and how fast to ask it, which changes no results; empty without one."""
@@ -376,6 +433,8 @@ class Study(Section):
             params |= {"model": model, "model_label": self.model_label(model), "is_toy": settings.is_toy}
             params |= {"source": settings.model_dump(include={"path", "hub", "revision"})}
             params |= {"dtype": settings.dtype, "prompt": settings.prompt}
+            if name in ("traces", "perturbation"):
+                params |= settings.model_dump(include={"without_reasoning", "think_tags"})
             if name in ("models", "traces", "perturbation"):
                 fields = {"model", "kind", "body", "prefill"}
                 params["endpoint"] = settings.endpoint and settings.endpoint.model_dump(include=fields)
@@ -390,7 +449,7 @@ class Study(Section):
         if name in ("traces", "perturbation") and dataset is not None:
             params["instruction"] = self.datasets[dataset].instruction
             params["decodings"] = {key: decoding.model_dump() for key, decoding in self.decodings.items()}
-            params |= self.generation.model_dump(include={"max_new_tokens", "without_reasoning"})
+            params |= self.generation.model_dump(include={"max_new_tokens", "repetition", "reasoning_budget"})
         if name == "perturbation":
             params |= self.perturbation.model_dump()
         if name == "grades":
@@ -399,6 +458,8 @@ class Study(Section):
             params["graders"] = self.grading.graders
         if name in ("evaluation", "heads", "ablation_effect", "patching", "figures"):
             params |= self.statistics.model_dump()
+        if name in ("evaluation", "figures") and model is None:
+            params["variants"] = self.variants
         if name == "attention":
             params |= self.attention.model_dump(exclude={"n_top_heads", "batch_tokens"})
             params["is_greedy"] = self.decodings[self.attention.decoding].temperature == 0
@@ -419,7 +480,9 @@ class Study(Section):
 
 def load_study(config: dict[str, Any], origin: str = "the configuration") -> Study:
     """The study that a parsed configuration describes. Raises ConfigError with every error, in words."""
-    lines = _relations_in_words(config)
+    lines = _variants_in_words(config)
+    config = _with_variants(config)
+    lines += _relations_in_words(config)
     try:
         study = Study.model_validate(config)
     except ValidationError as error:
@@ -429,16 +492,53 @@ def load_study(config: dict[str, Any], origin: str = "the configuration") -> Stu
     return study
 
 
+def _entries(config: dict[str, Any], section: str) -> dict[str, dict[str, Any]]:
+    found = config.get(section)
+    return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
+
+
+def _with_variants(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with every variant complete: its base's entry, but for its label and the keys of its own."""
+    models = _entries(config, "models")
+    if not any("variant_of" in entry for entry in models.values()):
+        return config
+    bases = {name: {k: v for k, v in entry.items() if k != "label"} for name, entry in models.items()}
+    complete = {name: {**bases.get(str(entry.get("variant_of")), {}), **entry} for name, entry in models.items()}
+    return {**config, "models": {**config["models"], **complete}}
+
+
+def _variants_in_words(config: dict[str, Any]) -> list[str]:
+    """What is wrong between a variant and the model that it varies."""
+    models, lines = _entries(config, "models"), []
+    mains = [name for name, entry in models.items() if "variant_of" not in entry]
+    defaults = {key: Model.model_fields[key].default for key in VARIED}
+    for name, entry in models.items():
+        place = f"models.{name}.variant_of"
+        if "variant_of" not in entry:
+            if entry.get("think_tags") == "pieces":
+                lines.append(f"models.{name}.think_tags: only a variant spells its tags in pieces; give it variant_of")
+            continue
+        if entry["variant_of"] not in mains:
+            lines.append(f"{place}: {entry['variant_of']!r} is none of the models to vary ({', '.join(mains)})")
+            continue
+        base = defaults | models[entry["variant_of"]]
+        if all(entry.get(key, base[key]) == base[key] for key in VARIED):
+            lines.append(f"{place}: nothing is varied; give another {', '.join(VARIED[:-1])} or {VARIED[-1]}")
+        own = [key for key in ("path", "hub", "revision") if key in entry]
+        if own:
+            lines.append(f"{place}: a variant has its base's weights; take {' and '.join(own)} out")
+        if entry.get("think_tags") == "pieces" and not (base.get("path") or base.get("hub")):
+            lines.append(
+                f"models.{name}.think_tags: {entry['variant_of']} is sent text, which its server makes tokens of"
+            )
+    return lines
+
+
 def _relations_in_words(config: dict[str, Any]) -> list[str]:
     """What no single key can tell: places that don't exist, names that nothing bears."""
-
-    def entries(section: str) -> dict[str, dict[str, Any]]:
-        found = config.get(section)
-        return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
-
     lines = []
     for section in ("models", "datasets"):
-        for name, entry in entries(section).items():
+        for name, entry in _entries(config, section).items():
             path, hub = entry.get("path"), entry.get("hub")
             endpoint = entry.get("endpoint") if section == "models" else None
             if (path is None) == (hub is None) and not (endpoint and path is None):
@@ -450,11 +550,15 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
                 lines += _endpoint_in_words(name, entry, endpoint)
             if isinstance(path, str) and not Path(path).exists():
                 lines.append(f"{section}.{name}.path: {path} does not exist; paths start at the repository's root")
+    generation = config.get("generation")
+    if isinstance(generation, dict):
+        for name, entry in _entries(config, "models").items():
+            lines += _generation_in_words(name, entry, generation)
     grading = config.get("grading")
     graders = grading.get("graders") if isinstance(grading, dict) else None
     if isinstance(graders, list) and any(graders.count(grader) > 1 for grader in graders):
         lines.append("grading.graders: a grader is named twice")
-    decodings = entries("decodings")
+    decodings = _entries(config, "decodings")
     for name, decoding in decodings.items():
         if decoding.get("temperature") == 0 and decoding.get("n_samples", 1) != 1:
             lines.append(f"decodings.{name}.n_samples: greedy decoding gives the same text each time; set it to 1")
@@ -496,6 +600,17 @@ def _perturbation_in_words(section: Any) -> list[str]:
     ]
 
 
+def _generation_in_words(name: str, entry: dict[str, Any], generation: dict[str, Any]) -> list[str]:
+    """What is wrong between the options of generation and a model."""
+    options = [key for key in ("repetition", "reasoning_budget") if generation.get(key) is not None]
+    if options and entry.get("endpoint"):
+        given = " and ".join(options)
+        return [f"generation: {given} cannot be asked of models.{name}.endpoint; put its server's fields into its body"]
+    if "reasoning_budget" in options and entry.get("think_tags") == "pieces":
+        return [f"models.{name}.think_tags: generation.reasoning_budget needs <think> as one token"]
+    return []
+
+
 def _endpoint_in_words(name: str, entry: dict[str, Any], endpoint: dict[str, Any]) -> list[str]:
     """What is wrong between a model's endpoint and the rest of its entry."""
     kind, place = endpoint.get("kind", "completions"), f"models.{name}.endpoint.kind"
@@ -532,6 +647,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
         "fields": Fields,
         "endpoint": Endpoint,
         "needles": Needle,
+        "repetition": Repetition,
     }
     for part in location:
         field = section.model_fields.get(part)

@@ -1,8 +1,12 @@
 """What a trace is: its segments, its final answer, its validity (METHOD section 1)."""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+
+from r2a.prompts import THINK_CLOSE, THINK_OPEN
 
 SEGMENTS = ("bos", "prompt", "think_open", "reasoning", "think_close", "answer", "eos")
 QUERY_SEGMENTS = ("reasoning", "answer")
@@ -19,33 +23,47 @@ class Marks:
     think_close: int
 
 
-def segment_bounds(prompt_ids: Sequence[int], completion_ids: Sequence[int], marks: Marks) -> list[int]:
+def segment_bounds(
+    prompt_ids: Sequence[int], completion_ids: Sequence[int], marks: Marks, texts: Sequence[str] = ()
+) -> list[int]:
     """Eight ascending token positions; segment k of SEGMENTS is bounds[k] up to bounds[k + 1].
 
     The segments tile the whole trace; one that is absent is empty. The reasoning starts after the
     last <think> of the prompt, or the first of the completion where the prompt has none.
+    texts: every token's own text, where tags may be spelled in several tokens (find_tags); else a tag is its token.
     Raises ValueError where the trace has no <think>.
     """
     ids = [*prompt_ids, *completion_ids]
-    if marks.think_open in prompt_ids:
-        think_open = len(prompt_ids) - 1 - list(reversed(prompt_ids)).index(marks.think_open)
-    elif marks.think_open in completion_ids:
-        think_open = len(prompt_ids) + list(completion_ids).index(marks.think_open)
-    else:
+    opens = find_tags(ids, marks.think_open, texts, THINK_OPEN)
+    closes = find_tags(ids, marks.think_close, texts, THINK_CLOSE)
+    if not opens:
         raise ValueError("no <think> in the trace")
+    in_prompt = [span for span in opens if span[0] < len(prompt_ids)]
+    think_open, reasoning = in_prompt[-1] if in_prompt else opens[0]
     n_bos = int(bool(ids) and marks.bos is not None and ids[0] == marks.bos)
     end = len(ids) - int(bool(completion_ids) and completion_ids[-1] in marks.eos)
-    if marks.think_close in ids[think_open + 1 :]:
-        think_close = ids.index(marks.think_close, think_open + 1)
-        answer = think_close + 1
-    else:
-        think_close = answer = end
-    return [0, n_bos, think_open, think_open + 1, think_close, answer, end, len(ids)]
+    think_close, answer = next((span for span in closes if span[0] >= reasoning), (end, end))
+    return [0, n_bos, think_open, reasoning, think_close, answer, end, len(ids)]
 
 
-def n_think_closes(ids: Sequence[int], bounds: Sequence[int], marks: Marks) -> int:
-    """How many </think> follow the trace's <think>."""
-    return sum(token == marks.think_close for token in ids[bounds[3] :])
+def n_think_closes(ids: Sequence[int], bounds: Sequence[int], marks: Marks, texts: Sequence[str] = ()) -> int:
+    """How many </think> follow the trace's <think>; texts as in segment_bounds."""
+    return sum(start >= bounds[3] for start, _ in find_tags(ids, marks.think_close, texts, THINK_CLOSE))
+
+
+def find_tags(ids: Sequence[int], mark: int, texts: Sequence[str], tag: str) -> list[tuple[int, int]]:
+    """First token and the one after the last of every tag: the tokens that are the mark, or that spell the tag.
+
+    texts: every token's text, or nothing where only the mark counts. A token that holds more than its part of the
+    tag (">\\n") belongs to the tag.
+    """
+    if not texts:
+        return [(position, position + 1) for position, token in enumerate(ids) if token == mark]
+    ends = list(accumulate(map(len, texts)))
+    return [
+        (bisect_right(ends, match.start()), bisect_left(ends, match.end()) + 1)
+        for match in re.finditer(re.escape(tag), "".join(texts))
+    ]
 
 
 def find_boxes(text: str) -> list[str]:

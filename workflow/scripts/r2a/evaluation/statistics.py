@@ -14,12 +14,63 @@ def wilson_interval(
     Wilson, 1927, "Probable inference, the law of succession, and statistical inference".
     """
     total = np.asarray(n_total, float)
-    z = stats.norm.ppf((1 + confidence) / 2)
+    with np.errstate(invalid="ignore"):
+        return _wilson(n_successes / total, total, stats.norm.ppf((1 + confidence) / 2))
+
+
+def _wilson(share: np.ndarray, total: np.ndarray, z: float) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = n_successes / total
         centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
         half = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
     return np.maximum(centre - half, 0), np.minimum(centre + half, 1)
+
+
+def share_interval(shares: np.ndarray, n_samples: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high end of the mean of shares [..., problem], each of n_samples answers; nan without problems.
+
+    Wilson's interval; for several samples of as many independent answers as the spread between problems is worth (at
+    most all of them, and the problems where all agree), with Student's quantile, as that number is estimated. It has
+    a width where all problems agree, and a bootstrap over problems has none. nan for several samples of one problem.
+    Dean and Pagano, 2015, "Evaluating confidence interval methods for binomial proportions in clustered surveys".
+    """
+    n_problems = shares.shape[-1]
+    if n_samples == 1 or not n_problems:
+        return wilson_interval(shares.sum(-1), n_problems, confidence)
+    mean, spread = shares.mean(-1), shares.var(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        n_worth = np.minimum(n_problems * mean * (1 - mean) / spread, n_problems * n_samples)
+    n_worth = np.where((mean == 0) | (mean == 1), n_problems, n_worth)
+    return _wilson(mean, n_worth, stats.t.ppf((1 + confidence) / 2, n_problems - 1))
+
+
+def difference_interval(
+    first: np.ndarray, second: np.ndarray, n_first: int, n_second: int, confidence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high end of the mean of first minus second [..., problem], shares of n_first and n_second answers.
+
+    The distances to the ends of the two share_intervals, squared and added, less what the shares' covariance over
+    problems explains, itself a little reduced as Newcombe does. A percentile bootstrap over problems covers too
+    seldom where few problems differ (61 % of the time for 3 % of 48 problems), and has no width where none does;
+    this one then covers too often. nan as in share_interval.
+    Newcombe, 1998, "Improved confidence intervals for the difference between binomial proportions based on paired
+    data", method 10; Zou and Donner, 2008, for means of several samples.
+    """
+    n_problems = first.shape[-1]
+    if not n_problems:
+        return share_interval(first, n_first, confidence)
+    mean_1, mean_2 = first.mean(-1), second.mean(-1)
+    low_1, high_1 = share_interval(first, n_first, confidence)
+    low_2, high_2 = share_interval(second, n_second, confidence)
+    covariance = ((first - mean_1[..., None]) * (second - mean_2[..., None])).mean(-1)
+    covariance -= np.clip(covariance, 0, 1 / (2 * n_problems * min(n_first, n_second)))
+    spreads = first.std(-1) * second.std(-1)
+    correlation = np.divide(covariance, spreads, out=np.zeros_like(spreads), where=spreads > 0)
+
+    def reach(this: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.maximum(this**2 + other**2 - 2 * correlation * this * other, 0))
+
+    difference = mean_1 - mean_2
+    return difference - reach(mean_1 - low_1, high_2 - mean_2), difference + reach(high_1 - mean_1, mean_2 - low_2)
 
 
 def mcnemar_p(n_with_only: np.ndarray | int, n_without_only: np.ndarray | int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The figure of stage 1: accuracy with and without reasoning."""
+"""Figures of stage 1: accuracy with and without reasoning, by area, and beside the paper's numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,98 +8,213 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from r2a.config import CONDITIONS
 from r2a.figures.style import (
-    BLUE,
     CONDITION_COLOURS,
     CONDITION_MARKERS,
-    CONDITION_NAMES,
-    GREEN,
     GREY,
-    PURPLE,
-    RED,
+    LINES,
+    name_lines,
+    nothing_to_draw,
+    panels,
     save,
+    title,
+    whiskers,
 )
 
-MODEL_COLOURS = (GREEN, PURPLE, RED, BLUE)
-LINES = ("-", "--", ":", "-.")
+OFFSETS = dict(zip(CONDITIONS, (-0.13, 0.13), strict=True))
+POINTS = "with minus without reasoning (points)"
 
 
 def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A row a dataset: accuracy by model, accuracy by level, and the effect by area, with intervals.
+    """A row a dataset: accuracy by model, the paired difference beside it, and accuracy by level, with intervals.
 
-    Drawn for the study's first decoding, over all problems, an invalid answer counting as wrong.
+    Drawn for the study's first decoding, over all problems, an invalid answer counting as wrong; the difference also
+    over the problems valid in both conditions. Variants are left out.
     """
-    table, effects = pd.read_csv(accuracy), pd.read_csv(effect)
-    decoding = table["decoding"].iloc[0]
-    table, effects = table[table["decoding"] == decoding], effects[effects["decoding"] == decoding]
+    table, effects, decoding = _of_first_decoding(accuracy, effect, settings)
     datasets, models = list(table["dataset"].unique()), list(table["model"].unique())
+    height = 1.9 + 0.3 * len(models)
     figure, grid = plt.subplots(
-        len(datasets), 3, figsize=(10, 0.8 + 2.9 * len(datasets)), layout="constrained", squeeze=False
+        len(datasets), 3, figsize=(10.5, 1.0 + height * len(datasets)), layout="constrained", squeeze=False
     )
     for row, dataset in zip(grid, datasets, strict=True):
         rows, changes = table[table["dataset"] == dataset], effects[effects["dataset"] == dataset]
-        _overall(row[0], rows[rows["by"] == "all"], models)
-        row[0].set_title(f"{dataset}: all problems")
-        _by_level(row[1], rows[rows["by"] == "level"], models)
-        _by_area(row[2], changes[changes["by"].isin(["all", "area"])], models)
-    figure.suptitle(f"Accuracy and effect of reasoning, {decoding} decoding", x=0.01, ha="left", fontsize=11)
-    save(figure, stem, table, settings, [accuracy, effect])
+        overall, changes = rows[rows["by"] == "all"], changes[changes["by"] == "all"]
+        _by_condition(row[0], overall, "model", models)
+        row[0].set_title(dataset)
+        _differences(row[1], changes.set_index("model").reindex(models))
+        _by_level(row[2], rows[rows["by"] == "level"], models)
+    name_lines(figure, models)
+    title(
+        figure, f"Accuracy with and without reasoning, {decoding} decoding",
+        f"Shares of all problems (n), an invalid answer counting as wrong, with {_percent(settings)} intervals: "
+        "Wilson's, over problems. Middle: paired differences; hollow, the paper's estimand, over the problems valid "
+        "in both conditions (n); grey, what the difference could be, were the other problems' answers not known.",
+    )  # fmt: skip
+    save(figure, stem, _drawn(table, effects), settings, [accuracy, effect])
 
 
-def _overall(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
-    for k, condition in enumerate(CONDITIONS):
-        part = rows[rows["condition"] == condition].set_index("model").loc[models]
-        axes.errorbar(
-            part["accuracy"], np.arange(len(models)) + (k - 0.5) * 0.25,
-            xerr=[part["accuracy"] - part["low"], part["high"] - part["accuracy"]],
-            fmt=CONDITION_MARKERS[condition], color=CONDITION_COLOURS[condition], capsize=2, markersize=5,
-            label=CONDITION_NAMES[condition],
+def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """A row a dataset and a column a model: accuracy and paired difference by area, with n and intervals."""
+    table, effects, decoding = _of_first_decoding(accuracy, effect, settings)
+    table, effects = table[table["by"] == "area"], effects[effects["by"] == "area"]
+    if table.empty:
+        save(nothing_to_draw("No problem of this study has an area."), stem, effects, settings, [accuracy, effect])
+        return
+    figure, each = panels(table, 4.6, 1.2 + 0.3 * int(table.groupby("dataset")["group"].nunique().max()))
+    for axes, rows in each:
+        areas = list(rows["group"].unique())
+        _by_condition(axes, rows, "group", areas)
+        names = rows[["model", "dataset"]].iloc[0]
+        changes = effects[(effects["model"] == names["model"]) & (effects["dataset"] == names["dataset"])]
+        for place, row in enumerate(changes.set_index("group").reindex(areas).itertuples()):
+            text = f"{100 * row.difference:+.0f} [{100 * row.low:+.0f}, {100 * row.high:+.0f}]"
+            axes.text(1.06, place, text, va="center", fontsize=7, transform=axes.get_yaxis_transform())
+    name_lines(figure)
+    title(
+        figure, f"Accuracy by area, {decoding} decoding",
+        f"Shares of all problems of an area (n), an invalid answer counting as wrong, with {_percent(settings)} "
+        "Wilson intervals over problems. At the right, the paired difference in points with its interval.",
+    )  # fmt: skip
+    save(figure, stem, _drawn(table, effects), settings, [accuracy, effect])
+
+
+def plot_beside_paper(effect: Path, funnel: Path, paper: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """This study's numbers beside the paper's, for the models and datasets whose labels are the paper's.
+
+    In the study's first decoding, over the problems valid in both conditions: accuracy, difference, and the share of
+    valid traces. paper: resources/paper_numbers.csv.
+    """
+    table = beside_paper(pd.read_csv(effect), pd.read_csv(funnel), pd.read_csv(paper))
+    rows = list(table[["model", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10.5, 1.7 + 0.45 * len(rows)), layout="constrained")
+    of = table.set_index(["source", "condition", "model", "dataset"]).sort_index()
+    places = np.arange(len(rows))
+    for source, is_filled, shift in (("this study", True, -0.1), ("paper", False, 0.1)):
+        for condition in CONDITIONS:
+            part = of.loc[(source, condition)].loc[rows]
+            style: dict[str, Any] = {"color": CONDITION_COLOURS[condition], "marker": CONDITION_MARKERS[condition]}
+            style |= {"linestyle": "", "markerfacecolor": style["color"] if is_filled else "none", "markersize": 6}
+            left.plot(part["common_accuracy"], places + shift, **style)
+            right.plot(part["compliance"], places + shift, **style)
+        middle.errorbar(
+            100 * part["common_difference"], places + shift, fmt="D", color="black", capsize=2,
+            xerr=whiskers(part, "common_difference", "common_low", "common_high", 100),
+            markerfacecolor="black" if is_filled else "white",
         )  # fmt: skip
-    axes.set(yticks=range(len(models)), yticklabels=models, xlim=(-0.03, 1.03), xlabel="accuracy")
-    axes.set_ylim(len(models) - 0.5, -0.5)
+    ours = of.loc[("this study", CONDITIONS[0])].loc[rows]["n_common"]
+    theirs = of.loc[("paper", CONDITIONS[0])].loc[rows]["n_common"]
+    names = [f"{m}, {d}\nn = {a:.0f}; paper {b:.0f}" for (m, d), a, b in zip(rows, ours, theirs, strict=True)]
+    for axes, label in ((left, "accuracy, valid in both"), (middle, POINTS), (right, "valid traces of all")):
+        axes.set(yticks=places, yticklabels=names if axes is left else [], ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+    for axes in (left, right):
+        axes.xaxis.set(major_locator=MaxNLocator(5), major_formatter=PercentFormatter(1))
+    middle.axvline(0, color="black", linewidth=0.6, zorder=0)
+    decoding = table.loc[table["source"] == "this study", "decoding"].iloc[0]
+    name_lines(figure)
+    title(
+        figure, f"Beside the paper's numbers, {decoding} decoding",
+        "Filled: this study; hollow: Zhang et al., 2025. Accuracy and paired difference over the problems valid in "
+        f"both conditions (n), this study's with its {_percent(settings)} interval; right, the share of traces that "
+        "are finished, well-formed and have an answer.",
+    )  # fmt: skip
+    save(figure, stem, table, settings, [effect, funnel])
+
+
+def beside_paper(effect: pd.DataFrame, funnel: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """One row a source (this study, paper), model, dataset and condition, of the labels that both have.
+
+    common_*: over the problems valid in both conditions (n_common). compliance: extracted / total.
+    """
+    keys = ["model", "dataset", "condition"]
+    paper = paper.assign(
+        source="paper", common_accuracy=paper["n_right"] / paper["n_common"],
+        compliance=paper["extracted"] / paper["total"],
+    )  # fmt: skip
+    sign = paper["condition"].map({CONDITIONS[0]: 1, CONDITIONS[1]: -1})
+    paper["common_difference"] = (
+        (sign * paper["common_accuracy"]).groupby([paper["model"], paper["dataset"]]).transform("sum")
+    )
+    effect, funnel = (part[part["decoding"] == part["decoding"].iloc[0]] for part in (effect, funnel))
+    ours = funnel.merge(effect[effect["by"] == "all"], on=["model", "dataset", "decoding"], suffixes=("_funnel", ""))
+    is_with = ours["condition"] == CONDITIONS[0]
+    accuracy = ours["common_accuracy_with"].where(is_with, ours["common_accuracy_without"])
+    ours = ours.assign(source="this study", common_accuracy=accuracy)
+    columns = ["source", *keys, "decoding", "n_common", "common_accuracy", "common_difference", "common_low"]
+    columns += ["common_high", "compliance"]
+    table = pd.concat([ours, paper], ignore_index=True).reindex(columns=columns)
+    return table[table.groupby(keys)["source"].transform("nunique") == 2].reset_index(drop=True)
+
+
+def _of_first_decoding(
+    accuracy: Path, effect: Path, settings: Mapping[str, Any]
+) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    table, effects = (pd.read_csv(path, dtype={"level": str}) for path in (accuracy, effect))
+    decoding = table["decoding"].iloc[0]
+    table, effects = (
+        part[(part["decoding"] == decoding) & ~part["model"].isin(settings["variants"])] for part in (table, effects)
+    )
+    return table, effects, decoding
+
+
+def _drawn(table: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies, each beside the difference that is drawn with it."""
+    differences = effects.rename(columns={"low": "difference_low", "high": "difference_high"})
+    columns = [name for name in differences if name not in table or name in ("model", "dataset", "by", "group")]
+    return table.merge(differences[columns], on=["model", "dataset", "by", "group"], how="left")
+
+
+def _percent(settings: Mapping[str, Any]) -> str:
+    return f"{100 * settings['confidence']:g} %"
+
+
+def _by_condition(axes: Axes, rows: pd.DataFrame, column: str, names: list[str]) -> None:
+    """Accuracy of each name, a line each, in both conditions."""
+    for condition, offset in OFFSETS.items():
+        part = rows[rows["condition"] == condition].set_index(column).reindex(names)
+        axes.errorbar(
+            part["accuracy"], np.arange(len(names)) + offset, xerr=whiskers(part, "accuracy"),
+            fmt=CONDITION_MARKERS[condition], color=CONDITION_COLOURS[condition], capsize=2, markersize=5,
+        )  # fmt: skip
+    labels = [f"{name} (n = {n:.0f})" for name, n in zip(names, part["n_problems"], strict=True)]
+    axes.set(yticks=range(len(names)), yticklabels=labels, xlim=(-0.03, 1.03), xlabel="accuracy")
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    _legend_below(axes)
 
 
-def _legend_below(axes: Axes) -> Any:
-    """A legend where it cannot hide what is drawn."""
-    return axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+def _differences(axes: Axes, rows: pd.DataFrame) -> None:
+    """Paired difference of each model, over all problems and over those valid in both; the bounds behind it."""
+    places = np.arange(len(rows))
+    axes.hlines(places, 100 * rows["excluded_low"], 100 * rows["excluded_high"], color=GREY, linewidth=7, alpha=0.35)
+    for prefix, offset, fill in (("", -0.13, "black"), ("common_", 0.13, "white")):
+        axes.errorbar(
+            100 * rows[f"{prefix}difference"], places + offset,
+            xerr=whiskers(rows, f"{prefix}difference", f"{prefix}low", f"{prefix}high", 100),
+            fmt="D", color="black", markerfacecolor=fill, capsize=2, markersize=4,
+        )  # fmt: skip
+    axes.axvline(0, color="black", linewidth=0.6, zorder=0)
+    axes.set(yticks=places, ylim=(len(rows) - 0.5, -0.5), xlabel=POINTS)
+    axes.set_yticklabels([f"n = {n:.0f}" for n in rows["n_common"]])
+    axes.set_title("paired difference")
 
 
 def _by_level(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
     if rows.empty:
         axes.set_axis_off()
         return
-    levels = sorted(rows["level"].unique())
-    for model, line in zip(models, LINES, strict=False):
+    levels = sorted(rows["level"].unique(), key=lambda level: (len(level), level))
+    for k, model in enumerate(models):
         for condition in CONDITIONS:
-            part = rows[(rows["model"] == model) & (rows["condition"] == condition)].set_index("level").loc[levels]
-            axes.plot(
-                range(len(levels)), part["accuracy"], line, marker=CONDITION_MARKERS[condition], markersize=4,
-                color=CONDITION_COLOURS[condition], label=model if condition == CONDITIONS[0] else None,
+            part = rows[(rows["model"] == model) & (rows["condition"] == condition)].set_index("level").reindex(levels)
+            axes.errorbar(
+                np.arange(len(levels)) + 0.06 * (k - (len(models) - 1) / 2), part["accuracy"],
+                yerr=whiskers(part, "accuracy"), linestyle=LINES[k % len(LINES)], marker=CONDITION_MARKERS[condition],
+                markersize=4, elinewidth=0.6, color=CONDITION_COLOURS[condition],
             )  # fmt: skip
-    axes.set(xticks=range(len(levels)), xlabel="level", ylabel="accuracy", ylim=(-0.03, 1.03))
-    axes.set_xticklabels([f"{level:g}" if isinstance(level, float) else str(level) for level in levels])
+    n = int(rows.groupby("level")["n_problems"].max().min())
+    axes.set(xticks=range(len(levels)), xticklabels=levels, xlabel="level", ylabel="accuracy", ylim=(-0.03, 1.03))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_title("by level")
-    for handle in _legend_below(axes).get_lines():
-        handle.set(color=GREY, marker="")
-
-
-def _by_area(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
-    groups = list(rows["group"].unique())
-    for k, (model, colour) in enumerate(zip(models, MODEL_COLOURS, strict=False)):
-        part = rows[rows["model"] == model].set_index("group").loc[groups]
-        axes.errorbar(
-            100 * part["difference"], np.arange(len(groups)) + (k - (len(models) - 1) / 2) * 0.22,
-            xerr=100 * np.array([part["difference"] - part["low"], part["high"] - part["difference"]]),
-            fmt="oDs^"[k % 4], color=colour, capsize=2, markersize=4, label=model,
-        )  # fmt: skip
-    axes.axvline(0, color="black", linewidth=0.6, zorder=0)
-    axes.set(yticks=range(len(groups)), yticklabels=groups, xlabel="with minus without reasoning (points)")
-    axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.set_title("effect by area")
-    _legend_below(axes)
+    axes.set_title(f"by level (n = {n} or more)")

@@ -1,7 +1,8 @@
 """One look for every figure: fonts, palette, names, and how a figure is saved with its numbers."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from r2a.store import provenance, whole_file, write_csv
 
@@ -23,6 +28,7 @@ CONDITION_COLOURS = {"with_reasoning": BLUE, "without_reasoning": ORANGE}
 CONDITION_MARKERS = {"with_reasoning": "o", "without_reasoning": "s"}
 CONDITION_NAMES = {"with_reasoning": "with reasoning", "without_reasoning": "without reasoning"}
 TOY_NOTE = "Toy models trained on synthetic tasks: this shows that the machinery works, nothing about real models."
+LINES: tuple[Any, ...] = ("-", "--", ":", "-.")  # of decodings or models, taken in turn
 DPI = 160
 
 plt.rcParams.update(
@@ -37,9 +43,66 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, settings: Mapping[str,
     """Write {stem}.svg, .png and .csv (the drawn numbers), and close the figure."""
     if settings["is_toy"]:
         n_characters = int(17 * figure.get_figwidth())  # of this size, in the figure's width
-        figure.supxlabel(textwrap.fill(TOY_NOTE, n_characters), fontsize=7, color=GREY)
+        above = f"{figure.get_supxlabel()}\n" if figure.get_supxlabel() else ""
+        figure.supxlabel(above + textwrap.fill(TOY_NOTE, n_characters), fontsize=7, color=GREY)
     for suffix in (".svg", ".png"):
         with whole_file(stem.with_suffix(suffix)) as partial:
             figure.savefig(partial, dpi=DPI, metadata={"Date": None} if suffix == ".svg" else None)
     plt.close(figure)
     write_csv(stem.with_suffix(".csv"), table, provenance(settings, inputs))
+
+
+def panels(table: pd.DataFrame, width: float, height: float) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFrame]]]:
+    """A figure with a row a dataset and a column a model of the table, and each panel with its rows of it.
+
+    Panels are titled by model and dataset; those without rows are left out. width, height: of one panel, in inches.
+    """
+    datasets, models = list(table["dataset"].unique()), list(table["model"].unique())
+    size = (max(width * len(models), 6.4), 0.8 + height * len(datasets))  # a title and its legend need 6.4
+    figure, grid = plt.subplots(len(datasets), len(models), figsize=size, layout="constrained", squeeze=False)
+
+    def each() -> Iterator[tuple[Axes, pd.DataFrame]]:
+        for axes, (dataset, model) in zip(grid.flat, product(datasets, models), strict=True):
+            rows = table[(table["dataset"] == dataset) & (table["model"] == model)]
+            axes.set_title(f"{model}, {dataset}")
+            if rows.empty:
+                axes.set_axis_off()
+            else:
+                yield axes, rows
+
+    return figure, each()
+
+
+def nothing_to_draw(why: str) -> Figure:
+    figure = plt.figure(figsize=(6, 1))
+    figure.text(0.02, 0.5, why, va="center")
+    return figure
+
+
+def title(figure: Figure, text: str, what: str) -> None:
+    """A title with a free line under it; at the figure's foot, in small, what is drawn and with what intervals."""
+    n_characters = int(16 * figure.get_figwidth())
+    figure.suptitle(f"{text}\n", x=0.01, ha="left", fontsize=11, linespacing=1.5)
+    figure.supxlabel(textwrap.fill(what, n_characters), x=0.01, ha="left", fontsize=7.5)
+
+
+def name_lines(figure: Figure, names: Sequence[str] = ()) -> None:
+    """A legend under the title: conditions by colour and marker, and what each kind of line stands for."""
+    handles = [
+        Line2D([], [], color=CONDITION_COLOURS[c], marker=CONDITION_MARKERS[c], label=CONDITION_NAMES[c])
+        for c in CONDITION_NAMES
+    ]
+    lines = [LINES[k % len(LINES)] for k in range(len(names))]
+    handles += [Line2D([], [], color=GREY, linestyle=line, label=name) for line, name in zip(lines, names, strict=True)]
+    legend_under_title(figure, handles)
+
+
+def legend_under_title(figure: Figure, handles: Sequence[Artist]) -> None:
+    place = (0.005, 1 - 0.27 / figure.get_figheight())
+    legend = figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=6, fontsize=8, borderpad=0)
+    legend.set_in_layout(False)  # the title keeps a line free for it
+
+
+def whiskers(rows: pd.DataFrame, value: str, low: str = "low", high: str = "high", factor: float = 1) -> Any:
+    """Distances from a value to the ends of its interval, as errorbar takes them [end, row]."""
+    return factor * np.abs(np.array([rows[value] - rows[low], rows[high] - rows[value]], float))

@@ -41,7 +41,7 @@ def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings
         ids: list[int] = []
         room = settings["max_new_tokens"]
         if tokenizer is not None:
-            form = settings["prompt"], settings["without_reasoning"]
+            form = settings["prompt"], settings["without_reasoning"], settings["think_tags"]
             ids = prompt_ids(tokenizer, row.problem, settings["instruction"], condition, *form)
             room = min(room, max(manifest["n_positions"] - len(ids), 0))
         for decoding, sampler in settings["decodings"].items():
@@ -61,6 +61,8 @@ def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings
                         top_p=1.0 if is_greedy else sampler["top_p"] or default_top_p,
                         max_new_tokens=room,
                         model=model,
+                        repetition=settings["repetition"],
+                        reasoning_budget=settings["reasoning_budget"],
                     )
                 )
     return requests
@@ -116,7 +118,7 @@ def write_traces(
             for request, completion in keep(finished, ledger, missing, f"{settings['model']}, {settings['dataset']}"):
                 completions[request.key] = completion
         completions |= {request.key: ledger[request.key] for request in asked if request.key in ledger}
-    reader = _Reader(model["folder"], settings["kind"] == "open_ended")
+    reader = _Reader(model["folder"], settings["kind"] == "open_ended", settings["think_tags"] == "pieces")
     rows = [reader.row(request, completions[request.key]) for request in requests]
     write_parquet(output, pd.DataFrame(rows), provenance(settings, inputs))
 
@@ -149,17 +151,21 @@ def _complete(
 class _Reader:
     """Reads completions into rows of the traces' table: by token ids, or by text where no tokenizer is known."""
 
-    def __init__(self, folder: str | None, is_open_ended: bool) -> None:
-        """folder: the model's, or None for one without weights. is_open_ended: any answer will do, boxed or not."""
-        self.is_open_ended = is_open_ended
+    def __init__(self, folder: str | None, is_open_ended: bool, has_spelled_tags: bool) -> None:
+        """folder: the model's, or None for one without weights. is_open_ended: any answer will do, boxed or not.
+
+        has_spelled_tags: tags count in whatever tokens they are spelled.
+        """
+        self.is_open_ended, self.has_spelled_tags = is_open_ended, has_spelled_tags
         self.tokenizer = load_tokenizer(folder) if folder else None
         self.marks = marks_of(folder) if folder else None
 
     def row(self, request: Request, completion: Completion) -> dict[str, Any]:
         if self.tokenizer is not None and self.marks is not None:
             ids = [*request.prompt_ids, *completion.token_ids]
-            bounds = segment_bounds(request.prompt_ids, completion.token_ids, self.marks)
-            n_closes = n_think_closes(ids, bounds, self.marks)
+            texts = self.tokenizer.convert_ids_to_tokens(ids) if self.has_spelled_tags else ()
+            bounds = segment_bounds(request.prompt_ids, completion.token_ids, self.marks, texts)
+            n_closes = n_think_closes(ids, bounds, self.marks, texts)
             answer_text = self.tokenizer.decode(ids[bounds[5] : bounds[6]])
             prompt_text = self.tokenizer.decode(request.prompt_ids)
             text = self.tokenizer.decode(completion.token_ids)

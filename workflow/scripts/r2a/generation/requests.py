@@ -1,5 +1,6 @@
 """What is asked of an engine, and what it gives back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,8 @@ class Request:
     """One prompt to complete. `model` identifies weights, tokenizer and dtype, or an endpoint's model.
 
     prompt_ids is the whole prompt where the tokenizer is known, else empty. prompt is the question's text with its
-    instruction, prefill the text that opens the reasoning. top_p None leaves it to the server.
+    instruction, prefill the text that opens the reasoning. top_p None leaves it to the server. repetition and
+    reasoning_budget are as in the configuration, None where they are off.
     """
 
     uid: str
@@ -29,6 +31,8 @@ class Request:
     top_p: float | None
     max_new_tokens: int
     model: str
+    repetition: Mapping[str, int] | None = None
+    reasoning_budget: int | None = None
 
     @property
     def full_prompt(self) -> str:
@@ -37,9 +41,10 @@ class Request:
 
     @cached_property
     def key(self) -> str:
-        """Identifies the completion: everything that determines it, nothing else."""
+        """Identifies the completion: everything that determines it, nothing else (so no option that is off)."""
         left_out = {"uid", "condition", "decoding", "sample"}
         left_out |= {"prompt", "prefill"} if self.prompt_ids else {"prompt_ids"}
+        left_out |= {name for name in ("repetition", "reasoning_budget") if getattr(self, name) is None}
         return parameters_hash({k: v for k, v in vars(self).items() if k not in left_out})
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from r2a.generation.requests import Completion, Request
+from r2a.prompts import THINK_CLOSE, THINK_OPEN
 
 # In the engine at a time: enough to keep it busy, so few that a study of millions does not sit in its memory.
 MOST_WAITING, FEWEST_WAITING = 2048, 1024
@@ -29,15 +30,20 @@ def start(requests: Sequence[Request], manifest: Mapping[str, Any], engine: Mapp
     else:
         memory = {"gpu_memory_utilization": engine["gpu_memory_percent"] / 100, "tensor_parallel_size": engine["gpu"]}
     from vllm import LLM
+    from vllm.config.reasoning import ReasoningConfig
 
     gc.freeze()  # a start collects garbage five times: no need to go through all that was imported
+    has_budget = any(request.reasoning_budget for request in requests)
+    tags = ReasoningConfig(reasoning_start_str=THINK_OPEN, reasoning_end_str=THINK_CLOSE) if has_budget else None
     (origin,) = manifest["models"].values()
-    return LLM(model=manifest["folder"], dtype=origin["dtype"], max_model_len=longest, **memory)
+    model = {"model": manifest["folder"], "dtype": origin["dtype"], "max_model_len": longest}
+    return LLM(**model, reasoning_config=tags, **memory)
 
 
 def as_vllm_takes_it(request: Request) -> tuple[Any, Any]:
     """A request's prompt and sampling parameters, in vLLM's own types."""
     import vllm
+    from vllm.sampling_params import RepetitionDetectionParams
 
     sampling = vllm.SamplingParams(
         temperature=request.temperature,
@@ -45,6 +51,8 @@ def as_vllm_takes_it(request: Request) -> tuple[Any, Any]:
         seed=request.seed,
         max_tokens=request.max_new_tokens,
         detokenize=False,  # the ids are what is kept
+        repetition_detection=RepetitionDetectionParams(**request.repetition) if request.repetition else None,
+        thinking_token_budget=request.reasoning_budget,
     )
     return {"prompt_token_ids": list(request.prompt_ids)}, sampling
 

@@ -1,0 +1,83 @@
+"""Options of generation in vLLM's real engine: a budget of reasoning, stopping repetition, tags in pieces."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from r2a.config import load_study
+from r2a.datasets import load_dataset
+from r2a.generation import generate_traces
+from r2a.models import resolve_model
+
+ROOT = Path(__file__).parents[2]
+ENGINE = {"gpu": 0, "gpu_memory_percent": 90, "cpu_cache_mb": 64}
+pytestmark = pytest.mark.slow
+
+
+def traces(folder, monkeypatch, generation, **variant):
+    """Traces of the tiny Llama on six puzzles, by uid and condition; of its variant where one is given."""
+    monkeypatch.chdir(ROOT)
+    folder.mkdir()
+    models = {"tiny": {"path": "resources/models/tiny-llama", "dtype": "float32"}}
+    name = "variant" if variant else "tiny"
+    if variant:
+        models["variant"] = {"variant_of": "tiny", **variant}
+    study = load_study(
+        {
+            "study": "test", "seed": 1, "models": models, "decodings": {"greedy": {"temperature": 0}},
+            "datasets": {
+                "mine": {"kind": "problems", "path": "resources/datasets/puzzles.jsonl", "n_problems": 6}
+            },
+            "generation": {"max_new_tokens": 100, **generation},
+        }
+    )  # fmt: skip
+    paths = [folder / file for file in ("dataset.parquet", "model.json", "traces.parquet")]
+    load_dataset(paths[0], study.stage("datasets", dataset="mine"))
+    resolve_model(paths[1], study.stage("models", name))
+    generate_traces(*paths, study.stage("traces", name, "mine"), ENGINE)
+    return pd.read_parquet(paths[2]).set_index(["condition", "uid"]).sort_index()
+
+
+def reasoning_lengths(table):
+    return table.loc["with_reasoning", "bounds"].map(lambda bounds: bounds[4] - bounds[3])
+
+
+@pytest.fixture
+def plain(tmp_path, monkeypatch):
+    return traces(tmp_path / "plain", monkeypatch, {})
+
+
+def test_a_budget_closes_the_reasoning_at_its_token_and_leaves_shorter_ones(tmp_path, monkeypatch, plain):
+    lengths = reasoning_lengths(plain)
+    budget = int(lengths.sort_values().iloc[2])
+    assert lengths.max() > budget
+    cut = traces(tmp_path / "cut", monkeypatch, {"reasoning_budget": budget})
+    assert list(reasoning_lengths(cut)) == list(lengths.clip(upper=budget))
+    same = cut["completion_token_ids"].map(list) == plain["completion_token_ids"].map(list)
+    assert same["without_reasoning"].all()
+    assert list(same["with_reasoning"]) == list(lengths <= budget)
+
+
+def test_a_completion_that_repeats_itself_is_stopped_and_counts_as_unfinished(tmp_path, monkeypatch, plain):
+    # the same token twice is a loop here, so that a model which never loops is stopped too
+    repetition = {"max_pattern_size": 2, "min_count": 2}
+    stopped = traces(tmp_path / "stopped", monkeypatch, {"repetition": repetition})
+    repeating = stopped[stopped["finish_reason"] == "repetition"]
+    assert len(repeating) > 0
+    assert set(repeating["invalid_reason"]) == {"unfinished"}
+    for key, row in repeating.iterrows():
+        ids = list(row["completion_token_ids"])
+        assert ids[-1] == ids[-2] or ids[-2:] == ids[-4:-2]
+        assert ids == list(plain.loc[key, "completion_token_ids"])[: len(ids)]
+
+
+def test_a_reasoning_opened_in_pieces_is_segmented_however_the_model_closes_it(tmp_path, monkeypatch):
+    table = traces(tmp_path / "pieces", monkeypatch, {}, think_tags="pieces")
+    for row in table.itertuples():
+        ids = [*row.prompt_token_ids, *row.completion_token_ids]
+        assert row.bounds[-1] == len(ids)
+        assert row.bounds[3] - row.bounds[2] > 2  # <think> in its pieces
+        assert (row.bounds[5] > row.bounds[4]) == ("</think>" in f"{row.prompt_text}{row.completion_text}")
+    closed_beforehand = table.loc["without_reasoning", "bounds"].map(lambda bounds: bounds[5] - bounds[4])
+    assert (closed_beforehand > 2).all()

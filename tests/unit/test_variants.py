@@ -1,0 +1,93 @@
+"""Variants of a model: their configuration, and prompts whose tags are spelled in pieces."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from r2a.config import ConfigError, load_study
+from r2a.models import load_tokenizer
+from r2a.prompts import prompt_ids, tag_pieces
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "resources/models/tiny-qwen"
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def with_variant(variant, **sections):
+    config = yaml.safe_load(Path("config/config.yaml").read_text())
+    config["models"]["variant"] = variant
+    return load_study(config | sections)
+
+
+def test_a_variant_takes_all_from_its_base_but_what_it_varies():
+    study = with_variant({"variant_of": "tiny-qwen", "without_reasoning": "empty"})
+    base, variant = (study.models[name].model_dump() for name in ("tiny-qwen", "variant"))
+    assert {key for key in base if base[key] != variant[key]} == {"variant_of", "without_reasoning", "label"}
+    assert study.model_label("variant") == "variant"
+    assert study.variants == {"variant": {"base": "Tiny Qwen2", "change": "without_reasoning: empty"}}
+
+
+def test_a_variant_has_stage_one_alone_and_leaves_its_bases_traces_as_they_are():
+    study = with_variant({"variant_of": "tiny-qwen", "think_tags": "pieces"})
+    plain = load_study(yaml.safe_load(Path("config/config.yaml").read_text()))
+    assert study.weighted_models == plain.weighted_models == ["tiny-qwen", "tiny-llama"]
+    of_base = [one.stage("traces", "tiny-qwen", "puzzles") for one in (study, plain)]
+    assert of_base[0] == of_base[1]
+    assert study.stage("traces", "variant", "puzzles")["think_tags"] == "pieces"
+    assert study.stage("evaluation")["variants"] == study.variants
+
+
+@pytest.mark.parametrize(
+    ("variant", "fault"),
+    [
+        ({"variant_of": "tiny-quen", "prompt": "chat"}, r"variant_of: 'tiny-quen' is none of the models to vary"),
+        ({"variant_of": "variant", "prompt": "chat"}, r"none of the models to vary \(tiny-qwen, tiny-llama\)"),
+        ({"variant_of": "tiny-qwen", "label": "Same"}, "nothing is varied"),
+        ({"variant_of": "tiny-qwen", "prompt": "raw"}, "nothing is varied"),
+        ({"variant_of": "tiny-qwen", "prompt": "chat", "path": str(MODEL)}, "take path out"),
+        ({"path": str(MODEL), "think_tags": "pieces"}, "only a variant spells its tags"),
+    ],
+)
+def test_what_does_not_fit_a_variant_is_told(variant, fault):
+    with pytest.raises(ConfigError, match=fault):
+        with_variant(variant)
+
+
+def test_options_of_generation_that_cannot_be_kept_are_told():
+    pieces = {"variant_of": "tiny-qwen", "think_tags": "pieces"}
+    with pytest.raises(ConfigError, match=r"variant\.think_tags: generation\.reasoning_budget needs <think>"):
+        with_variant(pieces, generation={"reasoning_budget": 100})
+    served = {"endpoint": {"base_url": "http://host/v1", "model": "m"}}
+    repetition = {"min_pattern_size": 9, "max_pattern_size": 8, "min_count": 4}
+    with pytest.raises(ConfigError, match=r"generation\.repetition: .*more than max_pattern_size"):
+        with_variant(pieces, generation={"repetition": repetition})
+    repetition["min_pattern_size"] = 2
+    with pytest.raises(ConfigError, match=r"repetition cannot be asked of models\.variant\.endpoint"):
+        with_variant(served, generation={"repetition": repetition})
+
+
+def test_the_papers_numbers_are_looked_for_by_label():
+    named = {"variant_of": "tiny-qwen", "label": "R1-Llama-8B", "without_reasoning": "empty"}
+    puzzles = {"kind": "problems", "path": "resources/datasets/puzzles.jsonl"}
+    assert not with_variant(named).has_papers_numbers
+    assert with_variant(named, datasets={"math500": puzzles | {"label": "MATH-500"}}).has_papers_numbers
+
+
+@pytest.mark.parametrize("condition", ["with_reasoning", "without_reasoning"])
+@pytest.mark.parametrize("name", ["tiny-qwen", "tiny-llama"])
+def test_pieces_spell_the_same_prompt_and_change_no_other_token(name, condition):
+    tokenizer = load_tokenizer(MODEL.with_name(name))
+    whole, pieces = (
+        prompt_ids(tokenizer, "Who is <think> quick?", "", condition, think_tags=tags) for tags in ("token", "pieces")
+    )
+    assert tokenizer.decode(pieces) == tokenizer.decode(whole)
+    tags = {tokenizer.convert_tokens_to_ids(tag): tag_pieces(tokenizer, tag) for tag in ("<think>", "</think>")}
+    assert not set(tags) & set(pieces)
+    expected = [piece for token in whole for piece in tags.get(token, [token])]
+    assert pieces == expected
+    assert len(tags[tokenizer.convert_tokens_to_ids("</think>")]) > 2

@@ -1,0 +1,97 @@
+"""Traces with their verdicts and problems, and what of them counts as right.
+
+All shares are fractions of 1. "Graded" tables have one row a trace, with columns model, dataset, uid, area,
+level (may be null), condition, decoding, sample, is_valid and is_correct (null where it could not be decided).
+A trace counts as right where it is valid and correct; one that is valid but undecided is left out and counted.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from r2a.config import CONDITIONS
+from r2a.store import read_parquet, read_provenance
+
+WITH, WITHOUT = CONDITIONS
+SHORT = {condition: condition.split("_")[0] for condition in CONDITIONS}  # in names of columns
+TRACE_KEYS = ["uid", "condition", "decoding", "sample"]
+TRACE_COLUMNS = [*TRACE_KEYS, "is_finished", "is_well_formed", "is_valid", "invalid_reason", "finish_reason"]
+
+
+class EvaluationError(Exception):
+    """Tables cannot be made; the message names the files and the remedy."""
+
+
+def read_traces(
+    traces: Sequence[Path], grades: Sequence[Path], datasets: Sequence[Path]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All traces, one row each, and those with grades as a graded table; models and datasets by their labels.
+
+    Both have n_tokens, the completion's tokens with its EOS, nan where an endpoint gave none. Raises
+    EvaluationError where two models or datasets share a label, or grades don't belong to their traces.
+    """
+    problems = {_names(path)["dataset"]: read_parquet(path, ["uid", "area", "level"]) for path in datasets}
+    grades_of = {(_names(path)["model"], _names(path)["dataset"]): path for path in grades}
+    _check_labels([_names(path) for path in traces])
+    parts, graded = [], []
+    for path in traces:
+        names = _names(path)
+        part = read_parquet(path, [*TRACE_COLUMNS, "completion_token_ids"])
+        lengths = part.pop("completion_token_ids").map(len)
+        part["n_tokens"] = lengths if lengths[part["is_finished"]].all() else np.nan
+        part.insert(0, "model", names["model_label"])
+        part.insert(1, "dataset", names["dataset_label"])
+        parts.append(part)
+        grade_path = grades_of.get((names["model"], names["dataset"]))
+        if grade_path is not None:
+            table = part.merge(read_parquet(grade_path, [*TRACE_KEYS, "is_correct", "reason"]), on=TRACE_KEYS)
+            table = table.merge(problems[names["dataset"]], on="uid")
+            if len(table) != len(part):
+                raise EvaluationError(f"{grade_path}: not one grade a trace of {path}; delete it and run again")
+            graded.append(table)
+    all_graded = pd.concat(graded, ignore_index=True) if graded else _no_graded()
+    return pd.concat(parts, ignore_index=True), with_outcomes(all_graded)
+
+
+def with_outcomes(graded: pd.DataFrame) -> pd.DataFrame:
+    """A graded table with is_undecided and is_right beside its columns."""
+    is_valid = graded["is_valid"].astype(bool)
+    is_undecided = is_valid & graded["is_correct"].isna()
+    is_right = is_valid & graded["is_correct"].eq(True).fillna(False).astype(bool)
+    return graded.assign(is_valid=is_valid, is_undecided=is_undecided, is_right=is_right)
+
+
+def problem_shares(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Mean of a column over each problem's samples, as [problem, condition]; nan where there is none."""
+    means = rows.groupby(["uid", "condition"])[column].mean().unstack()
+    return means.reindex(columns=list(CONDITIONS)).astype(float)
+
+
+def n_samples(rows: pd.DataFrame) -> int:
+    return int(rows["sample"].nunique())
+
+
+def mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else np.nan
+
+
+def _names(path: Path) -> dict[str, str]:
+    return read_provenance(path)["parameters"]
+
+
+def _check_labels(names: Sequence[Mapping[str, str]]) -> None:
+    for kind in ("model", "dataset"):
+        pairs = {(entry[kind], entry[f"{kind}_label"]) for entry in names}
+        labels = [label for _, label in pairs]
+        shared = sorted({label for label in labels if labels.count(label) > 1})
+        if shared:
+            raise EvaluationError(
+                f"{kind}s share the label {', '.join(shared)}: give each its own label in the configuration"
+            )
+
+
+def _no_graded() -> pd.DataFrame:
+    columns = ["model", "dataset", *TRACE_COLUMNS, "n_tokens", "is_correct", "reason", "area", "level"]
+    return pd.DataFrame(columns=columns)

@@ -1,0 +1,119 @@
+"""Figures of stage 1: which traces survive the funnel, and where graders disagree."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import PercentFormatter
+
+from r2a.config import CONDITIONS
+from r2a.figures.style import (
+    BLUE,
+    CONDITION_COLOURS,
+    CONDITION_MARKERS,
+    CONDITION_NAMES,
+    GREY,
+    LINES,
+    ORANGE,
+    legend_under_title,
+    name_lines,
+    nothing_to_draw,
+    panels,
+    save,
+    title,
+)
+from r2a.store import read_parquet, read_provenance
+
+STEPS = ("total", "finished", "well_formed", "extracted")
+STEP_NAMES = ("all", "finished", "well-\nformed", "valid")
+DISAGREEMENTS = {
+    "only the first right": (BLUE, ""),
+    "only the other right": (ORANGE, "///"),
+    "undecided": (GREY, "..."),
+}
+
+
+def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """A row a dataset and a column a model: the share of traces that each step leaves, by condition and decoding."""
+    table = pd.read_csv(funnel)
+    table = table[~table["model"].isin(settings["variants"])]
+    figure, each = panels(table, 3.4, 2.4)
+    decodings = list(table["decoding"].unique())
+    for axes, rows in each:
+        for row in rows.itertuples():
+            k = decodings.index(row.decoding)
+            shares = [getattr(row, step) / row.total for step in STEPS]
+            line = 2 * k + CONDITIONS.index(row.condition)
+            places = np.arange(len(STEPS)) + 0.08 * (line - len(decodings) + 0.5)
+            colour, marker = CONDITION_COLOURS[row.condition], CONDITION_MARKERS[row.condition]
+            axes.plot(places, shares, LINES[k % len(LINES)], markersize=4, color=colour, marker=marker)
+            ends = [[row.compliance - row.low], [row.high - row.compliance]]
+            axes.errorbar(places[-1:], [row.compliance], yerr=ends, capsize=2, fmt="none", color=colour)
+            stopped = f", {row.repeating} repeating" if row.repeating else ""
+            axes.text(
+                0.02, 0.03 + 0.085 * line, fontsize=6.5, color=GREY,
+                s=f"{row.decoding}, {CONDITION_NAMES[row.condition]}: {row.extracted} of {row.total} valid{stopped}",
+                transform=axes.transAxes,
+            )  # fmt: skip
+        axes.set(xticks=range(len(STEPS)), xticklabels=STEP_NAMES, ylim=(-0.03, 1.03), xlim=(-0.3, len(STEPS) - 0.7))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    name_lines(figure, decodings)
+    title(
+        figure, "Which traces come to a final answer",
+        "Share of traces left after each step: it ended by itself, closed its reasoning once, and has a final answer. "
+        f"At the last, {100 * settings['confidence']:g} % Wilson intervals over problems.",
+    )  # fmt: skip
+    save(figure, stem, table, settings, [funnel])
+
+
+def plot_disagreements(grades: Sequence[Path], stem: Path, settings: Mapping[str, Any]) -> None:
+    """A panel a grader beside the first: how many answers the two judge differently, by model and dataset."""
+    first, *others = read_provenance(grades[0])["parameters"]["graders"] if grades else ["policy"]
+    table = disagreement_counts(grades, first, others)
+    if table.empty:
+        save(nothing_to_draw(f"Answers are judged by {first} alone."), stem, table, settings, grades)
+        return
+    names = list(dict.fromkeys(table["answers"]))
+    figure, grid = plt.subplots(
+        1, len(others), figsize=(2.4 + 3.2 * len(others), 1.9 + 0.32 * len(names)), layout="constrained", sharey=True,
+        squeeze=False,
+    )  # fmt: skip
+    for axes, other in zip(grid[0], others, strict=True):
+        rows = table[table["grader"] == other].set_index("answers").loc[names]
+        left = np.zeros(len(names))
+        for kind, (colour, hatch) in DISAGREEMENTS.items():
+            axes.barh(
+                names, rows[kind] / rows["n"], left=left, color=colour, hatch=hatch, edgecolor="white", label=kind
+            )
+            left += (rows[kind] / rows["n"]).to_numpy()
+        for place, row in enumerate(rows.itertuples()):
+            axes.text(left[place], place, f"  {row.n_differing} of {row.n}", va="center", fontsize=7)
+        axes.set(xlabel="share of answers", xlim=(0, max(1.45 * (table["n_differing"] / table["n"]).max(), 0.01)))
+        axes.set_title(f"{first} and {other}")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+    grid[0, 0].invert_yaxis()
+    legend_under_title(figure, grid[0, 0].get_legend_handles_labels()[0])
+    title(
+        figure, "Where graders disagree",
+        f"Answers, of all conditions and decodings, that another grader judges otherwise than {first}, whose verdicts "
+        "are the study's: only the first takes them for right, only the other does, or one of the two is undecided.",
+    )  # fmt: skip
+    save(figure, stem, table, settings, grades)
+
+
+def disagreement_counts(grades: Sequence[Path], first: str, others: Sequence[str]) -> pd.DataFrame:
+    """One row a grades file and other grader: n answers, and how many the two judge differently, in which way."""
+    rows = []
+    for path in grades:
+        names, verdicts = read_provenance(path)["parameters"], read_parquet(path)
+        ours = verdicts["is_correct"].astype("boolean")
+        for other in others:
+            theirs = verdicts[f"is_correct_{other}"].astype("boolean")
+            is_undecided = ours.isna() ^ theirs.isna()
+            counts = (ours & ~theirs).sum(), (theirs & ~ours).sum(), is_undecided.sum()
+            answers = f"{names['model_label']}, {names['dataset_label']}"
+            rows.append((other, answers, len(verdicts), int(sum(counts)), *map(int, counts)))
+    return pd.DataFrame(rows, columns=["grader", "answers", "n", "n_differing", *DISAGREEMENTS])

@@ -1,0 +1,107 @@
+"""Figures of stage 1: how accuracy depends on the token budget, on decoding, and on prompt and tokenization."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
+
+from r2a.config import CONDITIONS
+from r2a.figures.style import (
+    CONDITION_COLOURS,
+    CONDITION_MARKERS,
+    LINES,
+    name_lines,
+    nothing_to_draw,
+    panels,
+    save,
+    title,
+    whiskers,
+)
+
+MEASURES = {"accuracy": "right, of all problems", "compliance": "valid traces"}
+
+
+def plot_budgets(budgets: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """A row a dataset and a column a model: accuracy by token budget, in both conditions and every decoding."""
+    table = pd.read_csv(budgets)
+    table = table[~table["model"].isin(settings["variants"])]
+    if table.empty:
+        save(nothing_to_draw("No completion's tokens are known."), stem, table, settings, [budgets])
+        return
+    decodings = list(table["decoding"].unique())
+    figure, each = panels(table, 3.4, 2.4)
+    for axes, rows in each:
+        for k, decoding in enumerate(decodings):
+            part = rows[rows["decoding"] == decoding]
+            for condition in CONDITIONS:
+                _budget_curve(axes, part, condition, LINES[k % len(LINES)], has_band=k == 0)
+        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="token budget", ylabel="accuracy")
+        axes.set_title(f"{axes.get_title('left')} (n = {rows['n_problems'].iloc[0]})")
+        is_short = rows["budget"].max() < 30 * rows["budget"].min()
+        axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5) if is_short else (1,)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    name_lines(figure, decodings)
+    title(
+        figure, "Accuracy by token budget",
+        "Share of all problems (n) answered right within so many tokens of completion; what is not complete by then "
+        f"counts as wrong. Bands, for {decodings[0]} decoding: {100 * settings['confidence']:g} % Wilson intervals "
+        "over problems. The last point is what the study's own limit gives.",
+    )  # fmt: skip
+    save(figure, stem, table, settings, [budgets])
+
+
+def _budget_curve(axes: Axes, rows: pd.DataFrame, condition: str, line: str, has_band: bool) -> None:
+    short, colour = condition.split("_")[0], CONDITION_COLOURS[condition]
+    axes.step(rows["budget"], rows[f"accuracy_{short}"], line, where="post", color=colour)
+    axes.plot(rows["budget"].iloc[-1:], rows[f"accuracy_{short}"].iloc[-1:], CONDITION_MARKERS[condition], color=colour)
+    if has_band:
+        ends = rows[f"low_{short}"], rows[f"high_{short}"]
+        axes.fill_between(rows["budget"], *ends, step="post", color=colour, alpha=0.15, linewidth=0)
+
+
+def plot_changes(changes: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Differences in accuracy and in compliance between two decodings, or between a variant and its base.
+
+    changes: tables/decodings.csv or tables/variants.csv; a line each model, dataset and decoding.
+    """
+    table = pd.read_csv(changes)
+    if table.empty:
+        why = "One decoding alone." if stem.name == "decodings" else "No model of this study is a variant of another."
+        save(nothing_to_draw(why), stem, table, settings, [changes])
+        return
+    table["what"] = _in_words(table)
+    names = list(dict.fromkeys(table["what"]))
+    size = (10.5, 1.9 + 0.4 * len(names))
+    figure, grid = plt.subplots(1, len(MEASURES), figsize=size, layout="constrained", sharey=True)
+    for axes, (measure, meaning) in zip(grid, MEASURES.items(), strict=True):
+        for condition, offset in zip(CONDITIONS, (-0.13, 0.13), strict=True):
+            of_both = (table["measure"] == measure) & (table["condition"] == condition)
+            part = table[of_both].set_index("what").reindex(names)
+            axes.errorbar(
+                100 * part["difference"], np.arange(len(names)) + offset, xerr=whiskers(part, "difference", factor=100),
+                fmt=CONDITION_MARKERS[condition], color=CONDITION_COLOURS[condition], capsize=2, markersize=4,
+            )  # fmt: skip
+        axes.axvline(0, color="black", linewidth=0.6, zorder=0)
+        axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5), xlabel="change (points)")
+        axes.set_title(f"{measure}: {meaning}")
+    name_lines(figure)
+    title(
+        figure, "What another decoding changes" if stem.name == "decodings" else "What another prompt changes",
+        f"Differences paired over problems (n), with {100 * settings['confidence']:g} % intervals (Newcombe's); "
+        "left of 0, the change does harm.",
+    )  # fmt: skip
+    save(figure, stem, table.drop(columns="what"), settings, [changes])
+
+
+def _in_words(table: pd.DataFrame) -> pd.Series:
+    n = " (n = " + table["n_problems"].astype(str) + ")"
+    if "variant" in table:
+        return table["model"] + ", " + table["dataset"] + ", " + table["decoding"] + "\n" + table["change"] + n
+    return table["model"] + ", " + table["dataset"] + "\n" + table["second"] + " minus " + table["first"] + n

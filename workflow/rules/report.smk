@@ -5,6 +5,12 @@ rule write_summary:
         accuracy="<results>/tables/accuracy.csv",
         effect="<results>/tables/effect.csv",
         disagreements="<results>/tables/grader_disagreements.csv",
+        judge_tables=(
+            expand("<results>/tables/judge_{table}.csv", table=["scores", "effect", "agreement"])
+            if STUDY.judged_datasets
+            else []
+        ),
+        judge_figure=["<results>/figures/judge_scores.png"] if STUDY.judged_datasets else [],
         attention=expand(
             "<results>/attention/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.datasets
         ),

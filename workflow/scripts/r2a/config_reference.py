@@ -29,6 +29,9 @@ def reference() -> str:
         ("datasets.{name}.fields", config.Fields),
         ("decodings.{name}", config.Decoding),
         *((name, getattr(config, name.capitalize())) for name in ("generation", "grading", "statistics")),
+        ("judges.{name}", config.Judge),
+        ("judges.{name}.endpoint", config.Server),
+        ("judges.{name}.batch", config.Batch),
         *((name, getattr(config, name.capitalize())) for name in ("attention", "patching")),
     ]
     return "\n".join([INTRODUCTION, *(_table(title, section) for title, section in sections)])

@@ -1,13 +1,18 @@
 """Stage 1 in numbers: the funnel, the accuracies, and the effect of reasoning (METHOD section 2)."""
 
 from r2a.evaluation.disagreements import disagreement_table, write_disagreements
+from r2a.evaluation.judge_tables import agreement_table, judge_effect_table, score_table, write_judge_tables
 from r2a.evaluation.tables import accuracy_table, effect_table, funnel_table, write_evaluation
 
 __all__ = [
     "accuracy_table",
+    "agreement_table",
     "disagreement_table",
     "effect_table",
     "funnel_table",
+    "judge_effect_table",
+    "score_table",
     "write_disagreements",
     "write_evaluation",
+    "write_judge_tables",
 ]

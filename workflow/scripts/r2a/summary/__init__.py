@@ -10,6 +10,7 @@ import pandas as pd
 from r2a.store import provenance, read_provenance, write_json
 from r2a.summary.accuracy import effect_sentences, grader_sentence
 from r2a.summary.attention import attention_sentences
+from r2a.summary.judging import judge_sentences
 from r2a.summary.patching import patching_sentences
 
 TOY_WARNING = (
@@ -27,6 +28,7 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
     funnel, effect = pd.read_csv(inputs["funnel"]), pd.read_csv(inputs["effect"])
     stage_1, short_1 = effect_sentences(effect)
     stage_1 += grader_sentence(inputs["disagreements"], summary.parent)
+    stage_1 += judge_sentences(inputs["judge_tables"], summary.parent)
     stage_2, short_2 = attention_sentences(inputs["attention"], inputs["heads"])
     stage_3, short_3 = patching_sentences(
         inputs["pairs"], inputs["patching"], inputs["curves"], inputs["controls"], inputs["hand_off"]
@@ -36,11 +38,13 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
         name: [os.path.relpath(path, summary.parent) for path in inputs[name]]
         for name in ("head_figures", "patching_figures")
     }
-    accuracy_figure = os.path.relpath(inputs["accuracy_figure"], summary.parent)
+    scores_figures = [
+        os.path.relpath(path, summary.parent) for path in (inputs["accuracy_figure"], *inputs["judge_figure"])
+    ]
     warning = [f"> **Toy models.** {TOY_WARNING}", ""] if settings["is_toy"] else []
     lines = [
         f"# Does the answer depend on the reasoning? Study “{settings['study']}”", "", *warning,
-        "## 1. Does reasoning improve answers?", "", *stage_1, "", *_images([accuracy_figure]),
+        "## 1. Does reasoning improve answers?", "", *stage_1, "", *_images(scores_figures),
         "How many traces each step leaves; an answer that does not survive counts as wrong above.", "",
         *_markdown_table(funnel[FUNNEL_COLUMNS]), "",
         "## 2. What do answer tokens attend to?", "", *(stage_2 or [nothing]), "", *_images(figures["head_figures"]),

@@ -17,7 +17,7 @@ def judgements(scores, judge="J", sample=0, dataset="D"):
     for condition, by_uid in scores.items():
         for uid, score in by_uid.items():
             status = score if isinstance(score, str) else "scored"
-            value = {"empty": 1}.get(score, None) if isinstance(score, str) else score
+            value = {"empty": 1}.get(score) if isinstance(score, str) else score
             rows.append({"judge": judge, "model": "M", "dataset": dataset, "decoding": "greedy"})
             rows[-1] |= {"condition": f"{condition}_reasoning", "uid": uid, "area": uid[0], "sample": sample}
             rows[-1] |= {"status": status, "score": value, "n_answer_characters": 100 if condition == "with" else 50}

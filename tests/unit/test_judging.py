@@ -12,11 +12,13 @@ import r2a.endpoint
 from r2a.config import ConfigError, load_study
 from r2a.datasets import DatasetError, load_dataset
 from r2a.endpoint import EndpointError
+from r2a.evaluation import write_judge_tables
 from r2a.judging import judge_answers
 from r2a.judging.replies import SCHEMA, read_score
 from r2a.judging.requests import JudgingError, Request, request_body
 from r2a.judging.template import NO_HISTORY, PLACEHOLDERS, fill
 from r2a.store import provenance, write_parquet
+from r2a.summary.judging import judge_sentences
 from servers import scripted_server, vllm_server
 
 ROOT = Path(__file__).parents[2]
@@ -312,6 +314,25 @@ def test_a_key_changes_with_all_that_determines_a_reply():
     assert all(len(key) == 64 for key in keys)
 
 
+def test_two_judges_are_compared_on_what_both_scored(tmp_path, server):
+    write_inputs(tmp_path, {"a": ["one", "two", "three", ""]})
+    judges = {"first": at(server)["first"], "second": at(server, label="Another")["first"]}
+    judge(tmp_path, judges, ["a"])
+    server.reply = lambda body: saying('{"score": "9"}' if "Question 0" in str(body) else '{"score": "8"}')
+    judge(tmp_path, judges, ["a"], "second")
+    tables = [tmp_path / f"{name}.csv" for name in ("scores", "effect", "agreement")]
+    settings = {"n_resamples": 200, "confidence": 0.95, "seed": 1}
+    write_judge_tables([tmp_path / f"{name}/mine.parquet" for name in judges], *tables, settings)
+    (agreement,) = pd.read_csv(tables[2]).to_dict("records")
+    assert (agreement["judge_a"], agreement["judge_b"], agreement["n_answers"]) == ("first", "Another", 6)
+    assert agreement["exact"] == 0
+    assert agreement["within_1"] == pytest.approx(4 / 6, abs=1e-5)
+    text = "\n".join(judge_sentences(tables, tmp_path))
+    assert "judged by first from 1 to 10: 5.50 with reasoning, 5.50 without, over the 4 of 4 problems" in text
+    assert "What Another scored: 6 answers, and 2 empty ones" in text
+    assert "first and Another agree on 0 % of 6 answers to mine, within 1 on 67 %" in text
+
+
 # ---- by files
 
 
@@ -378,6 +399,11 @@ def test_a_judge_that_cannot_be_asked_is_told(tmp_path, entry, fault):
     with pytest.raises(ConfigError, match=fault) as error:
         study(tmp_path, {"first": entry})
     assert "sk-1" not in str(error.value)
+
+
+def test_two_judges_cannot_share_a_label(tmp_path):
+    with pytest.raises(ConfigError, match="judges: several have the label first"):
+        study(tmp_path, {"first": {"hub": "a/b"}, "second": {"hub": "c/d", "label": "first"}})
 
 
 def test_judging_needs_a_checklist_and_single_turns_a_conversation():

@@ -175,8 +175,7 @@ class Batch(Section):
     model: str = Field(description="The service's name for the model.")
     replies: str = Field(description="Folder in which the service's output files (.jsonl) are put, under any name.")
     body: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Further fields of every request, e.g. {top_p: 0.95}.",
+        default_factory=dict, description="Further fields of every request, e.g. {response_format: {...}}."
     )
 
 
@@ -453,6 +452,10 @@ def _judges_in_words(judges: dict[str, dict[str, Any]], datasets: dict[str, dict
         path = judge.get("path")
         if isinstance(path, str) and not Path(path).exists():
             lines.append(f"judges.{name}.path: {path} does not exist; paths start at the repository's root")
+    labels = [str(judge.get("label") or name) for name, judge in judges.items()]
+    shared = sorted({label for label in labels if labels.count(label) > 1})
+    if shared:
+        lines.append(f"judges: several have the label {', '.join(shared)}; give each its own")
     for name, dataset in datasets.items():
         fields = dataset.get("fields")
         has_checklist = isinstance(fields, dict) and fields.get("checklist")

@@ -38,8 +38,10 @@ def plot_judge_scores(scores: Path, effect: Path, stem: Path, settings: Mapping[
         row[0].set(yticks=range(len(names)), yticklabels=names)
         row[0].set_ylim(len(names) - 0.5, -0.5)
     for axes in (grid[-1][0], grid[-1][-1]):
-        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.28), ncols=1)
-    figure.suptitle(f"Scores of the judge {judge}, {decoding} decoding", x=0.01, ha="left", fontsize=11)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=1)
+    title = f"Scores by {judge}, {decoding} decoding"
+    what = f"Means over problems with their {settings['confidence']:.0%} bootstrap intervals; n answers have a score."
+    figure.suptitle(f"{title}\n{what}", x=0.01, ha="left", fontsize=9)
     save(figure, stem, table, settings, [scores, effect])
 
 
@@ -68,4 +70,4 @@ def _differences(axes: Axes, rows: pd.DataFrame, areas: list[str], models: list[
         )  # fmt: skip
     axes.axvline(0, color="black", linewidth=0.6, zorder=0)
     axes.set(xlabel="with minus without reasoning")
-    axes.set_title("difference, same problems")
+    axes.set_title("difference, problems scored in both", fontsize=9)

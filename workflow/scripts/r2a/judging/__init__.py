@@ -65,6 +65,8 @@ def replies_to(
     replies: dict[str, tuple[Reply, int]] = {}
     left = list(dict.fromkeys(prompts))
     for n_tries, max_tokens in enumerate((settings["max_tokens"], 2 * settings["max_tokens"]), 1):
+        if not left:
+            break
         requests = [_request(prompt, identity, settings, max_tokens) for prompt in left]
         missing = [request for request in requests if request.key not in ledger]
         logger.info(f"{settings['judge']}: {len(left)} prompts, {len(left) - len(missing)} already in the ledger")

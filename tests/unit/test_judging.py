@@ -12,7 +12,7 @@ import r2a.endpoint
 from r2a.config import ConfigError, load_study
 from r2a.datasets import DatasetError, load_dataset
 from r2a.endpoint import EndpointError
-from r2a.evaluation import write_judge_tables
+from r2a.evaluation import score_table, write_judge_tables
 from r2a.judging import judge_answers
 from r2a.judging.replies import SCHEMA, read_score
 from r2a.judging.requests import JudgingError, Request, request_body
@@ -274,6 +274,23 @@ def test_an_unreadable_reply_is_asked_for_once_more_with_twice_the_tokens(tmp_pa
     server.seen.clear()
     judge(tmp_path, at(server), ["a"])
     assert not server.seen
+
+
+def test_an_unreadable_reply_stays_where_the_judge_refuses_twice_the_tokens(tmp_path, server):
+    write_inputs(tmp_path, {"a": ["one", None, None, None]})
+    server.reply = lambda body: saying("no score") if body["max_tokens"] == 100 else (400, {"error": "too many"})
+    table = judge(tmp_path, at(server), ["a"])
+    assert list(table.loc[table["uid"] == "p0", "status"]) == ["unparsable"] * 2
+    assert list(table.loc[table["uid"] == "p0", "reply"]) == ["no score"] * 2
+
+
+def test_answers_that_are_all_invalid_need_no_judge(tmp_path, server):
+    write_inputs(tmp_path, {"a": [None, None, "", None]})
+    table = judge(tmp_path, at(server), ["a"])
+    assert not server.seen
+    assert list(table["status"]) == ["invalid", "invalid", "empty", "invalid"] * 2
+    scores = score_table(table.assign(judge="J"), 200, 0.95, 1)
+    assert list(scores["n_scores"]) == [1, 1, 0, 1, 1, 0]
 
 
 def test_a_refused_request_costs_no_other_and_is_asked_again_next_time(tmp_path, server):

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from r2a.judging import batch_judge, endpoint_judge
-from r2a.judging.replies import read_score
+from r2a.judging.replies import SCHEMA, read_score
 from r2a.judging.requests import REFUSED, Ask, JudgingError, Reply, Request
 from r2a.judging.template import fill
 from r2a.ledger import Ledger
@@ -76,7 +76,7 @@ def replies_to(
                 for request, reply in ask(missing):
                     if reply.finish_reason == REFUSED:
                         refused.append(reply)
-                        replies[request.prompt] = reply, n_tries
+                        replies.setdefault(request.prompt, (reply, n_tries))  # an unreadable first reply stays
                     else:
                         ledger.add(request.key, {**vars(reply)})
                     progress.advance()
@@ -114,7 +114,8 @@ def _open_judge(
     from r2a.models import find_weights
 
     folder, origin = find_weights(settings["source"])
-    return {**origin, "dtype": settings["dtype"]}, VllmJudge(folder, settings["dtype"], engine)
+    identity = {**origin, "dtype": settings["dtype"], "schema": SCHEMA}
+    return identity, VllmJudge(folder, settings["dtype"], engine)
 
 
 def _answers(traces: Sequence[Path], dataset: Path, settings: Mapping[str, Any]) -> pd.DataFrame:

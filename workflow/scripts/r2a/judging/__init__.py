@@ -42,12 +42,13 @@ def judge_answers(
     answers = _answers(traces, dataset, settings)
     form = template.read_text()
     is_judged = answers["status"] == "judged"
-    answers.loc[is_judged, "prompt"] = [
+    prompts = [
         fill(form, row.problem, row.history, row.checklist, row.answer_text) for row in answers[is_judged].itertuples()
     ]
+    answers.loc[is_judged, "prompt"] = prompts
     with Ledger(output.with_name(f".{output.stem}.ledger.jsonl")) as ledger:
-        identity, ask = _open_judge(settings, engine, output.with_suffix(".requests.jsonl"))
-        replies = replies_to(list(answers.loc[is_judged, "prompt"]), identity, ask, ledger, settings)
+        identity, ask = _open_judge(settings, engine, prompts, output.with_suffix(".requests.jsonl"))
+        replies = replies_to(prompts, identity, ask, ledger, settings)
     rows = [_judged(row, replies) for row in answers.to_dict("records")]
     table = pd.DataFrame(rows).astype({"score": "Int64"})
     write_parquet(output, table, provenance(settings, [*traces, dataset]) | {"judge": identity})
@@ -101,7 +102,7 @@ def _request(prompt: str, identity: Mapping[str, Any], settings: Mapping[str, An
 
 
 def _open_judge(
-    settings: Mapping[str, Any], engine: Mapping[str, Any], requests_file: Path
+    settings: Mapping[str, Any], engine: Mapping[str, Any], prompts: Sequence[str], requests_file: Path
 ) -> tuple[dict[str, Any], Ask]:
     """What identifies the judge, and how it is asked."""
     asked = settings["request"]
@@ -115,14 +116,12 @@ def _open_judge(
 
     folder, origin = find_weights(settings["source"])
     identity = {**origin, "dtype": settings["dtype"], "schema": SCHEMA}
-    return identity, VllmJudge(folder, settings["dtype"], engine)
+    return identity, VllmJudge(folder, settings["dtype"], prompts, settings["max_tokens"], engine)
 
 
 def _answers(traces: Sequence[Path], dataset: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
     """All models' traces of the dataset's problems, or of the drawn ones, with what becomes of each: status."""
     problems = read_parquet(dataset)
-    if "checklist" not in problems:
-        raise JudgingError(f"{dataset}: no column checklist; name it under fields in the configuration")
     if "history" not in problems:
         problems["history"] = ""
     if settings["n_problems"]:

@@ -16,40 +16,42 @@ JSON_AS = {"backend": "xgrammar", "disable_any_whitespace": True}
 class VllmJudge:
     """Answers requests by a model's own chat template; the engine starts with the first of them."""
 
-    def __init__(self, folder: Path, dtype: str, engine: Mapping[str, Any]) -> None:
-        """engine: as start_engine takes it. Raises JudgingError where the model has no chat template."""
+    def __init__(
+        self, folder: Path, dtype: str, prompts: Sequence[str], max_tokens: int, engine: Mapping[str, Any]
+    ) -> None:
+        """prompts: all that may be asked, with max_tokens or twice as many for the reply. engine: see start_engine.
+
+        Raises JudgingError where the model has no chat template.
+        """
         from transformers import AutoConfig
 
         self.folder, self.dtype, self.engine = folder, dtype, engine
         self.tokenizer = load_tokenizer(folder)
         if self.tokenizer.chat_template is None:
             raise JudgingError(f"{folder}: the judge has no chat template; take a model that is trained to chat")
+        self.ids = {prompt: self._prompt_ids(prompt) for prompt in prompts}
         self.n_positions = AutoConfig.from_pretrained(folder).max_position_embeddings
+        longest = max(map(len, self.ids.values()), default=0) + 2 * max_tokens
+        self.longest = min(longest, self.n_positions)
         self._llm: Any = None
 
     def __call__(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Reply]]:
         """Yield (request, reply) in the order in which they finish; one that leaves no room for a reply is refused."""
-        ids = {request: self._prompt_ids(request.prompt) for request in requests}
         fitting = []
         for request in requests:
-            if len(ids[request]) + request.max_tokens <= self.n_positions:
+            n_ids = len(self.ids[request.prompt])
+            if n_ids + request.max_tokens <= self.n_positions:
                 fitting.append(request)
             else:
-                room = f"{len(ids[request])} tokens and {request.max_tokens} of a reply in {self.n_positions} positions"
+                room = f"{n_ids} tokens and {request.max_tokens} of a reply in {self.n_positions} positions"
                 yield request, Reply(f"{self.folder}: no room for {room}", REFUSED, 0.0)
         if not fitting:
             return
-        if self._llm is None:  # with room for replies that are asked for again
-            longest = max(len(ids[request]) + 2 * request.max_tokens for request in fitting)
-            longest = min(longest, self.n_positions)
+        if self._llm is None:
             self._llm = start_engine(
-                str(self.folder), self.dtype, longest, self.engine, structured_outputs_config=JSON_AS
+                str(self.folder), self.dtype, self.longest, self.engine, structured_outputs_config=JSON_AS
             )
-
-        def as_vllm_takes_it(request: Request) -> tuple[Any, Any]:
-            return {"prompt_token_ids": ids[request]}, sampling_parameters(request)
-
-        for request, choice, seconds in finished_outputs(self._llm, fitting, as_vllm_takes_it):
+        for request, choice, seconds in finished_outputs(self._llm, fitting, self._as_vllm_takes_it):
             yield request, Reply(choice.text, choice.finish_reason, seconds)
 
     def _prompt_ids(self, prompt: str) -> list[int]:
@@ -57,16 +59,15 @@ class VllmJudge:
         text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         return self.tokenizer.encode(text, add_special_tokens=False)
 
+    def _as_vllm_takes_it(self, request: Request) -> tuple[Any, Any]:
+        import vllm
+        from vllm.sampling_params import StructuredOutputsParams
 
-def sampling_parameters(request: Request) -> Any:
-    """vLLM's own, with replies held to the schema."""
-    import vllm
-    from vllm.sampling_params import StructuredOutputsParams
-
-    return vllm.SamplingParams(
-        temperature=request.temperature,
-        top_p=request.top_p or 1.0,
-        seed=request.seed,
-        max_tokens=request.max_tokens,
-        structured_outputs=StructuredOutputsParams(json=SCHEMA),
-    )
+        sampling = vllm.SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p or 1.0,
+            seed=request.seed,
+            max_tokens=request.max_tokens,
+            structured_outputs=StructuredOutputsParams(json=SCHEMA),
+        )
+        return {"prompt_token_ids": self.ids[request.prompt]}, sampling

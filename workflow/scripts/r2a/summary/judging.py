@@ -31,7 +31,7 @@ def judge_sentences(tables: Sequence[Path], folder: Path) -> list[str]:
         where = os.path.relpath(tables[0], folder)
         bullets.append(
             f"- What {judge} scored: {part['n_scored'].sum()} answers, and {part['n_empty'].sum()} empty ones that "
-            f"score 1 without being asked for; {part['n_invalid'].sum()} invalid, {part['n_unparsable'].sum()} "
+            f"score 1 without asking; {part['n_invalid'].sum()} invalid, {part['n_unparsable'].sum()} "
             f"unparsable and {part['n_refused'].sum()} refused have no score. Mean length: "
             f"{length['with_reasoning']:.0f} characters with reasoning, {length['without_reasoning']:.0f} without "
             f"([table]({where})). Another judge's scores are not comparable with these."

@@ -26,6 +26,7 @@ pathvars:
 wildcard_constraints:
     model="|".join(STUDY.models),
     dataset="|".join(STUDY.datasets),
+    judge="|".join(STUDY.judges),
 
 
 include: "workflow/rules/datasets.smk"
@@ -33,6 +34,7 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/traces.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/perturbation.smk"
+include: "workflow/rules/judging.smk"
 include: "workflow/rules/attention.smk"
 include: "workflow/rules/heads.smk"
 include: "workflow/rules/ablation.smk"

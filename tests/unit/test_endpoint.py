@@ -1,15 +1,8 @@
 """Traces from an OpenAI-compatible endpoint: against a scripted server, and against vLLM's own."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +16,7 @@ from r2a.generation import generate_traces
 from r2a.generation.endpoint_engine import read_reply, request_body
 from r2a.generation.requests import Request
 from r2a.models import resolve_model
+from servers import scripted_server, vllm_server
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "resources/models/tiny-qwen"
@@ -30,37 +24,14 @@ KEY = "sk-not-to-be-seen"
 ANSWER = {"choices": [{"text": "so</think>\n\\boxed{3}", "finish_reason": "stop"}]}
 
 
-class Script(BaseHTTPRequestHandler):
-    """Answers each request with the server's next reply (status, content), or what its `reply` makes of the body."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append((self.path, dict(self.headers), body))
-        status, content = self.server.reply(body)
-        text = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch):
     """A server whose `reply` a test sets, `seen` its requests; waiting between tries is cut short."""
     monkeypatch.setattr(r2a.endpoint, "FIRST_WAIT", 0.001)
     monkeypatch.setenv("TEST_KEY", KEY)
-    scripted = ThreadingHTTPServer(("127.0.0.1", 0), Script)
-    scripted.seen, scripted.reply = [], lambda body: (200, ANSWER)
-    scripted.url = f"http://127.0.0.1:{scripted.server_port}/v1"
-    threading.Thread(target=scripted.serve_forever, daemon=True).start()
-    yield scripted
-    scripted.shutdown()
-    scripted.server_close()
+    with scripted_server() as scripted:
+        scripted.reply = lambda body: (200, ANSWER)
+        yield scripted
 
 
 def in_turn(*replies):
@@ -293,31 +264,12 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{{ ' ' if m[
 
 
 @pytest.fixture(scope="module")
-def vllm_server(tmp_path_factory):
+def vllm_url(tmp_path_factory):
     """vLLM's real server with a tiny model on a free port of this machine."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "template.jinja").write_text(TEMPLATE)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--dtype", "float32"]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
-    command += ["--kv-cache-memory-bytes", str(64 << 20), "--chat-template", str(folder / "template.jinja")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_API_KEY": KEY}
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(600):
-            assert process.poll() is None, (folder / "log").read_text()[-3000:]
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health")
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)  # its own session: the server and its engine
-        process.wait(60)
+    with vllm_server(folder, MODEL, KEY, "--chat-template", str(folder / "template.jinja")) as url:
+        yield url
 
 
 @pytest.fixture
@@ -329,10 +281,10 @@ BOTH = {"greedy": {"temperature": 0}, "sampled": {"temperature": 0.6, "n_samples
 
 
 @pytest.mark.slow
-def test_the_servers_tokens_are_those_of_the_engine_here(tmp_path, vllm_server, with_key):
+def test_the_servers_tokens_are_those_of_the_engine_here(tmp_path, vllm_url, with_key):
     weights = {"path": str(MODEL), "dtype": "float32"}
     tables = []
-    for name, model in (("here", weights), ("there", weights | served(vllm_server))):
+    for name, model in (("here", weights), ("there", weights | served(vllm_url))):
         (tmp_path / name).mkdir()
         tables.append(generate(tmp_path / name, study(tmp_path / name, model, decodings=BOTH)))
     here, there = tables
@@ -344,11 +296,11 @@ def test_the_servers_tokens_are_those_of_the_engine_here(tmp_path, vllm_server, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["completions", "chat"])
-def test_text_and_chat_traces_of_the_server_keep_text_and_tokens(tmp_path, vllm_server, with_key, kind):
+def test_text_and_chat_traces_of_the_server_keep_text_and_tokens(tmp_path, vllm_url, with_key, kind):
     body = {"return_token_ids": True, "skip_special_tokens": False}
     if kind == "chat":
         body |= {"continue_final_message": True, "add_generation_prompt": False}
-    model = served(vllm_server, kind=kind, body=body) | {"prompt": "chat" if kind == "chat" else "raw"}
+    model = served(vllm_url, kind=kind, body=body) | {"prompt": "chat" if kind == "chat" else "raw"}
     table = generate(tmp_path, study(tmp_path, model))
     from transformers import AutoTokenizer
 
@@ -362,10 +314,10 @@ def test_text_and_chat_traces_of_the_server_keep_text_and_tokens(tmp_path, vllm_
 
 
 @pytest.mark.slow
-def test_a_wrong_key_and_a_wrong_name_are_told_by_the_server(tmp_path, vllm_server, monkeypatch):
+def test_a_wrong_key_and_a_wrong_name_are_told_by_the_server(tmp_path, vllm_url, monkeypatch):
     monkeypatch.setenv("TEST_KEY", "wrong")
     with pytest.raises(EndpointError, match=r"401.*is the key in TEST_KEY right"):
-        generate(tmp_path, study(tmp_path, served(vllm_server)))
+        generate(tmp_path, study(tmp_path, served(vllm_url)))
     monkeypatch.setenv("TEST_KEY", KEY)
     with pytest.raises(EndpointError, match=r"404.*check base_url and model"):
-        generate(tmp_path, study(tmp_path, served(vllm_server, model="unknown")))
+        generate(tmp_path, study(tmp_path, served(vllm_url, model="unknown")))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import r2a.engine
 import r2a.generation
 from r2a.generation import request_seed, vllm_engine
 from r2a.generation.ledger import Ledger
@@ -104,8 +105,8 @@ class Engine:
 
 @pytest.mark.parametrize("n_requests", [0, 1, 7, 8, 9, 50])
 def test_every_request_is_completed_by_its_own_tokens_and_few_wait_in_the_engine(monkeypatch, n_requests):
-    monkeypatch.setattr(vllm_engine, "MOST_WAITING", 8)
-    monkeypatch.setattr(vllm_engine, "FEWEST_WAITING", 4)
+    monkeypatch.setattr(r2a.engine, "MOST_WAITING", 8)
+    monkeypatch.setattr(r2a.engine, "FEWEST_WAITING", 4)
     monkeypatch.setattr(vllm_engine, "as_vllm_takes_it", lambda request: (request.seed, None))
     requests = [dataclasses.replace(REQUEST, seed=seed) for seed in range(n_requests)]
     engine = Engine()

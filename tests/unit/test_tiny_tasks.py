@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from r2a.tiny.datasets import held_out_puzzles, write_datasets
+from r2a.tiny.datasets import held_out_puzzles, write_datasets, write_requests
 from r2a.tiny.tasks import ANIMALS, held_out_animals, sample_comparison_pairs, training_examples
 
 ROOT = Path(__file__).parents[2]
@@ -74,5 +74,6 @@ def test_pairs_have_the_same_candidates_and_opposite_answers_in_balanced_order()
 
 def test_shipped_files_are_what_the_recipe_writes(tmp_path):
     write_datasets(SEED, tmp_path / "puzzles.jsonl", tmp_path / "comparisons.csv")
-    for name in ("puzzles.jsonl", "comparisons.csv"):
+    write_requests(SEED, tmp_path / "requests.jsonl")
+    for name in ("puzzles.jsonl", "comparisons.csv", "requests.jsonl"):
         assert (tmp_path / name).read_text() == (ROOT / "resources/datasets" / name).read_text()

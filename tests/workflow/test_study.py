@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 MODELS, DATASETS = ("tiny-qwen", "tiny-llama"), ("puzzles", "comparisons")
-EACH = [(model, dataset) for model in MODELS for dataset in DATASETS]
+EACH = [(model, dataset) for model in MODELS for dataset in (*DATASETS, "requests")]
 
 
 def graded(study, model, dataset):
@@ -110,6 +110,16 @@ def test_every_store_names_its_dimensions_and_origin(study):
             assert measured, path
             for array in measured:
                 assert all(dimension.label for dimension in array.dims), (path, array.name)
+
+
+def test_the_tiny_judge_scores_the_open_ended_answers(study):
+    judged = pd.read_parquet(study.results / "judgements/tiny-judge/requests.parquet")
+    assert len(judged) == len(MODELS) * 22 * 2 * 3
+    assert (judged["status"] == "scored").mean() > 0.9
+    assert judged.loc[judged["status"] == "scored", "score"].between(1, 10).all()
+    effect = pd.read_csv(study.results / "tables/judge_effect.csv")
+    assert set(effect["area"]) == {"all", "compass", "cups", "lookup"}
+    assert "Tiny judge (random)" in (study.results / "summary.md").read_text()
 
 
 def test_the_summary_names_every_model_and_says_that_they_are_toys(study):

@@ -40,6 +40,7 @@ rule write_tiny_datasets:
     output:
         puzzles="results/tiny_training/datasets/puzzles.jsonl",
         comparisons="results/tiny_training/datasets/comparisons.csv",
+        requests="results/tiny_training/datasets/requests.jsonl",
     log:
         "results/tiny_training/logs/datasets.log",
     conda:

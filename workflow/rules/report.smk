@@ -17,6 +17,12 @@ rule write_summary:
             ],
         ),
         disagreements="<results>/tables/grader_disagreements.csv",
+        judge_tables=(
+            expand("<results>/tables/judge_{table}.csv", table=["scores", "effect", "agreement"])
+            if STUDY.judged_datasets
+            else []
+        ),
+        judge_figure=["<results>/figures/judge_scores.png"] if STUDY.judged_datasets else [],
         perturbation=expand(
             "<results>/tables/{model}/{dataset}/perturbation.csv",
             model=STUDY.weighted_models,

@@ -1,4 +1,4 @@
-"""Write the tiny study's puzzles and comparison pairs."""
+"""Write the tiny study's puzzles, comparison pairs and open-ended requests."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +13,11 @@ def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
         import yaml
 
-        from r2a.tiny.datasets import write_datasets
+        from r2a.tiny.datasets import write_datasets, write_requests
 
         recipe = yaml.safe_load(Path(snakemake.input.recipe).read_text())
         write_datasets(recipe["seed"], Path(snakemake.output.puzzles), Path(snakemake.output.comparisons))
+        write_requests(recipe["seed"], Path(snakemake.output.requests))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ STAGE_VERSIONS = {
     "models": 1,
     "traces": 1,
     "grades": 1,
+    "judgements": 1,
     "perturbation": 1,
     "evaluation": 2,
+    "judge_tables": 1,
     "disagreements": 1,
     "attention": 1,
     "probes": 1,
@@ -55,21 +57,26 @@ class Source(Section):
     revision: str | None = Field(None, description="Commit, tag or branch on the hub.")
 
 
-class Endpoint(Section):
-    """A server with OpenAI's interface that generates a model's traces."""
+class Server(Section):
+    """A server with OpenAI's interface."""
 
     base_url: str = Field(pattern=r"^https?://[^\s@]+$", description="Address up to /v1, without a key in it.")
     model: str = Field(description="The server's name for the model.")
-    kind: Literal["completions", "chat"] = Field(
-        "completions",
-        description="completions: the whole prompt as tokens, or as text where the model has neither path nor hub. "
-        "chat: question and opened reasoning as two messages, for servers that complete the second.",
-    )
     api_key_variable: str | None = Field(None, description="Environment variable that holds the key, if any.")
     max_concurrency: int = Field(16, gt=0, description="Requests under way at a time.")
     timeout_seconds: int = Field(1800, gt=0, description="Wall time of one request; then it is sent again.")
     body: dict[str, Any] = Field(
         default_factory=dict, description="Further fields of every request, e.g. {return_token_ids: true}."
+    )
+
+
+class Endpoint(Server):
+    """A server that generates a model's traces."""
+
+    kind: Literal["completions", "chat"] = Field(
+        "completions",
+        description="completions: the whole prompt as tokens, or as text where the model has neither path nor hub. "
+        "chat: question and opened reasoning as two messages, for servers that complete the second.",
     )
     prefill: dict[str, Any] = Field(
         default_factory=dict,
@@ -124,6 +131,14 @@ class Fields(Section):
     )
     area: str | None = Field("area", description="Area that results are shown by.")
     level: str | None = Field("level", description="Level of difficulty.")
+    conversation: str | None = Field(
+        None,
+        description="In place of problem: a list of turns {role, content} that ends with the user's. Earlier turns "
+        "stand before the last one in the problem's text, so a judge sees what the model was asked.",
+    )
+    checklist: str | None = Field(
+        None, description="What a judge goes through (kind open_ended): a list of texts, or one text."
+    )
 
 
 class Dataset(Source):
@@ -141,6 +156,7 @@ class Dataset(Source):
     filter: dict[Literal["area", "level"], list[str | int]] = Field(
         {}, description="Only problems of these areas (as renamed) and levels, e.g. {level: [4, 5]}."
     )
+    single_turn: bool = Field(False, description="Leaves out conversations that have earlier turns.")
     n_problems: int | None = Field(
         None, gt=0, description="Only so many of the problems (or pairs) left, drawn by the study's seed."
     )
@@ -192,6 +208,40 @@ class Grading(Section):
     )
     seconds: float = Field(10, gt=0, description="Wall time for one answer; beyond it the verdict is timeout.")
     memory_mb: int = Field(2000, gt=0, description="Memory of a grading process, in MB.")
+
+
+class Batch(Section):
+    """A judge that is asked by files, as OpenAI's batch interface takes them."""
+
+    model: str = Field(description="The service's name for the model.")
+    replies: str = Field(description="Folder in which the service's output files (.jsonl) are put, under any name.")
+    body: dict[str, Any] = Field(
+        default_factory=dict, description="Further fields of every request, e.g. {response_format: {...}}."
+    )
+
+
+class Judge(Source):
+    """A model that scores open-ended answers: weights for vLLM here (path or hub), an endpoint, or batch files."""
+
+    label: str | None = Field(None, description="Name in figures and tables; the key by default.")
+    endpoint: Server | None = Field(None, description="Asked in place of vLLM here.")
+    batch: Batch | None = Field(None, description="Asked by files, which people carry to the service and back.")
+    temperature: float = Field(0, ge=0, description="0 is greedy.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus; not sent by default.")
+    max_tokens: int = Field(
+        1024, gt=0, description="Length limit of a reply, in tokens; doubled once for one that cannot be read."
+    )
+    n_problems: int | None = Field(
+        None,
+        gt=0,
+        description="Only so many problems of each dataset, drawn by the study's seed: enough of a second judge to see "
+        "whether two agree.",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Weights and activations in vLLM.")
+    gpus: int = Field(0, ge=0, description="GPUs a job of this judge asks for; vLLM splits the judge over them.")
+    threads: int = Field(1, gt=0, description="CPU threads a job of this judge uses.")
+    memory_mb: int = Field(4000, gt=0, description="Main memory a job of this judge asks for, in MB.")
+    runtime_minutes: int = Field(60, gt=0, description="Wall time a job of this judge asks for, in minutes.")
 
 
 class Statistics(Section):
@@ -337,6 +387,9 @@ class Study(Section):
     decodings: dict[Name, Decoding] = Field(min_length=1, description="The decodings, by name.")
     generation: Generation = Field(default_factory=Generation)
     grading: Grading = Field(default_factory=Grading)
+    judges: dict[Name, Judge] = Field(
+        {}, description="What scores the answers of open_ended datasets, by name; without any, they have no scores."
+    )
     statistics: Statistics = Field(default_factory=Statistics)
     attention: Attention = Field(default_factory=Attention)
     ablation: Ablation = Field(default_factory=Ablation)
@@ -347,12 +400,18 @@ class Study(Section):
     @property
     def environment(self) -> str:
         """Name of the lock in envs/ that the study's jobs need."""
-        return "gpu" if any(model.gpus for model in self.models.values()) else "cpu"
+        n_gpus = [model.gpus for model in self.models.values()] + [judge.gpus for judge in self.judges.values()]
+        return "gpu" if any(n_gpus) else "cpu"
 
     @property
     def graded_datasets(self) -> list[str]:
         """The datasets whose answers have a reference."""
         return [name for name, dataset in self.datasets.items() if dataset.kind != "open_ended"]
+
+    @property
+    def judged_datasets(self) -> list[str]:
+        """The datasets whose answers are scored by judges."""
+        return [name for name in self.datasets if name not in self.graded_datasets and self.judges]
 
     @property
     def perturbed_datasets(self) -> list[str]:
@@ -392,22 +451,23 @@ class Study(Section):
 
     def endpoint_resources(self, model: str) -> dict[str, str | int]:
         """Where a model's endpoint is and how fast to ask it, which changes no results; empty without one."""
-        endpoint = self.models[model].endpoint
-        if endpoint is None:
-            return {"base_url": "", "api_key_variable": "", "max_concurrency": 0, "timeout_seconds": 0}
-        names = {"base_url", "api_key_variable", "max_concurrency", "timeout_seconds"}
-        return {key: value or "" for key, value in endpoint.model_dump(include=names).items()}
+        return _server_resources(self.models[model].endpoint)
+
+    def judge_resources(self, judge: str) -> dict[str, str | int]:
+        """Where a judge is asked and how fast, which changes no results; empty for one in vLLM here."""
+        batch = self.judges[judge].batch
+        return _server_resources(self.judges[judge].endpoint) | {"replies": batch.replies if batch else ""}
 
     def source_files(self, entry: Source) -> list[str]:
-        """The files that a local model or dataset is read from; none for one on the hub."""
+        """The files that a local model, dataset or judge is read from; none for one that is elsewhere."""
         if entry.path is None:
             return []
         path = Path(entry.path)
         if not path.is_dir():
             return [str(path)]
-        if isinstance(entry, Model):
-            return sorted(str(file) for file in path.iterdir() if file.suffix in MODEL_SUFFIXES)
-        return sorted(str(file) for file in path.rglob("*") if file.suffix in DATASET_SUFFIXES)
+        if isinstance(entry, Dataset):
+            return sorted(str(file) for file in path.rglob("*") if file.suffix in DATASET_SUFFIXES)
+        return sorted(str(file) for file in path.iterdir() if file.suffix in MODEL_SUFFIXES)
 
     def model_label(self, name: str) -> str:
         return self.models[name].label or name
@@ -415,7 +475,9 @@ class Study(Section):
     def dataset_label(self, name: str) -> str:
         return self.datasets[name].label or name
 
-    def stage(self, name: str, model: str | None = None, dataset: str | None = None) -> dict[str, Any]:
+    def stage(
+        self, name: str, model: str | None = None, dataset: str | None = None, judge: str | None = None
+    ) -> dict[str, Any]:
         """Plain values that a stage's results depend on: its version, the seed and its settings.
 
         Settings that change how fast a result comes, not what it is, are left out.
@@ -454,9 +516,17 @@ class Study(Section):
             params |= self.perturbation.model_dump()
         if name == "grades":
             params |= self.grading.model_dump()
+        if judge is not None:
+            chosen = self.judges[judge]
+            params |= {"judge": judge, "judge_label": chosen.label or judge}
+            params |= {"source": chosen.model_dump(include={"path", "hub", "revision"})}
+            params |= chosen.model_dump(include={"dtype", "temperature", "top_p", "max_tokens", "n_problems"})
+            asked = chosen.endpoint or chosen.batch
+            params["request"] = asked and asked.model_dump(include={"model", "body"})
+            params["by_file"] = chosen.batch is not None
         if name == "disagreements":
             params["graders"] = self.grading.graders
-        if name in ("evaluation", "heads", "ablation_effect", "patching", "figures"):
+        if name in ("evaluation", "judge_tables", "heads", "ablation_effect", "patching", "figures"):
             params |= self.statistics.model_dump()
         if name in ("evaluation", "figures") and model is None:
             params["variants"] = self.variants
@@ -476,6 +546,13 @@ class Study(Section):
         if name in ("activations", "patching"):
             params["components"] = self.patching.components
         return params
+
+
+def _server_resources(server: Server | None) -> dict[str, str | int]:
+    if server is None:
+        return {"base_url": "", "api_key_variable": "", "max_concurrency": 0, "timeout_seconds": 0}
+    names = {"base_url", "api_key_variable", "max_concurrency", "timeout_seconds"}
+    return {key: value or "" for key, value in server.model_dump(include=names).items()}
 
 
 def load_study(config: dict[str, Any], origin: str = "the configuration") -> Study:
@@ -554,6 +631,7 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     if isinstance(generation, dict):
         for name, entry in _entries(config, "models").items():
             lines += _generation_in_words(name, entry, generation)
+    lines += _judges_in_words(_entries(config, "judges"), _entries(config, "datasets"))
     grading = config.get("grading")
     graders = grading.get("graders") if isinstance(grading, dict) else None
     if isinstance(graders, list) and any(graders.count(grader) > 1 for grader in graders):
@@ -622,6 +700,29 @@ def _endpoint_in_words(name: str, entry: dict[str, Any], endpoint: dict[str, Any
     return []
 
 
+def _judges_in_words(judges: dict[str, dict[str, Any]], datasets: dict[str, dict[str, Any]]) -> list[str]:
+    """What is wrong with a judge's whereabouts, or missing in the datasets that it is to judge."""
+    lines = []
+    for name, judge in judges.items():
+        if sum(judge.get(key) is not None for key in ("path", "hub", "endpoint", "batch")) != 1:
+            lines.append(f"judges.{name}: give exactly one of path, hub, endpoint and batch")
+        path = judge.get("path")
+        if isinstance(path, str) and not Path(path).exists():
+            lines.append(f"judges.{name}.path: {path} does not exist; paths start at the repository's root")
+    labels = [str(judge.get("label") or name) for name, judge in judges.items()]
+    shared = sorted({label for label in labels if labels.count(label) > 1})
+    if shared:
+        lines.append(f"judges: several have the label {', '.join(shared)}; give each its own")
+    for name, dataset in datasets.items():
+        fields = dataset.get("fields")
+        has_checklist = isinstance(fields, dict) and fields.get("checklist")
+        if judges and dataset.get("kind") == "open_ended" and not has_checklist:
+            lines.append(f"datasets.{name}.fields.checklist: missing; judges go through it, so name its column")
+        if dataset.get("single_turn") and not (isinstance(fields, dict) and fields.get("conversation")):
+            lines.append(f"datasets.{name}.single_turn: needs fields.conversation, the column that holds the turns")
+    return lines
+
+
 def _in_words(item: Any) -> str:
     """One of pydantic's errors, as a sentence that names the key and the remedy."""
     place = ".".join(str(part) for part in item["loc"] if part != "[key]")
@@ -645,7 +746,9 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
         "datasets": Dataset,
         "decodings": Decoding,
         "fields": Fields,
-        "endpoint": Endpoint,
+        "endpoint": Endpoint if location[:1] == ("models",) else Server,
+        "judges": Judge,
+        "batch": Batch,
         "needles": Needle,
         "repetition": Repetition,
     }

@@ -25,6 +25,7 @@ class DatasetError(Exception):
 def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
     """Write the dataset's table: uid, problem, answer, area, level; for pairs also pair, side, comparator, kind.
 
+    Where fields name them, also history (the problem's text before the last turn) and checklist (a list of texts).
     Areas are renamed or left out by settings["areas"]; settings["filter"] keeps some areas or levels, of which
     settings["n_problems"] draws a part by the seed. Raises DatasetError before anything is written: missing columns,
     empty or repeated rows, a filter that nothing meets.
@@ -36,6 +37,8 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
     else:
         seed = f"{settings['seed']} {settings['dataset']}"
         frame = _problems(rows, settings["fields"], place, seed)
+    if settings["single_turn"]:
+        frame = frame[frame["history"] == ""]
     if settings["areas"]:
         unknown = sorted(set(frame["area"]) - set(settings["areas"]))
         if unknown:
@@ -105,6 +108,8 @@ def _problems(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, Any], plac
         values = (_reach(row, field, place, number) for number, row in enumerate(rows, 1))
         return [None if value is None else str(value) for value in values]
 
+    if fields["conversation"]:
+        fields = {**fields, "problem": None}
     names = ("uid", "problem", "answer", "area", "level")
     frame = pd.DataFrame({name: pd.Series(column(fields[name]), dtype="str") for name in names})
     if fields["uid"] is None:
@@ -119,7 +124,29 @@ def _problems(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, Any], plac
             for uid, problem, answer, others in zip(frame["uid"], frame["problem"], frame["answer"], wrong, strict=True)
         ]
         frame["problem"], frame["answer"] = zip(*chosen, strict=True)
+    if fields["conversation"]:
+        turns = [_reach(row, fields["conversation"], place, number) for number, row in enumerate(rows, 1)]
+        texts = [_conversation(said, place, number) for number, said in enumerate(turns, 1)]
+        frame["history"] = [history for history, _ in texts]
+        frame["problem"] = [history + last for history, last in texts]
+    if fields["checklist"]:
+        points = [_reach(row, fields["checklist"], place, number) for number, row in enumerate(rows, 1)]
+        frame["checklist"] = [[point] if isinstance(point, str) else list(point or []) for point in points]
     return frame
+
+
+def _conversation(turns: Any, place: str, number: int) -> tuple[str, str]:
+    """The text of the turns before the last one, '' without any, and the last one's, which must be the user's."""
+    try:
+        *earlier, (role, last) = [(turn["role"], turn["content"]) for turn in turns]
+    except (KeyError, TypeError, ValueError):
+        role, earlier, last = None, [], ""
+    if role != "user":
+        raise DatasetError(
+            f"{place}: the conversation in row {number} is not a list of turns {{role, content}} that ends with the "
+            "user's; mend it, or name another column under fields.conversation"
+        )
+    return "".join(f"{role.capitalize()}: {content}\n\n" for role, content in earlier), last
 
 
 def _check_marker(frame: pd.DataFrame, marker: str, place: str) -> None:
@@ -181,6 +208,8 @@ def _check(frame: pd.DataFrame, kind: str, place: str) -> None:
     if "pair" in frame:
         answers = frame.groupby("pair")["answer"].transform("nunique")
         wrong["are pairs whose two answers are the same or missing"] = answers != 2
+    if "checklist" in frame:
+        wrong["have an empty checklist"] = frame["checklist"].map(len) == 0
     for what, rows in wrong.items():
         if rows.any():
             named = ", ".join(frame.loc[rows, "uid"].fillna("null").head(3))

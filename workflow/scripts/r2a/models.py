@@ -30,35 +30,17 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     source, endpoint = settings["source"], settings["endpoint"]
     manifest = provenance(settings)
     if not source["hub"] and not source["path"]:
-        origin = {"source": f"{endpoint['model']} at an endpoint"}
         unknown = dict.fromkeys(("revision", "weights", "tokenizer", "dtype"))
-        manifest["models"] = {settings["model"]: origin | unknown}
+        manifest["models"] = {settings["model"]: {"source": f"{endpoint['model']} at an endpoint", **unknown}}
         write_json(output, manifest | {"folder": None, "n_positions": None})
         return
-    if source["hub"]:
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(source["hub"], revision=source["revision"], allow_patterns=list(HUB_FILES)))
-        revision = folder.name  # the commit that a branch or tag stood for
-    else:
-        folder, revision = Path(source["path"]), None
-    weights = sorted(folder.glob(WEIGHTS))
-    if not weights:
-        raise ModelError(f"{folder}: no {WEIGHTS}; only safetensors weights are loaded, convert the checkpoint first")
+    folder, origin = find_weights(source)
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:  # transformers names what is wrong in the first sentence
         raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
     marks_of(folder)
-    manifest["models"] = {
-        settings["model"]: {
-            "source": source["hub"] or source["path"],
-            "revision": revision,
-            "weights": revision or _sha256(weights),
-            "tokenizer": _sha256([folder / "tokenizer.json"]) if (folder / "tokenizer.json").exists() else revision,
-            "dtype": settings["dtype"],
-        }
-    }
+    manifest["models"] = {settings["model"]: {**origin, "dtype": settings["dtype"]}}
     manifest |= {
         "folder": str(folder),
         "architecture": config.architectures[0],
@@ -68,6 +50,29 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
         "n_positions": config.max_position_embeddings,
     }
     write_json(output, manifest)
+
+
+def find_weights(source: Mapping[str, str | None]) -> tuple[Path, dict[str, str | None]]:
+    """A model's folder, downloaded where source names a hub, and its source, revision and hashes.
+
+    source: path or hub, and revision. Raises ModelError where weights are not safetensors.
+    """
+    if source["hub"]:
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(source["hub"], revision=source["revision"], allow_patterns=list(HUB_FILES)))
+        revision = folder.name  # the commit that a branch or tag stood for
+    else:
+        folder, revision = Path(str(source["path"])), None
+    weights = sorted(folder.glob(WEIGHTS))
+    if not weights:
+        raise ModelError(f"{folder}: no {WEIGHTS}; only safetensors weights are loaded, convert the checkpoint first")
+    return folder, {
+        "source": source["hub"] or source["path"],
+        "revision": revision,
+        "weights": revision or _sha256(weights),
+        "tokenizer": _sha256([folder / "tokenizer.json"]) if (folder / "tokenizer.json").exists() else revision,
+    }
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ CONDITION_COLOURS = {"with_reasoning": BLUE, "without_reasoning": ORANGE}
 CONDITION_MARKERS = {"with_reasoning": "o", "without_reasoning": "s"}
 CONDITION_NAMES = {"with_reasoning": "with reasoning", "without_reasoning": "without reasoning"}
 TOY_NOTE = "Toy models trained on synthetic tasks: this shows that the machinery works, nothing about real models."
+MODEL_COLOURS = (GREEN, PURPLE, RED, BLUE)
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.")  # of decodings or models, taken in turn
 DPI = 160
 

@@ -1,43 +1,17 @@
-"""Completions kept the moment they finish, so that a killed job loses only what was in flight."""
+"""Completions kept the moment they finish, by the keys of their requests."""
 
-import json
-import os
-import time
 from pathlib import Path
 from types import TracebackType
 
+from r2a import ledger
 from r2a.generation.requests import Completion, Request
-
-SECONDS_BETWEEN_SYNCS = 1.0
 
 
 class Ledger:
-    """An append-only JSON Lines file of completions by request key. A torn last line is ignored.
-
-    Each line is handed to the system at once, so it outlives the process; it is forced onto the disk once a
-    second, which is all that a power failure can cost (a disk takes milliseconds, an engine makes tokens in them).
-    """
+    """The completions in a r2a.ledger.Ledger."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._completions: dict[str, Completion] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            text = path.read_bytes()
-            whole = text[: text.rfind(b"\n") + 1]
-            if len(whole) < len(text):
-                os.truncate(path, len(whole))
-            for line in whole.splitlines():
-                entry = json.loads(line)
-                self._completions[entry["key"]] = Completion(
-                    tuple(entry["token_ids"]),
-                    entry["finish_reason"],
-                    entry["seconds"],
-                    entry["text"],
-                    tuple(entry["prompt_ids"]),
-                )
-        self._file = open(path, "a")  # noqa: SIM115 (closed by the block's end)
-        self._synced = time.monotonic()
+        self._ledger = ledger.Ledger(path)
 
     def __enter__(self) -> "Ledger":
         return self
@@ -45,30 +19,27 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._sync()
-        self._file.close()
+        self._ledger.__exit__(kind, error, trace)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._completions
+        return key in self._ledger
 
     def __getitem__(self, key: str) -> Completion:
-        return self._completions[key]
+        entry = self._ledger[key]
+        return Completion(
+            tuple(entry["token_ids"]),
+            entry["finish_reason"],
+            entry["seconds"],
+            entry["text"],
+            tuple(entry["prompt_ids"]),
+        )
 
     def add(self, request: Request, completion: Completion) -> None:
         entry: dict[str, object] = {
-            "key": request.key,
             "uid": request.uid,
             "condition": request.condition,
             "decoding": request.decoding,
         }
         entry |= {"sample": request.sample, "finish_reason": completion.finish_reason, "seconds": completion.seconds}
         entry |= {"token_ids": completion.token_ids, "text": completion.text, "prompt_ids": completion.prompt_ids}
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
-        if time.monotonic() - self._synced > SECONDS_BETWEEN_SYNCS:
-            self._sync()
-        self._completions[request.key] = completion
-
-    def _sync(self) -> None:
-        os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
+        self._ledger.add(request.key, entry)

@@ -13,6 +13,7 @@ from r2a.summary.accuracy import effect_sentences, grader_sentence
 from r2a.summary.attention import attention_sentences
 from r2a.summary.dependence import dependence_sentences
 from r2a.summary.heads import head_sentences, quality_sentences
+from r2a.summary.judging import judge_sentences
 from r2a.summary.patching import patching_sentences
 from r2a.summary.perturbation import perturbation_sentences
 
@@ -31,6 +32,7 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
     funnel, effect = pd.read_csv(inputs["funnel"]), pd.read_csv(inputs["effect"])
     stage_1, short_1 = effect_sentences(effect)
     stage_1 += dependence_sentences(inputs) + grader_sentence(inputs["disagreements"], summary.parent)
+    stage_1 += judge_sentences(inputs["judge_tables"], summary.parent)
     text = perturbation_sentences(inputs["perturbation"], inputs["perturbation_funnel"])
     stage_2, short_2 = attention_sentences(inputs["attention"], inputs["heads"])
     stage_2 += head_sentences(inputs["probes"], inputs["heads"])
@@ -49,14 +51,16 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
             "patching_figures",
         )
     }
-    accuracy_figure = os.path.relpath(inputs["accuracy_figure"], summary.parent)
+    stage_1_figures = [
+        os.path.relpath(path, summary.parent) for path in (inputs["accuracy_figure"], *inputs["judge_figure"])
+    ]
     problems = os.path.relpath(inputs["problems"], summary.parent)
     warning = [f"> **Toy models.** {TOY_WARNING}", ""] if settings["is_toy"] else []
     lines = [
         f"# Does the answer depend on the reasoning? Study “{settings['study']}”", "", *warning,
         "## 1. Does reasoning improve answers?", "", *stage_1,
         f"- Every problem, right or wrong with and without reasoning, and why: [table]({problems}).", "",
-        *_images([accuracy_figure, *figures["evaluation_figures"]]),
+        *_images([*stage_1_figures, *figures["evaluation_figures"]]),
         "How many traces each step leaves; an answer that does not survive counts as wrong above.", "",
         *_markdown_table(funnel[FUNNEL_COLUMNS + ["repeating"] * bool(funnel["repeating"].any())]), "",
         *(["### What is left of the answers when the reasoning's text is perturbed?", "", *text, ""] if text else []),

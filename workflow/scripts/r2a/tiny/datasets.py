@@ -10,6 +10,8 @@ from r2a.tiny.tasks import COMPARATORS, Example, sample_comparison_pairs, sample
 # puzzles per level of each area; none occurs in training
 PUZZLE_COUNTS = {"compass": 16, "cups": 16, "lookup": 16}
 N_PAIRS = 60
+# requests per level of each area
+REQUEST_COUNTS = {"compass": 2, "cups": 2, "lookup": 2}
 
 
 def held_out_puzzles(seed: int) -> list[Example]:
@@ -36,3 +38,25 @@ def write_datasets(seed: int, puzzles: Path, comparisons: Path) -> None:
                     f"comparator_{side}": comparator,
                 }
             writer.writerow(row)
+
+
+def write_requests(seed: int, path: Path) -> None:
+    """Write open-ended requests as JSON Lines: a conversation each, and the checklist of a good answer.
+
+    They ask what puzzles ask, as the tiny models know nothing else. Each area's last one has an earlier turn.
+    """
+    examples = sample_puzzles(seed + 1, REQUEST_COUNTS)
+    with whole_file(path) as partial, open(partial, "w") as file:
+        for number, (example, following) in enumerate(zip(examples, [*examples[1:], None], strict=True)):
+            conversation = [{"role": "user", "content": example.problem}]
+            if following is None or following.area != example.area:
+                earlier = examples[number - 1]
+                said = [{"role": "user", "content": earlier.problem}]
+                conversation = [*said, {"role": "assistant", "content": earlier.answer_text}, *conversation]
+            checklist = [
+                f"Does the answer come to {example.answer}?",
+                "Does the answer take up what was asked last?",
+                "Is the answer one clear sentence?",
+            ]
+            row = {"uid": f"request-{number:03d}", "conversation": conversation, "checklist": checklist}
+            file.write(json.dumps(row | {"area": example.area}) + "\n")

@@ -1,0 +1,157 @@
+"""Open-ended answers scored by a model that goes through the item's checklist (METHOD section 2)."""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from r2a.judging import batch_judge, endpoint_judge
+from r2a.judging.replies import SCHEMA, read_score
+from r2a.judging.requests import REFUSED, Ask, JudgingError, Reply, Request
+from r2a.judging.template import fill
+from r2a.ledger import Ledger
+from r2a.progress import Progress, logger
+from r2a.store import parameters_hash, provenance, read_parquet, read_provenance, write_parquet
+
+TRACE_COLUMNS = ["uid", "condition", "decoding", "sample"]
+EMPTY_SCORE = 1  # of an answer without text, for which no judge is asked (WildBench's protocol)
+
+
+def judge_answers(
+    traces: Sequence[Path],
+    dataset: Path,
+    template: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    engine: Mapping[str, Any],
+) -> None:
+    """Have a judge score the answers of all models to a dataset, and write one row a trace.
+
+    Columns: model, dataset (labels), uid, area, condition, decoding, sample, status, score (null but for scored and
+    empty), invalid_reason, n_answer_characters, n_tries, reply. status is scored; empty (an answer without text,
+    score 1); invalid (a trace that gives no answer, see invalid_reason: not judged); unparsable (no score could be
+    read, also not from a second reply of twice the length); refused (the judge would not take it; reply says why).
+
+    Replies are kept in a ledger beside the output, by all that determines them: another model, sample or problem
+    has only its own answers judged. `engine` is where the judge is asked, and how fast. Raises JudgingError.
+    """
+    answers = _answers(traces, dataset, settings)
+    form = template.read_text()
+    is_judged = answers["status"] == "judged"
+    prompts = [
+        fill(form, row.problem, row.history, row.checklist, row.answer_text) for row in answers[is_judged].itertuples()
+    ]
+    answers.loc[is_judged, "prompt"] = prompts
+    with Ledger(output.with_name(f".{output.stem}.ledger.jsonl")) as ledger:
+        identity, ask = _open_judge(settings, engine, prompts, output.with_suffix(".requests.jsonl"))
+        replies = replies_to(prompts, identity, ask, ledger, settings)
+    rows = [_judged(row, replies) for row in answers.to_dict("records")]
+    table = pd.DataFrame(rows).astype({"score": "Int64"})
+    write_parquet(output, table, provenance(settings, [*traces, dataset]) | {"judge": identity})
+    logger.info(f"{output}: {dict(Counter(table['status']).most_common())}")
+
+
+def replies_to(
+    prompts: Sequence[str], identity: Mapping[str, Any], ask: Ask, ledger: Ledger, settings: Mapping[str, Any]
+) -> dict[str, tuple[Reply, int]]:
+    """The reply to each distinct prompt, and how often it was asked for.
+
+    Only what is not in the ledger is asked for. A reply without a readable score is asked for once more, with twice
+    the tokens. Raises JudgingError where the judge refuses all that it is asked.
+    """
+    replies: dict[str, tuple[Reply, int]] = {}
+    left = list(dict.fromkeys(prompts))
+    for n_tries, max_tokens in enumerate((settings["max_tokens"], 2 * settings["max_tokens"]), 1):
+        if not left:
+            break
+        requests = [_request(prompt, identity, settings, max_tokens) for prompt in left]
+        missing = [request for request in requests if request.key not in ledger]
+        logger.info(f"{settings['judge']}: {len(left)} prompts, {len(left) - len(missing)} already in the ledger")
+        refused = []
+        if missing:
+            with Progress(f"{settings['judge']}, {settings['dataset']}: replies", len(missing)) as progress:
+                for request, reply in ask(missing):
+                    if reply.finish_reason == REFUSED:
+                        refused.append(reply)
+                        replies.setdefault(request.prompt, (reply, n_tries))  # an unreadable first reply stays
+                    else:
+                        ledger.add(request.key, {**vars(reply)})
+                    progress.advance()
+        if n_tries == 1 and refused and len(refused) == len(requests):
+            raise JudgingError(f"{settings['judge']} refuses all {len(refused)} requests; the last: {refused[-1].text}")
+        for request in requests:
+            if request.key in ledger:
+                entry = ledger[request.key]
+                reply = Reply(entry["text"], entry["finish_reason"], entry["seconds"])
+                replies[request.prompt] = reply, n_tries
+        left = [r.prompt for r in requests if r.key in ledger and read_score(ledger[r.key]["text"]) is None]
+    return replies
+
+
+def _request(prompt: str, identity: Mapping[str, Any], settings: Mapping[str, Any], max_tokens: int) -> Request:
+    """Greedy judges need no seed; others get one of their own for each prompt."""
+    seed = None
+    if settings["temperature"] > 0:
+        seed = random.Random(f"{settings['seed']} {prompt}").randrange(2**31)
+    judge = parameters_hash(identity)
+    return Request(judge, prompt, settings["temperature"], settings["top_p"], seed, max_tokens)
+
+
+def _open_judge(
+    settings: Mapping[str, Any], engine: Mapping[str, Any], prompts: Sequence[str], requests_file: Path
+) -> tuple[dict[str, Any], Ask]:
+    """What identifies the judge, and how it is asked."""
+    asked = settings["request"]
+    if asked and settings["by_file"]:
+        way = partial(batch_judge.ask, settings=asked, replies=Path(engine["replies"]), requests_file=requests_file)
+        return asked, way
+    if asked:
+        return asked, partial(endpoint_judge.ask, settings=asked, engine=engine)
+    from r2a.judging.vllm_judge import VllmJudge
+    from r2a.models import find_weights
+
+    folder, origin = find_weights(settings["source"])
+    identity = {**origin, "dtype": settings["dtype"], "schema": SCHEMA}
+    return identity, VllmJudge(folder, settings["dtype"], prompts, settings["max_tokens"], engine)
+
+
+def _answers(traces: Sequence[Path], dataset: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """All models' traces of the dataset's problems, or of the drawn ones, with what becomes of each: status."""
+    problems = read_parquet(dataset)
+    if "history" not in problems:
+        problems["history"] = ""
+    if settings["n_problems"]:
+        rng = random.Random(f"{settings['seed']} {settings['dataset']}")
+        drawn = rng.sample(sorted(problems["uid"]), min(settings["n_problems"], len(problems)))
+        problems = problems[problems["uid"].isin(drawn)]
+    parts = []
+    for path in traces:
+        part = read_parquet(path, [*TRACE_COLUMNS, "answer_text", "invalid_reason"])
+        part.insert(0, "model", read_provenance(path)["parameters"]["model_label"])
+        parts.append(part)
+    answers = pd.concat(parts, ignore_index=True)
+    answers = answers.merge(problems[["uid", "problem", "area", "history", "checklist"]], on="uid", validate="m:1")
+    answers.insert(1, "dataset", settings["dataset_label"])
+    status = {"": "judged", "no_answer": "empty"}
+    answers["status"] = answers["invalid_reason"].map(status).fillna("invalid")
+    return answers
+
+
+def _judged(answer: Mapping[str, Any], replies: Mapping[str, tuple[Reply, int]]) -> dict[str, Any]:
+    """A trace's row of the table."""
+    row = {name: answer[name] for name in ("model", "dataset", "area", *TRACE_COLUMNS, "status", "invalid_reason")}
+    row |= {"score": EMPTY_SCORE if answer["status"] == "empty" else None, "n_tries": 0, "reply": ""}
+    row["n_answer_characters"] = len(answer["answer_text"].strip())
+    if answer["status"] == "judged":
+        reply, row["n_tries"] = replies[answer["prompt"]]
+        row["reply"] = reply.text
+        if reply.finish_reason == REFUSED:
+            row["status"] = "refused"
+        else:
+            row["score"] = read_score(reply.text)
+            row["status"] = "unparsable" if row["score"] is None else "scored"
+    return row

@@ -1,0 +1,67 @@
+"""What is asked of a judge, and what it replies."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+REFUSED = "refused"  # finish reason where the judge would not take the request
+
+
+class JudgingError(Exception):
+    """Answers cannot be judged; the message names the judge or the file, and the remedy."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt for a judge. `judge` identifies the judge: weights, or a service's model and further fields.
+
+    top_p and seed None are not sent.
+    """
+
+    judge: str
+    prompt: str
+    temperature: float
+    top_p: float | None
+    seed: int | None
+    max_tokens: int
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of all that determines the reply."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a judge wrote, why it stopped, and the seconds it took; of a refused request, why it was refused."""
+
+    text: str
+    finish_reason: str
+    seconds: float
+
+
+Ask = Callable[[Sequence[Request]], Iterator[tuple[Request, Reply]]]
+
+
+def request_body(request: Request, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON body of a chat completion; settings: model (the service's name for it) and body."""
+    body: dict[str, Any] = {
+        "model": settings["model"],
+        "messages": [{"role": "user", "content": request.prompt}],
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
+    }
+    optional = {"top_p": request.top_p, "seed": request.seed}
+    return body | {key: value for key, value in optional.items() if value is not None} | settings["body"]
+
+
+def read_completion(body: Mapping[str, Any], seconds: float) -> Reply:
+    """The reply in a chat completion. Raises JudgingError where there is none."""
+    try:
+        (choice,) = body["choices"]
+        return Reply(choice["message"].get("content") or "", choice["finish_reason"], seconds)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise JudgingError(f"the reply is no chat completion ({type(error).__name__}): {body!r:.300}") from None

@@ -1,0 +1,73 @@
+"""A judge in vLLM here, held to the reply's JSON schema."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from r2a.engine import finished_outputs, start_engine
+from r2a.judging.replies import SCHEMA
+from r2a.judging.requests import REFUSED, JudgingError, Reply, Request
+from r2a.models import load_tokenizer
+
+# else a weak judge goes on with blanks where any number of them may stand
+JSON_AS = {"backend": "xgrammar", "disable_any_whitespace": True}
+
+
+class VllmJudge:
+    """Answers requests by a model's own chat template; the engine starts with the first of them."""
+
+    def __init__(
+        self, folder: Path, dtype: str, prompts: Sequence[str], max_tokens: int, engine: Mapping[str, Any]
+    ) -> None:
+        """prompts: all that may be asked, with max_tokens or twice as many for the reply. engine: see start_engine.
+
+        Raises JudgingError where the model has no chat template.
+        """
+        from transformers import AutoConfig
+
+        self.folder, self.dtype, self.engine = folder, dtype, engine
+        self.tokenizer = load_tokenizer(folder)
+        if self.tokenizer.chat_template is None:
+            raise JudgingError(f"{folder}: the judge has no chat template; take a model that is trained to chat")
+        self.ids = {prompt: self._prompt_ids(prompt) for prompt in prompts}
+        self.n_positions = AutoConfig.from_pretrained(folder).max_position_embeddings
+        longest = max(map(len, self.ids.values()), default=0) + 2 * max_tokens
+        self.longest = min(longest, self.n_positions)
+        self._llm: Any = None
+
+    def __call__(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Reply]]:
+        """Yield (request, reply) in the order in which they finish; one that leaves no room for a reply is refused."""
+        fitting = []
+        for request in requests:
+            n_ids = len(self.ids[request.prompt])
+            if n_ids + request.max_tokens <= self.n_positions:
+                fitting.append(request)
+            else:
+                room = f"{n_ids} tokens and {request.max_tokens} of a reply in {self.n_positions} positions"
+                yield request, Reply(f"{self.folder}: no room for {room}", REFUSED, 0.0)
+        if not fitting:
+            return
+        if self._llm is None:
+            self._llm = start_engine(
+                str(self.folder), self.dtype, self.longest, self.engine, structured_outputs_config=JSON_AS
+            )
+        for request, choice, seconds in finished_outputs(self._llm, fitting, self._as_vllm_takes_it):
+            yield request, Reply(choice.text, choice.finish_reason, seconds)
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        turn = [{"role": "user", "content": prompt}]
+        text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _as_vllm_takes_it(self, request: Request) -> tuple[Any, Any]:
+        import vllm
+        from vllm.sampling_params import StructuredOutputsParams
+
+        sampling = vllm.SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p or 1.0,
+            seed=request.seed,
+            max_tokens=request.max_tokens,
+            structured_outputs=StructuredOutputsParams(json=SCHEMA),
+        )
+        return {"prompt_token_ids": self.ids[request.prompt]}, sampling

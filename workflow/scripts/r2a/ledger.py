@@ -1,0 +1,59 @@
+"""Results of requests kept the moment they finish, so that a killed job loses only what was in flight."""
+
+import json
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+SECONDS_BETWEEN_SYNCS = 1.0
+
+
+class Ledger:
+    """An append-only JSON Lines file of entries by key. A torn last line is ignored.
+
+    Each line is handed to the system at once, so it outlives the process; it is forced onto the disk once a
+    second, which is all that a power failure can cost (a disk takes milliseconds, an engine makes tokens in them).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._entries: dict[str, dict[str, Any]] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            text = path.read_bytes()
+            whole = text[: text.rfind(b"\n") + 1]
+            if len(whole) < len(text):
+                os.truncate(path, len(whole))
+            for line in whole.splitlines():
+                entry = json.loads(line)
+                self._entries[entry["key"]] = entry
+        self._file = open(path, "a")  # noqa: SIM115 (closed by the block's end)
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sync()
+        self._file.close()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._entries[key]
+
+    def add(self, key: str, entry: dict[str, Any]) -> None:
+        self._entries[key] = {"key": key, **entry}
+        self._file.write(json.dumps(self._entries[key]) + "\n")
+        self._file.flush()
+        if time.monotonic() - self._synced > SECONDS_BETWEEN_SYNCS:
+            self._sync()
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()

@@ -18,7 +18,8 @@ from r2a.evaluation import (
     write_disagreements,
     write_evaluation,
 )
-from r2a.evaluation.statistics import (
+from r2a.evaluation.tables import EvaluationError
+from r2a.statistics import (
     bootstrap_interval,
     excluded_bounds,
     holm,
@@ -28,7 +29,6 @@ from r2a.evaluation.statistics import (
     sign_flip_p,
     wilson_interval,
 )
-from r2a.evaluation.tables import EvaluationError
 from r2a.store import provenance, read_parquet, read_provenance, write_parquet
 
 MODELS = {"R1-Llama-8B": "llama-8B", "R1-Qwen-7B": "qwen-7B", "R1-Qwen-1.5B": "qwen-1p5B", "R1-Full": "r1-full"}

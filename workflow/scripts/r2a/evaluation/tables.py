@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from r2a.config import CONDITIONS
-from r2a.evaluation.statistics import (
+from r2a.progress import logger
+from r2a.statistics import (
     bootstrap_interval,
     excluded_bounds,
     holm,
@@ -23,7 +24,6 @@ from r2a.evaluation.statistics import (
     sign_flip_p,
     wilson_interval,
 )
-from r2a.progress import logger
 from r2a.store import provenance, read_parquet, read_provenance, write_csv
 
 WITH, WITHOUT = CONDITIONS

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,11 @@ def control_positions(a: Run, b: Run, a_start: int, b_start: int, seed: str) -> 
 def align_pairs(
     traces: Path, grades: Path, dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Write one row a pair: both runs' token ids and role positions, or why the pair is left out.
+    """Write one row a probe and pair: both runs' token ids and role positions, or why the pair is left out.
 
-    Columns: pair, area, answer_a, answer_b, left_out ('' | a reason), clean_ids, corrupted_ids, roles,
-    clean_positions, corrupted_positions, answer_a_id, answer_b_id. The clean run is question a's.
+    Columns: probe, pair, area, answer_a, answer_b, left_out ('' | a reason), clean_ids, corrupted_ids, roles,
+    clean_positions, corrupted_positions, clean_reasoning_start, corrupted_reasoning_start, answer_a_id, answer_b_id.
+    The clean run is question a's.
     """
     tokenizer = load_tokenizer(read_manifest(manifest)["folder"])
     questions = read_parquet(dataset).set_index("uid")
@@ -115,9 +117,9 @@ def align_pairs(
     table["is_right"] = table["is_correct"].eq(True).fillna(False)  # an undecided verdict is absent
     by_uid = table.set_index("uid").to_dict("index")
     rows = []
-    for pair, sides in questions.groupby("pair", sort=False):
+    for probe, (pair, sides) in product(settings["probes"], questions.groupby("pair", sort=False)):
         uids = {side.side: uid for uid, side in zip(sides.index, sides.itertuples(), strict=True)}
-        row: dict[str, Any] = {"pair": pair, "area": sides["area"].iloc[0]}
+        row: dict[str, Any] = {"probe": probe, "pair": pair, "area": sides["area"].iloc[0]}
         row |= {f"answer_{side}": questions.loc[uid, "answer"] for side, uid in uids.items()}
         try:
             for uid in uids.values():
@@ -129,7 +131,7 @@ def align_pairs(
             runs = {
                 side: build_run(
                     tokenizer, by_uid[uid], questions.loc[uid, "answer"], questions.loc[uid, "comparator"],
-                    settings["probe"], settings["keep_reasoning"],
+                    probe, settings["keep_reasoning"],
                 )
                 for side, uid in uids.items()
             }  # fmt: skip
@@ -149,12 +151,16 @@ def align_pairs(
             | {
                 "left_out": "", "clean_ids": a.token_ids, "corrupted_ids": b.token_ids, "roles": list(a.positions),
                 "clean_positions": list(a.positions.values()), "corrupted_positions": list(b.positions.values()),
+                "clean_reasoning_start": a_start, "corrupted_reasoning_start": b_start,
                 "answer_a_id": a.answer_id, "answer_b_id": b.answer_id,
             }
         )  # fmt: skip
     frame = pd.DataFrame(rows)
-    logger.info(f"{output}: {len(frame)} pairs; left out: {frame['left_out'].value_counts().to_dict()}")
+    logger.info(f"{output}: {len(frame)} probed pairs; left out: {frame['left_out'].value_counts().to_dict()}")
     if (frame["left_out"] != "").all():
         raise PairError(f"{dataset}: no pair can be used ({frame['left_out'].value_counts().to_dict()})")
-    ids = dict.fromkeys(("answer_a_id", "answer_b_id"), "Int64")  # absent in the pairs left out
-    write_parquet(output, frame.astype(ids), provenance(settings, [traces, grades, dataset, manifest]))
+    # absent in the pairs left out
+    whole = ("answer_a_id", "answer_b_id", "clean_reasoning_start", "corrupted_reasoning_start")
+    write_parquet(
+        output, frame.astype(dict.fromkeys(whole, "Int64")), provenance(settings, [traces, grades, dataset, manifest])
+    )

@@ -83,7 +83,7 @@ def test_stage_parameters_change_with_what_matters_and_with_nothing_else(shipped
     before = load_study(shipped)
     shipped["generation"]["cpu_cache_mb"] = 512
     shipped["models"]["tiny-qwen"]["runtime_minutes"] = 5
-    shipped["patching"] = {"batch_tokens": 999}
+    shipped["patching"] |= {"batch_tokens": 999}
     shipped["attention"] = {"batch_tokens": 999}
     faster = load_study(shipped)
     for stage in ("traces", "attention", "pairs", "patching"):

@@ -112,7 +112,7 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
             _curve(left, rows, colour, marker, "-", name)
         for control, (colour, marker, line, name) in PUT_IN.items():
             rows = control_table[(control_table["probe"] == probe) & (control_table["control"] == control)]
-            _curve(right, rows, colour, marker, line, name)
+            _curve(right, rows, colour, marker, line, name, 7 if control == "effect" else 4)
         layer, low, high = crossing[["layer", "low", "high"]]
         if np.isnan(layer):
             left.text(0.98, 0.5, "no hand-off", transform=left.transAxes, ha="right", fontsize=7, color=PURPLE)
@@ -143,10 +143,10 @@ def _levels(axes: Axes) -> None:
         axes.axhline(level, color="black", linewidth=0.5, zorder=0)
 
 
-def _curve(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, line: str, name: str) -> None:
+def _curve(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, line: str, name: str, size: float = 4) -> None:
     """One line over layers with its interval, or nothing where there are no rows."""
     if len(rows):
-        axes.plot(rows["layer"], rows["mean"], color=colour, marker=marker, linestyle=line, markersize=4, label=name)
+        axes.plot(rows["layer"], rows["mean"], color=colour, marker=marker, linestyle=line, markersize=size, label=name)
         axes.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.18, linewidth=0)
 
 
@@ -173,7 +173,7 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
         if len(table):
             axes.set_xticks(_ticks(table["layer"].max() + 1))
     if len(table):
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+        grid[-1, 1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, fontsize=8)
     figure.suptitle(
         f"{settings['model_label']}, {settings['dataset_label']}: which part of a layer carries the answer; mean over "
         f"pairs with {settings['confidence']:.0%} bootstrap interval",
@@ -247,7 +247,11 @@ def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping
     if len(table):
         figure.colorbar(image, ax=grid, label=f"mean {EFFECT}", shrink=0.8)
         framed = Line2D([], [], marker="s", linestyle="", markerfacecolor="none", markeredgecolor="black")
-        label = "Reasoning-Focus Head; rank correlation: of the effect with a2r, over heads"
-        figure.legend([framed], [label], loc="outside lower left", fontsize=7)
+        legend = grid[-1, 1].legend(
+            [framed], ["Reasoning-Focus Head; rank correlation: of the effect with a2r, over heads"],
+            loc="upper center", bbox_to_anchor=(0.5, -0.3), fontsize=7, borderpad=0,
+        )  # fmt: skip
+        legend.set_in_layout(False)
+        grid[-1, 1].set_xlabel("head\n\n")  # room for the legend, which is wider than its panel
     figure.suptitle(f"{settings['model_label']}, {settings['dataset_label']}: which heads carry the answer", fontsize=9)
     save(figure, stem, table, settings, [carriers, agreement])

@@ -28,9 +28,7 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
     stage_1, short_1 = effect_sentences(effect)
     stage_1 += grader_sentence(inputs["disagreements"], summary.parent)
     stage_2, short_2 = attention_sentences(inputs["attention"], inputs["heads"])
-    stage_3, short_3 = patching_sentences(
-        inputs["pairs"], inputs["patching"], inputs["curves"], inputs["controls"], inputs["hand_off"]
-    )
+    stage_3, short_3 = patching_sentences(inputs)
     nothing = "Not measured: this takes a model whose weights are known and, for patching, comparison pairs."
     figures = {
         name: [os.path.relpath(path, summary.parent) for path in inputs[name]]

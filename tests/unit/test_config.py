@@ -62,6 +62,12 @@ def test_components_must_hold_resid_pre_and_be_known(shipped):
     assert "patching.components.1: " in str(error.value)
 
 
+def test_a_probe_named_twice_is_an_error(shipped):
+    shipped["patching"] = {"probes": ["boxed", "boxed"]}
+    with pytest.raises(ConfigError, match="patching.probes: one is named twice"):
+        load_study(shipped)
+
+
 def test_components_rerun_what_is_made_of_them_and_not_the_pairs(shipped):
     before = load_study(shipped)
     shipped["patching"] = {"components": ["resid_pre"]}

@@ -248,7 +248,7 @@ def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping
         figure.colorbar(image, ax=grid, label=f"mean {EFFECT}", shrink=0.8)
         framed = Line2D([], [], marker="s", linestyle="", markerfacecolor="none", markeredgecolor="black")
         legend = grid[-1, 1].legend(
-            [framed], ["Reasoning-Focus Head; rank correlation: of the effect with a2r, over heads"],
+            [framed], ["Reasoning-Focus Head; rank correlation of effect and a2r over heads, interval over pairs"],
             loc="upper center", bbox_to_anchor=(0.5, -0.3), fontsize=7, borderpad=0,
         )  # fmt: skip
         legend.set_in_layout(False)

@@ -203,7 +203,8 @@ class Engine:
                 walking.append(number)
             elif last in patch.positions:
                 left[number] = patch.vectors[patch.positions.index(last)].to(left)
-        runs = {patch.run: number for number, patch in enumerate(reversed(patches))}
+        # run by run, so that patches that share keys and values share a batch
+        runs = {run: number for number, run in enumerate(dict.fromkeys(patch.run for patch in patches))}
         walking.sort(key=lambda number: (runs[patches[number].run], patches[number].layer))
         for batch in batches(walking, [patch.n_tokens for patch in patches], batch_tokens):
             joining: dict[int, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))

@@ -64,7 +64,7 @@ def test_components_must_hold_resid_pre_and_be_known(shipped):
 
 def test_a_probe_named_twice_is_an_error(shipped):
     shipped["patching"] = {"probes": ["boxed", "boxed"]}
-    with pytest.raises(ConfigError, match="patching[.]probes: one is named twice"):
+    with pytest.raises(ConfigError, match=r"patching\.probes: one is named twice"):
         load_study(shipped)
 
 

@@ -12,7 +12,8 @@ limit             naive's seconds times the share of its arithmetic that no way 
                   patch the tokens from its position on, from its layer on; of the last layer, queries and MLP of the
                   last token alone
 
-The first two are measured on a few patches, spread over all, and multiplied. The vectors to put in are at hand, as they
+The first two are measured on ten patches, spread over all, and multiplied; above 1024 tokens on five, each of which
+takes as long as another. The vectors to put in are at hand, as they
 are in a study. All ways must give the same logits, or the benchmark fails.
 
 Every process has one thread and reports its CPU seconds, which on an idle machine are the clock's: so the ratios hold
@@ -196,13 +197,16 @@ def in_a_process(*arguments: Any) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(tokens: list[int], components: list[str], n_measured: int) -> None:
+def main(tokens: list[int], components: list[str], n_measured: int | None) -> None:
     ways = [way for way in WAYS if way != "transformer_lens" or find_spec("transformer_lens")]
     rows = []
     with ThreadPoolExecutor(os.cpu_count()) as processes:
         cases = {
             (n_tokens, component): {
-                way: processes.submit(in_a_process, way, component, n_tokens, n_measured) for way in ways
+                way: processes.submit(
+                    in_a_process, way, component, n_tokens, n_measured or (10 if n_tokens <= 1024 else 5)
+                )
+                for way in ways
             }
             for n_tokens in tokens
             for component in components
@@ -229,7 +233,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
     parser.add_argument("--components", nargs="+", default=list(COMPONENTS), choices=COMPONENTS)
-    parser.add_argument("--patches", type=int, default=10, help="that the slow ways are measured on")
+    parser.add_argument("--patches", type=int, help="that the slow ways are measured on")
     parser.add_argument("--measure", nargs=4, metavar=("WAY", "COMPONENT", "TOKENS", "PATCHES"))
     given = parser.parse_args()
     if given.measure:

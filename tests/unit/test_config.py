@@ -75,6 +75,12 @@ def test_components_must_hold_resid_pre_and_be_known(shipped):
     assert "patching.components.1: " in str(error.value)
 
 
+def test_a_probe_named_twice_is_an_error(shipped):
+    shipped["patching"] = {"probes": ["boxed", "boxed"]}
+    with pytest.raises(ConfigError, match=r"patching\.probes: one is named twice"):
+        load_study(shipped)
+
+
 def test_components_rerun_what_is_made_of_them_and_not_the_pairs(shipped):
     before = load_study(shipped)
     shipped["patching"] = {"components": ["resid_pre"]}
@@ -107,7 +113,7 @@ def test_stage_parameters_change_with_what_matters_and_with_nothing_else(shipped
     before = load_study(shipped)
     shipped["generation"]["cpu_cache_mb"] = 512
     shipped["models"]["tiny-qwen"]["runtime_minutes"] = 5
-    shipped["patching"] = {"batch_tokens": 999}
+    shipped["patching"] |= {"batch_tokens": 999}
     shipped["attention"] = {"batch_tokens": 999}
     faster = load_study(shipped)
     for stage in ("traces", "attention", "pairs", "patching"):

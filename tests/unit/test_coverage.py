@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from r2a.evaluation.statistics import difference_interval, share_interval
+from r2a.statistics import difference_interval, share_interval
 
 N_STUDIES = 2000
 NOMINAL = pytest.approx(0.95, abs=0.015)

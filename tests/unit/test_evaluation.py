@@ -19,7 +19,7 @@ from r2a.evaluation import (
     write_evaluation,
 )
 from r2a.evaluation.outcomes import EvaluationError, with_outcomes
-from r2a.evaluation.statistics import (
+from r2a.statistics import (
     bootstrap_interval,
     difference_interval,
     excluded_bounds,

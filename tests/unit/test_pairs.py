@@ -182,7 +182,7 @@ def test_hidden_padding_leaves_logits_and_patches_as_they_are_and_visible_paddin
         torch.testing.assert_close(hidden, logits, atol=1e-4, rtol=0)
         torch.testing.assert_close(found["resid_pre"], resid, atol=1e-3, rtol=0)
         assert (visible - logits).abs().max() > 0.1
-        kept, narrow = engine.keep(whole.token_ids, wide, whole.pads), engine.keep(run.token_ids, roles)
+        kept, narrow = engine.keep(whole.token_ids, wide, hidden=whole.pads), engine.keep(run.token_ids, roles)
         torch.testing.assert_close(final_logits(model, kept.resid_pre[-1])[0], logits, atol=1e-4, rtol=0)
         vectors = resid.flip(1)  # every role's vectors from another role
         patched = [engine.logits(engine.patch(r, "resid_pre", vectors, 4096)) for r in (kept, narrow)]

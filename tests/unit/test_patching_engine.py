@@ -97,8 +97,8 @@ def test_a_patch_of_several_positions_is_one_run_with_all_of_them_replaced(engin
     clean, corrupted = IDS["clean"], IDS["corrupted"]
     vectors = capture(engine.model, clean, [3, 4, 8], ["resid_pre"])[0]["resid_pre"]
     kept = engine.keep(corrupted, [3, 10, 4])
-    patches = [Patch(layer, (4, 5, 10), vectors[layer]) for layer in range(N_LAYERS)]
-    found = engine.logits(engine.finish(kept, patches, 100))
+    patches = [Patch(kept, layer, (4, 5, 10), vectors[layer]) for layer in range(N_LAYERS)]
+    found = engine.logits(engine.finish(patches, 100))
 
     for layer in range(N_LAYERS):
 
@@ -111,6 +111,37 @@ def test_a_patch_of_several_positions_is_one_run_with_all_of_them_replaced(engin
         slow = last_logits(engine.model, corrupted)
         hook.remove()
         np.testing.assert_allclose(found[layer], slow, atol=1e-4)
+
+
+def test_runs_that_share_batches_come_out_as_each_by_itself(engine):
+    kept, patches, alone = {}, [], []
+    for source, base in DIRECTIONS:
+        vectors = capture(engine.model, IDS[source], POSITIONS[source], ["resid_pre"])[0]["resid_pre"]
+        kept[base] = engine.keep(IDS[base], POSITIONS[base])
+        patches += engine.patches(kept[base], "resid_pre", vectors)
+        alone.append(engine.patch(kept[base], "resid_pre", vectors, 100).flatten(0, 1))
+    mixed = [*patches[::2], *patches[1::2]]
+    expected = torch.cat(alone)
+    np.testing.assert_allclose(engine.finish(mixed, 60), torch.cat([expected[::2], expected[1::2]]), atol=1e-5)
+
+
+def test_all_heads_of_a_layer_together_are_the_attentions_output(engine):
+    vectors = capture(engine.model, IDS["clean"], POSITIONS["clean"], ["z", "attn_out"])[0]
+    base = IDS["corrupted"]
+    found = engine.logits(engine.patch(engine.keep(base, POSITIONS["corrupted"]), "attn_out", vectors["attn_out"], 100))
+    for layer, place in np.ndindex(found.shape[:2]):
+
+        def replace(
+            _module: Any, inputs: tuple[torch.Tensor, ...], layer: int = layer, place: int = place
+        ) -> tuple[torch.Tensor, ...]:
+            heads = inputs[0].clone()
+            heads[0, POSITIONS["corrupted"][place]] = vectors["z"][layer, place].flatten()
+            return (heads, *inputs[1:])
+
+        hook = engine.model.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(replace)
+        slow = last_logits(engine.model, base)
+        hook.remove()
+        np.testing.assert_allclose(found[layer, place], slow, atol=1e-4)
 
 
 @pytest.mark.parametrize("n_places", [10, 11])
@@ -126,8 +157,8 @@ def test_every_token_can_be_a_position(engine, n_places):
 
 def test_a_whole_clean_last_token_after_the_last_layer_gives_the_clean_logits(engine):
     kept = {run: engine.keep(IDS[run], POSITIONS[run]) for run in IDS}
-    patch = Patch(N_LAYERS, (len(IDS["corrupted"]) - 1,), kept["clean"].resid_pre[-1])
-    found = engine.logits(engine.finish(kept["corrupted"], [patch], 100))[0]
+    patch = Patch(kept["corrupted"], N_LAYERS, (len(IDS["corrupted"]) - 1,), kept["clean"].resid_pre[-1])
+    found = engine.logits(engine.finish([patch], 100))[0]
     np.testing.assert_allclose(found, last_logits(engine.model, IDS["clean"]), atol=1e-4)
 
 
@@ -151,6 +182,45 @@ def test_half_precision_stays_within_its_rounding(model):
     model.float()
     assert rounded.dtype == torch.float32
     assert float((rounded - exact).square().mean().sqrt() / exact.std()) < 0.05
+
+
+# ---- first order
+
+
+def exact_and_expected(engine: Engine, component: str, step: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of logit(3) - logit(5): half of what lies between a step towards the other run's vectors and one away from them.
+
+    By patching, and by the gradient.
+    """
+    source, own = (capture(engine.model, IDS[run], POSITIONS[run], [component])[0][component] for run in IDS)
+    kept = engine.keep(IDS["corrupted"], POSITIONS["corrupted"])
+    towards, away = (
+        engine.logits(engine.patch(kept, component, own + sign * step * (source - own), 100)) for sign in (1, -1)
+    )
+    expected = (engine.gradients(kept, 3, 5)[component] * step * (source - own)).sum(-1)
+    return ((towards[..., 3] - towards[..., 5]) - (away[..., 3] - away[..., 5])) / 2, expected
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_on_a_linear_model_the_first_order_result_is_the_exact_one(component):
+    torch.manual_seed(3)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+    # no norm, attention that looks everywhere alike, and MLPs of one matrix: all is linear
+    model.model.norm = torch.nn.Identity()
+    for layer in model.model.layers:
+        layer.input_layernorm, layer.post_attention_layernorm = torch.nn.Identity(), torch.nn.Identity()
+        layer.self_attn.q_proj.weight.data.zero_()
+        layer.mlp = torch.nn.Linear(32, 32)
+    exact, expected = exact_and_expected(Engine(model), component, 1.0)
+    np.testing.assert_allclose(expected, exact, atol=1e-5 * float(exact.abs().max()) + 1e-4)
+    assert exact.abs().median() > 1e-2
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_small_steps_change_the_logits_as_the_gradient_says(engine, component):
+    exact, expected = exact_and_expected(engine, component, 0.01)
+    np.testing.assert_allclose(expected, exact, atol=0.05 * float(exact.abs().max()))
+    assert exact.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

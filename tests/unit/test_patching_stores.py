@@ -9,18 +9,30 @@ import pandas as pd
 import pytest
 import torch
 
-from planted import GIVEN, LAYER, N_LAYERS, planted_model, planted_trace
-from r2a.figures.patching import plot_patching_case, plot_patching_curves
+from planted import GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, planted_model, planted_trace
+from r2a.figures.patching import (
+    plot_carriers,
+    plot_patching_case,
+    plot_patching_components,
+    plot_patching_curves,
+    plot_patching_ranges,
+)
+from r2a.patching import runs
+from r2a.patching.carriers import tabulate_carriers
 from r2a.patching.controls import control_sources, random_like
+from r2a.patching.engine import Engine
+from r2a.patching.measurement import measure
+from r2a.patching.metrics import METRICS
 from r2a.patching.runs import capture_activations, patch_pairs
 from r2a.patching.tables import tabulate_patching
-from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, FINAL_ROLE, PROBE
+from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, FINAL_ROLE, KEY_ROLES, PROBE
 from r2a.store import axis_labels, provenance, write_json, write_parquet
 
-COMPONENTS = ["resid_pre", "resid_mid", "attn_out", "mlp_out"]
+COMPONENTS = ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]
 SETTINGS = {
     "model": "planted", "dataset": "pairs", "model_label": "Planted", "dataset_label": "Pairs", "is_toy": True,
     "seed": 5, "n_resamples": 200, "confidence": 0.95, "components": COMPONENTS,
+    "range_tokens": 3,
 }  # fmt: skip
 # (clean, corrupted) candidates: the last pair shares its answers with no other
 CANDIDATES = [(0, 1), (1, 0), (0, 2), (3, 4)]
@@ -40,16 +52,17 @@ def folder(tmp_path_factory) -> Path:
     rng = random.Random(4)
     rows, questions = [], []
     for pair, candidates in enumerate(CANDIDATES):
-        row = {"pair": f"pair-{pair}", "left_out": "", "roles": ROLES}
+        row = {"probe": "plain", "pair": f"pair-{pair}", "left_out": "", "roles": ROLES}
         for run, side, candidate in zip(("clean", "corrupted"), "ab", candidates, strict=True):
             trace = planted_trace(rng, candidate)
             said, final = trace.said_position, trace.given_position - 1
             row[f"{run}_ids"], row[f"{run}_hidden"] = trace.run_ids, []
+            row[f"{run}_reasoning_start"] = trace.bounds[3]
             row[f"{run}_positions"] = [said - 1, said, said + 1, trace.bounds[4], final, trace.bounds[3]]
             row[f"answer_{side}_id"], row[f"answer_{side}"] = GIVEN[candidate], str(candidate)
             questions.append({"pair": f"pair-{pair}", "side": side, "problem": "Which one?"})
         rows.append(row)
-    rows.append({"pair": "pair-4", "left_out": "answer is not one token"})
+    rows.append({"probe": "plain", "pair": "pair-4", "left_out": "answer is not one token"})
     write_parquet(folder / "pairs.parquet", pd.DataFrame(rows), provenance({}))
     write_parquet(folder / "questions.parquet", pd.DataFrame(questions), provenance({}))
     capture_activations(folder / "pairs.parquet", folder / "manifest.json", folder / "activations.h5", SETTINGS)
@@ -57,16 +70,22 @@ def folder(tmp_path_factory) -> Path:
         folder / "pairs.parquet", folder / "activations.h5", folder / "manifest.json", folder / "patching.h5",
         SETTINGS, 64,
     )  # fmt: skip
-    tables = [folder / f"{name}.csv" for name in ("curves", "controls", "hand_off")]
+    tables = [folder / f"{name}.csv" for name in ("curves", "controls", "hand_off", "ranges", "first_order")]
     tabulate_patching(folder / "patching.h5", *tables, SETTINGS)
+    layers, heads = np.divmod(np.arange(N_LAYERS * N_HEADS), N_HEADS)
+    is_planted = (layers == LAYER) & (heads == HEAD)
+    scores = {"layer": layers, "head": heads, "a2r": is_planted * 0.9, "rank": 2 - is_planted, "is_rfh": is_planted}
+    write_parquet(folder / "heads.parquet", pd.DataFrame(scores), provenance({}))
+    tables = [folder / f"{name}.csv" for name in ("carriers", "agreement")]
+    tabulate_carriers(folder / "patching.h5", folder / "heads.parquet", *tables, SETTINGS)
     return folder
 
 
 def stored(folder: Path, name: str) -> np.ndarray:
     """[pair, layer, role]"""
     with h5py.File(folder / "patching.h5") as file:
-        assert axis_labels(file, "role") == ROLES
-        return file[name][:]
+        assert axis_labels(file["plain"], "role") == ROLES
+        return file["plain"][name][:]
 
 
 @pytest.mark.parametrize("direction", ["clean_to_corrupted", "corrupted_to_clean"])
@@ -94,7 +113,7 @@ def test_attention_of_the_planted_layer_carries_the_answer_and_no_mlp_does(folde
 
 
 def test_another_pairs_vector_of_the_same_answer_restores_it(folder):
-    found = stored(folder, "resid_pre/same_answer/normalized_logit_diff")[:, :, ROLES.index(ANSWER_ROLE)]
+    found = stored(folder, "resid_pre/same_answer/normalized_logit_diff")[:, :, KEY_ROLES.index(ANSWER_ROLE)]
     np.testing.assert_allclose(found[:3], np.tile(BEFORE, (3, 1)), atol=1e-3)
     assert np.isnan(found[3]).all()
 
@@ -102,19 +121,14 @@ def test_another_pairs_vector_of_the_same_answer_restores_it(folder):
 def test_a_vector_of_an_unrelated_answer_takes_away_the_old_one_and_does_not_bring_the_new(folder):
     # neither candidate is given any more: halfway between the two
     name = "resid_pre/unrelated_answer"
-    found = stored(folder, f"{name}/normalized_logit_diff")[:, :, ROLES.index(ANSWER_ROLE)]
+    found = stored(folder, f"{name}/normalized_logit_diff")[:, :, KEY_ROLES.index(ANSWER_ROLE)]
     np.testing.assert_allclose(found, np.tile(BEFORE / 2, (4, 1)), atol=1e-3)
     assert not stored(folder, f"{name}/is_flipped").any()
 
 
 def test_null_patches_stay_at_rounding_and_every_pair_is_used(folder):
-    assert stored_pairs(folder, "null_patch_error").max() < 1e-4
-    assert stored_pairs(folder, "is_used").tolist() == [1, 1, 1, 1]
-
-
-def stored_pairs(folder: Path, name: str) -> np.ndarray:
-    with h5py.File(folder / "patching.h5") as file:
-        return file[name][:]
+    assert stored(folder, "null_patch_error").max() < 1e-4
+    assert stored(folder, "is_used").tolist() == [1, 1, 1, 1]
 
 
 def test_controls_stand_beside_the_effect_with_their_pairs_counted(folder):
@@ -129,13 +143,86 @@ def test_controls_stand_beside_the_effect_with_their_pairs_counted(folder):
         (0.5, 0.5, 0), abs=1e-3
     )
     assert other["difference_low"] == pytest.approx(1, abs=1e-3)
-    assert set(table.index.get_level_values("component")) == set(COMPONENTS)
+    # four pairs that all agree: 2 of 16 sign patterns are as extreme, in 4 layers of 5 controls
+    assert (other["p"], other["p_holm"], same["p"]) == (2 / 16, 1, 1)
+    assert set(table.index.get_level_values("component")) == {*COMPONENTS} - {"z"}
 
 
 def test_curves_and_hand_off_show_the_planted_layer(folder):
     curves = pd.read_csv(folder / "curves.csv")
-    assert len(curves) == len(COMPONENTS) * 2 * len(ROLES) * N_LAYERS
-    assert pd.read_csv(folder / "hand_off.csv").iloc[0].tolist() == [LAYER + 1, LAYER + 1, LAYER + 1, 4]
+    assert len(curves) == (len(COMPONENTS) - 1) * 2 * len(ROLES) * N_LAYERS
+    assert pd.read_csv(folder / "hand_off.csv").iloc[0].tolist() == ["plain", LAYER + 1, LAYER + 1, LAYER + 1, 4]
+
+
+def test_the_planted_head_alone_carries_the_answer_and_attends_to_it(folder):
+    found = stored(folder, "z/clean_to_corrupted/normalized_logit_diff")
+    expected = np.zeros_like(found)
+    expected[:, LAYER, HEAD, KEY_ROLES.index(FINAL_ROLE)] = 1
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    agreement = pd.read_csv(folder / "agreement.csv").set_index("role")
+    assert agreement.loc[FINAL_ROLE, ["rank_correlation", "low", "n_shared"]].tolist() == pytest.approx([1, 1, 1])
+    assert np.isnan(agreement.loc[CLOSE_ROLE, "rank_correlation"])
+    carriers = pd.read_csv(folder / "carriers.csv").query("role == @FINAL_ROLE")
+    assert carriers.loc[carriers["is_rfh"], "flip_rate"].tolist() == [1]
+
+
+def test_the_gradient_finds_where_the_answer_is_carried(folder):
+    # its size is off where norms bend the way; its place and sign are not
+    expected = stored(folder, "attn_out/clean_to_corrupted/first_order")
+    assert (expected.reshape(4, -1).argmax(1) == LAYER * len(ROLES) + ROLES.index(FINAL_ROLE)).all()
+    table = pd.read_csv(folder / "first_order.csv").set_index(["component", "direction"])
+    assert table.loc[("z", "clean_to_corrupted"), "top_share"] == 1
+
+
+def test_ranges_of_the_reasoning_before_the_answer_change_nothing_and_end_with_the_shorter_reasoning(folder):
+    found = stored(folder, "reasoning_ranges/normalized_logit_diff")
+    pairs = pd.read_parquet(folder / "pairs.parquet").query("left_out == ''")
+    for number, row in enumerate(pairs.to_dict("records")):
+        before = [row[f"{run}_positions"][0] - row[f"{run}_reasoning_start"] for run in ("clean", "corrupted")]
+        n_ranges = int(min(before)) // SETTINGS["range_tokens"]
+        np.testing.assert_allclose(found[number, :, :n_ranges], 0, atol=1e-3)
+        assert np.isnan(found[number, :, n_ranges:]).all()
+    assert (~np.isnan(found)).any()
+
+
+def test_a_range_is_one_run_in_which_all_its_tokens_are_the_clean_runs(folder):
+    """With roles that begin after the answer, the last range holds it."""
+    table = runs.used_pairs(folder / "pairs.parquet")["plain"].iloc[:2]
+    for run in ("clean", "corrupted"):
+        table[f"{run}_positions"] = [[p[2], p[1], *p[2:]] for p in table[f"{run}_positions"]]
+    engine = Engine(planted_model())
+    with h5py.File(folder / "activations.h5") as file:
+        found = measure(engine, table, file["plain"], [0, 1], SETTINGS, 100)
+    for arrays in found:
+        metrics = dict(zip(METRICS, arrays["reasoning_ranges"], strict=True))
+        np.testing.assert_allclose(metrics["normalized_logit_diff"][:, 0], BEFORE, atol=1e-3)
+        assert metrics["is_flipped"][:, 0].tolist() == BEFORE.tolist()
+
+
+def test_a_killed_job_measures_only_the_pairs_that_it_had_not_finished(folder, tmp_path, monkeypatch):
+    measured = []
+
+    def dying(engine, table, activations, numbers, *rest):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.extend(numbers)
+        return measure(engine, table, activations, numbers, *rest)
+
+    job = (
+        folder / "pairs.parquet", folder / "activations.h5", folder / "manifest.json", tmp_path / "again.h5",
+        SETTINGS, 1,
+    )  # fmt: skip
+    monkeypatch.setattr(runs, "measure", dying)
+    with pytest.raises(KeyboardInterrupt):
+        patch_pairs(*job)
+    assert not (tmp_path / "again.h5").exists()
+    monkeypatch.setattr(runs, "measure", lambda *given: measured.extend(given[3]) or measure(*given))
+    patch_pairs(*job)
+    assert measured == [0, 1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["again.h5"]
+    with h5py.File(tmp_path / "again.h5") as file:
+        again = file["plain/resid_pre/clean_to_corrupted/logit_diff"][:]
+    np.testing.assert_allclose(again, stored(folder, "resid_pre/clean_to_corrupted/logit_diff"), atol=1e-4)
 
 
 def test_figures_are_drawn_with_their_numbers(folder):
@@ -148,9 +235,12 @@ def test_figures_are_drawn_with_their_numbers(folder):
         folder / "figures/case",
         SETTINGS,
     )
-    for name in ("curves", "case"):
+    plot_patching_components(tables[0], folder / "figures/components", SETTINGS)
+    plot_patching_ranges(folder / "ranges.csv", folder / "figures/ranges", SETTINGS)
+    plot_carriers(folder / "carriers.csv", folder / "agreement.csv", folder / "figures/carriers", SETTINGS)
+    for name in ("curves", "case", "components", "ranges", "carriers"):
         for suffix in ("svg", "png", "csv"):
-            assert (folder / f"figures/{name}.{suffix}").stat().st_size > 500
+            assert (folder / f"figures/{name}.{suffix}").stat().st_size > 100
 
 
 def test_controls_come_from_another_pair_and_its_fitting_run():

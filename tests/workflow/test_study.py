@@ -90,12 +90,14 @@ def test_answers_from_the_whole_reasoning_are_the_original_ones_and_from_another
 def test_patching_all_or_nothing_at_the_ends_of_the_network(study, model):
     """At layer 0 the final token is the same in both runs; the last layer's final token is nearly the output."""
     with h5py.File(study.results / f"patching/{model}/comparisons.h5") as file:
-        roles = list(file["role"].asstr()[:])
-        used = file["is_used"][:] == 1
-        final = file["resid_pre/clean_to_corrupted/normalized_logit_diff"][used][:, :, roles.index("final")]
-        assert used.sum() >= 30
-        assert np.abs(final[:, 0]).max() < 1e-4
-        assert file["null_patch_error"][:].max() < 1e-3
+        for probe in file["probe"].asstr()[:]:
+            group = file[probe]
+            roles = list(group["role"].asstr()[:])
+            used = group["is_used"][:] == 1
+            final = group["resid_pre/clean_to_corrupted/normalized_logit_diff"][used][:, :, roles.index("final")]
+            assert used.sum() >= 30
+            assert np.abs(final[:, 0]).max() < 1e-4
+            assert group["null_patch_error"][:].max() < 1e-3
 
 
 def test_every_store_names_its_dimensions_and_origin(study):

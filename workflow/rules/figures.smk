@@ -191,3 +191,49 @@ rule plot_patching_curves:
         settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_patching_curves.py"
+
+
+rule plot_patching_components:
+    input:
+        curves="<results>/tables/{model}/{dataset}/patching_curves.csv",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/patching_components", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/patching_components.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_patching_components.py"
+
+
+rule plot_patching_ranges:
+    input:
+        ranges="<results>/tables/{model}/{dataset}/patching_ranges.csv",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/patching_ranges", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/patching_ranges.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_patching_ranges.py"
+
+
+rule plot_carriers:
+    input:
+        carriers="<results>/tables/{model}/{dataset}/carriers.csv",
+        agreement="<results>/tables/{model}/{dataset}/carriers_agreement.csv",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/carriers", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/carriers.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_carriers.py"

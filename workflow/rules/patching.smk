@@ -73,6 +73,8 @@ rule tabulate_patching:
         curves="<results>/tables/{model}/{dataset}/patching_curves.csv",
         controls="<results>/tables/{model}/{dataset}/patching_controls.csv",
         hand_off="<results>/tables/{model}/{dataset}/hand_off.csv",
+        ranges="<results>/tables/{model}/{dataset}/patching_ranges.csv",
+        first_order="<results>/tables/{model}/{dataset}/patching_first_order.csv",
     log:
         "<logs>/tables/{model}/{dataset}/patching.log",
     localrule: True
@@ -99,3 +101,20 @@ rule tabulate_pairs:
         settings=lambda wildcards: STUDY.stage("pairs", wildcards.model, wildcards.dataset),
     script:
         "../scripts/tabulate_pairs.py"
+
+
+rule tabulate_carriers:
+    input:
+        patching="<results>/patching/{model}/{dataset}.h5",
+        heads="<results>/heads/{model}/{dataset}.parquet",
+    output:
+        carriers="<results>/tables/{model}/{dataset}/carriers.csv",
+        agreement="<results>/tables/{model}/{dataset}/carriers_agreement.csv",
+    log:
+        "<logs>/tables/{model}/{dataset}/carriers.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("patching", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/tabulate_carriers.py"

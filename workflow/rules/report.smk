@@ -85,7 +85,17 @@ rule write_summary:
             "<results>/figures/{model}/{dataset}/{figure}.png",
             model=STUDY.weighted_models,
             dataset=STUDY.pair_datasets,
-            figure=["patching_case", "patching_curves"],
+            figure=["patching_case", "patching_curves", "patching_ranges", "patching_components", "carriers"],
+        ),
+        first_order=expand(
+            "<results>/tables/{model}/{dataset}/patching_first_order.csv",
+            model=STUDY.weighted_models,
+            dataset=STUDY.pair_datasets,
+        ),
+        carriers=expand(
+            "<results>/tables/{model}/{dataset}/carriers_agreement.csv",
+            model=STUDY.weighted_models,
+            dataset=STUDY.pair_datasets,
         ),
     output:
         summary="<results>/summary.md",

@@ -1,4 +1,4 @@
-"""Tabulate patching curves, controls and the hand-off layer."""
+"""Tabulate patching curves, controls, the hand-off layer, ranges, and what a gradient expects of them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ def main(snakemake: "Snakemake") -> None:
             Path(snakemake.output.curves),
             Path(snakemake.output.controls),
             Path(snakemake.output.hand_off),
+            Path(snakemake.output.ranges),
+            Path(snakemake.output.first_order),
             snakemake.params.settings,
         )
 

@@ -359,8 +359,8 @@ class Perturbation(Section):
 
 class Patching(Section):
     decoding: str = Field("greedy", description="The decoding whose traces make the pairs.")
-    probe: Literal["plain", "boxed"] = Field(
-        "plain", description="plain: 'Final answer is X.' (v0); boxed: X in a box (v1)."
+    probes: list[Literal["plain", "boxed"]] = Field(
+        ["plain", "boxed"], min_length=1, description="plain: 'Final answer is X.' (v0); boxed: X in a box (v1)."
     )
     keep_reasoning: bool = Field(
         True, description="Keep the model's own reasoning before the probe; else the probe alone."
@@ -370,9 +370,13 @@ class Patching(Section):
         description="How a pair's positions are matched. role: by role, each run as it is. pad: both padded to equal "
         "length segment by segment, hidden from attention. pad_visible: attention sees the padding, as in the paper.",
     )
-    components: list[Literal["resid_pre", "resid_mid", "attn_out", "mlp_out"]] = Field(
-        ["resid_pre", "attn_out", "mlp_out"],
-        description="What is patched; resid_pre, which figures and the hand-off layer show, must be among them.",
+    components: list[Literal["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]] = Field(
+        ["resid_pre", "attn_out", "mlp_out", "z"],
+        description="What is patched; resid_pre, which figures and the hand-off layer show, must be among them. "
+        "z is each head by itself, at the answer's, the </think> and the last token.",
+    )
+    range_tokens: int = Field(
+        50, gt=0, description="Length of the ranges that the reasoning before the probe is patched in, in tokens."
     )
     batch_tokens: int = Field(4096, gt=0, description="Tokens that are computed at a time.")
 
@@ -542,9 +546,11 @@ class Study(Section):
         if name == "ablation_effect":
             params |= {"grader": self.grading.graders[0], **self.grading.model_dump(exclude={"graders"})}
         if name in ("pairs", "patching"):
-            params |= self.patching.model_dump(exclude={"batch_tokens", "components"})
+            params |= self.patching.model_dump(include={"decoding", "probes", "keep_reasoning", "alignment"})
         if name in ("activations", "patching"):
             params["components"] = self.patching.components
+        if name == "patching":
+            params["range_tokens"] = self.patching.range_tokens
         return params
 
 
@@ -663,6 +669,10 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     components = patching.get("components") if isinstance(patching, dict) else None
     if isinstance(components, list) and "resid_pre" not in components:
         lines.append("patching.components: resid_pre is missing; figures and the hand-off layer are read from it")
+    for key in ("probes", "components"):
+        named = patching.get(key) if isinstance(patching, dict) else None
+        if isinstance(named, list) and any(named.count(entry) > 1 for entry in named):
+            lines.append(f"patching.{key}: one is named twice")
     return lines
 
 

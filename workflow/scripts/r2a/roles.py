@@ -9,6 +9,7 @@ ANSWER_ROLE = "answer"  # the answer within the probe, the reasoning's last line
 CLOSE_ROLE = "</think>"
 FINAL_ROLE = "final"  # the token right before the predicted answer
 CONTROL_ROLE = "random reasoning token"
+KEY_ROLES = (ANSWER_ROLE, CLOSE_ROLE, FINAL_ROLE)  # where single heads are patched, and controls put in
 PROBE, ENDING = "probe: ", "ending: "  # prefixes of the other tokens' roles
 
 # what is put into which run

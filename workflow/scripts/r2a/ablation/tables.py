@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from r2a.ablation.arms import RANDOM, RFH, UNABLATED
-from r2a.evaluation.statistics import bootstrap_interval, holm, sign_flip_p
 from r2a.grading import Attempt, final_answer, grade_answers
+from r2a.statistics import bootstrap_interval, holm, sign_flip_p
 from r2a.store import provenance, read_parquet, write_csv, write_parquet
 
 METRICS = ("accuracy", "agreement", "format", "a2r")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import mannwhitneyu
 
-from r2a.evaluation.statistics import holm
+from r2a.statistics import holm
 from r2a.store import provenance, read_parquet, read_provenance, write_csv
 
 TRACE_KEYS = ["uid", "condition", "decoding", "sample"]

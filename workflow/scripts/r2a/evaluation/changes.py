@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from r2a.evaluation.outcomes import n_samples
-from r2a.evaluation.statistics import difference_interval
+from r2a.statistics import difference_interval
 
 MEASURED = ["n_problems", "first_share", "second_share", "difference", "low", "high"]
 DECODING_COLUMNS = ["model", "dataset", "condition", "measure", "first", "second", *MEASURED]

@@ -15,8 +15,8 @@ import pandas as pd
 from scipy import stats
 
 from r2a.config import CONDITIONS
-from r2a.evaluation.statistics import bootstrap_interval, holm
 from r2a.progress import logger
+from r2a.statistics import bootstrap_interval, holm
 from r2a.store import provenance, read_parquet, read_provenance, write_csv
 
 WITH, WITHOUT = CONDITIONS

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from r2a.evaluation.statistics import bootstrap_interval, wilson_interval
 from r2a.progress import logger
+from r2a.statistics import bootstrap_interval, wilson_interval
 from r2a.store import provenance, read_parquet, write_csv
 
 KEYS = ["uid", "decoding", "sample", "perturbation"]

@@ -12,7 +12,8 @@ from r2a.evaluation.budgets import budget_table
 from r2a.evaluation.changes import decoding_table, variant_table
 from r2a.evaluation.outcomes import WITH, WITHOUT, mean, n_samples, problem_shares, read_traces
 from r2a.evaluation.problems import problem_table
-from r2a.evaluation.statistics import (
+from r2a.progress import logger
+from r2a.statistics import (
     difference_interval,
     excluded_bounds,
     holm,
@@ -22,7 +23,6 @@ from r2a.evaluation.statistics import (
     share_interval,
     sign_flip_p,
 )
-from r2a.progress import logger
 from r2a.store import provenance, write_csv
 
 FUNNEL_STEPS = {"finished": "is_finished", "well_formed": "is_well_formed", "extracted": "is_valid"}

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, save
 from r2a.roles import (
@@ -16,61 +17,74 @@ from r2a.roles import (
     CLOSE_ROLE,
     CONTROL_ROLE,
     FINAL_ROLE,
-    PROBE,
+    KEY_ROLES,
     RANDOM_VECTOR,
     SAME_ANSWER,
     UNRELATED_ANSWER,
 )
 from r2a.store import axis_labels, open_hdf5, read_parquet
 
+PROBE_NAMES = {"plain": "Final answer is X.", "boxed": "Final answer is \\boxed{X}."}
 # the roles that curves are drawn for: colour, marker, name
 CURVES = {
     ANSWER_ROLE: (BLUE, "o", "answer in the reasoning's last line"),
     CLOSE_ROLE: (GREEN, "^", "</think>"),
     FINAL_ROLE: (RED, "s", "last token before the answer"),
-    f"{PROBE}is": (ORANGE, "v", "control: another word of that line"),
-    CONTROL_ROLE: (GREY, "x", "control: random reasoning token"),
 }
-# what is put in at the answer's token
+# what is put in at the answer's token, or elsewhere
 PUT_IN = {
-    "effect": (BLUE, "o", "the clean run's"),
-    SAME_ANSWER: (GREEN, "^", "control: another pair's, of the same answer"),
-    UNRELATED_ANSWER: (ORANGE, "v", "control: another pair's, of an unrelated answer"),
-    RANDOM_VECTOR: (GREY, "x", "control: random, of the same norm"),
+    "effect": (BLUE, "o", "-", "clean run's vector at the answer's token"),
+    SAME_ANSWER: (GREEN, "^", "--", "control: another pair's, of the same answer"),
+    UNRELATED_ANSWER: (ORANGE, "v", "--", "control: another pair's, of an unrelated answer"),
+    RANDOM_VECTOR: (GREY, "x", "--", "control: random, of the same norm"),
+    "other_probe_tokens": (RED, "s", ":", "control: clean run's, at that line's other tokens"),
+    "random_reasoning_token": (PURPLE, "d", ":", "control: clean run's, at a random reasoning token"),
 }
+COMPONENTS = {"attn_out": (BLUE, "o", "attention (attn_out)"), "mlp_out": (ORANGE, "s", "MLP (mlp_out)")}
+EFFECT = "normalized logit difference"
 
 
 def plot_patching_case(patching: Path, pairs: Path, dataset: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Layer x token heat map of one pair: the used pair with the median gap between its two runs."""
+    """Layer x token heat map of one pair: of the first probe, the used pair with the median gap between its runs."""
     with open_hdf5(patching) as file:
-        gap = file["clean_logit_diff"][:] - file["corrupted_logit_diff"][:]
-        used = np.flatnonzero(file["is_used"][:])
+        probe = next(probe for probe in axis_labels(file, "probe") if file[probe]["is_used"][:].any())
+        group = file[probe]
+        gap = group["clean_logit_diff"][:] - group["corrupted_logit_diff"][:]
+        used = np.flatnonzero(group["is_used"][:])
         chosen = used[np.argsort(gap[used], kind="stable")[len(used) // 2]]
-        values = file[f"resid_pre/{CLEAN_TO_CORRUPTED}/normalized_logit_diff"][chosen]
-        roles, pair = axis_labels(file, "role"), axis_labels(file, "pair")[chosen]
-    row = read_parquet(pairs).set_index("pair").loc[pair]
+        values = group[f"resid_pre/{CLEAN_TO_CORRUPTED}/normalized_logit_diff"][chosen]
+        roles, pair = axis_labels(group, "role"), axis_labels(group, "pair")[chosen]
+    row = read_parquet(pairs).set_index(["probe", "pair"]).loc[probe, pair]
     asked = read_parquet(dataset).query("pair == @pair").set_index("side")["problem"]
     order = np.argsort(row["corrupted_positions"])
     n_layers = len(values)
     figure, axes = plt.subplots(figsize=(1.8 + 0.36 * len(roles), 2.4 + 0.3 * n_layers), layout="constrained")
     image = axes.imshow(values[:, order], cmap="RdBu", vmin=-1, vmax=1, aspect="auto", origin="lower")
     for layer, column in np.ndindex(n_layers, len(roles)):
-        value = values[layer, order[column]]
-        if abs(value) >= 0.05:
-            colour = "white" if abs(value) > 0.6 else "black"
-            axes.text(column, layer, f"{value:.1f}", ha="center", va="center", fontsize=6, color=colour)
+        _number(axes, column, layer, values[layer, order[column]])
     names = [_token_name(roles[k], row) for k in order]
-    axes.set(xticks=range(len(roles)), yticks=range(n_layers), xlabel="patched token", ylabel="layer")
+    axes.set(xticks=range(len(roles)), yticks=_ticks(n_layers), xlabel="patched token", ylabel="layer")
     axes.set_xticklabels(names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_title(
         f"{settings['model_label']}: clean run's residual stream patched into the corrupted run\n"
         f"clean: {asked['a']} {row['answer_a']}\ncorrupted: {asked['b']} {row['answer_b']}",
         fontsize=8,
     )
-    figure.colorbar(image, ax=axes, label="normalized logit difference", extend="both")
+    figure.colorbar(image, ax=axes, label=EFFECT, extend="both")
     cells = [(layer, roles[k], values[layer, k]) for layer in range(n_layers) for k in order]
     table = pd.DataFrame(cells, columns=["layer", "role", "normalized_logit_diff"])
-    save(figure, stem, table.assign(pair=pair), settings, [patching, pairs])
+    save(figure, stem, table.assign(probe=probe, pair=pair), settings, [patching, pairs])
+
+
+def _number(axes: Axes, x: float, y: float, value: float) -> None:
+    """A value in its cell, where it is not about 0."""
+    if abs(value) >= 0.05:
+        colour = "white" if abs(value) > 0.6 else "black"
+        axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=6, color=colour)
+
+
+def _ticks(n: int) -> range:
+    return range(0, n, 1 if n <= 16 else 4)
 
 
 def _token_name(role: str, row: pd.Series) -> str:
@@ -80,40 +94,164 @@ def _token_name(role: str, row: pd.Series) -> str:
 
 
 def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Mean normalized logit difference by layer when resid_pre is patched.
+    """Mean normalized logit difference by layer when resid_pre is patched, a row of panels a probe.
 
-    Left: the clean run's vectors at the answer's token, later tokens and others. Right: at the answer's token, the
-    clean run's vector and what the controls put in its place.
+    Left: the clean run's vectors at the answer's token and at later ones. Right: the clean run's vector at the answer's
+    token, and the controls.
     """
     table = pd.read_csv(curves).query("component == 'resid_pre' and direction == @CLEAN_TO_CORRUPTED")
-    control_table = pd.read_csv(controls).query("component == 'resid_pre' and control in @PUT_IN")
-    layer, low, high = pd.read_csv(hand_off).iloc[0][["layer", "low", "high"]]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4.4), layout="constrained", sharey=True)
-    for role, (colour, marker, name) in CURVES.items():
-        _curve(left, table[table["role"] == role], colour, marker, name)
-    for control, (colour, marker, name) in PUT_IN.items():
-        _curve(right, control_table[control_table["control"] == control], colour, marker, name)
-    if not np.isnan(layer):
-        name = f"hand-off layer {layer:.0f} [{low:.0f}, {high:.0f}]"
-        left.axvline(layer, color=PURPLE, linestyle="--", linewidth=1, label=name)
-        left.axvspan(low - 0.06, high + 0.06, color=PURPLE, alpha=0.12, linewidth=0)
-    for axes, title in ((left, "clean run's vector, by token"), (right, "at the answer's token, by vector")):
-        for level in (0, 1):
-            axes.axhline(level, color="black", linewidth=0.5, zorder=0)
-        axes.set(xlabel="patched layer", xticks=sorted(table["layer"].unique()), title=title)
-        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-    left.set_ylabel("normalized logit difference")
+    control_table = pd.read_csv(controls).query("component == 'resid_pre'")
+    crossings = pd.read_csv(hand_off).set_index("probe")
+    figure, grid = plt.subplots(
+        len(crossings), 2, figsize=(8.6, 2.2 + 2.4 * len(crossings)), layout="constrained", sharey=True, sharex=True,
+        squeeze=False,
+    )  # fmt: skip
+    for (probe, crossing), (left, right) in zip(crossings.iterrows(), grid, strict=True):
+        for role, (colour, marker, name) in CURVES.items():
+            rows = table[(table["probe"] == probe) & (table["role"] == role)]
+            _curve(left, rows, colour, marker, "-", name)
+        for control, (colour, marker, line, name) in PUT_IN.items():
+            rows = control_table[(control_table["probe"] == probe) & (control_table["control"] == control)]
+            _curve(right, rows, colour, marker, line, name, 7 if control == "effect" else 4)
+        layer, low, high = crossing[["layer", "low", "high"]]
+        if np.isnan(layer):
+            left.text(0.98, 0.5, "no hand-off", transform=left.transAxes, ha="right", fontsize=7, color=PURPLE)
+        else:
+            left.axvline(layer, color=PURPLE, linestyle="--", linewidth=1)
+            left.axvspan(low - 0.06, high + 0.06, color=PURPLE, alpha=0.12, linewidth=0)
+            name = f"hand-off layer\n{layer:.0f} [{low:.0f}, {high:.0f}]"
+            left.annotate(name, (layer, 0.5), (4, 0), textcoords="offset points", fontsize=7, color=PURPLE, va="center")
+        for axes, what in ((left, "by token"), (right, "beside controls")):
+            _levels(axes)
+            axes.set_title(f"“{PROBE_NAMES[str(probe)]}”, {what} (n = {crossing['n_pairs']:.0f})", fontsize=9)
+        left.set_ylabel(EFFECT)
+    for axes in grid[-1]:
+        axes.set(xlabel="patched layer", xticks=_ticks(table["layer"].max() + 1))
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28))
     figure.suptitle(
-        f"{settings['model_label']}, {settings['dataset_label']}: {int(table['n_pairs'].iloc[0])} pairs, mean and "
-        f"{settings['confidence']:.0%} bootstrap interval over pairs",
+        f"{settings['model_label']}, {settings['dataset_label']}: residual stream (resid_pre) patched; mean over pairs "
+        f"with {settings['confidence']:.0%} bootstrap interval",
         fontsize=10,
     )
     drawn = pd.concat([table, control_table])
     save(figure, stem, drawn, settings, [curves, controls, hand_off])
 
 
-def _curve(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, name: str) -> None:
+def _levels(axes: Axes) -> None:
+    """Thin lines at nothing changed and at all restored."""
+    for level in (0, 1):
+        axes.axhline(level, color="black", linewidth=0.5, zorder=0)
+
+
+def _curve(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, line: str, name: str, size: float = 4) -> None:
     """One line over layers with its interval, or nothing where there are no rows."""
     if len(rows):
-        axes.plot(rows["layer"], rows["mean"], color=colour, marker=marker, markersize=4, label=name)
+        axes.plot(rows["layer"], rows["mean"], color=colour, marker=marker, linestyle=line, markersize=size, label=name)
         axes.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.18, linewidth=0)
+
+
+def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """What attention and the MLP of each layer write at three tokens, patched: a row of panels a probe."""
+    table = pd.read_csv(curves).query("direction == @CLEAN_TO_CORRUPTED and role in @KEY_ROLES")
+    table = table[table["component"].isin(COMPONENTS)]
+    probes = list(dict.fromkeys(table["probe"])) or [""]
+    figure, grid = plt.subplots(
+        len(probes), len(KEY_ROLES), figsize=(8.6, 1.4 + 2 * len(probes)), layout="constrained", sharex=True,
+        sharey=True, squeeze=False,
+    )  # fmt: skip
+    for probe, panels in zip(probes, grid, strict=True):
+        for role, axes in zip(KEY_ROLES, panels, strict=True):
+            rows = table[(table["probe"] == probe) & (table["role"] == role)]
+            for component, (colour, marker, name) in COMPONENTS.items():
+                _curve(axes, rows[rows["component"] == component], colour, marker, "-", name)
+            _levels(axes)
+            axes.set_title(CURVES[role][2], fontsize=9)
+        n_pairs = f", n = {rows['n_pairs'].iloc[0]}" if len(rows) else ""
+        panels[0].set_ylabel(f"{EFFECT}\n“{PROBE_NAMES.get(probe, '')}”{n_pairs}", fontsize=7)
+    for axes in grid[-1]:
+        axes.set_xlabel("patched layer")
+        if len(table):
+            axes.set_xticks(_ticks(table["layer"].max() + 1))
+    if len(table):
+        grid[-1, 1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, fontsize=8)
+    figure.suptitle(
+        f"{settings['model_label']}, {settings['dataset_label']}: which part of a layer carries the answer; mean over "
+        f"pairs with {settings['confidence']:.0%} bootstrap interval",
+        fontsize=9,
+    )
+    save(figure, stem, table, settings, [curves])
+
+
+def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Layer x range heat map of the mean effect of a whole range of the reasoning, a panel a probe."""
+    table = pd.read_csv(ranges)
+    probes = list(dict.fromkeys(table["probe"])) or [""]
+    n_ranges, n_layers = table["tokens_before_probe"].nunique(), table["layer"].nunique()
+    size = (2.2 + len(probes) * (1.2 + 0.4 * n_ranges), 2 + 0.3 * n_layers)
+    figure, panels = plt.subplots(1, len(probes), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for probe, axes in zip(probes, panels[0], strict=True):
+        rows = table[table["probe"] == probe]
+        if not len(rows):
+            axes.text(0.5, 0.5, "the reasoning is shorter\nthan one range", ha="center", va="center", fontsize=8)
+            axes.set_axis_off()
+            continue
+        grid = rows.pivot(index="layer", columns="tokens_before_probe", values="mean").iloc[:, ::-1]
+        image = axes.imshow(grid, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", origin="lower")
+        for layer, column in np.ndindex(grid.shape):
+            _number(axes, column, layer, grid.iloc[layer, column])
+        counts = rows.groupby("tokens_before_probe")["n_pairs"].first()[::-1]
+        axes.set(xticks=range(len(grid.columns)), yticks=_ticks(len(grid)), xlabel="range begins … tokens before probe")
+        axes.set_xticklabels([f"{label}\nn={count}" for label, count in counts.items()], fontsize=7)
+        axes.set_title(f"“{PROBE_NAMES[probe]}”", fontsize=9)
+    panels[0, 0].set_ylabel("patched layer")
+    if len(table):
+        figure.colorbar(image, ax=panels, label=f"mean {EFFECT}", extend="both")
+    figure.suptitle(
+        f"{settings['model_label']}, {settings['dataset_label']}:\nranges of the reasoning patched", fontsize=9
+    )
+    save(figure, stem, table, settings, [ranges])
+
+
+def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Layer x head maps of the mean effect of one head's z at three tokens; the Reasoning-Focus Heads are framed."""
+    table, agreements = pd.read_csv(carriers), pd.read_csv(agreement).set_index(["probe", "role"])
+    probes = list(dict.fromkeys(table["probe"])) or [""]
+    n_layers, n_heads = table["layer"].nunique(), table["head"].nunique()
+    size = (1.9 + 3 * max(1.7, 0.26 * n_heads), 1.5 + len(probes) * (0.6 + max(1.1, 0.26 * n_layers)))
+    figure, grid = plt.subplots(
+        len(probes), len(KEY_ROLES), figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
+    )
+    limit = max(0.1, table["mean"].abs().max()) if len(table) else 1
+    for probe, panels in zip(probes, grid, strict=True):
+        for role, axes in zip(KEY_ROLES, panels, strict=True):
+            rows = table[(table["probe"] == probe) & (table["role"] == role)]
+            if not len(rows):
+                axes.text(0.5, 0.5, "z was not patched", ha="center", va="center", fontsize=8)
+                axes.set_axis_off()
+                continue
+            values = rows.pivot(index="layer", columns="head", values="mean")
+            image = axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+            for head in rows[rows["is_rfh"]].itertuples():
+                corner = (head.head - 0.5, head.layer - 0.5)
+                axes.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.4))
+            found = agreements.loc[(probe, role)]
+            correlation = "no rank correlation"
+            if not np.isnan(found["rank_correlation"]):
+                correlation = "rank correlation {rank_correlation:.2f} [{low:.2f}, {high:.2f}]".format(**found)
+            axes.set_title(f"{CURVES[role][2]}\n{correlation}", fontsize=7)
+            axes.set(xticks=_ticks(n_heads), yticks=_ticks(n_layers))
+        if len(table):
+            panels[0].set_ylabel(f"“{PROBE_NAMES[probe]}”\nn = {found['n_pairs']:.0f}; layer", fontsize=7)
+    for axes in grid[-1]:
+        axes.set_xlabel("head")
+    if len(table):
+        figure.colorbar(image, ax=grid, label=f"mean {EFFECT}", shrink=0.8)
+        framed = Line2D([], [], marker="s", linestyle="", markerfacecolor="none", markeredgecolor="black")
+        legend = grid[-1, 1].legend(
+            [framed], ["Reasoning-Focus Head; rank correlation of effect and a2r over heads, interval over pairs"],
+            loc="upper center", bbox_to_anchor=(0.5, -0.3), fontsize=7, borderpad=0,
+        )  # fmt: skip
+        legend.set_in_layout(False)
+        grid[-1, 1].set_xlabel("head\n\n")  # room for the legend, which is wider than its panel
+    figure.suptitle(f"{settings['model_label']}, {settings['dataset_label']}: which heads carry the answer", fontsize=9)
+    save(figure, stem, table, settings, [carriers, agreement])

@@ -3,7 +3,7 @@
 A patch at layer l and positions from p on changes nothing below layer l and nothing before p. So the run that is
 patched is kept once, with its keys, values and residual stream, and every patch restarts from it: only the tail
 from p on is computed again, from layer l on, and of the last layer only the last token. The tails of all patches
-are packed into one list of tokens, so layers and positions share every matrix product.
+are packed into one list of tokens, so layers, positions and runs share every matrix product.
 
 Any component's patch at layer l and some positions is a patch of resid_pre at layer l + 1 and the same positions:
 what follows attention in a layer works on each token by itself. So there is one kind of job, a Patch.
@@ -98,33 +98,18 @@ def capture_resid_pre(
 # ---- patching
 
 
-@dataclass(frozen=True)
-class Patch:
-    """Vectors [position, d_model] put in place of resid_pre of a layer, at some positions of one run.
-
-    `layer` may be the number of layers: what leaves the last one.
-    """
-
-    layer: int
-    positions: tuple[int, ...]
-    vectors: torch.Tensor
-
-    @property
-    def start(self) -> int:
-        return min(self.positions)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeptRun:
     """What patches need of the run that they restart from; the lists have an entry a layer.
 
-    keys, values: [1, kv_head, token, d_head], keys with their rotation. resid_pre: [token from `start` on, d_model],
-    and once more what leaves the last layer, [1, d_model], of the last token alone. resid_mid [position, d_model] and
-    z [position, head, d_head], at `positions`. rotation: cosines and sines, [token, d_head]. seen: [token], false
-    where attention does not see a token.
+    start: the first position that can be patched. keys, values: [1, kv_head, token, d_head], keys with their rotation.
+    resid_pre: [token from `start` on, d_model], and once more what leaves the last layer, [1, d_model], of the last
+    token alone. resid_mid [position, d_model] and z [position, head, d_head], at `positions`. rotation: cosines and
+    sines, [token, d_head]. seen: [token], false where attention does not see a token.
     """
 
     positions: tuple[int, ...]
+    start: int
     n_tokens: int
     rotation: tuple[torch.Tensor, torch.Tensor]
     seen: torch.Tensor
@@ -134,13 +119,32 @@ class KeptRun:
     resid_mid: list[torch.Tensor] = field(default_factory=list)
     z: list[torch.Tensor] = field(default_factory=list)
 
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Vectors [position, d_model] put in place of resid_pre of a layer, at some positions of one run.
+
+    `layer` may be the number of layers: what leaves the last one.
+    """
+
+    run: KeptRun
+    layer: int
+    positions: tuple[int, ...]
+    vectors: torch.Tensor
+
     @property
     def start(self) -> int:
         return min(self.positions)
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are computed again."""
+        return self.run.n_tokens - self.start
 
-Tails = dict[int, torch.Tensor]  # by the position where they begin: [row, token from there on, ...], a row a patch
-Shapes = dict[int, tuple[int, int]]  # rows and tokens of each of several tails that are packed, [token, ...]
+
+Place = tuple[KeptRun, int]  # the run that tails belong to, and the position where they begin
+Tails = dict[Place, torch.Tensor]  # [row, token from there on, ...], a row a patch
+Shapes = dict[Place, tuple[int, int]]  # rows and tokens of each of several tails that are packed, [token, ...]
 
 
 class Attended(NamedTuple):
@@ -158,107 +162,165 @@ class Engine:
 
     def __init__(self, model: Any) -> None:
         """Raises ModelError, naming the architecture, where restarts don't give the model's own logits."""
-        self.model = model
+        self.model = model.requires_grad_(False)
         self._check()
 
     @property
     def n_layers(self) -> int:
         return len(self.model.model.layers)
 
+    @property
+    def n_heads(self) -> int:
+        return self.model.config.num_attention_heads
+
+    @property
+    def d_head(self) -> int:
+        return self.model.model.layers[0].self_attn.head_dim
+
     @torch.no_grad()
-    def keep(self, token_ids: Sequence[int], positions: Sequence[int], hidden: Sequence[int] = ()) -> KeptRun:
-        """Run the tokens once and keep what patches at the given positions need; `hidden` as in `capture`."""
+    def keep(
+        self, token_ids: Sequence[int], positions: Sequence[int], start: int | None = None, hidden: Sequence[int] = ()
+    ) -> KeptRun:
+        """Run the tokens once and keep what patches at the given positions need, or anywhere from `start` on.
+
+        hidden: as in `capture`.
+        """
         n_tokens, at = len(token_ids), list(positions)
-        tail = {0: self.model.model.embed_tokens(_batch_of_one(self.model, token_ids))}
+        states = self.model.model.embed_tokens(_batch_of_one(self.model, token_ids))
         seen, places = _seen_and_places(self.model, n_tokens, hidden)
-        cos, sin = self.model.model.rotary_emb(tail[0], places)
-        kept = KeptRun(tuple(positions), n_tokens, (cos[0], sin[0]), seen[0])
+        cos, sin = self.model.model.rotary_emb(states, places)
+        first = min(at) if start is None else start
+        kept = KeptRun(tuple(positions), first, n_tokens, (cos[0], sin[0]), seen[0])
+        place = (kept, 0)
         for number in range(self.n_layers):
-            kept.resid_pre.append(tail[0][0, kept.start :].clone())
+            kept.resid_pre.append(states[0, kept.start :].clone())
             is_last = number == self.n_layers - 1
-            found = self._attention(number, tail, kept, [*at, n_tokens - 1] if is_last else None)
-            kept.keys.append(found.keys[0])
-            kept.values.append(found.values[0])
+            found = self._attention(number, {place: states}, [*at, n_tokens - 1] if is_last else None)
+            kept.keys.append(found.keys[place])
+            kept.values.append(found.values[place])
             rows = slice(len(at)) if is_last else at
             kept.resid_mid.append(found.mid[rows])
-            kept.z.append(found.z[rows].unflatten(-1, (-1, found.keys[0].shape[-1])))
-            tail = _unpack(self._mlp(number, found.mid), found.shapes)
-        kept.resid_pre.append(tail[0][0, -1:])
+            kept.z.append(found.z[rows].unflatten(-1, (-1, found.keys[place].shape[-1])))
+            states = self._mlp(number, found.mid)[None]
+        kept.resid_pre.append(states[0, -1:])
         return kept
 
     @torch.no_grad()
-    def finish(self, kept: KeptRun, patches: Sequence[Patch], batch_tokens: int) -> torch.Tensor:
-        """What leaves the last layer at the last token under each patch, [patch, d_model].
+    def finish(self, patches: Sequence[Patch], batch_tokens: int) -> torch.Tensor:
+        """What leaves the last layer at the last token under each patch, of one run or of several: [patch, d_model].
 
         `batch_tokens` bounds the tokens that are computed at a time.
         """
-        last = kept.n_tokens - 1
-        left = kept.resid_pre[-1].repeat(len(patches), 1)
+        left = torch.cat([patch.run.resid_pre[-1] for patch in patches])
         walking = []
         for number, patch in enumerate(patches):
+            last = patch.run.n_tokens - 1
             if patch.layer < self.n_layers:
                 walking.append(number)
             elif last in patch.positions:
                 left[number] = patch.vectors[patch.positions.index(last)].to(left)
-        walking.sort(key=lambda number: patches[number].layer)
-        for batch in _batches(walking, [kept.n_tokens - patch.start for patch in patches], batch_tokens):
-            joining: dict[tuple[int, int], list[int]] = defaultdict(list)
+        # run by run, so that patches that share keys and values share a batch
+        runs = {run: number for number, run in enumerate(dict.fromkeys(patch.run for patch in patches))}
+        walking.sort(key=lambda number: (runs[patches[number].run], patches[number].layer))
+        for batch in batches(walking, [patch.n_tokens for patch in patches], batch_tokens):
+            joining: dict[int, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
             for number in batch:
-                joining[patches[number].layer, patches[number].start].append(number)
+                patch = patches[number]
+                joining[patch.layer][patch.run, patch.start].append(number)
             tails: Tails = {}
-            rows: dict[int, list[int]] = defaultdict(list)
-            for layer in range(patches[batch[0]].layer, self.n_layers):
-                for (_, start), numbers in [item for item in joining.items() if item[0][0] == layer]:
-                    tail = _patched_tail(kept, [patches[number] for number in numbers])
-                    tails[start] = torch.cat([tails[start], tail]) if start in tails else tail
-                    rows[start] += numbers
-                asked = [last] if layer == self.n_layers - 1 else None
-                found = self._attention(layer, tails, kept, asked, batch_tokens)
+            rows: dict[Place, list[int]] = defaultdict(list)
+            for layer in range(min(patches[number].layer for number in batch), self.n_layers):
+                for place, numbers in joining[layer].items():
+                    tail = _patched_tail([patches[number] for number in numbers])
+                    tails[place] = torch.cat([tails[place], tail]) if place in tails else tail
+                    rows[place] += numbers
+                found = self._attention(layer, tails, [-1] if layer == self.n_layers - 1 else None, batch_tokens)
                 tails = _unpack(self._mlp(layer, found.mid), found.shapes)
-            for start, tail in tails.items():
-                left[rows[start]] = tail[:, 0]
+            for place, tail in tails.items():
+                left[rows[place]] = tail[:, 0]
         return left
+
+    def patches(
+        self, kept: KeptRun, component: str, vectors: torch.Tensor, places: Sequence[int] | None = None
+    ) -> list[Patch]:
+        """Every single patch of a component, layer by layer, position by position, and of z head by head.
+
+        vectors: [layer, position, d_model], [layer, position, head, d_head] for z; for the positions of `kept`, or
+        for those of them that `places` numbers.
+        """
+        places = range(len(kept.positions)) if places is None else places
+        later = 0 if component == "resid_pre" else 1
+        return [
+            Patch(kept, layer + later, (kept.positions[place],), vector[None])
+            for layer in range(self.n_layers)
+            for place, at_place in zip(places, self._entering(kept, component, layer, vectors, places), strict=True)
+            for vector in at_place.reshape(-1, at_place.shape[-1])
+        ]
 
     def patch(self, kept: KeptRun, component: str, vectors: torch.Tensor, batch_tokens: int) -> torch.Tensor:
         """What leaves the last layer at the last token under every single patch of a component.
 
-        vectors: [layer, position, d_model] for the positions of `kept`, [layer, position, head, d_head] for z.
-        Returns [layer, position, d_model], for z [layer, position, head, d_model].
+        vectors as in `patches`. Returns [layer, position, d_model], for z [layer, position, head, d_model].
         """
-        entering = torch.stack([self._entering(kept, component, n, vectors[n]) for n in range(self.n_layers)])
-        later = 0 if component == "resid_pre" else 1
-        patches = [
-            Patch(layer + later, (position,), vector[None])
-            for layer in range(self.n_layers)
-            for position, at_position in zip(kept.positions, entering[layer], strict=True)
-            for vector in at_position.reshape(-1, at_position.shape[-1])
-        ]
-        return self.finish(kept, patches, batch_tokens).reshape(entering.shape)
+        left = self.finish(self.patches(kept, component, vectors), batch_tokens)
+        return left.reshape(*vectors.shape[: 3 if component == "z" else 2], -1)
 
     @torch.no_grad()
     def logits(self, left: torch.Tensor) -> torch.Tensor:
         """Float32 logits [..., vocabulary] of what leaves the last layer, on the CPU."""
         return final_logits(self.model, left).cpu()
 
-    @torch.no_grad()
-    def _entering(self, kept: KeptRun, component: str, number: int, vectors: torch.Tensor) -> torch.Tensor:
-        """What enters the next layer (resid_pre: this layer) at the kept positions when a component is replaced.
+    def gradients(self, kept: KeptRun, answer_a: int, answer_b: int) -> dict[str, torch.Tensor]:
+        """Gradient of logit(a) - logit(b) at the last token with respect to each component, at the kept positions.
 
-        [position, d_model], for z [position, head, d_model].
+        Float32 [layer, position, d_model], [layer, position, head, d_head] for z, on the CPU. What follows attention
+        in a layer works on each token by itself, so three of the components' are another one's, or linear in it.
         """
-        layer, mid = self.model.model.layers[number], kept.resid_mid[number]
-        vectors = vectors.to(mid)
+        first = min(kept.positions)
+        place, at = (kept, first), [position - first for position in kept.positions]
+        tail = kept.resid_pre[0][first - kept.start :][None].requires_grad_()
+        streams, mids = [tail], []
+        for number in range(self.n_layers):
+            found = self._attention(number, {place: streams[-1]}, None)
+            mids.append(found.mid)
+            streams.append(self._mlp(number, found.mid)[None])
+        rows = self.model.lm_head.weight[[answer_a, answer_b]].float()
+        logits = self.model.model.norm(streams[-1][0, -1].float()).float() @ rows.T
+        gradients = torch.autograd.grad(logits[0] - logits[1], [*mids, *streams])
+        of_mids, of_streams = gradients[: self.n_layers], gradients[self.n_layers :]
+        found_at = {
+            "resid_pre": [gradient[0, at] for gradient in of_streams[:-1]],
+            "mlp_out": [gradient[0, at] for gradient in of_streams[1:]],
+            "resid_mid": [gradient[at] for gradient in of_mids],
+        }
+        found_at["attn_out"] = found_at["resid_mid"]
+        found_at["z"] = [
+            (gradient @ layer.self_attn.o_proj.weight).unflatten(-1, (-1, layer.self_attn.head_dim))
+            for gradient, layer in zip(found_at["attn_out"], self.model.model.layers, strict=True)
+        ]
+        return {component: torch.stack(layers).float().cpu() for component, layers in found_at.items()}
+
+    @torch.no_grad()
+    def _entering(
+        self, kept: KeptRun, component: str, number: int, vectors: torch.Tensor, places: Sequence[int]
+    ) -> torch.Tensor:
+        """What enters the next layer (resid_pre: this layer) at some kept positions when a component is replaced.
+
+        [position, d_model], for z [position, head, d_model]; `vectors` and `places` as in `patches`.
+        """
+        at, layer = list(places), self.model.model.layers[number]
+        mid, new = kept.resid_mid[number][at], vectors[number].to(kept.resid_mid[number])
         if component == "resid_pre":
-            return vectors
+            return new
         if component == "mlp_out":
-            return mid + vectors
+            return mid + new
         if component == "attn_out":
-            mid = kept.resid_pre[number][[position - kept.start for position in kept.positions]] + vectors
+            mid = kept.resid_pre[number][[kept.positions[place] - kept.start for place in at]] + new
         elif component == "resid_mid":
-            mid = vectors
+            mid = new
         else:
-            written_by = layer.self_attn.o_proj.weight.unflatten(1, vectors.shape[1:])  # [d_model, head, d_head]
-            mid = mid[:, None] + torch.einsum("phe,dhe->phd", vectors - kept.z[number], written_by)
+            written_by = layer.self_attn.o_proj.weight.unflatten(1, new.shape[1:])  # [d_model, head, d_head]
+            mid = mid[:, None] + torch.einsum("phe,dhe->phd", new - kept.z[number][at], written_by)
         return self._mlp(number, mid)
 
     def _mlp(self, number: int, mid: torch.Tensor) -> torch.Tensor:
@@ -266,9 +328,7 @@ class Engine:
         layer = self.model.model.layers[number]
         return mid + layer.mlp(layer.post_attention_layernorm(mid))
 
-    def _attention(
-        self, number: int, tails: Tails, kept: KeptRun, asked: list[int] | None, batch_tokens: int = 0
-    ) -> Attended:
+    def _attention(self, number: int, tails: Tails, asked: list[int] | None, batch_tokens: int = 0) -> Attended:
         """The first half of a layer, for tails of resid_pre; mid and z only at the positions asked for, if any are.
 
         A tail sees the kept keys and values before its start, then its own. `batch_tokens` bounds the keys seen at a
@@ -281,27 +341,24 @@ class Engine:
         all_keys, all_values = (_unpack(side(normed), shapes) for side in (attention.k_proj, attention.v_proj))
         if asked is not None:
             (packed, _), (normed, shapes) = _pack(_at(tails, asked)), _pack(_at(_unpack(normed, shapes), asked))
-        all_queries = attention.q_proj(normed)
-        z = torch.empty_like(all_queries)
-        rows_at_a_time = max(1, batch_tokens // kept.n_tokens)
-        keys, values = {}, {}
-        every_place = torch.arange(kept.n_tokens, device=z.device)
-        for (start, queries), z_of_start in zip(
-            _unpack(all_queries, shapes).items(), _unpack(z, shapes).values(), strict=True
-        ):
-            own = slice(start, None)
-            asked_for = own if asked is None else asked
+        keys, values, parts = {}, {}, []
+        for (kept, start), queries in _unpack(attention.q_proj(normed), shapes).items():
+            place, own = (kept, start), slice(start, None)
+            asked_for = own if asked is None else [position % kept.n_tokens for position in asked]
             queries = _heads(queries, attention, "q_norm", kept.rotation, asked_for)
-            keys[start] = _heads(all_keys[start], attention, "k_norm", kept.rotation, own)
-            values[start] = all_values[start].unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            keys[place] = _heads(all_keys[place], attention, "k_norm", kept.rotation, own)
+            values[place] = all_values[place].unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
             before = [side[number][:, :, :start] for side in (kept.keys, kept.values)] if start else []
+            every_place = torch.arange(kept.n_tokens, device=packed.device)
             is_whole = not before and asked is None and bool(kept.seen.all())
             visible = None if is_whole else kept.seen & (every_place <= every_place[asked_for, None])
+            rows_at_a_time = max(1, batch_tokens // kept.n_tokens)
             for first in range(0, len(queries), rows_at_a_time):
                 rows = slice(first, first + rows_at_a_time)
-                own_sides = (queries[rows], keys[start][rows], values[start][rows])
+                own_sides = (queries[rows], keys[place][rows], values[place][rows])
                 found = _attend(*own_sides, before, visible, attention.scaling)
-                z_of_start[rows].unflatten(-1, (-1, attention.head_dim)).copy_(found.transpose(1, 2))
+                parts.append(found.transpose(1, 2).flatten(2).flatten(0, 1))
+        z = torch.cat(parts)
         return Attended(packed + attention.o_proj(z), z, keys, values, shapes)
 
     @torch.no_grad()
@@ -313,7 +370,7 @@ class Engine:
             own = self.model(_batch_of_one(self.model, ids), use_cache=False).logits[0, -1].float().cpu()
             kept = self.keep(ids, [5])
             layer = self.n_layers // 2
-            null = self.finish(kept, [Patch(layer, (5,), kept.resid_pre[layer][:1])], len(ids))
+            null = self.finish([Patch(kept, layer, (5,), kept.resid_pre[layer][:1])], len(ids))
             found = self.logits(torch.cat([kept.resid_pre[-1], null]))
         except (AttributeError, IndexError, RuntimeError, TypeError) as error:
             raise ModelError(f"{name}: patching cannot restart runs of this architecture ({error})") from error
@@ -358,7 +415,7 @@ def _seen_and_places(model: Any, n_tokens: int, hidden: Sequence[int]) -> tuple[
     return seen, (seen.cumsum(1) - 1).clamp_min(0)
 
 
-def _batches(order: Sequence[int], tokens: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def batches(order: Sequence[int], tokens: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Split `order` into runs of at most `batch_tokens` tokens each, or of one."""
     batch: list[int] = []
     total = 0
@@ -372,9 +429,9 @@ def _batches(order: Sequence[int], tokens: Sequence[int], batch_tokens: int) -> 
         yield batch
 
 
-def _patched_tail(kept: KeptRun, patches: Sequence[Patch]) -> torch.Tensor:
-    """The kept run's tail with each patch's vectors in it, [patch, token, d_model]; all of one layer and start."""
-    start = patches[0].start
+def _patched_tail(patches: Sequence[Patch]) -> torch.Tensor:
+    """The run's tail with each patch's vectors in it, [patch, token, d_model]; all of one run, layer and start."""
+    kept, start = patches[0].run, patches[0].start
     tail = kept.resid_pre[patches[0].layer][start - kept.start :].repeat(len(patches), 1, 1)
     for row, patch in enumerate(patches):
         tail[row, [position - start for position in patch.positions]] = patch.vectors.to(tail)
@@ -383,18 +440,22 @@ def _patched_tail(kept: KeptRun, patches: Sequence[Patch]) -> torch.Tensor:
 
 def _pack(tails: Tails) -> tuple[torch.Tensor, Shapes]:
     """All tokens of all tails in one list, [token, ...]."""
-    shapes = {start: (tail.shape[0], tail.shape[1]) for start, tail in tails.items()}
+    shapes = {place: (tail.shape[0], tail.shape[1]) for place, tail in tails.items()}
     return torch.cat([tail.flatten(0, 1) for tail in tails.values()]), shapes
 
 
 def _unpack(packed: torch.Tensor, shapes: Shapes) -> Tails:
     """Views of a list of tokens, one a tail."""
     parts = packed.split([rows * tokens for rows, tokens in shapes.values()])
-    return {start: part.unflatten(0, shape) for (start, shape), part in zip(shapes.items(), parts, strict=True)}
+    return {place: part.unflatten(0, shape) for (place, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def _at(tails: Tails, positions: Sequence[int]) -> Tails:
-    return {start: tail[:, [position - start for position in positions]] for start, tail in tails.items()}
+    """The tokens of tails at positions of their runs; -1 is the last."""
+    return {
+        (kept, start): tail[:, [position % kept.n_tokens - start for position in positions]]
+        for (kept, start), tail in tails.items()
+    }
 
 
 def _heads(

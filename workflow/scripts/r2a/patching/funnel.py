@@ -21,24 +21,30 @@ STEPS = {
 
 
 def tabulate_pairs(pairs: Path, patching: Path, funnel: Path, outcomes: Path, settings: Mapping[str, Any]) -> None:
-    """Write two tables of the pairs that were asked.
+    """Write two tables of the pairs that were asked, by probe.
 
-    Outcomes, a row a pair: pair, domain, kind, both answers, in which surface form each is one token (answer_form), and
-    left_out, empty for a pair that is used. Funnel, a row for all pairs and for each domain and kind: how many were
-    asked, and how many are left after each of STEPS.
+    Outcomes, a row a probe and pair: probe, pair, domain, kind, both answers, in which surface form each is one
+    token (answer_form), and left_out, empty for a pair that is used. Funnel, a row a probe for all pairs and each
+    domain and kind: how many were asked, and how many are left after each of STEPS.
     """
     table = read_parquet(pairs).rename(columns={"area": "domain"})
+    used = set()
     with open_hdf5(patching) as file:
-        is_used = dict(zip(axis_labels(file, "pair"), file["is_used"][:] == 1, strict=True))
-    unused = (table["left_out"] == "") & ~table["pair"].map(is_used).eq(True)
+        for probe in axis_labels(file, "probe"):
+            names = zip(axis_labels(file[probe], "pair"), file[probe]["is_used"][:], strict=True)
+            used |= {(probe, pair) for pair, is_used in names if is_used}
+    is_used = pd.Series(list(zip(table["probe"], table["pair"], strict=True)), index=table.index).isin(used)
+    unused = (table["left_out"] == "") & ~is_used
     table.loc[unused, "left_out"] = OWN_ANSWER_NOT_PREFERRED
     origin = provenance(settings, [pairs, patching])
-    columns = ["pair", "domain", "kind", "answer_a", "answer_b", "form_a", "form_b", "left_out"]
+    columns = ["probe", "pair", "domain", "kind", "answer_a", "answer_b", "form_a", "form_b", "left_out"]
     write_csv(outcomes, table[columns], origin)
-    rows = [{"by": "all", "name": "all"} | _steps(table["left_out"])]
-    for by in ("domain", "kind"):
-        groups = table.groupby(table[by].fillna("none"), sort=False)
-        rows += [{"by": by, "name": name} | _steps(of["left_out"]) for name, of in groups]
+    rows = []
+    for probe, asked in table.groupby("probe", sort=False):
+        rows.append({"probe": probe, "by": "all", "name": "all"} | _steps(asked["left_out"]))
+        for by in ("domain", "kind"):
+            groups = asked.groupby(asked[by].fillna("none"), sort=False)
+            rows += [{"probe": probe, "by": by, "name": name} | _steps(of["left_out"]) for name, of in groups]
     write_csv(funnel, pd.DataFrame(rows), origin)
 
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ class Run:
     def positions(self) -> dict[str, int]:
         ends = list(accumulate(map(len, self.segments)))
         return {role: ends[segment] - back for role, (segment, back) in self.roles.items()}
+
+    @property
+    def reasoning_start(self) -> int:
+        """The position of the reasoning's first token, padding left out."""
+        return sum(map(len, self.segments[:REASONING])) + self.n_pads[REASONING]
 
     @property
     def pads(self) -> list[int]:
@@ -168,13 +173,14 @@ def padded(a: Run, b: Run, pad_id: int) -> tuple[Run, Run]:
 def align_pairs(
     traces: Path, grades: Path, dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Write one row a pair: both runs' token ids and role positions, or why the pair is left out.
+    """Write one row a probe and pair: both runs' token ids and role positions, or why the pair is left out.
 
-    Columns: pair, area, kind, answer_a, answer_b, form_a, form_b (answer_form), left_out ('' | a reason), clean_ids,
-    corrupted_ids, roles, clean_positions, corrupted_positions, clean_hidden, corrupted_hidden (positions of padding
-    that attention does not see), answer_a_id, answer_b_id. The clean run is question a's.
-    settings["alignment"]: role leaves both runs as they are; pad pads them to equal length, hidden from attention;
-    pad_visible leaves the padding to be seen, as the paper does.
+    Columns: probe, pair, area, kind, answer_a, answer_b, form_a, form_b (answer_form), left_out ('' | a reason),
+    clean_ids, corrupted_ids, roles, clean_positions, corrupted_positions, clean_reasoning_start,
+    corrupted_reasoning_start, clean_hidden, corrupted_hidden (positions of padding that attention does not see),
+    answer_a_id, answer_b_id. The clean run is question a's. settings["alignment"]: role leaves both runs as they
+    are; pad pads them to equal length, hidden from attention; pad_visible leaves the padding to be seen, as the
+    paper does.
     """
     tokenizer = load_tokenizer(read_manifest(manifest)["folder"])
     questions = read_parquet(dataset)
@@ -183,14 +189,16 @@ def align_pairs(
     table["is_right"] = table["is_correct"].eq(True).fillna(False)  # an undecided verdict is absent
     by_uid = table.set_index("uid").to_dict("index")
     rows = []
-    for pair, sides in questions.groupby("pair", sort=False):
+    for probe, (pair, sides) in product(settings["probes"], questions.groupby("pair", sort=False)):
         asked = {side["side"]: side for side in sides.to_dict("records")}
-        row: dict[str, Any] = {"pair": pair, "area": asked["a"]["area"], "kind": asked["a"]["kind"], "left_out": ""}
+        row: dict[str, Any] = {"probe": probe, "pair": pair, "left_out": ""}
+        row |= {name: asked["a"][name] for name in ("area", "kind")}
         for side in "ab":
             row[f"answer_{side}"] = asked[side]["answer"]
             row[f"form_{side}"] = answer_form(tokenizer, asked[side]["answer"])
         try:
-            row |= _aligned(tokenizer, [(asked[side], by_uid.get(asked[side]["uid"])) for side in "ab"], settings)
+            both = [(asked[side], by_uid.get(asked[side]["uid"])) for side in "ab"]
+            row |= _aligned(tokenizer, both, probe, settings)
         except PairError as reason:
             row["left_out"] = str(reason)
         rows.append(row)
@@ -198,12 +206,17 @@ def align_pairs(
     logger.info(f"{output}: {len(frame)} pairs; left out: {frame['left_out'].value_counts().to_dict()}")
     if (frame["left_out"] != "").all():
         raise PairError(f"{dataset}: no pair can be used ({frame['left_out'].value_counts().to_dict()})")
-    ids = dict.fromkeys(("answer_a_id", "answer_b_id"), "Int64")  # absent in the pairs left out
-    write_parquet(output, frame.astype(ids), provenance(settings, [traces, grades, dataset, manifest]))
+    # absent in the pairs left out
+    whole = ("answer_a_id", "answer_b_id", "clean_reasoning_start", "corrupted_reasoning_start")
+    frame = frame.astype(dict.fromkeys(whole, "Int64"))
+    write_parquet(output, frame, provenance(settings, [traces, grades, dataset, manifest]))
 
 
 def _aligned(
-    tokenizer: Any, asked: Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None]], settings: Mapping[str, Any]
+    tokenizer: Any,
+    asked: Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None]],
+    probe: str,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The runs' columns of one pair, from each side's question and trace. Raises PairError where it is left out."""
     traces = [trace for _, trace in asked if trace is not None and trace["is_valid"]]
@@ -213,7 +226,7 @@ def _aligned(
         raise PairError(WRONG)
     a, b = (
         build_run(
-            tokenizer, trace, side["answer"], side["comparator"], settings["probe"], settings["keep_reasoning"]
+            tokenizer, trace, side["answer"], side["comparator"], probe, settings["keep_reasoning"]
         )
         for (side, _), trace in zip(asked, traces, strict=True)
     )  # fmt: skip
@@ -225,5 +238,6 @@ def _aligned(
     for name, run in (("clean", a), ("corrupted", b)):
         columns[f"{name}_ids"] = run.token_ids
         columns[f"{name}_positions"] = list(run.positions.values())
+        columns[f"{name}_reasoning_start"] = run.reasoning_start
         columns[f"{name}_hidden"] = run.pads if settings["alignment"] == "pad" else []
     return columns

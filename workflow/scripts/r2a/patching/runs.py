@@ -1,67 +1,77 @@
 """The two jobs of stage 3: keep both runs' activations, and patch one into the other."""
 
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pandas as pd
-import torch
 
 from r2a.models import load_model, read_manifest
-from r2a.patching.controls import control_sources, random_like
-from r2a.patching.engine import Engine, KeptRun, Patch, capture, refuse_deviating
-from r2a.patching.metrics import METRICS, logit_diff, patch_metrics
+from r2a.parts import Parts
+from r2a.patching.engine import Engine, batches, capture
+from r2a.patching.measurement import DIRECTIONS, RANGES, RUNS, measure, range_counts
+from r2a.patching.metrics import METRICS
 from r2a.progress import Progress, logger
-from r2a.roles import CLEAN_TO_CORRUPTED, CONTROLS, CORRUPTED_TO_CLEAN, RANDOM_VECTOR
+from r2a.roles import CONTROLS, KEY_ROLES
 from r2a.store import add_array, add_axis, axis_labels, new_hdf5, open_hdf5, provenance, read_parquet
-
-RUNS = ("clean", "corrupted")
-LOGITS_AT_A_TIME = 64  # patches whose logits over the whole vocabulary are held
 
 
 class PatchingError(Exception):
     """Patching cannot go on; the message says why, with numbers."""
 
 
-def used_pairs(pairs: Path) -> pd.DataFrame:
-    """The pairs that were not left out; all of one set of roles."""
+def used_pairs(pairs: Path) -> dict[str, pd.DataFrame]:
+    """By probe, the pairs that were not left out; all of one set of roles."""
     table = read_parquet(pairs)
-    table = table[table["left_out"] == ""].reset_index(drop=True)
-    return table.astype({"answer_a_id": int, "answer_b_id": int})  # floats where a pair that is left out has none
+    table = table[table["left_out"] == ""]
+    whole = ("answer_a_id", "answer_b_id", "clean_reasoning_start", "corrupted_reasoning_start")
+    table = table.astype(dict.fromkeys(whole, int))  # floats where a pair that is left out has none
+    return {str(probe): rows.reset_index(drop=True) for probe, rows in table.groupby("probe", sort=False)}
 
 
 def capture_activations(pairs: Path, manifest: Path, output: Path, settings: Mapping[str, Any]) -> None:
     """Store both runs' activations at every role, and their last logits.
 
-    /{run}/{component} [pair, layer, role, d_model] and /{run}/logits [pair, vocabulary], run being clean or
-    corrupted. Raises ModelError for an architecture that patching does not work on.
+    /{probe}/{run}/{component} [pair, layer, role, d_model], z [pair, layer, head, key_role, d_head], and
+    /{probe}/{run}/logits [pair, vocabulary], run being clean or corrupted. Raises ModelError for an architecture that
+    patching does not work on.
     """
-    table = used_pairs(pairs)
+    by_probe = used_pairs(pairs)
     origin = read_manifest(manifest)
     model = load_model(origin, "sdpa")
-    Engine(model)
+    engine = Engine(model)
     components = settings["components"]
-    with new_hdf5(output, provenance(settings, [pairs, manifest])) as file:
-        add_axis(file, "pair", list(table["pair"]))
-        add_axis(file, "layer", range(origin["n_layers"]))
-        add_axis(file, "role", list(table["roles"].iloc[0]))
-        add_axis(file, "d_model", range(model.config.hidden_size))
-        add_axis(file, "vocabulary", range(model.config.vocab_size))
-        for run in RUNS:
-            for component in components:
-                add_array(file, f"{run}/{component}", ("pair", "layer", "role", "d_model"), "activation")
-            add_array(file, f"{run}/logits", ("pair", "vocabulary"), "logit")
-        with Progress(f"{settings['model']}, {settings['dataset']}: activations", len(table)) as progress:
+    n_runs = sum(len(RUNS) * len(table) for table in by_probe.values())
+    with (
+        new_hdf5(output, provenance(settings, [pairs, manifest])) as file,
+        Progress(f"{settings['model']}, {settings['dataset']}: runs captured", n_runs) as progress,
+    ):
+        add_axis(file, "probe", list(by_probe))
+        for probe, table in by_probe.items():
+            group = file.create_group(probe)
+            roles = _add_axes(group, table["pair"], table["roles"].iloc[0], engine)
+            add_axis(group, "d_model", range(model.config.hidden_size))
+            add_axis(group, "d_head", range(engine.d_head))
+            add_axis(group, "vocabulary", range(model.config.vocab_size))
+            for run in RUNS:
+                for component in components:
+                    axes = ("head", "key_role", "d_head") if component == "z" else ("role", "d_model")
+                    add_array(group, f"{run}/{component}", ("pair", "layer", *axes), "activation")
+                add_array(group, f"{run}/logits", ("pair", "vocabulary"), "logit")
+            key_roles = [roles.index(role) for role in KEY_ROLES]
             for number, row in enumerate(table.to_dict("records")):
                 for run in RUNS:
                     found, logits = capture(
                         model, row[f"{run}_ids"], row[f"{run}_positions"], components, row[f"{run}_hidden"]
                     )
+                    if "z" in found:
+                        found["z"] = found["z"][:, key_roles].transpose(1, 2)
                     for component, vectors in found.items():
-                        file[f"{run}/{component}"][number] = vectors
-                    file[f"{run}/logits"][number] = logits
-                progress.advance(len(row["clean_ids"]) + len(row["corrupted_ids"]))
+                        group[f"{run}/{component}"][number] = vectors
+                    group[f"{run}/logits"][number] = logits
+                    progress.advance(len(row[f"{run}_ids"]))
 
 
 def patch_pairs(
@@ -69,79 +79,98 @@ def patch_pairs(
 ) -> None:
     """Patch one run's activations into the other, one (layer, role) at a time, and the controls' beside them.
 
-    /{component}/{patch}/{metric} [pair, layer, role], for every metric of METRICS. Patches: clean_to_corrupted and
-    corrupted_to_clean put one run of a pair into the other; `a` in a metric's name is the answer of the run that
-    vectors come from, `b` that of the run they are put into. CONTROLS put other vectors into the corrupted run
-    in place of the clean run's, measured as these are; nan where no other pair has such vectors.
-    /is_used [pair] is 0 for pairs one of whose runs does not prefer its own answer. /null_patch_error [pair] is the
-    largest change of a logit when a run's own vectors are put in: the noise floor.
-    Raises ModelError where restarted runs are not the model's own, PatchingError where no pair is left.
+    /{probe}/{component}/{patch}/{metric} [pair, layer, role], [pair, layer, head, key_role] for z, for every metric of
+    METRICS. Patches: clean_to_corrupted and corrupted_to_clean put one run of a pair into the other; `a` in a metric's
+    name is the answer of the run that vectors come from, `b` that of the run they are put into. Beside their metrics
+    stands first_order, what the gradient of the patched run expects of normalized_logit_diff. CONTROLS [pair, layer,
+    key_role], which z has not, put other vectors into the corrupted run in place of the clean run's, measured as these
+    are; nan where no other pair has such vectors.
+    /{probe}/reasoning_ranges/{metric} [pair, layer, range]: resid_pre of a whole range of the clean run's reasoning put
+    into the corrupted run, the ranges lying equally far before the probe in both; a range's label is how many tokens
+    before the probe it begins.
+    /{probe}/is_used [pair] is 0 for pairs one of whose runs does not prefer its own answer. null_patch_error [pair] is
+    the largest change of a logit when a run's own vectors are put in: the noise floor.
+    Finished pairs are kept beside the output until that exists. Raises ModelError where restarted runs are not the
+    model's own, PatchingError where no pair is left.
     """
-    table = used_pairs(pairs)
+    by_probe = used_pairs(pairs)
     engine = Engine(load_model(read_manifest(manifest), "sdpa"))
-    with open_hdf5(activations) as kept, new_hdf5(output, provenance(settings, [pairs, activations])) as file:
-        for axis in ("pair", "layer", "role"):
-            add_axis(file, axis, axis_labels(kept, axis))
-        patches = (CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, *CONTROLS)
-        arrays = {
-            (component, patch, metric): add_array(
-                file, f"{component}/{patch}/{metric}", ("pair", "layer", "role"), unit
-            )
-            for component in settings["components"]
-            for patch in patches
-            for metric, unit in METRICS.items()
-        }
-        floor = add_array(file, "null_patch_error", ("pair",), "logit")
-        used = add_array(file, "is_used", ("pair",), "1 where both runs prefer their own answer", "int8", 0)
-        differences = {run: add_array(file, f"{run}_logit_diff", ("pair",), "logit") for run in RUNS}
-        with Progress(f"{settings['model']}, {settings['dataset']}: pairs patched", len(table)) as progress:
-            for number, row in enumerate(table.to_dict("records")):
-                logits = {run: torch.tensor(kept[f"{run}/logits"][number]) for run in RUNS}
-                a, b = row["answer_a_id"], row["answer_b_id"]
-                for run in RUNS:
-                    differences[run][number] = logit_diff(logits[run], a, b)
-                used[number] = bool(logit_diff(logits["clean"], a, b) > 0 > logit_diff(logits["corrupted"], a, b))
-                runs = {
-                    run: engine.keep(row[f"{run}_ids"], row[f"{run}_positions"], row[f"{run}_hidden"]) for run in RUNS
-                }
-                floor[number] = max(_null_patch_error(engine, runs[run], logits[run], batch_tokens) for run in RUNS)
-                sources = control_sources(table, number, f"{settings['seed']} {row['pair']}")
-                for component in settings["components"]:
-                    vectors = {run: torch.tensor(kept[f"{run}/{component}"][number]) for run in RUNS}
-                    put_in = {CLEAN_TO_CORRUPTED: vectors["clean"], CORRUPTED_TO_CLEAN: vectors["corrupted"]}
-                    for control, (run, other) in sources.items():
-                        put_in[control] = torch.tensor(kept[f"{run}/{component}"][other])
-                    seed = random.Random(f"{settings['seed']} {row['pair']} {component}").getrandbits(32)
-                    put_in[RANDOM_VECTOR] = random_like(vectors["clean"], seed)
-                    for patch, values in put_in.items():
-                        base, source = ("clean", "corrupted") if patch == CORRUPTED_TO_CLEAN else ("corrupted", "clean")
-                        answers = (b, a) if patch == CORRUPTED_TO_CLEAN else (a, b)
-                        left = engine.patch(runs[base], component, values, batch_tokens)
-                        parts = [
-                            patch_metrics(engine.logits(some), logits[source], logits[base], *answers)
-                            for some in left.flatten(0, 1).split(LOGITS_AT_A_TIME)
-                        ]
-                        for metric in METRICS:
-                            found = torch.cat([part[metric] for part in parts])
-                            arrays[component, patch, metric][number] = found.reshape(left.shape[:2])
-                progress.advance()
-        n_used = int(used[:].sum())
-        logger.info(
-            f"{n_used} of {len(table)} pairs prefer their own answers in both runs; noise floor {floor[:].max():.2g}"
-        )
-        if n_used == 0:
-            raise PatchingError(f"{pairs}: in no pair do both runs prefer their own answers; nothing can be measured")
+    origin = provenance(settings, [pairs, activations])
+    n_pairs = sum(map(len, by_probe.values()))
+    with (
+        open_hdf5(activations) as kept,
+        Parts(output, origin) as parts,
+        Progress(f"{settings['model']}, {settings['dataset']}: pairs patched", n_pairs) as progress,
+    ):
+        for probe, table in by_probe.items():
+            n_tokens = list(table["clean_ids"].str.len() + table["corrupted_ids"].str.len())
+            missing = [number for number in range(len(table)) if f"{probe}-{number}" not in parts]
+            for numbers in batches(missing, n_tokens, batch_tokens):
+                found = measure(engine, table, kept[probe], numbers, settings, batch_tokens)
+                for number, arrays in zip(numbers, found, strict=True):
+                    parts.add(f"{probe}-{number}", arrays)
+                    progress.advance()
+        with new_hdf5(output, origin) as file:
+            add_axis(file, "probe", list(by_probe))
+            n_used = 0
+            for probe, table in by_probe.items():
+                group = file.create_group(probe)
+                _add_axes(group, table["pair"], axis_labels(kept[probe], "role"), engine)
+                n_ranges = max(range_counts(table, settings["range_tokens"]))
+                add_axis(group, "range", settings["range_tokens"] * np.arange(1, n_ranges + 1))
+                measured = [parts[f"{probe}-{number}"] for number in range(len(table))]
+                _write(group, measured, settings["components"])
+                used, floor = group["is_used"][:], group["null_patch_error"][:].max()
+                n_used += used.sum()
+                logger.info(
+                    f"{probe}: {used.sum()} of {len(table)} pairs prefer their own answers in both runs; "
+                    f"noise floor {floor:.2g}"
+                )
+            if n_used == 0:
+                raise PatchingError(
+                    f"{pairs}: in no pair do both runs prefer their own answers; nothing can be measured"
+                )
 
 
-def _null_patch_error(engine: Engine, run: KeptRun, logits: torch.Tensor, batch_tokens: int) -> float:
-    """Largest change of a logit when a run's own resid_pre is put in, at every role in one layer or another.
+def _add_axes(group: h5py.Group, pairs: pd.Series, roles: list[str], engine: Engine) -> list[str]:
+    """The axes that both stores have; returns the roles."""
+    add_axis(group, "pair", list(pairs))
+    add_axis(group, "layer", range(engine.n_layers))
+    add_axis(group, "head", range(engine.n_heads))
+    add_axis(group, "role", list(roles))
+    add_axis(group, "key_role", KEY_ROLES)
+    return list(roles)
 
-    logits: [vocabulary], the model's own. Raises ModelError where the change is more than rounding.
-    """
-    patches = []
-    for k, position in enumerate(run.positions):
-        layer = k % engine.n_layers
-        patches.append(Patch(layer, (position,), run.resid_pre[layer][position - run.start][None]))
-    found = engine.logits(engine.finish(run, patches, batch_tokens))
-    refuse_deviating(type(engine.model).__name__, found, logits, engine.model.dtype)
-    return float((found - logits).abs().max())
+
+def _write(group: h5py.Group, measured: list[dict[str, np.ndarray]], components: list[str]) -> None:
+    """What `measure` found in each pair of a probe, into its arrays."""
+
+    every_role, key_roles, heads = (
+        ("pair", "layer", *rest) for rest in (("role",), ("key_role",), ("head", "key_role"))
+    )
+
+    def write(name: str, part: str, at: Any, axes: tuple[str, ...], unit: str) -> None:
+        values = np.full([len(group[axis]) for axis in axes], np.nan, np.float32)
+        for number, arrays in enumerate(measured):
+            if part in arrays:
+                values[number] = arrays[part][at]
+        add_array(group, name, axes, unit)[:] = values
+
+    for component in components:
+        patches = dict.fromkeys(DIRECTIONS, heads if component == "z" else every_role)
+        if component != "z":
+            patches |= dict.fromkeys(CONTROLS, key_roles)
+        for patch, axes in patches.items():
+            part = f"{component}/{patch}"
+            for k, (metric, unit) in enumerate(METRICS.items()):
+                write(f"{part}/{metric}", part, k, axes, unit)
+        for patch in DIRECTIONS:
+            name = f"{component}/{patch}/first_order"
+            write(name, name, ..., patches[patch], "expected normalized_logit_diff")
+    for k, (metric, unit) in enumerate(METRICS.items()):
+        if len(group["range"]):
+            write(f"{RANGES}/{metric}", RANGES, k, ("pair", "layer", "range"), unit)
+    for name in ("null_patch_error", *(f"{run}_logit_diff" for run in RUNS)):
+        write(name, name, ..., ("pair",), "logit")
+    is_used = [arrays["is_used"] for arrays in measured]
+    add_array(group, "is_used", ("pair",), "1 where both runs prefer their own answer", "int8", 0)[:] = is_used

@@ -1,95 +1,217 @@
-"""Stage 3 in numbers: curves by layer and role, controls, and the hand-off layer."""
+"""Stage 3 in numbers: curves by layer and role, controls, ranges, the gradient's guess, and the hand-off layer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 from r2a.patching.hand_off import hand_off_layer
-from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CONTROL_ROLE, CONTROLS, CORRUPTED_TO_CLEAN, FINAL_ROLE, PROBE
+from r2a.roles import (
+    ANSWER_ROLE,
+    CLEAN_TO_CORRUPTED,
+    CONTROL_ROLE,
+    CONTROLS,
+    CORRUPTED_TO_CLEAN,
+    FINAL_ROLE,
+    KEY_ROLES,
+    PROBE,
+)
+from r2a.statistics import holm, sign_flip_p
 from r2a.store import axis_labels, open_hdf5, provenance, write_csv
 
 DIRECTIONS = (CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN)
+METRIC = "normalized_logit_diff"
+N_TOP = 10  # places with the greatest effect
+
+
+class UsedPairs:
+    """The pairs of one probe whose runs both prefer their own answers."""
+
+    def __init__(self, probe: str, group: h5py.Group) -> None:
+        self.probe, self.group = probe, group
+        self.is_used = group["is_used"][:] == 1
+        self.roles, self.layers = axis_labels(group, "role"), axis_labels(group, "layer")
+
+    def stored(self, name: str) -> np.ndarray:
+        """[pair, ...]"""
+        return self.group[name][self.is_used]
+
+    def above_noise(self, values: np.ndarray) -> np.ndarray:
+        """Values [pair, ...] of normalized_logit_diff; 0 where two logits' noise floor could make them up."""
+        gap = self.stored("clean_logit_diff") - self.stored("corrupted_logit_diff")
+        floor = (2 * self.stored("null_patch_error") / gap).reshape(-1, *[1] * (values.ndim - 1))
+        return np.where(np.abs(values) <= floor, 0.0, values.astype(np.float64))
+
+
+def used_pairs_of(file: h5py.File) -> Iterator[UsedPairs]:
+    """By probe; a probe without any is left out."""
+    for probe in axis_labels(file, "probe"):
+        pairs = UsedPairs(probe, file[probe])
+        if pairs.is_used.any():
+            yield pairs
 
 
 def tabulate_patching(
-    patching: Path, curves: Path, controls: Path, hand_off: Path, settings: Mapping[str, Any]
+    patching: Path,
+    curves: Path,
+    controls: Path,
+    hand_off: Path,
+    ranges: Path,
+    first_order: Path,
+    settings: Mapping[str, Any],
 ) -> None:
-    """Write three tables over the used pairs; every mean is of normalized_logit_diff, with its bootstrap interval.
+    """Write five tables over the used pairs; every mean is of normalized_logit_diff, with its bootstrap interval.
 
-    Curves, a row a (component, direction, role, layer): mean, low, high, flip_rate (the share of pairs whose arg-max
-    flipped) and n_pairs. Controls, a row a (component, control, layer): the same for the effect, which is the clean
-    run's vector at the answer's token, and for each control; and `difference`, the effect minus the control in the
-    same pairs, with its interval. Hand-off, one row, of resid_pre: layer, low, high, n_pairs.
+    Curves, a row a (probe, component, direction, role, layer): mean, low, high, flip_rate (the share of pairs whose
+    arg-max flipped) and n_pairs. Controls, a row a (probe, component, control, layer): the same for the effect, which
+    is the clean run's vector at the answer's token, and for each control; `difference`, the effect minus the control in
+    the same pairs, with its interval; p, of a sign-flip permutation over pairs, and p_holm, corrected over the controls
+    and layers of a (probe, component). Ranges, a row a (probe, layer, range): whole ranges of the reasoning. First
+    order, a row a (probe, component, direction): over the places of a pair, the rank correlation between the exact
+    effects and those that the gradient expects, and which share of the N_TOP greatest the gradient has among its own.
+    Hand-off, a row a probe, of resid_pre: layer, low, high, n_pairs.
     """
-    curve_rows, control_rows = [], []
+    tables: dict[Path, list[pd.DataFrame]] = {path: [] for path in (curves, controls, hand_off, ranges, first_order)}
     with open_hdf5(patching) as file:
-        used = file["is_used"][:] == 1
-        roles, layers = axis_labels(file, "role"), axis_labels(file, "layer")
-
-        def stored(component: str, patch: str, metric: str) -> np.ndarray:
-            """[pair, layer, role]"""
-            return file[f"{component}/{patch}/{metric}"][used]
-
-        for component in settings["components"]:
-            for direction in DIRECTIONS:
-                values, flips = (stored(component, direction, m) for m in ("normalized_logit_diff", "is_flipped"))
-                mean, low, high = _mean_and_interval(values, settings)
-                for r, role in enumerate(roles):
-                    for k, layer in enumerate(layers):
-                        row = (component, direction, role, layer, mean[k, r], low[k, r], high[k, r])
-                        curve_rows.append((*row, flips[:, k, r].mean(), len(values)))
-            effects, *others = _controls(component, roles, stored)
-            for name, values, flips in (effects, *others):
-                there = ~np.isnan(values[:, 0])  # the pairs that have the control
-                if not there.any():
-                    continue
-                found = _mean_and_interval(values[there], settings)
-                differences = _mean_and_interval((effects[1] - values)[there], settings)
-                for k, layer in enumerate(layers):
-                    numbers = [column[k] for column in (*found, flips[there].mean(0), *differences)]
-                    control_rows.append((component, name, layer, *numbers, int(there.sum())))
-        answer, final = (
-            stored("resid_pre", CLEAN_TO_CORRUPTED, "normalized_logit_diff")[:, :, roles.index(role)]
-            for role in (ANSWER_ROLE, FINAL_ROLE)
-        )
+        for pairs in used_pairs_of(file):
+            found = {
+                curves: _curves(pairs, settings),
+                controls: _controls(pairs, settings),
+                hand_off: _hand_off(pairs, settings),
+                ranges: _ranges(pairs, settings),
+                first_order: _first_order(pairs, settings),
+            }
+            for path, table in found.items():
+                table.insert(0, "probe", pairs.probe)
+                tables[path].append(table)
     origin = provenance(settings, [patching])
+    for path, parts in tables.items():
+        write_csv(path, pd.concat(parts), origin)
+
+
+def _curves(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
+    rows = []
+    for component in (name for name in settings["components"] if name != "z"):
+        for direction in DIRECTIONS:
+            values, flips = (pairs.stored(f"{component}/{direction}/{m}") for m in (METRIC, "is_flipped"))
+            mean, low, high = mean_and_interval(values, settings)
+            for r, role in enumerate(pairs.roles):
+                for k, layer in enumerate(pairs.layers):
+                    row = (component, direction, role, layer, mean[k, r], low[k, r], high[k, r])
+                    rows.append((*row, flips[:, k, r].mean(), len(values)))
     columns = ["component", "direction", "role", "layer", "mean", "low", "high", "flip_rate", "n_pairs"]
-    write_csv(curves, pd.DataFrame(curve_rows, columns=columns), origin)
-    columns = ["component", "control", "layer", "mean", "low", "high", "flip_rate"]
-    columns += ["difference", "difference_low", "difference_high", "n_pairs"]
-    write_csv(controls, pd.DataFrame(control_rows, columns=columns), origin)
-    layer_found = hand_off_layer(answer, final, settings["n_resamples"], settings["confidence"], settings["seed"])
-    hand_off_row = dict(zip(("layer", "low", "high"), layer_found, strict=True)) | {"n_pairs": len(answer)}
-    write_csv(hand_off, pd.DataFrame([hand_off_row]), origin)
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _controls(component: str, roles: list[str], stored: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _controls(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
+    parts = []
+    for component in (name for name in settings["components"] if name != "z"):
+        rows = []
+        effects, *others = _put_in(pairs, component)
+        for name, values, flips in (effects, *others):
+            there = ~np.isnan(values[:, 0])  # the pairs that have the control
+            if not there.any():
+                continue
+            found = mean_and_interval(values[there], settings)
+            differences = pairs.above_noise(effects[1] - values)[there]
+            compared = mean_and_interval(differences, settings)
+            for k, layer in enumerate(pairs.layers):
+                numbers = [column[k] for column in (*found, flips[there].mean(0), *compared)]
+                p = np.nan
+                if name != "effect":
+                    p = sign_flip_p(differences[:, k], settings["n_resamples"], settings["seed"])
+                rows.append((component, name, layer, *numbers, p, int(there.sum())))
+        columns = ["component", "control", "layer", "mean", "low", "high", "flip_rate"]
+        columns += ["difference", "difference_low", "difference_high", "p", "n_pairs"]
+        table = pd.DataFrame(rows, columns=columns)
+        table.insert(len(columns) - 1, "p_holm", holm(table["p"].to_numpy()))
+        parts.append(table)
+    return pd.concat(parts)
+
+
+def _put_in(pairs: UsedPairs, component: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(name, normalized_logit_diff, is_flipped), each [pair, layer]: the effect first, then every control.
 
     Of other tokens than the answer's, the clean run's own vectors are put in; the probe's are averaged.
     """
-    answer = roles.index(ANSWER_ROLE)
-    probe = [k for k, role in enumerate(roles) if role.startswith(PROBE)]
-    places = [("effect", CLEAN_TO_CORRUPTED, [answer]), *((control, control, [answer]) for control in CONTROLS)]
+    probe = [k for k, role in enumerate(pairs.roles) if role.startswith(PROBE)]
+    places = [("effect", CLEAN_TO_CORRUPTED, [pairs.roles.index(ANSWER_ROLE)])]
+    places += [(control, control, [KEY_ROLES.index(ANSWER_ROLE)]) for control in CONTROLS]
     places.append(("other_probe_tokens", CLEAN_TO_CORRUPTED, probe))
-    if CONTROL_ROLE in roles:
-        places.append(("random_reasoning_token", CLEAN_TO_CORRUPTED, [roles.index(CONTROL_ROLE)]))
+    if CONTROL_ROLE in pairs.roles:
+        places.append(("random_reasoning_token", CLEAN_TO_CORRUPTED, [pairs.roles.index(CONTROL_ROLE)]))
     return [
-        (name, *(stored(component, patch, m)[:, :, at].mean(-1) for m in ("normalized_logit_diff", "is_flipped")))
+        (name, *(pairs.stored(f"{component}/{patch}/{m}")[:, :, at].mean(-1) for m in (METRIC, "is_flipped")))
         for name, patch, at in places
     ]
 
 
-def _mean_and_interval(values: np.ndarray, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ranges(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
+    rows = []
+    for r, label in enumerate(axis_labels(pairs.group, "range")):
+        values, flips = (pairs.stored(f"reasoning_ranges/{m}")[:, :, r] for m in (METRIC, "is_flipped"))
+        there = ~np.isnan(values[:, 0])  # the pairs whose reasoning is as long
+        if there.any():
+            numbers = (*mean_and_interval(values[there], settings), flips[there].mean(0))
+            for k, layer in enumerate(pairs.layers):
+                rows.append((layer, label, *(column[k] for column in numbers), int(there.sum())))
+    columns = ["layer", "tokens_before_probe", "mean", "low", "high", "flip_rate", "n_pairs"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _first_order(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
+    rows = []
+    for component in settings["components"]:
+        for direction in DIRECTIONS:
+            exact, expected = (
+                pairs.above_noise(pairs.stored(f"{component}/{direction}/{name}")).reshape(pairs.is_used.sum(), -1)
+                for name in (METRIC, "first_order")
+            )
+            agreement = np.array([_agreement(*both) for both in zip(exact, expected, strict=True)])
+            agreement = agreement[~np.isnan(agreement).any(1)]  # the pairs in which anything has an effect
+            if len(agreement):
+                numbers = np.stack(mean_and_interval(agreement, settings), -1).ravel()
+                rows.append((component, direction, *numbers, N_TOP, len(agreement)))
+    columns = ["component", "direction", "rank_correlation", "rank_correlation_low", "rank_correlation_high"]
+    columns += ["top_share", "top_share_low", "top_share_high", "n_top", "n_pairs"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _agreement(exact: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+    """Rank correlation of two rankings of places, and which share of the top of the first the second's has.
+
+    The top is N_TOP places, or as many as have any effect at all.
+    """
+    if not np.ptp(exact) or not np.ptp(expected):
+        return np.nan, np.nan
+    n_top = min(N_TOP, int(np.sum(exact > 0)))
+    tops = [set(np.argsort(-values, kind="stable")[:n_top]) for values in (exact, expected)]
+    share = len(tops[0] & tops[1]) / n_top if n_top else np.nan
+    return float(spearmanr(exact, expected).statistic), share
+
+
+def _hand_off(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
+    values = pairs.stored(f"resid_pre/{CLEAN_TO_CORRUPTED}/{METRIC}")
+    answer, final = (values[:, :, pairs.roles.index(role)] for role in (ANSWER_ROLE, FINAL_ROLE))
+    found = hand_off_layer(answer, final, settings["n_resamples"], settings["confidence"], settings["seed"])
+    return pd.DataFrame([(*found, len(values))], columns=["layer", "low", "high", "n_pairs"])
+
+
+def mean_and_interval(values: np.ndarray, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over pairs of values [pair, ...], and its bootstrap interval's ends, each [...]."""
+    tail = 100 * (1 - settings["confidence"]) / 2
+    low, high = np.percentile(resampled_means(values, settings), [tail, 100 - tail], axis=0)
+    return values.mean(0), low, high
+
+
+def resampled_means(values: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
+    """Means of values [pair, ...] over pairs drawn with replacement, [resample, ...]."""
     n_pairs = len(values)
     draws = np.random.default_rng(settings["seed"]).multinomial(
         n_pairs, np.full(n_pairs, 1 / n_pairs), settings["n_resamples"]
     )
-    means = np.tensordot(draws / n_pairs, values, 1)
-    tail = 100 * (1 - settings["confidence"]) / 2
-    low, high = np.percentile(means, [tail, 100 - tail], axis=0)
-    return values.mean(0), low, high
+    return np.tensordot(draws / n_pairs, values, 1)

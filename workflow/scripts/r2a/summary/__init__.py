@@ -37,9 +37,7 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
     stage_2, short_2 = attention_sentences(inputs["attention"], inputs["heads"])
     stage_2 += head_sentences(inputs["probes"], inputs["heads"])
     stage_2 += quality_sentences(inputs["attention_quality"], summary.parent)
-    stage_3, short_3 = patching_sentences(
-        inputs["pair_funnels"], inputs["patching"], inputs["curves"], inputs["controls"], inputs["hand_off"]
-    )
+    stage_3, short_3 = patching_sentences(inputs)
     nothing = "Not measured: this takes a model whose weights are known and, for patching, comparison pairs."
     figures = {
         name: [os.path.relpath(path, summary.parent) for path in inputs[name]]

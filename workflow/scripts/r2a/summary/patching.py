@@ -1,12 +1,21 @@
 """Stage 3's sentences: does the answer depend on the reasoning's activations?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CONTROL_ROLE, RANDOM_VECTOR, SAME_ANSWER, UNRELATED_ANSWER
+from r2a.roles import (
+    ANSWER_ROLE,
+    CLEAN_TO_CORRUPTED,
+    CONTROL_ROLE,
+    FINAL_ROLE,
+    RANDOM_VECTOR,
+    SAME_ANSWER,
+    UNRELATED_ANSWER,
+)
 from r2a.store import open_hdf5, read_provenance
 
 CONTROL_NAMES = {
@@ -16,53 +25,95 @@ CONTROL_NAMES = {
 }
 
 
-def patching_sentences(
-    funnels: Sequence[Path],
-    patching: Sequence[Path],
-    curves: Sequence[Path],
-    controls: Sequence[Path],
-    hand_offs: Sequence[Path],
-) -> tuple[list[str], str]:
-    """A bullet per model and set of pairs; and one line on all."""
+def patching_sentences(inputs: Mapping[str, Any]) -> tuple[list[str], str]:
+    """A bullet per model, set of pairs and probe, with what agrees with what; and one line on all, of the first probe.
+
+    inputs: paths by name as in the summary's rule, each a list.
+    """
     bullets, short = [], []
-    paths = zip(funnels, patching, curves, controls, hand_offs, strict=True)
-    for funnel_path, path, curves_path, controls_path, hand_off_path in paths:
-        settings = read_provenance(path)["parameters"]
-        funnel = pd.read_csv(funnel_path).set_index("by").loc["all"]
-        table = pd.read_csv(curves_path)
-        table = table[(table["component"] == "resid_pre") & (table["direction"] == CLEAN_TO_CORRUPTED)]
-        hand_off = pd.read_csv(hand_off_path).iloc[0]
-        with open_hdf5(path) as file:
-            n_used = int(file["is_used"][:].sum())
-            floor = float(file["null_patch_error"][:].max())
-        # the layer at which each role restores most
-        best = table.sort_values("mean", kind="stable").groupby("role").tail(1).set_index("role")
-        answer = best.loc[ANSWER_ROLE]
-        flipped = f"{100 * answer['flip_rate']:.0f} %"
-        bullet = (
-            f"- **{settings['model_label']}**, {settings['dataset_label']}: putting the clean run's activation at the "
-            f"answer token of the reasoning's last line restores {answer['mean']:.2f} [{answer['low']:.2f}, "
-            f"{answer['high']:.2f}] of the clean run's logit difference at layer {answer['layer']} and flips the "
-            f"answer in {flipped} of {n_used} pairs"
+    names = ("pair_funnels", "patching", "curves", "controls", "hand_off", "first_order", "carriers")
+    for pair_funnel, patching, curves, controls, hand_off, first_order, carriers in zip(
+        *(inputs[name] for name in names), strict=True
+    ):
+        settings = read_provenance(patching)["parameters"]
+        funnel = pd.read_csv(pair_funnel).query("by == 'all'").set_index("probe")
+        crossings = pd.read_csv(hand_off).set_index("probe")
+        curve_table, control_table = (
+            pd.read_csv(path).query("component == 'resid_pre'") for path in (curves, controls)
         )
-        if CONTROL_ROLE in best.index:
-            bullet += f"; at a random reasoning token it restores at most {best.loc[CONTROL_ROLE, 'mean']:.2f}"
-        control = pd.read_csv(controls_path)
-        control = control[(control["component"] == "resid_pre") & (control["layer"] == answer["layer"])]
-        restored = control.set_index("control")["mean"]
-        named = [f"{name} {restored[key]:.2f}" for key, name in CONTROL_NAMES.items() if key in restored.index]
-        bullet += f". Put in its place, {', '.join(named)}"
-        if np.isnan(hand_off["layer"]):
-            bullet += ". The last token never takes over."
-        else:
-            layer, low, high = (f"{hand_off[name]:.0f}" for name in ("layer", "low", "high"))
-            bullet += f". The last token takes over at layer {layer} [{low}, {high}]."
-        where = f"tables/{settings['model']}/{settings['dataset']}/pair_funnel.csv"
-        bullet += f" Of {funnel['asked']} pairs, {funnel['both_valid']} have valid traces and {funnel['both_right']} "
-        bullet += (
-            f"right ones, {funnel['aligned']} could be aligned with answers of one token, and {n_used} prefer their "
-        )
-        bullet += f"own answers in both runs ([table]({where})). Noise floor: {floor:.1g} logits."
-        bullets.append(bullet)
-        short.append(f"{settings['model_label']} restores {answer['mean']:.2f}, {flipped} flipped (n = {n_used})")
+        curve_table = curve_table[curve_table["direction"] == CLEAN_TO_CORRUPTED]
+        for number, probe in enumerate(crossings.index):
+            bullet = f"- **{settings['model_label']}**, {settings['dataset_label']}, {probe} probe: "
+            # the layer at which each role restores most
+            table = curve_table[curve_table["probe"] == probe].sort_values("mean", kind="stable")
+            best = table.groupby("role").tail(1).set_index("role")
+            bullet += _effect(best, control_table[control_table["probe"] == probe]) + _hand_off(crossings.loc[probe])
+            table_at = f"tables/{settings['model']}/{settings['dataset']}/pair_funnel.csv"
+            bullet += _pairs_used(funnel.loc[probe], table_at, patching, probe)
+            bullets.append(bullet + _agreements(first_order, carriers, probe))
+            if number == 0:
+                answer = best.loc[ANSWER_ROLE]
+                flipped = f"{100 * answer['flip_rate']:.0f} % flipped (n = {answer['n_pairs']})"
+                short.append(f"{settings['model_label']} restores {answer['mean']:.2f}, {flipped}")
     return bullets, f"3. Patching the answer's token in the reasoning: {'; '.join(short)}."
+
+
+def _effect(best: pd.DataFrame, controls: pd.DataFrame) -> str:
+    """What the clean run's vector does at its best layer, and what the controls do there."""
+    answer = best.loc[ANSWER_ROLE]
+    text = (
+        f"putting the clean run's activation at the answer token of the reasoning's last line restores "
+        f"{answer['mean']:.2f} [{answer['low']:.2f}, {answer['high']:.2f}] of the clean run's logit difference at "
+        f"layer {answer['layer']} and flips the answer in {answer['flip_rate']:.0%} of {answer['n_pairs']} pairs"
+    )
+    if CONTROL_ROLE in best.index:
+        text += f"; at a random reasoning token it restores at most {best.loc[CONTROL_ROLE, 'mean']:.2f}"
+    controls = controls[controls["layer"] == answer["layer"]].set_index("control")
+    named = [
+        f"{name} {controls.loc[key, 'mean']:.2f} (flips {controls.loc[key, 'flip_rate']:.0%}; p for the "
+        f"difference {controls.loc[key, 'p_holm']:.2g})"
+        for key, name in CONTROL_NAMES.items()
+        if key in controls.index
+    ]
+    return f"{text}. Put in its place, {', '.join(named)}; p by sign flips over pairs, Holm-corrected."
+
+
+def _hand_off(crossing: pd.Series) -> str:
+    if np.isnan(crossing["layer"]):
+        return " The last token never takes over."
+    layer, low, high = (f"{crossing[name]:.0f}" for name in ("layer", "low", "high"))
+    return f" The last token takes over at layer {layer} [{low}, {high}]."
+
+
+def _pairs_used(funnel: pd.Series, table: str, patching: Path, probe: str) -> str:
+    """What the funnel of one probe leaves, with its table, and the noise floor."""
+    with open_hdf5(patching) as file:
+        floor = float(file[probe]["null_patch_error"][:].max())
+    return (
+        f" Of {funnel['asked']} pairs, {funnel['both_valid']} have valid traces and {funnel['both_right']} right ones, "
+        f"{funnel['aligned']} could be aligned with answers of one token, and {funnel['own_answer_preferred']} prefer "
+        f"their own answers in both runs ([table]({table})). Noise floor: {floor:.1g} logits."
+    )
+
+
+def _agreements(first_order: Path, carriers: Path, probe: str) -> str:
+    """How well the gradient points at the exact effects, and attention at the heads that carry the answer."""
+    scan = pd.read_csv(first_order).set_index(["probe", "component", "direction"])
+    text, key = "", (probe, "resid_pre", CLEAN_TO_CORRUPTED)
+    if key in scan.index:
+        row = scan.loc[key]
+        text += (
+            f" A first-order scan (gradient times difference) ranks the places of resid_pre as exact patching does, "
+            f"with a rank correlation of {row['rank_correlation']:.2f} [{row['rank_correlation_low']:.2f}, "
+            f"{row['rank_correlation_high']:.2f}], and has {row['top_share']:.0%} of its top {row['n_top']:.0f}."
+        )
+    heads = pd.read_csv(carriers).set_index(["probe", "role"])
+    if (probe, FINAL_ROLE) in heads.index and not np.isnan(heads.loc[(probe, FINAL_ROLE), "rank_correlation"]):
+        row = heads.loc[(probe, FINAL_ROLE)]
+        text += (
+            f" Between how much a head attends to the reasoning and how much of the answer its output at the last "
+            f"token carries, the rank correlation over {row['n_heads']:.0f} heads is {row['rank_correlation']:.2f} "
+            f"[{row['low']:.2f}, {row['high']:.2f}]; {row['n_shared']:.0f} of the {row['n_rfhs']:.0f} RFHs are among "
+            f"as many heads that carry most."
+        )
+    return text

@@ -1,0 +1,63 @@
+"""Is the head that attends to the reasoning also the head that carries the answer? (METHOD section 4, ours.)"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from r2a.patching.tables import METRIC, mean_and_interval, resampled_means, used_pairs_of
+from r2a.roles import CLEAN_TO_CORRUPTED, KEY_ROLES
+from r2a.store import open_hdf5, provenance, read_parquet, write_csv
+
+
+def tabulate_carriers(
+    patching: Path, heads: Path, carriers: Path, agreement: Path, settings: Mapping[str, Any]
+) -> None:
+    """Write what patching each head does, beside how much it attends, and how well the two agree.
+
+    Carriers, a row a (probe, role, layer, head): mean, low, high and flip_rate of the head's clean z put into the
+    corrupted run at that token, n_pairs, and the head's a2r, its rank by that and is_rfh. Agreement, a row a (probe,
+    role): the rank correlation over heads between a2r and the mean effect, with its bootstrap interval over pairs;
+    n_rfhs, and n_shared: how many of them are among as many heads of the greatest mean effect; n_heads, n_pairs. Both
+    are empty where z was not patched.
+    """
+    scores = read_parquet(heads).sort_values(["layer", "head"])[["layer", "head", "a2r", "rank", "is_rfh"]]
+    is_rfh, n_rfhs = scores["is_rfh"].to_numpy(), int(scores["is_rfh"].sum())
+    rows, agreements = [], []
+    with open_hdf5(patching) as file:
+        for pairs in used_pairs_of(file) if "z" in settings["components"] else ():
+            values, flips = (pairs.stored(f"z/{CLEAN_TO_CORRUPTED}/{m}") for m in (METRIC, "is_flipped"))
+            n_pairs = len(values)
+            for r, role in enumerate(KEY_ROLES):
+                effects = pairs.above_noise(values[..., r]).reshape(n_pairs, -1)  # [pair, head of all layers]
+                mean, low, high = mean_and_interval(effects, settings)
+                numbers = {
+                    "mean": mean,
+                    "low": low,
+                    "high": high,
+                    "flip_rate": flips[..., r].reshape(n_pairs, -1).mean(0),
+                }
+                rows.append(scores.assign(probe=pairs.probe, role=role, **numbers, n_pairs=n_pairs))
+                tail = 50 * (1 - settings["confidence"])
+                correlation = _rank_correlation(mean, scores["a2r"].to_numpy())
+                drawn = _rank_correlation(resampled_means(effects, settings), scores["a2r"].to_numpy())
+                ends = np.nanpercentile(drawn, [tail, 100 - tail]) if not np.isnan(drawn).all() else (np.nan, np.nan)
+                top = np.argsort(-mean, kind="stable")[:n_rfhs]
+                shared = int(is_rfh[top].sum())
+                agreements.append((pairs.probe, role, correlation, *ends, n_rfhs, shared, len(scores), n_pairs))
+    origin = provenance(settings, [patching, heads])
+    columns = ["probe", "role", "layer", "head", "mean", "low", "high", "flip_rate", "n_pairs", "a2r", "rank", "is_rfh"]
+    write_csv(carriers, pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns), origin)
+    columns = ["probe", "role", "rank_correlation", "low", "high", "n_rfhs", "n_shared", "n_heads", "n_pairs"]
+    write_csv(agreement, pd.DataFrame(agreements, columns=columns), origin)
+
+
+def _rank_correlation(effects: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation of effects [..., head] with scores [head]; nan where no head differs."""
+    ranks, others = rankdata(effects, axis=-1), rankdata(scores)
+    ranks, others = ranks - ranks.mean(-1, keepdims=True), others - others.mean()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (ranks @ others) / np.sqrt((ranks**2).sum(-1) * (others**2).sum())

@@ -1,0 +1,180 @@
+"""Every patch of a pair: what is put in where, and what it does to the answer (METHOD section 4)."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+
+from r2a.patching.controls import control_sources, random_like
+from r2a.patching.engine import Engine, KeptRun, Patch, final_logits, refuse_deviating
+from r2a.patching.metrics import METRICS, logit_diff, patch_metrics
+from r2a.roles import CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, KEY_ROLES, RANDOM_VECTOR
+from r2a.store import axis_labels
+
+RUNS = ("clean", "corrupted")
+DIRECTIONS = {CLEAN_TO_CORRUPTED: RUNS, CORRUPTED_TO_CLEAN: RUNS[::-1]}  # the run put in, and the run that is patched
+RANGES = "reasoning_ranges"
+NULL = "null"
+LOGITS_AT_A_TIME = 2**24  # that are held of several patches, over the whole vocabulary
+
+
+@dataclass(frozen=True)
+class Job:
+    """Patches of one kind into one run of a pair; shape: the axes that they go through."""
+
+    name: str
+    base: str
+    patches: list[Patch]
+    shape: tuple[int, ...]
+
+
+def range_counts(table: pd.DataFrame, range_tokens: int) -> list[int]:
+    """For each pair, how many ranges of so many tokens both runs' reasoning has before the probe."""
+    return [
+        max(0, min(row[f"{run}_positions"][0] - row[f"{run}_reasoning_start"] for run in RUNS)) // range_tokens
+        for row in table.to_dict("records")
+    ]
+
+
+def measure(
+    engine: Engine,
+    table: pd.DataFrame,
+    activations: h5py.Group,
+    numbers: Sequence[int],
+    settings: Mapping[str, Any],
+    batch_tokens: int,
+) -> list[dict[str, np.ndarray]]:
+    """What every patch does in some pairs of a table, all sharing batches.
+
+    Of each pair, by name: {component}/{patch} [metric, layer, role], controls [metric, layer, key_role], z [metric,
+    layer, head, key_role], in the order of METRICS; {component}/{patch}/first_order, the same without metric;
+    reasoning_ranges [metric, layer, range]; null_patch_error, is_used and both runs' logit_diff. Raises ModelError
+    where restarts are more than rounding away from the runs that they restart.
+    """
+    pairs = [_Pair(engine, table, activations, number, settings) for number in numbers]
+    jobs = [(pair, job) for pair in pairs for job in pair.jobs(engine)]
+    left = engine.finish([patch for _, job in jobs for patch in job.patches], batch_tokens)
+    found: dict[int, dict[str, np.ndarray]] = {pair.number: pair.first_order(engine) for pair in pairs}
+    for (pair, job), of_job in zip(jobs, left.split([len(job.patches) for _, job in jobs]), strict=True):
+        arrays = found[pair.number]
+        if job.name == NULL:
+            error = pair.null_patch_error(engine, job.base, of_job)
+            arrays["null_patch_error"] = np.maximum(arrays.get("null_patch_error", 0.0), error)
+            continue
+        values = pair.metrics(engine, job.base, of_job).reshape(len(METRICS), *job.shape)
+        if job.name.startswith("z/"):
+            values = values.swapaxes(-1, -2)
+        if job.name == RANGES:
+            n_missing = max(range_counts(table, settings["range_tokens"])) - job.shape[-1]
+            values = np.pad(values, ((0, 0), (0, 0), (0, n_missing)), constant_values=np.nan)
+        arrays[job.name] = values
+    for pair in pairs:
+        differences = {run: logit_diff(pair.logits[run], *pair.answers["corrupted"]) for run in RUNS}
+        found[pair.number] |= {f"{run}_logit_diff": value.numpy() for run, value in differences.items()}
+        found[pair.number]["is_used"] = np.array(bool(differences["clean"] > 0 > differences["corrupted"]))
+    return list(found.values())
+
+
+class _Pair:
+    """One pair of a table, with its kept runs."""
+
+    def __init__(
+        self, engine: Engine, table: pd.DataFrame, activations: h5py.Group, number: int, settings: Mapping[str, Any]
+    ) -> None:
+        self.table, self.activations, self.number, self.settings = table, activations, number, settings
+        self.row = table.iloc[number]
+        a, b = int(self.row["answer_a_id"]), int(self.row["answer_b_id"])
+        # by the run that is patched: the answer of the run put in, and its own
+        self.answers = {"corrupted": (a, b), "clean": (b, a)}
+        self.logits = {run: torch.tensor(activations[f"{run}/logits"][number]) for run in RUNS}
+        self.n_ranges = range_counts(table.iloc[[number]], settings["range_tokens"])[0]
+        roles = axis_labels(activations, "role")
+        self.key_places = [roles.index(role) for role in KEY_ROLES]
+        self.runs: dict[str, KeptRun] = {}
+        for run in RUNS:
+            positions = self.row[f"{run}_positions"]
+            start = min(*positions, positions[0] - self.n_ranges * settings["range_tokens"])
+            self.runs[run] = engine.keep(self.row[f"{run}_ids"], positions, start, self.row[f"{run}_hidden"])
+
+    def vectors(self, run: str, component: str, number: int | None = None) -> torch.Tensor:
+        """A component's vectors in this pair's or another one's run, with the engine's axes."""
+        found = torch.tensor(self.activations[f"{run}/{component}"][self.number if number is None else number])
+        return found.transpose(1, 2) if component == "z" else found
+
+    def jobs(self, engine: Engine) -> list[Job]:
+        jobs = []
+        seed = f"{self.settings['seed']} {self.row['pair']}"
+        sources = control_sources(self.table, self.number, seed)
+        for component in self.settings["components"]:
+            places = self.key_places if component == "z" else list(range(len(self.row["roles"])))
+            put_in = {
+                direction: (base, self.vectors(source, component), places)
+                for direction, (source, base) in DIRECTIONS.items()
+            }
+            if component != "z":
+                others = {control: self.vectors(run, component, other) for control, (run, other) in sources.items()}
+                drawn = random.Random(f"{seed} {component}").getrandbits(32)
+                others[RANDOM_VECTOR] = random_like(put_in[CLEAN_TO_CORRUPTED][1], drawn)
+                for control, vectors in others.items():
+                    put_in[control] = ("corrupted", vectors[:, self.key_places], self.key_places)
+            for patch, (base, vectors, at) in put_in.items():
+                patches = engine.patches(self.runs[base], component, vectors, at)
+                jobs.append(Job(f"{component}/{patch}", base, patches, tuple(vectors.shape[:-1])))
+        if self.n_ranges:
+            jobs.append(Job(RANGES, "corrupted", self._range_patches(engine), (engine.n_layers, self.n_ranges)))
+        jobs += [Job(NULL, run, _null_patches(self.runs[run], engine.n_layers), ()) for run in RUNS]
+        return jobs
+
+    def _range_patches(self, engine: Engine) -> list[Patch]:
+        """Whole ranges of the clean run's reasoning at once, counted back from the probe: layer by layer."""
+        clean, corrupted = (self.runs[run] for run in RUNS)
+        patches = []
+        for layer in range(engine.n_layers):
+            for k in range(self.n_ranges):
+                back = self.settings["range_tokens"] * np.array([k + 1, k])
+                source, place = (run.positions[0] - back for run in (clean, corrupted))
+                vectors = clean.resid_pre[layer][slice(*(source - clean.start))]
+                patches.append(Patch(corrupted, layer, tuple(range(*place)), vectors))
+        return patches
+
+    def metrics(self, engine: Engine, base: str, left: torch.Tensor) -> np.ndarray:
+        """[metric, patch] of what leaves the last layer, [patch, d_model], of patches into a run."""
+        source = RUNS[1 - RUNS.index(base)]
+        parts = [
+            patch_metrics(final_logits(engine.model, some), self.logits[source], self.logits[base], *self.answers[base])
+            for some in left.split(max(1, LOGITS_AT_A_TIME // len(self.logits[base])))
+        ]
+        return np.stack([torch.cat([part[metric] for part in parts]).cpu().numpy() for metric in METRICS])
+
+    def null_patch_error(self, engine: Engine, base: str, left: torch.Tensor) -> float:
+        """Largest change of a logit under patches that change nothing. Raises ModelError where it is no rounding."""
+        found = engine.logits(left)
+        refuse_deviating(type(engine.model).__name__, found, self.logits[base], engine.model.dtype)
+        return float((found - self.logits[base]).abs().max())
+
+    def first_order(self, engine: Engine) -> dict[str, np.ndarray]:
+        """Gradient of the patched run times the difference between the runs, as normalized_logit_diff."""
+        clean, corrupted = (logit_diff(self.logits[run], *self.answers["corrupted"]) for run in RUNS)
+        found = {}
+        for direction, (source, base) in DIRECTIONS.items():
+            gradients = engine.gradients(self.runs[base], *self.answers[base])
+            for component in self.settings["components"]:
+                gradient = gradients[component][:, self.key_places] if component == "z" else gradients[component]
+                change = self.vectors(source, component) - self.vectors(base, component)
+                estimate = (gradient * change).sum(-1).numpy() / float(clean - corrupted)
+                name = f"{component}/{direction}/first_order"
+                found[name] = estimate.swapaxes(-1, -2) if component == "z" else estimate
+        return found
+
+
+def _null_patches(run: KeptRun, n_layers: int) -> list[Patch]:
+    """A run's own resid_pre, put in at every role in one layer or another."""
+    return [
+        Patch(run, k % n_layers, (position,), run.resid_pre[k % n_layers][position - run.start][None])
+        for k, position in enumerate(run.positions)
+    ]

@@ -1,0 +1,26 @@
+"""Tabulate which heads carry the answer, beside how much they attend to the reasoning."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.patching.carriers import tabulate_carriers
+
+        tabulate_carriers(
+            Path(snakemake.input.patching),
+            Path(snakemake.input.heads),
+            Path(snakemake.output.carriers),
+            Path(snakemake.output.agreement),
+            snakemake.params.settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -94,7 +94,7 @@ def test_components_rerun_what_is_made_of_them_and_not_the_pairs(shipped):
 
 def test_another_alignment_makes_the_pairs_again(shipped):
     before = load_study(shipped)
-    shipped["patching"] = {"alignment": "pad_visible"}
+    shipped["patching"]["alignment"] = "pad_visible"
     for stage in ("pairs", "patching"):
         arguments = (stage, "tiny-qwen", "comparisons")
         assert load_study(shipped).stage(*arguments) == before.stage(*arguments) | {"alignment": "pad_visible"}

@@ -33,11 +33,11 @@ def plot_patterns(attention_rows: Path, stem: Path, settings: Mapping[str, Any])
         rows = []
         for k, (case, uid, shown) in enumerate(zip(cases, uids, panels, strict=True)):
             bounds = case["bounds"][:]
-            pooled = {name: _pooled(values, bounds) for name, values in shown.items()}
+            drawn = {name: pooled(values, bounds) for name, values in shown.items()}
             # attention sinks outside the reasoning would leave everything else white
-            strongest = max(values[:, inside].max() for values, _, inside in pooled.values())
-            extend = "max" if any(values.max() > strongest for values, *_ in pooled.values()) else "neither"
-            for axes, (name, (values, edges, _)) in zip(grid[k], pooled.items(), strict=True):
+            strongest = max(values[:, inside].max() for values, _, inside in drawn.values())
+            extend = "max" if any(values.max() > strongest for values, *_ in drawn.values()) else "neither"
+            for axes, (name, (values, edges, _)) in zip(grid[k], drawn.items(), strict=True):
                 norm = PowerNorm(0.5, 0, strongest)
                 image = axes.pcolormesh(edges, np.arange(len(values) + 1) - 0.5, values, cmap="Greys", norm=norm)
                 image.set_rasterized(True)
@@ -74,7 +74,7 @@ def _panels(case: h5py.Group) -> dict[str, np.ndarray]:
     return panels
 
 
-def _pooled(values: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pooled(values: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Attention [row, column] with at most N_COLUMNS columns, their edges, and which lie inside the reasoning."""
     n_tokens = values.shape[1]
     starts = np.unique(np.linspace(0, n_tokens, min(n_tokens, N_COLUMNS), endpoint=False).astype(int))

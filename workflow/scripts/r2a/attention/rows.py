@@ -71,8 +71,9 @@ def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settin
             is_cue[bounds[3] : bounds[4]] = is_cue_token(pieces[bounds[3] : bounds[4]], settings["cue_words"])
             group = file.create_group(f"trace_{number}")
             _write_case(group, case, kept_heads, bounds, origin["n_heads"], settings["row_dtype"])
-            for column, values in {"token_ids": ids, "token_text": pieces, "is_cue": is_cue}.items():
-                add_column(group, column, "key", values)
+            add_column(group, "token_ids", "key", ids)
+            add_column(group, "token_text", "key", pieces)
+            add_column(group, "is_cue", "key", is_cue.tolist())
             progress.advance(len(ids))
 
 
@@ -187,7 +188,7 @@ def _write_case(
     add_axis(group, "every_head", ["{}.{}".format(*divmod(k, n_heads)) for k in range(len(case.centre))])
     add_axis(group, "bound", range(len(SEGMENTS) + 1))
     for name, column in {"layer": "layer", "head_in_layer": "head", "rank": "rank", "is_rfh": "is_rfh"}.items():
-        add_column(group, name, "head", kept_heads[column].to_numpy())
+        add_column(group, name, "head", kept_heads[column].tolist())
     share = "share of the row's attention"
     add_array(group, "attention", ("head", "row", "key"), share, dtype)[:] = case.attention
     for name in MEANS:

@@ -65,7 +65,9 @@ def plot_decomposition(attention: Path, heads: Path, stem: Path, settings: Mappi
             Patch(facecolor=SKY if k else "white", hatch="////" if k else None, edgecolor="black", label=group)
             for k, group in enumerate(groups)
         ]
-        axes.legend(handles=handles, loc="upper right", fontsize=7.5)
+        axes.legend(
+            handles=handles, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, fontsize=7.5, columnspacing=1
+        )
         axes.set(ylim=(-0.02, 1.02), ylabel="share of attention")
         axes.set_title({"trace": f"a  One point a trace (n = {len(uids)})", "head": "b  One point a head"}[unit])
     both[1].set_xticks(centres, [f"{KEYS[key][1]}\n{name}" for name, (_, key) in MASSES.items()], fontsize=7)
@@ -97,7 +99,7 @@ def _boxes(axes: Axes, places: np.ndarray, samples: Sequence[np.ndarray], is_dar
     for place, sample in zip(places, samples, strict=True):
         axes.plot(
             place + rng.uniform(-0.13, 0.13, len(sample)), sample, "^" if is_dark else "o", color="black",
-            markersize=2, alpha=0.25 if len(sample) > 20 else 0.9, markeredgewidth=0, zorder=3,
+            markersize=2, alpha=np.clip(25 / len(sample), 0.08, 0.9), markeredgewidth=0, zorder=3,
         )  # fmt: skip
 
 

@@ -97,8 +97,8 @@ def _label_answer_tokens(axes: Axes, case: h5py.Group, uid: str) -> None:
     rows = case["row"][:]
     if len(rows) <= 16:
         words = case["token_text"].asstr()[:][rows]
-        shown = [word.strip(" ").replace("\n", "\\n").replace("$", r"\$") or SPACE for word in words]
-        axes.set_yticks(range(len(rows)), shown)
+        words = [word.strip(" ").replace("\n", "\\n").replace("$", r"\$") or SPACE for word in words]
+        axes.set_yticks(range(len(rows)), words)
         axes.tick_params(axis="y", labelsize=5, pad=1)
     else:
         shown = np.linspace(0, len(rows) - 1, 4).astype(int)

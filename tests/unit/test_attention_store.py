@@ -10,8 +10,9 @@ import torch
 import xarray
 from transformers import Qwen2ForCausalLM
 
-from r2a.attention import capture_attention
+from r2a.attention import capture_attention, rerun
 from r2a.attention.fused import AttentionError
+from r2a.attention.segments import TraceAttention
 from r2a.heads import score_heads
 from r2a.store import read_parquet
 from random_traces import write_random_traces
@@ -112,6 +113,20 @@ def test_heads_are_scored_from_the_store(folder, fused):
     settings = {"n_top_heads": 2, "n_resamples": 100, "confidence": 0.95, "seed": 0}
     score_heads(fused, folder / "heads.parquet", settings)
     assert len(read_parquet(folder / "heads.parquet")) == 3 * 4
+
+
+def test_a_kernel_that_fails_its_check_stops_the_job_with_numbers(folder, monkeypatch):
+    right = rerun.rerun_eager
+
+    def shifted(*arguments: Any) -> tuple[TraceAttention, None]:
+        kept, _ = right(*arguments)
+        kept.answer_mass[1, 2] += 0.01
+        return kept, None
+
+    monkeypatch.setattr(rerun, "rerun_eager", shifted)
+    with pytest.raises(AttentionError, match=r"fused and eager attention differ by .* layer 1, head 2"):
+        captured(folder, "wrong")
+    assert not (folder / "wrong.h5").exists()
 
 
 def test_a_decoding_without_a_valid_trace_stops_the_job_in_words(folder):

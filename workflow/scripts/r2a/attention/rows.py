@@ -33,8 +33,9 @@ def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settin
     position inside the reasoning, 0..1, of every head (METHOD section 3, tracking). Axis `head` reads layer.head,
     `row` is the answer token's position in the trace. Beside them layer, head_in_layer, rank and is_rfh [head];
     token_ids, token_text and is_cue [key]; bounds [bound].
-    A trace takes at most settings["case_megabytes"] before compression (see n_kept_rows): at the default of 8, ten
-    heads of a trace of 10,000 tokens keep 33 answer tokens, one of 2,500 tokens 133, spread evenly.
+    A trace's rows take at most settings["case_megabytes"] before compression (see n_kept_rows): at the default of 8,
+    in 16 bits, ten heads keep 33 answer tokens of a trace of 10,000 tokens (5 MB on disk), 133 of one of 2,500,
+    spread evenly.
     Raises AttentionError as capture_attention does, and where a problem named in settings["uids"] has no trace.
     """
     origin = read_manifest(manifest)
@@ -78,7 +79,7 @@ def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settin
 
 
 def n_kept_rows(n_answer: int, n_tokens: int, n_heads: int, itemsize: int, megabytes: float) -> int:
-    """How many answer tokens' rows of n_heads and the MEANS fit into so many MB; at least one."""
+    """How many answer tokens' rows of n_heads and of the MEANS fit into so many MB; at least one, at most all."""
     row_bytes = (n_heads + len(MEANS)) * n_tokens * itemsize
     return min(n_answer, max(1, int(megabytes * 1e6 / row_bytes)))
 

@@ -99,7 +99,7 @@ def _boxes(axes: Axes, places: np.ndarray, samples: Sequence[np.ndarray], is_dar
     for place, sample in zip(places, samples, strict=True):
         axes.plot(
             place + rng.uniform(-0.13, 0.13, len(sample)), sample, "^" if is_dark else "o", color="black",
-            markersize=2, alpha=np.clip(25 / len(sample), 0.08, 0.9), markeredgewidth=0, zorder=3,
+            markersize=2, alpha=np.clip(25 / max(1, len(sample)), 0.08, 0.9), markeredgewidth=0, zorder=3,
         )  # fmt: skip
 
 

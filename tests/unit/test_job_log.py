@@ -1,5 +1,7 @@
 """A job's log holds everything, and a failure says first what matters."""
 
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -28,3 +30,26 @@ def test_a_failure_ends_the_log_with_its_line_and_traceback_and_exits_with_1(tmp
     lines = [line for line in log.splitlines() if line]
     assert lines[0] == "ERROR ValueError: rows 3 and 4 are the same"
     assert lines[1].startswith("Traceback")
+
+
+WORK = "from r2a.progress import Progress; Progress('pairs', 3).__enter__().__exit__(None, None, None)"
+
+
+def test_progress_goes_to_a_terminal_where_there_is_one(tmp_path):
+    ours, jobs = pty.openpty()
+    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\nfrom r2a.job_log import job_log\n"
+    code += f"with job_log('job.log'):\n    {WORK}\n    print('not for a person')\n"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=jobs, stderr=jobs, check=True)
+    os.close(jobs)
+    shown = os.read(ours, 1000).decode()
+    os.close(ours)
+    assert shown.startswith("pairs: 0/3")
+    assert "not for a person" not in shown
+    assert "pairs: 0/3" in (tmp_path / "job.log").read_text()
+
+
+def test_without_a_terminal_progress_is_in_the_log_alone(tmp_path):
+    done, log = run(tmp_path, WORK)
+    assert done.stdout == "after\n"
+    assert done.stderr == ""
+    assert "pairs: 0/3" in log

@@ -57,6 +57,16 @@ def test_traces_keep_the_ids_that_their_text_comes_from(study, model, dataset):
         assert tokenizer.decode(ids[row.bounds[5] : row.bounds[6]]) == row.answer_text
 
 
+@pytest.mark.parametrize(("model", "dataset"), EACH)
+def test_without_ablation_the_engines_answers_come_again_token_by_token(study, model, dataset):
+    ablated = pd.read_parquet(study.results / f"ablation/{model}/{dataset}.parquet")
+    unablated = ablated[ablated["mode"] == "unablated"]
+    traces = graded(study, model, dataset).query("condition == 'with_reasoning'").set_index("uid")
+    assert len(unablated) == 16
+    for row in unablated.itertuples():
+        assert traces.at[row.uid, "completion_token_ids"][-len(row.token_ids) :].tolist() == row.token_ids.tolist()
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_patching_all_or_nothing_at_the_ends_of_the_network(study, model):
     """At layer 0 the final token is the same in both runs; the last layer's final token is nearly the output."""

@@ -13,7 +13,7 @@ rule capture_attention:
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
         batch_tokens=STUDY.attention.batch_tokens,
     params:
@@ -38,7 +38,7 @@ rule capture_rows:
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
     params:
         settings=lambda wildcards: STUDY.stage("attention_rows", wildcards.model, wildcards.dataset),

@@ -7,6 +7,7 @@ rule load_dataset:
         "<logs>/datasets/{dataset}.log",
     benchmark:
         "<benchmarks>/datasets/{dataset}.tsv"
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

@@ -29,6 +29,7 @@ rule tabulate_evaluation:
         "<logs>/tables/evaluation.log",
     benchmark:
         "<benchmarks>/tables/evaluation.tsv"
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -47,6 +48,7 @@ rule tabulate_disagreements:
         "<logs>/tables/grader_disagreements.log",
     benchmark:
         "<benchmarks>/tables/grader_disagreements.tsv"
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

@@ -6,6 +6,7 @@ rule plot_accuracy:
         multiext("<results>/figures/accuracy", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/accuracy.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -22,6 +23,7 @@ rule plot_decomposition:
         multiext("<results>/figures/{model}/{dataset}/decomposition", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/decomposition.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -37,6 +39,7 @@ rule plot_head_map:
         multiext("<results>/figures/{model}/{dataset}/head_map", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/head_map.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -54,6 +57,7 @@ rule plot_patching_case:
         multiext("<results>/figures/{model}/{dataset}/patching_case", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/patching_case.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -71,6 +75,7 @@ rule plot_patching_curves:
         multiext("<results>/figures/{model}/{dataset}/patching_curves", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/patching_curves.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -86,6 +91,7 @@ rule plot_patterns:
         multiext("<results>/figures/{model}/{dataset}/patterns", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/patterns.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -103,6 +109,7 @@ rule plot_tracking:
         multiext("<results>/figures/{model}/{dataset}/tracking", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/tracking.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

@@ -7,6 +7,7 @@ rule resolve_model:
         "<logs>/models/{model}.log",
     benchmark:
         "<benchmarks>/models/{model}.tsv"
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

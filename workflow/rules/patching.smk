@@ -33,7 +33,7 @@ rule capture_activations:
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
     params:
         settings=lambda wildcards: STUDY.stage("activations", wildcards.model, wildcards.dataset),
@@ -57,7 +57,7 @@ rule patch_pairs:
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
         batch_tokens=STUDY.patching.batch_tokens,
     params:
@@ -75,6 +75,7 @@ rule tabulate_patching:
         hand_off="<results>/tables/{model}/{dataset}/hand_off.csv",
     log:
         "<logs>/tables/{model}/{dataset}/patching.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

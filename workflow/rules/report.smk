@@ -15,6 +15,16 @@ rule write_summary:
             dataset=STUDY.datasets,
             figure=["decomposition", "head_map", "patterns", "tracking"],
         ),
+        ablation=expand(
+            "<results>/tables/{model}/{dataset}/ablation.csv",
+            model=STUDY.weighted_models,
+            dataset=STUDY.graded_datasets,
+        ),
+        ablation_figures=expand(
+            "<results>/figures/{model}/{dataset}/ablation.png",
+            model=STUDY.weighted_models,
+            dataset=STUDY.graded_datasets,
+        ),
         pairs=expand(
             "<results>/pairs/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.pair_datasets
         ),
@@ -45,6 +55,7 @@ rule write_summary:
         findings="<results>/summary.txt",
     log:
         "<logs>/summary.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

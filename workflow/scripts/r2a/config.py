@@ -20,6 +20,8 @@ STAGE_VERSIONS = {
     "attention": 1,
     "attention_rows": 1,
     "heads": 1,
+    "ablation": 1,
+    "ablation_effect": 1,
     "pairs": 1,
     "activations": 1,
     "patching": 1,
@@ -188,6 +190,27 @@ class Attention(Section):
     )
 
 
+class Ablation(Section):
+    decoding: str = Field("greedy", description="The decoding whose answers are generated again; a greedy one.")
+    n_problems: int | None = Field(
+        100, gt=0, description="Only so many traces of a dataset, drawn by the study's seed; null takes all."
+    )
+    modes: list[Literal["zero", "mean", "cut_off"]] = Field(
+        ["zero", "mean", "cut_off"],
+        min_length=1,
+        description="A head's output is put to zero or its mean over answer tokens, or its attention to the reasoning "
+        "is cut off and the rest normalised again.",
+    )
+    doses: list[Annotated[int, Field(gt=0)]] = Field(
+        [1, 2, 5, 10, 20], min_length=1, description="Heads that are ablated at a time, by their rank."
+    )
+    n_draws: int = Field(
+        5, gt=0, description="Draws of equally many random heads of the same layers, each trace its own."
+    )
+    extra_tokens: int = Field(64, ge=0, description="Tokens that an answer may be longer than the original one.")
+    batch_tokens: int = Field(16_384, gt=0, description="Tokens whose keys and values are held at a time.")
+
+
 class Patching(Section):
     decoding: str = Field("greedy", description="The decoding whose traces make the pairs.")
     probe: Literal["plain", "boxed"] = Field(
@@ -215,6 +238,7 @@ class Study(Section):
     grading: Grading = Field(default_factory=Grading)
     statistics: Statistics = Field(default_factory=Statistics)
     attention: Attention = Field(default_factory=Attention)
+    ablation: Ablation = Field(default_factory=Ablation)
     patching: Patching = Field(default_factory=Patching)
 
     @property
@@ -299,7 +323,7 @@ class Study(Section):
             params |= self.grading.model_dump()
         if name == "disagreements":
             params["graders"] = self.grading.graders
-        if name in ("evaluation", "heads", "patching", "figures"):
+        if name in ("evaluation", "heads", "ablation_effect", "patching", "figures"):
             params |= self.statistics.model_dump()
         if name == "attention":
             params |= self.attention.model_dump(include={"decoding", "kernel", "cue_words"})
@@ -310,6 +334,10 @@ class Study(Section):
             params["uids"] = self.attention.case_uids.get(dataset, [])
         if name == "heads":
             params |= self.attention.model_dump(include={"n_top_heads"})
+        if name == "ablation":
+            params |= self.ablation.model_dump(exclude={"batch_tokens"})
+        if name == "ablation_effect":
+            params |= {"grader": self.grading.graders[0], **self.grading.model_dump(exclude={"graders"})}
         if name in ("pairs", "patching"):
             params |= self.patching.model_dump(exclude={"batch_tokens", "components"})
         if name in ("activations", "patching"):
@@ -358,13 +386,20 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     for name, decoding in decodings.items():
         if decoding.get("temperature") == 0 and decoding.get("n_samples", 1) != 1:
             lines.append(f"decodings.{name}.n_samples: greedy decoding gives the same text each time; set it to 1")
-    for stage in ("attention", "patching"):
+    for stage in ("attention", "ablation", "patching"):
         used = config.get(stage)
         used = used.get("decoding", "greedy") if isinstance(used, dict) else "greedy"
-        if used not in decodings:
+        if not isinstance(used, str) or used not in decodings:
             lines.append(f"{stage}.decoding: {used!r} is none of the decodings ({', '.join(decodings)})")
         elif stage == "patching" and decodings[used].get("temperature") != 0:
             lines.append(f"patching.decoding: {used!r} samples; pairs need a greedy decoding (temperature 0)")
+        elif stage == "ablation" and decodings[used].get("temperature") != 0:
+            lines.append(f"ablation.decoding: {used!r} samples; answers are generated again by greedy decoding")
+    ablation = config.get("ablation")
+    for key in ("modes", "doses"):
+        listed = ablation.get(key) if isinstance(ablation, dict) else None
+        if isinstance(listed, list) and any(listed.count(entry) > 1 for entry in listed):
+            lines.append(f"ablation.{key}: an entry is given twice")
     attention = config.get("attention")
     case_uids = attention.get("case_uids") if isinstance(attention, dict) else None
     for name in case_uids if isinstance(case_uids, dict) else ():

@@ -29,7 +29,7 @@ def reference() -> str:
         ("datasets.{name}.fields", config.Fields),
         ("decodings.{name}", config.Decoding),
         *((name, getattr(config, name.capitalize())) for name in ("generation", "grading", "statistics")),
-        *((name, getattr(config, name.capitalize())) for name in ("attention", "patching")),
+        *((name, getattr(config, name.capitalize())) for name in ("attention", "ablation", "patching")),
     ]
     return "\n".join([INTRODUCTION, *(_table(title, section) for title, section in sections)])
 
@@ -78,7 +78,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(field.default, bool):
         return str(field.default).lower()
     if isinstance(field.default, list):
-        return f"[{', '.join(field.default)}]"
+        return f"[{', '.join(map(str, field.default))}]"
     return "null" if field.default is None else str(field.default) or "empty"
 
 

@@ -59,7 +59,7 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
             names, min(settings["n_problems"], len(names))
         )
         frame = frame[frame[units].isin(drawn)]
-    _check(frame, place)
+    _check(frame, settings["kind"], place)
     write_parquet(output, frame.reset_index(drop=True), provenance(settings))
 
 
@@ -73,16 +73,17 @@ def _read_rows(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
         return loaded.to_list()
     path = Path(settings["path"])
     if path.is_dir():
-        with tempfile.TemporaryDirectory() as cache:
-            return datasets.load_dataset(
-                str(path), settings["subset"], split=settings["split"], cache_dir=cache
-            ).to_list()
-    if path.suffix not in BUILDERS:
+        chosen: dict[str, Any] = {"path": str(path), "name": settings["subset"], "split": settings["split"]}
+    elif path.suffix in BUILDERS:
+        chosen = {"path": BUILDERS[path.suffix], "data_files": str(path), "split": "train"}
+    else:
         raise DatasetError(f"{path}: unknown kind of file; use one of {', '.join(BUILDERS)}")
     with tempfile.TemporaryDirectory() as cache:
-        return datasets.load_dataset(
-            BUILDERS[path.suffix], data_files=str(path), split="train", cache_dir=cache
-        ).to_list()
+        try:
+            return datasets.load_dataset(**chosen, cache_dir=cache).to_list()
+        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError, StopIteration) as error:
+            said = str(error.__cause__ or error).splitlines() or ["it holds no rows"]
+            raise DatasetError(f"{path}: cannot be read ({said[0]}); mend the file") from error
 
 
 def _reach(row: Mapping[str, Any], field: str, place: str, number: int) -> Any:
@@ -159,17 +160,19 @@ def _pairs(rows: Sequence[Mapping[str, Any]], place: str) -> pd.DataFrame:
     return pd.DataFrame(sides)
 
 
-def _check(frame: pd.DataFrame, place: str) -> None:
+def _check(frame: pd.DataFrame, kind: str, place: str) -> None:
     if frame.empty:
         raise DatasetError(f"{place}: no problem is left; check areas and filter in the configuration")
     wrong = {
         "have no problem text": frame["problem"].isna() | (frame["problem"].str.strip() == ""),
         "have a uid that occurs more than once": frame["uid"].duplicated(keep=False) | frame["uid"].isna(),
     }
+    if kind == "problems":
+        wrong["have no reference answer"] = frame["answer"].isna()
     if "pair" in frame:
         answers = frame.groupby("pair")["answer"].transform("nunique")
         wrong["are pairs whose two answers are the same or missing"] = answers != 2
     for what, rows in wrong.items():
         if rows.any():
-            named = ", ".join(frame.loc[rows, "uid"].astype(str).head(3))
+            named = ", ".join(frame.loc[rows, "uid"].fillna("null").head(3))
             raise DatasetError(f"{place}: {int(rows.sum())} rows ({named}, ...) {what}; mend them in the file")

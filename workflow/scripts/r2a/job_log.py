@@ -8,10 +8,12 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from r2a import progress
+
 
 @contextlib.contextmanager
 def job_log(path: Path | str) -> Iterator[None]:
-    """Send this process's and its children's output to `path` until the block ends.
+    """Send this process's and its children's output to `path` until the block ends; progress to a terminal too.
 
     On an exception the log ends with one line that says what is wrong, then the traceback; the
     process then exits with status 1. (Snakemake shows the log of a failed job.)
@@ -22,6 +24,8 @@ def job_log(path: Path | str) -> Iterator[None]:
     for stream in originals:
         os.dup2(log, stream)
     os.close(log)
+    if os.isatty(originals[2]):
+        progress.terminal = os.fdopen(originals[2], "w", closefd=False)
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )
@@ -36,6 +40,7 @@ def job_log(path: Path | str) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        progress.terminal = None
         for stream, original in originals.items():
             os.dup2(original, stream)
             os.close(original)

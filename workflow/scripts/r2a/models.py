@@ -44,7 +44,10 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     weights = sorted(folder.glob(WEIGHTS))
     if not weights:
         raise ModelError(f"{folder}: no {WEIGHTS}; only safetensors weights are loaded, convert the checkpoint first")
-    config = AutoConfig.from_pretrained(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:  # transformers names what is wrong in the first sentence
+        raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
     marks_of(folder)
     manifest["models"] = {
         settings["model"]: {
@@ -86,7 +89,10 @@ def marks_of(folder: Path | str) -> Marks:
     """The ids that delimit a trace's segments. Raises ModelError where <think> is not a single token."""
     from transformers import GenerationConfig
 
-    tokenizer = load_tokenizer(folder)
+    try:
+        tokenizer = load_tokenizer(folder)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ModelError(f"{folder}/tokenizer.json: cannot be read ({error}); download the model again") from error
     ids = {}
     for mark in (THINK_OPEN, THINK_CLOSE):
         encoded = tokenizer.encode(mark, add_special_tokens=False)

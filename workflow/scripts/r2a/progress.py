@@ -1,11 +1,14 @@
-"""Progress of long work, as lines in a job's log."""
+"""Progress of long work, as lines in a job's log, and on the terminal that Snakemake runs in."""
 
 import logging
 import time
 from types import TracebackType
+from typing import TextIO
 
 SECONDS_BETWEEN_LINES = 5.0
 logger = logging.getLogger("r2a")
+# Where a person watches; None where nobody does. Set by job_log, which takes the job's own output away from it.
+terminal: TextIO | None = None
 
 
 class Progress:
@@ -32,6 +35,8 @@ class Progress:
         if 0 < self.done < self.total:
             line += f", {seconds / self.done * (self.total - self.done):.0f} s left"
         logger.info(line)
+        if terminal:
+            print(line, file=terminal, flush=True)
 
     def __enter__(self) -> "Progress":
         return self

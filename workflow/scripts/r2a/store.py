@@ -109,8 +109,10 @@ def new_hdf5(path: Path | str, origin: Mapping[str, Any]) -> Iterator[h5py.File]
 
 @contextlib.contextmanager
 def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
-    """An HDF5 store for reading. Raises StoreError where it is of a newer schema than this code knows."""
-    with h5py.File(path) as file:
+    """An HDF5 store for reading. Raises StoreError where it is torn, or of a newer schema than this code knows."""
+    with _told_if_torn(path):
+        file = h5py.File(path)
+    with file:
         found = int(file.attrs.get("schema_version", 0))
         if found > SCHEMA_VERSION:
             raise StoreError(
@@ -158,6 +160,14 @@ def axis_labels(file: h5py.File, name: str) -> list[Any]:
 def read_provenance(path: Path | str) -> dict[str, Any]:
     """The provenance of a stored file. Raises StoreError where it has none."""
     path = Path(path)
+    with _told_if_torn(path):
+        text = _provenance_text(path)
+    if text is None:
+        raise StoreError(f"{path}: has no provenance, so it was not made by this workflow; delete it and run again")
+    return json.loads(text)
+
+
+def _provenance_text(path: Path) -> str | None:
     if path.suffix == ".parquet":
         text = (pq.read_schema(path).metadata or {}).get(KEY.encode())
     elif path.suffix == ".h5":
@@ -167,13 +177,23 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
         text = _sidecar(path).read_text() if _sidecar(path).exists() else None
     else:
         text = path.read_text()
-    if text is None:
-        raise StoreError(f"{path}: has no provenance, so it was not made by this workflow; delete it and run again")
-    return json.loads(text)
+    return text
 
 
 def read_parquet(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    return pd.read_parquet(path, columns=list(columns) if columns else None)
+    with _told_if_torn(path):
+        return pd.read_parquet(path, columns=list(columns) if columns else None)
+
+
+@contextlib.contextmanager
+def _told_if_torn(path: Path | str) -> Iterator[None]:
+    """Turn what h5py and pyarrow say of a broken file into a StoreError with the remedy."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(f"{path}: is torn ({error}); delete it and run again") from error
 
 
 def _sidecar(path: Path | str) -> Path:

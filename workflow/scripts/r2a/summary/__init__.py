@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from r2a.store import provenance, read_provenance, write_json
+from r2a.summary.ablation import ablation_sentences
 from r2a.summary.accuracy import effect_sentences, grader_sentence
 from r2a.summary.attention import attention_sentences
 from r2a.summary.patching import patching_sentences
@@ -34,7 +35,7 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
     nothing = "Not measured: this takes a model whose weights are known and, for patching, comparison pairs."
     figures = {
         name: [os.path.relpath(path, summary.parent) for path in inputs[name]]
-        for name in ("head_figures", "patching_figures")
+        for name in ("head_figures", "ablation_figures", "patching_figures")
     }
     accuracy_figure = os.path.relpath(inputs["accuracy_figure"], summary.parent)
     warning = [f"> **Toy models.** {TOY_WARNING}", ""] if settings["is_toy"] else []
@@ -44,6 +45,7 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
         "How many traces each step leaves; an answer that does not survive counts as wrong above.", "",
         *_markdown_table(funnel[FUNNEL_COLUMNS]), "",
         "## 2. What do answer tokens attend to?", "", *(stage_2 or [nothing]), "", *_images(figures["head_figures"]),
+        *ablation_sentences(inputs["ablation"]), "", *_images(figures["ablation_figures"]),
         "## 3. Does the answer depend on the reasoning's activations?", "", *(stage_3 or [nothing]), "",
         *_images(figures["patching_figures"]),
         "## Where this comes from", "", *_origin_lines(inputs["funnel"]), "",

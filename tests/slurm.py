@@ -1,0 +1,107 @@
+"""A real Slurm cluster of one node, this machine, on ports and in a folder of its own; Debian's packages, as root."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+# Where srun looks inside a job: Snakemake's plugin takes SLURM_CONF out of a job's environment.
+SYSTEM_CONFIGURATION = Path("/etc/slurm/slurm.conf")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun")
+
+
+def obstacle() -> str:
+    """Why no cluster can be started on this machine; empty where one can."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        return f"{', '.join(missing)} missing: apt-get install slurmctld slurmd slurm-client munge"
+    if os.geteuid() != 0:
+        return "only root can start one"
+    return f"{SYSTEM_CONFIGURATION} exists, so this machine is part of one" if SYSTEM_CONFIGURATION.exists() else ""
+
+
+class Cluster:
+    """Starts munged, slurmctld and slurmd, and ends them and every job on leaving."""
+
+    def __init__(self, folder: Path, n_cpus: int, memory_mb: int) -> None:
+        self.folder = folder
+        self.daemons: list[subprocess.Popen[bytes]] = []
+        host, (controller, node) = socket.gethostname(), _free_ports(2)
+        settings = {
+            "ClusterName": "r2a", "SlurmctldHost": f"{host}(127.0.0.1)",
+            "SlurmctldPort": controller, "SlurmdPort": node,
+            "AuthType": "auth/munge", "AuthInfo": f"socket={folder}/munge.socket",
+            "SlurmUser": "root", "SlurmdUser": "root",
+            "StateSaveLocation": folder / "state", "SlurmdSpoolDir": folder / "spool",
+            "SlurmctldPidFile": folder / "slurmctld.pid", "SlurmdPidFile": folder / "slurmd.pid",
+            "SlurmctldLogFile": folder / "slurmctld.log", "SlurmdLogFile": folder / "slurmd.log",
+            # no systemd, no cgroups, no accounting daemon: this runs in a container
+            "ProctrackType": "proctrack/linuxproc", "TaskPlugin": "task/none",
+            "JobAcctGatherType": "jobacct_gather/none", "AccountingStorageType": "accounting_storage/none",
+            "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory",
+            "SchedulerParameters": "batch_sched_delay=0,sched_interval=1", "ReturnToService": 2,
+            "MinJobAge": 600, "KillWait": 5, "MailProg": "/bin/true", "MpiDefault": "none",
+        }  # fmt: skip
+        lines = [f"{key}={value}" for key, value in settings.items()]
+        lines += [
+            f"NodeName={host} NodeAddr=127.0.0.1 CPUs={n_cpus} RealMemory={memory_mb} State=UNKNOWN",
+            f"PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO",
+        ]
+        for name in ("state", "spool"):
+            (folder / name).mkdir(parents=True)
+        (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
+
+    def __enter__(self) -> "Cluster":
+        SYSTEM_CONFIGURATION.parent.mkdir(exist_ok=True)
+        SYSTEM_CONFIGURATION.symlink_to(self.folder / "slurm.conf")
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        folder = self.folder
+        names = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        options = [f"--{option}={folder}/munge.{suffix}" for option, suffix in names.items()]
+        # --force: it wants no folder above its socket to be writable by others, which /tmp is
+        self._start(["munged", "--foreground", "--force", *options])
+        self._wait_for(lambda: (folder / "munge.socket").exists(), "munged")
+        self._start(["slurmctld", "-D"])
+        self._start(["slurmd", "-D"])
+        self._wait_for(lambda: "idle" in self.run("sinfo", "--noheader", "--format=%t").stdout, "slurmd")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run("scancel", "--user=root")
+        self._wait_for(lambda: not self.run("squeue", "--noheader").stdout.strip(), "the jobs' end", strict=False)
+        for daemon in reversed(self.daemons):
+            daemon.terminate()
+        for daemon in reversed(self.daemons):
+            daemon.wait(timeout=30)
+        SYSTEM_CONFIGURATION.unlink()
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def _start(self, command: list[str]) -> None:
+        with open(self.folder / f"{command[0]}.out", "wb") as output:
+            self.daemons.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
+
+    def _wait_for(self, condition, what: str, strict: bool = True) -> None:  # type: ignore[no-untyped-def]
+        deadline = time.monotonic() + 30
+        while not condition():
+            if time.monotonic() > deadline:
+                if not strict:
+                    return
+                logs = [f"{log.name}: {log.read_text()[-500:]}" for log in self.folder.glob("*.out")]
+                raise RuntimeError(f"{what} did not come within 30 s\n" + "\n".join(logs))
+            time.sleep(0.2)
+
+
+def _free_ports(n: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(n)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

@@ -1,0 +1,123 @@
+"""Leases of GPUs, with pretended devices and real processes."""
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from r2a import devices
+from r2a.devices import DeviceError, leased_gpus
+
+# Takes leases for ever; at each it marks its devices with its process id, and reports one marked by a living process.
+WORKER = """
+    import os, random, sys, time
+    from pathlib import Path
+    from r2a import devices
+    devices.LEASES, devices.POLL_SECONDS = Path(sys.argv[1]) / "leases", 0.002
+    marks = Path(sys.argv[1])
+    def lives(process):
+        try:
+            return "State:\\tZ" not in Path(f"/proc/{process}/status").read_text()
+        except OSError:
+            return False
+    while True:
+        with devices.leased_gpus(random.choice([1, 1, 2, 3]), 4, f"job {os.getpid()}") as taken:
+            for device in taken:
+                mark = marks / f"mark-{device}"
+                owner = mark.read_text() if mark.exists() else ""
+                if owner and owner != str(os.getpid()) and lives(owner):
+                    (marks / "shared").write_text(f"{device}: {owner} and {os.getpid()}")
+                mark.write_text(str(os.getpid()))
+            with open(marks / "count", "a") as count:
+                count.write(f"{len(taken)}\\n")
+            time.sleep(random.uniform(0, 0.01))
+            for device in taken:
+                (marks / f"mark-{device}").unlink()
+"""
+
+
+@pytest.fixture(autouse=True)
+def leases(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "LEASES", tmp_path / "leases")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    return tmp_path
+
+
+def test_eight_jobs_under_random_kills_never_share_a_device_and_leak_none(leases):
+    def start():
+        return subprocess.Popen([sys.executable, "-c", textwrap.dedent(WORKER), str(leases)], stderr=subprocess.DEVNULL)
+
+    draw = random.Random(1)
+    workers = [start() for _ in range(8)]
+    try:
+        for _ in range(30):
+            time.sleep(draw.uniform(0.02, 0.15))
+            number = draw.randrange(8)
+            workers[number].send_signal(signal.SIGKILL)
+            workers[number].wait()
+            workers[number] = start()
+        time.sleep(0.5)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    assert not (leases / "shared").exists(), (leases / "shared").read_text()
+    assert len((leases / "count").read_text().splitlines()) > 100
+    with leased_gpus(4, 4, "after all were killed") as taken:
+        assert sorted(taken) == ["0", "1", "2", "3"]
+
+
+def test_a_job_sees_its_own_devices_alone_and_others_get_the_rest():
+    with leased_gpus(1, 1, "first") as first:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ",".join(first)
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2,3"
+        with leased_gpus(3, 3, "second") as second:
+            assert sorted(first + second) == ["0", "1", "2", "3"]
+
+
+def test_a_job_without_gpus_sees_none():
+    with leased_gpus(0, 0, "job"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
+
+
+def test_devices_are_taken_from_those_allowed(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5ad9, 7")
+    with leased_gpus(2, 2, "job") as taken:
+        assert taken == ["GPU-5ad9", "7"]
+
+
+def test_a_waiting_job_names_who_has_the_devices(leases, caplog):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"""
+from pathlib import Path
+import time
+from r2a import devices
+devices.LEASES = Path({str(leases / "leases")!r})
+with devices.leased_gpus(4, 4, "attention of R1"):
+    print("held", flush=True)
+    time.sleep(1)
+"""],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout.readline() == b"held\n"
+    with caplog.at_level(logging.INFO, "r2a"), leased_gpus(2, 2, "traces of R1"):
+        assert holder.wait() == 0
+    assert "traces of R1: waits for 2 of the GPUs in use: 0 (attention of R1); 1 (attention of R1)" in caplog.text
+
+
+def test_a_request_that_snakemake_clipped_is_refused():
+    with pytest.raises(DeviceError, match="needs 2 GPUs and Snakemake's limit allows 1; raise --resources gpu=2"):
+        leased_gpus(2, 1, "job").__enter__()
+
+
+def test_too_few_devices_are_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(DeviceError, match=r"needs 2 GPUs and sees 1 \(0\)"):
+        leased_gpus(2, 2, "job").__enter__()

@@ -1,0 +1,69 @@
+"""The shipped study on a real Slurm cluster of one node, with a job killed on the way."""
+
+import filecmp
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from slurm import Cluster, obstacle
+
+ROOT = Path(__file__).parents[2]
+PROFILE = ["--profile", "profiles/slurm", "--slurm-status-command", "squeue", "--slurm-no-account"]
+QUICK = [
+    "--seconds-between-status-checks",
+    "1",
+    "--slurm-init-seconds-before-status-checks",
+    "1",
+    "--latency-wait",
+    "5",
+]
+
+pytestmark = pytest.mark.skipif(bool(obstacle()), reason=f"no Slurm cluster here: {obstacle()}")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with Cluster(tmp_path_factory.mktemp("slurm"), n_cpus=2, memory_mb=16_000) as cluster:
+        yield cluster
+
+
+def test_a_job_killed_on_the_cluster_is_submitted_again_and_the_tables_come_out_the_same(cluster, study, tmp_path):
+    folder = tmp_path / "r2a"
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", ".snakemake", "results", ".*_cache"))
+    command = [sys.executable, "-m", "snakemake", *PROFILE, *QUICK]
+    with open(tmp_path / "out", "w") as output:
+        snakemake = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        killed = kill_first_job_of("generate_traces", cluster, snakemake)
+        assert snakemake.wait(timeout=900) == 0, (tmp_path / "out").read_text()[-3000:]
+    shown = (tmp_path / "out").read_text()
+    assert f"SLURM-job '{killed}' failed" in shown, shown[-3000:]
+    tables = sorted((study.results / "tables").rglob("*.csv"))
+    assert len(tables) > 5
+    for table in tables:
+        other = folder / "results/tiny" / table.relative_to(study.results)
+        assert filecmp.cmp(table, other, shallow=False), other
+
+
+def kill_first_job_of(rule, cluster, snakemake):
+    """SIGKILL every process of the first running job of a rule; its Slurm id."""
+    while snakemake.poll() is None:
+        jobs = cluster.run("squeue", "--noheader", "--states=RUNNING", "--format=%i %k").stdout
+        for line in jobs.splitlines():
+            job, _, comment = line.partition(" ")
+            processes = [
+                int(found) for found in re.findall(r"^(\d+)", cluster.run("scontrol", "listpids", job).stdout, re.M)
+            ]
+            if rule in comment and processes:
+                time.sleep(5)  # well into its work
+                for process in processes:
+                    os.kill(process, signal.SIGKILL)
+                return job
+        time.sleep(0.5)
+    raise AssertionError("Snakemake ended before a job of the rule ran")

@@ -1,0 +1,57 @@
+rule ablate_heads:
+    input:
+        traces="<results>/traces/{model}/{dataset}.parquet",
+        heads="<results>/heads/{model}/{dataset}.parquet",
+        manifest="<results>/models/{model}.json",
+    output:
+        answers="<results>/ablated_answers/{model}/{dataset}.parquet",
+    log:
+        "<logs>/ablated_answers/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/ablated_answers/{model}/{dataset}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+    resources:
+        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+        batch_tokens=STUDY.ablation.batch_tokens,
+    params:
+        settings=lambda wildcards: STUDY.stage("ablation", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/ablate_heads.py"
+
+
+rule judge_ablation:
+    input:
+        answers="<results>/ablated_answers/{model}/{dataset}.parquet",
+        dataset="<results>/datasets/{dataset}.parquet",
+    output:
+        graded="<results>/ablation/{model}/{dataset}.parquet",
+        effect="<results>/tables/{model}/{dataset}/ablation.csv",
+    log:
+        "<logs>/ablation/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/ablation/{model}/{dataset}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("ablation_effect", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/judge_ablation.py"
+
+
+rule plot_ablation:
+    input:
+        effect="<results>/tables/{model}/{dataset}/ablation.csv",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/ablation", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/ablation.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_ablation.py"

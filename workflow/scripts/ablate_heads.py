@@ -1,0 +1,27 @@
+"""Generate answers again while heads are ablated."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.ablation.runs import ablate_heads
+
+        ablate_heads(
+            Path(snakemake.input.traces),
+            Path(snakemake.input.heads),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.answers),
+            snakemake.params.settings,
+            snakemake.resources.batch_tokens,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,26 @@
+"""Grade answers under ablation and tabulate what it does."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.ablation.tables import judge_ablation
+
+        judge_ablation(
+            Path(snakemake.input.answers),
+            Path(snakemake.input.dataset),
+            Path(snakemake.output.graded),
+            Path(snakemake.output.effect),
+            snakemake.params.settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,158 @@
+"""The job that generates every trace's answer under every ablation."""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from r2a.ablation.arms import UNABLATED, Arm, Head, arms_of_trace
+from r2a.ablation.decoding import ABLATED, Answer, Reading, generate, mean_output, read, refuse_deviating
+from r2a.models import load_model, load_tokenizer, marks_of, read_manifest
+from r2a.progress import Progress, logger
+from r2a.store import parameters_hash, provenance, read_parquet, write_parquet
+from r2a.traces import Marks, find_boxes, invalid_reason
+
+
+class AblationError(Exception):
+    """Heads cannot be ablated as asked; the message says why and the remedy."""
+
+
+def ablate_heads(
+    traces: Path, heads: Path, manifest: Path, output: Path, settings: Mapping[str, Any], batch_tokens: int
+) -> None:
+    """Generate each trace's answer again, greedily, under every arm of arms.arms_of_trace.
+
+    One row a (uid, mode, selection, dose, draw): the ablated heads as layers and heads, token_ids (EOS included), text,
+    is_finished, is_valid and invalid_reason (METHOD section 1), a2r (decoding.Answer), and original_text, the trace's
+    own answer. An answer may be settings["extra_tokens"] longer than the trace's. Traces whose arms are all there are
+    kept in a folder beside the output until it is written, so a restarted job goes on where it was.
+    Raises AblationError for doses beyond the model's heads, or without a valid trace; ModelError for an architecture
+    that does not give its own logits here.
+    """
+    table = _ablated_traces(traces, settings)
+    origin = read_manifest(manifest)
+    ranked = _ranked_heads(heads)
+    if max(settings["doses"]) > len(ranked):
+        raise AblationError(
+            f"ablation.doses: {max(settings['doses'])} heads are to be ablated, and {settings['model']} has "
+            f"{len(ranked)}; lower ablation.doses"
+        )
+    arms = [arms_of_trace(ranked, origin["n_heads"], settings, uid) for uid in table["uid"]]
+    written_from = provenance(settings, [traces, heads, manifest])
+    folder = output.with_name(f".{output.stem}.{parameters_hash(written_from)}")
+    missing = [number for number in range(len(table)) if not _part(folder, number).exists()]
+    n_there = len(table) - len(missing)
+    logger.info(f"{output}: {len(table)} traces, {len(arms[0])} answers each; {n_there} traces already there")
+    if missing:
+        _generate_missing(table, arms, missing, origin, settings, batch_tokens, folder)
+    found = pd.concat([read_parquet(_part(folder, number)) for number in range(len(table))], ignore_index=True)
+    write_parquet(output, found, written_from)
+    shutil.rmtree(folder)
+    originals = [list(row.completion_token_ids) for row in table.itertuples()]
+    same = [
+        original[-len(ids) :] == list(ids)
+        for original, ids in zip(originals, found[found["mode"] == UNABLATED]["token_ids"], strict=True)
+    ]
+    logger.info(f"{sum(same)} of {len(same)} unablated answers are the traces' own, token by token")
+
+
+def _ablated_traces(traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """The valid traces with reasoning whose answers are generated again, drawn by the study's seed."""
+    table = read_parquet(traces)
+    chosen = (table["decoding"] == settings["decoding"]) & (table["condition"] == "with_reasoning")
+    table = table[table["is_valid"] & chosen]
+    if table.empty:
+        raise AblationError(
+            f"{traces}: no valid {settings['decoding']} trace with reasoning; see the funnel table for the reasons"
+        )
+    n_problems = min(settings["n_problems"] or len(table), len(table))
+    return table.sample(n_problems, random_state=settings["seed"]).sort_index()
+
+
+def _ranked_heads(heads: Path) -> list[Head]:
+    table = read_parquet(heads, ["layer", "head", "rank"]).sort_values("rank")
+    return [(int(row.layer), int(row.head)) for row in table.itertuples()]
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"{number}.parquet"
+
+
+def _generate_missing(
+    table: pd.DataFrame, arms: Sequence[Sequence[Arm]], missing: Sequence[int], manifest: Mapping[str, Any],
+    settings: Mapping[str, Any], batch_tokens: int, folder: Path,
+) -> None:  # fmt: skip
+    """Write the part of every missing trace: its rows of the table."""
+    tokenizer, marks = load_tokenizer(manifest["folder"]), marks_of(manifest["folder"])
+    model = load_model(manifest, ABLATED)
+    ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
+    bounds = [list(row) for row in table["bounds"]]
+    refuse_deviating(model, ids[0], bounds[0])
+    mean = mean_output(model, ids, bounds) if "mean" in settings["modes"] else None
+    n_read = {number: bounds[number][5] for number in missing}
+    rooms = {number: bounds[number][6] - bounds[number][5] + 1 + settings["extra_tokens"] for number in missing}
+    readings: dict[int, Reading] = {}
+    answers: dict[int, list[Answer]] = defaultdict(list)
+    what = f"{settings['model']}, {settings['dataset']}: traces' answers under ablation"
+    with Progress(what, len(missing)) as progress:
+        for batch in _batches(n_read, rooms, len(arms[0]), batch_tokens):
+            present = dict.fromkeys(number for number, _ in batch)
+            readings = {number: reading for number, reading in readings.items() if number in present}
+            for number in present:
+                if number not in readings:
+                    readings[number] = read(model, ids[number][: n_read[number]], bounds[number])
+            rows = [(readings[number], arms[number][k]) for number, k in batch]
+            found = generate(model, rows, [rooms[number] for number, _ in batch], mean, marks.eos)
+            for (number, k), answer in zip(batch, found, strict=True):
+                answers[number].append(answer)
+                if k == len(arms[number]) - 1:
+                    complete = zip(arms[number], answers.pop(number), strict=True)
+                    rows_of_trace = [_row(table.iloc[number], *one, tokenizer, marks) for one in complete]
+                    write_parquet(_part(folder, number), pd.DataFrame(rows_of_trace), {})
+                    progress.advance()
+
+
+def _batches(
+    n_read: Mapping[int, int], rooms: Mapping[int, int], n_arms: int, batch_tokens: int
+) -> Iterator[list[tuple[int, int]]]:
+    """All (trace, arm) in order, as many at a time as batch_tokens hold, and at least one.
+
+    A trace's reading counts n_read tokens once, and each of its arms the room of an answer.
+    """
+    batch: list[tuple[int, int]] = []
+    total = 0
+    for trace, room in rooms.items():
+        for arm in range(n_arms):
+            is_new = not batch or batch[-1][0] != trace
+            cost = room + (n_read[trace] if is_new else 0)
+            if batch and total + cost > batch_tokens:
+                yield batch
+                batch, total, cost = [], 0, room + n_read[trace]
+            batch.append((trace, arm))
+            total += cost
+    yield batch
+
+
+def _row(trace: pd.Series, arm: Arm, answer: Answer, tokenizer: Any, marks: Marks) -> dict[str, Any]:
+    written = answer.token_ids[:-1] if answer.is_finished else answer.token_ids
+    text = tokenizer.decode(written)
+    reason = invalid_reason(answer.is_finished, 1 + written.count(marks.think_close), bool(find_boxes(text)))
+    return {
+        "uid": trace["uid"],
+        "mode": arm.mode,
+        "selection": arm.selection,
+        "dose": len(arm.heads),
+        "draw": arm.draw,
+        "layers": [layer for layer, _ in arm.heads],
+        "heads": [head for _, head in arm.heads],
+        "token_ids": answer.token_ids,
+        "text": text,
+        "original_text": trace["answer_text"],
+        "is_finished": answer.is_finished,
+        "is_valid": reason == "",
+        "invalid_reason": reason,
+        "a2r": answer.a2r,
+    }

@@ -1,0 +1,53 @@
+"""Dose-response of the heads' ablation while the answer is generated."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from r2a.figures.style import BLUE, GREY, save
+
+METRICS = {
+    "accuracy": "share of right answers",
+    "agreement": "share with the trace's\nown final answer",
+    "format": "share finished, with\na closed box",
+    "a2r": "a2r that remains,\nmean over all heads",
+}
+MODES = {"zero": "put to zero", "mean": "put to their mean", "cut_off": "cut off from\nthe reasoning"}
+SELECTIONS = {
+    "rfh": (BLUE, "o", "-", "Reasoning-Focus Heads, by rank"),
+    "random": (GREY, "s", "--", "random heads of the same layers, mean of draws"),
+}
+
+
+def plot_ablation(effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """A row of panels a mode, a column a metric: RFHs against random heads over the number of ablated heads."""
+    table = pd.read_csv(effect)
+    modes, doses = table["mode"].unique(), sorted(table["dose"].unique())
+    figure, grid = plt.subplots(
+        len(modes), len(METRICS), figsize=(9.2, 1.2 + 1.75 * len(modes)), layout="constrained",
+        sharex=True, squeeze=False,
+    )  # fmt: skip
+    for axes_row, mode in zip(grid, modes, strict=True):
+        for axes, (metric, name) in zip(axes_row, METRICS.items(), strict=True):
+            rows = table[(table["mode"] == mode) & (table["metric"] == metric)].sort_values("dose")
+            places = range(len(doses))
+            for selection, (colour, marker, line, label) in SELECTIONS.items():
+                axes.fill_between(places, rows[f"{selection}_low"], rows[f"{selection}_high"], color=colour, alpha=0.22)
+                axes.plot(places, rows[selection], line, color=colour, marker=marker, markersize=4, label=label)
+            axes.set(xticks=places, xticklabels=doses)
+            axes.set_ylim((-0.04, 1.04) if metric != "a2r" else (0, None))
+            if mode == modes[0]:
+                axes.set_title(name, fontsize=9)
+            if mode == modes[-1]:
+                axes.set_xlabel("ablated heads")
+        axes_row[0].set_ylabel(f"heads {MODES[mode]}")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=8)
+    figure.suptitle(
+        f"{settings['model_label']}, {settings['dataset_label']}: answers generated under ablation\n"
+        f"mean and {settings['confidence']:.0%} bootstrap interval over {int(table['n_problems'].iloc[0])} problems",
+        fontsize=10, x=0.01, ha="left",
+    )  # fmt: skip
+    save(figure, stem, table, settings, [effect])

@@ -12,6 +12,7 @@ from transformers import Qwen2ForCausalLM
 
 from r2a.attention import capture_attention, rerun
 from r2a.attention.fused import AttentionError
+from r2a.attention.probes import probe_heads
 from r2a.attention.segments import TraceAttention
 from r2a.heads import score_heads
 from r2a.store import read_parquet
@@ -109,10 +110,20 @@ def test_argmax_agreement_is_the_share_of_completion_tokens_that_the_model_would
         assert file["argmax_agreement"][0] == pytest.approx(expected)
 
 
-def test_heads_are_scored_from_the_store(folder, fused):
+def test_heads_are_scored_from_the_stores_though_no_needle_is_copied(folder, fused):
+    (folder / "haystack.txt").write_text("Rain fell. Wind blew. Night came.")
+    needle = {"needle": "A fox sang.", "question": " Who sang?"}
+    probes = {
+        "model": "random", "seed": 0, "n_repeats": 2, "repeat_tokens": 20, "induction_prompts": ["one two one two"],
+        "needles": [needle], "lengths": [40, 60], "depths": [0.5],
+    }  # fmt: skip
+    probe_heads(folder / "manifest.json", folder / "haystack.txt", folder / "probes.h5", probes)
     settings = {"n_top_heads": 2, "n_resamples": 100, "confidence": 0.95, "seed": 0}
-    score_heads(fused, folder / "heads.parquet", settings)
-    assert len(read_parquet(folder / "heads.parquet")) == 3 * 4
+    score_heads(fused, folder / "probes.h5", folder / "heads.parquet", folder / "by_trace.parquet", settings)
+    heads = read_parquet(folder / "heads.parquet")
+    assert len(heads) == 3 * 4
+    assert heads["tracking_n"].max() == 3 and heads["induction_n"].eq(2).all()
+    assert heads["retrieval_n"].eq(0).all() and heads["retrieval"].isna().all() and not heads["is_retrieval"].any()
 
 
 def test_a_kernel_that_fails_its_check_stops_the_job_with_numbers(folder, monkeypatch):

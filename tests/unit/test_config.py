@@ -89,6 +89,17 @@ def test_components_rerun_what_is_made_of_them_and_not_the_pairs(shipped):
     assert changed == {"pairs": False, "activations": True, "patching": True}
 
 
+def test_another_alignment_makes_the_pairs_again(shipped):
+    before = load_study(shipped)
+    shipped["patching"] = {"alignment": "pad_visible"}
+    for stage in ("pairs", "patching"):
+        arguments = (stage, "tiny-qwen", "comparisons")
+        assert load_study(shipped).stage(*arguments) == before.stage(*arguments) | {"alignment": "pad_visible"}
+    shipped["patching"] = {"alignment": "left"}
+    with pytest.raises(ConfigError, match=r"patching\.alignment: input should be 'role', 'pad' or 'pad_visible'"):
+        load_study(shipped)
+
+
 def test_a_section_that_is_no_mapping_is_an_error_not_a_crash(shipped):
     for section in ("models", "datasets", "decodings", "attention"):
         with pytest.raises(ConfigError, match=section):
@@ -113,3 +124,15 @@ def test_stage_parameters_change_with_what_matters_and_with_nothing_else(shipped
 
 def test_the_key_reference_is_in_step_with_the_schema():
     assert (ROOT / "config/README.md").read_text() == reference()
+
+
+def test_probes_need_a_haystack_file_and_known_keys_of_a_needle(shipped):
+    shipped["probes"] = {"haystack": "resources", "needles": [{"needel": "5 red", "question": "?"}]}
+    with pytest.raises(ConfigError) as error:
+        load_study(shipped)
+    for expected in (
+        "probes.haystack: resources is no file",
+        "probes.needles.0.needel: unknown key; did you mean needle?",
+        "probes.needles.0.needle: missing",
+    ):
+        assert expected in str(error.value)

@@ -105,6 +105,25 @@ def test_pairs_become_two_problems_with_their_comparators(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [(("4", "5"), "number"), (("1,000", "-2.5"), "number"), (("No", "yes"), "yes_no"), (("a", "b"), "word")],
+)
+def test_a_pairs_kind_is_read_off_its_answers_where_it_is_no_column(tmp_path, answers, kind):
+    path = tmp_path / "pairs.jsonl"
+    row = {"query_a": "p", "answer_a": answers[0], "query_b": "q", "answer_b": answers[1]}
+    path.write_text(json.dumps(row))
+    assert set(load(tmp_path, settings(path, kind="comparison_pairs"))["kind"]) == {kind}
+    path.write_text(json.dumps(row | {"kind": "riddle"}))
+    assert set(load(tmp_path, settings(path, kind="comparison_pairs"))["kind"]) == {"riddle"}
+
+
+def test_the_shipped_pairs_load_with_their_domains_and_kinds(tmp_path):
+    table = load(tmp_path, settings(ROOT / "resources/datasets/everyday_comparisons.csv", kind="comparison_pairs"))
+    assert (len(table), table["area"].nunique(), table["kind"].nunique()) == (560, 14, 3)
+    assert {"yes", "no", "0", "9"} <= set(table["answer"])  # none of them read as a boolean or a float
+
+
 def test_pairs_of_one_answer_are_refused(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("query_a,answer_a,query_b,answer_b,domain\nbig?,cow,small?,cow,size\n")

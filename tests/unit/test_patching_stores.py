@@ -44,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
         for run, side, candidate in zip(("clean", "corrupted"), "ab", candidates, strict=True):
             trace = planted_trace(rng, candidate)
             said, final = trace.said_position, trace.given_position - 1
-            row[f"{run}_ids"] = trace.run_ids
+            row[f"{run}_ids"], row[f"{run}_hidden"] = trace.run_ids, []
             row[f"{run}_positions"] = [said - 1, said, said + 1, trace.bounds[4], final, trace.bounds[3]]
             row[f"answer_{side}_id"], row[f"answer_{side}"] = GIVEN[candidate], str(candidate)
             questions.append({"pair": f"pair-{pair}", "side": side, "problem": "Which one?"})

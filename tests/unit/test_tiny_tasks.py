@@ -1,6 +1,5 @@
 """The tiny tasks: right by an independent count, held out for real, shipped as the recipe makes them."""
 
-import csv
 import itertools
 import json
 import random
@@ -77,11 +76,3 @@ def test_shipped_files_are_what_the_recipe_writes(tmp_path):
     write_datasets(SEED, tmp_path / "puzzles.jsonl", tmp_path / "comparisons.csv")
     for name in ("puzzles.jsonl", "comparisons.csv"):
         assert (tmp_path / name).read_text() == (ROOT / "resources/datasets" / name).read_text()
-
-
-def test_everyday_comparisons_ask_for_one_of_two_named_candidates():
-    with open(ROOT / "resources/datasets/everyday_comparisons.csv", newline="") as file:
-        for row in csv.DictReader(file):
-            for side in "ab":
-                named = re.search(r": (\w+) or (\w+)\?$", row[f"query_{side}"]).groups()
-                assert {row["answer_a"], row["answer_b"]} == set(named)

@@ -14,3 +14,18 @@ rule load_dataset:
         settings=lambda wildcards: STUDY.stage("datasets", dataset=wildcards.dataset),
     script:
         "../scripts/load_dataset.py"
+
+
+# Not part of any study: makes the comparison pairs that ship under resources/datasets again, from facts.
+rule write_comparisons:
+    input:
+        questions="resources/comparisons/questions.csv",
+        facts=sorted(str(path) for path in Path("resources/comparisons").glob("*.csv")),
+    output:
+        comparisons="results/comparisons/everyday_comparisons.csv",
+    log:
+        "results/comparisons/logs/everyday_comparisons.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    script:
+        "../scripts/write_comparisons.py"

@@ -48,6 +48,21 @@ rule plot_head_map:
         "../scripts/plot_head_map.py"
 
 
+rule plot_head_atlas:
+    input:
+        heads="<results>/heads/{model}/{dataset}.parquet",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/head_atlas", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/head_atlas.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_head_atlas.py"
+
+
 rule plot_patching_case:
     input:
         patching="<results>/patching/{model}/{dataset}.h5",

@@ -1,8 +1,33 @@
+rule probe_heads:
+    input:
+        manifest="<results>/models/{model}.json",
+        haystack=STUDY.probes.haystack,
+    output:
+        probes="<results>/probes/{model}.h5",
+    log:
+        "<logs>/probes/{model}.log",
+    benchmark:
+        "<benchmarks>/probes/{model}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+    resources:
+        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+    params:
+        settings=lambda wildcards: STUDY.stage("probes", wildcards.model),
+    script:
+        "../scripts/probe_heads.py"
+
+
 rule score_heads:
     input:
         attention="<results>/attention/{model}/{dataset}.h5",
+        probes="<results>/probes/{model}.h5",
     output:
         heads="<results>/heads/{model}/{dataset}.parquet",
+        by_trace="<results>/heads/{model}/{dataset}.by_trace.parquet",
     log:
         "<logs>/heads/{model}/{dataset}.log",
     benchmark:
@@ -13,3 +38,25 @@ rule score_heads:
         settings=lambda wildcards: STUDY.stage("heads", wildcards.model, wildcards.dataset),
     script:
         "../scripts/score_heads.py"
+
+
+rule tabulate_attention_quality:
+    input:
+        by_trace=expand(
+            "<results>/heads/{model}/{dataset}.by_trace.parquet",
+            model=STUDY.weighted_models,
+            dataset=STUDY.graded_datasets,
+        ),
+        grades=expand(
+            "<results>/grades/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.graded_datasets
+        ),
+    output:
+        table="<results>/tables/attention_by_correctness.csv",
+    log:
+        "<logs>/tables/attention_by_correctness.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=STUDY.stage("attention_quality"),
+    script:
+        "../scripts/tabulate_attention_quality.py"

@@ -82,3 +82,20 @@ rule tabulate_patching:
         settings=lambda wildcards: STUDY.stage("patching", wildcards.model, wildcards.dataset),
     script:
         "../scripts/tabulate_patching.py"
+
+
+rule tabulate_pairs:
+    input:
+        pairs="<results>/pairs/{model}/{dataset}.parquet",
+        patching="<results>/patching/{model}/{dataset}.h5",
+    output:
+        funnel="<results>/tables/{model}/{dataset}/pair_funnel.csv",
+        outcomes="<results>/tables/{model}/{dataset}/pair_outcomes.csv",
+    log:
+        "<logs>/tables/{model}/{dataset}/pairs.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("pairs", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/tabulate_pairs.py"

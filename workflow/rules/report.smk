@@ -9,11 +9,13 @@ rule write_summary:
             "<results>/attention/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.datasets
         ),
         heads=expand("<results>/heads/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.datasets),
+        probes=expand("<results>/probes/{model}.h5", model=STUDY.weighted_models),
+        attention_quality="<results>/tables/attention_by_correctness.csv",
         head_figures=expand(
             "<results>/figures/{model}/{dataset}/{figure}.png",
             model=STUDY.weighted_models,
             dataset=STUDY.datasets,
-            figure=["decomposition", "head_map", "patterns", "tracking"],
+            figure=["decomposition", "head_map", "head_atlas", "patterns", "tracking"],
         ),
         ablation=expand(
             "<results>/tables/{model}/{dataset}/ablation.csv",
@@ -25,8 +27,10 @@ rule write_summary:
             model=STUDY.weighted_models,
             dataset=STUDY.graded_datasets,
         ),
-        pairs=expand(
-            "<results>/pairs/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.pair_datasets
+        pair_funnels=expand(
+            "<results>/tables/{model}/{dataset}/pair_funnel.csv",
+            model=STUDY.weighted_models,
+            dataset=STUDY.pair_datasets,
         ),
         patching=expand(
             "<results>/patching/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.pair_datasets

@@ -1,4 +1,4 @@
-"""Score and rank every head from the stored attention."""
+"""Score and rank every head from the stored attention and probes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,13 @@ def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
         from r2a.heads import score_heads
 
-        score_heads(Path(snakemake.input.attention), Path(snakemake.output.heads), snakemake.params.settings)
+        score_heads(
+            Path(snakemake.input.attention),
+            Path(snakemake.input.probes),
+            Path(snakemake.output.heads),
+            Path(snakemake.output.by_trace),
+            snakemake.params.settings,
+        )
 
 
 if __name__ == "__main__":

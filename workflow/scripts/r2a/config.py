@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
 STAGE_VERSIONS = {
-    "datasets": 1,
+    "datasets": 2,
     "models": 1,
     "traces": 1,
     "grades": 1,
@@ -19,12 +19,14 @@ STAGE_VERSIONS = {
     "disagreements": 1,
     "attention": 1,
     "attention_rows": 1,
-    "heads": 1,
+    "probes": 1,
+    "heads": 2,
+    "attention_quality": 1,
     "ablation": 1,
     "ablation_effect": 1,
-    "pairs": 1,
-    "activations": 1,
-    "patching": 1,
+    "pairs": 2,
+    "activations": 2,
+    "patching": 2,
     "figures": 1,
     "summary": 1,
 }
@@ -211,6 +213,57 @@ class Ablation(Section):
     batch_tokens: int = Field(16_384, gt=0, description="Tokens whose keys and values are held at a time.")
 
 
+class Needle(Section):
+    needle: str = Field(min_length=1, description="A sentence or line that the haystack does not hold.")
+    question: str = Field(
+        min_length=1, description="Text after the haystack, up to where the model goes on by copying the needle."
+    )
+
+
+class Probes(Section):
+    """What each model is shown, beside the study's traces, to find its induction and retrieval heads."""
+
+    n_repeats: int = Field(10, gt=0, description="Random token blocks, each shown twice in a row (METHOD section 3).")
+    repeat_tokens: int = Field(50, ge=2, description="Tokens of such a block, all different.")
+    induction_prompts: list[Annotated[str, Field(min_length=1)]] = Field(
+        [
+            "one two three four one two three four one two three four",
+            "7 3 9 1 5 7 3 9 1 5 7 3 9 1 5",
+            "quiet rivers carry old boats; quiet rivers do not carry old bridges",
+        ],
+        min_length=1,
+        description="Texts that repeat themselves, for the paper's form of the induction score.",
+    )
+    haystack: str = Field(
+        "resources/haystacks/everyday.txt",
+        description="Text file in which needles are hidden, at ends of sentences or lines; repeated where it is short.",
+    )
+    needles: list[Needle] = Field(
+        [
+            Needle(
+                needle="Every morning the lighthouse keeper of Port Sorrel feeds seven gray gulls.",
+                question="\n\nQuestion: What does the lighthouse keeper of Port Sorrel do, as the text says?\nAnswer:",
+            ),
+            Needle(
+                needle="The spare key to the observatory hangs behind the copper barometer.",
+                question="\n\nQuestion: Where is the spare key to the observatory, as the text says?\nAnswer:",
+            ),
+            Needle(
+                needle="Mira won the village race wearing her grandfather's wooden shoes.",
+                question="\n\nQuestion: What was Mira wearing in the village race, as the text says?\nAnswer:",
+            ),
+        ],
+        min_length=1,
+        description="What is hidden, one at a time, and asked for, without a chat template.",
+    )
+    lengths: list[Annotated[int, Field(gt=0)]] = Field(
+        [1000, 2000, 4000, 8000], min_length=1, description="Tokens of a prompt with its haystack, at most."
+    )
+    depths: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        [0.0, 0.25, 0.5, 0.75, 1.0], min_length=1, description="Where the needle is put, as a share of the haystack."
+    )
+
+
 class Patching(Section):
     decoding: str = Field("greedy", description="The decoding whose traces make the pairs.")
     probe: Literal["plain", "boxed"] = Field(
@@ -218,6 +271,11 @@ class Patching(Section):
     )
     keep_reasoning: bool = Field(
         True, description="Keep the model's own reasoning before the probe; else the probe alone."
+    )
+    alignment: Literal["role", "pad", "pad_visible"] = Field(
+        "role",
+        description="How a pair's positions are matched. role: by role, each run as it is. pad: both padded to equal "
+        "length segment by segment, hidden from attention. pad_visible: attention sees the padding, as in the paper.",
     )
     components: list[Literal["resid_pre", "resid_mid", "attn_out", "mlp_out"]] = Field(
         ["resid_pre", "attn_out", "mlp_out"],
@@ -239,6 +297,7 @@ class Study(Section):
     statistics: Statistics = Field(default_factory=Statistics)
     attention: Attention = Field(default_factory=Attention)
     ablation: Ablation = Field(default_factory=Ablation)
+    probes: Probes = Field(default_factory=Probes)
     patching: Patching = Field(default_factory=Patching)
 
     @property
@@ -332,6 +391,8 @@ class Study(Section):
             fields = {"decoding", "kernel", "cue_words", "n_cases", "row_heads", "row_dtype", "case_megabytes"}
             params |= self.attention.model_dump(include=fields)
             params["uids"] = self.attention.case_uids.get(dataset, [])
+        if name == "probes":
+            params |= self.probes.model_dump()
         if name == "heads":
             params |= self.attention.model_dump(include={"n_top_heads"})
         if name == "ablation":
@@ -405,6 +466,10 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     for name in case_uids if isinstance(case_uids, dict) else ():
         if name not in entries("datasets"):
             lines.append(f"attention.case_uids: {name!r} is none of the datasets ({', '.join(entries('datasets'))})")
+    probes = config.get("probes")
+    haystack = probes.get("haystack") if isinstance(probes, dict) else None
+    if isinstance(haystack, str) and not Path(haystack).is_file():
+        lines.append(f"probes.haystack: {haystack} is no file; paths start at the repository's root")
     patching = config.get("patching")
     components = patching.get("components") if isinstance(patching, dict) else None
     if isinstance(components, list) and "resid_pre" not in components:
@@ -447,6 +512,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
         "decodings": Decoding,
         "fields": Fields,
         "endpoint": Endpoint,
+        "needles": Needle,
     }
     for part in location:
         field = section.model_fields.get(part)

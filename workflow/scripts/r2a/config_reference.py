@@ -29,7 +29,9 @@ def reference() -> str:
         ("datasets.{name}.fields", config.Fields),
         ("decodings.{name}", config.Decoding),
         *((name, getattr(config, name.capitalize())) for name in ("generation", "grading", "statistics")),
-        *((name, getattr(config, name.capitalize())) for name in ("attention", "ablation", "patching")),
+        *((name, getattr(config, name.capitalize())) for name in ("attention", "ablation", "probes")),
+        ("probes.needles", config.Needle),
+        ("patching", config.Patching),
     ]
     return "\n".join([INTRODUCTION, *(_table(title, section) for title, section in sections)])
 
@@ -53,6 +55,8 @@ def _kind(kind: Any) -> str:
         return " or ".join(f"`{value}`" for value in typing.get_args(kind))
     if _is_section(kind):
         return "section"
+    if typing.get_origin(kind) is list and _is_section(typing.get_args(kind)[0]):
+        return "list of sections"
     if typing.get_origin(kind) is list:
         return f"list of {_kind(typing.get_args(kind)[0])}"
     if typing.get_origin(kind) is dict and _is_section(typing.get_args(kind)[1]):
@@ -78,6 +82,8 @@ def _default(field: FieldInfo) -> str:
     if isinstance(field.default, bool):
         return str(field.default).lower()
     if isinstance(field.default, list):
+        if any(isinstance(value, BaseModel) for value in field.default):
+            return "its defaults"
         return f"[{', '.join(map(str, field.default))}]"
     return "null" if field.default is None else str(field.default) or "empty"
 

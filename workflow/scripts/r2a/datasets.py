@@ -1,6 +1,7 @@
 """Problems and comparison pairs, from a local file or the Hugging Face hub, into one table."""
 
 import random
+import re
 import string
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ class DatasetError(Exception):
 
 
 def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
-    """Write the dataset's table: uid, problem, answer, area, level; for pairs also pair, side, comparator.
+    """Write the dataset's table: uid, problem, answer, area, level; for pairs also pair, side, comparator, kind.
 
     Areas are renamed or left out by settings["areas"]; settings["filter"] keeps some areas or levels, of which
     settings["n_problems"] draws a part by the seed. Raises DatasetError before anything is written: missing columns,
@@ -153,11 +154,19 @@ def _pairs(rows: Sequence[Mapping[str, Any]], place: str) -> pd.DataFrame:
             "pair": row.get("uid") or f"pair-{number:04d}",
             "side": side,
             "comparator": row.get(f"comparator_{side}") or DEFAULT_COMPARATOR,
+            "kind": row.get("kind") or _kind(row["answer_a"]),
         }
         for number, row in enumerate(rows, 1)
         for side in "ab"
     ]
     return pd.DataFrame(sides)
+
+
+def _kind(answer: Any) -> str:
+    """Whether a pair's answers are words, numbers, or yes and no."""
+    if re.fullmatch(r"[\d.,-]+", str(answer)):
+        return "number"
+    return "yes_no" if str(answer).lower() in ("yes", "no") else "word"
 
 
 def _check(frame: pd.DataFrame, kind: str, place: str) -> None:

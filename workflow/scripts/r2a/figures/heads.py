@@ -6,41 +6,47 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 
-from r2a.figures.style import RED, save
+from r2a.figures.style import save
 from r2a.store import read_parquet
+
+# light enough throughout for black marks, and in greyscale as dark as the value is high
+PALE = LinearSegmentedColormap.from_list("pale", ["white", "#4A97C9"])
+
+# what is marked in the map: column, marker, its size in a cell of 0.34 inches, label
+MARKS = {
+    "is_rfh": ("s", 20, "Reasoning-Focus Head"),
+    "is_induction": ("x", 9, "induction head"),
+    "is_retrieval": ("o", 11, "retrieval head"),
+}
 
 
 def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Layer x head map of a2r; the Reasoning-Focus Heads are framed and numbered by rank."""
+    """Layer x head map of a2r: Reasoning-Focus Heads boxed, induction heads crossed, retrieval heads circled."""
     table = read_parquet(heads)
     grid = table.pivot(index="layer", columns="head", values="a2r")
     n_layers, n_heads = grid.shape
-    figure, axes = plt.subplots(figsize=(1.9 + 0.34 * n_heads, 1.6 + 0.34 * n_layers), layout="constrained")
-    image = axes.pcolormesh(np.arange(n_heads + 1) - 0.5, np.arange(n_layers + 1) - 0.5, grid, cmap="cividis", vmin=0)
-    for row in table[table["is_rfh"]].itertuples():
-        frame = plt.Rectangle((row.head - 0.5, row.layer - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=1.8)
-        axes.add_patch(frame)
-        light = row.a2r > 0.6 * grid.to_numpy().max()
-        axes.text(
-            row.head, row.layer, row.rank, ha="center", va="center", fontsize=7, color="black" if light else "white"
-        )
+    cell = 0.34 if n_heads <= 16 else 0.2  # inches
+    size = max(3.6, 1.9 + cell * n_heads), 2.3 + cell * n_layers
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    image = axes.pcolormesh(np.arange(n_heads + 1) - 0.5, np.arange(n_layers + 1) - 0.5, grid, cmap=PALE, vmin=0)
+    handles = []
+    for column, (marker, points, label) in MARKS.items():
+        rows = table[table[column]]
+        drawn: dict[str, Any] = {"marker": marker, "linestyle": "", "color": "black", "markerfacecolor": "none"}
+        axes.plot(rows["head"], rows["layer"], **drawn, markersize=points * cell / 0.34, markeredgewidth=1.3)
+        handles.append(Line2D([], [], **drawn, markersize=7, label=f"{label} ({len(rows) or 'none'})"))
     step = 1 if max(n_heads, n_layers) <= 16 else 4
     axes.set(
         xticks=range(0, n_heads, step), yticks=range(0, n_layers, step), xlabel="head", ylabel="layer", aspect="equal"
     )
-    axes.set_title(f"{settings['model_label']}\n{settings['dataset_label']}", fontsize=9)
-    figure.colorbar(image, ax=axes, label="a2r: answer's attention\nto the reasoning", shrink=0.9)
-    framed = Line2D([], [], marker="s", linestyle="", markerfacecolor="none", markeredgecolor=RED)
-    axes.legend(
-        handles=[framed], labels=["RFH, by rank"], loc="upper left",
-        bbox_to_anchor=(0, -0.28 if n_layers < 8 else -0.12), fontsize=7, borderpad=0,
-    )  # fmt: skip
-    save(
-        figure,
-        stem,
-        table[["layer", "head", "a2r", "a2r_low", "a2r_high", "lift", "rank", "is_rfh"]],
-        settings,
-        [heads],
+    axes.set_title(
+        f"{settings['model_label']}\n{settings['dataset_label']} (n = {table['a2r_n'][0]} traces)", fontsize=9
     )
+    figure.colorbar(image, ax=axes, label="a2r: answer's attention\nto the reasoning", shrink=0.9)
+    below = -0.5 / (cell * n_layers)  # half an inch under the map, where the axis's label ends
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, below), fontsize=7, borderpad=0, borderaxespad=0)
+    columns = ["layer", "head", "a2r", "a2r_low", "a2r_high", "lift", "rank", "induction", "retrieval", *MARKS]
+    save(figure, stem, table[columns], settings, [heads])

@@ -1,19 +1,48 @@
-"""Stage 2: every head scored, from the attention stores."""
+"""Stage 2: every head scored, from the stores of attention and probes."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from r2a.heads.focus import rank_heads
-from r2a.store import open_hdf5, provenance, write_parquet
+import numpy as np
+import pandas as pd
+
+from r2a.heads import focus, scores  # noqa: F401 (both register scores)
+from r2a.heads.registry import SCORES, score_columns, scores_of, values_of
+from r2a.store import open_hdf5, provenance, read_provenance, write_parquet
+
+LEAST_SCORE = 0.1  # of a retrieval head (Wu et al. 2024), and, ours, of an induction head
 
 
-def score_heads(attention: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Write one row a (layer, head) with its focus scores, over the traces with reasoning."""
+def score_heads(attention: Path, probes: Path, output: Path, by_trace: Path, settings: Mapping[str, Any]) -> None:
+    """Write one row a (layer, head) with every registered score; and one row a trace with those of the RFHs.
+
+    By head: rank_heads' columns; every score's score_columns, over traces with reasoning or runs of a probe;
+    is_retrieval (retrieval above LEAST_SCORE) and is_induction (among the n_top_heads with the highest induction
+    score, as in the paper, and above LEAST_SCORE, so that noise is not named). The provenance's `scores` holds the
+    scores' names and labels. By trace: uid, condition, decoding, sample, and each score of the attention store, mean
+    over the RFHs where defined.
+    """
+    draws = {key: settings[key] for key in ("n_resamples", "confidence", "seed")}
     with open_hdf5(attention) as file:
         chosen = file["condition"].asstr()[:] == "with_reasoning"
-        mass, bounds = file["segment_mass"][chosen], file["bounds"][chosen]
-    heads = rank_heads(
-        mass, bounds, settings["n_top_heads"], settings["n_resamples"], settings["confidence"], settings["seed"]
-    )
-    write_parquet(output, heads, provenance(settings, [attention]))
+        heads = focus.rank_heads(file["segment_mass"][chosen], file["bounds"][chosen], settings["n_top_heads"], **draws)
+        values = {score.name: values_of(score, file, settings, chosen) for score in scores_of("attention")}
+        traces = pd.DataFrame({"uid": file["uid"].asstr()[chosen], "sample": file["sample"][chosen]})
+    traces["condition"] = "with_reasoning"
+    traces["decoding"] = read_provenance(attention)["parameters"]["decoding"]
+    for name, found in values.items():
+        rfhs = found.reshape(len(found), -1)[:, heads["is_rfh"]]
+        traces[name] = pd.DataFrame(rfhs).mean(axis=1)  # of the defined ones
+
+    with open_hdf5(probes) as file:
+        values |= {score.name: values_of(score, file, settings, None) for score in scores_of("probes")}
+    for name, found in values.items():
+        if name not in heads:
+            heads = heads.assign(**score_columns(name, found, **draws))
+    highest = np.argsort(-heads["induction"].to_numpy(), kind="stable")[: settings["n_top_heads"]]
+    heads["is_induction"] = heads.index.isin(highest) & (heads["induction"] > LEAST_SCORE)
+    heads["is_retrieval"] = heads["retrieval"] > LEAST_SCORE
+    labels = {score.name: score.label for score in SCORES.values()}
+    write_parquet(output, heads, provenance(settings, [attention, probes]) | {"scores": labels})
+    write_parquet(by_trace, traces, provenance(settings, [attention]))

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from r2a.heads.registry import head_score, score_columns
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
 
-ANSWER, REASONING = QUERY_SEGMENTS.index("answer"), QUERY_SEGMENTS.index("reasoning")
 # the paper's short names: (query segment, key segment)
 SHORT_NAMES = {
     "a2r": ("answer", "reasoning"), "a2p": ("answer", "prompt"), "a2bos": ("answer", "bos"),
@@ -22,10 +22,31 @@ def short_mass(mass: np.ndarray, name: str) -> np.ndarray:
     return mass[..., QUERY_SEGMENTS.index(query), SEGMENTS.index(key)]
 
 
-def uniform_a2r(bounds: np.ndarray) -> np.ndarray:
-    """a2r of a head that attends evenly to all visible keys, per trace [trace]; bounds [trace, 8]."""
-    rows = [(b[4] - b[3]) * np.mean(1 / np.arange(b[5] + 1, b[6] + 1)) for b in bounds]
-    return np.array(rows)
+def uniform_a2r(bounds: np.ndarray) -> float:
+    """a2r of a head that attends evenly to all visible keys, in a trace of these eight bounds."""
+    return float((bounds[4] - bounds[3]) * np.mean(1 / np.arange(bounds[5] + 1, bounds[6] + 1)))
+
+
+@head_score("attention", "a2r: on the reasoning")
+def a2r(segment_mass: np.ndarray) -> np.ndarray:
+    """Share of the answer tokens' attention that lies on the reasoning; it grows with the reasoning's length."""
+    return short_mass(segment_mass, "a2r")
+
+
+@head_score("attention", "lift: a2r / even attention's")
+def lift(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """a2r adjusted for length: over the reasoning's share of what the answer tokens see.
+
+    That share, the mean over answer tokens of reasoning tokens / visible tokens, is the a2r of even attention.
+    """
+    return short_mass(segment_mass, "a2r") / uniform_a2r(bounds)
+
+
+@head_score("attention", "in a trace's own top")
+def top_share(segment_mass: np.ndarray, n_top_heads: int) -> np.ndarray:
+    """1 where the head is among the trace's own n_top_heads by a2r, else 0; its mean is a share of traces."""
+    values = short_mass(segment_mass, "a2r")
+    return _in_top(values.reshape(1, -1), n_top_heads).reshape(values.shape).astype(np.float32)
 
 
 def rank_heads(
@@ -34,31 +55,38 @@ def rank_heads(
     """One row a (layer, head): every segment mass averaged over traces, and how it ranks by a2r.
 
     mass: [trace, layer, head, query_segment, key_segment]; bounds: [trace, 8] token positions.
-    Columns: layer, head, the paper's short names, a2r_low and a2r_high (bootstrap over traces), rank (1 is
-    the highest a2r), lift (a2r over uniform attention's), top_share (share of traces in whose own n_top the
-    head is), bootstrap_share (share of bootstrap draws in whose n_top it is), is_rfh (rank <= n_top).
+    Columns: layer, head, the paper's short names, rank (1 is the highest a2r), rank_low and rank_high (bootstrap over
+    traces), bootstrap_share (share of bootstrap draws in whose n_top it is), is_rfh (rank <= n_top), and the
+    score_columns of a2r, lift and top_share.
     """
     n_traces, n_layers, n_heads = mass.shape[:3]
-    a2r = short_mass(mass, "a2r").reshape(n_traces, -1).astype(np.float64)
+    values = short_mass(mass, "a2r").reshape(n_traces, -1).astype(np.float64)
     draws = np.random.default_rng(seed).multinomial(n_traces, np.full(n_traces, 1 / n_traces), n_resamples)
-    resampled = draws @ a2r / n_traces
+    resampled = draws @ values / n_traces
     tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
+    rank_low, rank_high = np.percentile(
+        rankdata(-resampled, axis=1, method="ordinal"), [tail, 100 - tail], axis=0, method="nearest"
+    )
     means = {name: short_mass(mass, name).reshape(n_traces, -1).mean(0) for name in SHORT_NAMES}
-    rank = rankdata(-a2r.mean(0), method="ordinal")
+    rank = rankdata(-values.mean(0), method="ordinal")
     layers, heads = np.divmod(np.arange(n_layers * n_heads), n_heads)
+    focus = {
+        "a2r": [a2r(m) for m in mass],
+        "lift": [lift(m, b) for m, b in zip(mass, bounds, strict=True)],
+        "top_share": [top_share(m, n_top) for m in mass],
+    }
+    columns = [score_columns(name, np.stack(v), n_resamples, confidence, seed) for name, v in focus.items()]
     return pd.DataFrame(
         {
             "layer": layers,
             "head": heads,
             **means,
-            "a2r_low": low,
-            "a2r_high": high,
             "rank": rank,
-            "lift": (a2r / uniform_a2r(bounds)[:, None]).mean(0),
-            "top_share": _in_top(a2r, n_top).mean(0),
+            "rank_low": rank_low,
+            "rank_high": rank_high,
             "bootstrap_share": _in_top(resampled, n_top).mean(0),
             "is_rfh": rank <= n_top,
+            **{name: column for found in columns for name, column in found.items()},
         }
     )
 

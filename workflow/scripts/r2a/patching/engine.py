@@ -40,10 +40,15 @@ def final_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def capture(
-    model: Any, token_ids: Sequence[int], positions: Sequence[int], components: Sequence[str]
+    model: Any,
+    token_ids: Sequence[int],
+    positions: Sequence[int],
+    components: Sequence[str],
+    hidden: Sequence[int] = (),
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """One run's activations at the given positions, and its last logits, by the model's own forward pass.
 
+    `hidden` positions are padding: attention does not see them, and they count for no other token's place.
     Returns float32 [layer, position, d_model] a component, [layer, position, head, d_head] for z, and float32
     [vocabulary], on the CPU.
     """
@@ -72,7 +77,10 @@ def capture(
         hooks.callback(
             model.model.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0][0, -1])).remove
         )
-        model.model(input_ids=_batch_of_one(model, token_ids), use_cache=False)
+        seen, numbers = _seen_and_places(model, len(token_ids), hidden)
+        model.model(
+            input_ids=_batch_of_one(model, token_ids), attention_mask=seen, position_ids=numbers, use_cache=False
+        )
     found = {component: torch.stack(layers) for component, layers in kept.items()}
     if "z" in found:
         found["z"] = found["z"].unflatten(-1, (model.config.num_attention_heads, -1))
@@ -112,12 +120,14 @@ class KeptRun:
 
     keys, values: [1, kv_head, token, d_head], keys with their rotation. resid_pre: [token from `start` on, d_model],
     and once more what leaves the last layer, [1, d_model], of the last token alone. resid_mid [position, d_model] and
-    z [position, head, d_head], at `positions`. rotation: cosines and sines, [token, d_head].
+    z [position, head, d_head], at `positions`. rotation: cosines and sines, [token, d_head]. seen: [token], false
+    where attention does not see a token.
     """
 
     positions: tuple[int, ...]
     n_tokens: int
     rotation: tuple[torch.Tensor, torch.Tensor]
+    seen: torch.Tensor
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     resid_pre: list[torch.Tensor] = field(default_factory=list)
@@ -156,12 +166,13 @@ class Engine:
         return len(self.model.model.layers)
 
     @torch.no_grad()
-    def keep(self, token_ids: Sequence[int], positions: Sequence[int]) -> KeptRun:
-        """Run the tokens once and keep what patches at the given positions need."""
+    def keep(self, token_ids: Sequence[int], positions: Sequence[int], hidden: Sequence[int] = ()) -> KeptRun:
+        """Run the tokens once and keep what patches at the given positions need; `hidden` as in `capture`."""
         n_tokens, at = len(token_ids), list(positions)
         tail = {0: self.model.model.embed_tokens(_batch_of_one(self.model, token_ids))}
-        cos, sin = self.model.model.rotary_emb(tail[0], torch.arange(n_tokens, device=self.model.device)[None])
-        kept = KeptRun(tuple(positions), n_tokens, (cos[0], sin[0]))
+        seen, places = _seen_and_places(self.model, n_tokens, hidden)
+        cos, sin = self.model.model.rotary_emb(tail[0], places)
+        kept = KeptRun(tuple(positions), n_tokens, (cos[0], sin[0]), seen[0])
         for number in range(self.n_layers):
             kept.resid_pre.append(tail[0][0, kept.start :].clone())
             is_last = number == self.n_layers - 1
@@ -284,8 +295,8 @@ class Engine:
             keys[start] = _heads(all_keys[start], attention, "k_norm", kept.rotation, own)
             values[start] = all_values[start].unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
             before = [side[number][:, :, :start] for side in (kept.keys, kept.values)] if start else []
-            is_whole = not before and asked is None
-            visible = None if is_whole else every_place <= every_place[asked_for, None]
+            is_whole = not before and asked is None and bool(kept.seen.all())
+            visible = None if is_whole else kept.seen & (every_place <= every_place[asked_for, None])
             for first in range(0, len(queries), rows_at_a_time):
                 rows = slice(first, first + rows_at_a_time)
                 own_sides = (queries[rows], keys[start][rows], values[start][rows])
@@ -338,6 +349,13 @@ def patch_resid_pre(
 
 def _batch_of_one(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
     return torch.tensor([list(token_ids)], device=model.device)
+
+
+def _seen_and_places(model: Any, n_tokens: int, hidden: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which tokens attention sees, and each one's place among those, both [1, token]."""
+    seen = torch.ones(1, n_tokens, dtype=torch.bool, device=model.device)
+    seen[0, list(hidden)] = False
+    return seen, (seen.cumsum(1) - 1).clamp_min(0)
 
 
 def _batches(order: Sequence[int], tokens: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -2,7 +2,8 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,19 @@ from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, ENDING, FINAL_ROLE,
 from r2a.store import provenance, read_parquet, write_parquet
 from r2a.traces import SEGMENTS
 
-REASONING, ANSWER = SEGMENTS.index("reasoning"), SEGMENTS.index("answer")
+REASONING, CLOSE, ANSWER = (SEGMENTS.index(name) for name in ("reasoning", "think_close", "answer"))
 # (before X, X, after X), X being the answer
 PROBES = {
     "plain": ("Final answer is", " {answer}", ".\n"),
     "boxed": ("Final answer is \\boxed{{", "{answer}", "}}.\n"),
 }
 ANSWER_ENDING = ("\n\nThus, the", " {comparator}", " one is \\boxed{{")
+# why a pair is left out, in the order in which it is found out
+INVALID, WRONG = "a trace is not valid", "an answer is wrong"
+SPLIT_IN_BOX, SPLIT_IN_PROBE = "an answer is not one token in the box", "an answer is not one token in the probe"
+NO_REASONING = "no reasoning before the probe"
+# how an answer can be one token
+BARE, SPACED, SPACE_APART, SEVERAL = "bare", "spaced", "space apart", "several tokens"
 
 
 class PairError(ValueError):
@@ -29,11 +36,47 @@ class PairError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One side of a pair: token ids that end right before the answer, and the position of each role."""
+    """One side of a pair: token ids that end right before the answer, and the place of each role.
 
-    token_ids: list[int]
-    positions: dict[str, int]
+    segments: the ids of each of SEGMENTS up to the answer. roles: of each role its segment, and how many tokens before
+    that segment's end it stands, from 1; so padding on the left of a segment moves none. n_pads: by segment.
+    """
+
+    segments: tuple[list[int], ...]
+    roles: dict[str, tuple[int, int]]
     answer_id: int
+    n_pads: tuple[int, ...] = (0,) * (ANSWER + 1)
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token for segment in self.segments for token in segment]
+
+    @property
+    def positions(self) -> dict[str, int]:
+        ends = list(accumulate(map(len, self.segments)))
+        return {role: ends[segment] - back for role, (segment, back) in self.roles.items()}
+
+    @property
+    def pads(self) -> list[int]:
+        """The positions of padding."""
+        starts = accumulate(map(len, self.segments), initial=0)
+        return [start + k for start, n_pads in zip(starts, self.n_pads, strict=False) for k in range(n_pads)]
+
+
+def answer_form(tokenizer: Any, answer: str) -> str:
+    r"""In which surface forms an answer is one token.
+
+    "bare": as it stands after `\boxed{`. "spaced": together with a space before it. "space apart": after a space that
+    is a token of its own, as many tokenizers have it before digits. "several tokens": in none.
+    """
+    box, whole = _piece_ids(tokenizer, (ANSWER_ENDING[2], ANSWER_ENDING[2] + "{answer}"), answer=answer)
+    space, spaced = _piece_ids(tokenizer, (" ", " {answer}"), answer=answer)
+    forms = [BARE] if whole[:-1] == box else []
+    if len(spaced) == 1:
+        forms.append(SPACED)
+    elif spaced == [*space, whole[-1]]:
+        forms.append(SPACE_APART)
+    return " and ".join(forms) or SEVERAL
 
 
 def _piece_ids(tokenizer: Any, pieces: Sequence[str], **values: str) -> list[list[int]]:
@@ -57,47 +100,69 @@ def build_run(
 
     Ids are joined, text is never re-tokenized; a probe that the reasoning already ends in is not added twice.
     Roles: the probe's tokens ("probe: ..."; the answer within it is "answer"), "</think>", and the ending's
-    tokens ("ending: ..."; of a comparator of several tokens the last; the final one is "final").
-    Raises PairError where the answer is not one token.
+    tokens ("ending: ..."; of a comparator of several tokens the last; the final one is "final"). A space apart before
+    the answer has none, so that all pairs have the same. Raises PairError where the answer is not one token.
     """
     before, given, after = _piece_ids(tokenizer, PROBES[probe], answer=answer)
     lead, compared, box = _piece_ids(tokenizer, ANSWER_ENDING, comparator=comparator)
-    whole = tokenizer.encode(ANSWER_ENDING[2].format() + answer, add_special_tokens=False)
-    if len(given) != 1 or whole[:-1] != box:
-        raise PairError("answer is not one token")
+    form = answer_form(tokenizer, answer)
+    if BARE not in form:
+        raise PairError(SPLIT_IN_BOX)
+    if len(given) != 1 and SPACE_APART not in form:
+        raise PairError(SPLIT_IN_PROBE)
     bounds = trace["bounds"]
     ids = [*trace["prompt_token_ids"], *trace["completion_token_ids"]]
-    reasoning = list(ids[bounds[REASONING] : bounds[REASONING + 1]])
+    segments = [list(ids[start:end]) for start, end in pairwise(bounds[: ANSWER + 2])]
     if not keep_reasoning:
-        reasoning = list(tokenizer.encode("\n", add_special_tokens=False))
+        segments[REASONING] = list(tokenizer.encode("\n", add_special_tokens=False))
     phrase = [*before, *given, *after]
-    if reasoning[-len(phrase) :] == phrase:
-        reasoning = reasoning[: -len(phrase)]
-    start = bounds[REASONING] + len(reasoning)
-    close = ids[bounds[REASONING + 1]]
-    token_ids = [*ids[: bounds[REASONING]], *reasoning, *phrase, close, *lead, *compared, *box]
-    roles = [*_roles(tokenizer, before, PROBE), ANSWER_ROLE, *_roles(tokenizer, after, PROBE), CLOSE_ROLE]
-    positions = {role: start + k for k, role in enumerate(roles)}
-    # the ending is matched from its end: the two comparators may differ in length
-    ending = [*_roles(tokenizer, lead, ENDING), f"{ENDING}comparator", *_roles(tokenizer, box, ENDING)]
-    ending[-1] = FINAL_ROLE
-    tail = [
-        *range(len(lead)),
-        len(lead) + len(compared) - 1,
-        *range(len(lead) + len(compared), len(lead) + len(compared) + len(box)),
-    ]
-    positions |= {role: start + len(roles) + offset for role, offset in zip(ending, tail, strict=True)}
-    return Run([int(token) for token in token_ids], positions, whole[-1])
+    if segments[REASONING][-len(phrase) :] != phrase:
+        segments[REASONING] += phrase
+    segments[ANSWER] = [*lead, *compared, *box]
+    named: dict[int, list[str | None]] = {
+        REASONING: [
+            *_roles(tokenizer, before, PROBE), *[None] * (len(given) - 1), ANSWER_ROLE, *_roles(tokenizer, after, PROBE)
+        ],
+        CLOSE: [CLOSE_ROLE],
+        # matched from its end: the two comparators may differ in length
+        ANSWER: [
+            *_roles(tokenizer, lead, ENDING), *[None] * (len(compared) - 1), f"{ENDING}comparator",
+            *_roles(tokenizer, box, ENDING)[:-1], FINAL_ROLE,
+        ],
+    }  # fmt: skip
+    roles = {
+        name: (segment, len(names) - k) for segment, names in named.items() for k, name in enumerate(names) if name
+    }
+    whole = tokenizer.encode(ANSWER_ENDING[2].format() + answer, add_special_tokens=False)
+    return Run(tuple(segments), roles, whole[-1])
 
 
-def control_positions(a: Run, b: Run, a_start: int, b_start: int, seed: str) -> tuple[int, int] | None:
-    """A random reasoning token equally far before the probe in both runs, or None where there is none."""
-    first = next(iter(a.positions))
-    reach = min(a.positions[first] - a_start, b.positions[first] - b_start)
+def with_control(a: Run, b: Run, seed: str) -> tuple[Run, Run]:
+    """Both runs with the role of a random reasoning token, equally far before the probe in both.
+
+    Raises PairError where there is none.
+    """
+    n_probe = max(back for segment, back in a.roles.values() if segment == REASONING)
+    reach = min(len(run.segments[REASONING]) for run in (a, b)) - n_probe
     if reach < 1:
-        return None
-    back = random.Random(seed).randint(1, reach)
-    return a.positions[first] - back, b.positions[first] - back
+        raise PairError(NO_REASONING)
+    place = (REASONING, n_probe + random.Random(seed).randint(1, reach))
+    a, b = (replace(run, roles=run.roles | {CONTROL_ROLE: place}) for run in (a, b))
+    return a, b
+
+
+def padded(a: Run, b: Run, pad_id: int) -> tuple[Run, Run]:
+    """Both runs padded to equal length, segment by segment, on each one's left (the paper's alignment).
+
+    What both end a segment in, and with it its roles, then stands at the same positions.
+    """
+    lengths = [max(map(len, both)) for both in zip(a.segments, b.segments, strict=True)]
+    runs = []
+    for run in (a, b):
+        n_pads = tuple(length - len(segment) for length, segment in zip(lengths, run.segments, strict=True))
+        segments = tuple([pad_id] * n + segment for n, segment in zip(n_pads, run.segments, strict=True))
+        runs.append(replace(run, segments=segments, n_pads=n_pads))
+    return runs[0], runs[1]
 
 
 def align_pairs(
@@ -105,56 +170,60 @@ def align_pairs(
 ) -> None:
     """Write one row a pair: both runs' token ids and role positions, or why the pair is left out.
 
-    Columns: pair, area, answer_a, answer_b, left_out ('' | a reason), clean_ids, corrupted_ids, roles,
-    clean_positions, corrupted_positions, answer_a_id, answer_b_id. The clean run is question a's.
+    Columns: pair, area, kind, answer_a, answer_b, form_a, form_b (answer_form), left_out ('' | a reason), clean_ids,
+    corrupted_ids, roles, clean_positions, corrupted_positions, clean_hidden, corrupted_hidden (positions of padding
+    that attention does not see), answer_a_id, answer_b_id. The clean run is question a's.
+    settings["alignment"]: role leaves both runs as they are; pad pads them to equal length, hidden from attention;
+    pad_visible leaves the padding to be seen, as the paper does.
     """
     tokenizer = load_tokenizer(read_manifest(manifest)["folder"])
-    questions = read_parquet(dataset).set_index("uid")
+    questions = read_parquet(dataset)
     table = read_parquet(traces).merge(read_parquet(grades), on=["uid", "condition", "decoding", "sample"])
     table = table[(table["condition"] == "with_reasoning") & (table["decoding"] == settings["decoding"])]
     table["is_right"] = table["is_correct"].eq(True).fillna(False)  # an undecided verdict is absent
     by_uid = table.set_index("uid").to_dict("index")
     rows = []
     for pair, sides in questions.groupby("pair", sort=False):
-        uids = {side.side: uid for uid, side in zip(sides.index, sides.itertuples(), strict=True)}
-        row: dict[str, Any] = {"pair": pair, "area": sides["area"].iloc[0]}
-        row |= {f"answer_{side}": questions.loc[uid, "answer"] for side, uid in uids.items()}
+        asked = {side["side"]: side for side in sides.to_dict("records")}
+        row: dict[str, Any] = {"pair": pair, "area": asked["a"]["area"], "kind": asked["a"]["kind"], "left_out": ""}
+        for side in "ab":
+            row[f"answer_{side}"] = asked[side]["answer"]
+            row[f"form_{side}"] = answer_form(tokenizer, asked[side]["answer"])
         try:
-            for uid in uids.values():
-                trace = by_uid.get(uid)
-                if trace is None or not trace["is_valid"]:
-                    raise PairError("a trace is not valid")
-                if not trace["is_right"]:
-                    raise PairError("an answer is wrong")
-            runs = {
-                side: build_run(
-                    tokenizer, by_uid[uid], questions.loc[uid, "answer"], questions.loc[uid, "comparator"],
-                    settings["probe"], settings["keep_reasoning"],
-                )
-                for side, uid in uids.items()
-            }  # fmt: skip
+            row |= _aligned(tokenizer, [(asked[side], by_uid.get(asked[side]["uid"])) for side in "ab"], settings)
         except PairError as reason:
-            rows.append(row | {"left_out": str(reason)})
-            continue
-        a, b = runs["a"], runs["b"]
-        a_start, b_start = (by_uid[uids[side]]["bounds"][REASONING] for side in "ab")
-        control = control_positions(a, b, a_start, b_start, f"{settings['seed']} {pair}")
-        if control is not None:
-            a.positions[CONTROL_ROLE], b.positions[CONTROL_ROLE] = control
-        elif settings["keep_reasoning"]:
-            rows.append(row | {"left_out": "no reasoning before the probe"})
-            continue
-        rows.append(
-            row
-            | {
-                "left_out": "", "clean_ids": a.token_ids, "corrupted_ids": b.token_ids, "roles": list(a.positions),
-                "clean_positions": list(a.positions.values()), "corrupted_positions": list(b.positions.values()),
-                "answer_a_id": a.answer_id, "answer_b_id": b.answer_id,
-            }
-        )  # fmt: skip
+            row["left_out"] = str(reason)
+        rows.append(row)
     frame = pd.DataFrame(rows)
     logger.info(f"{output}: {len(frame)} pairs; left out: {frame['left_out'].value_counts().to_dict()}")
     if (frame["left_out"] != "").all():
         raise PairError(f"{dataset}: no pair can be used ({frame['left_out'].value_counts().to_dict()})")
     ids = dict.fromkeys(("answer_a_id", "answer_b_id"), "Int64")  # absent in the pairs left out
     write_parquet(output, frame.astype(ids), provenance(settings, [traces, grades, dataset, manifest]))
+
+
+def _aligned(
+    tokenizer: Any, asked: Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The runs' columns of one pair, from each side's question and trace. Raises PairError where it is left out."""
+    traces = [trace for _, trace in asked if trace is not None and trace["is_valid"]]
+    if len(traces) < len(asked):
+        raise PairError(INVALID)
+    if not all(trace["is_right"] for trace in traces):
+        raise PairError(WRONG)
+    a, b = (
+        build_run(
+            tokenizer, trace, side["answer"], side["comparator"], settings["probe"], settings["keep_reasoning"]
+        )
+        for (side, _), trace in zip(asked, traces, strict=True)
+    )  # fmt: skip
+    a, b = with_control(a, b, f"{settings['seed']} {asked[0][0]['pair']}")
+    if settings["alignment"] != "role":
+        pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        a, b = padded(a, b, pad_id)
+    columns: dict[str, Any] = {"roles": list(a.roles), "answer_a_id": a.answer_id, "answer_b_id": b.answer_id}
+    for name, run in (("clean", a), ("corrupted", b)):
+        columns[f"{name}_ids"] = run.token_ids
+        columns[f"{name}_positions"] = list(run.positions.values())
+        columns[f"{name}_hidden"] = run.pads if settings["alignment"] == "pad" else []
+    return columns

@@ -55,7 +55,9 @@ def capture_activations(pairs: Path, manifest: Path, output: Path, settings: Map
         with Progress(f"{settings['model']}, {settings['dataset']}: activations", len(table)) as progress:
             for number, row in enumerate(table.to_dict("records")):
                 for run in RUNS:
-                    found, logits = capture(model, row[f"{run}_ids"], row[f"{run}_positions"], components)
+                    found, logits = capture(
+                        model, row[f"{run}_ids"], row[f"{run}_positions"], components, row[f"{run}_hidden"]
+                    )
                     for component, vectors in found.items():
                         file[f"{run}/{component}"][number] = vectors
                     file[f"{run}/logits"][number] = logits
@@ -99,7 +101,9 @@ def patch_pairs(
                 for run in RUNS:
                     differences[run][number] = logit_diff(logits[run], a, b)
                 used[number] = bool(logit_diff(logits["clean"], a, b) > 0 > logit_diff(logits["corrupted"], a, b))
-                runs = {run: engine.keep(row[f"{run}_ids"], row[f"{run}_positions"]) for run in RUNS}
+                runs = {
+                    run: engine.keep(row[f"{run}_ids"], row[f"{run}_positions"], row[f"{run}_hidden"]) for run in RUNS
+                }
                 floor[number] = max(_null_patch_error(engine, runs[run], logits[run], batch_tokens) for run in RUNS)
                 sources = control_sources(table, number, f"{settings['seed']} {row['pair']}")
                 for component in settings["components"]:

@@ -11,6 +11,7 @@ from r2a.store import provenance, read_provenance, write_json
 from r2a.summary.ablation import ablation_sentences
 from r2a.summary.accuracy import effect_sentences, grader_sentence
 from r2a.summary.attention import attention_sentences
+from r2a.summary.heads import head_sentences, quality_sentences
 from r2a.summary.patching import patching_sentences
 
 TOY_WARNING = (
@@ -29,8 +30,10 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
     stage_1, short_1 = effect_sentences(effect)
     stage_1 += grader_sentence(inputs["disagreements"], summary.parent)
     stage_2, short_2 = attention_sentences(inputs["attention"], inputs["heads"])
+    stage_2 += head_sentences(inputs["probes"], inputs["heads"])
+    stage_2 += quality_sentences(inputs["attention_quality"], summary.parent)
     stage_3, short_3 = patching_sentences(
-        inputs["pairs"], inputs["patching"], inputs["curves"], inputs["controls"], inputs["hand_off"]
+        inputs["pair_funnels"], inputs["patching"], inputs["curves"], inputs["controls"], inputs["hand_off"]
     )
     nothing = "Not measured: this takes a model whose weights are known and, for patching, comparison pairs."
     figures = {

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CONTROL_ROLE, RANDOM_VECTOR, SAME_ANSWER, UNRELATED_ANSWER
-from r2a.store import open_hdf5, read_parquet, read_provenance
+from r2a.store import open_hdf5, read_provenance
 
 CONTROL_NAMES = {
     SAME_ANSWER: "another pair's vector of the same answer restores",
@@ -17,7 +17,7 @@ CONTROL_NAMES = {
 
 
 def patching_sentences(
-    pairs: Sequence[Path],
+    funnels: Sequence[Path],
     patching: Sequence[Path],
     curves: Sequence[Path],
     controls: Sequence[Path],
@@ -25,15 +25,15 @@ def patching_sentences(
 ) -> tuple[list[str], str]:
     """A bullet per model and set of pairs; and one line on all."""
     bullets, short = [], []
-    paths = zip(pairs, patching, curves, controls, hand_offs, strict=True)
-    for pairs_path, path, curves_path, controls_path, hand_off_path in paths:
+    paths = zip(funnels, patching, curves, controls, hand_offs, strict=True)
+    for funnel_path, path, curves_path, controls_path, hand_off_path in paths:
         settings = read_provenance(path)["parameters"]
-        left_out = read_parquet(pairs_path, ["left_out"])["left_out"]
+        funnel = pd.read_csv(funnel_path).set_index("by").loc["all"]
         table = pd.read_csv(curves_path)
         table = table[(table["component"] == "resid_pre") & (table["direction"] == CLEAN_TO_CORRUPTED)]
         hand_off = pd.read_csv(hand_off_path).iloc[0]
         with open_hdf5(path) as file:
-            n_used, n_aligned = int(file["is_used"][:].sum()), len(file["is_used"])
+            n_used = int(file["is_used"][:].sum())
             floor = float(file["null_patch_error"][:].max())
         # the layer at which each role restores most
         best = table.sort_values("mean", kind="stable").groupby("role").tail(1).set_index("role")
@@ -57,9 +57,12 @@ def patching_sentences(
         else:
             layer, low, high = (f"{hand_off[name]:.0f}" for name in ("layer", "low", "high"))
             bullet += f". The last token takes over at layer {layer} [{low}, {high}]."
-        reasons = ", ".join(f"{count}: {reason}" for reason, count in left_out[left_out != ""].value_counts().items())
-        bullet += f" Of {len(left_out)} pairs, {n_aligned} could be aligned{f' ({reasons})' if reasons else ''} and "
-        bullet += f"{n_used} prefer their own answers in both runs. Noise floor: {floor:.1g} logits."
+        where = f"tables/{settings['model']}/{settings['dataset']}/pair_funnel.csv"
+        bullet += f" Of {funnel['asked']} pairs, {funnel['both_valid']} have valid traces and {funnel['both_right']} "
+        bullet += (
+            f"right ones, {funnel['aligned']} could be aligned with answers of one token, and {n_used} prefer their "
+        )
+        bullet += f"own answers in both runs ([table]({where})). Noise floor: {floor:.1g} logits."
         bullets.append(bullet)
         short.append(f"{settings['model_label']} restores {answer['mean']:.2f}, {flipped} flipped (n = {n_used})")
     return bullets, f"3. Patching the answer's token in the reasoning: {'; '.join(short)}."

@@ -1,0 +1,253 @@
+"""Scores of heads: their registry, intervals and definitions; and right against wrong answers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from r2a.evaluation import quality_table, write_attention_quality
+from r2a.figures.head_atlas import plot_head_atlas
+from r2a.figures.heads import plot_head_map
+from r2a.heads import score_heads
+from r2a.heads.focus import rank_heads, top_share
+from r2a.heads.registry import SCORES, head_score, score_columns
+from r2a.heads.scores import receiver_kurtosis
+from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet, write_parquet
+from r2a.summary.heads import head_sentences, quality_sentences
+from r2a.traces import QUERY_SEGMENTS, SEGMENTS
+
+N_TRACES, N_LAYERS, N_HEADS, N_SENTENCES = 6, 2, 3, 5
+DRAWS: dict[str, Any] = {"n_resamples": 500, "confidence": 0.95, "seed": 3}
+NAMES = {"model_label": "Model", "dataset_label": "Texts", "is_toy": True}
+SETTINGS = {"n_top_heads": 2, **DRAWS, **NAMES}
+A2R = (slice(None), slice(None), slice(None), QUERY_SEGMENTS.index("answer"), SEGMENTS.index("reasoning"))
+
+
+def columns_of(values: list[list[float]], **changed: Any) -> dict[str, np.ndarray]:
+    """score_columns of values [unit][head], one layer."""
+    return score_columns("x", np.array(values)[:, None], **DRAWS | changed)
+
+
+# ---- intervals
+
+
+def test_interval_of_two_units_is_that_of_a_fair_coin_thrown_twice():
+    # means 0, 1/2, 1 with chances 1/4, 1/2, 1/4
+    wide, narrow = (columns_of([[0.0], [1.0]], n_resamples=5000, confidence=c) for c in (0.95, 0.4))
+    assert (wide["x"][0], wide["x_low"][0], wide["x_high"][0]) == (0.5, 0, 1)
+    assert (narrow["x_low"][0], narrow["x_high"][0]) == (0.5, 0.5)
+
+
+def test_undefined_values_are_left_out_and_counted():
+    found = columns_of([[1.0, np.nan], [np.nan, np.nan], [3.0, np.nan]])
+    assert found["x_n"].tolist() == [2, 0]
+    assert found["x"][0] == 2 and found["x_low"][0] == 1 and found["x_high"][0] == 3
+    assert np.isnan([found[f"x{end}"][1] for end in ("", "_low", "_high")]).all()
+
+
+def test_rank_interval_spans_the_ranks_that_resampled_traces_give():
+    mass = np.zeros((40, 1, 3, 2, 7), np.float32)
+    mass[A2R] = np.tile([[[0.9, 0.5, 0.1]], [[0.9, 0.1, 0.5]]], (20, 1, 1))  # the latter two tie on average
+    bounds = np.tile([0, 1, 2, 3, 8, 9, 10, 11], (40, 1))
+    heads = rank_heads(mass, bounds, n_top=1, **DRAWS).set_index("head")
+    assert heads.loc[0, ["rank", "rank_low", "rank_high"]].tolist() == [1, 1, 1]
+    assert (
+        heads.loc[1, ["rank_low", "rank_high"]].tolist() == [2, 3] == heads.loc[2, ["rank_low", "rank_high"]].tolist()
+    )
+
+
+# ---- definitions
+
+
+def test_kurtosis_of_a_head_on_one_of_five_sentences_by_hand():
+    # deviations 0.8 and four times -0.2: m2 = 0.16, m4 = 0.0832, 0.0832 / 0.16^2 = 3.25
+    mass = np.array([[[1.0, 0, 0, 0, 0]]])
+    np.testing.assert_allclose(receiver_kurtosis(mass), [[0.25]])
+
+
+def test_kurtosis_is_scipys_over_the_sentences_that_a_trace_has():
+    mass = np.random.default_rng(0).random((2, 3, 9)).astype(np.float32)
+    mass[:, :, 6:] = np.nan
+    np.testing.assert_allclose(
+        receiver_kurtosis(mass), stats.kurtosis(mass[:, :, :6].astype(float), axis=-1), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("mass", [[0.2] * 5, [0.7, 0.2, 0.1]], ids=["even attention", "three sentences"])
+def test_kurtosis_is_undefined_of(mass):
+    assert np.isnan(receiver_kurtosis(np.array([[mass]]))).all()
+
+
+def test_a_traces_own_top_holds_as_many_heads_as_asked_for():
+    mass = np.zeros((2, 2, 2, 7))
+    mass[..., QUERY_SEGMENTS.index("answer"), SEGMENTS.index("reasoning")] = [[0.1, 0.4], [0.3, 0.2]]
+    assert top_share(mass, 2).tolist() == [[0, 1], [1, 0]]
+
+
+# ---- the stage, on stores made by hand
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> dict[str, Path]:
+    """Six traces, of which the last has no reasoning; five runs of each probe; every score of a head is known."""
+    paths = {name: tmp_path / f"{name}.h5" for name in ("attention", "probes")}
+    heads = ("layer", "head")
+    of_head = np.arange(N_LAYERS * N_HEADS, dtype=np.float32).reshape(N_LAYERS, N_HEADS) / 10  # 0.0 .. 0.5
+    with new_hdf5(paths["attention"], provenance({"decoding": "greedy", **NAMES})) as file:
+        lengths = {"trace": N_TRACES, "layer": N_LAYERS, "head": N_HEADS, "sentence": N_SENTENCES, "bound": 8}
+        for name, length in lengths.items():
+            add_axis(file, name, range(length))
+        add_axis(file, "query_segment", QUERY_SEGMENTS)
+        add_axis(file, "key_segment", SEGMENTS)
+        add_column(file, "uid", "trace", [f"text-{k}" for k in range(N_TRACES)])
+        add_column(file, "sample", "trace", [0] * N_TRACES)
+        add_column(file, "condition", "trace", ["with_reasoning"] * (N_TRACES - 1) + ["without_reasoning"])
+        mass = add_array(file, "segment_mass", ("trace", *heads, "query_segment", "key_segment"), "share")
+        mass[:] = 0
+        for k in range(N_TRACES - 1):
+            mass[k, :, :, 1, 3] = of_head + 0.01 * k
+        add_array(file, "bounds", ("trace", "bound"), "token", "int64")[:] = [0, 1, 2, 3, 8, 9, 10, 11]
+        for name in ("tracking", "spread", "cue_preference"):
+            add_array(file, name, ("trace", *heads), "number")[:] = of_head
+        sentence_mass = add_array(file, "sentence_mass", ("trace", *heads, "sentence"), "share")
+        sentence_mass[:] = np.array([1, 0, 0, 0, 0])
+        file["tracking"][0] = np.nan
+    with new_hdf5(paths["probes"], provenance({"model_label": "Model"})) as file:
+        for name, length in {"layer": N_LAYERS, "head": N_HEADS, "run": 5}.items():
+            add_axis(file, name, range(length))
+        for name in ("induction_repeats", "induction_prompts", "previous_token", "retrieval"):
+            add_array(file, name, ("run", *heads), "share")[:] = of_head
+        file["induction_repeats"][:] = of_head[::-1, ::-1]
+        file["retrieval"][:] = np.where(of_head > 0.45, of_head, 0.05)
+        file["retrieval"][:2] = np.nan
+        add_column(file, "is_successful", "run", [False, False, True, True, True])
+    return paths | {"heads": tmp_path / "heads.parquet", "by_trace": tmp_path / "by_trace.parquet"}
+
+
+def scored(stores: dict[str, Path]) -> pd.DataFrame:
+    score_heads(stores["attention"], stores["probes"], stores["heads"], stores["by_trace"], SETTINGS)
+    return read_parquet(stores["heads"]).set_index(["layer", "head"])
+
+
+def test_every_score_has_its_interval_and_the_number_of_its_traces_or_runs(stores):
+    heads = scored(stores)
+    for score in SCORES:
+        assert (heads[f"{score}_low"] <= heads[score] + 1e-6).all() and (
+            heads[score] <= heads[f"{score}_high"] + 1e-6
+        ).all()
+    counts = {"a2r": 5, "lift": 5, "tracking": 4, "receiver_kurtosis": 5, "induction": 5, "retrieval": 3}
+    assert {score: heads[f"{score}_n"].unique().tolist() for score in counts} == {s: [n] for s, n in counts.items()}
+    # the five traces with reasoning have 0.5 + 0, 0.01 .. 0.04; reasoning is 5 of the 10 tokens that answers see
+    assert heads.loc[(1, 2), "a2r"] == pytest.approx(0.52)
+    assert heads.loc[(1, 2), "lift"] == pytest.approx(1.04)
+    assert heads.loc[(1, 2), "receiver_kurtosis"] == pytest.approx(0.25)
+
+
+def test_marks_are_the_top_heads_and_those_above_a_tenth(stores):
+    heads = scored(stores)
+    marked = {name: heads.index[heads[name]].tolist() for name in ("is_rfh", "is_induction", "is_retrieval")}
+    assert marked == {"is_rfh": [(1, 1), (1, 2)], "is_induction": [(0, 0), (0, 1)], "is_retrieval": [(1, 2)]}
+
+
+def test_a_model_without_induction_has_no_induction_head(stores):
+    with h5py.File(stores["probes"], "r+") as file:
+        file["induction_repeats"][:] /= 10
+    assert not scored(stores)["is_induction"].any()
+
+
+def test_scores_by_trace_are_means_over_the_reasoning_focus_heads(stores):
+    scored(stores)
+    traces = read_parquet(stores["by_trace"])
+    assert traces["uid"].tolist() == [f"text-{k}" for k in range(N_TRACES - 1)]
+    np.testing.assert_allclose(traces["a2r"], 0.45 + 0.01 * np.arange(N_TRACES - 1), rtol=1e-6)
+    assert np.isnan(traces["tracking"][0]) and traces["tracking"][1] == pytest.approx(0.45)
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """Puts the registered scores back."""
+    before = dict(SCORES)
+    yield
+    SCORES.clear()
+    SCORES.update(before)
+
+
+def test_a_new_score_is_one_function_and_comes_into_table_and_atlas(stores, tmp_path, registry):
+    @head_score("attention", "doubled")
+    def doubled(tracking: np.ndarray, n_top_heads: int) -> np.ndarray:
+        return n_top_heads * tracking
+
+    heads = scored(stores)
+    np.testing.assert_allclose(heads["doubled"], 2 * heads["tracking"])
+    plot_head_atlas(stores["heads"], tmp_path / "atlas", SETTINGS)
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "atlas.csv")["doubled_high"], heads["doubled_high"], rtol=1e-5)
+    assert "<!-- doubled  (n = 4) -->" in (tmp_path / "atlas.svg").read_text()
+
+
+def test_two_scores_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two scores are named retrieval"):
+
+        @head_score("attention", "another")
+        def retrieval(tracking: np.ndarray) -> np.ndarray:
+            return tracking
+
+
+def test_the_map_draws_one_mark_a_marked_head(stores, tmp_path, monkeypatch):
+    scored(stores)
+    figures = []
+    monkeypatch.setattr("r2a.figures.heads.save", lambda figure, *_: figures.append(figure))
+    plot_head_map(stores["heads"], tmp_path / "map", SETTINGS)
+    drawn = {line.get_marker(): line.get_xydata().tolist() for line in figures[0].axes[0].lines}
+    assert drawn == {"s": [[1, 1], [2, 1]], "x": [[0, 0], [1, 0]], "o": [[2, 1]]}
+
+
+def test_sentences_count_the_needle_runs_and_the_heads_of_two_kinds(stores):
+    scored(stores)
+    needles, overlap = head_sentences([stores["probes"]], [stores["heads"]])
+    assert "in 3 of 5 runs" in needles
+    assert "0 of 2 induction heads and 1 of 1 retrieval heads among the 2 RFHs" in overlap
+
+
+# ---- right against wrong answers
+
+
+def answers(right: list[float], wrong: list[float]) -> pd.DataFrame:
+    values = [*right, *wrong]
+    outcomes = [True] * len(right) + [False] * len(wrong)
+    return pd.DataFrame(dict.fromkeys(("a2r", "lift", "tracking", "spread"), values) | {"is_correct": outcomes})
+
+
+def test_quality_of_right_answers_that_all_rank_above_wrong_ones():
+    row = quality_table(answers([3, 5], [1, 2, 3])).iloc[0]
+    assert (row["n_right"], row["n_wrong"], row["right"], row["wrong"], row["difference"]) == (2, 3, 4, 2, 2)
+    assert row["auc"] == pytest.approx(5.5 / 6)  # five of six comparisons won, one tied
+
+
+def test_p_of_the_rank_test_is_exact_for_few_answers_and_corrected_for_four_scores():
+    # of the 10 ways to place two of five ranks, one is as high and one as low
+    row = quality_table(answers([4, 5], [1, 2, 3])).iloc[0]
+    assert (row["p"], row["p_holm"]) == (pytest.approx(0.2), pytest.approx(0.8))
+
+
+def test_undefined_scores_and_verdicts_are_left_out():
+    traces = answers([1, 2, np.nan], [0, 0]).astype({"is_correct": object})
+    traces.loc[0, "is_correct"] = None
+    row = quality_table(traces).iloc[0]
+    assert (row["n_right"], row["n_wrong"]) == (1, 2)
+
+
+def test_without_a_wrong_answer_nothing_is_compared_and_the_summary_says_so(stores, tmp_path):
+    scored(stores)
+    grades = read_parquet(stores["by_trace"], ["uid", "condition", "decoding", "sample"]).assign(is_correct=True)
+    write_parquet(tmp_path / "grades.parquet", grades, provenance({}))
+    table = tmp_path / "table.csv"
+    write_attention_quality([stores["by_trace"]], [tmp_path / "grades.parquet"], table, {})
+    found = pd.read_csv(table)
+    assert found["n_wrong"].eq(0).all() and found[["wrong", "auc", "p", "p_holm"]].isna().all(axis=None)
+    (sentence,) = quality_sentences(table, tmp_path)
+    assert sentence == "- **Model**, Texts: 5 answers are right and 0 wrong, so there is nothing to compare."

@@ -1,0 +1,24 @@
+"""Draw the figure head_atlas."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.figures.head_atlas import plot_head_atlas
+
+        plot_head_atlas(
+            Path(snakemake.input.heads),
+            Path(snakemake.output.svg).with_suffix(""),
+            snakemake.params.settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,25 @@
+"""Show a model what makes its induction and retrieval heads stand out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.attention.probes import probe_heads
+
+        probe_heads(
+            Path(snakemake.input.manifest),
+            Path(snakemake.input.haystack),
+            Path(snakemake.output.probes),
+            snakemake.params.settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,96 @@
+"""Every score of every head against its layer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from r2a.figures.style import BLUE, GREY, save
+from r2a.store import read_parquet, read_provenance
+
+N_COLUMNS = 3
+NUMBER_GAP = 0.055  # between two numbers, as a share of a panel's width
+RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "markersize": 4, "markeredgecolor": "white"}
+
+
+def plot_head_atlas(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """A panel a score, as the table of heads names them: score against layer; the RFHs are numbered by rank."""
+    table, labels = read_parquet(heads), read_provenance(heads)["scores"]
+    n_rows = len(labels) // N_COLUMNS + 1  # the last place is the legend's
+    height = 1.0 + 1.5 * n_rows
+    figure, grid = plt.subplots(n_rows, N_COLUMNS, figsize=(7.0, height), sharex=True, squeeze=False)
+    # by hand: to have it worked out takes longer than all the rest
+    figure.subplots_adjust(0.065, 0.75 / height, 0.985, 1 - 0.55 / height, wspace=0.24, hspace=0.36)
+    for axes, (score, label) in zip(grid.flat, labels.items(), strict=False):
+        _draw_score(axes, table, score)
+        counts = table[f"{score}_n"].unique()
+        n = f"{counts.min()} to {counts.max()}" if len(counts) > 1 else counts[0]
+        axes.set_title(f"{label}  (n = {n})", fontsize=8)
+    for axes in grid.flat[len(labels) :]:
+        axes.set_axis_off()
+    for axes in grid.flat[len(labels) - N_COLUMNS : len(labels)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
+    for axes in grid[-1]:
+        axes.set_xlabel("layer", fontsize=8)
+    _draw_legend(grid.flat[-1], table, settings["confidence"])
+    figure.suptitle(
+        f"{settings['model_label']}, {settings['dataset_label']}: every head's scores by layer",
+        fontsize=10, x=0.01, y=1 - 0.12 / height, ha="left",
+    )  # fmt: skip
+    columns = [f"{score}{end}" for score in labels for end in ("", "_low", "_high", "_n")]
+    save(figure, stem, table[["layer", "head", "rank", "is_rfh", *columns]], settings, [heads])
+
+
+def _draw_legend(axes: Axes, table: pd.DataFrame, confidence: float) -> None:
+    rfhs = table[table["is_rfh"]].sort_values("rank")
+    interval = f"{confidence:.0%} bootstrap interval"
+    handles = [
+        Line2D([], [], marker=".", color=GREY, linestyle="", label=f"other heads ({len(table) - len(rfhs)})"),
+        Line2D([], [], **RFH_MARK | {"linestyle": "-"}, label=f"RFH, {interval}"),
+    ]
+    axes.legend(handles=handles, loc="upper left", fontsize=7, borderpad=0, borderaxespad=0)
+    names = [f"{r.rank}: ({r.layer}, {r.head})" for r in rfhs.itertuples()]
+    half = -(-len(names) // 2)
+    axes.text(0, 0.66, "Reasoning-Focus Heads (layer, head)", fontsize=7, transform=axes.transAxes, va="top")
+    for k, part in enumerate((names[:half], names[half:])):
+        axes.text(0.5 * k, 0.56, "\n".join(part), fontsize=7, transform=axes.transAxes, va="top")
+
+
+def _draw_score(axes: Axes, table: pd.DataFrame, score: str) -> None:
+    """The heads of a layer stand side by side; the RFHs' numbers stand apart over the panel, a line to each head."""
+    place = table["layer"] + 0.8 * ((table["head"] + 0.5) / (table["head"].max() + 1) - 0.5)
+    n_layers = table["layer"].max() + 1
+    axes.set_xlim(-0.5, n_layers - 0.5)
+    rfhs = table.assign(place=place)[table["is_rfh"]].sort_values("place")
+    axes.plot(place[~table["is_rfh"]], table.loc[~table["is_rfh"], score], ".", color=GREY, alpha=0.7, markersize=2.5)
+    axes.vlines(rfhs["place"], rfhs[f"{score}_low"], rfhs[f"{score}_high"], color=BLUE, linewidth=1)
+    axes.plot(rfhs["place"], rfhs[score], **RFH_MARK)
+    numbers = _apart(rfhs["place"].to_numpy(), NUMBER_GAP * n_layers)
+    low, high = axes.get_ylim()
+    top = high + 0.06 * (high - low)
+    axes.set_ylim(low, top + 0.12 * (high - low))
+    axes.plot([rfhs["place"], numbers], [rfhs[score], np.full(len(rfhs), top)], color=GREY, linewidth=0.4)
+    for x, rank, value in zip(numbers, rfhs["rank"], rfhs[score], strict=True):
+        if np.isfinite(value):
+            axes.text(x, top, rank, ha="center", va="bottom", fontsize=6, color=BLUE)
+    if not table[score].notna().any():
+        axes.text(0.5, 0.5, "nowhere defined", transform=axes.transAxes, ha="center", color=GREY, fontsize=7)
+        axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=7)
+
+
+def _apart(places: np.ndarray, gap: float) -> np.ndarray:
+    """Ascending places, those of them that are closer than `gap` pushed apart."""
+    moved = places.copy()
+    for _ in range(100):
+        push = np.maximum(gap - np.diff(moved), 0) / 2
+        moved[:-1] -= push
+        moved[1:] += push
+    return moved

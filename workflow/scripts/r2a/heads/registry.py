@@ -1,0 +1,79 @@
+"""Where scores of heads register themselves, and what becomes of their values.
+
+A score is one decorated function, in a module that r2a.heads imports. Its parameters name arrays of a store without
+their first axis, that is, of one trace (attention store) or one run of a probe (probe store), or settings of the stage
+`heads`; it returns [layer, head], nan where undefined. The table of heads, its intervals and the atlas follow. A new
+score needs no rerun of a model: the stage reads the stores anew, in seconds, once its version is bumped.
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+Compute = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A registered score; `label` is its name in figures, `store` where its parameters are read from."""
+
+    name: str
+    store: Literal["attention", "probes"]
+    label: str
+    compute: Compute
+
+
+SCORES: dict[str, Score] = {}
+
+
+def head_score(store: Literal["attention", "probes"], label: str) -> Callable[[Compute], Compute]:
+    """Registers a function as the score of its name. Raises ValueError where the name is taken."""
+
+    def register(compute: Compute) -> Compute:
+        name = compute.__name__
+        if name in SCORES:
+            raise ValueError(f"two scores are named {name}")
+        SCORES[name] = Score(name, store, label, compute)
+        return compute
+
+    return register
+
+
+def values_of(score: Score, file: h5py.File, settings: Mapping[str, Any], chosen: np.ndarray | None) -> np.ndarray:
+    """A score's values [trace or run, layer, head], read a position at a time; of the `chosen` ones, or of all."""
+    names = list(inspect.signature(score.compute).parameters)
+    arrays = [name for name in names if name in file]
+    fixed = {name: settings[name] for name in names if name not in file}
+    positions = np.arange(len(file[arrays[0]])) if chosen is None else np.flatnonzero(chosen)
+    return np.stack([score.compute(**fixed, **{name: file[name][k] for name in arrays}) for k in positions])
+
+
+def score_columns(
+    name: str, values: np.ndarray, n_resamples: int, confidence: float, seed: int
+) -> dict[str, np.ndarray]:
+    """Mean of values [trace or run, layer, head] where defined, its bootstrap interval, and over how many it is.
+
+    Columns name, {name}_low, {name}_high and {name}_n, each [layer * head]. A draw with no defined value is left out.
+    """
+    n_units = len(values)
+    flat = values.reshape(n_units, -1).astype(np.float64)
+    is_defined = ~np.isnan(flat)
+    filled = np.where(is_defined, flat, 0)
+    draws = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), n_resamples).astype(float)
+    tail = 100 * (1 - confidence) / 2
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # of nothing, mean and interval are nan
+        resampled = (draws @ filled) / (draws @ is_defined.astype(float))
+        percentile = np.percentile if is_defined.all() else np.nanpercentile
+        low, high = percentile(resampled, [tail, 100 - tail], axis=0)
+        mean = filled.sum(0) / is_defined.sum(0)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": is_defined.sum(0)}
+
+
+def scores_of(store: str) -> Iterator[Score]:
+    return (score for score in SCORES.values() if score.store == store)

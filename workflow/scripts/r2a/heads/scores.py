@@ -1,0 +1,67 @@
+"""The scores of heads beyond focus (METHOD section 3), each a registered function; see registry."""
+
+import numpy as np
+
+from r2a.heads.registry import head_score
+
+LEAST_SENTENCES = 4  # of fewer values, kurtosis says nothing
+
+
+@head_score("attention", "tracking: forward drift")
+def tracking(tracking: np.ndarray) -> np.ndarray:
+    """Spearman correlation of the attention's centre in the reasoning with the answer token's index."""
+    return tracking
+
+
+@head_score("attention", "spread")
+def spread(spread: np.ndarray) -> np.ndarray:
+    """Standard deviation of the attended position, in shares of the reasoning's length, mean over answer tokens."""
+    return spread
+
+
+@head_score("attention", "cue preference")
+def cue_preference(cue_preference: np.ndarray) -> np.ndarray:
+    """Attention per cue token of the reasoning over that per other token of it; 1 is no preference."""
+    return cue_preference
+
+
+@head_score("attention", "receiver kurtosis")
+def receiver_kurtosis(sentence_mass: np.ndarray) -> np.ndarray:
+    """Excess kurtosis over the reasoning's sentences of the answer's mass on them: high where few receive it all.
+
+    m4 / m2^2 - 3 with moments divided by the number of sentences, as Bogdan et al. (2025, "Thought Anchors") take it
+    of each sentence's attention from later sentences; here later tokens are the answer's. It can reach about the
+    number of sentences, so compare heads, not traces. nan for fewer than 4 sentences, or even attention.
+    """
+    mass = sentence_mass[..., ~np.isnan(sentence_mass).all(axis=(0, 1))].astype(np.float64)
+    if mass.shape[-1] < LEAST_SENTENCES:
+        return np.full(mass.shape[:2], np.nan)
+    deviation = mass - mass.mean(-1, keepdims=True)
+    variance = (deviation**2).mean(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kurtosis = (deviation**4).mean(-1) / variance**2 - 3
+    return np.where(variance > 1e-14, kurtosis, np.nan)  # below, masses are equal but for rounding
+
+
+@head_score("probes", "induction (random tokens)")
+def induction(induction_repeats: np.ndarray) -> np.ndarray:
+    """Mean attention from the second copy of a random block to the token after each one's first occurrence."""
+    return induction_repeats
+
+
+@head_score("probes", "induction (paper's form)")
+def induction_in_text(induction_prompts: np.ndarray) -> np.ndarray:
+    """Share of attention that follows the induction pattern of a text (Zhang et al. 2025; TransformerLens)."""
+    return induction_prompts
+
+
+@head_score("probes", "previous token")
+def previous_token(previous_token: np.ndarray) -> np.ndarray:
+    """Mean attention to the token before, on the second copy of a random block."""
+    return previous_token
+
+
+@head_score("probes", "retrieval")
+def retrieval(retrieval: np.ndarray) -> np.ndarray:
+    """Share of a needle's distinct tokens that a head copies, over successful runs (Wu et al. 2024)."""
+    return retrieval

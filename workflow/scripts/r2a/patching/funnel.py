@@ -1,0 +1,51 @@
+"""Which pairs patching is measured on, and what every other one was left out for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from r2a.patching.pairs import INVALID, NO_REASONING, SPLIT_IN_BOX, SPLIT_IN_PROBE, WRONG
+from r2a.store import axis_labels, open_hdf5, provenance, read_parquet, write_csv
+
+OWN_ANSWER_NOT_PREFERRED = "a run does not prefer its own answer"
+# each step of the funnel, and what a pair fails it by
+STEPS = {
+    "both_valid": (INVALID,),
+    "both_right": (WRONG,),
+    "one_token": (SPLIT_IN_BOX, SPLIT_IN_PROBE),
+    "aligned": (NO_REASONING,),
+    "own_answer_preferred": (OWN_ANSWER_NOT_PREFERRED,),
+}
+
+
+def tabulate_pairs(pairs: Path, patching: Path, funnel: Path, outcomes: Path, settings: Mapping[str, Any]) -> None:
+    """Write two tables of the pairs that were asked.
+
+    Outcomes, a row a pair: pair, domain, kind, both answers, in which surface form each is one token (answer_form), and
+    left_out, empty for a pair that is used. Funnel, a row for all pairs and for each domain and kind: how many were
+    asked, and how many are left after each of STEPS.
+    """
+    table = read_parquet(pairs).rename(columns={"area": "domain"})
+    with open_hdf5(patching) as file:
+        is_used = dict(zip(axis_labels(file, "pair"), file["is_used"][:] == 1, strict=True))
+    unused = (table["left_out"] == "") & ~table["pair"].map(is_used).eq(True)
+    table.loc[unused, "left_out"] = OWN_ANSWER_NOT_PREFERRED
+    origin = provenance(settings, [pairs, patching])
+    columns = ["pair", "domain", "kind", "answer_a", "answer_b", "form_a", "form_b", "left_out"]
+    write_csv(outcomes, table[columns], origin)
+    rows = [{"by": "all", "name": "all"} | _steps(table["left_out"])]
+    for by in ("domain", "kind"):
+        groups = table.groupby(table[by].fillna("none"), sort=False)
+        rows += [{"by": by, "name": name} | _steps(of["left_out"]) for name, of in groups]
+    write_csv(funnel, pd.DataFrame(rows), origin)
+
+
+def _steps(left_out: pd.Series) -> dict[str, int]:
+    """How many pairs are asked, and how many each step leaves."""
+    counts = {"asked": len(left_out)}
+    for step, reasons in STEPS.items():
+        left_out = left_out[~left_out.isin(reasons)]
+        counts[step] = len(left_out)
+    return counts

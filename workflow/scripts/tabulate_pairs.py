@@ -1,0 +1,26 @@
+"""Tabulate which pairs are used, and why each other one is left out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.patching.funnel import tabulate_pairs
+
+        tabulate_pairs(
+            Path(snakemake.input.pairs),
+            Path(snakemake.input.patching),
+            Path(snakemake.output.funnel),
+            Path(snakemake.output.outcomes),
+            snakemake.params.settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -18,7 +18,7 @@ help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
 	@echo "make test   install into .venv, run all tests"
 	@echo "make bench-generation   tokens a second beside vLLM alone, into results/benchmarks"
-	@echo "make bench-attention   time and memory of the attention rerun (half an hour), into results/benchmarks"
+	@echo "make bench-attention   time and memory of the attention rerun (ten minutes), into results/benchmarks"
 	@echo "make bench-patching   time of patching against slower ways (a quarter of an hour), into results/benchmarks"
 	@echo "make lock   make envs/*.lock.txt anew from envs/requirements.in (needs uv)"
 	@echo "With ENVIRONMENT=gpu they use vLLM's build for NVIDIA GPUs; with PYTHON=... another Python than python3."

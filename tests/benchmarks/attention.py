@@ -1,10 +1,11 @@
 """Time and memory of a rerun's attention, beside a plain forward pass and the ways that others take.
 
-    make bench-attention        writes results/benchmarks/attention.csv
+    make bench-attention        writes results/benchmarks/attention.csv, prints it as the table of docs/benchmarks.md
 
 A random Qwen2 with the attention of R1-Distill-Qwen-1.5B (12 query heads, 2 key-value heads of 128) in 4 layers,
-float32, one thread. Each row is a fresh process: the best of several passes after a short one, and the peak of the
-process's memory beyond what the loaded model takes.
+float32, one thread. Each row is a fresh process: the best of PASSES passes after a short one, where its CPU time went
+(attention: all between the projections to queries, keys and values and that of the output, with what is taken from
+it; projections; mlp), and the peak of the process's memory beyond what the loaded model takes.
 
 sdpa              the plain forward pass, without logits
 ours              the rerun with every quantity of METHOD section 3
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 WAYS = ("sdpa", "ours", "eager", "transformer_lens")
+PASSES = 2
 TOKENS = (1024, 2048, 4096, 8192)
 # beyond it a layer's attention matrices alone take many gigabytes
 LONGEST = {"eager": 4096, "transformer_lens": 4096}
@@ -101,54 +103,98 @@ def one_pass(way: str, model: Any, n_tokens: int) -> Callable[[], Any]:
     }[way]
 
 
+class Stopwatch:
+    """CPU seconds inside a model's attention modules, their projections, and its MLPs."""
+
+    def __init__(self, model: Any) -> None:
+        from torch import nn
+
+        self.seconds = dict.fromkeys(("self_attn", "projections", "mlp"), 0.0)
+        self.started: dict[Any, float] = {}
+        for name, module in model.named_modules():
+            kind = name.rpartition(".")[2]
+            if isinstance(module, nn.Linear) and ".self_attn." in name:
+                kind = "projections"
+            if kind in self.seconds:
+                module.register_forward_pre_hook(self.start)
+                module.register_forward_hook(lambda module, *_, kind=kind: self.stop(module, kind))
+
+    def start(self, module: Any, _: Any) -> None:
+        self.started[module] = time.process_time()
+
+    def stop(self, module: Any, kind: str) -> None:
+        self.seconds[kind] += time.process_time() - self.started[module]
+
+    def read(self) -> dict[str, float]:
+        """Seconds by part since the last reading."""
+        found, self.seconds = self.seconds, dict.fromkeys(self.seconds, 0.0)
+        return {
+            "attention_seconds": round(found["self_attn"] - found["projections"], 3),
+            "projection_seconds": round(found["projections"], 3),
+            "mlp_seconds": round(found["mlp"], 3),
+        }
+
+
 def memory(name: str) -> float:
     """VmRSS or VmHWM of this process, in MiB."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) / 1024
 
 
-def measure(way: str, n_tokens: int, n_passes: int) -> dict[str, float]:
+def measure(way: str, n_tokens: int) -> dict[str, float]:
     import torch
 
     torch.set_num_threads(1)
     with torch.no_grad():
         model = build(way)
         one_pass(way, model, 128)()
-        run = one_pass(way, model, n_tokens)
+        run, stopwatch = one_pass(way, model, n_tokens), Stopwatch(model)
         before = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        seconds, cpu_seconds = [], []
-        for _ in range(n_passes):
+        passes = []
+        for _ in range(PASSES):
             start, cpu_start = time.perf_counter(), time.process_time()
             run()
-            seconds.append(time.perf_counter() - start)
-            cpu_seconds.append(time.process_time() - cpu_start)
-    return {
-        "seconds": round(min(seconds), 3),
-        "cpu_seconds": round(min(cpu_seconds), 3),
-        "peak_extra_mib": round(memory("VmHWM") - before),
-    }
+            seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
+            passes.append({name: round(value, 3) for name, value in seconds.items()} | stopwatch.read())
+    return min(passes, key=lambda one: one["cpu_seconds"]) | {"peak_extra_mib": round(memory("VmHWM") - before)}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as the table of docs/benchmarks.md, whose CPU seconds of one thread other work disturbs least."""
+    plain = {row["tokens"]: row for row in rows if row["way"] == "sdpa"}
+    lines = [
+        "| tokens | way | CPU seconds | to sdpa | attention | projections | MLP | peak extra MiB | to sdpa |",
+        "|---" * 9 + "|",
+    ]
+    for row in rows:
+        beside = plain[row["tokens"]]
+        cells = [row["tokens"], row["way"], f"{row['cpu_seconds']:.2f}"]
+        cells += [f"{row['cpu_seconds'] / beside['cpu_seconds']:.2f}"]
+        cells += [f"{row[part]:.2f}" for part in ("attention_seconds", "projection_seconds", "mlp_seconds")]
+        cells += [row["peak_extra_mib"], f"{row['peak_extra_mib'] / beside['peak_extra_mib']:.2f}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, nargs="?", default=Path("results/benchmarks/attention.csv"))
     parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
-    parser.add_argument("--passes", type=int, default=3, help="the best of so many is kept")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="sdpa among them")
     parser.add_argument("--one", choices=WAYS, help="measure one way in this process and print it")
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.tokens[0], arguments.passes)))
+        print(json.dumps(measure(arguments.one, arguments.tokens[0])))
         return
     rows = []
     for n_tokens in arguments.tokens:
-        for way in WAYS:
+        for way in arguments.ways:
             if n_tokens > LONGEST.get(way, n_tokens):
                 continue
             if way == "transformer_lens" and importlib.util.find_spec("transformer_lens") is None:
                 continue
             command = [sys.executable, __file__, "--one", way, "--tokens", str(n_tokens)]
-            command += ["--passes", str(arguments.passes)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{way} at {n_tokens} tokens failed:\n{done.stderr}")
@@ -159,6 +205,7 @@ def main() -> None:
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
         table.writerows(rows)
+    print(markdown(rows))
 
 
 if __name__ == "__main__":

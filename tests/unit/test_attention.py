@@ -46,6 +46,7 @@ from r2a.attention.segments import (
     tracking,
 )
 from r2a.attention.text import is_cue_token, sentence_bounds
+from r2a.models import ModelError, load_model
 from r2a.store import SCHEMA_VERSION, StoreError, new_hdf5, open_hdf5
 
 ARCHITECTURES = {
@@ -170,10 +171,16 @@ def test_attention_rows_are_the_rows_of_the_whole_attention(model, traces):
 def test_predicted_ids_are_the_arg_max_of_the_logits_however_few_rows_are_held(model, traces, monkeypatch):
     ids, bounds = traces
     monkeypatch.setattr(rerun, "LOGIT_ELEMENTS", 48 * 7)
+    held: list[int] = []
+    watch = model.lm_head.register_forward_hook(lambda _module, _inputs, logits: held.append(len(logits)))
     ((_, hidden),) = rerun_batch(model, ids[:1], bounds[:1])
+    assert held == []  # the rerun itself needs no logits
     with attention_kernel(model, "sdpa"), torch.no_grad():
         logits = model(torch.tensor([ids[0]]), use_cache=False).logits[0]
+    held.clear()
     assert predicted_ids(model, hidden).tolist() == logits.argmax(-1).tolist()
+    assert held == [7] * 8 + [5]
+    watch.remove()
 
 
 def test_sharp_attention_keeps_its_digits(traces):
@@ -212,6 +219,14 @@ def test_a_window_narrower_than_a_trace_is_refused_by_name(traces):
     narrow = random_model("mistral", sliding_window=82)
     with pytest.raises(AttentionError, match=r"MistralAttention, layer 0: .*window of 82 tokens, and a trace has 83"):
         rerun_batch(narrow, *traces)
+
+
+def test_a_model_with_layers_of_another_kind_is_refused_by_name(tmp_path):
+    settings = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
+    random_model("qwen2", **settings).save_pretrained(tmp_path)
+    manifest = {"models": {"windowed": {"dtype": "float32"}}, "folder": str(tmp_path)}
+    with pytest.raises(ModelError, match="windowed: layers with sliding_attention are not supported"):
+        load_model(manifest, FUSED)
 
 
 def test_capped_scores_are_refused_by_name(traces):

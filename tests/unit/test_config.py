@@ -48,6 +48,22 @@ def test_every_error_is_told_at_once_with_its_key_and_remedy(shipped):
         assert sum(line.strip().startswith(expected) for line in lines) == 1, expected
 
 
+def test_cases_are_named_by_problem_within_a_dataset_of_the_study(shipped):
+    shipped["attention"]["case_uids"] = {"puzles": ["chain-0001"]}
+    with pytest.raises(ConfigError, match=r"attention.case_uids: 'puzles' is none of the datasets \(puzzles, compari"):
+        load_study(shipped)
+    shipped["attention"]["case_uids"] = {"puzzles": ["chain-0001"]}
+    study = load_study(shipped)
+    assert study.stage("attention_rows", "tiny-qwen", "puzzles")["uids"] == ["chain-0001"]
+    assert study.stage("attention_rows", "tiny-qwen", "comparisons")["uids"] == []
+
+
+def test_settings_of_cases_do_not_rerun_all_traces(shipped):
+    before = load_study(shipped).stage("attention", "tiny-qwen", "puzzles")
+    shipped["attention"] |= {"n_cases": 9, "row_dtype": "float32", "case_megabytes": 1}
+    assert load_study(shipped).stage("attention", "tiny-qwen", "puzzles") == before
+
+
 def test_pairs_refuse_a_sampled_decoding(shipped):
     shipped["patching"] = {"decoding": "sampled"}
     with pytest.raises(ConfigError, match="pairs need a greedy decoding"):

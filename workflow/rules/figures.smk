@@ -112,6 +112,7 @@ rule plot_funnel:
 
 rule plot_decomposition:
     input:
+        attention="<results>/attention/{model}/{dataset}.h5",
         heads="<results>/heads/{model}/{dataset}.parquet",
     output:
         multiext("<results>/figures/{model}/{dataset}/decomposition", svg=".svg", png=".png", table=".csv"),
@@ -237,3 +238,37 @@ rule plot_carriers:
         settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_carriers.py"
+
+
+rule plot_patterns:
+    input:
+        rows="<results>/attention_rows/{model}/{dataset}.h5",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/patterns", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/patterns.log",
+    localrule: True
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_patterns.py"
+
+
+rule plot_tracking:
+    input:
+        attention="<results>/attention/{model}/{dataset}.h5",
+        rows="<results>/attention_rows/{model}/{dataset}.h5",
+        heads="<results>/heads/{model}/{dataset}.parquet",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/tracking", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/tracking.log",
+    localrule: True
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_tracking.py"

@@ -48,7 +48,7 @@ rule write_summary:
             "<results>/figures/{model}/{dataset}/{figure}.png",
             model=STUDY.weighted_models,
             dataset=STUDY.datasets,
-            figure=["decomposition", "head_map", "head_atlas"],
+            figure=["decomposition", "head_map", "head_atlas", "patterns", "tracking"],
         ),
         ablation=expand(
             "<results>/tables/{model}/{dataset}/ablation.csv",

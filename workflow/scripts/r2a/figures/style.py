@@ -40,12 +40,24 @@ plt.rcParams.update(
 )  # fmt: skip
 
 
-def save(figure: Figure, stem: Path, table: pd.DataFrame, settings: Mapping[str, Any], inputs: Sequence[Path]) -> None:
-    """Write {stem}.svg, .png and .csv (the drawn numbers), and close the figure."""
-    if settings["is_toy"]:
-        n_characters = int(17 * figure.get_figwidth())  # of this size, in the figure's width
-        above = f"{figure.get_supxlabel()}\n" if figure.get_supxlabel() else ""
-        figure.supxlabel(above + textwrap.fill(TOY_NOTE, n_characters), fontsize=7, color=GREY)
+def titled(settings: Mapping[str, Any], title: str) -> str:
+    return f"{settings['model_label']}, {settings['dataset_label']}: {title}"
+
+
+def save(
+    figure: Figure,
+    stem: Path,
+    table: pd.DataFrame,
+    settings: Mapping[str, Any],
+    inputs: Sequence[Path],
+    caption: str = "",
+) -> None:
+    """Write {stem}.svg, .png and .csv (the drawn numbers), and close the figure; the caption stands under it."""
+    n_characters = int(17 * figure.get_figwidth())  # of this size, in the figure's width
+    notes = [caption, TOY_NOTE if settings["is_toy"] else ""]
+    lines = [figure.get_supxlabel(), *(textwrap.fill(note, n_characters) for note in notes)]
+    if any(lines):
+        figure.supxlabel("\n".join(line for line in lines if line), fontsize=7, color="#555555", x=0.01, ha="left")
     for suffix in (".svg", ".png"):
         with whole_file(stem.with_suffix(suffix)) as partial:
             figure.savefig(partial, dpi=DPI, metadata={"Date": None} if suffix == ".svg" else None)

@@ -682,8 +682,10 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     attention = config.get("attention")
     case_uids = attention.get("case_uids") if isinstance(attention, dict) else None
     for name in case_uids if isinstance(case_uids, dict) else ():
-        if name not in entries("datasets"):
-            lines.append(f"attention.case_uids: {name!r} is none of the datasets ({', '.join(entries('datasets'))})")
+        if name not in _entries(config, "datasets"):
+            lines.append(
+                f"attention.case_uids: {name!r} is none of the datasets ({', '.join(_entries(config, 'datasets'))})"
+            )
     probes = config.get("probes")
     haystack = probes.get("haystack") if isinstance(probes, dict) else None
     if isinstance(haystack, str) and not Path(haystack).is_file():

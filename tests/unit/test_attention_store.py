@@ -5,21 +5,17 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import xarray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 from r2a.attention import capture_attention
 from r2a.attention.fused import AttentionError
 from r2a.heads import score_heads
-from r2a.models import marks_of, read_manifest, resolve_model
-from r2a.store import read_parquet, write_parquet
-from r2a.traces import segment_bounds
+from r2a.store import read_parquet
+from random_traces import write_random_traces
 
-REASONINGS = ["One is 1. Wait, two is 2.\nCheck: 2!", "Fine.", "Hmm. Hmm. Go on and on and on", ""]
 SETTINGS = {
     "model": "random", "dataset": "texts", "decoding": "greedy", "is_greedy": True, "kernel": "fused",
     "cue_words": ["Wait", "Hmm", "check"],
@@ -31,39 +27,7 @@ QUANTITIES = ["segment_mass", "tracking", "spread", "cue_preference", "sentence_
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with its manifest, and traces.parquet: four valid greedy traces, one sampled, one invalid."""
     folder = tmp_path_factory.mktemp("random")
-    marks = ["<bos>", "<eos>", "<think>", "</think>"]
-    alphabet = {token: k for k, token in enumerate([*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    bytes_alone = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
-    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_alone.decoder = decoders.ByteLevel()
-    bytes_alone.add_special_tokens(marks)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_alone, bos_token="<bos>", eos_token="<eos>")
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.3, eos_token_id=1, bos_token_id=0,
-    )  # fmt: skip
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    source = {"path": str(folder), "hub": None, "revision": None}
-    settings = {"model": "random", "dtype": "float32", "source": source, "endpoint": None}
-    resolve_model(folder / "manifest.json", settings)
-
-    rows = []
-    for number, reasoning in enumerate([*REASONINGS, "Sampled.", "Not valid."]):
-        prompt = tokenizer.encode("<bos>What is it?<think>", add_special_tokens=False)
-        completion = tokenizer.encode(f"{reasoning}</think>It is it.<eos>", add_special_tokens=False)
-        rows.append(
-            {
-                "uid": f"text-{number}", "condition": "with_reasoning", "sample": 0,
-                "decoding": "sampled" if reasoning == "Sampled." else "greedy",
-                "prompt_token_ids": prompt, "completion_token_ids": completion,
-                "bounds": segment_bounds(prompt, completion, marks_of(folder)),
-                "is_valid": reasoning != "Not valid.",
-            }
-        )  # fmt: skip
-    origin = {"parameters_hash": "0", "models": read_manifest(folder / "manifest.json")["models"]}
-    write_parquet(folder / "traces.parquet", pd.DataFrame(rows), origin)
+    write_random_traces(folder)
     return folder
 
 

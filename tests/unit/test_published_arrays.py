@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from r2a.figures.attention import plot_decomposition
 from r2a.heads.focus import rank_heads
 from r2a.patching.hand_off import hand_off_layer
+from r2a.store import add_array, add_axis, add_column, new_hdf5, write_parquet
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
 
 MODELS = ("qwen-7B", "qwen-1p5B")
@@ -107,6 +109,50 @@ def test_ten_heads_a_trace_share_the_top(heads):
 
 def test_bos_takes_a_tenth_or_more_of_the_answers_attention(heads):
     assert 0.095 < heads["a2bos"].mean() < 0.62
+
+
+# by the study of the authors' release: correlation over traces of the mean a2r with the log of reasoning over answer
+LENGTH_CORRELATION = {"qwen-7B": 0.87, "qwen-1p5B": 0.77}
+
+
+def test_raw_a2r_grows_with_the_reasonings_share_as_published(mass, bounds, name):
+    a2r = mass[..., QUERY_SEGMENTS.index("answer"), SEGMENTS.index("reasoning")].mean((1, 2))
+    ratio = np.log((bounds[:, 4] - bounds[:, 3]) / (bounds[:, 6] - bounds[:, 5]))
+    assert np.corrcoef(a2r, ratio)[0, 1] == pytest.approx(LENGTH_CORRELATION[name], abs=0.08)  # half of their traces
+
+
+def test_the_papers_decomposition_is_drawn_from_its_arrays(mass, bounds, heads, reference, name, tmp_path):
+    """Box plots over traces of the mean over all heads, and over heads of the mean over traces."""
+    origin: dict[str, Any] = {"parameters_hash": "0", "models": {}}
+    with new_hdf5(tmp_path / "attention.h5", origin) as file:
+        sizes = {"trace": len(mass), "layer": mass.shape[1], "head": mass.shape[2]}
+        for axis, labels in {**sizes, "query_segment": QUERY_SEGMENTS, "key_segment": SEGMENTS}.items():
+            add_axis(file, axis, range(labels) if isinstance(labels, int) else labels)
+        add_column(file, "uid", "trace", [f"case-{number}" for number in range(len(mass))])
+        add_column(file, "condition", "trace", ["with_reasoning"] * len(mass))
+        add_array(file, "segment_mass", (*sizes, "query_segment", "key_segment"), "share")[:] = mass
+    write_parquet(tmp_path / "heads.parquet", heads, origin)
+    drawing = {"model_label": name, "dataset_label": "MATH-500", "is_toy": False}
+    plot_decomposition(tmp_path / "attention.h5", tmp_path / "heads.parquet", tmp_path / "decomposition", drawing)
+    assert (tmp_path / "decomposition.svg").stat().st_size > 10_000
+    drawn = pd.read_csv(tmp_path / "decomposition.csv", dtype={"uid_or_head": str})
+    with np.load(reference / f"segment_attention_{name}.npz") as published:
+        for short in ("a2bos", "a2p", "a2bot", "a2r", "a2eot", "a2a", "r2bos", "r2p", "r2bot", "r2r"):
+            rows = drawn[drawn["mass"] == short]
+            by_trace = rows[rows["group"] == f"mean over all {28 * N_HEADS[name]} heads"].set_index("uid_or_head")
+            ours = [by_trace.loc[f"case-{number}", "share"] for number in range(100)]
+            np.testing.assert_allclose(ours, published[short].astype(np.float64).mean((1, 2)), atol=1e-6)
+            by_head = rows[rows["over"] == "head"].set_index("uid_or_head")["share"]
+            theirs = published[short].astype(np.float64).mean(0)
+            assert len(by_head) == theirs.size
+            np.testing.assert_allclose(
+                [by_head[f"{layer}.{head}"] for layer in range(28) for head in range(N_HEADS[name])],
+                theirs.ravel(),
+                atol=1e-6,
+            )
+    rfhs = set(drawn.loc[drawn["group"] == "the 10 RFHs", "uid_or_head"])
+    listed = {f"{layer}.{head}" for layer, head in LISTED_HEADS[name]}
+    assert listed - rfhs == {f"{layer}.{head}" for layer, head in ONLY_LISTED[name]}
 
 
 # ---- the published patching case

@@ -71,7 +71,7 @@ def test_patching_all_or_nothing_at_the_ends_of_the_network(study, model):
 
 def test_every_store_names_its_dimensions_and_origin(study):
     paths = list(study.results.rglob("*.h5"))
-    assert len(paths) == len(EACH) + 2 * len(MODELS)  # attention; activations and patching
+    assert len(paths) == 2 * len(EACH) + 2 * len(MODELS)  # attention and its rows; activations and patching
     for path in paths:
         with h5py.File(path) as file:
             assert "r2a" in file.attrs, path

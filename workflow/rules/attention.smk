@@ -20,3 +20,27 @@ rule capture_attention:
         settings=lambda wildcards: STUDY.stage("attention", wildcards.model, wildcards.dataset),
     script:
         "../scripts/capture_attention.py"
+
+
+rule capture_rows:
+    input:
+        traces="<results>/traces/{model}/{dataset}.parquet",
+        manifest="<results>/models/{model}.json",
+        heads="<results>/heads/{model}/{dataset}.parquet",
+    output:
+        rows="<results>/attention_rows/{model}/{dataset}.h5",
+    log:
+        "<logs>/attention_rows/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/attention_rows/{model}/{dataset}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+    resources:
+        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+    params:
+        settings=lambda wildcards: STUDY.stage("attention_rows", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/capture_rows.py"

@@ -16,6 +16,7 @@ rule plot_accuracy:
 
 rule plot_decomposition:
     input:
+        attention="<results>/attention/{model}/{dataset}.h5",
         heads="<results>/heads/{model}/{dataset}.parquet",
     output:
         multiext("<results>/figures/{model}/{dataset}/decomposition", svg=".svg", png=".png", table=".csv"),
@@ -76,3 +77,35 @@ rule plot_patching_curves:
         settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_patching_curves.py"
+
+
+rule plot_patterns:
+    input:
+        rows="<results>/attention_rows/{model}/{dataset}.h5",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/patterns", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/patterns.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_patterns.py"
+
+
+rule plot_tracking:
+    input:
+        attention="<results>/attention/{model}/{dataset}.h5",
+        rows="<results>/attention_rows/{model}/{dataset}.h5",
+        heads="<results>/heads/{model}/{dataset}.parquet",
+    output:
+        multiext("<results>/figures/{model}/{dataset}/tracking", svg=".svg", png=".png", table=".csv"),
+    log:
+        "<logs>/figures/{model}/{dataset}/tracking.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+    script:
+        "../scripts/plot_tracking.py"

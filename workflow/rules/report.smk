@@ -13,7 +13,7 @@ rule write_summary:
             "<results>/figures/{model}/{dataset}/{figure}.png",
             model=STUDY.weighted_models,
             dataset=STUDY.datasets,
-            figure=["decomposition", "head_map"],
+            figure=["decomposition", "head_map", "patterns", "tracking"],
         ),
         pairs=expand(
             "<results>/pairs/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.pair_datasets

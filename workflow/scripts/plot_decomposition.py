@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
-        from r2a.figures.heads import plot_decomposition
+        from r2a.figures.attention import plot_decomposition
 
         plot_decomposition(
+            Path(snakemake.input.attention),
             Path(snakemake.input.heads),
             Path(snakemake.output.svg).with_suffix(""),
             snakemake.params.settings,

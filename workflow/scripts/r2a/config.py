@@ -18,6 +18,7 @@ STAGE_VERSIONS = {
     "evaluation": 1,
     "disagreements": 1,
     "attention": 1,
+    "attention_rows": 1,
     "heads": 1,
     "pairs": 1,
     "activations": 1,
@@ -172,6 +173,19 @@ class Attention(Section):
     batch_tokens: int = Field(
         16_384, gt=0, description="Tokens that one forward pass may hold; halved when memory runs out."
     )
+    n_cases: int = Field(
+        3, gt=0, description="Traces with reasoning whose attention rows are kept, drawn by the study's seed."
+    )
+    case_uids: dict[Name, Annotated[list[str], Field(min_length=1)]] = Field(
+        {}, description="The traces of these problems in their place, e.g. {my-problems: [first, second]}."
+    )
+    row_heads: Literal["rfhs", "all"] = Field("rfhs", description="Heads whose rows are kept one by one.")
+    row_dtype: Literal["float16", "float32"] = Field("float16", description="What rows are stored as.")
+    case_megabytes: float = Field(
+        8,
+        gt=0,
+        description="What a case's rows may take before compression; beyond it, answer tokens are left out evenly.",
+    )
 
 
 class Patching(Section):
@@ -288,8 +302,12 @@ class Study(Section):
         if name in ("evaluation", "heads", "patching", "figures"):
             params |= self.statistics.model_dump()
         if name == "attention":
-            params |= self.attention.model_dump(exclude={"n_top_heads", "batch_tokens"})
+            params |= self.attention.model_dump(include={"decoding", "kernel", "cue_words"})
             params["is_greedy"] = self.decodings[self.attention.decoding].temperature == 0
+        if name == "attention_rows" and dataset is not None:
+            fields = {"decoding", "kernel", "cue_words", "n_cases", "row_heads", "row_dtype", "case_megabytes"}
+            params |= self.attention.model_dump(include=fields)
+            params["uids"] = self.attention.case_uids.get(dataset, [])
         if name == "heads":
             params |= self.attention.model_dump(include={"n_top_heads"})
         if name in ("pairs", "patching"):
@@ -347,6 +365,11 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
             lines.append(f"{stage}.decoding: {used!r} is none of the decodings ({', '.join(decodings)})")
         elif stage == "patching" and decodings[used].get("temperature") != 0:
             lines.append(f"patching.decoding: {used!r} samples; pairs need a greedy decoding (temperature 0)")
+    attention = config.get("attention")
+    case_uids = attention.get("case_uids") if isinstance(attention, dict) else None
+    for name in case_uids if isinstance(case_uids, dict) else ():
+        if name not in entries("datasets"):
+            lines.append(f"attention.case_uids: {name!r} is none of the datasets ({', '.join(entries('datasets'))})")
     patching = config.get("patching")
     components = patching.get("components") if isinstance(patching, dict) else None
     if isinstance(components, list) and "resid_pre" not in components:

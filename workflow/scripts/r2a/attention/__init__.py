@@ -37,7 +37,7 @@ def capture_attention(
     origin = read_manifest(manifest)
     (identity,) = origin["models"].values()
     dtype = identity["dtype"]
-    table = _rerun_traces_of(traces, settings["decoding"])
+    table = read_traces_to_rerun(traces, settings["decoding"])
     ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
     bounds = [list(row) for row in table["bounds"]]
     tokenizer = load_tokenizer(origin["folder"])
@@ -79,7 +79,7 @@ def capture_attention(
             )
 
 
-def _rerun_traces_of(traces: Path, decoding: str) -> pd.DataFrame:
+def read_traces_to_rerun(traces: Path, decoding: str) -> pd.DataFrame:
     """The valid traces that are rerun. Raises AttentionError where there is none."""
     table = read_parquet(traces)
     table = table[table["is_valid"] & (table["decoding"] == decoding)]

@@ -1,4 +1,4 @@
-"""Figures of stage 2: what answer tokens attend to, and which heads focus on the reasoning."""
+"""Figures of stage 2 with a mark a head: which heads focus on the reasoning."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,41 +7,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from r2a.figures.style import BLUE, GREY, RED, save
+from r2a.figures.style import RED, save
 from r2a.store import read_parquet
-
-# key segments of the answer's attention, in the order of the trace: short name, label
-ANSWER_KEYS = {
-    "a2bos": "BOS", "a2p": "prompt", "a2bot": "<think>", "a2r": "reasoning", "a2eot": "</think>", "a2a": "answer",
-}  # fmt: skip
-
-
-def plot_decomposition(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Box plots over heads of the answer tokens' attention by segment: all heads, and the RFHs."""
-    table = read_parquet(heads)
-    groups = {"other heads": (table[~table["is_rfh"]], GREY), "Reasoning-Focus Heads": (table[table["is_rfh"]], BLUE)}
-    figure, axes = plt.subplots(figsize=(6.2, 3.4), layout="constrained")
-    rng = np.random.default_rng(0)
-    for k, (rows, colour) in enumerate(groups.values()):
-        places = np.arange(len(ANSWER_KEYS)) + (k - 0.5) * 0.38
-        boxes = axes.boxplot(
-            [rows[name] for name in ANSWER_KEYS], positions=places, widths=0.32, showfliers=False, patch_artist=True,
-            medianprops={"color": "black"}, whiskerprops={"color": GREY}, capprops={"color": GREY},
-        )  # fmt: skip
-        for box in boxes["boxes"]:
-            box.set(facecolor=colour, alpha=0.55, edgecolor=colour)
-        for place, name in zip(places, ANSWER_KEYS, strict=True):
-            axes.plot(place + rng.uniform(-0.1, 0.1, len(rows)), rows[name], ".", color=colour, markersize=3)
-    axes.set(
-        xticks=range(len(ANSWER_KEYS)), xticklabels=list(ANSWER_KEYS.values()), ylim=(-0.02, 1.02),
-        xlabel="attended segment", ylabel="share of the answer tokens' attention",
-    )  # fmt: skip
-    axes.set_title(f"{settings['model_label']}, {settings['dataset_label']}: where answer tokens look")
-    handles = [Patch(facecolor=c, alpha=0.55, label=f"{name} ({len(rows)})") for name, (rows, c) in groups.items()]
-    axes.legend(handles=handles, loc="upper left", fontsize=8)
-    save(figure, stem, table[["layer", "head", "is_rfh", *ANSWER_KEYS]], settings, [heads])
 
 
 def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:

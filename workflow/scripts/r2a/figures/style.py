@@ -33,11 +33,26 @@ plt.rcParams.update(
 )  # fmt: skip
 
 
-def save(figure: Figure, stem: Path, table: pd.DataFrame, settings: Mapping[str, Any], inputs: Sequence[Path]) -> None:
-    """Write {stem}.svg, .png and .csv (the drawn numbers), and close the figure."""
+def titled(settings: Mapping[str, Any], title: str) -> str:
+    return f"{settings['model_label']}, {settings['dataset_label']}: {title}"
+
+
+def save(
+    figure: Figure,
+    stem: Path,
+    table: pd.DataFrame,
+    settings: Mapping[str, Any],
+    inputs: Sequence[Path],
+    caption: str = "",
+) -> None:
+    """Write {stem}.svg, .png and .csv (the drawn numbers), and close the figure; the caption stands under it."""
+    notes = [caption] if caption else []
     if settings["is_toy"]:
+        notes.append(TOY_NOTE)
+    if notes:
         n_characters = int(17 * figure.get_figwidth())  # of this size, in the figure's width
-        figure.supxlabel(textwrap.fill(TOY_NOTE, n_characters), fontsize=7, color=GREY)
+        text = "\n".join(textwrap.fill(note, n_characters) for note in notes)
+        figure.supxlabel(text, fontsize=7, color="#555555", x=0.02, ha="left")
     for suffix in (".svg", ".png"):
         with whole_file(stem.with_suffix(suffix)) as partial:
             figure.savefig(partial, dpi=DPI, metadata={"Date": None} if suffix == ".svg" else None)

@@ -1,0 +1,26 @@
+"""Rerun a few traces and store whole rows of their attention."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.attention.rows import capture_rows
+
+        capture_rows(
+            Path(snakemake.input.traces),
+            Path(snakemake.input.manifest),
+            Path(snakemake.input.heads),
+            Path(snakemake.output.rows),
+            snakemake.params.settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

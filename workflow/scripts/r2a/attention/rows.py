@@ -1,0 +1,196 @@
+"""Whole attention rows of a few traces, for pattern figures and for reading one trace token by token."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+
+from r2a.attention import read_traces_to_rerun
+from r2a.attention.fused import FUSED, AttentionError, LayerAttention, Span
+from r2a.attention.rerun import check_against_eager, check_masses
+from r2a.attention.segments import query_rows
+from r2a.attention.text import is_cue_token, token_pieces
+from r2a.models import load_model, load_tokenizer, read_manifest
+from r2a.progress import Progress, logger
+from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
+from r2a.traces import SEGMENTS
+
+MEANS = ("rfh_mean", "all_mean")
+
+
+def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settings: Mapping[str, Any]) -> None:
+    """Rerun a few traces with reasoning and store the attention rows of their answer tokens, over all tokens.
+
+    One group a trace, /trace_0 and on, as lengths differ; /uid and /sample [trace] name them. In each:
+    attention [head, row, key] of the kept heads (settings["row_heads"]: the Reasoning-Focus Heads in the order of
+    their ranks, or all), 0 where a row cannot see a key; rfh_mean and all_mean [row, key]: the mean over the
+    Reasoning-Focus Heads, and over all heads of all layers; centre [every_head, row]: the attention-weighted mean
+    position inside the reasoning, 0..1, of every head (METHOD section 3, tracking). Axis `head` reads layer.head,
+    `row` is the answer token's position in the trace. Beside them layer, head_in_layer, rank and is_rfh [head];
+    token_ids, token_text and is_cue [key]; bounds [bound].
+    A trace takes at most settings["case_megabytes"] before compression (see n_kept_rows): at the default of 8, ten
+    heads of a trace of 10,000 tokens keep 33 answer tokens, one of 2,500 tokens 133, spread evenly.
+    Raises AttentionError as capture_attention does, and where a problem named in settings["uids"] has no trace.
+    """
+    origin = read_manifest(manifest)
+    (identity,) = origin["models"].values()
+    table = _chosen_traces(read_traces_to_rerun(traces, settings["decoding"]), traces, settings)
+    kept_heads = read_parquet(heads)
+    if settings["row_heads"] == "rfhs":
+        kept_heads = kept_heads[kept_heads["is_rfh"]].sort_values("rank")
+    tokenizer = load_tokenizer(origin["folder"])
+    is_fused = settings["kernel"] == "fused"
+    model = load_model(origin, FUSED if is_fused else "eager")
+    if is_fused:
+        first = table.iloc[0]
+        check_against_eager(model, [*first.prompt_token_ids, *first.completion_token_ids], identity["dtype"])
+    with (
+        new_hdf5(output, provenance(settings, [traces, manifest, heads])) as file,
+        Progress(f"{settings['model']}, {settings['dataset']}: attention rows", len(table)) as progress,
+    ):
+        add_axis(file, "trace", [f"trace_{number}" for number in range(len(table))])
+        for column in ("uid", "sample"):
+            add_column(file, column, "trace", table[column].tolist())
+        for number, row in enumerate(table.itertuples()):
+            ids = [*row.prompt_token_ids, *row.completion_token_ids]
+            bounds = list(row.bounds)
+            answer = query_rows(bounds)["answer"]
+            itemsize = np.dtype(settings["row_dtype"]).itemsize
+            n_rows = n_kept_rows(len(answer), len(ids), len(kept_heads), itemsize, settings["case_megabytes"])
+            if n_rows < len(answer):
+                logger.info(f"{row.uid}: {n_rows} of {len(answer)} answer tokens kept")
+            case = case_attention(model, ids, bounds, spread_evenly(answer, n_rows), kept_heads)
+            check_masses(case.attention, identity["dtype"], row.uid)
+            pieces = token_pieces(tokenizer, ids)
+            is_cue = np.zeros(len(ids), bool)
+            is_cue[bounds[3] : bounds[4]] = is_cue_token(pieces[bounds[3] : bounds[4]], settings["cue_words"])
+            group = file.create_group(f"trace_{number}")
+            _write_case(group, case, kept_heads, bounds, origin["n_heads"], settings["row_dtype"])
+            for column, values in {"token_ids": ids, "token_text": pieces, "is_cue": is_cue}.items():
+                add_column(group, column, "key", values)
+            progress.advance(len(ids))
+
+
+def n_kept_rows(n_answer: int, n_tokens: int, n_heads: int, itemsize: int, megabytes: float) -> int:
+    """How many answer tokens' rows of n_heads and the MEANS fit into so many MB; at least one."""
+    row_bytes = (n_heads + len(MEANS)) * n_tokens * itemsize
+    return min(n_answer, max(1, int(megabytes * 1e6 / row_bytes)))
+
+
+def spread_evenly(tokens: range, n: int) -> list[int]:
+    """n of the tokens, the first and the last among them."""
+    return [tokens[k * (len(tokens) - 1) // max(1, n - 1)] for k in range(n)]
+
+
+@dataclass(frozen=True)
+class CaseAttention:
+    """Float32 arrays of one trace's chosen rows, as capture_rows stores them."""
+
+    rows: Sequence[int]
+    attention: np.ndarray
+    rfh_mean: np.ndarray
+    all_mean: np.ndarray
+    centre: np.ndarray
+
+
+class CaseRecorder:
+    """Keeps the chosen rows of chosen heads, their mean over all heads, and every head's centre."""
+
+    def __init__(self, bounds: Sequence[int], heads: Sequence[tuple[int, int]], rows: Sequence[int], n_all: int):
+        self.spans = [Span(0, 0, bounds[-1])]
+        self.reasoning = slice(bounds[3], bounds[4])
+        self.heads, self.rows, self.n_all = heads, rows, n_all
+        self.attention = np.zeros((len(heads), len(rows), bounds[-1]), np.float32)
+        self.all_mean = np.zeros((len(rows), bounds[-1]), np.float32)
+        self.centre: list[np.ndarray] = []  # a layer each [head, row]
+
+    def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
+        n_done = 0
+        centres = []
+        for rows, block in attention.blocks(self.rows):
+            centres.append(self._keep(layer, slice(n_done, n_done + len(rows)), block))
+            n_done += len(rows)
+        self.centre.append(np.concatenate(centres, axis=1))
+
+    def record_weights(self, layer: int, weights: torch.Tensor) -> None:
+        """The same from a layer's whole attention [head, token, token]."""
+        self.centre.append(self._keep(layer, slice(0, len(self.rows)), weights[:, list(self.rows)].float()))
+
+    def _keep(self, layer: int, places: slice, block: torch.Tensor) -> np.ndarray:
+        """Add a layer's rows [head, row, key] at these places; return their centres [head, row]."""
+        n_keys = block.shape[-1]
+        for k, (head_layer, head) in enumerate(self.heads):
+            if head_layer == layer:
+                self.attention[k, places, :n_keys] = block[head].cpu().numpy()
+        self.all_mean[places, :n_keys] += (block.sum(0) / self.n_all).cpu().numpy()
+        inside = block[..., self.reasoning]
+        position = torch.linspace(0, 1, inside.shape[-1], device=block.device)
+        return (inside @ position / inside.sum(-1)).cpu().numpy()
+
+
+@torch.no_grad()
+def case_attention(
+    model: Any, token_ids: Sequence[int], bounds: Sequence[int], rows: Sequence[int], kept_heads: pd.DataFrame
+) -> CaseAttention:
+    """One forward pass of a trace, by the fused or the eager attention that the model was loaded with.
+
+    kept_heads: a row a kept head, with its layer, head and is_rfh.
+    """
+    config = model.config
+    heads = list(zip(kept_heads["layer"], kept_heads["head"], strict=True))
+    recorder = CaseRecorder(bounds, heads, rows, config.num_hidden_layers * config.num_attention_heads)
+    ids = torch.tensor([list(token_ids)], device=model.device)
+    if config._attn_implementation == FUSED:
+        model.model(input_ids=ids, use_cache=False, recorder=recorder)
+    else:
+        output = model.model(input_ids=ids, use_cache=False, output_attentions=True)
+        for layer, weights in enumerate(output.attentions):
+            recorder.record_weights(layer, weights[0])
+    return CaseAttention(
+        rows=rows,
+        attention=recorder.attention,
+        rfh_mean=recorder.attention[kept_heads["is_rfh"].to_numpy()].mean(0),
+        all_mean=recorder.all_mean,
+        centre=np.concatenate(recorder.centre),
+    )
+
+
+def _chosen_traces(table: pd.DataFrame, traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """The first samples of the problems in settings["uids"], or else settings["n_cases"] drawn traces."""
+    table = table[table["condition"] == "with_reasoning"]
+    uids = settings["uids"]
+    if not uids:
+        n_cases = min(settings["n_cases"], len(table))
+        return table.iloc[sorted(np.random.default_rng(settings["seed"]).choice(len(table), n_cases, replace=False))]
+    first = table.drop_duplicates("uid").set_index("uid", drop=False)
+    missing = [uid for uid in uids if uid not in first.index]
+    if missing:
+        raise AttentionError(
+            f"{traces}: no valid {settings['decoding']} trace with reasoning of {', '.join(missing)}; "
+            f"choose others in attention.case_uids.{settings['dataset']}"
+        )
+    return first.loc[uids]
+
+
+def _write_case(
+    group: h5py.Group, case: CaseAttention, kept_heads: pd.DataFrame, bounds: Sequence[int], n_heads: int, dtype: str
+) -> None:
+    """The axes and arrays of one trace's group."""
+    add_axis(group, "head", [f"{row.layer}.{row.head}" for row in kept_heads.itertuples()])
+    add_axis(group, "row", list(case.rows))
+    add_axis(group, "key", range(bounds[-1]))
+    add_axis(group, "every_head", ["{}.{}".format(*divmod(k, n_heads)) for k in range(len(case.centre))])
+    add_axis(group, "bound", range(len(SEGMENTS) + 1))
+    for name, column in {"layer": "layer", "head_in_layer": "head", "rank": "rank", "is_rfh": "is_rfh"}.items():
+        add_column(group, name, "head", kept_heads[column].to_numpy())
+    share = "share of the row's attention"
+    add_array(group, "attention", ("head", "row", "key"), share, dtype)[:] = case.attention
+    for name in MEANS:
+        add_array(group, name, ("row", "key"), share, dtype)[:] = getattr(case, name)
+    add_array(group, "centre", ("every_head", "row"), "share of the reasoning's length")[:] = case.centre
+    add_array(group, "bounds", ("bound",), "token", "int64", fill=0)[:] = bounds

@@ -36,6 +36,7 @@ include: "workflow/rules/attention.smk"
 include: "workflow/rules/heads.smk"
 include: "workflow/rules/patching.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/explorer.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -43,3 +44,4 @@ rule all:
     default_target: True
     input:
         "<results>/summary.md",
+        "<results>/explorer/index.html",

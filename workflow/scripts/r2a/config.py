@@ -23,6 +23,7 @@ STAGE_VERSIONS = {
     "pairs": 1,
     "activations": 1,
     "patching": 1,
+    "explorer": 1,
     "figures": 1,
     "summary": 1,
 }
@@ -203,6 +204,13 @@ class Patching(Section):
     batch_tokens: int = Field(4096, gt=0, description="Tokens that are computed at a time.")
 
 
+class Explorer(Section):
+    decoding: str = Field("greedy", description="The decoding whose traces the trace explorer shows.")
+    n_problems: int = Field(
+        100, gt=0, description="Problems of each model and dataset that it shows, those with attention rows first."
+    )
+
+
 class Study(Section):
     """A study: models x datasets x conditions x decodings, and the settings of its stages."""
 
@@ -216,6 +224,7 @@ class Study(Section):
     statistics: Statistics = Field(default_factory=Statistics)
     attention: Attention = Field(default_factory=Attention)
     patching: Patching = Field(default_factory=Patching)
+    explorer: Explorer = Field(default_factory=Explorer)
 
     @property
     def environment(self) -> str:
@@ -273,7 +282,9 @@ class Study(Section):
             "study": self.study,
             "seed": self.seed,
         }
-        if name in ("figures", "summary"):
+        if name == "explorer":
+            params |= self.explorer.model_dump()
+        if name in ("explorer", "figures", "summary"):
             params["is_toy"] = any(entry.is_toy for entry in self.models.values())
         if model is not None:
             settings = self.models[model]
@@ -358,7 +369,7 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
     for name, decoding in decodings.items():
         if decoding.get("temperature") == 0 and decoding.get("n_samples", 1) != 1:
             lines.append(f"decodings.{name}.n_samples: greedy decoding gives the same text each time; set it to 1")
-    for stage in ("attention", "patching"):
+    for stage in ("attention", "patching", "explorer"):
         used = config.get(stage)
         used = used.get("decoding", "greedy") if isinstance(used, dict) else "greedy"
         if used not in decodings:

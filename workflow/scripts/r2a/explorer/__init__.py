@@ -43,7 +43,7 @@ def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path
             there = {name: paths[place] for name, paths in stores.items() if place in paths}
             collection = _Collection(there, problems[origin["dataset"]], folders[origin["model"]], settings)
             names = {name: origin[name] for name in ("model", "model_label", "dataset", "dataset_label")}
-            collections.append({**names, "traces": collection.write(data, str(number))})
+            collections.append({**names, "folder": str(number), "traces": collection.write(data, str(number))})
             progress.advance()
     study = {"study": settings["study"], "is_toy": settings["is_toy"], "collections": collections}
     _hand_over(data / "index.js", "index", study)

@@ -466,12 +466,12 @@ const r2aExplorer = (() => {
   }
 
   function patchMap(pair) {
-    const { shape: [nLayers, nRoles], values: all } = matrix(pair.effects, effect), wide = 34, high = 15;
+    const { shape: [nLayers, nRoles], values: all } = matrix(pair.effects, effect), wide = 40, high = 15;
     const chart = drawn("svg", { width: 60 + nRoles * wide, height: 62 + nLayers * high, role: "img" });
     for (const [k, run] of ["clean", "corrupted"].entries()) {
       chart.append(drawn("text", { x: 0, y: 14 + k * 16 }, run));
-      pair.tokens[run].forEach((token, r) => chart.append(drawn("text", { x: 62 + r * wide, y: 14 + k * 16 },
-        shown(token).trim().slice(0, 5))));
+      pair.tokens[run].forEach((token, r) => chart.append(drawn("text", { x: 62 + r * wide, y: 14 + k * 16, class: "small" },
+        shown(token).trim().slice(0, 7))));
     }
     for (let layer = 0; layer < nLayers; layer++) {
       chart.append(drawn("text", { x: 40, y: 50 + layer * high }, String(layer)));
@@ -686,5 +686,5 @@ const r2aExplorer = (() => {
 
   addEventListener("unhandledrejection", (event) => { find("told").textContent = event.reason.message; });
   document.addEventListener("DOMContentLoaded", begin);
-  return { take, state };
+  return { take, state, select, trace: () => trace };
 })();

@@ -37,10 +37,11 @@ def open_page(browser, page, place=""):
     browser.execute_async_script(WAIT)
 
 
-def tokens(browser, selector="#text"):
-    """(text, alpha of its background) of every token on the screen."""
-    script = f"""return [...document.querySelectorAll('{selector} .line span')].map((span) =>
-        [span.textContent, Number(span.style.backgroundColor.match(/, ([\\d.]+)\\)$/)?.[1] ?? (span.style.backgroundColor ? 1 : 0)), span.token])"""
+def tokens(browser):
+    """(text, alpha of its background, position) of every token on the screen."""
+    script = """const alpha = (colour) => colour ? Number(colour.match(/, ([\\d.]+)\\)$/)?.[1] ?? 1) : 0;
+        return [...document.querySelectorAll('#text .line span')].map((span) =>
+            [span.textContent, alpha(span.style.backgroundColor), span.token])"""
     return browser.execute_script(script)
 
 
@@ -68,7 +69,7 @@ def test_it_opens_from_a_disk_and_lists_every_trace(browser, page):
     open_page(browser, page)
     assert "66 of 66 traces" in browser.find_element("id", "count").text
     assert "Toy models" in browser.find_element("id", "toy").text
-    assert [text for text, *_ in tokens(browser)][0] == "<|begin|>"
+    assert tokens(browser)[0][0] == "<|begin|>"
     assert errors(browser) == []
 
 

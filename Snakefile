@@ -40,6 +40,7 @@ include: "workflow/rules/heads.smk"
 include: "workflow/rules/ablation.smk"
 include: "workflow/rules/patching.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/explorer.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -47,3 +48,4 @@ rule all:
     default_target: True
     input:
         "<results>/summary.md",
+        "<results>/explorer/index.html",

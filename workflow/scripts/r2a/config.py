@@ -31,6 +31,7 @@ STAGE_VERSIONS = {
     "pairs": 2,
     "activations": 2,
     "patching": 2,
+    "explorer": 1,
     "figures": 1,
     "summary": 1,
 }
@@ -395,6 +396,13 @@ class Patching(Section):
     batch_tokens: int = Field(4096, gt=0, description="Tokens that are computed at a time.")
 
 
+class Explorer(Section):
+    decoding: str = Field("greedy", description="The decoding whose traces the trace explorer shows.")
+    n_problems: int = Field(
+        100, gt=0, description="Problems of each model and dataset that it shows, those with attention rows first."
+    )
+
+
 class Study(Section):
     """A study: models x datasets x conditions x decodings, and the settings of its stages."""
 
@@ -414,6 +422,7 @@ class Study(Section):
     probes: Probes = Field(default_factory=Probes)
     perturbation: Perturbation = Field(default_factory=Perturbation)
     patching: Patching = Field(default_factory=Patching)
+    explorer: Explorer = Field(default_factory=Explorer)
 
     @property
     def environment(self) -> str:
@@ -506,7 +515,9 @@ class Study(Section):
             "study": self.study,
             "seed": self.seed,
         }
-        if name in ("figures", "summary"):
+        if name == "explorer":
+            params |= self.explorer.model_dump()
+        if name in ("explorer", "figures", "summary"):
             params["is_toy"] = any(entry.is_toy for entry in self.models.values())
         if model is not None:
             settings = self.models[model]
@@ -665,7 +676,7 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
         if decoding.get("temperature") == 0 and decoding.get("n_samples", 1) != 1:
             lines.append(f"decodings.{name}.n_samples: greedy decoding gives the same text each time; set it to 1")
     lines += _perturbation_in_words(config.get("perturbation"))
-    for stage in ("attention", "ablation", "perturbation", "patching"):
+    for stage in ("attention", "ablation", "perturbation", "patching", "explorer"):
         used = config.get(stage)
         used = used.get("decoding", "greedy") if isinstance(used, dict) else "greedy"
         if not isinstance(used, str) or used not in decodings:

@@ -37,6 +37,7 @@ def reference() -> str:
         *((name, getattr(config, name.capitalize())) for name in ("perturbation", "attention", "ablation", "probes")),
         ("probes.needles", config.Needle),
         ("patching", config.Patching),
+        ("explorer", config.Explorer),
     ]
     return "\n".join([INTRODUCTION, *(_table(title, section) for title, section in sections)])
 

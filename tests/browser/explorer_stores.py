@@ -1,0 +1,112 @@
+"""Stores of a pretended study for the explorer: any text, any length, known attention."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from r2a.explorer import write_explorer
+from r2a.models import load_tokenizer
+from r2a.prompts import THINK_CLOSE, THINK_OPEN
+from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, write_json, write_parquet
+
+MODEL = Path(__file__).parents[2] / "resources/models/tiny-qwen"
+ORIGIN = provenance({"model": "m", "model_label": "M", "dataset": "d", "dataset_label": "D"})
+N_LAYERS, N_HEADS = 2, 3
+
+
+def write_study(folder: Path, texts: dict[str, tuple[str, str, str]]) -> Path:
+    """An explorer of one problem a uid, each with (prompt, reasoning, answer); returns its page.
+
+    Head 1.2 pays half of every answer token's attention to the first token of the reasoning, and half to itself;
+    the other heads pay all to the first token of the trace.
+    """
+    tokenizer = load_tokenizer(MODEL)
+    marks = [tokenizer.encode(mark, add_special_tokens=False) for mark in (THINK_OPEN, THINK_CLOSE)]
+    rows, cases = [], []
+    for uid, parts in texts.items():
+        prompt, reasoning, answer = (tokenizer.encode(part, add_special_tokens=False) for part in parts)
+        pieces = [[tokenizer.bos_token_id], prompt, marks[0], reasoning, marks[1], answer, [tokenizer.eos_token_id]]
+        bounds = np.cumsum([0, *map(len, pieces)]).tolist()
+        ids = [token for piece in pieces for token in piece]
+        cases.append((ids, bounds))
+        rows.append(
+            {
+                "uid": uid, "condition": "with_reasoning", "decoding": "greedy", "sample": 0,
+                "prompt_token_ids": ids[: bounds[3]], "completion_token_ids": ids[bounds[3] :], "bounds": bounds,
+                "is_valid": True, "invalid_reason": "",
+            }
+        )  # fmt: skip
+    traces = pd.DataFrame(rows)
+    grades = traces[["uid", "condition", "decoding", "sample"]].assign(answer="yes", is_correct=True, reason="string")
+    problems = traces[["uid"]].assign(problem=[parts[0] for parts in texts.values()], answer="yes", area="area")
+    places = np.divmod(np.arange(N_LAYERS * N_HEADS), N_HEADS)
+    heads = pd.DataFrame({"layer": places[0], "head": places[1], "a2r": np.linspace(0, 1, 6)})
+    heads["is_rfh"] = heads["a2r"] == 1
+    stores = folder / "stores"
+    paths = {name: stores / name / "m" / "d.parquet" for name in ("traces", "grades", "heads")}
+    for name, table in {"traces": traces, "grades": grades, "heads": heads}.items():
+        write_parquet(paths[name], table, ORIGIN)
+    write_parquet(stores / "datasets/d.parquet", problems, ORIGIN)
+    write_json(stores / "models/m.json", {"folder": str(MODEL)})
+    paths |= {name: stores / name / "m" / "d.h5" for name in ("attention", "rows")}
+    _write_attention(paths["attention"], rows, cases)
+    _write_rows(paths["rows"], rows, cases)
+    inputs = {name: [path] for name, path in paths.items()}
+    inputs |= {"datasets": [stores / "datasets/d.parquet"], "manifests": [stores / "models/m.json"]}
+    page = folder / "explorer/index.html"
+    settings = {"study": "pretended", "is_toy": True, "decoding": "greedy", "n_problems": 1000}
+    write_explorer(inputs, page, folder / "explorer/data", settings)
+    return page
+
+
+def sentence_bounds(bounds):
+    """The reasoning in sentences of ten tokens."""
+    return [*range(bounds[3], bounds[4], 10), bounds[4]]
+
+
+def _write_attention(path, rows, cases):
+    n_most = max(len(sentence_bounds(bounds)) for _, bounds in cases)
+    with new_hdf5(path, ORIGIN) as file:
+        axes = {
+            "trace": len(rows),
+            "layer": N_LAYERS,
+            "head": N_HEADS,
+            "sentence": n_most - 1,
+            "sentence_bound": n_most,
+        }
+        for name, size in axes.items():
+            add_axis(file, name, range(size))
+        for name in ("uid", "condition", "sample"):
+            add_column(file, name, "trace", [row[name] for row in rows])
+        mass = add_array(file, "sentence_mass", ("trace", "layer", "head", "sentence"), "share")
+        kept = add_array(file, "sentence_bounds", ("trace", "sentence_bound"), "token", "int64", fill=-1)
+        for number, (_, bounds) in enumerate(cases):
+            cut = sentence_bounds(bounds)
+            kept[number, : len(cut)] = cut
+            mass[number, :, :, : len(cut) - 1] = 0
+            mass[number, 1, 2, 0] = 0.5
+
+
+def _write_rows(path, rows, cases):
+    with new_hdf5(path, ORIGIN) as file:
+        add_axis(file, "trace", [f"trace_{number}" for number in range(len(rows))])
+        for name in ("uid", "sample"):
+            add_column(file, name, "trace", [row[name] for row in rows])
+        for number, (ids, bounds) in enumerate(cases):
+            case = file.create_group(f"trace_{number}")
+            answer = list(range(bounds[5], bounds[6]))
+            add_axis(case, "head", [f"{layer}.{head}" for layer in range(N_LAYERS) for head in range(N_HEADS)])
+            add_axis(case, "row", answer)
+            add_axis(case, "key", range(len(ids)))
+            layers, heads = np.divmod(np.arange(N_LAYERS * N_HEADS), N_HEADS)
+            for name, column in {"layer": layers, "head_in_layer": heads}.items():
+                add_column(case, name, "head", column)
+            add_column(case, "is_cue", "key", [position == bounds[3] + 1 for position in range(len(ids))])
+            attention = np.zeros((6, len(answer), len(ids)), np.float32)
+            attention[:5, :, 0] = 1
+            for k, position in enumerate(answer):
+                attention[5, k, [bounds[3], position]] = 0.5
+            add_array(case, "attention", ("head", "row", "key"), "share")[:] = attention
+            add_array(case, "rfh_mean", ("row", "key"), "share")[:] = attention[5]
+            add_array(case, "all_mean", ("row", "key"), "share")[:] = attention.mean(0)

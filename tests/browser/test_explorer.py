@@ -1,0 +1,166 @@
+"""The trace explorer as a reader meets it: in a real browser, from a disk."""
+
+import csv
+import json
+import time
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from explorer_stores import write_study
+
+HOSTILE = [
+    "</script><script>window.isOwned = true</script>",
+    "<img src=x onerror='window.isOwned = true'>",
+    '"});window.isOwned=true;({"a":"',
+    '=HYPERLINK("http://127.0.0.1")\u2028`${window.isOwned = true}`',
+    "<style>body { display: none }</style><!-- \u202e ]]>",
+]
+WAIT = """
+const done = arguments[arguments.length - 1];
+(function look() { document.querySelector('#text .line span') ? done(true) : setTimeout(look, 20); })();
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    texts = {
+        f"walk-{k:03}": ("Where do you face?", "Start north.\n1 left west\n" * 4, "you face west.") for k in range(60)
+    }
+    texts |= {f"hostile-{k}": (text, text * 2, text) for k, text in enumerate(HOSTILE)}
+    texts["long"] = ("Where do you face?", "1 left west\n" * 2500, "you face west.")
+    return write_study(tmp_path_factory.mktemp("explorer"), texts)
+
+
+def open_page(browser, page, place=""):
+    browser.get("about:blank")
+    browser.get(f"file://{page}{place}")
+    browser.execute_async_script(WAIT)
+
+
+def tokens(browser):
+    """(text, alpha of its background, position) of every token on the screen."""
+    script = """const alpha = (colour) => colour ? Number(colour.match(/, ([\\d.]+)\\)$/)?.[1] ?? 1) : 0;
+        return [...document.querySelectorAll('#text .line span')].map((span) =>
+            [span.textContent, alpha(span.style.backgroundColor), span.token])"""
+    return browser.execute_script(script)
+
+
+def click(browser, token, shift=False):
+    """A click on the token at a position of the trace."""
+    browser.execute_script(
+        """const span = [...document.querySelectorAll('#text .line span')].find((one) => one.token === arguments[0]);
+        for (const kind of ['pointerdown', 'pointerup'])
+            span.dispatchEvent(new PointerEvent(kind, {bubbles: true, shiftKey: arguments[1]}));""",
+        token, shift,
+    )  # fmt: skip
+
+
+def press(browser, key):
+    browser.execute_script(
+        "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true}))", key
+    )
+
+
+def errors(browser):
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_it_opens_from_a_disk_and_lists_every_trace(browser, page):
+    open_page(browser, page)
+    assert "66 of 66 traces" in browser.find_element("id", "count").text
+    assert "Toy models" in browser.find_element("id", "toy").text
+    assert tokens(browser)[0][0] == "<|begin|>"
+    assert errors(browser) == []
+
+
+def test_the_answer_lights_what_it_attends_to_and_a_reasoning_token_those_that_read_it(browser, page):
+    open_page(browser, page, "#t=0&source=1.2")
+    bounds = json.loads((page.parent / "data/0/0.js").read_text().split(",", 1)[1].rstrip(");\n"))["bounds"]
+    click(browser, bounds[5])
+    lit = {position for _, alpha, position in tokens(browser) if alpha > 0}
+    assert lit == {bounds[3], bounds[5]}  # half on the reasoning's first token, half on itself
+    click(browser, bounds[3])
+    lit = {position for _, alpha, position in tokens(browser) if alpha > 0}
+    assert lit == set(range(bounds[5], bounds[6]))
+    click(browser, bounds[3] + 1)
+    assert not [position for _, alpha, position in tokens(browser) if alpha > 0]
+
+
+def test_a_permalink_opens_what_it_was_copied_from(browser, page):
+    open_page(browser, page, "#t=3&source=1.2")
+    for key in ("ArrowRight", "ArrowRight", "v"):
+        press(browser, key)
+    place = browser.execute_script("return location.hash")
+    shown = browser.find_element("id", "sentences").text
+    open_page(browser, page, place)
+    assert browser.execute_script("return location.hash") == place
+    assert browser.find_element("id", "sentences").text == shown
+    assert "walk-003" in browser.find_element("id", "facts").text
+
+
+def test_search_filters_the_list(browser, page):
+    open_page(browser, page)
+    browser.find_element("id", "search").send_keys("walk-01")
+    assert "10 of 66 traces" in browser.find_element("id", "count").text
+    browser.find_element("id", "search").send_keys("7")
+    assert len(browser.find_elements("css selector", "#traces li:not([aria-hidden])")) == 1
+
+
+def test_keys_walk_through_traces_and_heads(browser, page):
+    open_page(browser, page, "#t=0")
+    press(browser, "ArrowDown")
+    browser.execute_async_script(WAIT)
+    time.sleep(0.2)
+    assert "walk-001" in browser.find_element("id", "facts").text
+    before = browser.execute_script("return r2aExplorer.state.source")
+    press(browser, "]")
+    assert browser.execute_script("return r2aExplorer.state.source") != before
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_a_models_text_is_shown_and_never_run(browser, page, number):
+    open_page(browser, page, f"#t={60 + number}")
+    assert browser.execute_script("return window.isOwned === undefined")
+    assert browser.execute_script("return getComputedStyle(document.body).display") == "grid"
+    shown = "".join(text for text, *_ in tokens(browser))
+    assert HOSTILE[number].replace("\u2028", "").replace("\u202e", "")[:12] in shown.replace("\u2028", "")
+    assert [message for message in errors(browser) if "Content Security" not in message] == []
+
+
+def test_what_is_shown_can_be_saved(browser, page, downloads):
+    open_page(browser, page, "#t=60&source=1.2")
+    for suffix in ("csv", "svg", "png"):
+        browser.find_element("id", f"save-{suffix}").click()
+    kept = {}
+    deadline = time.monotonic() + 20
+    while len(kept) < 3 and time.monotonic() < deadline:
+        kept = {path.suffix: path for path in downloads.iterdir() if path.suffix != ".crdownload"}
+        time.sleep(0.1)
+    with open(kept[".csv"], newline="") as file:
+        rows = list(csv.DictReader(file))
+    prompt = [row["token"] for row in rows if row["segment"] == "prompt"]
+    assert not [token for token in prompt if token.startswith("=")]  # a spreadsheet would take it for a formula
+    assert "".join(prompt).replace("'", "") == HOSTILE[0]
+    assert sum(float(row["attention"]) for row in rows) == pytest.approx(1, abs=1e-3)
+    texts = ElementTree.parse(kept[".svg"]).getroot().iter("{http://www.w3.org/2000/svg}text")
+    assert HOSTILE[0][:9] in "".join(text.text or "" for text in texts)
+    assert kept[".png"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_of_a_long_trace_only_what_is_visible_is_drawn(browser, page):
+    open_page(browser, page, "#t=65&source=1.2")
+    n_tokens = browser.execute_script("return document.querySelector('#text .line.title').parentNode.offsetHeight / 20")
+    assert n_tokens > 500  # lines
+    assert len(tokens(browser)) < 1500
+    press(browser, "ArrowRight")  # to the answer's first token, at the end
+    assert "west" in "".join(text for text, *_ in tokens(browser))
+    assert "answer, " in browser.find_element("id", "text").text
+
+
+def test_a_small_screen_scrolls_in_one_direction_only(browser, page):
+    browser.set_window_size(500, 800)
+    try:
+        open_page(browser, page, "#t=0")
+        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    finally:
+        browser.set_window_size(1400, 900)

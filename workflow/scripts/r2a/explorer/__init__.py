@@ -1,0 +1,213 @@
+"""The trace explorer: a static page that shows what the stores hold, trace by trace."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from r2a.models import load_tokenizer, read_manifest, token_pieces
+from r2a.progress import Progress, logger
+from r2a.roles import CONTROLS
+from r2a.store import axis_labels, open_hdf5, read_parquet, read_provenance, whole_file
+
+PAGE = Path(__file__).parent
+KEYS = ["uid", "condition", "decoding", "sample"]
+EFFECT = "normalized_logit_diff"
+
+
+def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path, settings: Mapping[str, Any]) -> None:
+    """Write the page to `index`, and what it loads on demand into the folder `data` beside it.
+
+    `inputs` names lists of paths as the rule does: datasets, manifests (one a dataset or model); traces, grades,
+    attention, heads, rows, pairs and patching (one a model and dataset, where there is one). Of every model and
+    dataset settings["n_problems"] problems are shown at most, those with kept attention rows first, in both
+    conditions, as settings["decoding"] gave them. Data are scripts that hand over JSON, arrays in it float16 in
+    base64: what a page opened from a disk may load.
+    """
+    problems = {path.stem: read_parquet(path).set_index("uid", drop=False) for path in inputs["datasets"]}
+    folders = {path.stem: read_manifest(path)["folder"] for path in inputs["manifests"]}
+    stores = {
+        name: {(path.parent.name, path.stem): path for path in paths}
+        for name, paths in inputs.items()
+        if name not in ("datasets", "manifests")
+    }
+    collections = []
+    with Progress("explorer: models and datasets", len(stores["traces"])) as progress:
+        for number, (place, path) in enumerate(stores["traces"].items()):
+            origin = read_provenance(path)["parameters"]
+            there = {name: paths[place] for name, paths in stores.items() if place in paths}
+            collection = _Collection(there, problems[origin["dataset"]], folders[origin["model"]], settings)
+            names = {name: origin[name] for name in ("model", "model_label", "dataset", "dataset_label")}
+            collections.append({**names, "folder": str(number), "traces": collection.write(data, str(number))})
+            progress.advance()
+    study = {"study": settings["study"], "is_toy": settings["is_toy"], "collections": collections}
+    _hand_over(data / "index.js", "index", study)
+    with whole_file(index) as partial:
+        partial.write_text(page())
+
+
+def page() -> str:
+    """The page, with its style and script inside; nothing runs in it but that script and the data that it loads."""
+    html, style, script = ((PAGE / f"explorer.{suffix}").read_text() for suffix in ("html", "css", "js"))
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}' 'strict-dynamic'; "
+        "img-src blob: data:"
+    )
+    return html.replace("{policy}", policy).replace("{style}", style).replace("{script}", script)
+
+
+class _Collection:
+    """The traces of one model on one dataset, and what was measured on them."""
+
+    def __init__(
+        self, stores: Mapping[str, Path], problems: pd.DataFrame, model: str | None, settings: Mapping[str, Any]
+    ) -> None:
+        """model: the folder of its tokenizer; None for a model that is known to its endpoint alone."""
+        self.stores, self.problems, self.n_problems = stores, problems, settings["n_problems"]
+        self.tokenizer = load_tokenizer(model) if model else None
+        traces = read_parquet(stores["traces"])
+        self.traces = traces[traces["decoding"] == settings["decoding"]]
+        self.grades = read_parquet(stores["grades"]).set_index(KEYS) if "grades" in stores else None
+
+    def write(self, data: Path, folder: str) -> list[dict[str, Any]]:
+        """Write a file a trace and a pair, and one of the heads; return what the list of traces shows of each."""
+        cases, sentences = dict(self._cases()), dict(self._sentences())
+        uids = list(dict.fromkeys([*(uid for uid, *_ in cases), *self.traces["uid"]]))[: self.n_problems]
+        pairs = {}
+        for number, (pair, effects) in enumerate(self._pairs()):
+            _hand_over(data / folder / f"pair{number}.js", f"{folder}/pair{number}", effects)
+            pairs[pair] = number
+        _hand_over(data / folder / "heads.js", f"{folder}/heads", self._heads())
+        listed = []
+        for number, row in enumerate(self.traces[self.traces["uid"].isin(uids)].to_dict("records")):
+            place = (row["uid"], row["condition"], row["sample"])
+            problem, verdict = self.problems.loc[row["uid"]], self._verdict(row)
+            shown = {"reference": problem["answer"], **verdict, **self._text(row)}
+            shown |= sentences.get(place, {}) | cases.get(place, {})
+            _hand_over(data / folder / f"{number}.js", f"{folder}/{number}", shown)
+            listed.append(
+                {
+                    "uid": row["uid"], "condition": row["condition"], "sample": row["sample"],
+                    "verdict": verdict["verdict"], "area": problem["area"], "question": problem["problem"],
+                    "has_rows": place in cases, "pair": pairs.get(problem.get("pair")),
+                }
+            )  # fmt: skip
+        logger.info(f"{self.stores['traces']}: {len(listed)} traces of {len(uids)} problems, {len(cases)} with rows")
+        return listed
+
+    def _verdict(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """verdict: right, wrong, ungraded or invalid; reason: why; answer: what was extracted."""
+        if not row["is_valid"]:
+            return {"verdict": "invalid", "reason": row["invalid_reason"], "answer": None}
+        if self.grades is None:
+            return {"verdict": "ungraded", "reason": "no reference", "answer": None}
+        grade = self.grades.loc[tuple(row[key] for key in KEYS)]
+        verdict = "ungraded" if pd.isna(grade["is_correct"]) else "right" if grade["is_correct"] else "wrong"
+        return {"verdict": verdict, "reason": grade["reason"], "answer": grade["answer"]}
+
+    def _text(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Tokens and segment bounds; prompt, reasoning and answer whole where no tokenizer is known."""
+        if self.tokenizer is None:
+            reasoning = row["completion_text"].removesuffix(row["answer_text"])
+            return {
+                "tokens": [row["prompt_text"], reasoning, row["answer_text"]],
+                "bounds": [0, 0, 1, 1, 2, 2, 3, 3],
+            }
+        ids = [*row["prompt_token_ids"], *row["completion_token_ids"]]
+        return {"tokens": token_pieces(self.tokenizer, ids), "bounds": row["bounds"]}
+
+    def _cases(self) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
+        """The traces whose answer tokens' attention rows were kept."""
+        if "rows" not in self.stores:
+            return
+        with open_hdf5(self.stores["rows"]) as file:
+            for name, uid, sample in zip(
+                axis_labels(file, "trace"), file["uid"].asstr()[:], file["sample"][:], strict=True
+            ):
+                case = file[name]
+                heads = zip(case["layer"][:].tolist(), case["head_in_layer"][:].tolist(), strict=True)
+                kept = {f"{layer}.{head}": case["attention"][k] for k, (layer, head) in enumerate(heads)}
+                kept |= {"rfhs": case["rfh_mean"][:], "all": case["all_mean"][:]}
+                yield (
+                    (uid, "with_reasoning", int(sample)),
+                    {
+                        "rows": case["row"][:],
+                        "cues": np.flatnonzero(case["is_cue"][:]),
+                        "attention": {source: _array(rows) for source, rows in kept.items()},
+                    },
+                )
+
+    def _sentences(self) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
+        """What the answer as a whole pays to each reasoning sentence, by every head [layer * head, sentence]."""
+        if "attention" not in self.stores:
+            return
+        with open_hdf5(self.stores["attention"]) as file:
+            names = zip(file["uid"].asstr()[:], file["condition"].asstr()[:], file["sample"][:], strict=True)
+            for number, (uid, condition, sample) in enumerate(names):
+                bounds = file["sentence_bounds"][number]
+                bounds = bounds[bounds >= 0]
+                mass = file["sentence_mass"][number][..., : len(bounds) - 1].reshape(-1, len(bounds) - 1)
+                yield (uid, condition, int(sample)), {"sentences": bounds, "sentence_mass": _array(mass)}
+
+    def _heads(self) -> dict[str, Any]:
+        """The head table's numbers, a list a column."""
+        if "heads" not in self.stores:
+            return {}
+        table = read_parquet(self.stores["heads"]).sort_values(["layer", "head"])
+        return {name: table[name].astype(float).round(5) for name in table.select_dtypes(["number", "bool"])}
+
+    def _pairs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Of every pair patched under the first probe, its tokens by role, and every patch's effect [layer, role]."""
+        if "patching" not in self.stores or self.tokenizer is None:
+            return
+        rows = read_parquet(self.stores["pairs"])
+        with open_hdf5(self.stores["patching"]) as file:
+            probe = axis_labels(file, "probe")[0]
+            rows, of_probe = rows[rows["probe"] == probe].set_index("pair"), file[probe]
+            roles = axis_labels(of_probe, "role")
+            key_places = [roles.index(role) for role in axis_labels(of_probe, "key_role")]
+            for number, pair in enumerate(axis_labels(of_probe, "pair")):
+                row = rows.loc[pair]
+                tokens = {
+                    run: token_pieces(self.tokenizer, row[f"{run}_ids"][row[f"{run}_positions"]])
+                    for run in ("clean", "corrupted")
+                }
+                effects = {}
+                for component in sorted(of_probe.keys() & {"resid_pre", "resid_mid", "attn_out", "mlp_out"}):
+                    for patch, measured in of_probe[component].items():
+                        found = measured[EFFECT][number]
+                        whole = np.full((len(found), len(roles)), np.nan, np.float32)
+                        whole[:, key_places if patch in CONTROLS else slice(None)] = found
+                        effects[f"{component}, {patch}"] = _array(whole)
+                yield (
+                    pair,
+                    {
+                        "pair": pair, "probe": probe, "roles": roles, "tokens": tokens, "effects": effects,
+                        "answers": [row["answer_a"], row["answer_b"]], "is_used": bool(of_probe["is_used"][number]),
+                    },
+                )  # fmt: skip
+
+
+def _array(values: np.ndarray) -> dict[str, Any]:
+    """An array of two axes as the page reads it."""
+    return {"shape": values.shape, "float16": base64.b64encode(np.ascontiguousarray(values, "<f2").tobytes()).decode()}
+
+
+def _hand_over(path: Path, name: str, content: Mapping[str, Any]) -> None:
+    """A script that hands `content` to the page under a name. JSON is a literal of JavaScript's: it runs nothing."""
+    text = json.dumps(content, default=_plain, allow_nan=False, separators=(",", ":"))
+    with whole_file(path) as partial:
+        partial.write_text(f"r2aExplorer.take({json.dumps(name)},{text});\n")
+
+
+def _plain(value: Any) -> Any:
+    """What json does not know: arrays, columns and numpy's numbers; nan becomes null."""
+    if isinstance(value, pd.Series | np.ndarray):
+        return [None if isinstance(item, float) and np.isnan(item) else item for item in value.tolist()]
+    return value.item()

@@ -1,0 +1,690 @@
+"use strict";
+// Shows what `data/` holds. Everything from the data enters the page as text or numbers, never as markup.
+
+const r2aExplorer = (() => {
+  const find = (id) => document.getElementById(id);
+  const SVG = "http://www.w3.org/2000/svg";
+  const SEGMENTS = ["bos", "prompt", "think_open", "reasoning", "think_close", "answer", "eos"];
+  const CONDITIONS = { with_reasoning: "with reasoning", without_reasoning: "without reasoning" };
+  const MEANS = { rfhs: "Reasoning-Focus Heads, mean", all: "all heads, mean" };
+  const LINE = 20, ITEM = 44;
+
+  // ---------------------------------------------------------------- data, loaded when asked for
+
+  const waiting = new Map(), taken = new Map();
+
+  function take(name, content) {
+    taken.set(name, content);
+    waiting.get(name)?.(content);
+  }
+
+  function load(name) {
+    if (taken.has(name)) return Promise.resolve(taken.get(name));
+    return new Promise((resolve, reject) => {
+      waiting.set(name, resolve);
+      const script = document.createElement("script");
+      script.src = `data/${name}.js`;
+      script.onerror = () => reject(new Error(`data/${name}.js is missing: copy the whole folder explorer`));
+      script.onload = () => script.remove();
+      document.head.append(script);
+    });
+  }
+
+  const HALVES = new Float32Array(65536); // every float16's value
+  for (let bits = 0; bits < 65536; bits++) {
+    const exponent = (bits >> 10) & 31, fraction = bits & 1023;
+    const size = exponent === 0 ? fraction * 2 ** -24
+      : exponent === 31 ? (fraction ? NaN : Infinity) : (1 + fraction / 1024) * 2 ** (exponent - 15);
+    HALVES[bits] = bits & 32768 ? -size : size;
+  }
+
+  // A matrix of two axes: {shape, values}, decoded once and kept in its place.
+  function matrix(holder, key) {
+    const packed = holder[key];
+    if (packed.values) return packed;
+    const bytes = Uint8Array.from(atob(packed.float16), (letter) => letter.charCodeAt(0));
+    const halves = new Uint16Array(bytes.buffer);
+    packed.values = Float32Array.from(halves, (bits) => HALVES[bits]);
+    delete packed.float16;
+    return packed;
+  }
+
+  // ---------------------------------------------------------------- small pieces of page
+
+  function element(tag, attributes = {}, ...children) {
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name.startsWith("on")) made[name] = value; else made.setAttribute(name, value);
+    }
+    made.append(...children);
+    return made;
+  }
+
+  function drawn(tag, attributes, text) {
+    const made = document.createElementNS(SVG, tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    if (text !== undefined) made.textContent = text;
+    return made;
+  }
+
+  function fill(select, options, chosen) {
+    select.replaceChildren(...options.map(([value, label]) => element("option", { value }, label)));
+    select.value = options.some(([value]) => value === chosen) ? chosen : options[0]?.[0];
+  }
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const number = (value) => value === null || Number.isNaN(value) ? "–"
+    : Math.abs(value) >= 0.001 || value === 0 ? value.toFixed(3) : value.toExponential(1);
+  const shown = (token) => token.replace(/\n/g, "⏎").replace(/\t/g, "⇥");
+
+  // ---------------------------------------------------------------- a trace's text, of which only visible lines exist
+
+  class Text {
+    constructor(box) {
+      this.box = box;
+      this.inside = element("div");
+      box.append(this.inside);
+      this.rendered = new Map();
+      box.addEventListener("scroll", () => this.render(), { passive: true });
+      new ResizeObserver(() => this.lay()).observe(box);
+    }
+
+    show(tokens, bounds, cues) {
+      this.tokens = tokens;
+      this.segment = new Uint8Array(tokens.length);
+      SEGMENTS.forEach((_, k) => this.segment.fill(k, bounds[k], bounds[k + 1]));
+      this.bounds = bounds;
+      this.cues = new Set(cues);
+      this.heat = this.chosen = null;
+      this.columns = 0;
+      this.box.scrollTop = 0;
+      this.lay();
+    }
+
+    // Lines of tokens [first, last); a title stands before each segment.
+    lay() {
+      if (!this.tokens) return;
+      if (!this.letter) {
+        const probe = element("span", { class: "line" }, "0".repeat(100));
+        this.inside.append(probe);
+        this.letter = probe.getBoundingClientRect().width / 100;
+        probe.remove();
+      }
+      const columns = Math.max(20, Math.floor((this.box.clientWidth - 24) / this.letter));
+      if (columns === this.columns) return this.render();
+      this.columns = columns;
+      this.lines = [];
+      this.lineOf = new Int32Array(this.tokens.length);
+      let first = 0, width = 0, segment = -1;
+      const close = (end) => {
+        if (end > first) this.lines.push({ first, last: end });
+        first = end; width = 0;
+      };
+      this.tokens.forEach((token, k) => {
+        const size = Math.max(1, shown(token).length);
+        if (this.segment[k] !== segment) {
+          close(k);
+          segment = this.segment[k];
+          const n = this.bounds[segment + 1] - this.bounds[segment];
+          if (["prompt", "reasoning", "answer"].includes(SEGMENTS[segment])) {
+            this.lines.push({ title: `${SEGMENTS[segment]}, ${n} token${n === 1 ? "" : "s"}` });
+          }
+        } else if (width + size > columns) close(k);
+        this.lineOf[k] = this.lines.length;
+        width += size;
+        if (token.includes("\n")) close(k + 1);
+      });
+      close(this.tokens.length);
+      this.inside.style.height = `${this.lines.length * LINE + 8}px`;
+      this.clear();
+      this.render();
+    }
+
+    clear() {
+      for (const line of this.rendered.values()) line.remove();
+      this.rendered.clear();
+    }
+
+    visible() {
+      const first = Math.max(0, Math.floor(this.box.scrollTop / LINE) - 3);
+      return [first, Math.min(this.lines.length, first + Math.ceil(this.box.clientHeight / LINE) + 6)];
+    }
+
+    render() {
+      if (!this.lines) return;
+      const [first, last] = this.visible();
+      for (const [k, line] of this.rendered) if (k < first || k >= last) { line.remove(); this.rendered.delete(k); }
+      for (let k = first; k < last; k++) if (!this.rendered.has(k)) this.rendered.set(k, this.draw(k));
+    }
+
+    draw(k) {
+      const { first, last, title } = this.lines[k];
+      const line = element("div", { class: title ? "line title" : "line" });
+      line.style.top = `${k * LINE}px`;
+      if (title) line.textContent = title;
+      for (let t = first; t < last; t++) {
+        const span = element("span", { class: SEGMENTS[this.segment[t]] + (this.cues.has(t) ? " cue" : "") });
+        span.textContent = shown(this.tokens[t]);
+        span.token = t;
+        this.paint(span);
+        line.append(span);
+      }
+      this.inside.append(line);
+      return line;
+    }
+
+    paint(span) {
+      const alpha = this.heat ? Math.sqrt(this.heat[span.token]) : 0;
+      span.style.backgroundColor = alpha > 0.03 ? `rgba(${this.rgb}, ${alpha.toFixed(2)})` : "";
+      span.style.color = alpha > 0.6 ? this.ink : "";
+      const isChosen = this.chosen && span.token >= this.chosen[0] && span.token <= this.chosen[1];
+      span.classList.toggle("chosen", Boolean(isChosen));
+    }
+
+    // heat: 0..1 a token; chosen: [first, last] token.
+    colour(heat, chosen) {
+      this.heat = heat; this.chosen = chosen;
+      this.rgb = colour("--heat"); this.ink = colour("--heat-ink");
+      for (const line of this.rendered.values()) {
+        for (const span of line.children) this.paint(span);
+      }
+    }
+
+    reveal(token) {
+      const top = this.lineOf[token] * LINE, box = this.box;
+      if (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 2 * LINE) {
+        box.scrollTop = top - box.clientHeight / 2;
+        this.render();
+      }
+    }
+  }
+
+  // ---------------------------------------------------------------- state
+
+  let study, collection, listed, trace, heads, text, otherText;
+  const state = { c: "0", t: "0", source: "rfhs", view: "tokens", score: "a2r", sel: "", q: "", verdict: "", area: "", condition: "" };
+
+  function remember() {
+    const kept = Object.entries(state).filter(([, value]) => value !== "");
+    history.replaceState(null, "", `#${new URLSearchParams(kept)}`);
+  }
+
+  const selection = () => state.sel === "" ? null : state.sel.split("-").map(Number);
+  const item = () => collection.traces[Number(state.t)];
+
+  // ---------------------------------------------------------------- the list
+
+  function filtered() {
+    const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+    return collection.traces.map((one, k) => [one, k]).filter(([one]) =>
+      (!state.verdict || one.verdict === state.verdict) && (!state.area || one.area === state.area)
+      && (!state.condition || one.condition === state.condition)
+      && words.every((word) => `${one.uid} ${one.question}`.toLowerCase().includes(word)));
+  }
+
+  function showList() {
+    const values = (key) => [...new Set(collection.traces.map((one) => one[key]).filter(Boolean))].sort();
+    for (const key of ["verdict", "area", "condition"]) {
+      fill(find(key), [["", "all"], ...values(key).map((value) => [value, CONDITIONS[value] ?? value])], state[key]);
+      state[key] = find(key).value;
+    }
+    find("search").value = state.q;
+    listed = filtered();
+    find("count").textContent = `${listed.length} of ${collection.traces.length} traces; ● attention by token`;
+    drawList();
+  }
+
+  function drawList() {
+    const box = find("traces"), first = Math.max(0, Math.floor(box.scrollTop / ITEM) - 2);
+    const last = Math.min(listed.length, first + Math.ceil(box.clientHeight / ITEM) + 4);
+    const end = element("li", { "aria-hidden": "true" });
+    end.style.top = `${listed.length * ITEM - 1}px`;
+    end.style.height = "1px";
+    box.replaceChildren(...listed.slice(first, last).map(([one, k], place) => {
+      const made = element("li", { class: String(k) === state.t ? "chosen" : "", onclick: () => open(String(k)) },
+        element("div", {}, `${one.has_rows ? "● " : ""}${one.uid} `, element("span", { class: one.verdict }, one.verdict),
+          ` ${CONDITIONS[one.condition].split(" ")[0]}`),
+        element("div", { class: "what" }, one.question));
+      made.style.top = `${(first + place) * ITEM}px`;
+      return made;
+    }), end);
+  }
+
+  // ---------------------------------------------------------------- one trace
+
+  async function open(number, keepSelection = false) {
+    if (state.t !== number && !keepSelection) state.sel = "";
+    state.t = number;
+    const one = item();
+    trace = await load(`${collection.folder}/${number}`);
+    if (state.t !== number) return;
+    text.show(trace.tokens, trace.bounds, trace.cues ?? []);
+    showFacts(one);
+    await showOther(one);
+    showSources();
+    find("pair").hidden = one.pair === null;
+    if (one.pair !== null) showPair(await load(`${collection.folder}/pair${one.pair}`));
+    drawList();
+    update();
+    const chosen = selection();
+    if (chosen) text.reveal(chosen[0]);
+  }
+
+  function showFacts(one) {
+    const fact = (name, value) => [`${name} `, element("b", {}, String(value)), "   "];
+    find("facts").replaceChildren(
+      ...fact("", one.uid), element("b", { class: one.verdict }, one.verdict), ` (${trace.reason})   `,
+      ...(trace.answer === null ? [] : fact("answer", trace.answer)),
+      ...(trace.reference === null ? [] : fact("reference", trace.reference)),
+      ...(one.area ? fact("area", one.area) : []));
+    document.querySelector(".pane h2").textContent = CONDITIONS[one.condition];
+  }
+
+  async function showOther(one) {
+    const twin = collection.traces.findIndex((other) =>
+      other.uid === one.uid && other.sample === one.sample && other.condition !== one.condition);
+    find("other").hidden = twin < 0;
+    if (twin < 0) return;
+    const other = await load(`${collection.folder}/${twin}`), entry = collection.traces[twin];
+    find("other").querySelector("h2").replaceChildren(`${CONDITIONS[entry.condition]}: `,
+      element("span", { class: entry.verdict }, entry.verdict));
+    otherText.show(other.tokens, other.bounds, []);
+  }
+
+  const headNames = () => heads.layer ? heads.layer.map((layer, k) => `${layer}.${heads.head[k]}`) : [];
+
+  function showSources() {
+    const names = trace.attention ? Object.keys(trace.attention).filter((name) => !(name in MEANS)) : headNames();
+    const label = (name) => `head ${name.replace(".", ", ")}${isRfh(name) ? " (RFH)" : ""}`;
+    fill(find("source"), [...Object.entries(MEANS), ...names.map((name) => [name, label(name)])], state.source);
+    state.source = find("source").value;
+  }
+
+  const isRfh = (name) => Boolean(heads.is_rfh?.[headNames().indexOf(name)]);
+
+  // ---------------------------------------------------------------- what lights up
+
+  // Values a token, of the chosen source: what the chosen answer tokens pay, or who reads the chosen tokens.
+  function values() {
+    const found = new Float32Array(trace.tokens.length), chosen = selection();
+    const { shape: [nRows, nKeys], values: rows } = matrix(trace.attention, state.source);
+    const isAnswer = chosen && trace.rows.some((row) => row >= chosen[0] && row <= chosen[1]);
+    if (chosen && !isAnswer) {
+      trace.rows.forEach((row, k) => {
+        let mass = 0;
+        for (let t = chosen[0]; t <= Math.min(chosen[1], nKeys - 1); t++) mass += rows[k * nKeys + t];
+        found[row] = mass;
+      });
+      return { found, reads: "what each answer token pays to the selection" };
+    }
+    let n = 0;
+    trace.rows.forEach((row, k) => {
+      if (chosen && (row < chosen[0] || row > chosen[1])) return;
+      n++;
+      for (let t = 0; t < nKeys; t++) found[t] += rows[k * nKeys + t];
+    });
+    for (let t = 0; t < nKeys; t++) found[t] /= n;
+    const reads = chosen ? `what ${n === 1 ? "the selected answer token pays" : `${n} selected answer tokens pay, mean`}`
+      : "what the answer's tokens pay, mean: select some of them, or any token to see who reads it";
+    return { found, reads };
+  }
+
+  // Mass of each reasoning sentence: from the rows where they are kept, else the answer's mean.
+  function sentenceMass(found) {
+    const bounds = trace.sentences, mass = new Float32Array(bounds.length - 1);
+    if (found) {
+      for (let s = 0; s < mass.length; s++) for (let t = bounds[s]; t < bounds[s + 1]; t++) mass[s] += found[t];
+      return mass;
+    }
+    const { shape: [n, width], values: all } = matrix(trace, "sentence_mass");
+    const names = headNames();
+    const used = [...Array(n).keys()].filter((k) =>
+      state.source === "all" || (state.source === "rfhs" ? heads.is_rfh[k] : names[k] === state.source));
+    for (const k of used) for (let s = 0; s < width; s++) mass[s] += all[k * width + s] / used.length;
+    return mass;
+  }
+
+  let current = null; // what is lit, for export
+
+  function update() {
+    for (const [id, view] of [["show-tokens", "tokens"], ["show-sentences", "sentences"]]) {
+      find(id).setAttribute("aria-pressed", String(state.view === view));
+    }
+    const lit = trace.attention ? values() : null;
+    const chosen = selection();
+    let top = 0;
+    if (lit) {
+      // the first token takes attention that is for nothing; it must not dim the rest
+      for (let t = trace.bounds[1]; t < lit.found.length; t++) top = Math.max(top, lit.found[t]);
+      text.colour(lit.found.map((value) => Math.min(1, value / (top || 1))), chosen);
+    } else text.colour(null, chosen);
+    current = lit && { found: lit.found, top };
+    const hasSentences = trace.sentences?.length > 1;
+    find("sentences").hidden = !hasSentences || (state.view === "tokens" && Boolean(lit));
+    if (!find("sentences").hidden) showSentences(lit && !lit.reads.startsWith("what each") ? lit.found : null, chosen);
+    find("told").textContent = lit ? `Lit: ${lit.reads}.`
+      : hasSentences ? "Attention by token was kept for the traces marked ●; this one has it by sentence, as the answer's mean."
+        : "No attention was measured on this trace.";
+    showLegend(lit ? top : 0);
+    showMap();
+    remember();
+  }
+
+  function showLegend(top) {
+    const [canvas, label] = find("legend").children, pen = canvas.getContext("2d");
+    find("legend").hidden = top === 0;
+    pen.clearRect(0, 0, 90, 10);
+    for (let x = 0; x < 90; x++) {
+      pen.fillStyle = `rgba(${colour("--heat")}, ${Math.sqrt(x / 90)})`;
+      pen.fillRect(x, 0, 1, 10);
+    }
+    label.textContent = `0 to ${number(top)} of a token's attention`;
+  }
+
+  function showSentences(found, chosen) {
+    const mass = sentenceMass(found), bounds = trace.sentences, top = Math.max(...mass) || 1;
+    find("sentences").replaceChildren(...[...mass].map((value, s) => {
+      const bar = element("i");
+      bar.style.transform = `scaleX(${value / top})`;
+      const words = trace.tokens.slice(bounds[s], bounds[s + 1]).join("").trim();
+      const isChosen = chosen && chosen[0] === bounds[s] && chosen[1] === bounds[s + 1] - 1;
+      return element("div", { class: isChosen ? "chosen" : "", onclick: () => select(bounds[s], bounds[s + 1] - 1) },
+        element("span", {}, number(value)), bar, element("span", { title: words }, words));
+    }));
+  }
+
+  function select(first, last) {
+    state.sel = first === null ? "" : `${Math.min(first, last)}-${Math.max(first, last)}`;
+    update();
+  }
+
+  // ---------------------------------------------------------------- heads
+
+  function showMap() {
+    const box = find("map");
+    if (!heads.layer) {
+      box.replaceChildren();
+      find("head").textContent = "No attention was measured for this model.";
+      return;
+    }
+    const nLayers = Math.max(...heads.layer) + 1, nHeads = Math.max(...heads.head) + 1;
+    const size = Math.min(22, 236 / nHeads), column = heads[state.score];
+    const finite = column.filter((value) => value !== null), low = Math.min(...finite), high = Math.max(...finite);
+    const chart = drawn("svg", { width: nHeads * size + 18, height: nLayers * size + 16, role: "img" });
+    heads.layer.forEach((layer, k) => {
+      const name = `${layer}.${heads.head[k]}`, share = (column[k] - low) / (high - low || 1);
+      const cell = drawn("rect", {
+        x: 16 + heads.head[k] * size, y: layer * size, width: size - 1.5, height: size - 1.5,
+        fill: `rgba(${colour("--heat")}, ${column[k] === null ? 0 : 0.05 + 0.95 * share})`,
+        class: (heads.is_rfh[k] ? "rfh" : "") + (name === state.source ? " chosen" : ""),
+      });
+      cell.onmouseenter = () => tell(k);
+      cell.onclick = () => choose(name);
+      chart.append(cell);
+    });
+    for (let layer = 0; layer < nLayers; layer += Math.ceil(nLayers / 14)) {
+      chart.append(drawn("text", { x: 0, y: layer * size + size * 0.7 }, String(layer)));
+    }
+    chart.append(drawn("text", { x: 16, y: nLayers * size + 12 }, "head →"));
+    box.replaceChildren(chart);
+    const chosen = headNames().indexOf(state.source);
+    if (chosen >= 0) tell(chosen);
+    else find("head").textContent = `Layer by head, ${state.score} from ${number(low)} to ${number(high)}; Reasoning-Focus Heads are boxed. Point at one, or click to see its attention.`;
+  }
+
+  function tell(k) {
+    const rows = Object.keys(heads).filter((name) => !["layer", "head", "is_rfh"].includes(name))
+      .map((name) => element("tr", {}, element("td", {}, name), element("td", {}, number(heads[name][k]))));
+    find("head").replaceChildren(`Layer ${heads.layer[k]}, head ${heads.head[k]}${heads.is_rfh[k] ? ", Reasoning-Focus Head" : ""}`,
+      element("table", {}, ...rows));
+  }
+
+  function choose(name) {
+    if (trace.attention && !(name in trace.attention)) {
+      find("told").textContent = `Head ${name.replace(".", ", ")}: its attention by token was not kept (attention.row_heads: all keeps it).`;
+      return;
+    }
+    state.source = find("source").value = name;
+    update();
+  }
+
+  // ---------------------------------------------------------------- a pair's patching
+
+  let effect = "", role = 0;
+
+  function showPair(pair) {
+    const names = Object.keys(pair.effects), box = find("pair");
+    effect = names.includes(effect) ? effect : names.find((name) => name === "resid_pre, clean_to_corrupted") ?? names[0];
+    role = Math.min(role, pair.roles.length - 1);
+    if (role === 0) role = Math.max(0, pair.roles.indexOf("answer"));
+    const pick = element("select", { onchange: () => { effect = pick.value; showPair(pair); } });
+    fill(pick, names.map((name) => [name, name.replaceAll("_", " ")]), effect);
+    box.replaceChildren(
+      element("h2", {}, `Patching, ${pair.probe} probe: ${pair.pair}, ${pair.answers[0]} (clean) against ${pair.answers[1]} (corrupted)`
+        + (pair.is_used ? "" : "; left out: a run does not prefer its own answer")),
+      element("label", {}, "Patch ", pick), patchMap(pair), patchCurves(pair));
+  }
+
+  function patchMap(pair) {
+    const { shape: [nLayers, nRoles], values: all } = matrix(pair.effects, effect), wide = 40, high = 15;
+    const chart = drawn("svg", { width: 60 + nRoles * wide, height: 62 + nLayers * high, role: "img" });
+    for (const [k, run] of ["clean", "corrupted"].entries()) {
+      chart.append(drawn("text", { x: 0, y: 14 + k * 16 }, run));
+      pair.tokens[run].forEach((token, r) => chart.append(drawn("text", { x: 62 + r * wide, y: 14 + k * 16, class: "small" },
+        shown(token).trim().slice(0, 7))));
+    }
+    for (let layer = 0; layer < nLayers; layer++) {
+      chart.append(drawn("text", { x: 40, y: 50 + layer * high }, String(layer)));
+      for (let r = 0; r < nRoles; r++) {
+        const value = all[layer * nRoles + r];
+        const cell = drawn("rect", { x: 60 + r * wide, y: 38 + layer * high, width: wide - 2, height: high - 2,
+          fill: `rgba(${colour("--heat")}, ${Math.max(0, Math.min(1, value || 0))})`, stroke: colour("--line"),
+          class: r === role ? "chosen" : "" });
+        cell.append(drawn("title", {}, `${pair.roles[r]}, layer ${layer}: ${number(value)} of the difference restored`));
+        cell.onclick = () => { role = r; showPair(pair); };
+        chart.append(cell);
+      }
+    }
+    chart.append(drawn("text", { x: 0, y: 54 + nLayers * high }, "layer ↓ token →, share of the clean run's logit difference restored (0 to 1)"));
+    return element("div", { class: "scroll" }, chart);
+  }
+
+  // The chosen token's effect by layer, the controls of the same component beside it.
+  function patchCurves(pair) {
+    const component = effect.split(", ")[0], names = Object.keys(pair.effects).filter((name) => name.startsWith(component));
+    const width = 360, high = 130, dashes = ["", "6 3", "2 3", "8 2 2 2", "1 2"];
+    const chart = drawn("svg", { width: width + 230, height: high + 44, role: "img" });
+    const y = (value) => 10 + high * (1.1 - Math.max(-0.2, Math.min(1.1, value))) / 1.3;
+    for (const mark of [0, 1]) {
+      chart.append(drawn("line", { x1: 30, x2: width, y1: y(mark), y2: y(mark), stroke: colour("--line") }),
+        drawn("text", { x: 8, y: y(mark) + 4 }, String(mark)));
+    }
+    names.forEach((name, k) => {
+      const { shape: [nLayers, nRoles], values: all } = matrix(pair.effects, name);
+      const points = [...Array(nLayers).keys()].map((layer) => [30 + (width - 40) * layer / Math.max(1, nLayers - 1), y(all[layer * nRoles + role])])
+        .filter(([, place]) => Number.isFinite(place));
+      const ink = k === 0 ? `rgb(${colour("--heat")})` : colour("--faint");
+      chart.append(drawn("polyline", { points: points.map((point) => point.join(",")).join(" "), fill: "none", stroke: ink,
+        "stroke-width": k === 0 ? 2.5 : 1.5, "stroke-dasharray": dashes[k % dashes.length] }),
+      drawn("line", { x1: width + 8, x2: width + 36, y1: 18 + k * 18, y2: 18 + k * 18, stroke: ink, "stroke-width": 2, "stroke-dasharray": dashes[k % dashes.length] }),
+      drawn("text", { x: width + 42, y: 22 + k * 18 }, name.split(", ")[1].replaceAll("_", " ")));
+    });
+    chart.append(drawn("text", { x: 30, y: high + 34 }, `${component.replaceAll("_", " ")} at “${pair.roles[role]}”, by layer`));
+    return element("div", {}, chart);
+  }
+
+  // ---------------------------------------------------------------- export of what is shown
+
+  function save(content, type, suffix) {
+    const name = `${collection.model}_${collection.dataset}_${item().uid}`.replace(/[^\w.-]+/g, "-");
+    const link = element("a", { href: URL.createObjectURL(new Blob([content], { type })), download: `${name}.${suffix}` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  // A cell of a table: quoted, and never a formula to a spreadsheet.
+  const cell = (value) => `"${String(value).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
+
+  function csv() {
+    const rows = [["position", "segment", "token", "attention"].join(",")];
+    trace.tokens.forEach((token, t) => rows.push(
+      [t, SEGMENTS[text.segment[t]], cell(token), current ? current.found[t].toPrecision(4) : ""].join(",")));
+    return rows.join("\n") + "\n";
+  }
+
+  function svg() {
+    const [first, last] = text.visible(), width = text.box.clientWidth, top = first * LINE;
+    const chart = drawn("svg", { xmlns: SVG, width, height: (last - first) * LINE + 24,
+      "font-family": "DejaVu Sans Mono, monospace", "font-size": 13 });
+    chart.append(drawn("rect", { width: "100%", height: "100%", fill: colour("--paper") }));
+    for (const [k, line] of text.rendered) {
+      for (const span of line.children) {
+        const x = span.offsetLeft + 8, y = k * LINE - top;
+        if (span.style.backgroundColor) {
+          chart.append(drawn("rect", { x, y: y + 1, width: span.offsetWidth, height: LINE - 2, fill: span.style.backgroundColor }));
+        }
+        chart.append(drawn("text", { x, y: y + 15, fill: span.style.color || colour("--ink"), "xml:space": "preserve" }, span.textContent));
+      }
+      if (!line.children.length) chart.append(drawn("text", { x: 8, y: k * LINE - top + 14, fill: colour("--faint"), "font-size": 11 }, line.textContent));
+    }
+    const caption = `${item().uid}, ${collection.model_label}, ${find("source").selectedOptions[0].textContent}; ${find("legend").hidden ? "" : find("legend").textContent}`;
+    chart.append(drawn("text", { x: 8, y: (last - first) * LINE + 16, fill: colour("--faint"), "font-size": 11 }, caption));
+    return new XMLSerializer().serializeToString(chart);
+  }
+
+  function savePng() {
+    const picture = new Image(), source = svg();
+    picture.onload = () => {
+      const canvas = element("canvas", { width: picture.width * 2, height: picture.height * 2 }), pen = canvas.getContext("2d");
+      pen.scale(2, 2);
+      pen.drawImage(picture, 0, 0);
+      canvas.toBlob((blob) => save(blob, "image/png", "png"));
+    };
+    picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(source)}`;
+  }
+
+  // ---------------------------------------------------------------- hands
+
+  function listen() {
+    let from = null;
+    const at = (event) => event.target.token;
+    text.box.addEventListener("pointerdown", (event) => {
+      if (at(event) === undefined) return;
+      from = event.shiftKey && selection() ? selection()[0] : at(event);
+      select(from, at(event));
+    });
+    text.box.addEventListener("pointermove", (event) => {
+      if (at(event) === undefined) return;
+      if (from !== null && event.buttons) { if (at(event) !== from || selection()?.[1] !== from) select(from, at(event)); }
+      else event.target.title = current ? `${SEGMENTS[text.segment[at(event)]]} ${at(event)}: ${number(current.found[at(event)])}` : "";
+    });
+    addEventListener("pointerup", () => { from = null; });
+    text.box.addEventListener("dblclick", (event) => {
+      const bounds = trace.sentences ?? [], s = bounds.findIndex((bound, k) => at(event) >= bound && at(event) < bounds[k + 1]);
+      if (s >= 0) select(bounds[s], bounds[s + 1] - 1);
+    });
+    for (const key of ["verdict", "area", "condition"]) {
+      find(key).onchange = () => { state[key] = find(key).value; showList(); remember(); };
+    }
+    find("search").oninput = () => { state.q = find("search").value; showList(); remember(); };
+    find("traces").addEventListener("scroll", drawList, { passive: true });
+    find("collection").onchange = () => enter(find("collection").value);
+    find("source").onchange = () => { state.source = find("source").value; update(); };
+    find("score").onchange = () => { state.score = find("score").value; update(); };
+    find("show-tokens").onclick = () => { state.view = "tokens"; update(); };
+    find("show-sentences").onclick = () => { state.view = "sentences"; update(); };
+    find("theme").onclick = () => {
+      const isDark = document.documentElement.classList.toggle("dark");
+      try { localStorage.setItem("r2a-theme", isDark ? "dark" : "light"); } catch { /* a disk's page may have no storage */ }
+      open(state.t, true);
+    };
+    find("help").onclick = () => find("keys").showModal();
+    find("save-csv").onclick = () => save(csv(), "text/csv", "csv");
+    find("save-svg").onclick = () => save(svg(), "image/svg+xml", "svg");
+    find("save-png").onclick = savePng;
+    addEventListener("hashchange", start);
+    addEventListener("keydown", onKey);
+  }
+
+  function onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || find("keys").open) return;
+    if (["INPUT", "SELECT"].includes(event.target.tagName)) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    const chosen = selection(), [first] = trace.rows ?? [trace.bounds[5]];
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key], jump = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (step) {
+      const last = trace.tokens.length - 1, place = (t) => Math.max(0, Math.min(last, t));
+      if (!chosen) select(first, first);
+      else if (event.shiftKey) select(chosen[0], Math.max(chosen[0], place(chosen[1] + step)));
+      else select(place(chosen[0] + step), place(chosen[0] + step));
+      text.reveal(selection()[1]);
+    } else if (jump) {
+      const here = listed.findIndex(([, k]) => String(k) === state.t), next = listed[here + jump];
+      if (next) {
+        open(String(next[1]));
+        const box = find("traces");
+        if ((here + jump) * ITEM < box.scrollTop || (here + jump + 1) * ITEM > box.scrollTop + box.clientHeight) {
+          box.scrollTop = (here + jump) * ITEM - box.clientHeight / 2;
+        }
+      }
+    } else if (event.key === "[" || event.key === "]") {
+      const options = [...find("source").options].map((option) => option.value);
+      state.source = find("source").value = options.at((options.indexOf(state.source) + (event.key === "]" ? 1 : -1)) % options.length);
+      update();
+    } else if (event.key === "v") { state.view = state.view === "tokens" ? "sentences" : "tokens"; update(); }
+    else if (event.key === "/") find("search").focus();
+    else if (event.key === "Escape") select(null);
+    else if (event.key === "?") find("keys").showModal();
+    else return;
+    event.preventDefault();
+  }
+
+  // ---------------------------------------------------------------- start
+
+  async function enter(number, keep = false) {
+    if (!keep) Object.assign(state, { t: "0", sel: "", q: "", verdict: "", area: "", condition: "" });
+    state.c = number;
+    collection = study.collections[Number(number)];
+    heads = await load(`${collection.folder}/heads`);
+    const scores = Object.keys(heads).filter((name) => !["layer", "head", "is_rfh"].includes(name));
+    fill(find("score"), scores.map((name) => [name, name]), state.score);
+    state.score = find("score").value || state.score;
+    find("collection").value = number;
+    showList();
+    if (!keep) {
+      const best = listed.find(([one]) => one.has_rows) ?? listed[0];
+      if (best) state.t = String(best[1]);
+    }
+    await open(state.t, true);
+  }
+
+  async function start() {
+    for (const [key, value] of new URLSearchParams(location.hash.slice(1))) if (key in state) state[key] = value;
+    const isNew = location.hash.length < 2;
+    if (!study.collections[Number(state.c)]) state.c = "0";
+    if (!study.collections[Number(state.c)].traces[Number(state.t)]) state.t = "0";
+    await enter(state.c, !isNew);
+  }
+
+  async function begin() {
+    let theme = null;
+    try { theme = localStorage.getItem("r2a-theme"); } catch { /* a disk's page may have no storage */ }
+    const isDark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    document.documentElement.classList.toggle("dark", isDark);
+    study = await load("index");
+    document.title = `Trace explorer: ${study.study}`;
+    find("study").textContent = `study ${study.study}`;
+    find("toy").hidden = !study.is_toy;
+    fill(find("collection"), study.collections.map((one, k) => [String(k), `${one.model_label}, ${one.dataset_label}`]), state.c);
+    text = new Text(find("text"));
+    otherText = new Text(find("other").querySelector(".text"));
+    listen();
+    await start();
+  }
+
+  addEventListener("unhandledrejection", (event) => { find("told").textContent = event.reason.message; });
+  document.addEventListener("DOMContentLoaded", begin);
+  return { take, state, select, trace: () => trace };
+})();

@@ -29,7 +29,9 @@ def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path
     conditions, as settings["decoding"] gave them. Data are scripts that hand over JSON, arrays in it float16 in
     base64: what a page opened from a disk may load.
     """
-    problems = {path.stem: read_parquet(path).set_index("uid", drop=False) for path in inputs["datasets"]}
+    # null, where a table has no value, is what JSON knows
+    tables = {path.stem: read_parquet(path).astype(object) for path in inputs["datasets"]}
+    problems = {name: table.where(table.notna(), None).set_index("uid", drop=False) for name, table in tables.items()}
     folders = {path.stem: read_manifest(path)["folder"] for path in inputs["manifests"]}
     stores = {
         name: {(path.parent.name, path.stem): path for path in paths}
@@ -109,7 +111,8 @@ class _Collection:
             return {"verdict": "ungraded", "reason": "no reference", "answer": None}
         grade = self.grades.loc[tuple(row[key] for key in KEYS)]
         verdict = "ungraded" if pd.isna(grade["is_correct"]) else "right" if grade["is_correct"] else "wrong"
-        return {"verdict": verdict, "reason": grade["reason"], "answer": grade["answer"]}
+        answer = None if pd.isna(grade["answer"]) else grade["answer"]
+        return {"verdict": verdict, "reason": grade["reason"], "answer": answer}
 
     def _text(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Tokens and segment bounds; prompt, reasoning and answer whole where no tokenizer is known."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,7 @@ from r2a.devices import DeviceError, leased_gpus
 WORKER = """
     import os, random, sys, time
     from pathlib import Path
+    from types import SimpleNamespace
     from r2a import devices
     devices.LEASES, devices.POLL_SECONDS = Path(sys.argv[1]) / "leases", 0.002
     marks = Path(sys.argv[1])
@@ -27,7 +29,8 @@ WORKER = """
         except OSError:
             return False
     while True:
-        with devices.leased_gpus(random.choice([1, 1, 2, 3]), 4, f"job {os.getpid()}") as taken:
+        asked = SimpleNamespace(gpus_needed=random.choice([1, 1, 2, 3]), gpu=4)
+        with devices.leased_gpus(asked, f"job {os.getpid()}") as taken:
             for device in taken:
                 mark = marks / f"mark-{device}"
                 owner = mark.read_text() if mark.exists() else ""
@@ -40,6 +43,11 @@ WORKER = """
             for device in taken:
                 (marks / f"mark-{device}").unlink()
 """
+
+
+def asked(n_needed, n_granted):
+    """A job's resources, as Snakemake hands them over."""
+    return SimpleNamespace(gpus_needed=n_needed, gpu=n_granted)
 
 
 @pytest.fixture(autouse=True)
@@ -69,27 +77,27 @@ def test_eight_jobs_under_random_kills_never_share_a_device_and_leak_none(leases
             worker.wait()
     assert not (leases / "shared").exists(), (leases / "shared").read_text()
     assert len((leases / "count").read_text().splitlines()) > 100
-    with leased_gpus(4, 4, "after all were killed") as taken:
+    with leased_gpus(asked(4, 4), "after all were killed") as taken:
         assert sorted(taken) == ["0", "1", "2", "3"]
 
 
 def test_a_job_sees_its_own_devices_alone_and_others_get_the_rest():
-    with leased_gpus(1, 1, "first") as first:
+    with leased_gpus(asked(1, 1), "first") as first:
         assert os.environ["CUDA_VISIBLE_DEVICES"] == ",".join(first)
         os.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2,3"
-        with leased_gpus(3, 3, "second") as second:
+        with leased_gpus(asked(3, 3), "second") as second:
             assert sorted(first + second) == ["0", "1", "2", "3"]
 
 
 def test_a_job_without_gpus_sees_none():
-    with leased_gpus(0, 0, "job"):
+    with leased_gpus(asked(0, 0), "job"):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
 
 
 def test_devices_are_taken_from_those_allowed(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5ad9, 7")
-    with leased_gpus(2, 2, "job") as taken:
+    with leased_gpus(asked(2, 2), "job") as taken:
         assert taken == ["GPU-5ad9", "7"]
 
 
@@ -98,26 +106,27 @@ def test_a_waiting_job_names_who_has_the_devices(leases, caplog):
         [sys.executable, "-c", f"""
 from pathlib import Path
 import time
+from types import SimpleNamespace
 from r2a import devices
 devices.LEASES = Path({str(leases / "leases")!r})
-with devices.leased_gpus(4, 4, "attention of R1"):
+with devices.leased_gpus(SimpleNamespace(gpus_needed=4, gpu=4), "attention of R1"):
     print("held", flush=True)
     time.sleep(1)
 """],
         stdout=subprocess.PIPE,
     )  # fmt: skip
     assert holder.stdout.readline() == b"held\n"
-    with caplog.at_level(logging.INFO, "r2a"), leased_gpus(2, 2, "traces of R1"):
+    with caplog.at_level(logging.INFO, "r2a"), leased_gpus(asked(2, 2), "traces of R1"):
         assert holder.wait() == 0
     assert "traces of R1: waits for 2 of the GPUs in use: 0 (attention of R1); 1 (attention of R1)" in caplog.text
 
 
 def test_a_request_that_snakemake_clipped_is_refused():
     with pytest.raises(DeviceError, match="needs 2 GPUs and Snakemake's limit allows 1; raise --resources gpu=2"):
-        leased_gpus(2, 1, "job").__enter__()
+        leased_gpus(asked(2, 1), "job").__enter__()
 
 
 def test_too_few_devices_are_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(DeviceError, match=r"needs 2 GPUs and sees 1 \(0\)"):
-        leased_gpus(2, 2, "job").__enter__()
+        leased_gpus(asked(2, 2), "job").__enter__()

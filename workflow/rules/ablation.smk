@@ -14,7 +14,8 @@ rule ablate_heads:
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
+        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
         batch_tokens=STUDY.ablation.batch_tokens,
     params:
@@ -49,6 +50,7 @@ rule plot_ablation:
         multiext("<results>/figures/{model}/{dataset}/ablation", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/ablation.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

@@ -13,6 +13,7 @@ rule capture_attention:
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
         mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
         batch_tokens=STUDY.attention.batch_tokens,
@@ -38,6 +39,7 @@ rule capture_rows:
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
         mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
     params:

@@ -23,6 +23,7 @@ rule plot_areas:
         multiext("<results>/figures/areas", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/areas.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -40,6 +41,7 @@ rule plot_beside_paper:
         multiext("<results>/figures/beside_paper", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/beside_paper.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -55,6 +57,7 @@ rule plot_budgets:
         multiext("<results>/figures/budgets", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/budgets.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -72,6 +75,7 @@ rule plot_changes:
         "<logs>/figures/{change}.log",
     wildcard_constraints:
         change="decodings|variants",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -87,6 +91,7 @@ rule plot_disagreements:
         multiext("<results>/figures/disagreements", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/disagreements.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -102,6 +107,7 @@ rule plot_funnel:
         multiext("<results>/figures/funnel", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/funnel.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -150,6 +156,7 @@ rule plot_head_atlas:
         multiext("<results>/figures/{model}/{dataset}/head_atlas", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/head_atlas.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -201,6 +208,7 @@ rule plot_patching_components:
         multiext("<results>/figures/{model}/{dataset}/patching_components", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/patching_components.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -216,6 +224,7 @@ rule plot_patching_ranges:
         multiext("<results>/figures/{model}/{dataset}/patching_ranges", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/patching_ranges.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -232,6 +241,7 @@ rule plot_carriers:
         multiext("<results>/figures/{model}/{dataset}/carriers", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/carriers.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

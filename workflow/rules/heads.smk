@@ -13,7 +13,8 @@ rule probe_heads:
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
+        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
     params:
         settings=lambda wildcards: STUDY.stage("probes", wildcards.model),
@@ -54,6 +55,7 @@ rule tabulate_attention_quality:
         table="<results>/tables/attention_by_correctness.csv",
     log:
         "<logs>/tables/attention_by_correctness.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

@@ -15,7 +15,8 @@ rule judge_answers:
     threads: lambda wildcards: STUDY.judges[wildcards.judge].threads
     resources:
         gpu=lambda wildcards: STUDY.judges[wildcards.judge].gpus,
-        mem_mb=lambda wildcards: STUDY.judges[wildcards.judge].memory_mb,
+        gpus_needed=lambda wildcards: STUDY.judges[wildcards.judge].gpus,  # gpu is clipped to Snakemake's limit
+        mem_mb=lambda wildcards, attempt: STUDY.judges[wildcards.judge].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.judges[wildcards.judge].runtime_minutes,
         gpu_memory_percent=STUDY.generation.gpu_memory_percent,
         cpu_cache_mb=STUDY.generation.cpu_cache_mb,
@@ -43,6 +44,7 @@ rule tabulate_judgements:
         "<logs>/tables/judgements.log",
     benchmark:
         "<benchmarks>/tables/judgements.tsv"
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -59,6 +61,7 @@ rule plot_judge_scores:
         multiext("<results>/figures/judge_scores", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/judge_scores.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

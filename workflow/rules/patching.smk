@@ -33,6 +33,7 @@ rule capture_activations:
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
         mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
     params:
@@ -57,6 +58,7 @@ rule patch_pairs:
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
         mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
         batch_tokens=STUDY.patching.batch_tokens,
@@ -95,6 +97,7 @@ rule tabulate_pairs:
         outcomes="<results>/tables/{model}/{dataset}/pair_outcomes.csv",
     log:
         "<logs>/tables/{model}/{dataset}/pairs.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -112,6 +115,7 @@ rule tabulate_carriers:
         agreement="<results>/tables/{model}/{dataset}/carriers_agreement.csv",
     log:
         "<logs>/tables/{model}/{dataset}/carriers.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

@@ -16,7 +16,8 @@ rule perturb_reasoning:
     threads: lambda wildcards: STUDY.models[wildcards.model].threads
     resources:
         gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        mem_mb=lambda wildcards: STUDY.models[wildcards.model].memory_mb,
+        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
+        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
         gpu_memory_percent=STUDY.generation.gpu_memory_percent,
         cpu_cache_mb=STUDY.generation.cpu_cache_mb,
@@ -58,6 +59,7 @@ rule tabulate_perturbation:
         funnel="<results>/tables/{model}/{dataset}/perturbation_funnel.csv",
     log:
         "<logs>/tables/{model}/{dataset}/perturbation.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
@@ -73,6 +75,7 @@ rule plot_perturbation:
         multiext("<results>/figures/{model}/{dataset}/perturbation", svg=".svg", png=".png", table=".csv"),
     log:
         "<logs>/figures/{model}/{dataset}/perturbation.log",
+    localrule: True
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:

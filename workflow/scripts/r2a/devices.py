@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from r2a.progress import logger
 
@@ -20,14 +21,15 @@ class DeviceError(Exception):
 
 
 @contextlib.contextmanager
-def leased_gpus(n_needed: int, n_granted: int, job: str) -> Iterator[list[str]]:
-    """Let this process alone see `n_needed` GPUs, through CUDA_VISIBLE_DEVICES, until the block ends.
+def leased_gpus(resources: Any, job: str) -> Iterator[list[str]]:
+    """Let this process alone see resources.gpus_needed GPUs, through CUDA_VISIBLE_DEVICES, until the block ends.
 
     Waits, with a line in the log that names the jobs that have them, until so many of the GPUs that it may use
     (CUDA_VISIBLE_DEVICES, or all) are free. The kernel frees a killed job's lease. A job that needs none sees none.
-    `n_granted` is what Snakemake counted for the job. Raises DeviceError where it granted, or the machine has, fewer
+    resources.gpu is what Snakemake counted for the job. Raises DeviceError where it granted, or the machine has, fewer
     than needed.
     """
+    n_needed, n_granted = resources.gpus_needed, resources.gpu
     if n_granted < n_needed:
         raise DeviceError(
             f"{job}: needs {n_needed} GPUs and Snakemake's limit allows {n_granted}; raise --resources gpu={n_needed}, "

@@ -18,7 +18,7 @@ STAGE_VERSIONS = {
     "grades": 1,
     "judgements": 1,
     "perturbation": 1,
-    "evaluation": 2,
+    "evaluation": 3,
     "judge_tables": 1,
     "disagreements": 1,
     "attention": 1,

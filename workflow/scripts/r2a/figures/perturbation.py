@@ -35,12 +35,11 @@ def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> N
     )
     _by_cut(left, rows[rows["kind"] == CUT].sort_values("cut"))
     others = rows.set_index("kind")
-    interval = "Wilson" if (rows["n_samples"] == 1).all() else "bootstrap over problems"
     _by_kind(right, others.loc[[kind for kind in NAMES if kind in others.index]])
     figure.suptitle(
         f"{settings['model_label']}, {settings['dataset_label']}: answers re-generated from perturbed reasonings; "
         f"{_counts(rows)} problems,\n"
-        f"{settings['confidence']:.0%} interval ({interval}); an invalid answer is neither right nor the same",
+        f"{settings['confidence']:.0%} Wilson intervals over problems; an invalid answer is neither right nor the same",
         fontsize=10,
     )
     save(figure, stem, rows, settings, [table])

@@ -27,7 +27,7 @@ STAGE_VERSIONS = {
     "heads": 2,
     "attention_quality": 1,
     "ablation": 1,
-    "ablation_effect": 1,
+    "ablation_effect": 2,
     "pairs": 2,
     "activations": 2,
     "patching": 2,

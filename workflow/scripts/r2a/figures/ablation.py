@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from r2a.figures.style import BLUE, GREY, save
+from r2a.roles import RANDOM, RFH
 
 METRICS = {
     "accuracy": "share of right answers",
@@ -17,8 +18,8 @@ METRICS = {
 }
 MODES = {"zero": "put to zero", "mean": "put to their mean", "cut_off": "cut off from\nthe reasoning"}
 SELECTIONS = {
-    "rfh": (BLUE, "o", "-", "Reasoning-Focus Heads, by rank"),
-    "random": (GREY, "s", "--", "random heads of the same layers, mean of draws"),
+    RFH: (BLUE, "o", "-", "Reasoning-Focus Heads, by rank"),
+    RANDOM: (GREY, "s", "--", "random heads of the same layers, mean of draws"),
 }
 
 
@@ -46,8 +47,9 @@ def plot_ablation(effect: Path, stem: Path, settings: Mapping[str, Any]) -> None
         axes_row[0].set_ylabel(f"heads {MODES[mode]}")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=8)
     figure.suptitle(
-        f"{settings['model_label']}, {settings['dataset_label']}: answers generated under ablation\n"
-        f"mean and {settings['confidence']:.0%} bootstrap interval over {int(table['n_problems'].iloc[0])} problems",
+        titled(settings, "answers generated under ablation\n")
+        + f"mean and {settings['confidence']:.0%} interval over {int(table['n_problems'].iloc[0])} problems: Wilson's, and "
+        "of a2r a bootstrap",
         fontsize=10, x=0.01, ha="left",
     )  # fmt: skip
     save(figure, stem, table, settings, [effect])

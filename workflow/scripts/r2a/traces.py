@@ -10,6 +10,8 @@ from r2a.prompts import THINK_CLOSE, THINK_OPEN
 
 SEGMENTS = ("bos", "prompt", "think_open", "reasoning", "think_close", "answer", "eos")
 QUERY_SEGMENTS = ("reasoning", "answer")
+# of a trace among those of a model and dataset; the columns that traces, grades and judgements have in common
+TRACE_KEYS = ("uid", "condition", "decoding", "sample")
 BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 

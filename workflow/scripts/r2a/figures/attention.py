@@ -12,17 +12,13 @@ from matplotlib.patches import Patch
 
 from r2a.figures.patterns import N_CASES
 from r2a.figures.style import BLUE, GREEN, GREY, RED, SKY, save, title, titled
+from r2a.prompts import THINK_CLOSE, THINK_OPEN
 from r2a.store import axis_labels, open_hdf5, read_parquet
-from r2a.traces import QUERY_SEGMENTS, SEGMENTS
+from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES
 
-# drawn key segments: the paper's short name, label
-KEYS = {
-    "bos": ("bos", "BOS"), "prompt": ("p", "prompt"), "think_open": ("bot", "<think>"), "reasoning": ("r", "reasoning"),
-    "think_close": ("eot", "</think>"), "answer": ("a", "answer"),
-}  # fmt: skip
-# the paper's names of the drawn masses, such as a2r: query segment, key segment
-MASSES = {f"a2{KEYS[key][0]}": ("answer", key) for key in KEYS}
-MASSES |= {f"r2{KEYS[key][0]}": ("reasoning", key) for key in ("bos", "prompt", "think_open", "reasoning")}
+KEY_LABELS = {"bos": "BOS", "think_open": THINK_OPEN, "think_close": THINK_CLOSE}  # of segments under other names
+# the masses of the answer, then those of the reasoning, as their keys stand in a trace
+MASSES = dict(sorted(SHORT_NAMES.items(), key=lambda mass: (mass[1][0] != "answer", SEGMENTS.index(mass[1][1]))))
 MARKED = ((BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", ":"))
 
 
@@ -70,7 +66,9 @@ def plot_decomposition(attention: Path, heads: Path, stem: Path, settings: Mappi
         )
         axes.set(ylim=(-0.02, 1.02), ylabel="share of attention")
         axes.set_title({"trace": f"a  One point a trace (n = {len(uids)})", "head": "b  One point a head"}[unit])
-    both[1].set_xticks(centres, [f"{KEYS[key][1]}\n{name}" for name, (_, key) in MASSES.items()], fontsize=7)
+    both[1].set_xticks(
+        centres, [f"{KEY_LABELS.get(key, key)}\n{name}" for name, (_, key) in MASSES.items()], fontsize=7
+    )
     for query, word in (("answer", "answer tokens attend to"), ("reasoning", "reasoning tokens attend to")):
         places = centres[[q == query for q, _ in MASSES.values()]]
         both[1].annotate(

@@ -25,17 +25,20 @@ from transformers import (
 
 import r2a.ablation.runs
 from planted import GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, planted_model, planted_trace
-from r2a.ablation.arms import RANDOM, RFH, UNABLATED, Arm, arms_of_trace, random_heads
+from r2a.ablation.arms import Arm, arms_of_trace, random_heads
 from r2a.ablation.decoding import ABLATED, MODES, Rows, generate, mean_output, read, refuse_deviating
 from r2a.ablation.runs import AblationError, ablate_heads
-from r2a.ablation.tables import effect_table, judge_ablation
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import segment_mass
 from r2a.config import ConfigError, load_study
+from r2a.evaluation.ablation import effect_table, write_ablation
 from r2a.figures.ablation import plot_ablation
+from r2a.grading.ablation import grade_ablation
 from r2a.heads.focus import short_mass
 from r2a.models import ModelError, load_model, load_tokenizer, marks_of, read_manifest, resolve_model
 from r2a.prompts import prompt_ids
+from r2a.roles import RANDOM, RFH, UNABLATED
+from r2a.statistics import difference_interval
 from r2a.store import provenance, write_parquet
 from r2a.summary.ablation import ablation_sentences
 from r2a.traces import segment_bounds
@@ -311,10 +314,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_parquet(folder / "heads.parquet", heads.assign(rank=range(24, 0, -1)), provenance({}))
     write_parquet(folder / "dataset.parquet", problems, provenance({}))
     ablate(folder, "answers.parquet")
-    judge_ablation(
-        folder / "answers.parquet", folder / "dataset.parquet", folder / "graded.parquet", folder / "effect.csv",
-        SETTINGS,
-    )  # fmt: skip
+    grade_ablation(folder / "answers.parquet", folder / "dataset.parquet", folder / "graded.parquet", SETTINGS)
+    write_ablation(folder / "graded.parquet", folder / "effect.csv", SETTINGS)
     return folder
 
 
@@ -435,7 +436,14 @@ def test_effects_are_paired_by_problem_with_draws_averaged_first():
         rows += [row(uid, "zero", RANDOM, 1, draw, right, (3, 1)[draw]) for draw, right in enumerate(draws)]
     table = effect_table(pd.DataFrame(rows), SETTINGS).set_index(["metric", "dose"])
     unablated, ablated = table.loc[("accuracy", 0)], table.loc[("accuracy", 1)]
-    assert (unablated["rfh"], unablated["random"], unablated["difference"]) == (0.75, 0.75, 0)
+    assert (unablated["rfh"], unablated["random"]) == (0.75, 0.75)
+    assert np.isnan(unablated["difference"])
+    # Wilson's interval of 1 of 4, by hand
+    assert (ablated["rfh_low"], ablated["rfh_high"]) == pytest.approx((0.0456, 0.6994), abs=1e-4)
+    # one answer a problem against two draws; of two problems in four there is no difference, so it may be nothing
+    ends = difference_interval(np.array([0, 0, 0, 1]), np.array([1, 0.5, 0, 1]), 1, 2, 0.95)
+    assert (ablated["difference_low"], ablated["difference_high"]) == pytest.approx(ends)
+    assert ends[0] < -0.375 < 0 < ends[1]
     assert (ablated["rfh"], ablated["random"]) == (0.25, (1 + 0.5 + 0 + 1) / 4)
     assert ablated["difference"] == pytest.approx((-1 - 0.5 + 0 + 0) / 4)
     # of the four sign patterns of (1, 0.5), two are as far from 0 as observed

@@ -11,15 +11,16 @@ if TYPE_CHECKING:
 
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
-        from r2a.ablation.tables import judge_ablation
+        from r2a.evaluation.ablation import write_ablation
+        from r2a.grading.ablation import grade_ablation
 
-        judge_ablation(
+        grade_ablation(
             Path(snakemake.input.answers),
             Path(snakemake.input.dataset),
             Path(snakemake.output.graded),
-            Path(snakemake.output.effect),
             snakemake.params.settings,
         )
+        write_ablation(Path(snakemake.output.graded), Path(snakemake.output.effect), snakemake.params.settings)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""Names that stores, tables and figures share (METHOD sections 2 and 4)."""
+"""Names that stores, tables and figures share (METHOD sections 2 to 4)."""
 
 # how a reasoning is perturbed
 CUT, FILLER, OTHER_REASONING = "cut", "filler", "other_reasoning"
 FIRST_RESULT, LAST_RESULT = "first_result", "last_result"
+
+# which heads are ablated: none, the Reasoning-Focus Heads, or random ones of their layers
+UNABLATED, RFH, RANDOM = "unablated", "rfh", "random"
 
 # the token roles that both runs of a pair have
 ANSWER_ROLE = "answer"  # the answer within the probe, the reasoning's last line

@@ -10,6 +10,15 @@ from r2a.prompts import THINK_CLOSE, THINK_OPEN
 
 SEGMENTS = ("bos", "prompt", "think_open", "reasoning", "think_close", "answer", "eos")
 QUERY_SEGMENTS = ("reasoning", "answer")
+# the paper's short names of attention's masses: (query segment, key segment)
+SHORT_NAMES = {
+    "a2r": ("answer", "reasoning"), "a2p": ("answer", "prompt"), "a2bos": ("answer", "bos"),
+    "a2bot": ("answer", "think_open"), "a2eot": ("answer", "think_close"), "a2a": ("answer", "answer"),
+    "r2r": ("reasoning", "reasoning"), "r2p": ("reasoning", "prompt"), "r2bos": ("reasoning", "bos"),
+    "r2bot": ("reasoning", "think_open"),
+}  # fmt: skip
+# of a trace among those of a model and dataset; the columns that traces, grades and judgements have in common
+TRACE_KEYS = ("uid", "condition", "decoding", "sample")
 BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 

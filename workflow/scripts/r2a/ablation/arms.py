@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-UNABLATED = "unablated"  # mode and selection of the answer that all others are compared with
-RFH, RANDOM = "rfh", "random"  # selections
+from r2a.roles import RANDOM, RFH, UNABLATED
+
 Head = tuple[int, int]  # (layer, head)
 
 

@@ -19,8 +19,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from r2a.ablation.arms import UNABLATED, Arm
+from r2a.ablation.arms import Arm
 from r2a.models import ModelError
+from r2a.roles import UNABLATED
 
 MODES = ("zero", "mean", "cut_off")  # see arms.Arm
 ABLATED = "r2a_ablated"  # the name by which transformers knows ablated_attention

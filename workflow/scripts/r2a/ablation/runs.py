@@ -1,18 +1,21 @@
 """The job that generates every trace's answer under every ablation."""
 
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from r2a.ablation.arms import UNABLATED, Arm, Head, arms_of_trace
+from r2a.ablation.arms import Arm, Head, arms_of_trace
 from r2a.ablation.decoding import ABLATED, Answer, Reading, generate, mean_output, read, refuse_deviating
 from r2a.models import load_model, load_tokenizer, marks_of, read_manifest
+from r2a.parts import Parts
 from r2a.progress import Progress, logger
-from r2a.store import parameters_hash, provenance, read_parquet, write_parquet
+from r2a.roles import UNABLATED
+from r2a.store import provenance, read_parquet, write_parquet
 from r2a.traces import Marks, find_boxes, invalid_reason
 
 
@@ -27,8 +30,8 @@ def ablate_heads(
 
     One row a (uid, mode, selection, dose, draw): the ablated heads as layers and heads, token_ids (EOS included), text,
     is_finished, is_valid and invalid_reason (METHOD section 1), a2r (decoding.Answer), and original_text, the trace's
-    own answer. An answer may be settings["extra_tokens"] longer than the trace's. Traces whose arms are all there are
-    kept in a folder beside the output until it is written, so a restarted job goes on where it was.
+    own answer. An answer may be settings["extra_tokens"] longer than the trace's. Finished traces are kept beside the
+    output until that exists.
     Raises AblationError for doses beyond the model's heads, or without a valid trace; ModelError for an architecture
     that does not give its own logits here.
     """
@@ -42,15 +45,20 @@ def ablate_heads(
         )
     arms = [arms_of_trace(ranked, origin["n_heads"], settings, uid) for uid in table["uid"]]
     written_from = provenance(settings, [traces, heads, manifest])
-    folder = output.with_name(f".{output.stem}.{parameters_hash(written_from)}")
-    missing = [number for number in range(len(table)) if not _part(folder, number).exists()]
-    n_there = len(table) - len(missing)
-    logger.info(f"{output}: {len(table)} traces, {len(arms[0])} answers each; {n_there} traces already there")
-    if missing:
-        _generate_missing(table, arms, missing, origin, settings, batch_tokens, folder)
-    found = pd.concat([read_parquet(_part(folder, number)) for number in range(len(table))], ignore_index=True)
-    write_parquet(output, found, written_from)
-    shutil.rmtree(folder)
+    tokenizer, marks = load_tokenizer(origin["folder"]), marks_of(origin["folder"])
+    with Parts(output, written_from) as parts:
+        missing = [number for number in range(len(table)) if str(number) not in parts]
+        n_there = len(table) - len(missing)
+        logger.info(f"{output}: {len(table)} traces, {len(arms[0])} answers each; {n_there} traces already there")
+        if missing:
+            _generate_missing(table, arms, missing, origin, settings, batch_tokens, marks, parts)
+        rows = [
+            _row(table.iloc[number], arm, answer, tokenizer, marks)
+            for number in range(len(table))
+            for arm, answer in zip(arms[number], _unpacked(parts[str(number)]), strict=True)
+        ]
+        found = pd.DataFrame(rows)
+        write_parquet(output, found, written_from)
     originals = [list(row.completion_token_ids) for row in table.itertuples()]
     same = [
         original[-len(ids) :] == list(ids)
@@ -77,16 +85,11 @@ def _ranked_heads(heads: Path) -> list[Head]:
     return [(int(row.layer), int(row.head)) for row in table.itertuples()]
 
 
-def _part(folder: Path, number: int) -> Path:
-    return folder / f"{number}.parquet"
-
-
 def _generate_missing(
     table: pd.DataFrame, arms: Sequence[Sequence[Arm]], missing: Sequence[int], manifest: Mapping[str, Any],
-    settings: Mapping[str, Any], batch_tokens: int, folder: Path,
+    settings: Mapping[str, Any], batch_tokens: int, marks: Marks, parts: Parts,
 ) -> None:  # fmt: skip
-    """Write the part of every missing trace: its rows of the table."""
-    tokenizer, marks = load_tokenizer(manifest["folder"]), marks_of(manifest["folder"])
+    """Add the part of every missing trace: its answers under all arms."""
     model = load_model(manifest, ABLATED)
     ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
     bounds = [list(row) for row in table["bounds"]]
@@ -109,9 +112,7 @@ def _generate_missing(
             for (number, k), answer in zip(batch, found, strict=True):
                 answers[number].append(answer)
                 if k == len(arms[number]) - 1:
-                    complete = zip(arms[number], answers.pop(number), strict=True)
-                    rows_of_trace = [_row(table.iloc[number], *one, tokenizer, marks) for one in complete]
-                    write_parquet(_part(folder, number), pd.DataFrame(rows_of_trace), {})
+                    parts.add(str(number), _packed(answers.pop(number)))
                     progress.advance()
 
 
@@ -134,6 +135,21 @@ def _batches(
             batch.append((trace, arm))
             total += cost
     yield batch
+
+
+def _packed(answers: Sequence[Answer]) -> dict[str, np.ndarray]:
+    return {
+        "token_ids": np.concatenate([answer.token_ids for answer in answers]),
+        "n_tokens": np.array([len(answer.token_ids) for answer in answers]),
+        "is_finished": np.array([answer.is_finished for answer in answers]),
+        "a2r": np.array([answer.a2r for answer in answers]),
+    }
+
+
+def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[Answer]:
+    ids, ends = arrays["token_ids"].tolist(), accumulate(arrays["n_tokens"].tolist(), initial=0)
+    others = arrays["is_finished"].tolist(), arrays["a2r"].tolist()
+    return [Answer(ids[start:end], *of) for (start, end), *of in zip(pairwise(ends), *others, strict=True)]
 
 
 def _row(trace: pd.Series, arm: Arm, answer: Answer, tokenizer: Any, marks: Marks) -> dict[str, Any]:

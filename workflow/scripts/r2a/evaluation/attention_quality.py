@@ -10,8 +10,8 @@ from scipy.stats import mannwhitneyu
 
 from r2a.statistics import holm
 from r2a.store import provenance, read_parquet, read_provenance, write_csv
+from r2a.traces import TRACE_KEYS
 
-TRACE_KEYS = ["uid", "condition", "decoding", "sample"]
 # a2r grows with the reasoning's length, and hard problems have long ones; lift is a2r adjusted for it
 QUALITIES = ("a2r", "lift", "tracking", "spread")
 COLUMNS = [
@@ -53,7 +53,7 @@ def write_attention_quality(
     for path, grades_path in zip(by_trace, grades, strict=True):
         names, traces = read_provenance(path)["parameters"], read_parquet(path)
         verdicts = read_parquet(grades_path, [*TRACE_KEYS, "is_correct"])
-        table = quality_table(traces.merge(verdicts, on=TRACE_KEYS, how="left", validate="1:1"))
+        table = quality_table(traces.merge(verdicts, on=list(TRACE_KEYS), how="left", validate="1:1"))
         named = {"model": names["model_label"], "dataset": names["dataset_label"], "decoding": traces["decoding"][0]}
         parts.append(table.assign(**named)[COLUMNS])
     found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)

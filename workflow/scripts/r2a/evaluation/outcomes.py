@@ -13,10 +13,10 @@ import pandas as pd
 
 from r2a.config import CONDITIONS
 from r2a.store import read_parquet, read_provenance
+from r2a.traces import TRACE_KEYS
 
 WITH, WITHOUT = CONDITIONS
 SHORT = {condition: condition.split("_")[0] for condition in CONDITIONS}  # in names of columns
-TRACE_KEYS = ["uid", "condition", "decoding", "sample"]
 TRACE_COLUMNS = [*TRACE_KEYS, "is_finished", "is_well_formed", "is_valid", "invalid_reason", "finish_reason"]
 
 
@@ -46,7 +46,7 @@ def read_traces(
         parts.append(part)
         grade_path = grades_of.get((names["model"], names["dataset"]))
         if grade_path is not None:
-            table = part.merge(read_parquet(grade_path, [*TRACE_KEYS, "is_correct", "reason"]), on=TRACE_KEYS)
+            table = part.merge(read_parquet(grade_path, [*TRACE_KEYS, "is_correct", "reason"]), on=list(TRACE_KEYS))
             table = table.merge(problems[names["dataset"]], on="uid")
             if len(table) != len(part):
                 raise EvaluationError(f"{grade_path}: not one grade a trace of {path}; delete it and run again")

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from r2a.evaluation.outcomes import mean
 from r2a.progress import logger
-from r2a.statistics import bootstrap_interval, wilson_interval
+from r2a.statistics import share_interval
 from r2a.store import provenance, read_parquet, write_csv
 
 KEYS = ["uid", "decoding", "sample", "perturbation"]
@@ -20,17 +21,15 @@ TABLE_COLUMNS = [
 ]  # fmt: skip
 
 
-def perturbation_table(answers: pd.DataFrame, n_resamples: int, confidence: float, seed: int) -> pd.DataFrame:
+def perturbation_table(answers: pd.DataFrame, confidence: float) -> pd.DataFrame:
     """One row a perturbation and group (all, and each area): shares of the answers, each with its interval.
 
     answers: one row a re-generated answer: uid, sample, area (may be null), perturbation, kind, cut, kept_share,
     original_is_correct, is_valid, is_correct, agrees, follows (the verdicts may be null). accuracy: right;
     agreement: as the original answer; follows: as the perturbed reasoning implies, over those n_implied for which
     that is known. An invalid answer is none of them; one that is valid but undecided is left out, n_undecided
-    being those whose accuracy is. Intervals are Wilson's for one sample a problem, else a bootstrap over problems.
-    METHOD section 2.
+    being those whose accuracy is. Intervals are share_interval's. METHOD section 2.
     """
-    statistics = n_resamples, confidence, seed
     rows = []
     for names, part in answers.groupby(NAMES, sort=False, dropna=False):
         for by, group, members in _groups(part):
@@ -43,7 +42,9 @@ def perturbation_table(answers: pd.DataFrame, n_resamples: int, confidence: floa
             row |= {"n_implied": len(known)}
             for measure, column in MEASURES.items():
                 of = known if measure == "follows" else members
-                row |= _with_interval(measure, _shares(of, column), row["n_samples"], *statistics)
+                shares = _shares(of, column)
+                low, high = share_interval(shares, row["n_samples"], confidence)
+                row |= {measure: mean(shares), f"{measure}_low": low, f"{measure}_high": high}
             rows.append(row)
     return pd.DataFrame(rows, columns=TABLE_COLUMNS)
 
@@ -56,12 +57,11 @@ def funnel_table(prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_perturbation(prompts: Path, grades: Path, table: Path, funnel: Path, settings: Mapping[str, Any]) -> None:
-    """Write both tables of one model and dataset as CSV files. settings: n_resamples, confidence, seed."""
+    """Write both tables of one model and dataset as CSV files. settings: confidence."""
     asked = read_parquet(prompts).drop(columns="prompt_token_ids")
     answers = asked.merge(read_parquet(grades), on=KEYS, validate="1:1")
-    statistics = settings["n_resamples"], settings["confidence"], settings["seed"]
     origin = provenance(settings, [prompts, grades])
-    write_csv(table, perturbation_table(answers, *statistics), origin)
+    write_csv(table, perturbation_table(answers, settings["confidence"]), origin)
     write_csv(funnel, funnel_table(asked), origin)
     logger.info(f"{table}: {len(answers)} answers")
 
@@ -77,15 +77,3 @@ def _shares(members: pd.DataFrame, column: str) -> np.ndarray:
     decided = members[~members["is_valid"] | members[column].notna()]
     is_true = decided["is_valid"] & decided[column].eq(True).fillna(False).astype(bool)
     return is_true.groupby(decided["uid"]).mean().to_numpy(float)
-
-
-def _with_interval(
-    name: str, shares: np.ndarray, n_samples: int, n_resamples: int, confidence: float, seed: int
-) -> dict[str, float]:
-    if not len(shares):
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
-    if n_samples == 1:
-        low, high = (float(end) for end in wilson_interval(int(shares.sum()), len(shares), confidence))
-    else:
-        low, high = bootstrap_interval(shares, n_resamples, confidence, seed)
-    return {name: float(shares.mean()), f"{name}_low": low, f"{name}_high": high}

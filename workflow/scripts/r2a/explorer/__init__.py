@@ -14,9 +14,9 @@ from r2a.models import load_tokenizer, read_manifest, token_pieces
 from r2a.progress import Progress, logger
 from r2a.roles import CONTROLS
 from r2a.store import axis_labels, open_hdf5, read_parquet, read_provenance, whole_file
+from r2a.traces import TRACE_KEYS
 
 PAGE = Path(__file__).parent
-KEYS = ["uid", "condition", "decoding", "sample"]
 EFFECT = "normalized_logit_diff"
 
 
@@ -75,7 +75,7 @@ class _Collection:
         self.tokenizer = load_tokenizer(model) if model else None
         traces = read_parquet(stores["traces"])
         self.traces = traces[traces["decoding"] == settings["decoding"]]
-        self.grades = read_parquet(stores["grades"]).set_index(KEYS) if "grades" in stores else None
+        self.grades = read_parquet(stores["grades"]).set_index(list(TRACE_KEYS)) if "grades" in stores else None
 
     def write(self, data: Path, folder: str) -> list[dict[str, Any]]:
         """Write a file a trace and a pair, and one of the heads; return what the list of traces shows of each."""
@@ -109,7 +109,7 @@ class _Collection:
             return {"verdict": "invalid", "reason": row["invalid_reason"], "answer": None}
         if self.grades is None:
             return {"verdict": "ungraded", "reason": "no reference", "answer": None}
-        grade = self.grades.loc[tuple(row[key] for key in KEYS)]
+        grade = self.grades.loc[tuple(row[key] for key in TRACE_KEYS)]
         verdict = "ungraded" if pd.isna(grade["is_correct"]) else "right" if grade["is_correct"] else "wrong"
         answer = None if pd.isna(grade["answer"]) else grade["answer"]
         return {"verdict": verdict, "reason": grade["reason"], "answer": answer}

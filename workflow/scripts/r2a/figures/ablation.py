@@ -7,7 +7,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from r2a.figures.style import BLUE, GREY, save
+from r2a.figures.style import BLUE, GREY, legend_under_title, percent, save, title, titled
+from r2a.roles import RANDOM, RFH
 
 METRICS = {
     "accuracy": "share of right answers",
@@ -17,8 +18,8 @@ METRICS = {
 }
 MODES = {"zero": "put to zero", "mean": "put to their mean", "cut_off": "cut off from\nthe reasoning"}
 SELECTIONS = {
-    "rfh": (BLUE, "o", "-", "Reasoning-Focus Heads, by rank"),
-    "random": (GREY, "s", "--", "random heads of the same layers, mean of draws"),
+    RFH: (BLUE, "o", "-", "Reasoning-Focus Heads, by rank"),
+    RANDOM: (GREY, "s", "--", "random heads of the same layers, mean of draws"),
 }
 
 
@@ -44,10 +45,11 @@ def plot_ablation(effect: Path, stem: Path, settings: Mapping[str, Any]) -> None
             if mode == modes[-1]:
                 axes.set_xlabel("ablated heads")
         axes_row[0].set_ylabel(f"heads {MODES[mode]}")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=8)
-    figure.suptitle(
-        f"{settings['model_label']}, {settings['dataset_label']}: answers generated under ablation\n"
-        f"mean and {settings['confidence']:.0%} bootstrap interval over {int(table['n_problems'].iloc[0])} problems",
-        fontsize=10, x=0.01, ha="left",
+    legend_under_title(figure, grid[0, 0].get_legend_handles_labels()[0])
+    title(
+        figure, titled(settings, "answers generated while heads are ablated"),
+        f"Means over the same {int(table['n_problems'].iloc[0])} problems, whose reasoning stays as it was, with "
+        f"{percent(settings)} intervals over problems: Wilson's, and of a2r a bootstrap. a2r: the answer tokens' share "
+        "of attention on the reasoning; an ablated head has none.",
     )  # fmt: skip
     save(figure, stem, table, settings, [effect])

@@ -19,6 +19,7 @@ from r2a.figures.style import (
     name_lines,
     nothing_to_draw,
     panels,
+    percent,
     save,
     title,
     whiskers,
@@ -50,7 +51,7 @@ def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[st
     name_lines(figure, models)
     title(
         figure, f"Accuracy with and without reasoning, {decoding} decoding",
-        f"Shares of all problems (n), an invalid answer counting as wrong, with {_percent(settings)} intervals: "
+        f"Shares of all problems (n), an invalid answer counting as wrong, with {percent(settings)} intervals: "
         "Wilson's, over problems. Middle: paired differences; hollow, the paper's estimand, over the problems valid "
         "in both conditions (n); grey, what the difference could be, were the other problems' answers not known.",
     )  # fmt: skip
@@ -76,7 +77,7 @@ def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, 
     name_lines(figure)
     title(
         figure, f"Accuracy by area, {decoding} decoding",
-        f"Shares of all problems of an area (n), an invalid answer counting as wrong, with {_percent(settings)} "
+        f"Shares of all problems of an area (n), an invalid answer counting as wrong, with {percent(settings)} "
         "Wilson intervals over problems. At the right, the paired difference in points with its interval.",
     )  # fmt: skip
     save(figure, stem, _drawn(table, effects), settings, [accuracy, effect])
@@ -118,7 +119,7 @@ def plot_beside_paper(effect: Path, funnel: Path, paper: Path, stem: Path, setti
     title(
         figure, f"Beside the paper's numbers, {decoding} decoding",
         "Filled: this study; hollow: Zhang et al., 2025. Accuracy and paired difference over the problems valid in "
-        f"both conditions (n), this study's with its {_percent(settings)} interval; right, the share of traces that "
+        f"both conditions (n), this study's with its {percent(settings)} interval; right, the share of traces that "
         "are finished, well-formed and have an answer.",
     )  # fmt: skip
     save(figure, stem, table, settings, [effect, funnel])
@@ -165,10 +166,6 @@ def _drawn(table: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
     differences = effects.rename(columns={"low": "difference_low", "high": "difference_high"})
     columns = [name for name in differences if name not in table or name in ("model", "dataset", "by", "group")]
     return table.merge(differences[columns], on=["model", "dataset", "by", "group"], how="left")
-
-
-def _percent(settings: Mapping[str, Any]) -> str:
-    return f"{100 * settings['confidence']:g} %"
 
 
 def _by_condition(axes: Axes, rows: pd.DataFrame, column: str, names: list[str]) -> None:

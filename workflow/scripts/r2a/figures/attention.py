@@ -11,18 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from r2a.figures.patterns import N_CASES
-from r2a.figures.style import BLUE, GREEN, GREY, RED, SKY, save, titled
+from r2a.figures.style import BLUE, GREEN, GREY, RED, SKY, save, title, titled
+from r2a.prompts import THINK_CLOSE, THINK_OPEN
 from r2a.store import axis_labels, open_hdf5, read_parquet
-from r2a.traces import QUERY_SEGMENTS, SEGMENTS
+from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES
 
-# drawn key segments: the paper's short name, label
-KEYS = {
-    "bos": ("bos", "BOS"), "prompt": ("p", "prompt"), "think_open": ("bot", "<think>"), "reasoning": ("r", "reasoning"),
-    "think_close": ("eot", "</think>"), "answer": ("a", "answer"),
-}  # fmt: skip
-# the paper's names of the drawn masses, such as a2r: query segment, key segment
-MASSES = {f"a2{KEYS[key][0]}": ("answer", key) for key in KEYS}
-MASSES |= {f"r2{KEYS[key][0]}": ("reasoning", key) for key in ("bos", "prompt", "think_open", "reasoning")}
+KEY_LABELS = {"bos": "BOS", "think_open": THINK_OPEN, "think_close": THINK_CLOSE}  # of segments under other names
+# the masses of the answer, then those of the reasoning, as their keys stand in a trace
+MASSES = dict(sorted(SHORT_NAMES.items(), key=lambda mass: (mass[1][0] != "answer", SEGMENTS.index(mass[1][1]))))
 MARKED = ((BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", ":"))
 
 
@@ -70,21 +66,23 @@ def plot_decomposition(attention: Path, heads: Path, stem: Path, settings: Mappi
         )
         axes.set(ylim=(-0.02, 1.02), ylabel="share of attention")
         axes.set_title({"trace": f"a  One point a trace (n = {len(uids)})", "head": "b  One point a head"}[unit])
-    both[1].set_xticks(centres, [f"{KEYS[key][1]}\n{name}" for name, (_, key) in MASSES.items()], fontsize=7)
+    both[1].set_xticks(
+        centres, [f"{KEY_LABELS.get(key, key)}\n{name}" for name, (_, key) in MASSES.items()], fontsize=7
+    )
     for query, word in (("answer", "answer tokens attend to"), ("reasoning", "reasoning tokens attend to")):
         places = centres[[q == query for q, _ in MASSES.values()]]
         both[1].annotate(
             word, (places.mean(), -0.31), xycoords=("data", "axes fraction"), ha="center", annotation_clip=False
         )
-    figure.suptitle(titled(settings, "where attention goes"), fontsize=10, x=0.02, ha="left")
     caption = (
         f"Attention of answer and reasoning tokens by the segment they look at, over {len(uids)} traces with "
         "reasoning. a: each trace's mean over heads; b: each head's mean over traces. Boxes: quartiles and median, "
         "whiskers to 1.5 interquartile ranges, all points drawn. RFHs (Reasoning-Focus Heads): the "
         f"{is_rfh.sum()} heads of the highest a2r."
     )
+    title(figure, titled(settings, "where attention goes"), caption)
     columns = ["over", "group", "uid_or_head", "mass", "share"]
-    save(figure, stem, pd.DataFrame(rows, columns=columns), settings, [attention, heads], caption)
+    save(figure, stem, pd.DataFrame(rows, columns=columns), settings, [attention, heads])
 
 
 def _boxes(axes: Axes, places: np.ndarray, samples: Sequence[np.ndarray], is_dark: bool) -> None:
@@ -155,7 +153,6 @@ def plot_tracking(attention: Path, attention_rows: Path, heads: Path, stem: Path
     axes.set_title(f"d  One point a head (n = {len(drift)} traces)", fontsize=8.5)
     for axes in grid.flat[len(cases) : 3]:
         axes.set_axis_off()
-    figure.suptitle(titled(settings, "does the answer follow the reasoning?"), fontsize=10, x=0.02, ha="left")
     caption = (
         "a-c: where inside the reasoning (0: its first token, 1: its last) each answer token looks, the "
         f"attention-weighted mean position, in sample traces. Marked lines: the first {len(order)} Reasoning-Focus "
@@ -164,5 +161,6 @@ def plot_tracking(attention: Path, attention_rows: Path, heads: Path, stem: Path
         f"d: each head's mean drift; median {np.median(groups['RFHs']):+.2f} over RFHs, "
         f"{np.median(groups['other heads']):+.2f} over the others. Boxes: quartiles and median."
     )
+    title(figure, titled(settings, "does the answer follow the reasoning?"), caption)
     columns = ["uid", "head", "is_rfh", "answer_position", "centre", "drift"]
-    save(figure, stem, pd.DataFrame(rows, columns=columns), settings, [attention, attention_rows, heads], caption)
+    save(figure, stem, pd.DataFrame(rows, columns=columns), settings, [attention, attention_rows, heads])

@@ -22,6 +22,7 @@ from r2a.figures.style import (
     name_lines,
     nothing_to_draw,
     panels,
+    percent,
     save,
     title,
 )
@@ -64,7 +65,7 @@ def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     title(
         figure, "Which traces come to a final answer",
         "Share of traces left after each step: it ended by itself, closed its reasoning once, and has a final answer. "
-        f"At the last, {100 * settings['confidence']:g} % Wilson intervals over problems.",
+        f"At the last, {percent(settings)} Wilson intervals over problems.",
     )  # fmt: skip
     save(figure, stem, table, settings, [funnel])
 

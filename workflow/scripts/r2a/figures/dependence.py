@@ -18,6 +18,7 @@ from r2a.figures.style import (
     name_lines,
     nothing_to_draw,
     panels,
+    percent,
     save,
     title,
     whiskers,
@@ -51,7 +52,7 @@ def plot_budgets(budgets: Path, stem: Path, settings: Mapping[str, Any]) -> None
     title(
         figure, "Accuracy by token budget",
         "Share of all problems (n) answered right within so many tokens of completion; what is not complete by then "
-        f"counts as wrong. Bands, for {decodings[0]} decoding: {100 * settings['confidence']:g} % Wilson intervals "
+        f"counts as wrong. Bands, for {decodings[0]} decoding: {percent(settings)} Wilson intervals "
         "over problems. The last point is what the study's own limit gives.",
     )  # fmt: skip
     save(figure, stem, table, settings, [budgets])
@@ -94,7 +95,7 @@ def plot_changes(changes: Path, stem: Path, settings: Mapping[str, Any]) -> None
     name_lines(figure)
     title(
         figure, "What another decoding changes" if stem.name == "decodings" else "What another prompt changes",
-        f"Differences paired over problems (n), with {100 * settings['confidence']:g} % intervals (Newcombe's); "
+        f"Differences paired over problems (n), with {percent(settings)} intervals (Newcombe's); "
         "left of 0, the change does harm.",
     )  # fmt: skip
     save(figure, stem, table.drop(columns="what"), settings, [changes])

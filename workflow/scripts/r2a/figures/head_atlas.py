@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from r2a.figures.style import BLUE, GREY, save
+from r2a.figures.style import BLUE, GREY, percent, save, titled
 from r2a.store import read_parquet, read_provenance
 
 N_COLUMNS = 3
@@ -38,18 +38,17 @@ def plot_head_atlas(heads: Path, stem: Path, settings: Mapping[str, Any]) -> Non
         axes.tick_params(labelbottom=True)
     for axes in grid[-1]:
         axes.set_xlabel("layer", fontsize=8)
-    _draw_legend(grid.flat[-1], table, settings["confidence"])
+    _draw_legend(grid.flat[-1], table, settings)
     figure.suptitle(
-        f"{settings['model_label']}, {settings['dataset_label']}: every head's scores by layer",
-        fontsize=10, x=0.01, y=1 - 0.12 / height, ha="left",
+        titled(settings, "every head's scores by layer"), fontsize=11, x=0.01, y=1 - 0.12 / height, ha="left"
     )  # fmt: skip
     columns = [f"{score}{end}" for score in labels for end in ("", "_low", "_high", "_n")]
     save(figure, stem, table[["layer", "head", "rank", "is_rfh", *columns]], settings, [heads])
 
 
-def _draw_legend(axes: Axes, table: pd.DataFrame, confidence: float) -> None:
+def _draw_legend(axes: Axes, table: pd.DataFrame, settings: Mapping[str, Any]) -> None:
     rfhs = table[table["is_rfh"]].sort_values("rank")
-    interval = f"{confidence:.0%} bootstrap interval"
+    interval = f"{percent(settings)} bootstrap interval"
     handles = [
         Line2D([], [], marker=".", color=GREY, linestyle="", label=f"other heads ({len(table) - len(rfhs)})"),
         Line2D([], [], **RFH_MARK | {"linestyle": "-"}, label=f"RFH, {interval}"),

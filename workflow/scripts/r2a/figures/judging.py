@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from r2a.figures.style import CONDITION_COLOURS, CONDITION_MARKERS, CONDITION_NAMES, MODEL_COLOURS, save
+from r2a.figures.style import (
+    CONDITION_COLOURS,
+    CONDITION_MARKERS,
+    CONDITION_NAMES,
+    MODEL_COLOURS,
+    percent,
+    save,
+    title,
+    whiskers,
+)
 
 
 def plot_judge_scores(scores: Path, effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
@@ -38,9 +47,11 @@ def plot_judge_scores(scores: Path, effect: Path, stem: Path, settings: Mapping[
         row[0].set_ylim(len(names) - 0.5, -0.5)
     for axes in (grid[-1][0], grid[-1][-1]):
         axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=1)
-    title = f"Scores by {judge}, {decoding} decoding"
-    what = f"Means over problems with their {settings['confidence']:.0%} bootstrap intervals; n answers have a score."
-    figure.suptitle(f"{title}\n{what}", x=0.01, ha="left", fontsize=9)
+    title(
+        figure, f"Scores by {judge}, {decoding} decoding",
+        f"Means over problems, by area, with {percent(settings)} bootstrap intervals over problems; n answers have a "
+        "score.",
+    )  # fmt: skip
     save(figure, stem, table, settings, [scores, effect])
 
 
@@ -49,7 +60,7 @@ def _scores(axes: Axes, rows: pd.DataFrame, areas: list[str]) -> None:
         part = rows[rows["condition"] == condition].set_index("area").reindex(areas)
         y = np.arange(len(areas)) + (k - 0.5) * 0.3
         axes.errorbar(
-            part["score"], y, xerr=[part["score"] - part["low"], part["high"] - part["score"]],
+            part["score"], y, xerr=whiskers(part, "score"),
             fmt=CONDITION_MARKERS[condition], color=CONDITION_COLOURS[condition], capsize=2, markersize=5, label=name,
         )  # fmt: skip
         for at, n in zip(y, part["n_scores"], strict=True):
@@ -60,12 +71,12 @@ def _scores(axes: Axes, rows: pd.DataFrame, areas: list[str]) -> None:
 
 
 def _differences(axes: Axes, rows: pd.DataFrame, areas: list[str], models: list[str]) -> None:
-    for k, (model, colour) in enumerate(zip(models, MODEL_COLOURS, strict=False)):
+    for k, model in enumerate(models):
         part = rows[rows["model"] == model].set_index("area").reindex(areas)
         axes.errorbar(
             part["difference"], np.arange(len(areas)) + (k - (len(models) - 1) / 2) * 0.22,
-            xerr=[part["difference"] - part["low"], part["high"] - part["difference"]],
-            fmt="oDs^"[k % 4], color=colour, capsize=2, markersize=4, label=model,
+            xerr=whiskers(part, "difference"), fmt="oDs^"[k % 4], color=MODEL_COLOURS[k % len(MODEL_COLOURS)],
+            capsize=2, markersize=4, label=model,
         )  # fmt: skip
     axes.axvline(0, color="black", linewidth=0.6, zorder=0)
     axes.set(xlabel="with minus without reasoning")

@@ -8,9 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, save
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, percent, save, title, titled
 from r2a.roles import (
     ANSWER_ROLE,
     CLEAN_TO_CORRUPTED,
@@ -128,11 +127,12 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
     for axes in grid[-1]:
         axes.set(xlabel="patched layer", xticks=_ticks(table["layer"].max() + 1))
         axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28))
-    figure.suptitle(
-        f"{settings['model_label']}, {settings['dataset_label']}: residual stream (resid_pre) patched; mean over pairs "
-        f"with {settings['confidence']:.0%} bootstrap interval",
-        fontsize=10,
-    )
+    title(
+        figure, titled(settings, "residual stream patched"),
+        f"resid_pre of the clean run put into the corrupted run, layer by layer: means over n pairs with "
+        f"{percent(settings)} bootstrap intervals over pairs. 0: nothing changed; 1: the clean run's answer fully "
+        "restored.",
+    )  # fmt: skip
     drawn = pd.concat([table, control_table])
     save(figure, stem, drawn, settings, [curves, controls, hand_off])
 
@@ -174,11 +174,12 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
             axes.set_xticks(_ticks(table["layer"].max() + 1))
     if len(table):
         grid[-1, 1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, fontsize=8)
-    figure.suptitle(
-        f"{settings['model_label']}, {settings['dataset_label']}: which part of a layer carries the answer; mean over "
-        f"pairs with {settings['confidence']:.0%} bootstrap interval",
-        fontsize=9,
-    )
+    title(
+        figure, titled(settings, "which part of a layer carries the answer"),
+        "What attention or the MLP of a layer writes at one token in the clean run, put into the corrupted run: means "
+        f"over n pairs with {percent(settings)} bootstrap intervals over pairs. 0: nothing changed; 1: the clean run's "
+        "answer fully restored.",
+    )  # fmt: skip
     save(figure, stem, table, settings, [curves])
 
 
@@ -206,9 +207,10 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
     panels[0, 0].set_ylabel("patched layer")
     if len(table):
         figure.colorbar(image, ax=panels, label=f"mean {EFFECT}", extend="both")
-    figure.suptitle(
-        f"{settings['model_label']}, {settings['dataset_label']}:\nranges of the reasoning patched", fontsize=9
-    )
+    title(
+        figure, titled(settings, "\nranges of the reasoning patched"),
+        "resid_pre of a whole range of the clean run's reasoning put into the corrupted run, mean over n pairs.",
+    )  # fmt: skip
     save(figure, stem, table, settings, [ranges])
 
 
@@ -246,12 +248,10 @@ def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping
         axes.set_xlabel("head")
     if len(table):
         figure.colorbar(image, ax=grid, label=f"mean {EFFECT}", shrink=0.8)
-        framed = Line2D([], [], marker="s", linestyle="", markerfacecolor="none", markeredgecolor="black")
-        legend = grid[-1, 1].legend(
-            [framed], ["Reasoning-Focus Head; rank correlation of effect and a2r over heads, interval over pairs"],
-            loc="upper center", bbox_to_anchor=(0.5, -0.3), fontsize=7, borderpad=0,
-        )  # fmt: skip
-        legend.set_in_layout(False)
-        grid[-1, 1].set_xlabel("head\n\n")  # room for the legend, which is wider than its panel
-    figure.suptitle(f"{settings['model_label']}, {settings['dataset_label']}: which heads carry the answer", fontsize=9)
+    title(
+        figure, titled(settings, "which heads carry the answer"),
+        "The output z of one head at one token in the clean run, put into the corrupted run: mean over n pairs. "
+        f"Framed: the Reasoning-Focus Heads. Rank correlation over heads of that effect and a2r, with its "
+        f"{percent(settings)} bootstrap interval over pairs.",
+    )  # fmt: skip
     save(figure, stem, table, settings, [carriers, agreement])

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
-from r2a.figures.style import BLUE, RED, save, titled
+from r2a.figures.style import BLUE, RED, save, title, titled
 from r2a.store import axis_labels, open_hdf5
 
 N_CASES = 3  # drawn of those that are stored
@@ -51,7 +51,6 @@ def plot_patterns(attention_rows: Path, stem: Path, settings: Mapping[str, Any])
         for axes in grid[-1]:
             axes.set_xlabel("attended token", fontsize=7.5)
         has_cues = any(case["is_cue"][:].any() for case in cases)
-    figure.suptitle(titled(settings, "attention of answer tokens"), fontsize=10, x=0.02, ha="left")
     caption = (
         "How much each answer token (down) attends to each token of the trace (across) in one head (layer.head, RFHs "
         "by rank) or in the mean of heads; darker is more, on a square-root scale up to the strongest inside the "
@@ -59,8 +58,9 @@ def plot_patterns(attention_rows: Path, stem: Path, settings: Mapping[str, Any])
         f"{'Dashed: cue words of self-reflection. ' if has_cues else ''}A row a trace, named at its left; n = "
         f"{len(cases)}."
     )
+    title(figure, titled(settings, "attention of answer tokens"), caption)
     columns = ["uid", "panel", "row", "first_key", "past_last_key", "attention"]
-    save(figure, stem, pd.DataFrame(rows, columns=columns), settings, [attention_rows], caption)
+    save(figure, stem, pd.DataFrame(rows, columns=columns), settings, [attention_rows])
 
 
 def _panels(case: h5py.Group) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, percent, save, title, titled, whiskers
 from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING
 
 # measure: colour, marker, line, name
@@ -35,14 +35,12 @@ def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> N
     )
     _by_cut(left, rows[rows["kind"] == CUT].sort_values("cut"))
     others = rows.set_index("kind")
-    interval = "Wilson" if (rows["n_samples"] == 1).all() else "bootstrap over problems"
     _by_kind(right, others.loc[[kind for kind in NAMES if kind in others.index]])
-    figure.suptitle(
-        f"{settings['model_label']}, {settings['dataset_label']}: answers re-generated from perturbed reasonings; "
-        f"{_counts(rows)} problems,\n"
-        f"{settings['confidence']:.0%} interval ({interval}); an invalid answer is neither right nor the same",
-        fontsize=10,
-    )
+    title(
+        figure, titled(settings, "answers re-generated from perturbed reasonings"),
+        f"Shares of the answers to {_counts(rows)} problems with {percent(settings)} Wilson intervals over problems; "
+        "an invalid answer is neither right nor the same.",
+    )  # fmt: skip
     save(figure, stem, rows, settings, [table])
 
 
@@ -72,10 +70,9 @@ def _by_cut(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _by_kind(axes: Axes, rows: pd.DataFrame) -> None:
     for k, (measure, (colour, marker, _, name)) in enumerate(MEASURES.items()):
-        share, low, high = rows[measure], rows[f"{measure}_low"], rows[f"{measure}_high"]
         axes.errorbar(
-            share, np.arange(len(rows)) + (k - 1.5) * 0.17, xerr=[share - low, high - share], fmt=marker,
-            color=colour, capsize=2, markersize=5, linewidth=1, label=name,
+            rows[measure], np.arange(len(rows)) + (k - 1.5) * 0.17, fmt=marker, color=colour, capsize=2, markersize=5,
+            linewidth=1, label=name, xerr=whiskers(rows, measure, f"{measure}_low", f"{measure}_high"),
         )  # fmt: skip
     axes.plot(rows["valid_share"], np.arange(len(rows)) + 0.26, "x", color=GREY, markersize=4, label="valid")
     axes.set(yticks=range(len(rows)), yticklabels=[NAMES[kind] for kind in rows.index], xlim=(-0.03, 1.03))

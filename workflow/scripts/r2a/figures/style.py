@@ -44,20 +44,15 @@ def titled(settings: Mapping[str, Any], title: str) -> str:
     return f"{settings['model_label']}, {settings['dataset_label']}: {title}"
 
 
-def save(
-    figure: Figure,
-    stem: Path,
-    table: pd.DataFrame,
-    settings: Mapping[str, Any],
-    inputs: Sequence[Path],
-    caption: str = "",
-) -> None:
-    """Write {stem}.svg, .png and .csv (the drawn numbers), and close the figure; the caption stands under it."""
-    n_characters = int(17 * figure.get_figwidth())  # of this size, in the figure's width
-    notes = [caption, TOY_NOTE if settings["is_toy"] else ""]
-    lines = [figure.get_supxlabel(), *(textwrap.fill(note, n_characters) for note in notes)]
-    if any(lines):
-        figure.supxlabel("\n".join(line for line in lines if line), fontsize=7, color="#555555", x=0.01, ha="left")
+def percent(settings: Mapping[str, Any]) -> str:
+    """The level of the intervals, e.g. 95 %."""
+    return f"{100 * settings['confidence']:g} %"
+
+
+def save(figure: Figure, stem: Path, table: pd.DataFrame, settings: Mapping[str, Any], inputs: Sequence[Path]) -> None:
+    """Write {stem}.svg, .png and .csv (the drawn numbers), and close the figure."""
+    if settings["is_toy"]:
+        _write_at_foot(figure, TOY_NOTE)
     for suffix in (".svg", ".png"):
         with whole_file(stem.with_suffix(suffix)) as partial:
             figure.savefig(partial, dpi=DPI, metadata={"Date": None} if suffix == ".svg" else None)
@@ -92,11 +87,18 @@ def nothing_to_draw(why: str) -> Figure:
     return figure
 
 
-def title(figure: Figure, text: str, what: str) -> None:
-    """A title with a free line under it; at the figure's foot, in small, what is drawn and with what intervals."""
-    n_characters = int(16 * figure.get_figwidth())
-    figure.suptitle(f"{text}\n", x=0.01, ha="left", fontsize=11, linespacing=1.5)
-    figure.supxlabel(textwrap.fill(what, n_characters), x=0.01, ha="left", fontsize=7.5)
+def title(figure: Figure, text: str, caption: str) -> None:
+    """A title, with a line free for the legend under it, if any; at the foot what is drawn and with what intervals."""
+    free = "\n" if figure.legends else ""
+    figure.suptitle(f"{text}{free}", x=0.01, ha="left", fontsize=11, linespacing=1.5)
+    _write_at_foot(figure, caption)
+
+
+def _write_at_foot(figure: Figure, text: str) -> None:
+    """In small, under what stands there already."""
+    wrapped = textwrap.fill(text, int(17 * figure.get_figwidth()))
+    lines = [line for line in (figure.get_supxlabel(), wrapped) if line]
+    figure.supxlabel("\n".join(lines), fontsize=7, color="#555555", x=0.01, ha="left")
 
 
 def name_lines(figure: Figure, names: Sequence[str] = ()) -> None:

@@ -14,6 +14,7 @@ from r2a.grading.grader import Attempt, Verdict
 from r2a.grading.math_answers import equality, final_answer, is_plain, load_math_verify
 from r2a.grading.workers import Outcome, run_in_workers
 from r2a.progress import Progress
+from r2a.traces import TRACE_KEYS
 
 __all__ = [
     "GRADERS",
@@ -80,8 +81,7 @@ def grade_traces(traces: Path, dataset: Path, output: Path, settings: Mapping[st
     from r2a.store import provenance, read_parquet, write_parquet
 
     limits = settings["seconds"], settings["memory_mb"]
-    keys = ["uid", "condition", "decoding", "sample"]
-    table = read_parquet(traces, [*keys, "answer_text", "invalid_reason"])
+    table = read_parquet(traces, [*TRACE_KEYS, "answer_text", "invalid_reason"])
     problems = read_parquet(dataset, ["uid", "problem", "answer"]).set_index("uid")
     _check_references(dataset, problems["answer"].to_dict(), *limits)
     unknown = sorted(set(table["uid"]) - set(problems.index))
@@ -93,7 +93,7 @@ def grade_traces(traces: Path, dataset: Path, output: Path, settings: Mapping[st
         Attempt(row.answer_text, problems.at[row.uid, "answer"], problems.at[row.uid, "problem"], row.invalid_reason)
         for row in table.itertuples()
     ]
-    grades = table[keys]
+    grades = table[list(TRACE_KEYS)]
     for grader in settings["graders"]:
         verdicts = grade_answers(attempts, *limits, grader=grader, what=f"{output}: answers compared ({grader})")
         logger.info(f"{output}: {grader} {dict(Counter(verdict.reason for verdict in verdicts).most_common())}")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from r2a.grading import Attempt, grade_answers
 from r2a.store import provenance, read_parquet, write_parquet
+from r2a.traces import TRACE_KEYS
 
 # what an answer is graded against, and the verdict's column
 AGAINST = {"answer": "is_correct", "original_answer": "agrees", "implied_answer": "follows"}
@@ -20,9 +21,7 @@ def grade_perturbation(answers: Path, prompts: Path, dataset: Path, output: Path
     the study's grader, absent where it cannot decide. settings: graders, seconds and memory_mb of one comparison.
     """
     keys = ["uid", "decoding", "sample", "perturbation"]
-    table = read_parquet(
-        answers, ["uid", "condition", "decoding", "sample", "answer_text", "invalid_reason", "is_valid"]
-    )
+    table = read_parquet(answers, [*TRACE_KEYS, "answer_text", "invalid_reason", "is_valid"])
     table = table.rename(columns={"condition": "perturbation"})
     known = read_parquet(prompts, [*keys, "original_answer", "implied_answer"])
     table = table.merge(known, on=keys).merge(read_parquet(dataset, ["uid", "problem", "answer"]), on="uid")

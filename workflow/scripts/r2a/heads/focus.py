@@ -5,15 +5,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from r2a.heads.registry import head_score, score_columns
-from r2a.traces import QUERY_SEGMENTS, SEGMENTS
-
-# the paper's short names: (query segment, key segment)
-SHORT_NAMES = {
-    "a2r": ("answer", "reasoning"), "a2p": ("answer", "prompt"), "a2bos": ("answer", "bos"),
-    "a2bot": ("answer", "think_open"), "a2eot": ("answer", "think_close"), "a2a": ("answer", "answer"),
-    "r2r": ("reasoning", "reasoning"), "r2p": ("reasoning", "prompt"), "r2bos": ("reasoning", "bos"),
-    "r2bot": ("reasoning", "think_open"),
-}  # fmt: skip
+from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES
 
 
 def short_mass(mass: np.ndarray, name: str) -> np.ndarray:

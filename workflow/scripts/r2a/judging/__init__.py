@@ -16,8 +16,8 @@ from r2a.judging.template import fill
 from r2a.ledger import Ledger
 from r2a.progress import Progress, logger
 from r2a.store import parameters_hash, provenance, read_parquet, read_provenance, write_parquet
+from r2a.traces import TRACE_KEYS
 
-TRACE_COLUMNS = ["uid", "condition", "decoding", "sample"]
 EMPTY_SCORE = 1  # of an answer without text, for which no judge is asked (WildBench's protocol)
 
 
@@ -130,7 +130,7 @@ def _answers(traces: Sequence[Path], dataset: Path, settings: Mapping[str, Any])
         problems = problems[problems["uid"].isin(drawn)]
     parts = []
     for path in traces:
-        part = read_parquet(path, [*TRACE_COLUMNS, "answer_text", "invalid_reason"])
+        part = read_parquet(path, [*TRACE_KEYS, "answer_text", "invalid_reason"])
         part.insert(0, "model", read_provenance(path)["parameters"]["model_label"])
         parts.append(part)
     answers = pd.concat(parts, ignore_index=True)
@@ -143,7 +143,7 @@ def _answers(traces: Sequence[Path], dataset: Path, settings: Mapping[str, Any])
 
 def _judged(answer: Mapping[str, Any], replies: Mapping[str, tuple[Reply, int]]) -> dict[str, Any]:
     """A trace's row of the table."""
-    row = {name: answer[name] for name in ("model", "dataset", "area", *TRACE_COLUMNS, "status", "invalid_reason")}
+    row = {name: answer[name] for name in ("model", "dataset", "area", *TRACE_KEYS, "status", "invalid_reason")}
     row |= {"score": EMPTY_SCORE if answer["status"] == "empty" else None, "n_tries": 0, "reply": ""}
     row["n_answer_characters"] = len(answer["answer_text"].strip())
     if answer["status"] == "judged":

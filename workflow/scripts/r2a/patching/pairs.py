@@ -13,7 +13,7 @@ from r2a.models import load_tokenizer, read_manifest
 from r2a.progress import logger
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, ENDING, FINAL_ROLE, PROBE
 from r2a.store import provenance, read_parquet, write_parquet
-from r2a.traces import SEGMENTS
+from r2a.traces import SEGMENTS, TRACE_KEYS
 
 REASONING, CLOSE, ANSWER = (SEGMENTS.index(name) for name in ("reasoning", "think_close", "answer"))
 # (before X, X, after X), X being the answer
@@ -184,7 +184,7 @@ def align_pairs(
     """
     tokenizer = load_tokenizer(read_manifest(manifest)["folder"])
     questions = read_parquet(dataset)
-    table = read_parquet(traces).merge(read_parquet(grades), on=["uid", "condition", "decoding", "sample"])
+    table = read_parquet(traces).merge(read_parquet(grades), on=list(TRACE_KEYS))
     table = table[(table["condition"] == "with_reasoning") & (table["decoding"] == settings["decoding"])]
     table["is_right"] = table["is_correct"].eq(True).fillna(False)  # an undecided verdict is absent
     by_uid = table.set_index("uid").to_dict("index")

@@ -14,9 +14,8 @@ from r2a.perturbation.reasoning import NotPerturbed, Reasoning, corrupt, cut, fi
 from r2a.progress import logger
 from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING
 from r2a.store import provenance, read_parquet, write_parquet
-from r2a.traces import SEGMENTS
+from r2a.traces import SEGMENTS, TRACE_KEYS
 
-KEYS = ["uid", "condition", "decoding", "sample"]
 COLUMNS = [
     "uid", "area", "decoding", "sample", "perturbation", "kind", "cut", "left_out", "prompt_token_ids", "kept_share",
     "source_uid", "was", "becomes", "original_answer", "original_is_correct", "implied_answer",
@@ -56,7 +55,7 @@ def perturb_reasoning(
     tokenizer, think_close = load_tokenizer(folder), marks_of(folder).think_close
     filler_ids = tokenizer.encode(settings["filler"], add_special_tokens=False)
     problems = read_parquet(dataset).set_index("uid")
-    table = read_parquet(traces).merge(read_parquet(grades, [*KEYS, "answer", "is_correct"]), on=KEYS)
+    table = read_parquet(traces).merge(read_parquet(grades, [*TRACE_KEYS, "answer", "is_correct"]), on=list(TRACE_KEYS))
     table = table[(table["condition"] == "with_reasoning") & (table["decoding"] == settings["decoding"])]
     values = result_values(problems)
     valid = {

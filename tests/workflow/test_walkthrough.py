@@ -17,7 +17,9 @@ def test_the_walkthrough_works_as_written(copy):
     for name, language, text in BLOCK.findall(PAGE.read_text()):
         if language == "sh":
             command = ["sh", "-e", "-c", text]
-            done = subprocess.run(command, cwd=copy.folder, env=environment, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, cwd=copy.folder, env=environment, capture_output=True, text=True, check=False
+            )
             assert done.returncode == 0, text + done.stdout + done.stderr
         else:
             (copy.folder / name).write_text(text)

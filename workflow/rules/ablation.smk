@@ -47,7 +47,15 @@ rule plot_ablation:
     input:
         effect="<results>/tables/{model}/{dataset}/ablation.csv",
     output:
-        multiext("<results>/figures/{model}/{dataset}/ablation", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/ablation.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/ablation.png",
+            caption="../report/ablation.rst",
+            category="2 Attention",
+            subcategory="{model}, {dataset}",
+            labels={"result": "ablation"},
+        ),
+        table="<results>/figures/{model}/{dataset}/ablation.csv",
     log:
         "<logs>/figures/{model}/{dataset}/ablation.log",
     localrule: True

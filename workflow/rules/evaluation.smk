@@ -24,9 +24,21 @@ rule tabulate_evaluation:
     output:
         funnel="<results>/tables/funnel.csv",
         accuracy="<results>/tables/accuracy.csv",
-        effect="<results>/tables/effect.csv",
+        effect=report(
+            "<results>/tables/effect.csv",
+            caption="../report/effect.rst",
+            category="1 Answers",
+            subcategory="Whole study",
+            labels={"result": "effect (table)"},
+        ),
         budgets="<results>/tables/budgets.csv",
-        problems="<results>/tables/problems.csv",
+        problems=report(
+            "<results>/tables/problems.csv",
+            caption="../report/problems.rst",
+            category="1 Answers",
+            subcategory="Whole study",
+            labels={"result": "problems (table)"},
+        ),
         decodings="<results>/tables/decodings.csv",
         variants="<results>/tables/variants.csv",
     log:
@@ -47,7 +59,13 @@ rule tabulate_disagreements:
         grades=expand("<results>/grades/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.graded_datasets),
         datasets=expand("<results>/datasets/{dataset}.parquet", dataset=STUDY.graded_datasets),
     output:
-        disagreements="<results>/tables/grader_disagreements.csv",
+        disagreements=report(
+            "<results>/tables/grader_disagreements.csv",
+            caption="../report/grader_disagreements.rst",
+            category="4 Checks",
+            subcategory="Whole study",
+            labels={"result": "grader disagreements (table)"},
+        ),
     log:
         "<logs>/tables/grader_disagreements.log",
     benchmark:

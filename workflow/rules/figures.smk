@@ -3,7 +3,15 @@ rule plot_accuracy:
         accuracy="<results>/tables/accuracy.csv",
         effect="<results>/tables/effect.csv",
     output:
-        multiext("<results>/figures/accuracy", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/accuracy.svg",
+        png=report(
+            "<results>/figures/accuracy.png",
+            caption="../report/accuracy.rst",
+            category="1 Answers",
+            subcategory="Whole study",
+            labels={"result": "accuracy"},
+        ),
+        table="<results>/figures/accuracy.csv",
     log:
         "<logs>/figures/accuracy.log",
     localrule: True
@@ -20,7 +28,15 @@ rule plot_areas:
         accuracy="<results>/tables/accuracy.csv",
         effect="<results>/tables/effect.csv",
     output:
-        multiext("<results>/figures/areas", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/areas.svg",
+        png=report(
+            "<results>/figures/areas.png",
+            caption="../report/areas.rst",
+            category="1 Answers",
+            subcategory="Whole study",
+            labels={"result": "areas"},
+        ),
+        table="<results>/figures/areas.csv",
     log:
         "<logs>/figures/areas.log",
     localrule: True
@@ -38,7 +54,15 @@ rule plot_beside_paper:
         funnel="<results>/tables/funnel.csv",
         paper=PAPER_NUMBERS,
     output:
-        multiext("<results>/figures/beside_paper", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/beside_paper.svg",
+        png=report(
+            "<results>/figures/beside_paper.png",
+            caption="../report/beside_paper.rst",
+            category="1 Answers",
+            subcategory="Whole study",
+            labels={"result": "beside paper"},
+        ),
+        table="<results>/figures/beside_paper.csv",
     log:
         "<logs>/figures/beside_paper.log",
     localrule: True
@@ -54,7 +78,15 @@ rule plot_budgets:
     input:
         budgets="<results>/tables/budgets.csv",
     output:
-        multiext("<results>/figures/budgets", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/budgets.svg",
+        png=report(
+            "<results>/figures/budgets.png",
+            caption="../report/budgets.rst",
+            category="1 Answers",
+            subcategory="Whole study",
+            labels={"result": "budgets"},
+        ),
+        table="<results>/figures/budgets.csv",
     log:
         "<logs>/figures/budgets.log",
     localrule: True
@@ -70,7 +102,15 @@ rule plot_changes:
     input:
         changes="<results>/tables/{change}.csv",
     output:
-        multiext("<results>/figures/{change}", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{change}.svg",
+        png=report(
+            "<results>/figures/{change}.png",
+            caption="../report/changes.rst",
+            category="1 Answers",
+            subcategory="Whole study",
+            labels={"result": "{change}"},
+        ),
+        table="<results>/figures/{change}.csv",
     log:
         "<logs>/figures/{change}.log",
     wildcard_constraints:
@@ -88,7 +128,15 @@ rule plot_disagreements:
     input:
         grades=expand("<results>/grades/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.graded_datasets),
     output:
-        multiext("<results>/figures/disagreements", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/disagreements.svg",
+        png=report(
+            "<results>/figures/disagreements.png",
+            caption="../report/disagreements.rst",
+            category="4 Checks",
+            subcategory="Whole study",
+            labels={"result": "disagreements"},
+        ),
+        table="<results>/figures/disagreements.csv",
     log:
         "<logs>/figures/disagreements.log",
     localrule: True
@@ -104,7 +152,15 @@ rule plot_funnel:
     input:
         funnel="<results>/tables/funnel.csv",
     output:
-        multiext("<results>/figures/funnel", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/funnel.svg",
+        png=report(
+            "<results>/figures/funnel.png",
+            caption="../report/funnel.rst",
+            category="4 Checks",
+            subcategory="Whole study",
+            labels={"result": "funnel"},
+        ),
+        table="<results>/figures/funnel.csv",
     log:
         "<logs>/figures/funnel.log",
     localrule: True
@@ -121,7 +177,15 @@ rule plot_decomposition:
         attention="<results>/attention/{model}/{dataset}.h5",
         heads="<results>/heads/{model}/{dataset}.parquet",
     output:
-        multiext("<results>/figures/{model}/{dataset}/decomposition", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/decomposition.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/decomposition.png",
+            caption="../report/decomposition.rst",
+            category="2 Attention",
+            subcategory="{model}, {dataset}",
+            labels={"result": "decomposition"},
+        ),
+        table="<results>/figures/{model}/{dataset}/decomposition.csv",
     log:
         "<logs>/figures/{model}/{dataset}/decomposition.log",
     localrule: True
@@ -137,7 +201,15 @@ rule plot_head_map:
     input:
         heads="<results>/heads/{model}/{dataset}.parquet",
     output:
-        multiext("<results>/figures/{model}/{dataset}/head_map", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/head_map.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/head_map.png",
+            caption="../report/head_map.rst",
+            category="2 Attention",
+            subcategory="{model}, {dataset}",
+            labels={"result": "head map"},
+        ),
+        table="<results>/figures/{model}/{dataset}/head_map.csv",
     log:
         "<logs>/figures/{model}/{dataset}/head_map.log",
     localrule: True
@@ -153,7 +225,15 @@ rule plot_head_atlas:
     input:
         heads="<results>/heads/{model}/{dataset}.parquet",
     output:
-        multiext("<results>/figures/{model}/{dataset}/head_atlas", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/head_atlas.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/head_atlas.png",
+            caption="../report/head_atlas.rst",
+            category="2 Attention",
+            subcategory="{model}, {dataset}",
+            labels={"result": "head atlas"},
+        ),
+        table="<results>/figures/{model}/{dataset}/head_atlas.csv",
     log:
         "<logs>/figures/{model}/{dataset}/head_atlas.log",
     localrule: True
@@ -171,7 +251,15 @@ rule plot_patching_case:
         pairs="<results>/pairs/{model}/{dataset}.parquet",
         dataset="<results>/datasets/{dataset}.parquet",
     output:
-        multiext("<results>/figures/{model}/{dataset}/patching_case", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/patching_case.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/patching_case.png",
+            caption="../report/patching_case.rst",
+            category="3 Patching",
+            subcategory="{model}, {dataset}",
+            labels={"result": "patching case"},
+        ),
+        table="<results>/figures/{model}/{dataset}/patching_case.csv",
     log:
         "<logs>/figures/{model}/{dataset}/patching_case.log",
     localrule: True
@@ -189,7 +277,15 @@ rule plot_patching_curves:
         controls="<results>/tables/{model}/{dataset}/patching_controls.csv",
         hand_off="<results>/tables/{model}/{dataset}/hand_off.csv",
     output:
-        multiext("<results>/figures/{model}/{dataset}/patching_curves", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/patching_curves.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/patching_curves.png",
+            caption="../report/patching_curves.rst",
+            category="3 Patching",
+            subcategory="{model}, {dataset}",
+            labels={"result": "patching curves"},
+        ),
+        table="<results>/figures/{model}/{dataset}/patching_curves.csv",
     log:
         "<logs>/figures/{model}/{dataset}/patching_curves.log",
     localrule: True
@@ -205,7 +301,15 @@ rule plot_patching_components:
     input:
         curves="<results>/tables/{model}/{dataset}/patching_curves.csv",
     output:
-        multiext("<results>/figures/{model}/{dataset}/patching_components", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/patching_components.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/patching_components.png",
+            caption="../report/patching_components.rst",
+            category="3 Patching",
+            subcategory="{model}, {dataset}",
+            labels={"result": "patching components"},
+        ),
+        table="<results>/figures/{model}/{dataset}/patching_components.csv",
     log:
         "<logs>/figures/{model}/{dataset}/patching_components.log",
     localrule: True
@@ -221,7 +325,15 @@ rule plot_patching_ranges:
     input:
         ranges="<results>/tables/{model}/{dataset}/patching_ranges.csv",
     output:
-        multiext("<results>/figures/{model}/{dataset}/patching_ranges", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/patching_ranges.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/patching_ranges.png",
+            caption="../report/patching_ranges.rst",
+            category="3 Patching",
+            subcategory="{model}, {dataset}",
+            labels={"result": "patching ranges"},
+        ),
+        table="<results>/figures/{model}/{dataset}/patching_ranges.csv",
     log:
         "<logs>/figures/{model}/{dataset}/patching_ranges.log",
     localrule: True
@@ -238,7 +350,15 @@ rule plot_carriers:
         carriers="<results>/tables/{model}/{dataset}/carriers.csv",
         agreement="<results>/tables/{model}/{dataset}/carriers_agreement.csv",
     output:
-        multiext("<results>/figures/{model}/{dataset}/carriers", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/carriers.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/carriers.png",
+            caption="../report/carriers.rst",
+            category="3 Patching",
+            subcategory="{model}, {dataset}",
+            labels={"result": "carriers"},
+        ),
+        table="<results>/figures/{model}/{dataset}/carriers.csv",
     log:
         "<logs>/figures/{model}/{dataset}/carriers.log",
     localrule: True
@@ -254,7 +374,15 @@ rule plot_patterns:
     input:
         rows="<results>/attention_rows/{model}/{dataset}.h5",
     output:
-        multiext("<results>/figures/{model}/{dataset}/patterns", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/patterns.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/patterns.png",
+            caption="../report/patterns.rst",
+            category="2 Attention",
+            subcategory="{model}, {dataset}",
+            labels={"result": "patterns"},
+        ),
+        table="<results>/figures/{model}/{dataset}/patterns.csv",
     log:
         "<logs>/figures/{model}/{dataset}/patterns.log",
     localrule: True
@@ -272,7 +400,15 @@ rule plot_tracking:
         rows="<results>/attention_rows/{model}/{dataset}.h5",
         heads="<results>/heads/{model}/{dataset}.parquet",
     output:
-        multiext("<results>/figures/{model}/{dataset}/tracking", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/tracking.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/tracking.png",
+            caption="../report/tracking.rst",
+            category="2 Attention",
+            subcategory="{model}, {dataset}",
+            labels={"result": "tracking"},
+        ),
+        table="<results>/figures/{model}/{dataset}/tracking.csv",
     log:
         "<logs>/figures/{model}/{dataset}/tracking.log",
     localrule: True

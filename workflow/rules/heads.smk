@@ -52,7 +52,13 @@ rule tabulate_attention_quality:
             "<results>/grades/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.graded_datasets
         ),
     output:
-        table="<results>/tables/attention_by_correctness.csv",
+        table=report(
+            "<results>/tables/attention_by_correctness.csv",
+            caption="../report/attention_by_correctness.rst",
+            category="2 Attention",
+            subcategory="Whole study",
+            labels={"result": "attention by correctness (table)"},
+        ),
     log:
         "<logs>/tables/attention_by_correctness.log",
     localrule: True

@@ -39,7 +39,13 @@ rule tabulate_judgements:
     output:
         scores="<results>/tables/judge_scores.csv",
         effect="<results>/tables/judge_effect.csv",
-        agreement="<results>/tables/judge_agreement.csv",
+        agreement=report(
+            "<results>/tables/judge_agreement.csv",
+            caption="../report/judge_agreement.rst",
+            category="4 Checks",
+            subcategory="Whole study",
+            labels={"result": "judge agreement (table)"},
+        ),
     log:
         "<logs>/tables/judgements.log",
     benchmark:
@@ -58,7 +64,15 @@ rule plot_judge_scores:
         scores="<results>/tables/judge_scores.csv",
         effect="<results>/tables/judge_effect.csv",
     output:
-        multiext("<results>/figures/judge_scores", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/judge_scores.svg",
+        png=report(
+            "<results>/figures/judge_scores.png",
+            caption="../report/judge_scores.rst",
+            category="1 Answers",
+            subcategory="Whole study",
+            labels={"result": "judge scores"},
+        ),
+        table="<results>/figures/judge_scores.csv",
     log:
         "<logs>/figures/judge_scores.log",
     localrule: True

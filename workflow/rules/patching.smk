@@ -73,10 +73,28 @@ rule tabulate_patching:
         patching="<results>/patching/{model}/{dataset}.h5",
     output:
         curves="<results>/tables/{model}/{dataset}/patching_curves.csv",
-        controls="<results>/tables/{model}/{dataset}/patching_controls.csv",
-        hand_off="<results>/tables/{model}/{dataset}/hand_off.csv",
+        controls=report(
+            "<results>/tables/{model}/{dataset}/patching_controls.csv",
+            caption="../report/patching_controls.rst",
+            category="3 Patching",
+            subcategory="{model}, {dataset}",
+            labels={"result": "patching controls (table)"},
+        ),
+        hand_off=report(
+            "<results>/tables/{model}/{dataset}/hand_off.csv",
+            caption="../report/hand_off.rst",
+            category="3 Patching",
+            subcategory="{model}, {dataset}",
+            labels={"result": "hand off (table)"},
+        ),
         ranges="<results>/tables/{model}/{dataset}/patching_ranges.csv",
-        first_order="<results>/tables/{model}/{dataset}/patching_first_order.csv",
+        first_order=report(
+            "<results>/tables/{model}/{dataset}/patching_first_order.csv",
+            caption="../report/patching_first_order.rst",
+            category="4 Checks",
+            subcategory="{model}, {dataset}",
+            labels={"result": "patching first order (table)"},
+        ),
     log:
         "<logs>/tables/{model}/{dataset}/patching.log",
     localrule: True
@@ -93,7 +111,13 @@ rule tabulate_pairs:
         pairs="<results>/pairs/{model}/{dataset}.parquet",
         patching="<results>/patching/{model}/{dataset}.h5",
     output:
-        funnel="<results>/tables/{model}/{dataset}/pair_funnel.csv",
+        funnel=report(
+            "<results>/tables/{model}/{dataset}/pair_funnel.csv",
+            caption="../report/pair_funnel.rst",
+            category="4 Checks",
+            subcategory="{model}, {dataset}",
+            labels={"result": "pair funnel (table)"},
+        ),
         outcomes="<results>/tables/{model}/{dataset}/pair_outcomes.csv",
     log:
         "<logs>/tables/{model}/{dataset}/pairs.log",

@@ -72,7 +72,15 @@ rule plot_perturbation:
     input:
         table="<results>/tables/{model}/{dataset}/perturbation.csv",
     output:
-        multiext("<results>/figures/{model}/{dataset}/perturbation", svg=".svg", png=".png", table=".csv"),
+        svg="<results>/figures/{model}/{dataset}/perturbation.svg",
+        png=report(
+            "<results>/figures/{model}/{dataset}/perturbation.png",
+            caption="../report/perturbation.rst",
+            category="1 Answers",
+            subcategory="{model}, {dataset}",
+            labels={"result": "perturbation"},
+        ),
+        table="<results>/figures/{model}/{dataset}/perturbation.csv",
     log:
         "<logs>/figures/{model}/{dataset}/perturbation.log",
     localrule: True

@@ -98,7 +98,9 @@ rule write_summary:
             dataset=STUDY.pair_datasets,
         ),
     output:
-        summary="<results>/summary.md",
+        summary=report(
+            "<results>/summary.md", caption="../report/summary.rst", category="Summary", labels={"result": "summary"}
+        ),
         findings="<results>/summary.txt",
     log:
         "<logs>/summary.log",

@@ -74,7 +74,7 @@ CONFIGURATIONS = [
     ("decodings.sampled.n_samples", 0, "decodings.sampled.n_samples: "),
     ("generation.max_new_tokens", 0, "generation.max_new_tokens: "),
     ("generation.max_new_tokens", "many", "generation.max_new_tokens: "),
-    ("generation.without_reasoning", "nothing", "generation.without_reasoning: "),
+    ("models.tiny-qwen.without_reasoning", "nothing", "models.tiny-qwen.without_reasoning: "),
     ("generation.gpu_memory_percent", 120, "generation.gpu_memory_percent: "),
     ("grading.graders", [], "grading.graders: "),
     ("grading.graders", ["policy", "policy"], "grading.graders: a grader is named twice"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -54,6 +55,7 @@ def asked(n_needed, n_granted):
 def leases(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "LEASES", tmp_path / "leases")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setenv("PYTHONPATH", str(Path(devices.__file__).parents[1]))  # for the processes that a test starts
     return tmp_path
 
 

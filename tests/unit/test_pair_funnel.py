@@ -14,7 +14,7 @@ from r2a.traces import segment_bounds
 
 MODEL = Path(__file__).parents[2] / "resources/models/tiny-qwen"
 SETTINGS = {
-    "seed": 1, "decoding": "greedy", "probe": "plain", "keep_reasoning": True, "alignment": "role",
+    "seed": 1, "decoding": "greedy", "probes": ["plain"], "keep_reasoning": True, "alignment": "role",
 }  # fmt: skip
 # pair: domain, kind, answers, both valid, both right, both prefer their own answer (None: not patched), why it is out
 PAIRS = {
@@ -67,8 +67,10 @@ def test_every_pair_is_counted_at_the_step_that_it_fails(stored):
     align(stored)
     patched = {pair: row[6] for pair, row in PAIRS.items() if row[6] is not None}
     with new_hdf5(stored / "patching.h5", provenance({})) as file:
-        add_axis(file, "pair", list(patched))
-        used = add_array(file, "is_used", ("pair",), "1 where used", "int8", 0)
+        add_axis(file, "probe", ["plain"])
+        of_probe = file.create_group("plain")
+        add_axis(of_probe, "pair", list(patched))
+        used = add_array(of_probe, "is_used", ("pair",), "1 where used", "int8", 0)
         used[:] = list(patched.values())
     tabulate_pairs(
         stored / "pairs.parquet", stored / "patching.h5", stored / "funnel.csv", stored / "outcomes.csv", SETTINGS
@@ -77,7 +79,8 @@ def test_every_pair_is_counted_at_the_step_that_it_fails(stored):
     assert outcomes["left_out"].to_dict() == {pair: row[7] for pair, row in PAIRS.items()}
     assert outcomes.loc["split", ["form_a", "form_b"]].tolist() == ["bare and spaced", "several tokens"]
     funnel = pd.read_csv(stored / "funnel.csv").set_index(["by", "name"])
-    assert list(funnel) == ["asked", "both_valid", "both_right", "one_token", "aligned", "own_answer_preferred"]
+    assert list(funnel) == ["probe", "asked", "both_valid", "both_right", "one_token", "aligned", "own_answer_preferred"]
+    funnel = funnel.drop(columns="probe")
     assert funnel.loc[("all", "all")].tolist() == [5, 4, 3, 2, 2, 1]
     assert funnel.loc[("domain", "farm")].tolist() == [3, 2, 2, 2, 2, 1]
     assert funnel.loc[("domain", "zoo")].tolist() == [2, 2, 1, 0, 0, 0]

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 MODELS, DATASETS = ("tiny-qwen", "tiny-llama"), ("puzzles", "comparisons")
-EACH = [(model, dataset) for model in MODELS for dataset in (*DATASETS, "requests")]
+GRADED = [(model, dataset) for model in MODELS for dataset in DATASETS]
+EACH = [*GRADED, *((model, "requests") for model in MODELS)]  # a judge scores the answers to requests
 
 
 def graded(study, model, dataset):
@@ -39,7 +40,7 @@ def test_the_problems_add_up_to_the_effect(study):
     """Problems right with and without reasoning only are the effect's b and c."""
     problems, effect = (pd.read_csv(study.results / f"tables/{name}.csv") for name in ("problems", "effect"))
     greedy = effect[(effect["decoding"] == "greedy") & (effect["by"] == "all")]
-    assert len(greedy) == len(EACH)
+    assert len(greedy) == len(GRADED)
     for row in greedy.itertuples():
         of_row = (problems["model"] == row.model) & (problems["dataset"] == row.dataset)
         counts = problems[of_row & (problems["decoding"] == "greedy")]["right_in"].value_counts()
@@ -68,7 +69,7 @@ def test_traces_keep_the_ids_that_their_text_comes_from(study, model, dataset):
         assert tokenizer.decode(ids[row.bounds[5] : row.bounds[6]]) == row.answer_text
 
 
-@pytest.mark.parametrize(("model", "dataset"), EACH)
+@pytest.mark.parametrize(("model", "dataset"), GRADED)
 def test_without_ablation_the_engines_answers_come_again_token_by_token(study, model, dataset):
     ablated = pd.read_parquet(study.results / f"ablation/{model}/{dataset}.parquet")
     unablated = ablated[ablated["mode"] == "unablated"]
@@ -78,7 +79,7 @@ def test_without_ablation_the_engines_answers_come_again_token_by_token(study, m
         assert traces.at[row.uid, "completion_token_ids"][-len(row.token_ids) :].tolist() == row.token_ids.tolist()
 
 
-@pytest.mark.parametrize(("model", "dataset"), EACH)
+@pytest.mark.parametrize(("model", "dataset"), GRADED)
 def test_answers_from_the_whole_reasoning_are_the_original_ones_and_from_anothers_are_not(study, model, dataset):
     table = pd.read_csv(study.results / f"tables/{model}/{dataset}/perturbation.csv")
     agreement = table[table["by"] == "all"].set_index("perturbation")["agreement"]

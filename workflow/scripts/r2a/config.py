@@ -676,7 +676,7 @@ def _relations_in_words(config: dict[str, Any]) -> list[str]:
         if decoding.get("temperature") == 0 and decoding.get("n_samples", 1) != 1:
             lines.append(f"decodings.{name}.n_samples: greedy decoding gives the same text each time; set it to 1")
     lines += _perturbation_in_words(config.get("perturbation"))
-    for stage in ("attention", "ablation", "perturbation", "patching", "explorer"):
+    for stage in ("attention", "ablation", "perturbation", "patching", "explorer") if decodings else ():
         used = config.get(stage)
         used = used.get("decoding", "greedy") if isinstance(used, dict) else "greedy"
         if not isinstance(used, str) or used not in decodings:

@@ -79,7 +79,15 @@ def test_every_pair_is_counted_at_the_step_that_it_fails(stored):
     assert outcomes["left_out"].to_dict() == {pair: row[7] for pair, row in PAIRS.items()}
     assert outcomes.loc["split", ["form_a", "form_b"]].tolist() == ["bare and spaced", "several tokens"]
     funnel = pd.read_csv(stored / "funnel.csv").set_index(["by", "name"])
-    assert list(funnel) == ["probe", "asked", "both_valid", "both_right", "one_token", "aligned", "own_answer_preferred"]
+    assert list(funnel) == [
+        "probe",
+        "asked",
+        "both_valid",
+        "both_right",
+        "one_token",
+        "aligned",
+        "own_answer_preferred",
+    ]
     funnel = funnel.drop(columns="probe")
     assert funnel.loc[("all", "all")].tolist() == [5, 4, 3, 2, 2, 1]
     assert funnel.loc[("domain", "farm")].tolist() == [3, 2, 2, 2, 2, 1]

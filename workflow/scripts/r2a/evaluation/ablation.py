@@ -63,12 +63,14 @@ def _measured(
     """Mean and interval over problems of a metric, each of n_answers, or of one minus another."""
     decided = pd.concat(values, axis=1).dropna().to_numpy(float).T
     means = decided[0] - decided[1] if len(decided) == 2 else decided[0]
+    ends: tuple[Any, Any]
     if metric == "a2r":
-        low, high = bootstrap_interval(means, settings["n_resamples"], settings["confidence"], settings["seed"])
+        ends = bootstrap_interval(means, settings["n_resamples"], settings["confidence"], settings["seed"])
+    elif len(decided) == 2:
+        ends = difference_interval(decided[0], decided[1], n_answers[0], n_answers[1], settings["confidence"])
     else:
-        interval = difference_interval if len(decided) == 2 else share_interval
-        low, high = interval(*decided, *n_answers, settings["confidence"])
-    return {name: mean(means), f"{name}_low": low, f"{name}_high": high}
+        ends = share_interval(decided[0], n_answers[0], settings["confidence"])
+    return {name: mean(means), f"{name}_low": float(ends[0]), f"{name}_high": float(ends[1])}
 
 
 def _overlap(arms: pd.DataFrame) -> float:

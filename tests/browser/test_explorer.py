@@ -183,9 +183,14 @@ def test_of_a_long_trace_only_what_is_visible_is_drawn(browser, page):
 
 
 def test_a_small_screen_scrolls_in_one_direction_only(browser, page):
-    browser.set_window_size(500, 800)
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         open_page(browser, page, "#t=0")
-        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        assert browser.execute_script("return document.documentElement.scrollWidth <= 390")
+        ends = browser.execute_script(
+            "return [...document.querySelectorAll('.pane .text')].map((box) => box.getBoundingClientRect().bottom)"
+        )
+        assert browser.execute_script("return document.querySelector('aside').getBoundingClientRect().top") >= max(ends)
     finally:
-        browser.set_window_size(1400, 900)
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

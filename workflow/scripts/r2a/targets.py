@@ -20,6 +20,8 @@ def listing(summary: str, arguments: Sequence[str]) -> str:
     counts: Counter[str] = Counter()
     for line in summary.splitlines()[1:]:
         path, _date, rule, _log, status, plan = line.split("\t")
+        if status == "removed temp file":
+            continue
         state = "not yet" if status == "missing" else "done" if plan == "no update" else "out of date"
         files.setdefault(rule, []).append(f"  {state:<11}  {path}")
         counts[state] += 1
@@ -30,7 +32,8 @@ def listing(summary: str, arguments: Sequence[str]) -> str:
 
 def _purpose(rule: str) -> str:
     """What the rule's script, which has its name, says of itself in one line."""
-    return (ast.get_docstring(ast.parse((SCRIPTS / f"{rule}.py").read_text())) or "").splitlines()[0]
+    script = SCRIPTS / f"{rule.removesuffix('_shard')}.py"  # a shard's rule has the whole's script
+    return (ast.get_docstring(ast.parse(script.read_text())) or "").splitlines()[0]
 
 
 def main(arguments: list[str]) -> None:

@@ -510,7 +510,7 @@ const r2aExplorer = (() => {
       drawn("text", { x: width + 42, y: 22 + k * 18 }, name.split(", ")[1].replaceAll("_", " ")));
     });
     chart.append(drawn("text", { x: 30, y: high + 34 }, `${component.replaceAll("_", " ")} at “${pair.roles[role]}”, by layer`));
-    return element("div", {}, chart);
+    return element("div", { class: "scroll" }, chart);
   }
 
   // ---------------------------------------------------------------- export of what is shown

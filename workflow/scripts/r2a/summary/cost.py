@@ -75,8 +75,8 @@ def _speeds(jobs: pd.DataFrame, traces: Sequence[Path]) -> list[str]:
         tokens[settings["model"]] = tokens.get(settings["model"], 0) + n_tokens
     hours = jobs[jobs["stage"] == GENERATION].groupby("model")["hours"].sum()
     return [
-        f"- **{labels[model]}** generated {n_tokens:,} tokens, {n_tokens / hours[model] / 3600:,.0f} a second, the "
-        "engine's start included."
+        f"- **{labels[model]}** generated {n_tokens:,} tokens, {n_tokens / hours[model] / 3600:,.0f} a second of its "
+        "jobs' last run, the engine's start included (too many where a killed run had left some finished)."
         for model, n_tokens in tokens.items()
         if n_tokens and model in hours
     ]

@@ -96,9 +96,9 @@ class Tags(HTMLParser):
 @pytest.mark.parametrize(
     "hostile", ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[x](javascript:a())"]
 )
-def test_the_page_has_no_markup_but_markdowns(hostile):
+def test_the_page_has_no_markup_but_markdowns(hostile, tmp_path):
     parser = Tags()
-    parser.feed(page(f"# {hostile}\n\n- {hostile}\n\n| {hostile} |\n| --- |\n| {hostile} |\n", hostile))
+    parser.feed(page(f"# {hostile}\n\n- {hostile}\n\n| {hostile} |\n| --- |\n| {hostile} |\n", hostile, tmp_path))
     assert {tag for tag, _ in parser.found} <= {
         "html", "head", "meta", "title", "style", "body", "h1", "ul", "li", "div", "table", "thead", "tbody", "tr",
         "th", "td",
@@ -106,10 +106,11 @@ def test_the_page_has_no_markup_but_markdowns(hostile):
     assert not any(name.startswith("on") for _, attributes in parser.found for name in attributes)
 
 
-def test_the_page_holds_what_the_summary_says():
-    text = "# Title\n\n> **Toy.** Not real.\n\n- one [table](tables/x.csv)\n\n![map](figures/map.png)\n\n"
+def test_the_page_holds_what_the_summary_says_and_its_pictures(tmp_path):
+    (tmp_path / "map.png").write_bytes(b"a picture")
+    text = "# Title\n\n> **Toy.** Not real.\n\n- one [table](tables/x.csv)\n\n![map](map.png)\n\n"
     text += "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
-    shown = page(text, "Title")
+    shown = page(text, "Title", tmp_path)
     for part in ("<h1>Title</h1>", "<strong>Toy.</strong>", 'href="tables/x.csv">table</a>', "<td>2</td>"):
         assert part in shown
-    assert re.search(r'<img [^>]*src="figures/map.png"', shown)
+    assert '<img src="data:image/png;base64,YSBwaWN0dXJl" alt="map"' in shown  # base64 of the bytes above

@@ -99,10 +99,13 @@ rule write_summary:
             dataset=STUDY.pair_datasets,
         ),
     output:
-        summary=report(
-            "<results>/summary.md", caption="../report/summary.rst", category="Summary", labels={"result": "summary"}
+        summary="<results>/summary.md",
+        page=report(
+            "<results>/summary.html",
+            caption="../report/summary.rst",
+            category="Summary",
+            labels={"result": "summary"},
         ),
-        page="<results>/summary.html",
         findings="<results>/summary.txt",
     log:
         "<logs>/summary.log",

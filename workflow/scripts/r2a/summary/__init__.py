@@ -96,7 +96,7 @@ def write_summary(
         "## Where this comes from", "", *_origin_lines(inputs["funnel"]), "",
     ]  # fmt: skip
     summary.write_text("\n".join(lines))
-    as_page.write_text(page("\n".join(lines), title))
+    as_page.write_text(page("\n".join(lines), title, summary.parent))
     write_json(summary.with_suffix(".provenance.json"), provenance(settings, [inputs["funnel"], *inputs["attention"]]))
     last = ["Toy models: this shows that the machinery works, nothing about real ones."] if settings["is_toy"] else []
     shorts = [short_1, *([short_2] if stage_2 else []), *([short_3] if stage_3 else [])]

@@ -111,7 +111,15 @@ class Model(Source):
     endpoint: Endpoint | None = Field(
         None, description="Generates the traces, in place of vLLM here. Without path or hub there is nothing else."
     )
-    gpus: int = Field(0, ge=0, description="GPUs a job of this model asks for; vLLM splits the model over them.")
+    gpus: int = Field(
+        0, ge=0, description="GPUs a job of this model asks for; vLLM and reruns split the model over them."
+    )
+    shards: int = Field(
+        1,
+        gt=0,
+        description="Jobs that share a dataset's traces, attention, ablation, activations and patching; so one model "
+        "uses shards x gpus GPUs. Results do not depend on it. Traces that are finished stay when it is changed.",
+    )
     threads: int = Field(1, gt=0, description="CPU threads a job of this model uses.")
     memory_mb: int = Field(4000, gt=0, description="Main memory a job of this model asks for, in MB.")
     runtime_minutes: int = Field(60, gt=0, description="Wall time a job of this model asks for, in minutes.")
@@ -454,6 +462,16 @@ class Study(Section):
     def weighted_models(self) -> list[str]:
         """The models whose weights are known, and so their attention and activations; variants have their bases'."""
         return [name for name, model in self.models.items() if (model.path or model.hub) and not model.variant_of]
+
+    @property
+    def sharded_models(self) -> list[str]:
+        """The models whose work on a dataset is done by several jobs."""
+        return [name for name, model in self.models.items() if model.shards > 1]
+
+    def shards(self, model: str) -> list[str]:
+        """Names of a model's shards, in their order."""
+        n_shards = self.models[model].shards
+        return [f"{number}-of-{n_shards}" for number in range(1, n_shards + 1)]
 
     @property
     def variants(self) -> dict[str, dict[str, str]]:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from r2a.engine import heads_in_words
+
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
 STAGE_VERSIONS = {
     "datasets": 2,
@@ -667,6 +669,12 @@ def _variants_in_words(config: dict[str, Any]) -> list[str]:
 def _relations_in_words(config: dict[str, Any]) -> list[str]:
     """What no single key can tell: places that don't exist, names that nothing bears."""
     lines = []
+    for section in ("models", "judges"):
+        for name, entry in _entries(config, section).items():
+            path, gpus = entry.get("path"), entry.get("gpus")
+            if isinstance(path, str) and isinstance(gpus, int) and not entry.get("endpoint"):
+                words = heads_in_words(path, gpus)
+                lines += [f"{section}.{name}.gpus: {words}"] if words else []
     for section in ("models", "datasets"):
         for name, entry in _entries(config, section).items():
             path, hub = entry.get("path"), entry.get("hub")
@@ -758,10 +766,13 @@ def _endpoint_in_words(name: str, entry: dict[str, Any], endpoint: dict[str, Any
     kind, place = endpoint.get("kind", "completions"), f"models.{name}.endpoint.kind"
     if entry.get("path") or entry.get("hub"):
         return [f"{place}: with path or hub, tokens are sent; use completions"] if kind == "chat" else []
+    lines = []
+    if entry.get("shards", 1) != 1:
+        lines.append(f"models.{name}.shards: an endpoint is asked by one job; raise endpoint.max_concurrency")
     fitting = {"raw": "completions", "chat": "chat"}.get(entry.get("prompt", "raw"))
     if fitting and kind != fitting:
-        return [f"{place}: without path or hub, prompt raw goes with completions, and prompt chat with chat"]
-    return []
+        lines.append(f"{place}: without path or hub, prompt raw goes with completions, and prompt chat with chat")
+    return lines
 
 
 def _judges_in_words(judges: dict[str, dict[str, Any]], datasets: dict[str, dict[str, Any]]) -> list[str]:

@@ -96,5 +96,6 @@ def test_a_wrong_configuration_stops_before_any_job_with_every_error(copy):
 
 def test_the_papers_whole_dag_builds_with_no_model_or_network(copy):
     planned = copy.planned("--configfile", "config/paper.yaml")
-    assert planned["generate_traces"] == 4 * 3
-    assert planned["patch_pairs"] == 3
+    assert planned["generate_traces"] == 2 * 3  # the smallest model, and the one at an endpoint
+    assert planned["generate_traces_shard"] == 2 * 3 * 4
+    assert (planned["patch_pairs"], planned["patch_pairs_shard"]) == (1, 2 * 4)

@@ -1,4 +1,5 @@
-# A model's jobs in models.*.shards parts, side by side. Models of one shard have none of this.
+# Models with shards: a stage's job in so many parts, side by side, and one that makes their store. Each part is the
+# stage's own rule, with another output.
 ruleorder: gather_shards > generate_traces > capture_attention > ablate_heads > capture_activations > patch_pairs
 
 

@@ -120,7 +120,8 @@ class Model(Source):
         1,
         gt=0,
         description="Jobs that share a dataset's traces, attention, ablation, activations and patching; so one model "
-        "uses shards x gpus GPUs. Results do not depend on it. Traces that are finished stay when it is changed.",
+        "uses shards x gpus GPUs. Results do not depend on it. When it is changed, finished traces are found again, "
+        "and other stores made again (not with Snakemake's --rerun-triggers mtime).",
     )
     threads: int = Field(1, gt=0, description="CPU threads a job of this model uses.")
     memory_mb: int = Field(4000, gt=0, description="Main memory a job of this model asks for, in MB.")

@@ -24,8 +24,11 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.truncate(path, len(_whole_lines(path)))
-        entries = (json.loads(line) for ledger in {path, *others} for line in _whole_lines(ledger).splitlines())
-        self._entries: dict[str, dict[str, Any]] = {entry["key"]: entry for entry in entries}
+        self._entries: dict[str, dict[str, Any]] = {}
+        for ledger in {path, *others}:
+            for line in _whole_lines(ledger).splitlines():
+                entry = json.loads(line)
+                self._entries[entry["key"]] = entry
         self._file = open(path, "a")  # noqa: SIM115 (closed by the block's end)
         self._synced = time.monotonic()
 

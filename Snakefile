@@ -27,6 +27,7 @@ wildcard_constraints:
     model="|".join(STUDY.models),
     dataset="|".join(STUDY.datasets),
     judge="|".join(STUDY.judges),
+    shard=r"\d+-of-\d+",
 
 
 include: "workflow/rules/datasets.smk"
@@ -42,6 +43,11 @@ include: "workflow/rules/patching.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/explorer.smk"
 include: "workflow/rules/report.smk"
+
+
+if STUDY.sharded_models:
+
+    include: "workflow/rules/shards.smk"
 
 
 rule all:

@@ -126,18 +126,36 @@ def marks_of(folder: Path | str) -> Marks:
 
 
 def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
-    """The model in evaluation mode, on a GPU where one is visible; `attention` as transformers names it."""
+    """The model in evaluation mode, its layers spread over all visible GPUs; `attention` as transformers names it.
+
+    Raises ModelError where its weights do not fit into them, or a layer does not attend to all tokens before.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     (name, origin), *_ = manifest["models"].items()
-    model = AutoModelForCausalLM.from_pretrained(
-        manifest["folder"], dtype=getattr(torch, origin["dtype"]), attn_implementation=attention, use_safetensors=True
+    n_gpus = torch.cuda.device_count()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        manifest["folder"],
+        dtype=getattr(torch, origin["dtype"]),
+        attn_implementation=attention,
+        use_safetensors=True,
+        device_map="balanced" if n_gpus > 1 else None,
     )
+    if n_gpus > 1 and {"cpu", "disk"} & set(model.hf_device_map.values()):
+        raise ModelError(f"{name}: its weights do not fit into {n_gpus} GPUs; raise models.{name}.gpus")
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise ModelError(f"{name}: layers with {', '.join(sorted(kinds - {'full_attention'}))} are not supported")
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval()
+    return model if n_gpus > 1 else model.to("cuda" if n_gpus else "cpu")
+
+
+def stack_layers(layers: Sequence[Any]) -> Any:
+    """torch.stack of tensors of several layers, which may be on several GPUs, on the first one's."""
+    import torch
+
+    return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
 def _sha256(paths: list[Path]) -> str:

@@ -15,6 +15,7 @@ from r2a.models import load_model, load_tokenizer, marks_of, read_manifest
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.roles import UNABLATED
+from r2a.shards import WHOLE, shard_range
 from r2a.store import provenance, read_parquet, write_parquet
 from r2a.traces import Marks, find_boxes, invalid_reason
 
@@ -24,9 +25,15 @@ class AblationError(Exception):
 
 
 def ablate_heads(
-    traces: Path, heads: Path, manifest: Path, output: Path, settings: Mapping[str, Any], batch_tokens: int
+    traces: Path,
+    heads: Path,
+    manifest: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    batch_tokens: int,
+    shard: str = WHOLE,
 ) -> None:
-    """Generate each trace's answer again, greedily, under every arm of arms.arms_of_trace.
+    """Generate each trace's answer again (a shard: its own traces'), greedily, under every arm of arms.arms_of_trace.
 
     One row a (uid, mode, selection, dose, draw): the ablated heads as layers and heads, token_ids (EOS included), text,
     is_finished, is_valid and invalid_reason (METHOD section 1), a2r (decoding.Answer), and original_text, the trace's
@@ -46,24 +53,22 @@ def ablate_heads(
     arms = [arms_of_trace(ranked, origin["n_heads"], settings, uid) for uid in table["uid"]]
     written_from = provenance(settings, [traces, heads, manifest])
     tokenizer, marks = load_tokenizer(origin["folder"]), marks_of(origin["folder"])
+    own = shard_range(shard, len(table))
     with Parts(output, written_from) as parts:
-        missing = [number for number in range(len(table)) if str(number) not in parts]
-        n_there = len(table) - len(missing)
-        logger.info(f"{output}: {len(table)} traces, {len(arms[0])} answers each; {n_there} traces already there")
+        missing = [number for number in own if str(number) not in parts]
+        n_there = len(own) - len(missing)
+        logger.info(f"{output}: {len(own)} traces, {len(arms[0])} answers each; {n_there} traces already there")
         if missing:
             _generate_missing(table, arms, missing, origin, settings, batch_tokens, marks, parts)
         rows = [
             _row(table.iloc[number], arm, answer, tokenizer, marks)
-            for number in range(len(table))
+            for number in own
             for arm, answer in zip(arms[number], _unpacked(parts[str(number)]), strict=True)
         ]
-        found = pd.DataFrame(rows)
-        write_parquet(output, found, written_from)
-    originals = [list(row.completion_token_ids) for row in table.itertuples()]
-    same = [
-        original[-len(ids) :] == list(ids)
-        for original, ids in zip(originals, found[found["mode"] == UNABLATED]["token_ids"], strict=True)
-    ]
+        write_parquet(output, pd.DataFrame(rows), written_from)
+    originals = [list(table.iloc[number]["completion_token_ids"]) for number in own]
+    unablated = [row["token_ids"] for row in rows if row["mode"] == UNABLATED]
+    same = [original[-len(ids) :] == ids for original, ids in zip(originals, unablated, strict=True)]
     logger.info(f"{sum(same)} of {len(same)} unablated answers are the traces' own, token by token")
 
 

@@ -18,6 +18,7 @@ class Workflow:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.results = folder / "results/tiny"
+        self.said = ""  # by the complete study's run
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "snakemake", *arguments]
@@ -46,5 +47,6 @@ def study(tmp_path_factory) -> Workflow:
     shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
     workflow = Workflow(folder)
     done = workflow.run()
-    assert done.returncode == 0, done.stdout + done.stderr
+    workflow.said = done.stdout + done.stderr
+    assert done.returncode == 0, workflow.said
     return workflow

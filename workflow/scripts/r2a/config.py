@@ -115,6 +115,9 @@ class Model(Source):
     threads: int = Field(1, gt=0, description="CPU threads a job of this model uses.")
     memory_mb: int = Field(4000, gt=0, description="Main memory a job of this model asks for, in MB.")
     runtime_minutes: int = Field(60, gt=0, description="Wall time a job of this model asks for, in minutes.")
+    tokens_per_second: float | None = Field(
+        None, gt=0, description="What it generates in all on its GPUs, for the estimate of GPU hours before a run."
+    )
 
 
 class Fields(Section):

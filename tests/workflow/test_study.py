@@ -153,3 +153,7 @@ def test_every_stage_takes_the_space_that_was_estimated(study, monkeypatch):
 
 def test_the_estimate_is_told_once_and_by_no_job(study):
     assert study.said.count("The whole study takes about") == 1
+
+
+def test_no_job_asks_another_machine(study):
+    assert not study.connections.exists(), study.connections.read_text()

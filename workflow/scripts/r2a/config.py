@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 STAGE_VERSIONS = {
     "datasets": 2,
     "models": 1,
+    "judges": 1,
     "traces": 1,
     "grades": 1,
     "judgements": 1,
@@ -551,11 +552,12 @@ class Study(Section):
         if judge is not None:
             chosen = self.judges[judge]
             params |= {"judge": judge, "judge_label": chosen.label or judge}
-            params |= {"source": chosen.model_dump(include={"path", "hub", "revision"})}
-            params |= chosen.model_dump(include={"dtype", "temperature", "top_p", "max_tokens", "n_problems"})
-            asked = chosen.endpoint or chosen.batch
-            params["request"] = asked and asked.model_dump(include={"model", "body"})
-            params["by_file"] = chosen.batch is not None
+            params |= {"source": chosen.model_dump(include={"path", "hub", "revision"}), "dtype": chosen.dtype}
+            if name == "judgements":
+                params |= chosen.model_dump(include={"temperature", "top_p", "max_tokens", "n_problems"})
+                asked = chosen.endpoint or chosen.batch
+                params["request"] = asked and asked.model_dump(include={"model", "body"})
+                params["by_file"] = chosen.batch is not None
         if name == "disagreements":
             params["graders"] = self.grading.graders
         if name in ("evaluation", "judge_tables", "heads", "ablation_effect", "patching", "figures"):

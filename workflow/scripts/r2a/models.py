@@ -52,6 +52,18 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     write_json(output, manifest)
 
 
+def resolve_judge(output: Path, settings: Mapping[str, Any]) -> None:
+    """Find or download a judge's model and write its manifest: folder, revision and hashes.
+
+    The folder of one that is asked at an endpoint or by files is null. Raises ModelError as find_weights does.
+    """
+    manifest = provenance(settings) | {"folder": None}
+    if settings["source"]["hub"] or settings["source"]["path"]:
+        folder, origin = find_weights(settings["source"])
+        manifest |= {"folder": str(folder), "models": {settings["judge"]: {**origin, "dtype": settings["dtype"]}}}
+    write_json(output, manifest)
+
+
 def find_weights(source: Mapping[str, str | None]) -> tuple[Path, dict[str, str | None]]:
     """A model's folder, downloaded where source names a hub, and its source, revision and hashes.
 

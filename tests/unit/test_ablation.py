@@ -283,7 +283,7 @@ SETTINGS = {
 }  # fmt: skip
 MODEL = {
     "model": "tiny-qwen", "source": {"path": str(ROOT / "resources/models/tiny-qwen"), "hub": None, "revision": None},
-    "dtype": "float32", "endpoint": None,
+    "dtype": "float32", "endpoint": None, "prompt": "raw",
 }  # fmt: skip
 
 

@@ -23,7 +23,8 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     """Find or download a model and write its manifest: folder, revision, hashes, and sizes.
 
     Of a model that is known to its endpoint alone, only the name is written; its folder is null.
-    Raises ModelError where weights are not safetensors, or <think> and </think> are not single tokens.
+    Raises ModelError where weights are not safetensors, <think> and </think> are not single tokens, or a model with
+    prompt chat has no template.
     """
     from transformers import AutoConfig
 
@@ -40,6 +41,8 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:  # transformers names what is wrong in the first sentence
         raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
     marks_of(folder)
+    if settings["prompt"] == "chat" and load_tokenizer(folder).chat_template is None:
+        raise ModelError(f"{folder}: has no chat template; give models.{settings['model']} prompt: raw, or a template")
     manifest["models"] = {settings["model"]: {**origin, "dtype": settings["dtype"]}}
     manifest |= {
         "folder": str(folder),

@@ -284,7 +284,7 @@ SETTINGS = {
 }  # fmt: skip
 MODEL = {
     "model": "tiny-qwen", "source": {"path": str(ROOT / "resources/models/tiny-qwen"), "hub": None, "revision": None},
-    "dtype": "float32", "endpoint": None,
+    "dtype": "float32", "endpoint": None, "prompt": "raw",
 }  # fmt: skip
 
 
@@ -377,6 +377,27 @@ def test_shards_give_the_same_answers_though_some_are_empty(folder):
     gather_shards([folder / name for name in names], folder / "gathered.parquet")
     whole = pd.read_parquet(folder / "answers.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "gathered.parquet"), whole, atol=1e-5)
+
+
+def test_out_of_memory_halves_the_batches_and_loses_no_answer(folder, monkeypatch, caplog):
+    batch = r2a.ablation.runs.generate
+
+    def with_room_for(n_rows: int) -> Any:
+        def run(model: Any, rows: Any, *others: Any) -> Any:
+            if len(rows) > n_rows:
+                raise torch.OutOfMemoryError("no memory left")
+            return batch(model, rows, *others)
+
+        return run
+
+    monkeypatch.setattr(r2a.ablation.runs, "generate", with_room_for(40))
+    with caplog.at_level("WARNING", "r2a"):
+        found = ablate(folder, "halved.parquet")
+    assert "going on with 5000 tokens" in caplog.text
+    pd.testing.assert_frame_equal(found, pd.read_parquet(folder / "answers.parquet"), atol=1e-5)
+    monkeypatch.setattr(r2a.ablation.runs, "generate", with_room_for(0))
+    with pytest.raises(AblationError, match=r"one answer alone does not fit into memory"):
+        ablate(folder, "none.parquet")
 
 
 def test_a_killed_job_goes_on_with_the_traces_that_are_missing(folder, monkeypatch):

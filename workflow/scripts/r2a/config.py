@@ -16,6 +16,7 @@ from r2a.engine import heads_in_words
 STAGE_VERSIONS = {
     "datasets": 2,
     "models": 1,
+    "judges": 1,
     "traces": 1,
     "grades": 1,
     "judgements": 1,
@@ -126,6 +127,9 @@ class Model(Source):
     threads: int = Field(1, gt=0, description="CPU threads a job of this model uses.")
     memory_mb: int = Field(4000, gt=0, description="Main memory a job of this model asks for, in MB.")
     runtime_minutes: int = Field(60, gt=0, description="Wall time a job of this model asks for, in minutes.")
+    tokens_per_second: float | None = Field(
+        None, gt=0, description="What it generates in all on its GPUs, for the estimate of GPU hours before a run."
+    )
 
 
 class Fields(Section):
@@ -569,11 +573,12 @@ class Study(Section):
         if judge is not None:
             chosen = self.judges[judge]
             params |= {"judge": judge, "judge_label": chosen.label or judge}
-            params |= {"source": chosen.model_dump(include={"path", "hub", "revision"})}
-            params |= chosen.model_dump(include={"dtype", "temperature", "top_p", "max_tokens", "n_problems"})
-            asked = chosen.endpoint or chosen.batch
-            params["request"] = asked and asked.model_dump(include={"model", "body"})
-            params["by_file"] = chosen.batch is not None
+            params |= {"source": chosen.model_dump(include={"path", "hub", "revision"}), "dtype": chosen.dtype}
+            if name == "judgements":
+                params |= chosen.model_dump(include={"temperature", "top_p", "max_tokens", "n_problems"})
+                asked = chosen.endpoint or chosen.batch
+                params["request"] = asked and asked.model_dump(include={"model", "body"})
+                params["by_file"] = chosen.batch is not None
         if name == "disagreements":
             params["graders"] = self.grading.graders
         if name in ("evaluation", "judge_tables", "heads", "ablation_effect", "patching", "figures"):

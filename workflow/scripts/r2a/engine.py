@@ -63,6 +63,7 @@ def start_engine(
         memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
     else:
         memory = {"gpu_memory_utilization": engine["gpu_memory_percent"] / 100, "tensor_parallel_size": engine["gpu"]}
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"  # else it reports to its makers
     import vllm
     from vllm.config.reasoning import ReasoningConfig
 

@@ -23,7 +23,8 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     """Find or download a model and write its manifest: folder, revision, hashes, and sizes.
 
     Of a model that is known to its endpoint alone, only the name is written; its folder is null.
-    Raises ModelError where weights are not safetensors, or <think> and </think> are not single tokens.
+    Raises ModelError where weights are not safetensors, <think> and </think> are not single tokens, or a model with
+    prompt chat has no template.
     """
     from transformers import AutoConfig
 
@@ -40,6 +41,8 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:  # transformers names what is wrong in the first sentence
         raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
     marks_of(folder)
+    if settings["prompt"] == "chat" and load_tokenizer(folder).chat_template is None:
+        raise ModelError(f"{folder}: has no chat template; give models.{settings['model']} prompt: raw, or a template")
     manifest["models"] = {settings["model"]: {**origin, "dtype": settings["dtype"]}}
     manifest |= {
         "folder": str(folder),
@@ -49,6 +52,18 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
         "n_key_value_heads": config.num_key_value_heads,
         "n_positions": config.max_position_embeddings,
     }
+    write_json(output, manifest)
+
+
+def resolve_judge(output: Path, settings: Mapping[str, Any]) -> None:
+    """Find or download a judge's model and write its manifest: folder, revision and hashes.
+
+    The folder of one that is asked at an endpoint or by files is null. Raises ModelError as find_weights does.
+    """
+    manifest = provenance(settings) | {"folder": None}
+    if settings["source"]["hub"] or settings["source"]["path"]:
+        folder, origin = find_weights(settings["source"])
+        manifest |= {"folder": str(folder), "models": {settings["judge"]: {**origin, "dtype": settings["dtype"]}}}
     write_json(output, manifest)
 
 

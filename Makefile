@@ -12,11 +12,12 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-generation bench-attention bench-patching bench-explorer lock
+.PHONY: help demo test targets bench-generation bench-attention bench-patching bench-explorer lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
 	@echo "make test   install into .venv, run all tests"
+	@echo "make targets   every file that can be asked for, what it is and whether it is done; CONFIG=my/study.yaml for yours"
 	@echo "make bench-generation   tokens a second beside vLLM alone, into results/benchmarks"
 	@echo "make bench-attention   time and memory of the attention rerun (ten minutes), into results/benchmarks"
 	@echo "make bench-patching   time of patching against slower ways (a quarter of an hour), into results/benchmarks"
@@ -33,6 +34,9 @@ demo: $(installed)
 
 test: $(installed)
 	$(in_environment) pytest
+
+targets: $(installed)
+	@$(in_environment) PYTHONPATH=workflow/scripts python -m r2a.targets $(if $(CONFIG),--configfile "$(CONFIG)")
 
 bench-generation: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts python tests/benchmarks/generation.py

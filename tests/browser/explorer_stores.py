@@ -55,7 +55,7 @@ def write_study(folder: Path, texts: dict[str, tuple[str, str, str]]) -> Path:
     inputs = {name: [path] for name, path in paths.items()}
     inputs |= {"datasets": [stores / "datasets/d.parquet"], "manifests": [stores / "models/m.json"]}
     page = folder / "explorer/index.html"
-    settings = {"study": "pretended", "is_toy": True, "decoding": "greedy", "n_problems": 1000}
+    settings = {"study": folder.name, "is_toy": True, "decoding": "greedy", "n_problems": 1000}
     write_explorer(inputs, page, folder / "explorer/data", settings)
     return page
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import time
 import xml.etree.ElementTree as ElementTree
 
@@ -28,7 +29,7 @@ def page(tmp_path_factory):
     }
     texts |= {f"hostile-{k}": (text, text * 2, text) for k, text in enumerate(HOSTILE)}
     texts["long"] = ("Where do you face?", "1 left west\n" * 2500, "you face west.")
-    return write_study(tmp_path_factory.mktemp("explorer"), texts)
+    return write_study(tmp_path_factory.mktemp("results") / "pretended", texts)
 
 
 def open_page(browser, page, place=""):
@@ -98,6 +99,30 @@ def test_a_permalink_opens_what_it_was_copied_from(browser, page):
     assert "walk-003" in browser.find_element("id", "facts").text
 
 
+def test_a_study_made_later_can_be_chosen_from_an_earlier_ones_page(browser, page):
+    results = page.parents[2]
+    open_page(browser, page)
+    study = browser.find_element("id", "study")
+    assert study.text.split() == ["pretended"]
+    write_study(results / "later", {"only-one": ("Where?", "1 left west\n", "you face west.")})
+    open_page(browser, page)
+    study = browser.find_element("id", "study")
+    assert study.text.split() == ["pretended", "later"]
+    study.find_element("css selector", "option[value=later]").click()
+    browser.execute_async_script(WAIT)
+    assert browser.execute_script("return location.pathname") == f"{results}/later/explorer/index.html"
+    assert "only-one" in browser.find_element("id", "facts").text
+    assert errors(browser) == []
+
+
+def test_a_page_copied_away_from_the_other_studies_stands_alone(browser, page, tmp_path):
+    copied = shutil.copytree(page.parent, tmp_path / "explorer") / "index.html"
+    open_page(browser, copied)
+    assert browser.find_element("id", "study").text.split() == ["pretended"]
+    assert "66 of 66 traces" in browser.find_element("id", "count").text
+    assert all("explorers.js" in message for message in errors(browser))
+
+
 def test_search_filters_the_list(browser, page):
     open_page(browser, page)
     browser.find_element("id", "search").send_keys("walk-01")
@@ -158,9 +183,14 @@ def test_of_a_long_trace_only_what_is_visible_is_drawn(browser, page):
 
 
 def test_a_small_screen_scrolls_in_one_direction_only(browser, page):
-    browser.set_window_size(500, 800)
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         open_page(browser, page, "#t=0")
-        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        assert browser.execute_script("return document.documentElement.scrollWidth <= 390")
+        ends = browser.execute_script(
+            "return [...document.querySelectorAll('.pane .text')].map((box) => box.getBoundingClientRect().bottom)"
+        )
+        assert browser.execute_script("return document.querySelector('aside').getBoundingClientRect().top") >= max(ends)
     finally:
-        browser.set_window_size(1400, 900)
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

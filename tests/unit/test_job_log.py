@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from r2a.progress import Progress
+
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 
 
@@ -57,6 +59,21 @@ def test_progress_goes_to_a_terminal_where_there_is_one(tmp_path):
     assert shown.startswith("pairs: 0/3")
     assert "not for a person" not in shown
     assert "pairs: 0/3" in (tmp_path / "job.log").read_text()
+
+
+def test_progress_has_done_rate_and_time_left_and_rarer_lines_the_longer_it_lasts(monkeypatch, caplog):
+    seconds = [0.0]
+    monkeypatch.setattr("r2a.progress.time.monotonic", lambda: seconds[0])
+    caplog.set_level("INFO", logger="r2a")
+    with Progress("pairs", 7200) as progress:
+        for second in range(1, 7201):
+            seconds[0] = float(second)
+            progress.advance(tokens=30)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "pairs: 6/7200, 1.0 a second, 30 tokens a second, 1:59:54 left"
+    assert lines[-1] == "pairs: 7200/7200, 1.0 a second, 30 tokens a second"
+    assert lines[-2].endswith("left")
+    assert 120 < len(lines) < 200  # about one a minute, more at first
 
 
 def test_without_a_terminal_progress_is_in_the_log_alone(tmp_path):

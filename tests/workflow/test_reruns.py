@@ -1,7 +1,10 @@
 """What a change makes Snakemake do again, and what it leaves alone."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -28,6 +31,22 @@ def test_a_deleted_figure_is_drawn_again_alone(changed):
     done = changed.run(target)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (changed.folder / target).exists()
+
+
+def test_targets_tells_what_is_done_what_is_out_of_date_and_what_is_not_there_yet(changed):
+    figures = changed.folder / "results/tiny/figures"
+    (figures / "tiny-qwen/puzzles/head_map.png").unlink()
+    budgets = changed.folder / "results/tiny/tables/budgets.csv"
+    budgets.write_text(budgets.read_text() + "\n")
+    command = [sys.executable, "-m", "r2a.targets", "--configfile", "config/config.yaml"]
+    environment = os.environ | {"PYTHONPATH": "workflow/scripts"}
+    done = subprocess.run(command, cwd=changed.folder, env=environment, capture_output=True, text=True, check=True)
+    states = {path: state for state, path in re.findall(r"^  (\w.*?) {2,}(\S+)$", done.stdout, re.MULTILINE)}
+    assert states["results/tiny/figures/tiny-qwen/puzzles/head_map.png"] == "not yet"
+    assert states["results/tiny/figures/budgets.svg"] == "out of date"
+    assert states["results/tiny/traces/tiny-qwen/puzzles.parquet"] == "done"
+    assert "plot_budgets: Draw accuracy had completions been cut off at a token budget.\n" in done.stdout
+    assert done.stdout.endswith("snakemake FILE --configfile config/config.yaml\n")
 
 
 def test_one_models_deleted_patching_is_measured_again_alone(changed):

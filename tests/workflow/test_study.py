@@ -138,6 +138,10 @@ def test_the_summary_names_every_model_and_says_that_they_are_toys(study):
     for line in text.splitlines():
         if line.startswith("!["):
             assert (study.results / line.split("(")[-1].rstrip(")")).exists()
+    page = (study.results / "summary.html").read_text()
+    for expected in ("In short", "What was left out, and why", "<td>traces</td>", "a second of its jobs"):
+        assert expected in page
+    assert "not recorded" not in page  # the profile has every job's threads and GPUs recorded
     assert len((study.results / "summary.txt").read_text().splitlines()) == 5
 
 

@@ -30,7 +30,13 @@ rule judge_ablation:
         dataset="<results>/datasets/{dataset}.parquet",
     output:
         graded="<results>/ablation/{model}/{dataset}.parquet",
-        effect="<results>/tables/{model}/{dataset}/ablation.csv",
+        effect=report(
+            "<results>/tables/{model}/{dataset}/ablation.csv",
+            caption="../report/ablation_effect.rst",
+            category="2 Attention",
+            subcategory="{model}, {dataset}",
+            labels={"result": "ablation (table)"},
+        ),
     log:
         "<logs>/ablation/{model}/{dataset}.log",
     benchmark:

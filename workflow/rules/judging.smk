@@ -56,7 +56,13 @@ rule tabulate_judgements:
         ),
     output:
         scores="<results>/tables/judge_scores.csv",
-        effect="<results>/tables/judge_effect.csv",
+        effect=report(
+            "<results>/tables/judge_effect.csv",
+            caption="../report/judge_effect.rst",
+            category="1 Answers",
+            subcategory="Whole study",
+            labels={"result": "judge effect (table)"},
+        ),
         agreement=report(
             "<results>/tables/judge_agreement.csv",
             caption="../report/judge_agreement.rst",

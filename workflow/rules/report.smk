@@ -1,5 +1,6 @@
 rule write_summary:
     input:
+        traces=expand("<results>/traces/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.datasets),
         accuracy_figure="<results>/figures/accuracy.png",
         funnel="<results>/tables/funnel.csv",
         accuracy="<results>/tables/accuracy.csv",
@@ -101,6 +102,7 @@ rule write_summary:
         summary=report(
             "<results>/summary.md", caption="../report/summary.rst", category="Summary", labels={"result": "summary"}
         ),
+        page="<results>/summary.html",
         findings="<results>/summary.txt",
     log:
         "<logs>/summary.log",
@@ -109,5 +111,6 @@ rule write_summary:
         f"../../envs/{STUDY.environment}.yaml"
     params:
         settings=STUDY.stage("summary"),
+        benchmarks=f"results/{STUDY.study}/benchmarks",  # params take no pathvars
     script:
         "../scripts/write_summary.py"

@@ -1,4 +1,4 @@
-"""Draw the figure ablation."""
+"""Draw what is left of the answers when heads are ablated, beside random heads."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure accuracy."""
+"""Draw accuracy with and without reasoning, and the paired difference."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure areas."""
+"""Draw accuracy with and without reasoning by area."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

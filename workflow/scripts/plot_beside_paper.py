@@ -1,4 +1,4 @@
-"""Draw the figure beside_paper."""
+"""Draw this study's accuracies beside the paper's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

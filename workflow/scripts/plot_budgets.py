@@ -1,4 +1,4 @@
-"""Draw the figure budgets."""
+"""Draw accuracy had completions been cut off at a token budget."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure carriers."""
+"""Draw which heads carry the answer, with Reasoning-Focus Heads framed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

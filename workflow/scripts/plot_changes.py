@@ -1,4 +1,4 @@
-"""Draw what another decoding, or another prompt, changes."""
+"""Draw what another decoding, or a variant of a model, changes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure decomposition."""
+"""Draw which share of the attention falls on each segment."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

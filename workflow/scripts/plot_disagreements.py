@@ -1,4 +1,4 @@
-"""Draw the figure disagreements."""
+"""Draw how many answers another grader judges otherwise."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure funnel."""
+"""Draw which share of the traces each step leaves."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure head_atlas."""
+"""Draw every score of every head by layer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

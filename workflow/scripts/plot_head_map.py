@@ -1,4 +1,4 @@
-"""Draw the figure head_map."""
+"""Draw every head's attention to the reasoning, layer by head."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure judge_scores."""
+"""Draw the first judge's scores with and without reasoning."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure patching_case."""
+"""Draw what patching restores in one pair, by layer and token."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure patching_components."""
+"""Draw what patching one layer's attention or MLP restores."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure patching_curves."""
+"""Draw what patching restores by layer, and every control."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

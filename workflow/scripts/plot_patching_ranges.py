@@ -1,4 +1,4 @@
-"""Draw the figure patching_ranges."""
+"""Draw what patching stretches of the reasoning restores, by layer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

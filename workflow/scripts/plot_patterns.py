@@ -1,4 +1,4 @@
-"""Draw the figure patterns."""
+"""Draw the attention of a few answers to every token before them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure perturbation."""
+"""Draw what becomes of the answers when the reasoning's text is perturbed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Draw the figure tracking."""
+"""Draw where in the reasoning the heads look as the answer goes on."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -18,7 +18,9 @@ def main(snakemake: "Snakemake") -> None:
                 name: Path(paths) if isinstance(paths, str) else [Path(path) for path in paths]
                 for name, paths in snakemake.input.items()
             },
+            Path(snakemake.params.benchmarks),
             Path(snakemake.output.summary),
+            Path(snakemake.output.page),
             Path(snakemake.output.findings),
             snakemake.params.settings,
         )

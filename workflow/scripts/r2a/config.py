@@ -34,9 +34,9 @@ STAGE_VERSIONS = {
     "pairs": 2,
     "activations": 2,
     "patching": 2,
-    "explorer": 1,
+    "explorer": 2,
     "figures": 1,
-    "summary": 1,
+    "summary": 2,
 }
 MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
 DATASET_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".md")  # a dataset's README.md names its subsets' files

@@ -2,17 +2,18 @@
 
 import logging
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import TextIO
 
-SECONDS_BETWEEN_LINES = 5.0
+LEAST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines: a twentieth of the time so far, within these
 logger = logging.getLogger("r2a")
 # Where a person watches; None where nobody does. Set by job_log, which takes the job's own output away from it.
 terminal: TextIO | None = None
 
 
 class Progress:
-    """Logs done, total, rate and time left; at most every few seconds, and once at the end."""
+    """Logs done, total, rate and time left; every few seconds at first, every minute later, and once at the end."""
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total = what, total
@@ -23,7 +24,8 @@ class Progress:
         """One more is done; `tokens` were processed for it."""
         self.done += 1
         self.tokens += tokens
-        if time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+        now = time.monotonic()
+        if now - self.last_line > min(max(LEAST_PAUSE, (now - self.started) / 20), LONGEST_PAUSE):
             self._log()
 
     def _log(self) -> None:
@@ -33,7 +35,7 @@ class Progress:
         if self.tokens:
             line += f", {self.tokens / seconds:,.0f} tokens a second"
         if 0 < self.done < self.total:
-            line += f", {seconds / self.done * (self.total - self.done):.0f} s left"
+            line += f", {timedelta(seconds=round(seconds / self.done * (self.total - self.done)))} left"
         logger.info(line)
         if terminal:
             print(line, file=terminal, flush=True)

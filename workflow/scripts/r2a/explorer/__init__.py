@@ -51,6 +51,18 @@ def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path
     _hand_over(data / "index.js", "index", study)
     with whole_file(index) as partial:
         partial.write_text(page())
+    _list_studies(index.parents[2])
+
+
+def _list_studies(results: Path) -> None:
+    """Write `explorers.js`, the names of the studies that have an explorer, for each one's page to choose from.
+
+    Studies may be made at the same time: whoever writes looks again, so the last one has seen all.
+    """
+    listed: list[str] = []
+    while (found := sorted(path.parents[1].name for path in results.glob("*/explorer/index.html"))) != listed:
+        _hand_over(results / "explorers.js", "studies", found)
+        listed = found
 
 
 def page() -> str:
@@ -202,7 +214,7 @@ def _array(values: np.ndarray) -> dict[str, Any]:
     return {"shape": values.shape, "float16": base64.b64encode(np.ascontiguousarray(values, "<f2").tobytes()).decode()}
 
 
-def _hand_over(path: Path, name: str, content: Mapping[str, Any]) -> None:
+def _hand_over(path: Path, name: str, content: Mapping[str, Any] | Sequence[str]) -> None:
     """A script that hands `content` to the page under a name. JSON is a literal of JavaScript's: it runs nothing."""
     text = json.dumps(content, default=_plain, allow_nan=False, separators=(",", ":"))
     with whole_file(path) as partial:

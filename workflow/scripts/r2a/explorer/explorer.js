@@ -18,13 +18,13 @@ const r2aExplorer = (() => {
     waiting.get(name)?.(content);
   }
 
-  function load(name) {
+  function load(name, place = `data/${name}.js`) {
     if (taken.has(name)) return Promise.resolve(taken.get(name));
     return new Promise((resolve, reject) => {
       waiting.set(name, resolve);
       const script = document.createElement("script");
-      script.src = `data/${name}.js`;
-      script.onerror = () => reject(new Error(`data/${name}.js is missing: copy the whole folder explorer`));
+      script.src = place;
+      script.onerror = () => reject(new Error(`${place} is missing: copy the whole folder explorer`));
       script.onload = () => script.remove();
       document.head.append(script);
     });
@@ -510,7 +510,7 @@ const r2aExplorer = (() => {
       drawn("text", { x: width + 42, y: 22 + k * 18 }, name.split(", ")[1].replaceAll("_", " ")));
     });
     chart.append(drawn("text", { x: 30, y: high + 34 }, `${component.replaceAll("_", " ")} at “${pair.roles[role]}”, by layer`));
-    return element("div", {}, chart);
+    return element("div", { class: "scroll" }, chart);
   }
 
   // ---------------------------------------------------------------- export of what is shown
@@ -588,6 +588,7 @@ const r2aExplorer = (() => {
     }
     find("search").oninput = () => { state.q = find("search").value; showList(); remember(); };
     find("traces").addEventListener("scroll", drawList, { passive: true });
+    find("study").onchange = () => { location.href = `../../${encodeURIComponent(find("study").value)}/explorer/index.html`; };
     find("collection").onchange = () => enter(find("collection").value);
     find("source").onchange = () => { state.source = find("source").value; update(); };
     find("score").onchange = () => { state.score = find("score").value; update(); };
@@ -675,7 +676,9 @@ const r2aExplorer = (() => {
     document.documentElement.classList.toggle("dark", isDark);
     study = await load("index");
     document.title = `Trace explorer: ${study.study}`;
-    find("study").textContent = `study ${study.study}`;
+    // A page that was copied away from its results stands alone.
+    const studies = await load("studies", "../../explorers.js").catch(() => []);
+    fill(find("study"), [...new Set([study.study, ...studies])].map((name) => [name, name]), study.study);
     find("toy").hidden = !study.is_toy;
     fill(find("collection"), study.collections.map((one, k) => [String(k), `${one.model_label}, ${one.dataset_label}`]), state.c);
     text = new Text(find("text"));

@@ -236,6 +236,9 @@ def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping
             for head in rows[rows["is_rfh"]].itertuples():
                 corner = (head.head - 0.5, head.layer - 0.5)
                 axes.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.4))
+            for head in rows[rows["mean"] < -0.1 * limit].itertuples():  # in grey, both signs look alike
+                colour = "white" if head.mean < -0.6 * limit else "black"
+                axes.text(head.head, head.layer, "\N{MINUS SIGN}", ha="center", va="center", fontsize=8, color=colour)
             found = agreements.loc[(probe, role)]
             correlation = "no rank correlation"
             if not np.isnan(found["rank_correlation"]):
@@ -251,7 +254,7 @@ def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping
     title(
         figure, titled(settings, "which heads carry the answer"),
         "The output z of one head at one token in the clean run, put into the corrupted run: mean over n pairs. "
-        f"Framed: the Reasoning-Focus Heads. Rank correlation over heads of that effect and a2r, with its "
-        f"{percent(settings)} bootstrap interval over pairs.",
+        "Framed: the Reasoning-Focus Heads; \N{MINUS SIGN}: a negative effect. Rank correlation over heads of that "
+        f"effect and a2r, with its {percent(settings)} bootstrap interval over pairs.",
     )  # fmt: skip
     save(figure, stem, table, settings, [carriers, agreement])

@@ -10,10 +10,13 @@ import pandas as pd
 from r2a.store import provenance, read_provenance, write_json
 from r2a.summary.ablation import ablation_sentences
 from r2a.summary.accuracy import effect_sentences, grader_sentence
+from r2a.summary.answers import answer_sentences
 from r2a.summary.attention import attention_sentences
+from r2a.summary.cost import cost_lines
 from r2a.summary.dependence import dependence_sentences
 from r2a.summary.heads import head_sentences, quality_sentences
 from r2a.summary.judging import judge_sentences
+from r2a.summary.page import page
 from r2a.summary.patching import patching_sentences
 from r2a.summary.perturbation import perturbation_sentences
 
@@ -21,15 +24,30 @@ TOY_WARNING = (
     "These are toy models, trained from scratch on synthetic tasks. What follows shows that the machinery "
     "works from end to end; it says nothing about real reasoning models."
 )
+QUESTION = (
+    "A reasoning model writes its thoughts, then an answer. Three stages ask whether the answer depends on them: is it "
+    "right more often with reasoning, and does it go along when the reasoning's text is changed; which attention heads "
+    "read the reasoning while the answer is written; and does the answer flip when activations of another question's "
+    "reasoning are put in. Brackets hold {:g} % intervals."
+)
 FUNNEL_COLUMNS = ["model", "dataset", "condition", "decoding", "total", "finished", "well_formed", "extracted"]
+PAIR_COLUMNS = ["asked", "both_valid", "both_right", "one_token", "aligned", "own_answer_preferred"]
 
 
-def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, settings: Mapping[str, Any]) -> None:
-    """Write summary.md, and findings: its sentences of one line a stage, for a terminal.
+def write_summary(
+    inputs: Mapping[str, Any],
+    benchmarks: Path,
+    summary: Path,
+    as_page: Path,
+    findings: Path,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write summary.md; the same as a page; and findings: its sentences of one line a stage, for a terminal.
 
-    `inputs` names paths as the rule does; lists hold one path a (model, dataset).
+    `inputs` names paths as the rule does; lists hold one path a (model, dataset). benchmarks: the jobs' folder.
     """
     funnel, effect = pd.read_csv(inputs["funnel"]), pd.read_csv(inputs["effect"])
+    funnel["condition"] = funnel["condition"].str.replace("_", " ")
     stage_1, short_1 = effect_sentences(effect)
     stage_1 += dependence_sentences(inputs) + grader_sentence(inputs["disagreements"], summary.parent)
     stage_1 += judge_sentences(inputs["judge_tables"], summary.parent)
@@ -52,37 +70,68 @@ def write_summary(inputs: Mapping[str, Any], summary: Path, findings: Path, sett
     stage_1_figures = [
         os.path.relpath(path, summary.parent) for path in (inputs["accuracy_figure"], *inputs["judge_figure"])
     ]
+    confidence = read_provenance(inputs["effect"])["parameters"]["confidence"]
     problems = os.path.relpath(inputs["problems"], summary.parent)
     warning = [f"> **Toy models.** {TOY_WARNING}", ""] if settings["is_toy"] else []
+    title = f"Does the answer depend on the reasoning? Study “{settings['study']}”"
     lines = [
-        f"# Does the answer depend on the reasoning? Study “{settings['study']}”", "", *warning,
+        f"# {title}", "", *warning, QUESTION.format(100 * confidence), "",
+        "## In short", "", *answer_sentences(inputs), "",
+        "See it trace by trace: [the trace explorer](explorer/index.html).", "",
         "## 1. Does reasoning improve answers?", "", *stage_1,
         f"- Every problem, right or wrong with and without reasoning, and why: [table]({problems}).", "",
         *_images([*stage_1_figures, *figures["evaluation_figures"]]),
-        "How many traces each step leaves; an answer that does not survive counts as wrong above.", "",
-        *_markdown_table(funnel[FUNNEL_COLUMNS + ["repeating"] * bool(funnel["repeating"].any())]), "",
         *(["### What is left of the answers when the reasoning's text is perturbed?", "", *text, ""] if text else []),
         *_images(figures["perturbation_figures"]),
         "## 2. What do answer tokens attend to?", "", *(stage_2 or [nothing]), "", *_images(figures["head_figures"]),
         *ablation_sentences(inputs["ablation"]), "", *_images(figures["ablation_figures"]),
         "## 3. Does the answer depend on the reasoning's activations?", "", *(stage_3 or [nothing]), "",
         *_images(figures["patching_figures"]),
+        "## What was left out, and why", "",
+        "Traces that each step leaves: finished before the token limit, well formed (its reasoning closed, once), with "
+        "an answer extracted. One that does not survive counts as wrong above.", "",
+        *_markdown_table(funnel[FUNNEL_COLUMNS + ["repeating"] * bool(funnel["repeating"].any())]), "",
+        *_pair_funnel(inputs["pair_funnels"]),
+        "## What it cost", "", *cost_lines(benchmarks, inputs["traces"]), "",
         "## Where this comes from", "", *_origin_lines(inputs["funnel"]), "",
     ]  # fmt: skip
     summary.write_text("\n".join(lines))
+    as_page.write_text(page("\n".join(lines), title))
     write_json(summary.with_suffix(".provenance.json"), provenance(settings, [inputs["funnel"], *inputs["attention"]]))
     last = ["Toy models: this shows that the machinery works, nothing about real ones."] if settings["is_toy"] else []
     shorts = [short_1, *([short_2] if stage_2 else []), *([short_3] if stage_3 else [])]
-    findings.write_text("\n".join([f"Summary: {summary}", *shorts, *last]) + "\n")
+    findings.write_text("\n".join([f"Summary: {as_page}", *shorts, *last]) + "\n")
 
 
 def _images(paths: Sequence[str]) -> list[str]:
-    return [line for path in paths for line in (f"![{Path(path).stem.replace('_', ' ')}]({path})", "")]
+    """Each figure, relative to the summary, and under it whose it is, and where its vectors and numbers are."""
+    lines = []
+    for path in map(Path, paths):
+        name = ", ".join([*path.parts[1:-1], path.stem.replace("_", " ")])
+        links = f"[SVG]({path.with_suffix('.svg')}), [numbers]({path.with_suffix('.csv')})"
+        lines += [f"![{name}]({path})", f"*{name} ({links})*", ""]
+    return lines
 
 
 def _markdown_table(table: pd.DataFrame) -> list[str]:
+    table = table.rename(columns=lambda name: name.replace("_", " "))
     rows = [table.columns, ["---"] * len(table.columns), *table.astype(str).to_numpy()]
-    return ["| " + " | ".join(row) + " |" for row in rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+def _pair_funnel(tables: Sequence[Path]) -> list[str]:
+    """How many comparison pairs each step leaves; nothing where there are none."""
+    if not tables:
+        return []
+    funnels = []
+    for path in tables:
+        origin, funnel = read_provenance(path)["parameters"], pd.read_csv(path).query("by == 'all'")
+        names = {"model": origin["model_label"], "dataset": origin["dataset_label"]}
+        funnels.append(funnel.assign(**names)[["model", "dataset", "probe", *PAIR_COLUMNS]])
+    told = (
+        "Pairs that each step leaves for patching; tables/.../pair_outcomes.csv has each one, and why it was left out."
+    )
+    return [told, "", *_markdown_table(pd.concat(funnels)), ""]
 
 
 def _origin_lines(table: Path) -> list[str]:

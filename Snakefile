@@ -7,6 +7,7 @@ min_version("9.27")
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
 from r2a.config import PAPER_NUMBERS, load_study
+from r2a.estimate import announce
 
 # A study of one's own (--configfile) replaces the shipped one; merged, both would run.
 if not workflow.overwrite_configfiles:
@@ -15,6 +16,8 @@ if not workflow.overwrite_configfiles:
 
 
 STUDY = load_study(config, ", ".join(map(str, workflow.configfiles)))
+if workflow.is_main_process:  # jobs read this file, too
+    announce(STUDY, logger)
 
 
 pathvars:
@@ -27,6 +30,7 @@ wildcard_constraints:
     model="|".join(STUDY.models),
     dataset="|".join(STUDY.datasets),
     judge="|".join(STUDY.judges),
+    shard=r"\d+-of-\d+",
 
 
 include: "workflow/rules/datasets.smk"
@@ -42,6 +46,11 @@ include: "workflow/rules/patching.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/explorer.smk"
 include: "workflow/rules/report.smk"
+
+
+if STUDY.sharded_models:
+
+    include: "workflow/rules/shards.smk"
 
 
 rule all:

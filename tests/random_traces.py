@@ -31,7 +31,7 @@ def write_random_traces(folder: Path) -> None:
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(folder)
     source = {"path": str(folder), "hub": None, "revision": None}
-    settings = {"model": "random", "dtype": "float32", "source": source, "endpoint": None}
+    settings = {"model": "random", "dtype": "float32", "source": source, "endpoint": None, "prompt": "raw"}
     resolve_model(folder / "manifest.json", settings)
 
     rows = []

@@ -38,6 +38,7 @@ from r2a.heads.focus import short_mass
 from r2a.models import ModelError, load_model, load_tokenizer, marks_of, read_manifest, resolve_model
 from r2a.prompts import prompt_ids
 from r2a.roles import RANDOM, RFH, UNABLATED
+from r2a.shards import WHOLE, gather_shards
 from r2a.statistics import difference_interval
 from r2a.store import provenance, write_parquet
 from r2a.summary.ablation import ablation_sentences
@@ -283,7 +284,7 @@ SETTINGS = {
 }  # fmt: skip
 MODEL = {
     "model": "tiny-qwen", "source": {"path": str(ROOT / "resources/models/tiny-qwen"), "hub": None, "revision": None},
-    "dtype": "float32", "endpoint": None,
+    "dtype": "float32", "endpoint": None, "prompt": "raw",
 }  # fmt: skip
 
 
@@ -319,11 +320,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ablate(folder: Path, output: str, batch_tokens: int = 10_000, **settings: Any) -> pd.DataFrame:
+def ablate(folder: Path, output: str, batch_tokens: int = 10_000, shard: str = WHOLE, **settings: Any) -> pd.DataFrame:
     ablate_heads(
         *(folder / name for name in ("traces.parquet", "heads.parquet", "manifest.json", output)),
         SETTINGS | settings,
         batch_tokens,
+        shard,
     )
     return pd.read_parquet(folder / output)
 
@@ -365,6 +367,37 @@ def test_batches_of_any_size_give_the_same_answers(folder):
     whole = pd.read_parquet(folder / "answers.parquet")
     found = ablate(folder, "small.parquet", 250)
     pd.testing.assert_frame_equal(found, whole, atol=1e-5)
+
+
+def test_shards_give_the_same_answers_though_some_are_empty(folder):
+    n_shards = SETTINGS["n_problems"] + 2
+    names = [f"answers.{number}-of-{n_shards}.parquet" for number in range(1, n_shards + 1)]
+    for name in names:
+        ablate(folder, name, shard=name.split(".")[1])
+    gather_shards([folder / name for name in names], folder / "gathered.parquet")
+    whole = pd.read_parquet(folder / "answers.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "gathered.parquet"), whole, atol=1e-5)
+
+
+def test_out_of_memory_halves_the_batches_and_loses_no_answer(folder, monkeypatch, caplog):
+    batch = r2a.ablation.runs.generate
+
+    def with_room_for(n_rows: int) -> Any:
+        def run(model: Any, rows: Any, *others: Any) -> Any:
+            if len(rows) > n_rows:
+                raise torch.OutOfMemoryError("no memory left")
+            return batch(model, rows, *others)
+
+        return run
+
+    monkeypatch.setattr(r2a.ablation.runs, "generate", with_room_for(40))
+    with caplog.at_level("WARNING", "r2a"):
+        found = ablate(folder, "halved.parquet")
+    assert "going on with 5000 tokens" in caplog.text
+    pd.testing.assert_frame_equal(found, pd.read_parquet(folder / "answers.parquet"), atol=1e-5)
+    monkeypatch.setattr(r2a.ablation.runs, "generate", with_room_for(0))
+    with pytest.raises(AblationError, match=r"one answer alone does not fit into memory"):
+        ablate(folder, "none.parquet")
 
 
 def test_a_killed_job_goes_on_with_the_traces_that_are_missing(folder, monkeypatch):

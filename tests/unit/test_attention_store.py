@@ -15,8 +15,10 @@ from r2a.attention.fused import AttentionError
 from r2a.attention.probes import probe_heads
 from r2a.attention.segments import TraceAttention
 from r2a.heads import score_heads
+from r2a.shards import WHOLE, gather_shards
 from r2a.store import read_parquet
 from random_traces import write_random_traces
+from same_stores import assert_same_store
 
 SETTINGS = {
     "model": "random", "dataset": "texts", "decoding": "greedy", "is_greedy": True, "kernel": "fused",
@@ -33,9 +35,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def captured(folder: Path, name: str, batch_tokens: int = 1000, **changed: Any) -> Path:
+def captured(folder: Path, name: str, batch_tokens: int = 1000, shard: str = WHOLE, **changed: Any) -> Path:
     output = folder / f"{name}.h5"
-    capture_attention(folder / "traces.parquet", folder / "manifest.json", output, SETTINGS | changed, batch_tokens)
+    settings = SETTINGS | changed
+    capture_attention(folder / "traces.parquet", folder / "manifest.json", output, settings, batch_tokens, shard)
     return output
 
 
@@ -51,6 +54,16 @@ def test_stores_of_either_kernel_and_any_budget_hold_the_same(folder, fused, oth
         for name in QUANTITIES:
             np.testing.assert_allclose(one[name][:], two[name][:], atol=1e-4, err_msg=name)
             assert np.isfinite(one[name][0]).any(), name
+
+
+@pytest.mark.parametrize("n_shards", [2, 5])
+@pytest.mark.parametrize("is_greedy", [True, False])
+def test_shards_make_the_store_of_one_job_though_some_are_empty(folder, is_greedy, n_shards):
+    whole = captured(folder, "whole", is_greedy=is_greedy)
+    names = [f"{number}-of-{n_shards}" for number in range(1, n_shards + 1)]
+    shards = [captured(folder, name, shard=name, is_greedy=is_greedy) for name in names]
+    gather_shards(shards, folder / "gathered.h5")
+    assert_same_store(whole, folder / "gathered.h5")
 
 
 def test_only_valid_traces_of_the_decoding_that_have_a_reasoning_are_rerun(fused):

@@ -164,6 +164,7 @@ def broken_model(folder, change):
         "endpoint": None,
         "model": "m",
         "dtype": "float32",
+        "prompt": "raw",
     }
 
 

@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import datasets
+import huggingface_hub
 import pandas as pd
 import pytest
 import yaml
 
 from r2a.config import Dataset, load_study
 from r2a.datasets import DatasetError, load_dataset
+from r2a.store import read_provenance
 
 ROOT = Path(__file__).parents[2]
 
@@ -242,3 +246,25 @@ def test_a_change_anywhere_in_a_datasets_folder_counts(monkeypatch, gsm8k):
         f"{subset}/{split}-00000-of-00001.parquet" for subset in ("main", "socratic") for split in ("train", "test")
     }
     assert names == files | {"README.md"}
+
+
+def test_a_dataset_of_the_hub_is_read_at_the_commit_that_its_provenance_names(tmp_path, monkeypatch):
+    """Stands in for the hub, whose main may move on between the two questions."""
+    asked = []
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def dataset_info(self, hub, revision):
+        asked.append((hub, revision))
+        return SimpleNamespace(sha=commit)
+
+    def read(hub, subset, split, revision):
+        asked.append((hub, revision))
+        return datasets.Dataset.from_list(
+            [{"uid": "p1", "problem": "1 + 1?", "answer": "2", "area": "a", "level": "1"}]
+        )
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(datasets, "load_dataset", read)
+    load(tmp_path, settings(tmp_path) | {"path": None, "hub": "me/sums", "revision": "main"})
+    assert asked == [("me/sums", "main"), ("me/sums", commit)]
+    assert read_provenance(tmp_path / "out.parquet")["revision"] == commit

@@ -206,7 +206,7 @@ def test_copied_tokens_and_their_keys_equal_those_of_whole_eager_passes(tiny, to
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     source = {"path": str(TINY), "hub": None, "revision": None}
-    settings = {"model": "tiny-qwen", "dtype": "float32", "source": source, "endpoint": None}
+    settings = {"model": "tiny-qwen", "dtype": "float32", "source": source, "endpoint": None, "prompt": "raw"}
     resolve_model(tmp_path / "manifest.json", settings)
     return tmp_path / "manifest.json"
 

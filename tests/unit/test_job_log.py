@@ -11,9 +11,10 @@ from r2a.progress import Progress
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 
 
-def run(tmp_path, body):
+def run(tmp_path, body, *options):
     code = f"import os, sys, subprocess\nsys.path.insert(0, {str(SCRIPTS)!r})\nfrom r2a.job_log import job_log\n"
-    code += f"with job_log('logs/job.log'):\n    {body}\nprint('after')\n"
+    opened = ", ".join(["'logs/job.log'", *options])
+    code += f"with job_log({opened}):\n    {body}\nprint('after')\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     return done, (tmp_path / "logs/job.log").read_text()
 
@@ -32,6 +33,16 @@ def test_a_failure_ends_the_log_with_its_line_and_traceback_and_exits_with_1(tmp
     lines = [line for line in log.splitlines() if line]
     assert lines[0] == "ERROR ValueError: rows 3 and 4 are the same"
     assert lines[1].startswith("Traceback")
+
+
+def test_no_job_but_one_that_is_online_may_ask_the_hub(tmp_path, monkeypatch):
+    """As huggingface_hub itself sees it, in the job and in what it starts."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    asked = "from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"
+    body = f"{asked}; sys.stdout.flush(); subprocess.run([sys.executable, '-c', {asked!r}])"
+    assert run(tmp_path, body)[1].split() == ["True", "True"]
+    (tmp_path / "logs/job.log").unlink()
+    assert run(tmp_path, body, "is_online=True")[1].split() == ["False", "False"]
 
 
 WORK = "from r2a.progress import Progress; Progress('pairs', 3).__enter__().__exit__(None, None, None)"

@@ -1,5 +1,7 @@
 """The judges' scores in tables, against numbers worked out by hand."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -99,6 +101,45 @@ def test_samples_of_a_problem_are_averaged_not_counted_as_problems():
     row = judge_effect_table(table, N, LEVEL, SEED).iloc[0]
     assert (row["n_common"], row["score_with"], row["difference"]) == (2, (7 + 4) / 2, 1.5)
     assert score_table(table, N, LEVEL, SEED).iloc[0]["n_samples"] == 2
+
+
+# ---- the paper's scores
+
+
+def scores_of(area, published):
+    """Scores by condition and uid that have the published sums, number and standard deviation of the differences."""
+    n, total = published["n"], round(published["sum_with"] - published["sum_without"])
+    differences = np.full(n, total // n)
+    differences[: total % n] += 1
+    # what the sum of squares lacks, spread over pairs of problems of which one gains what the other loses
+    missing = published["sd_diff"] ** 2 * (n - 1) + total**2 / n - (differences**2).sum()
+    for k in range(n // 2):
+        gap = differences[k] - differences[-1 - k]
+        step = round((missing / (n // 2 - k) / 2) ** 0.5) if missing > 0 else 0
+        differences[[k, -1 - k]] += [step, -step]
+        missing -= 2 * step * (step + gap)
+    low, high = 1 - np.minimum(differences, 0), 10 - np.maximum(differences, 0)
+    without = np.clip(round(published["without_r"]), low, high)
+    lacking = round(published["sum_without"]) - without.sum()
+    movable = np.flatnonzero((without + np.sign(lacking) >= low) & (without + np.sign(lacking) <= high))
+    without[movable[: abs(lacking)]] += np.sign(lacking)
+    by_uid = [{f"{area}{k}": int(score) for k, score in enumerate(each)} for each in (without + differences, without)]
+    return dict(zip(("with", "without"), by_uid, strict=True))
+
+
+@pytest.mark.parametrize("model", ["R1-Llama-8B", "R1-Qwen-7B", "R1-Qwen-1.5B", "R1-Full"])
+def test_the_papers_wildbench_differences_and_intervals_come_out_by_area_and_in_all(reference, model):
+    published = json.loads((reference / "paper_numbers.json").read_text())["wildbench"]["paired"][model]
+    areas = dict(zip(published, [*"abcd", "all"], strict=True))
+    parts = [scores_of(areas[name], numbers) for name, numbers in published.items() if name != "Overall"]
+    scores = {condition: {k: v for part in parts for k, v in part[condition].items()} for condition in parts[0]}
+    table = judge_effect_table(judgements(scores), N, LEVEL, SEED).set_index("area")
+    for name, numbers in published.items():
+        row = table.loc[areas[name]]
+        found = row[["n_common", "score_with", "score_without", "difference"]].tolist()
+        assert found == pytest.approx([numbers[key] for key in ("n", "with_r", "without_r", "diff")], abs=5.1e-4), name
+        # the paper's is Student's, to two digits; ours the bootstrap's
+        assert [row["low"], row["high"]] == pytest.approx(numbers["ci95"], abs=0.03), name
 
 
 # ---- two judges

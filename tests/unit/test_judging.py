@@ -17,6 +17,7 @@ from r2a.judging import judge_answers
 from r2a.judging.replies import SCHEMA, read_score
 from r2a.judging.requests import JudgingError, Request, request_body
 from r2a.judging.template import NO_HISTORY, PLACEHOLDERS, fill
+from r2a.models import resolve_judge
 from r2a.store import provenance, write_parquet
 from r2a.summary.judging import judge_sentences
 from servers import scripted_server, vllm_server
@@ -182,7 +183,9 @@ def judge(folder, judges, models, name="first", **engine):
     paths = [folder / f"{model}.parquet" for model in models]
     output = folder / name / "mine.parquet"
     settings = chosen.stage("judgements", dataset="mine", judge=name)
-    judge_answers(paths, folder / "dataset.parquet", TEMPLATE, output, settings, resources)
+    manifest = folder / f"{name}.json"
+    resolve_judge(manifest, chosen.stage("judges", judge=name))
+    judge_answers(paths, folder / "dataset.parquet", TEMPLATE, manifest, output, settings, resources)
     return pd.read_parquet(output)
 
 

@@ -26,7 +26,9 @@ from r2a.patching.metrics import METRICS
 from r2a.patching.runs import capture_activations, patch_pairs
 from r2a.patching.tables import tabulate_patching
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, FINAL_ROLE, KEY_ROLES, PROBE
+from r2a.shards import gather_shards
 from r2a.store import axis_labels, provenance, write_json, write_parquet
+from same_stores import assert_same_store
 
 COMPONENTS = ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]
 SETTINGS = {
@@ -223,6 +225,22 @@ def test_a_killed_job_measures_only_the_pairs_that_it_had_not_finished(folder, t
     with h5py.File(tmp_path / "again.h5") as file:
         again = file["plain/resid_pre/clean_to_corrupted/logit_diff"][:]
     np.testing.assert_allclose(again, stored(folder, "resid_pre/clean_to_corrupted/logit_diff"), atol=1e-4)
+
+
+def test_shards_make_the_stores_of_one_job(folder, tmp_path):
+    """Four pairs in three shards; controls come from pairs of other shards."""
+    pairs, manifest = folder / "pairs.parquet", folder / "manifest.json"
+    names = ["1-of-3", "2-of-3", "3-of-3"]
+    shards = [tmp_path / f"activations.{name}.h5" for name in names]
+    for name, shard in zip(names, shards, strict=True):
+        capture_activations(pairs, manifest, shard, SETTINGS, name)
+    gather_shards(shards, tmp_path / "activations.h5")
+    assert_same_store(folder / "activations.h5", tmp_path / "activations.h5")
+    shards = [tmp_path / f"patching.{name}.h5" for name in names]
+    for name, shard in zip(names, shards, strict=True):
+        patch_pairs(pairs, folder / "activations.h5", manifest, shard, SETTINGS, 64, name)
+    gather_shards(shards, tmp_path / "patching.h5")
+    assert_same_store(folder / "patching.h5", tmp_path / "patching.h5")
 
 
 def test_figures_are_drawn_with_their_numbers(folder):

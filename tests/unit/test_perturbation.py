@@ -209,7 +209,8 @@ def study(tmp_path, tokenizer):
     paths = {name: tmp_path / f"{name}.parquet" for name in ("traces", "grades", "dataset", "prompts", "answers")}
     paths["manifest"] = tmp_path / "manifest.json"
     source = {"path": str(MODEL), "hub": None, "revision": None}
-    resolve_model(paths["manifest"], {"model": "m", "source": source, "endpoint": None, "dtype": "float32"})
+    model = {"model": "m", "source": source, "endpoint": None, "dtype": "float32", "prompt": "raw"}
+    resolve_model(paths["manifest"], model)
     rows = []
     for uid, problem, answer in PROBLEMS:
         prompt = tokenizer.encode(f"{problem} <think>\n", add_special_tokens=False)

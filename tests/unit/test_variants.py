@@ -1,13 +1,18 @@
 """Variants of a model: their configuration, and prompts whose tags are spelled in pieces."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from r2a.config import ConfigError, load_study
-from r2a.models import load_tokenizer
-from r2a.prompts import prompt_ids, tag_pieces
+from r2a.datasets import load_dataset
+from r2a.generation import build_requests
+from r2a.models import ModelError, load_tokenizer, marks_of, read_manifest, resolve_model
+from r2a.prompts import FINISHED_STUB, prompt_ids, tag_pieces
+from r2a.store import read_parquet
+from r2a.traces import segment_bounds
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "resources/models/tiny-qwen"
@@ -91,3 +96,39 @@ def test_pieces_spell_the_same_prompt_and_change_no_other_token(name, condition)
     expected = [piece for token in whole for piece in tags.get(token, [token])]
     assert pieces == expected
     assert len(tags[tokenizer.convert_tokens_to_ids("</think>")]) > 2
+
+
+TEMPLATE = "{{ bos_token }}{% for turn in messages %}[{{ turn.role }}] {{ turn.content }}\n{% endfor %}[assistant] "
+
+
+@pytest.mark.parametrize("opened", ["", "<think>\n"])
+def test_a_chat_prompt_is_the_models_template_with_our_reasoning_opened_or_closed(tmp_path, opened):
+    """Requests of raw and chat differ in nothing but the prompt; some templates open <think> themselves."""
+    shutil.copytree(MODEL, tmp_path / "model")
+    (tmp_path / "model/chat_template.jinja").write_text(TEMPLATE + opened)
+    models = {"raw": {"path": str(tmp_path / "model")}, "chat": {"variant_of": "raw", "prompt": "chat"}}
+    study = load_study(yaml.safe_load(Path("config/config.yaml").read_text()) | {"models": models})
+    load_dataset(tmp_path / "puzzles.parquet", study.stage("datasets", dataset="puzzles"))
+    problems = read_parquet(tmp_path / "puzzles.parquet").head(2)
+    requests = {}
+    for name in models:
+        resolve_model(tmp_path / f"{name}.json", study.stage("models", name))
+        settings = study.stage("traces", name, "puzzles") | {"instruction": " Think."}
+        requests[name] = build_requests(problems, read_manifest(tmp_path / f"{name}.json"), settings)
+    tokenizer, marks = load_tokenizer(tmp_path / "model"), marks_of(tmp_path / "model")
+    closed = f"\n{FINISHED_STUB}\n</think>"
+    for raw, chat in zip(requests["raw"], requests["chat"], strict=True):
+        assert (raw.uid, raw.condition, raw.decoding, raw.seed) == (chat.uid, chat.condition, chat.decoding, chat.seed)
+        asked = problems.set_index("uid").at[chat.uid, "problem"]
+        stub = closed if chat.condition == "without_reasoning" else "\n"
+        expected = f"{tokenizer.bos_token}[user] {asked} Think.\n[assistant] <think>{stub}"
+        assert list(chat.prompt_ids) == tokenizer.encode(expected, add_special_tokens=False)
+        bounds = segment_bounds(chat.prompt_ids, (5, 6), marks)
+        assert bounds[2] == chat.prompt_ids.index(marks.think_open)
+        assert (bounds[5] == len(chat.prompt_ids)) == (chat.condition == "without_reasoning")
+
+
+def test_a_model_without_a_template_is_refused_as_a_chat_before_anything_is_generated(tmp_path):
+    study = with_variant({"variant_of": "tiny-qwen", "prompt": "chat"})
+    with pytest.raises(ModelError, match=r"no chat template; give models\.variant prompt: raw"):
+        resolve_model(tmp_path / "model.json", study.stage("models", "variant"))

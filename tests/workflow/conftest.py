@@ -1,5 +1,6 @@
 """The shipped study, run once for all workflow tests, in a copy of the repository."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,10 +19,13 @@ class Workflow:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.results = folder / "results/tiny"
+        self.connections = folder.parent / "connections"  # that its jobs would have made to other machines
+        self.said = ""  # by the complete study's run
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "snakemake", *arguments]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        env = {**os.environ, "PYTHONPATH": str(ROOT / "tests/offline"), "CONNECTIONS": str(self.connections)}
+        return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Job counts by rule of a dry run; empty where nothing is to be done."""
@@ -46,5 +50,6 @@ def study(tmp_path_factory) -> Workflow:
     shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
     workflow = Workflow(folder)
     done = workflow.run()
-    assert done.returncode == 0, done.stdout + done.stderr
+    workflow.said = done.stdout + done.stderr
+    assert done.returncode == 0, workflow.said
     return workflow

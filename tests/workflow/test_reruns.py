@@ -6,7 +6,10 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
+
+from same_stores import assert_same_store
 
 
 @pytest.fixture
@@ -73,6 +76,21 @@ def test_a_figures_setting_reruns_no_model(changed):
     assert not {"generate_traces", "capture_attention", "capture_activations"} & planned.keys()
 
 
+def test_a_model_in_shards_has_the_same_traces_and_attention_and_generates_none_again(changed):
+    config = changed.folder / "config/config.yaml"
+    config.write_text(config.read_text().replace("label: Tiny Qwen2", "label: Tiny Qwen2\n    shards: 2"))
+    traces, attention = "traces/tiny-qwen/requests.parquet", "attention/tiny-qwen/requests.h5"
+    before = pd.read_parquet(changed.results / traces)
+    shutil.copy(changed.results / attention, changed.folder / "before.h5")
+    target = f"results/tiny/{attention}"
+    assert changed.planned(target) == {"generate_traces_shard": 2, "capture_attention_shard": 2, "gather_shards": 2}
+    done = changed.run(target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pd.testing.assert_frame_equal(pd.read_parquet(changed.results / traces), before)
+    assert_same_store(changed.folder / "before.h5", changed.results / attention)
+    assert not list(changed.results.glob("*/tiny-qwen/requests.?-of-2.*"))
+
+
 def test_a_failing_job_shows_the_line_that_matters_and_its_traceback(changed):
     path = changed.folder / "resources/datasets/puzzles.jsonl"
     first = path.read_text().splitlines()[0]
@@ -97,5 +115,6 @@ def test_a_wrong_configuration_stops_before_any_job_with_every_error(copy):
 
 def test_the_papers_whole_dag_builds_with_no_model_or_network(copy):
     planned = copy.planned("--configfile", "config/paper.yaml")
-    assert planned["generate_traces"] == 4 * 3
-    assert planned["patch_pairs"] == 3
+    assert planned["generate_traces"] == 2 * 3  # the smallest model, and the one at an endpoint
+    assert planned["generate_traces_shard"] == 2 * 3 * 4
+    assert (planned["patch_pairs"], planned["patch_pairs_shard"]) == (1, 2 * 4)

@@ -1,9 +1,15 @@
 """What the shipped study must show, read from its stores as a user would."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+
+from r2a.config import load_study
+from r2a.estimate import Reckoning
 
 MODELS, DATASETS = ("tiny-qwen", "tiny-llama"), ("puzzles", "comparisons")
 GRADED = [(model, dataset) for model in MODELS for dataset in DATASETS]
@@ -137,3 +143,21 @@ def test_the_summary_names_every_model_and_says_that_they_are_toys(study):
         assert expected in page
     assert "not recorded" not in page  # the profile has every job's threads and GPUs recorded
     assert len((study.results / "summary.txt").read_text().splitlines()) == 5
+
+
+def test_every_stage_takes_the_space_that_was_estimated(study, monkeypatch):
+    monkeypatch.chdir(study.folder)
+    estimated = Reckoning(load_study(yaml.safe_load(Path("config/config.yaml").read_text()))).bytes_by_stage()
+    taken = dict.fromkeys(estimated, 0)
+    for path in study.results.rglob("*"):
+        stage = path.relative_to(study.results).parts[0].replace("ablated_answers", "ablation")
+        taken[stage if stage in estimated else "the rest"] += path.stat().st_size * path.is_file()
+    assert {stage: size for stage, size in taken.items() if not 1 / 1.5 < estimated[stage] / size < 1.5} == {}
+
+
+def test_the_estimate_is_told_once_and_by_no_job(study):
+    assert study.said.count("The whole study takes about") == 1
+
+
+def test_no_job_asks_another_machine(study):
+    assert not study.connections.exists(), study.connections.read_text()

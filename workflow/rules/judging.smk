@@ -1,9 +1,27 @@
+rule resolve_judge:
+    input:
+        source=lambda wildcards: STUDY.source_files(STUDY.judges[wildcards.judge]),
+    output:
+        manifest="<results>/judges/{judge}.json",
+    log:
+        "<logs>/judges/{judge}.log",
+    benchmark:
+        "<benchmarks>/judges/{judge}.tsv"
+    localrule: True
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=lambda wildcards: STUDY.stage("judges", judge=wildcards.judge),
+    script:
+        "../scripts/resolve_judge.py"
+
+
 rule judge_answers:
     input:
         traces=expand("<results>/traces/{model}/{{dataset}}.parquet", model=STUDY.models),
         dataset="<results>/datasets/{dataset}.parquet",
         template="resources/judging/checklist.md",
-        judge=lambda wildcards: STUDY.source_files(STUDY.judges[wildcards.judge]),
+        manifest="<results>/judges/{judge}.json",
     output:
         judgements="<results>/judgements/{judge}/{dataset}.parquet",
     log:

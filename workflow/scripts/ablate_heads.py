@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.ablation.runs import ablate_heads
+        from r2a.shards import WHOLE
 
         ablate_heads(
             Path(snakemake.input.traces),
@@ -21,6 +22,7 @@ def main(snakemake: "Snakemake") -> None:
             Path(snakemake.output.answers),
             snakemake.params.settings,
             snakemake.resources.batch_tokens,
+            snakemake.wildcards.get("shard", WHOLE),
         )
 
 

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.patching.runs import capture_activations
+        from r2a.shards import WHOLE
 
         capture_activations(
             Path(snakemake.input.pairs),
             Path(snakemake.input.manifest),
             Path(snakemake.output.activations),
             snakemake.params.settings,
+            snakemake.wildcards.get("shard", WHOLE),
         )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.attention import capture_attention
+        from r2a.shards import WHOLE
 
         capture_attention(
             Path(snakemake.input.traces),
@@ -20,6 +21,7 @@ def main(snakemake: "Snakemake") -> None:
             Path(snakemake.output.attention),
             snakemake.params.settings,
             snakemake.resources.batch_tokens,
+            snakemake.wildcards.get("shard", WHOLE),
         )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.generation import generate_traces
+        from r2a.shards import WHOLE
 
         generate_traces(
             Path(snakemake.input.dataset),
@@ -20,6 +21,7 @@ def main(snakemake: "Snakemake") -> None:
             Path(snakemake.output.traces),
             snakemake.params.settings,
             dict(snakemake.resources.items()),
+            snakemake.wildcards.get("shard", WHOLE),
         )
 
 

@@ -18,6 +18,7 @@ def main(snakemake: "Snakemake") -> None:
             [Path(path) for path in snakemake.input.traces],
             Path(snakemake.input.dataset),
             Path(snakemake.input.template),
+            Path(snakemake.input.manifest),
             Path(snakemake.output.judgements),
             snakemake.params.settings,
             dict(snakemake.resources.items()),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], is_online=bool(snakemake.params.settings["hub"])):
         from r2a.datasets import load_dataset
 
         load_dataset(Path(snakemake.output.dataset), snakemake.params.settings)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.patching.runs import patch_pairs
+        from r2a.shards import WHOLE
 
         patch_pairs(
             Path(snakemake.input.pairs),
@@ -21,6 +22,7 @@ def main(snakemake: "Snakemake") -> None:
             Path(snakemake.output.patching),
             snakemake.params.settings,
             snakemake.resources.batch_tokens,
+            snakemake.wildcards.get("shard", WHOLE),
         )
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], is_online=bool(snakemake.params.settings["source"]["hub"])):
         from r2a.models import resolve_model
 
         resolve_model(Path(snakemake.output.manifest), snakemake.params.settings)

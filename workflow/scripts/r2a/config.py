@@ -10,10 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from r2a.engine import heads_in_words
+
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
 STAGE_VERSIONS = {
     "datasets": 2,
     "models": 1,
+    "judges": 1,
     "traces": 1,
     "grades": 1,
     "judgements": 1,
@@ -111,10 +114,22 @@ class Model(Source):
     endpoint: Endpoint | None = Field(
         None, description="Generates the traces, in place of vLLM here. Without path or hub there is nothing else."
     )
-    gpus: int = Field(0, ge=0, description="GPUs a job of this model asks for; vLLM splits the model over them.")
+    gpus: int = Field(
+        0, ge=0, description="GPUs a job of this model asks for; vLLM and reruns split the model over them."
+    )
+    shards: int = Field(
+        1,
+        gt=0,
+        description="Jobs that share a dataset's traces, attention, ablation, activations and patching; so one model "
+        "uses shards x gpus GPUs. Results do not depend on it. When it is changed, finished traces are found again, "
+        "and other stores made again (not with Snakemake's --rerun-triggers mtime).",
+    )
     threads: int = Field(1, gt=0, description="CPU threads a job of this model uses.")
     memory_mb: int = Field(4000, gt=0, description="Main memory a job of this model asks for, in MB.")
     runtime_minutes: int = Field(60, gt=0, description="Wall time a job of this model asks for, in minutes.")
+    tokens_per_second: float | None = Field(
+        None, gt=0, description="What it generates in all on its GPUs, for the estimate of GPU hours before a run."
+    )
 
 
 class Fields(Section):
@@ -456,6 +471,16 @@ class Study(Section):
         return [name for name, model in self.models.items() if (model.path or model.hub) and not model.variant_of]
 
     @property
+    def sharded_models(self) -> list[str]:
+        """The models whose work on a dataset is done by several jobs."""
+        return [name for name, model in self.models.items() if model.shards > 1]
+
+    def shards(self, model: str) -> list[str]:
+        """Names of a model's shards, in their order."""
+        n_shards = self.models[model].shards
+        return [f"{number}-of-{n_shards}" for number in range(1, n_shards + 1)]
+
+    @property
     def variants(self) -> dict[str, dict[str, str]]:
         """The variants by label: their base's label, and in words what is changed."""
         found = {}
@@ -548,11 +573,12 @@ class Study(Section):
         if judge is not None:
             chosen = self.judges[judge]
             params |= {"judge": judge, "judge_label": chosen.label or judge}
-            params |= {"source": chosen.model_dump(include={"path", "hub", "revision"})}
-            params |= chosen.model_dump(include={"dtype", "temperature", "top_p", "max_tokens", "n_problems"})
-            asked = chosen.endpoint or chosen.batch
-            params["request"] = asked and asked.model_dump(include={"model", "body"})
-            params["by_file"] = chosen.batch is not None
+            params |= {"source": chosen.model_dump(include={"path", "hub", "revision"}), "dtype": chosen.dtype}
+            if name == "judgements":
+                params |= chosen.model_dump(include={"temperature", "top_p", "max_tokens", "n_problems"})
+                asked = chosen.endpoint or chosen.batch
+                params["request"] = asked and asked.model_dump(include={"model", "body"})
+                params["by_file"] = chosen.batch is not None
         if name == "disagreements":
             params["graders"] = self.grading.graders
         if name in ("evaluation", "judge_tables", "heads", "ablation_effect", "patching", "figures"):
@@ -649,6 +675,12 @@ def _variants_in_words(config: dict[str, Any]) -> list[str]:
 def _relations_in_words(config: dict[str, Any]) -> list[str]:
     """What no single key can tell: places that don't exist, names that nothing bears."""
     lines = []
+    for section in ("models", "judges"):
+        for name, entry in _entries(config, section).items():
+            path, gpus = entry.get("path"), entry.get("gpus")
+            if isinstance(path, str) and isinstance(gpus, int) and not entry.get("endpoint"):
+                words = heads_in_words(path, gpus)
+                lines += [f"{section}.{name}.gpus: {words}"] if words else []
     for section in ("models", "datasets"):
         for name, entry in _entries(config, section).items():
             path, hub = entry.get("path"), entry.get("hub")
@@ -740,10 +772,13 @@ def _endpoint_in_words(name: str, entry: dict[str, Any], endpoint: dict[str, Any
     kind, place = endpoint.get("kind", "completions"), f"models.{name}.endpoint.kind"
     if entry.get("path") or entry.get("hub"):
         return [f"{place}: with path or hub, tokens are sent; use completions"] if kind == "chat" else []
+    lines = []
+    if entry.get("shards", 1) != 1:
+        lines.append(f"models.{name}.shards: an endpoint is asked by one job; raise endpoint.max_concurrency")
     fitting = {"raw": "completions", "chat": "chat"}.get(entry.get("prompt", "raw"))
     if fitting and kind != fitting:
-        return [f"{place}: without path or hub, prompt raw goes with completions, and prompt chat with chat"]
-    return []
+        lines.append(f"{place}: without path or hub, prompt raw goes with completions, and prompt chat with chat")
+    return lines
 
 
 def _judges_in_words(judges: dict[str, dict[str, Any]], datasets: dict[str, dict[str, Any]]) -> list[str]:

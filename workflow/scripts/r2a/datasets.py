@@ -28,10 +28,11 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
     Where fields name them, also history (the problem's text before the last turn) and checklist (a list of texts).
     Areas are renamed or left out by settings["areas"]; settings["filter"] keeps some areas or levels, of which
     settings["n_problems"] draws a part by the seed. Raises DatasetError before anything is written: missing columns,
-    empty or repeated rows, a filter that nothing meets.
+    empty or repeated rows, a filter that nothing meets. The provenance holds the commit of one from the hub.
     """
     place = settings["path"] or f"{settings['hub']} (hub)"
-    rows = _read_rows(settings)
+    revision = _commit(settings["hub"], settings["revision"]) if settings["hub"] else None
+    rows = _read_rows({**settings, "revision": revision})
     if settings["kind"] == "comparison_pairs":
         frame = _pairs(rows, place)
     else:
@@ -64,7 +65,14 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
         )
         frame = frame[frame[units].isin(drawn)]
     _check(frame, settings["kind"], place)
-    write_parquet(output, frame.reset_index(drop=True), provenance(settings))
+    write_parquet(output, frame.reset_index(drop=True), provenance(settings) | {"revision": revision})
+
+
+def _commit(hub: str, revision: str | None) -> str | None:
+    """What a branch or tag of a dataset on the hub stands for now."""
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(hub, revision=revision).sha
 
 
 def _read_rows(settings: Mapping[str, Any]) -> list[dict[str, Any]]:

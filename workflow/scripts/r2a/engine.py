@@ -1,14 +1,39 @@
 """vLLM's offline engine, one a job, handing over each output as it finishes."""
 
 import gc
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 # In the engine at a time: enough to keep it busy, so few that a study of millions does not sit in its memory.
 MOST_WAITING, FEWEST_WAITING = 2048, 1024
 Task = TypeVar("Task")
+
+
+class EngineError(Exception):
+    """vLLM cannot run a model as asked; the message says why and the remedy."""
+
+
+def heads_in_words(folder: Path | str, n_gpus: int) -> str | None:
+    """Why vLLM cannot split a model's attention over so many GPUs; None where it can, or nothing is known."""
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text())
+        n_heads = config["num_attention_heads"]
+        n_key_heads = config.get("num_key_value_heads") or n_heads
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # key-value heads are split like the others, or each is held by equally many GPUs
+    possible = [n for n in range(1, n_heads + 1) if n_heads % n == 0 and max(n, n_key_heads) % min(n, n_key_heads) == 0]
+    if n_gpus <= 1 or n_gpus in possible:
+        return None
+    *some, most = map(str, possible)
+    return (
+        f"vLLM cannot split {n_heads} attention heads and {n_key_heads} key-value heads over {n_gpus} GPUs; "
+        f"take {', '.join(some)} or {most}"
+    )
 
 
 def start_engine(
@@ -23,7 +48,11 @@ def start_engine(
 
     `engine`: gpu (how many; 0 runs on the CPU), gpu_memory_percent, cpu_cache_mb. budgeted_tags: what opens and
     closes a reasoning, for requests that limit its tokens. options: further ones of vLLM's LLM.
+    Raises EngineError where the model's heads cannot be split over the GPUs.
     """
+    words = heads_in_words(folder, engine["gpu"])
+    if words:
+        raise EngineError(f"{folder}: {words}, under models.*.gpus or judges.*.gpus")
     if engine["gpu"] == 0:
         # In-process with one thread starts in 2 s in place of 16; more threads would be 40 times slower.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -34,6 +63,7 @@ def start_engine(
         memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
     else:
         memory = {"gpu_memory_utilization": engine["gpu_memory_percent"] / 100, "tensor_parallel_size": engine["gpu"]}
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"  # else it reports to its makers
     import vllm
     from vllm.config.reasoning import ReasoningConfig
 

@@ -12,12 +12,15 @@ from r2a import progress
 
 
 @contextlib.contextmanager
-def job_log(path: Path | str) -> Iterator[None]:
+def job_log(path: Path | str, is_online: bool = False) -> Iterator[None]:
     """Send this process's and its children's output to `path` until the block ends; progress to a terminal too.
 
+    Only a job that is_online may ask the Hugging Face hub; for others, what is not there already is an error.
     On an exception the log ends with one line that says what is wrong, then the traceback; the
     process then exits with status 1. (Snakemake shows the log of a failed job.)
     """
+    if not is_online:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read at huggingface_hub's import, which is still to come
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     originals = {stream: os.dup(stream) for stream in (1, 2)}

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,16 +18,15 @@ class Ledger:
     second, which is all that a power failure can cost (a disk takes milliseconds, an engine makes tokens in them).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
+        """others: ledgers that are read as well, and may be in use by other jobs."""
         self.path = path
-        self._entries: dict[str, dict[str, Any]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            text = path.read_bytes()
-            whole = text[: text.rfind(b"\n") + 1]
-            if len(whole) < len(text):
-                os.truncate(path, len(whole))
-            for line in whole.splitlines():
+        path.touch()
+        os.truncate(path, len(_whole_lines(path)))
+        self._entries: dict[str, dict[str, Any]] = {}
+        for ledger in {path, *others}:
+            for line in _whole_lines(ledger).splitlines():
                 entry = json.loads(line)
                 self._entries[entry["key"]] = entry
         self._file = open(path, "a")  # noqa: SIM115 (closed by the block's end)
@@ -57,3 +57,8 @@ class Ledger:
     def _sync(self) -> None:
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
+
+
+def _whole_lines(path: Path) -> bytes:
+    text = path.read_bytes()
+    return text[: text.rfind(b"\n") + 1]

@@ -23,7 +23,8 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     """Find or download a model and write its manifest: folder, revision, hashes, and sizes.
 
     Of a model that is known to its endpoint alone, only the name is written; its folder is null.
-    Raises ModelError where weights are not safetensors, or <think> and </think> are not single tokens.
+    Raises ModelError where weights are not safetensors, <think> and </think> are not single tokens, or a model with
+    prompt chat has no template.
     """
     from transformers import AutoConfig
 
@@ -40,6 +41,8 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:  # transformers names what is wrong in the first sentence
         raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
     marks_of(folder)
+    if settings["prompt"] == "chat" and load_tokenizer(folder).chat_template is None:
+        raise ModelError(f"{folder}: has no chat template; give models.{settings['model']} prompt: raw, or a template")
     manifest["models"] = {settings["model"]: {**origin, "dtype": settings["dtype"]}}
     manifest |= {
         "folder": str(folder),
@@ -49,6 +52,18 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
         "n_key_value_heads": config.num_key_value_heads,
         "n_positions": config.max_position_embeddings,
     }
+    write_json(output, manifest)
+
+
+def resolve_judge(output: Path, settings: Mapping[str, Any]) -> None:
+    """Find or download a judge's model and write its manifest: folder, revision and hashes.
+
+    The folder of one that is asked at an endpoint or by files is null. Raises ModelError as find_weights does.
+    """
+    manifest = provenance(settings) | {"folder": None}
+    if settings["source"]["hub"] or settings["source"]["path"]:
+        folder, origin = find_weights(settings["source"])
+        manifest |= {"folder": str(folder), "models": {settings["judge"]: {**origin, "dtype": settings["dtype"]}}}
     write_json(output, manifest)
 
 
@@ -126,18 +141,36 @@ def marks_of(folder: Path | str) -> Marks:
 
 
 def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
-    """The model in evaluation mode, on a GPU where one is visible; `attention` as transformers names it."""
+    """The model in evaluation mode, its layers spread over all visible GPUs; `attention` as transformers names it.
+
+    Raises ModelError where its weights do not fit into them, or a layer does not attend to all tokens before.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     (name, origin), *_ = manifest["models"].items()
-    model = AutoModelForCausalLM.from_pretrained(
-        manifest["folder"], dtype=getattr(torch, origin["dtype"]), attn_implementation=attention, use_safetensors=True
+    n_gpus = torch.cuda.device_count()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        manifest["folder"],
+        dtype=getattr(torch, origin["dtype"]),
+        attn_implementation=attention,
+        use_safetensors=True,
+        device_map="balanced" if n_gpus > 1 else None,
     )
+    if n_gpus > 1 and {"cpu", "disk"} & set(model.hf_device_map.values()):
+        raise ModelError(f"{name}: its weights do not fit into {n_gpus} GPUs; raise models.{name}.gpus")
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise ModelError(f"{name}: layers with {', '.join(sorted(kinds - {'full_attention'}))} are not supported")
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval()
+    return model if n_gpus > 1 else model.to("cuda" if n_gpus else "cpu")
+
+
+def stack_layers(layers: Sequence[Any]) -> Any:
+    """torch.stack of tensors of several layers, which may be on several GPUs, on the first one's."""
+    import torch
+
+    return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
 def _sha256(paths: list[Path]) -> str:

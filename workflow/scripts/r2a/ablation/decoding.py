@@ -20,7 +20,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from r2a.ablation.arms import Arm
-from r2a.models import ModelError
+from r2a.models import ModelError, stack_layers
 from r2a.roles import UNABLATED
 
 MODES = ("zero", "mean", "cut_off")  # see arms.Arm
@@ -95,14 +95,14 @@ def read(model: Any, token_ids: Sequence[int], bounds: Sequence[int], kept_from:
     reading = Reading(n_tokens, slice(bounds[3], bounds[4]), n_tokens if kept_from is None else kept_from)
     ids = torch.tensor([list(token_ids)], device=model.device)
     hidden = model.model(input_ids=ids, use_cache=False, forward_pass=reading).last_hidden_state
-    reading.logits = model.lm_head(hidden[0, -1])
+    reading.logits = model.lm_head(hidden[0, -1]).to(model.device)
     return reading
 
 
 def mean_output(model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Sequence[int]]) -> torch.Tensor:
     """Every head's mean output over the answer tokens of whole, unablated traces, float32 [layer, head, d_head]."""
     sums = [
-        torch.stack(read(model, ids[: b[6]], b, kept_from=b[5]).z).sum(1)
+        stack_layers(read(model, ids[: b[6]], b, kept_from=b[5]).z).sum(1)
         for ids, b in zip(token_ids, bounds, strict=True)
     ]
     return torch.stack(sums).sum(0) / sum(b[6] - b[5] for b in bounds)
@@ -145,7 +145,7 @@ class Rows:
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows, in their order."""
         self.readings = [self.readings[row] for row in rows]
-        at = torch.tensor(rows, device=self.model.device)
+        at = list(rows)
         self.positions, self.on_reasoning = self.positions[at], self.on_reasoning[at]
         self.ablated = {mode: mask[at] for mode, mask in self.ablated.items()}
         self.keys, self.values = ([layer[at] for layer in side] for side in (self.keys, self.values))
@@ -163,7 +163,9 @@ class Rows:
         # heads that share keys stand together: [row, kv_head, sharing head, d_head]
         shape = (key.shape[1], query.shape[1] // key.shape[1])
         queries = query[:, :, 0].float().unflatten(1, shape) * scaling
-        is_cut = self.ablated["cut_off"][:, layer].unflatten(1, shape)
+        # the layer may be on another GPU than what is kept for all of them
+        ablated = {mode: mask[:, layer].to(query.device) for mode, mask in self.ablated.items()}
+        is_cut = ablated["cut_off"].unflatten(1, shape)
         own = queries @ self.keys[layer].transpose(2, 3)
         z, on_reasoning = torch.empty_like(queries), torch.empty_like(queries[..., 0])
         for rows, reading in self._groups():
@@ -174,11 +176,11 @@ class Rows:
             before, after = weights.split([reading.n_tokens, own.shape[-1]], -1)
             z[rows] = torch.einsum("rkgt,ktd->rkgd", before, reading.values[layer]) + after @ self.values[layer][rows]
         z, on_reasoning = z.flatten(1, 2), on_reasoning.flatten(1, 2)
-        is_zero, is_mean = self.ablated["zero"][:, layer], self.ablated["mean"][:, layer]
+        is_zero, is_mean = ablated["zero"], ablated["mean"]
         z.masked_fill_(is_zero[..., None], 0)
         if self.mean is not None:
-            z = torch.where(is_mean[..., None], self.mean[layer], z)
-        self.on_reasoning += on_reasoning.masked_fill_(is_zero | is_mean, 0).sum(1)
+            z = torch.where(is_mean[..., None], self.mean[layer].to(z.device), z)
+        self.on_reasoning += on_reasoning.masked_fill_(is_zero | is_mean, 0).sum(1).to(self.on_reasoning.device)
         return z[:, None].to(query.dtype)
 
     def _groups(self) -> Iterator[tuple[slice, Reading]]:

@@ -1,13 +1,14 @@
 """The job that generates every trace's answer under every ablation."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from r2a.ablation.arms import Arm, Head, arms_of_trace
 from r2a.ablation.decoding import ABLATED, Answer, Reading, generate, mean_output, read, refuse_deviating
@@ -15,6 +16,7 @@ from r2a.models import load_model, load_tokenizer, marks_of, read_manifest
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.roles import UNABLATED
+from r2a.shards import WHOLE, shard_range
 from r2a.store import provenance, read_parquet, write_parquet
 from r2a.traces import Marks, find_boxes, invalid_reason
 
@@ -24,9 +26,15 @@ class AblationError(Exception):
 
 
 def ablate_heads(
-    traces: Path, heads: Path, manifest: Path, output: Path, settings: Mapping[str, Any], batch_tokens: int
+    traces: Path,
+    heads: Path,
+    manifest: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    batch_tokens: int,
+    shard: str = WHOLE,
 ) -> None:
-    """Generate each trace's answer again, greedily, under every arm of arms.arms_of_trace.
+    """Generate each trace's answer again (a shard: its own traces'), greedily, under every arm of arms.arms_of_trace.
 
     One row a (uid, mode, selection, dose, draw): the ablated heads as layers and heads, token_ids (EOS included), text,
     is_finished, is_valid and invalid_reason (METHOD section 1), a2r (decoding.Answer), and original_text, the trace's
@@ -46,24 +54,22 @@ def ablate_heads(
     arms = [arms_of_trace(ranked, origin["n_heads"], settings, uid) for uid in table["uid"]]
     written_from = provenance(settings, [traces, heads, manifest])
     tokenizer, marks = load_tokenizer(origin["folder"]), marks_of(origin["folder"])
+    own = shard_range(shard, len(table))
     with Parts(output, written_from) as parts:
-        missing = [number for number in range(len(table)) if str(number) not in parts]
-        n_there = len(table) - len(missing)
-        logger.info(f"{output}: {len(table)} traces, {len(arms[0])} answers each; {n_there} traces already there")
+        missing = [number for number in own if str(number) not in parts]
+        n_there = len(own) - len(missing)
+        logger.info(f"{output}: {len(own)} traces, {len(arms[0])} answers each; {n_there} traces already there")
         if missing:
             _generate_missing(table, arms, missing, origin, settings, batch_tokens, marks, parts)
         rows = [
             _row(table.iloc[number], arm, answer, tokenizer, marks)
-            for number in range(len(table))
+            for number in own
             for arm, answer in zip(arms[number], _unpacked(parts[str(number)]), strict=True)
         ]
-        found = pd.DataFrame(rows)
-        write_parquet(output, found, written_from)
-    originals = [list(row.completion_token_ids) for row in table.itertuples()]
-    same = [
-        original[-len(ids) :] == list(ids)
-        for original, ids in zip(originals, found[found["mode"] == UNABLATED]["token_ids"], strict=True)
-    ]
+        write_parquet(output, pd.DataFrame(rows), written_from)
+    originals = [list(table.iloc[number]["completion_token_ids"]) for number in own]
+    unablated = [row["token_ids"] for row in rows if row["mode"] == UNABLATED]
+    same = [original[-len(ids) :] == ids for original, ids in zip(originals, unablated, strict=True)]
     logger.info(f"{sum(same)} of {len(same)} unablated answers are the traces' own, token by token")
 
 
@@ -89,7 +95,7 @@ def _generate_missing(
     table: pd.DataFrame, arms: Sequence[Sequence[Arm]], missing: Sequence[int], manifest: Mapping[str, Any],
     settings: Mapping[str, Any], batch_tokens: int, marks: Marks, parts: Parts,
 ) -> None:  # fmt: skip
-    """Add the part of every missing trace: its answers under all arms."""
+    """Add the part of every missing trace: its answers under all arms. Where memory runs out, batches are halved."""
     model = load_model(manifest, ABLATED)
     ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
     bounds = [list(row) for row in table["bounds"]]
@@ -97,18 +103,34 @@ def _generate_missing(
     mean = mean_output(model, ids, bounds) if "mean" in settings["modes"] else None
     n_read = {number: bounds[number][5] for number in missing}
     rooms = {number: bounds[number][6] - bounds[number][5] + 1 + settings["extra_tokens"] for number in missing}
+    left: Sequence[tuple[int, int]] = [(number, k) for number in missing for k in range(len(arms[0]))]
     readings: dict[int, Reading] = {}
     answers: dict[int, list[Answer]] = defaultdict(list)
     what = f"{settings['model']}, {settings['dataset']}: traces' answers under ablation"
     with Progress(what, len(missing)) as progress:
-        for batch in _batches(n_read, rooms, len(arms[0]), batch_tokens):
+        while left:
+            batch = _first_rows(left, n_read, rooms, batch_tokens)
             present = dict.fromkeys(number for number, _ in batch)
             readings = {number: reading for number, reading in readings.items() if number in present}
-            for number in present:
-                if number not in readings:
-                    readings[number] = read(model, ids[number][: n_read[number]], bounds[number])
-            rows = [(readings[number], arms[number][k]) for number, k in batch]
-            found = generate(model, rows, [rooms[number] for number, _ in batch], mean, marks.eos)
+            found = []
+            try:
+                for number in present:
+                    if number not in readings:
+                        readings[number] = read(model, ids[number][: n_read[number]], bounds[number])
+                rows = [(readings[number], arms[number][k]) for number, k in batch]
+                found = generate(model, rows, [rooms[number] for number, _ in batch], mean, marks.eos)
+            except torch.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    uid = table.iloc[batch[0][0]]["uid"]
+                    raise AblationError(
+                        f"{uid}: one answer alone does not fit into memory; use a larger device"
+                    ) from error
+            if not found:
+                batch_tokens //= 2
+                torch.cuda.empty_cache()
+                logger.warning(f"out of memory at {len(batch)} answers a batch; going on with {batch_tokens} tokens")
+                continue
+            left = left[len(batch) :]
             for (number, k), answer in zip(batch, found, strict=True):
                 answers[number].append(answer)
                 if k == len(arms[number]) - 1:
@@ -116,25 +138,20 @@ def _generate_missing(
                     progress.advance()
 
 
-def _batches(
-    n_read: Mapping[int, int], rooms: Mapping[int, int], n_arms: int, batch_tokens: int
-) -> Iterator[list[tuple[int, int]]]:
-    """All (trace, arm) in order, as many at a time as batch_tokens hold, and at least one.
+def _first_rows(
+    left: Sequence[tuple[int, int]], n_read: Mapping[int, int], rooms: Mapping[int, int], batch_tokens: int
+) -> Sequence[tuple[int, int]]:
+    """As many of the (trace, arm) left as batch_tokens hold, in their order, and at least one.
 
     A trace's reading counts n_read tokens once, and each of its arms the room of an answer.
     """
-    batch: list[tuple[int, int]] = []
-    total = 0
-    for trace, room in rooms.items():
-        for arm in range(n_arms):
-            is_new = not batch or batch[-1][0] != trace
-            cost = room + (n_read[trace] if is_new else 0)
-            if batch and total + cost > batch_tokens:
-                yield batch
-                batch, total, cost = [], 0, room + n_read[trace]
-            batch.append((trace, arm))
-            total += cost
-    yield batch
+    total, last = 0, None
+    for n_rows, (trace, _) in enumerate(left):
+        total += rooms[trace] + (n_read[trace] if trace != last else 0)
+        if n_rows and total > batch_tokens:
+            return left[:n_rows]
+        last = trace
+    return left
 
 
 def _packed(answers: Sequence[Answer]) -> dict[str, np.ndarray]:

@@ -16,14 +16,15 @@ from r2a.attention.segments import TraceAttention, cue_preference, segment_mass,
 from r2a.attention.text import is_cue_token, sentence_bounds
 from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
 from r2a.progress import Progress, logger
+from r2a.shards import WHOLE, shard_range
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
 
 
 def capture_attention(
-    traces: Path, manifest: Path, output: Path, settings: Mapping[str, Any], batch_tokens: int
+    traces: Path, manifest: Path, output: Path, settings: Mapping[str, Any], batch_tokens: int, shard: str = WHOLE
 ) -> None:
-    """Rerun every valid trace of settings["decoding"] and store what its answer attends to.
+    """Rerun every valid trace of settings["decoding"] (a shard: its own of them) and store what its answer attends to.
 
     By METHOD section 3, float32, nan where undefined: /segment_mass [trace, layer, head, query_segment,
     key_segment]; /tracking, /spread and /cue_preference [trace, layer, head]; /sentence_mass [trace, layer, head,
@@ -45,19 +46,21 @@ def capture_attention(
     cues = [is_cue_token(reasoning, settings["cue_words"]) for reasoning in pieces]
     sentences = [sentence_bounds(reasoning, b[3]) for reasoning, b in zip(pieces, bounds, strict=True)]
 
+    own = shard_range(shard, len(table))
     is_fused = settings["kernel"] == "fused"
     model = load_model(origin, FUSED if is_fused else "eager")
+    own_ids, own_bounds = ids[own.start : own.stop], bounds[own.start : own.stop]
     if is_fused:
         check_against_eager(model, ids[0], dtype)
-        reruns = rerun_traces(model, ids, bounds, batch_tokens)
+        reruns = rerun_traces(model, own_ids, own_bounds, batch_tokens)
     else:
-        reruns = _eager_reruns(model, ids, bounds)
+        reruns = _eager_reruns(model, own_ids, own_bounds)
     with new_hdf5(output, provenance(settings, [traces, manifest])) as file:
         arrays = _lay_out(file, table, origin, [len(b) for b in sentences])
         arrays["bounds"][:] = bounds
         arrays["n_cue_tokens"][:] = [is_cue.sum() for is_cue in cues]
-        with Progress(f"{settings['model']}, {settings['dataset']}: attention reruns", len(table)) as progress:
-            for number, (kept, hidden) in enumerate(reruns):
+        with Progress(f"{settings['model']}, {settings['dataset']}: attention reruns", len(own)) as progress:
+            for number, (kept, hidden) in zip(own, reruns, strict=True):
                 row, is_cue, cut = table.iloc[number], cues[number], sentences[number]
                 mass = segment_mass(kept, bounds[number])
                 check_masses(mass, dtype, f"{row.uid}, {row.condition}")
@@ -72,8 +75,8 @@ def capture_attention(
                     predicted = predicted_ids(model, hidden[n_prompt - 1 : -1])
                     arrays["argmax_agreement"][number] = np.mean(predicted == ids[number][n_prompt:])
                 progress.advance(len(ids[number]))
-        if settings["is_greedy"]:
-            agreement = arrays["argmax_agreement"][:]
+        if settings["is_greedy"] and own:
+            agreement = arrays["argmax_agreement"][own.start : own.stop]
             logger.info(
                 f"arg-max agreement with the engine: mean {np.mean(agreement):.4f}, least {np.min(agreement):.4f}"
             )

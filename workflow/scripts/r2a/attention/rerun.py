@@ -9,6 +9,7 @@ import torch
 from r2a.attention.fused import FUSED, AttentionError, LayerAttention, Span, attention_kernel
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import TraceAttention, query_rows, segment_mass
+from r2a.models import stack_layers
 from r2a.progress import logger
 from r2a.traces import SEGMENTS
 
@@ -55,7 +56,7 @@ class SegmentRecorder:
     def kept(self) -> list[TraceAttention]:
         """What was kept, a trace each, after the forward pass."""
         return [
-            TraceAttention(*(torch.stack(layers).cpu().numpy() for layers in zip(*trace, strict=True)))
+            TraceAttention(*(stack_layers(layers).cpu().numpy() for layers in zip(*trace, strict=True)))
             for trace in self.layers
         ]
 

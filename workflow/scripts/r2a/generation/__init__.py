@@ -15,6 +15,7 @@ from r2a.generation.requests import REFUSED, TOO_LONG, Completion, Request
 from r2a.models import load_tokenizer, marks_of, read_manifest
 from r2a.progress import Progress, logger
 from r2a.prompts import THINK_CLOSE, prefill, prompt_ids
+from r2a.shards import WHOLE, shard_range
 from r2a.store import parameters_hash, provenance, read_parquet, write_parquet
 from r2a.traces import find_boxes, invalid_reason, n_think_closes, segment_bounds
 
@@ -79,11 +80,17 @@ def _default_top_p(folder: str | None) -> float | None:
 
 
 def generate_traces(
-    dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any], engine: Mapping[str, Any]
+    dataset: Path,
+    manifest: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    engine: Mapping[str, Any],
+    shard: str = WHOLE,
 ) -> None:
-    """Complete every request of a dataset with one model and write the traces' table (see write_traces)."""
+    """Complete every request of a dataset, or of a shard's problems, and write the traces' table (see write_traces)."""
     model = read_manifest(manifest)
-    requests = build_requests(read_parquet(dataset), model, settings)
+    problems = read_parquet(dataset)
+    requests = build_requests(problems.iloc[shard_range(shard, len(problems))], model, settings)
     write_traces(requests, model, output, settings, engine, [dataset, manifest])
 
 
@@ -98,7 +105,7 @@ def write_traces(
     """Complete requests with a model, given by its manifest, and write a row each.
 
     Completions are kept in a ledger beside the output as they finish: a restarted job, or one with more
-    problems, samples or decodings, generates only what is missing. `engine` holds memory settings, or where an
+    problems, samples, decodings or shards, generates only what is missing. `engine` holds memory settings, or where an
     endpoint is and how fast to ask it, which don't change results. A prompt that is too long for the model, or
     that an endpoint refuses, gives an unfinished trace without tokens, and costs no other.
     """
@@ -109,7 +116,8 @@ def write_traces(
             f"{settings['dataset']}: {len(uids)} problems ({', '.join(uids[:3])}, ...) fill the model's "
             f"{model['n_positions']} positions before it can answer; their traces are empty"
         )
-    with Ledger(output.with_name(f".{output.stem}.ledger.jsonl")) as ledger:
+    others = output.parent.glob(f".{settings['dataset']}.*ledger.jsonl")  # of other shards, or another number of them
+    with Ledger(output.with_name(f".{output.stem}.ledger.jsonl"), others) as ledger:
         asked = [request for request in requests if request.max_new_tokens > 0]
         missing = list({request.key: request for request in asked if request.key not in ledger}.values())
         logger.info(f"{output}: {len(requests)} requests, {len(missing)} of them not yet in the ledger")

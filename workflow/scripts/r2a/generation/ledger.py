@@ -1,5 +1,6 @@
 """Completions kept the moment they finish, by the keys of their requests."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -10,8 +11,8 @@ from r2a.generation.requests import Completion, Request
 class Ledger:
     """The completions in a r2a.ledger.Ledger."""
 
-    def __init__(self, path: Path) -> None:
-        self._ledger = ledger.Ledger(path)
+    def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
+        self._ledger = ledger.Ledger(path, others)
 
     def __enter__(self) -> "Ledger":
         return self

@@ -14,6 +14,7 @@ from r2a.judging.replies import SCHEMA, read_score
 from r2a.judging.requests import REFUSED, Ask, JudgingError, Reply, Request
 from r2a.judging.template import fill
 from r2a.ledger import Ledger
+from r2a.models import read_manifest
 from r2a.progress import Progress, logger
 from r2a.store import parameters_hash, provenance, read_parquet, read_provenance, write_parquet
 from r2a.traces import TRACE_KEYS
@@ -25,6 +26,7 @@ def judge_answers(
     traces: Sequence[Path],
     dataset: Path,
     template: Path,
+    manifest: Path,
     output: Path,
     settings: Mapping[str, Any],
     engine: Mapping[str, Any],
@@ -47,7 +49,8 @@ def judge_answers(
     ]
     answers.loc[is_judged, "prompt"] = prompts
     with Ledger(output.with_name(f".{output.stem}.ledger.jsonl")) as ledger:
-        identity, ask = _open_judge(settings, engine, prompts, output.with_suffix(".requests.jsonl"))
+        judge = read_manifest(manifest)
+        identity, ask = _open_judge(judge, settings, engine, prompts, output.with_suffix(".requests.jsonl"))
         replies = replies_to(prompts, identity, ask, ledger, settings)
     rows = [_judged(row, replies) for row in answers.to_dict("records")]
     table = pd.DataFrame(rows).astype({"score": "Int64"})
@@ -102,9 +105,13 @@ def _request(prompt: str, identity: Mapping[str, Any], settings: Mapping[str, An
 
 
 def _open_judge(
-    settings: Mapping[str, Any], engine: Mapping[str, Any], prompts: Sequence[str], requests_file: Path
+    judge: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    engine: Mapping[str, Any],
+    prompts: Sequence[str],
+    requests_file: Path,
 ) -> tuple[dict[str, Any], Ask]:
-    """What identifies the judge, and how it is asked."""
+    """What identifies the judge, given by its manifest, and how it is asked."""
     asked = settings["request"]
     if asked and settings["by_file"]:
         way = partial(batch_judge.ask, settings=asked, replies=Path(engine["replies"]), requests_file=requests_file)
@@ -112,11 +119,10 @@ def _open_judge(
     if asked:
         return asked, partial(endpoint_judge.ask, settings=asked, engine=engine)
     from r2a.judging.vllm_judge import VllmJudge
-    from r2a.models import find_weights
 
-    folder, origin = find_weights(settings["source"])
-    identity = {**origin, "dtype": settings["dtype"], "schema": SCHEMA}
-    return identity, VllmJudge(folder, settings["dtype"], prompts, settings["max_tokens"], engine)
+    (origin,) = judge["models"].values()
+    here = VllmJudge(judge["folder"], settings["dtype"], prompts, settings["max_tokens"], engine)
+    return {**origin, "schema": SCHEMA}, here
 
 
 def _answers(traces: Sequence[Path], dataset: Path, settings: Mapping[str, Any]) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """A judge in vLLM here, held to the reply's JSON schema."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from r2a.engine import finished_outputs, start_engine
@@ -17,7 +16,7 @@ class VllmJudge:
     """Answers requests by a model's own chat template; the engine starts with the first of them."""
 
     def __init__(
-        self, folder: Path, dtype: str, prompts: Sequence[str], max_tokens: int, engine: Mapping[str, Any]
+        self, folder: str, dtype: str, prompts: Sequence[str], max_tokens: int, engine: Mapping[str, Any]
     ) -> None:
         """prompts: all that may be asked, with max_tokens or twice as many for the reply. engine: see start_engine.
 
@@ -49,7 +48,7 @@ class VllmJudge:
             return
         if self._llm is None:
             self._llm = start_engine(
-                str(self.folder), self.dtype, self.longest, self.engine, structured_outputs_config=JSON_AS
+                self.folder, self.dtype, self.longest, self.engine, structured_outputs_config=JSON_AS
             )
         for request, choice, seconds in finished_outputs(self._llm, fitting, self._as_vllm_takes_it):
             yield request, Reply(choice.text, choice.finish_reason, seconds)

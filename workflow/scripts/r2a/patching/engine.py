@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from r2a.models import ModelError
+from r2a.models import ModelError, stack_layers
 
 COMPONENTS = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
 # How far the engine's logits may be from the model's own: root mean square, relative to the logits'.
@@ -34,8 +34,9 @@ VOCABULARY_ROWS = 16_384  # of the unembedding, turned into float32 at a time
 
 def final_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Logits of what leaves the last layer, in float32 throughout: [..., d_model] -> [..., vocabulary]."""
-    normed = model.model.norm(hidden.float()).float()
-    return torch.cat([normed @ rows.float().T for rows in model.lm_head.weight.split(VOCABULARY_ROWS)], -1)
+    unembedding = model.lm_head.weight
+    normed = model.model.norm(hidden.float()).float().to(unembedding.device)
+    return torch.cat([normed @ rows.float().T for rows in unembedding.split(VOCABULARY_ROWS)], -1)
 
 
 @torch.no_grad()
@@ -285,7 +286,7 @@ class Engine:
             mids.append(found.mid)
             streams.append(self._mlp(number, found.mid)[None])
         rows = self.model.lm_head.weight[[answer_a, answer_b]].float()
-        logits = self.model.model.norm(streams[-1][0, -1].float()).float() @ rows.T
+        logits = self.model.model.norm(streams[-1][0, -1].float()).float().to(rows.device) @ rows.T
         gradients = torch.autograd.grad(logits[0] - logits[1], [*mids, *streams])
         of_mids, of_streams = gradients[: self.n_layers], gradients[self.n_layers :]
         found_at = {
@@ -298,7 +299,7 @@ class Engine:
             (gradient @ layer.self_attn.o_proj.weight).unflatten(-1, (-1, layer.self_attn.head_dim))
             for gradient, layer in zip(found_at["attn_out"], self.model.model.layers, strict=True)
         ]
-        return {component: torch.stack(layers).float().cpu() for component, layers in found_at.items()}
+        return {component: stack_layers(layers).float().cpu() for component, layers in found_at.items()}
 
     @torch.no_grad()
     def _entering(
@@ -315,7 +316,7 @@ class Engine:
         if component == "mlp_out":
             return mid + new
         if component == "attn_out":
-            mid = kept.resid_pre[number][[kept.positions[place] - kept.start for place in at]] + new
+            mid = kept.resid_pre[number][[kept.positions[place] - kept.start for place in at]].to(new.device) + new
         elif component == "resid_mid":
             mid = new
         else:
@@ -337,6 +338,7 @@ class Engine:
         layer = self.model.model.layers[number]
         attention = layer.self_attn
         packed, shapes = _pack(tails)
+        packed = packed.to(attention.o_proj.weight.device)  # the layer before may be on another GPU
         normed = layer.input_layernorm(packed)
         all_keys, all_values = (_unpack(side(normed), shapes) for side in (attention.k_proj, attention.v_proj))
         if asked is not None:
@@ -351,7 +353,7 @@ class Engine:
             before = [side[number][:, :, :start] for side in (kept.keys, kept.values)] if start else []
             every_place = torch.arange(kept.n_tokens, device=packed.device)
             is_whole = not before and asked is None and bool(kept.seen.all())
-            visible = None if is_whole else kept.seen & (every_place <= every_place[asked_for, None])
+            visible = None if is_whole else kept.seen.to(packed.device) & (every_place <= every_place[asked_for, None])
             rows_at_a_time = max(1, batch_tokens // kept.n_tokens)
             for first in range(0, len(queries), rows_at_a_time):
                 rows = slice(first, first + rows_at_a_time)
@@ -473,7 +475,7 @@ def _heads(
     if hasattr(attention, norm):
         heads = getattr(attention, norm)(heads)
     heads = heads.transpose(1, 2)
-    cos, sin = (side[places] for side in rotation)
+    cos, sin = (side[places].to(heads.device) for side in rotation)
     half = attention.head_dim // 2
     rotated = heads * cos
     rotated[..., :half] -= heads[..., half:] * sin[..., :half]

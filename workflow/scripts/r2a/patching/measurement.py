@@ -76,8 +76,15 @@ def measure(
     for pair in pairs:
         differences = {run: logit_diff(pair.logits[run], *pair.answers["corrupted"]) for run in RUNS}
         found[pair.number] |= {f"{run}_logit_diff": value.numpy() for run, value in differences.items()}
-        found[pair.number]["is_used"] = np.array(bool(differences["clean"] > 0 > differences["corrupted"]))
+        found[pair.number]["is_used"] = np.array(is_used(table, activations, pair.number))
     return list(found.values())
+
+
+def is_used(table: pd.DataFrame, activations: h5py.Group, number: int) -> bool:
+    """Whether both runs of a pair prefer their own answers."""
+    a, b = (int(table[f"answer_{side}_id"].iloc[number]) for side in "ab")
+    clean, corrupted = (activations[f"{run}/logits"][number] for run in RUNS)
+    return bool(clean[a] > clean[b] and corrupted[b] > corrupted[a])
 
 
 class _Pair:

@@ -11,10 +11,11 @@ import pandas as pd
 from r2a.models import load_model, read_manifest
 from r2a.parts import Parts
 from r2a.patching.engine import Engine, batches, capture
-from r2a.patching.measurement import DIRECTIONS, RANGES, RUNS, measure, range_counts
+from r2a.patching.measurement import DIRECTIONS, RANGES, RUNS, is_used, measure, range_counts
 from r2a.patching.metrics import METRICS
 from r2a.progress import Progress, logger
 from r2a.roles import CONTROLS, KEY_ROLES
+from r2a.shards import WHOLE, shard_range
 from r2a.store import add_array, add_axis, axis_labels, new_hdf5, open_hdf5, provenance, read_parquet
 
 
@@ -31,8 +32,10 @@ def used_pairs(pairs: Path) -> dict[str, pd.DataFrame]:
     return {str(probe): rows.reset_index(drop=True) for probe, rows in table.groupby("probe", sort=False)}
 
 
-def capture_activations(pairs: Path, manifest: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Store both runs' activations at every role, and their last logits.
+def capture_activations(
+    pairs: Path, manifest: Path, output: Path, settings: Mapping[str, Any], shard: str = WHOLE
+) -> None:
+    """Store both runs' activations of every pair (a shard: of its own) at every role, and their last logits.
 
     /{probe}/{run}/{component} [pair, layer, role, d_model], z [pair, layer, head, key_role, d_head], and
     /{probe}/{run}/logits [pair, vocabulary], run being clean or corrupted. Raises ModelError for an architecture that
@@ -43,7 +46,7 @@ def capture_activations(pairs: Path, manifest: Path, output: Path, settings: Map
     model = load_model(origin, "sdpa")
     engine = Engine(model)
     components = settings["components"]
-    n_runs = sum(len(RUNS) * len(table) for table in by_probe.values())
+    n_runs = sum(len(RUNS) * len(shard_range(shard, len(table))) for table in by_probe.values())
     with (
         new_hdf5(output, provenance(settings, [pairs, manifest])) as file,
         Progress(f"{settings['model']}, {settings['dataset']}: runs captured", n_runs) as progress,
@@ -61,7 +64,8 @@ def capture_activations(pairs: Path, manifest: Path, output: Path, settings: Map
                     add_array(group, f"{run}/{component}", ("pair", "layer", *axes), "activation")
                 add_array(group, f"{run}/logits", ("pair", "vocabulary"), "logit")
             key_roles = [roles.index(role) for role in KEY_ROLES]
-            for number, row in enumerate(table.to_dict("records")):
+            for number in shard_range(shard, len(table)):
+                row = table.iloc[number]
                 for run in RUNS:
                     found, logits = capture(
                         model, row[f"{run}_ids"], row[f"{run}_positions"], components, row[f"{run}_hidden"]
@@ -75,9 +79,17 @@ def capture_activations(pairs: Path, manifest: Path, output: Path, settings: Map
 
 
 def patch_pairs(
-    pairs: Path, activations: Path, manifest: Path, output: Path, settings: Mapping[str, Any], batch_tokens: int
+    pairs: Path,
+    activations: Path,
+    manifest: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    batch_tokens: int,
+    shard: str = WHOLE,
 ) -> None:
     """Patch one run's activations into the other, one (layer, role) at a time, and the controls' beside them.
+
+    A shard has its own pairs patched, and takes the controls' vectors from all.
 
     /{probe}/{component}/{patch}/{metric} [pair, layer, role], [pair, layer, head, key_role] for z, for every metric of
     METRICS. Patches: clean_to_corrupted and corrupted_to_clean put one run of a pair into the other; `a` in a metric's
@@ -96,15 +108,16 @@ def patch_pairs(
     by_probe = used_pairs(pairs)
     engine = Engine(load_model(read_manifest(manifest), "sdpa"))
     origin = provenance(settings, [pairs, activations])
-    n_pairs = sum(map(len, by_probe.values()))
+    n_pairs = sum(len(shard_range(shard, len(table))) for table in by_probe.values())
     with (
         open_hdf5(activations) as kept,
         Parts(output, origin) as parts,
         Progress(f"{settings['model']}, {settings['dataset']}: pairs patched", n_pairs) as progress,
     ):
+        _refuse_unused(pairs, by_probe, kept)
         for probe, table in by_probe.items():
             n_tokens = list(table["clean_ids"].str.len() + table["corrupted_ids"].str.len())
-            missing = [number for number in range(len(table)) if f"{probe}-{number}" not in parts]
+            missing = [number for number in shard_range(shard, len(table)) if f"{probe}-{number}" not in parts]
             for numbers in batches(missing, n_tokens, batch_tokens):
                 found = measure(engine, table, kept[probe], numbers, settings, batch_tokens)
                 for number, arrays in zip(numbers, found, strict=True):
@@ -112,24 +125,26 @@ def patch_pairs(
                     progress.advance()
         with new_hdf5(output, origin) as file:
             add_axis(file, "probe", list(by_probe))
-            n_used = 0
             for probe, table in by_probe.items():
                 group = file.create_group(probe)
                 _add_axes(group, table["pair"], axis_labels(kept[probe], "role"), engine)
                 n_ranges = max(range_counts(table, settings["range_tokens"]))
                 add_axis(group, "range", settings["range_tokens"] * np.arange(1, n_ranges + 1))
-                measured = [parts[f"{probe}-{number}"] for number in range(len(table))]
+                measured = {number: parts[f"{probe}-{number}"] for number in shard_range(shard, len(table))}
                 _write(group, measured, settings["components"])
-                used, floor = group["is_used"][:], group["null_patch_error"][:].max()
-                n_used += used.sum()
-                logger.info(
-                    f"{probe}: {used.sum()} of {len(table)} pairs prefer their own answers in both runs; "
-                    f"noise floor {floor:.2g}"
-                )
-            if n_used == 0:
-                raise PatchingError(
-                    f"{pairs}: in no pair do both runs prefer their own answers; nothing can be measured"
-                )
+                floor = max((float(arrays["null_patch_error"]) for arrays in measured.values()), default=np.nan)
+                logger.info(f"{probe}: noise floor {floor:.2g}")
+
+
+def _refuse_unused(pairs: Path, by_probe: Mapping[str, pd.DataFrame], activations: h5py.File) -> None:
+    """Raise PatchingError where in no pair both runs prefer their own answers."""
+    n_used = 0
+    for probe, table in by_probe.items():
+        used = [is_used(table, activations[probe], number) for number in range(len(table))]
+        logger.info(f"{probe}: {sum(used)} of {len(table)} pairs prefer their own answers in both runs")
+        n_used += sum(used)
+    if n_used == 0:
+        raise PatchingError(f"{pairs}: in no pair do both runs prefer their own answers; nothing can be measured")
 
 
 def _add_axes(group: h5py.Group, pairs: pd.Series, roles: list[str], engine: Engine) -> list[str]:
@@ -142,8 +157,8 @@ def _add_axes(group: h5py.Group, pairs: pd.Series, roles: list[str], engine: Eng
     return list(roles)
 
 
-def _write(group: h5py.Group, measured: list[dict[str, np.ndarray]], components: list[str]) -> None:
-    """What `measure` found in each pair of a probe, into its arrays."""
+def _write(group: h5py.Group, measured: Mapping[int, Mapping[str, np.ndarray]], components: list[str]) -> None:
+    """What `measure` found in pairs of a probe, by their numbers, into its arrays."""
 
     every_role, key_roles, heads = (
         ("pair", "layer", *rest) for rest in (("role",), ("key_role",), ("head", "key_role"))
@@ -151,7 +166,7 @@ def _write(group: h5py.Group, measured: list[dict[str, np.ndarray]], components:
 
     def write(name: str, part: str, at: Any, axes: tuple[str, ...], unit: str) -> None:
         values = np.full([len(group[axis]) for axis in axes], np.nan, np.float32)
-        for number, arrays in enumerate(measured):
+        for number, arrays in measured.items():
             if part in arrays:
                 values[number] = arrays[part][at]
         add_array(group, name, axes, unit)[:] = values
@@ -172,5 +187,6 @@ def _write(group: h5py.Group, measured: list[dict[str, np.ndarray]], components:
             write(f"{RANGES}/{metric}", RANGES, k, ("pair", "layer", "range"), unit)
     for name in ("null_patch_error", *(f"{run}_logit_diff" for run in RUNS)):
         write(name, name, ..., ("pair",), "logit")
-    is_used = [arrays["is_used"] for arrays in measured]
-    add_array(group, "is_used", ("pair",), "1 where both runs prefer their own answer", "int8", 0)[:] = is_used
+    used = add_array(group, "is_used", ("pair",), "1 where both runs prefer their own answer", "int8", 0)
+    for number, arrays in measured.items():
+        used[number] = arrays["is_used"]

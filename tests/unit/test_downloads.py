@@ -1,0 +1,57 @@
+"""Models of the Hugging Face hub: found once, then read where they lie."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from r2a.config import load_study
+from r2a.models import load_model, load_tokenizer, read_manifest, resolve_judge, resolve_model
+
+MODELS = Path(__file__).parents[2] / "resources/models"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study of a model and a judge that the hub has given before; it is out of reach now."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name in ("tiny-qwen", "tiny-judge"):
+        shutil.copytree(MODELS / name, tmp_path / f"models--me--{name}" / "snapshots" / COMMIT)
+        branch = tmp_path / f"models--me--{name}" / "refs" / "main"
+        branch.parent.mkdir()
+        branch.write_text(COMMIT)
+    monkeypatch.chdir(MODELS.parents[1])
+    return load_study(
+        {
+            "study": "test", "seed": 1, "models": {"mine": {"hub": "me/tiny-qwen", "dtype": "float32"}},
+            "judges": {"theirs": {"hub": "me/tiny-judge", "revision": "main"}},
+            "datasets": {"puzzles": {"kind": "problems", "path": "resources/datasets/puzzles.jsonl"}},
+            "decodings": {"greedy": {"temperature": 0}},
+        }
+    )  # fmt: skip
+
+
+def test_a_models_manifest_names_the_commit_and_the_folder_that_jobs_read(study, tmp_path):
+    resolve_model(tmp_path / "mine.json", study.stage("models", "mine"))
+    manifest = read_manifest(tmp_path / "mine.json")
+    assert manifest["folder"] == str(tmp_path / "models--me--tiny-qwen/snapshots" / COMMIT)
+    assert (manifest["models"]["mine"]["source"], manifest["models"]["mine"]["revision"]) == ("me/tiny-qwen", COMMIT)
+    assert load_tokenizer(manifest["folder"]).encode("a") and load_model(manifest, "sdpa")
+
+
+def test_a_judge_likewise(study, tmp_path):
+    resolve_judge(tmp_path / "theirs.json", study.stage("judges", judge="theirs"))
+    manifest = read_manifest(tmp_path / "theirs.json")
+    assert manifest["folder"] == str(tmp_path / "models--me--tiny-judge/snapshots" / COMMIT)
+    assert manifest["models"]["theirs"]["revision"] == COMMIT
+
+
+def test_a_manifest_depends_on_what_is_downloaded_and_not_on_how_a_judge_is_asked(study):
+    before = study.stage("judges", judge="theirs"), study.stage("judgements", dataset="puzzles", judge="theirs")
+    study.judges["theirs"].max_tokens = 7
+    after = study.stage("judges", judge="theirs"), study.stage("judgements", dataset="puzzles", judge="theirs")
+    assert before[0] == after[0]
+    assert before[1] != after[1]

@@ -1,0 +1,173 @@
+"""What a study is said to take before it runs, against what the stores then take."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from r2a.attention import capture_attention
+from r2a.config import load_study
+from r2a.estimate import Reckoning, announce
+from r2a.models import load_tokenizer, marks_of, read_manifest
+from r2a.patching.runs import capture_activations
+from r2a.roles import CONTROL_ROLE, KEY_ROLES, PROBE
+from r2a.store import write_parquet
+from r2a.traces import segment_bounds
+from random_traces import write_random_traces
+
+ROOT = Path(__file__).parents[2]
+N_TRACES, N_PAIRS = 10, 6
+
+
+def study_of(folder, **sections):
+    """A study of a model and of pairs in the current folder."""
+    Path("pairs.csv").write_text("query_a,answer_a,query_b,answer_b\n" + "p,q,r,s\n" * N_PAIRS)
+    config = {
+        "study": "mine", "seed": 1, "models": {"random": {"path": str(folder)}},
+        "datasets": {"pairs": {"kind": "comparison_pairs", "path": "pairs.csv"}},
+        "decodings": {"greedy": {"temperature": 0}}, "generation": {"max_new_tokens": 800},
+    }  # fmt: skip
+    shutil.copytree(ROOT / "resources", "resources", ignore=shutil.ignore_patterns("models"), dirs_exist_ok=True)
+    return load_study(config | sections)
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory):
+    """The random model of bytes with more layers, heads and dimensions."""
+    folder = tmp_path_factory.mktemp("larger")
+    write_random_traces(folder)
+    config = Qwen2Config.from_pretrained(folder)
+    config.update(
+        {"num_hidden_layers": 6, "layer_types": ["full_attention"] * 6, "num_attention_heads": 12, "hidden_size": 384}
+    )
+    config.update({"num_key_value_heads": 4, "vocab_size": 2000, "max_position_embeddings": 1024})
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    manifest = read_manifest(folder / "manifest.json") | {"n_layers": 6, "n_heads": 12}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_activations_take_what_is_estimated(larger, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    roles = [*(f"{PROBE}{k}" for k in range(16)), *KEY_ROLES, CONTROL_ROLE]
+    rows = []
+    for probe in ("plain", "boxed"):
+        for pair in range(N_PAIRS):
+            row = {"probe": probe, "pair": f"pair-{pair}", "left_out": "", "roles": roles}
+            row |= {"answer_a_id": 7, "answer_b_id": 8}
+            for run in ("clean", "corrupted"):
+                row[f"{run}_ids"] = rng.integers(4, 250, 60).tolist()
+                row |= {f"{run}_positions": list(range(40, 60)), f"{run}_reasoning_start": 2, f"{run}_hidden": []}
+            rows.append(row)
+    origin = {"parameters_hash": "0", "models": {}}
+    write_parquet(tmp_path / "pairs.parquet", pd.DataFrame(rows), origin)
+    study = study_of(larger)
+    settings = study.stage("activations", "random", "pairs")
+    output = tmp_path / "activations.h5"
+    capture_activations(tmp_path / "pairs.parquet", larger / "manifest.json", output, settings)
+    estimated = Reckoning(study).bytes_by_stage()["activations"]
+    assert 1 / 1.5 < estimated / output.stat().st_size < 1.5
+
+
+def test_attention_takes_what_is_estimated(larger, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokenizer, rows = load_tokenizer(larger), []
+    for number in range(2 * N_TRACES):
+        reasoning = "One is 1.\n" * 20 if number % 2 else "Okay.\n"
+        prompt = tokenizer.encode("<bos>What is it, and is it the same?<think>", add_special_tokens=False)
+        completion = tokenizer.encode(f"{reasoning}</think>{'It is it.' * 6}<eos>", add_special_tokens=False)
+        bounds = segment_bounds(prompt, completion, marks_of(larger))
+        row = {"uid": f"text-{number}", "condition": "with_reasoning", "sample": 0, "decoding": "greedy"}
+        row |= {"prompt_token_ids": prompt, "completion_token_ids": completion, "bounds": bounds, "is_valid": True}
+        rows.append(row)
+    write_parquet(tmp_path / "traces.parquet", pd.DataFrame(rows), {"parameters_hash": "0", "models": {}})
+    Path("texts.jsonl").write_text('{"uid": 1}\n' * N_TRACES)
+    study = study_of(larger, datasets={"texts": {"kind": "open_ended", "path": "texts.jsonl"}})
+    output = tmp_path / "attention.h5"
+    settings = study.stage("attention", "random", "texts")
+    capture_attention(tmp_path / "traces.parquet", larger / "manifest.json", output, settings, 16_000)
+    estimated = Reckoning(study).bytes_by_stage()["attention"]
+    assert 1 / 1.5 < estimated / output.stat().st_size < 1.5
+
+
+class Heard(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append((record.levelname, record.getMessage()))
+
+
+def announced(study):
+    heard, log = Heard(), logging.Logger("test")
+    log.addHandler(heard)
+    announce(study, log)
+    return heard.lines
+
+
+def test_gpu_hours_are_tokens_over_the_given_throughput(larger, tmp_path, monkeypatch):
+    """12 questions: 250 and 70 tokens a trace of 1000 at most; 10 answers of 70 from perturbed reasonings."""
+    monkeypatch.chdir(tmp_path)
+    models = {"one": {"path": str(larger), "gpus": 2, "tokens_per_second": 2}, "other": {"path": str(larger)}}
+    perturbation = {"kinds": ["cut", "filler"], "cuts": [0, 50, 100, 25], "n_problems": 2}
+    lines = announced(study_of(larger, models=models, generation={"max_new_tokens": 1000}, perturbation=perturbation))
+    hours = (12 * 320 + 10 * 70) / 2 * 2 / 3600
+    assert ("INFO", f"GPU hours of generation: one {hours:.1f}.") in lines
+
+
+def test_what_is_not_here_yet_is_assumed_from_its_name_and_said(larger, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = {"far": {"hub": "some/R1-Distill-32B-v2"}}
+    datasets = {"math": {"kind": "problems", "hub": "some/math"}, "few": {"kind": "problems", "hub": "a/b"}}
+    datasets["few"]["n_problems"] = 30
+    study = study_of(larger, models=models, datasets=datasets)
+    assert Reckoning(study).n_problems == {"math": 1000, "few": 30}
+    (line,) = [line for _, line in announced(study) if line.startswith("Assumed")]
+    assert line == "Assumed until they are downloaded: math of 1000 problems, far of 64 layers and 5120 dimensions."
+    manifest = Path("results/mine/models/far.json")
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"folder": str(larger)}))
+    write_parquet("results/mine/datasets/math.parquet", pd.DataFrame({"uid": range(7)}), {})
+    assert Reckoning(study).geometries["far"] == (6, 12, 384, 2000)
+    assert Reckoning(study).n_problems["math"] == 7
+
+
+def test_too_small_a_disk_is_warned_of_with_numbers_but_for_what_is_stored_already(larger, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = study_of(larger)
+    total = Reckoning(study).bytes_by_stage().total()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=total // 2))
+    ((_, warning),) = [line for line in announced(study) if line[0] == "WARNING"]
+    assert f"{tmp_path} has " in warning and "make room" in warning
+    store = Path("results/mine/activations/random/pairs.h5")
+    store.parent.mkdir(parents=True)
+    store.write_bytes(bytes(total // 2 + 1000))
+    assert all(level == "INFO" for level, _ in announced(study))
+
+
+def test_the_estimate_imports_nothing_heavy_and_takes_less_than_a_third_of_a_second():
+    config = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    code = (
+        "import json, logging, sys, time\n"
+        "from r2a.config import load_study; from r2a.estimate import announce\n"
+        f"study = load_study(json.loads({json.dumps(config)!r}))\n"
+        "started = time.process_time(); announce(study, logging.getLogger())\n"
+        "print(time.process_time() - started, *({'torch', 'h5py', 'pandas', 'numpy'} & sys.modules.keys()))"
+    )
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, 'workflow/scripts')\n{code}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds, *heavy = done.stdout.split()
+    assert float(seconds) < 0.3 and not heavy

@@ -1,0 +1,69 @@
+# Models with shards: a stage's job in so many parts, side by side, and one that makes their store. Each part is the
+# stage's own rule, with another output.
+ruleorder: gather_shards > generate_traces > capture_attention > ablate_heads > capture_activations > patch_pairs
+
+
+use rule generate_traces as generate_traces_shard with:
+    output:
+        traces=temp("<results>/traces/{model}/{dataset}.{shard}.parquet"),
+    log:
+        "<logs>/traces/{model}/{dataset}.{shard}.log",
+    benchmark:
+        "<benchmarks>/traces/{model}/{dataset}.{shard}.tsv"
+
+
+use rule capture_attention as capture_attention_shard with:
+    output:
+        attention=temp("<results>/attention/{model}/{dataset}.{shard}.h5"),
+    log:
+        "<logs>/attention/{model}/{dataset}.{shard}.log",
+    benchmark:
+        "<benchmarks>/attention/{model}/{dataset}.{shard}.tsv"
+
+
+use rule ablate_heads as ablate_heads_shard with:
+    output:
+        answers=temp("<results>/ablated_answers/{model}/{dataset}.{shard}.parquet"),
+    log:
+        "<logs>/ablated_answers/{model}/{dataset}.{shard}.log",
+    benchmark:
+        "<benchmarks>/ablated_answers/{model}/{dataset}.{shard}.tsv"
+
+
+use rule capture_activations as capture_activations_shard with:
+    output:
+        activations=temp("<results>/activations/{model}/{dataset}.{shard}.h5"),
+    log:
+        "<logs>/activations/{model}/{dataset}.{shard}.log",
+    benchmark:
+        "<benchmarks>/activations/{model}/{dataset}.{shard}.tsv"
+
+
+use rule patch_pairs as patch_pairs_shard with:
+    output:
+        patching=temp("<results>/patching/{model}/{dataset}.{shard}.h5"),
+    log:
+        "<logs>/patching/{model}/{dataset}.{shard}.log",
+    benchmark:
+        "<benchmarks>/patching/{model}/{dataset}.{shard}.tsv"
+
+
+rule gather_shards:
+    input:
+        shards=lambda wildcards: expand(
+            "<results>/{store}/{model}/{dataset}.{shard}.{suffix}",
+            shard=STUDY.shards(wildcards.model),
+            **wildcards,
+        ),
+    output:
+        store="<results>/{store}/{model}/{dataset}.{suffix}",
+    log:
+        "<logs>/{store}/{model}/{dataset}.{suffix}.log",
+    wildcard_constraints:
+        model="|".join(STUDY.sharded_models),
+        store="traces|attention|ablated_answers|activations|patching",
+        suffix="parquet|h5",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    script:
+        "../scripts/gather_shards.py"

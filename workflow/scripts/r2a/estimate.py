@@ -1,0 +1,192 @@
+"""What a study will take, told before it starts: disk by stage, and GPU hours. Within a factor of two or so.
+
+Read at every start of Snakemake: no heavy import here.
+"""
+
+import csv
+import json
+import math
+import re
+import shutil
+from collections import Counter
+from logging import Logger
+from pathlib import Path
+from typing import NamedTuple
+
+from r2a.config import CONDITIONS, Dataset, Model, Study
+
+
+class Geometry(NamedTuple):
+    n_layers: int
+    n_heads: int
+    d_model: int
+    vocabulary: int
+
+
+# of a model that is not here yet: by billions of weights, as its name says them, what such models usually are
+USUAL = {
+    1.5: Geometry(28, 12, 1536, 151_936),
+    7: Geometry(28, 28, 3584, 152_064),
+    8: Geometry(32, 32, 4096, 128_256),
+    14: Geometry(48, 40, 5120, 152_064),
+    32: Geometry(64, 40, 5120, 152_064),
+    70: Geometry(80, 64, 8192, 128_256),
+}
+USUAL_SIZE, USUAL_PROBLEMS = 8, 1000
+# mean lengths as shares of the length limit: about those of the paper's traces, and of the tiny study's
+LENGTHS = dict(zip(CONDITIONS, (0.25, 0.07), strict=True))
+PROMPT_TOKENS, SENTENCE_TOKENS = 40, 10
+N_ROLES, N_KEY_ROLES, N_METRICS, N_CONTROLS = 20, 3, 11, 3
+# bytes, measured: a number once compressed, and a chunk's place in HDF5's index; a row's keys, in Parquet and ledger
+ACTIVATION, ATTENTION, METRIC, CHUNK, ROW = 3.5, 3, 2.5, 85, 200
+FIGURES = 4e6  # and tables, a model and dataset
+
+
+class Reckoning:
+    """The study's sizes, with what had to be assumed of models and datasets that are not here yet, in words."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.results = Path("results", study.study)
+        self.assumed: list[str] = []
+        self.n_problems = {name: self._count(name, dataset) for name, dataset in study.datasets.items()}
+        self.geometries = {name: self._geometry(name, study.models[name]) for name in study.weighted_models}
+        limit = study.generation.max_new_tokens
+        self.n_reasoned, self.n_answer = (round(share * limit) for share in LENGTHS.values())
+
+    def bytes_by_stage(self) -> Counter[str]:
+        """The stores' bytes under results/{study}, by stage, if every trace is valid."""
+        found: Counter[str] = Counter()
+        for model in self.study.models:
+            for dataset in self.study.datasets:
+                found += Counter({name: round(size) for name, size in self._stores(model, dataset).items()})
+        return found
+
+    def new_tokens(self) -> int:
+        """Tokens that a model generates in all its traces, and in answers from perturbed reasonings."""
+        in_traces = sum(self.n_problems.values()) * self._n_samples() * (self.n_reasoned + self.n_answer)
+        return in_traces + sum(map(self._n_perturbed, self.study.perturbed_datasets)) * self.n_answer
+
+    def _stores(self, model: str, dataset: str) -> dict[str, float]:
+        """Bytes of a model's stores on a dataset."""
+        study, n_problems, n_answer = self.study, self.n_problems[dataset], self.n_answer
+        # a token is a number of some digits in the ledger, and takes some two bytes in Parquet, as text or number
+        geometry = self.geometries.get(study.models[model].variant_of or model, USUAL[USUAL_SIZE])
+        n_layers, n_heads, d_model, vocabulary = geometry
+        token = len(str(vocabulary)) + 2
+        n_traces, n_tokens = n_problems * self._n_samples(), 2 * PROMPT_TOKENS + self.n_reasoned + n_answer
+        sizes = {"traces": n_traces * (2 * ROW + token * n_tokens), "the rest": FIGURES}
+        n_shown = min(n_problems, study.explorer.n_problems)
+        sizes["explorer"] = n_shown * (2 * ROW + 8 * n_tokens)
+        if dataset in study.perturbed_datasets:
+            answer = ROW + token * n_answer + 4 * (PROMPT_TOKENS + self.n_reasoned)
+            sizes["perturbation"] = self._n_perturbed(dataset) * answer
+        if model not in self.geometries:
+            return sizes
+
+        n_all, n_sentences = n_layers * n_heads, self.n_reasoned // SENTENCE_TOKENS
+        n_rerun = n_problems * study.decodings[study.attention.decoding].n_samples
+        sizes["attention"] = n_rerun * (ATTENTION * n_all * (2 * 17 + n_sentences + 1) + 2 * 10 * CHUNK)
+        n_kept = (n_all if study.attention.row_heads == "all" else study.attention.n_top_heads) + 2
+        itemsize = {"float16": 2, "float32": 4}[study.attention.row_dtype]
+        rows = n_kept * n_answer * (PROMPT_TOKENS + self.n_reasoned) * itemsize
+        case = min(rows, study.attention.case_megabytes * 1e6)
+        n_cases = len(study.attention.case_uids.get(dataset, [])) or min(study.attention.n_cases, n_problems)
+        sizes["attention_rows"] = n_cases * (0.55 * case + 300 * CHUNK)
+        # 16 bits in base64, whatever the rows are stored in
+        sizes["explorer"] += n_shown * 8 / 3 * n_all * (n_sentences + 1) + n_cases * 8 / 3 * case / itemsize
+        if dataset in study.graded_datasets:
+            n_arms = 1 + len(study.ablation.modes) * len(study.ablation.doses) * (1 + study.ablation.n_draws)
+            n_ablated = min(n_problems, study.ablation.n_problems or n_problems)
+            sizes["ablation"] = n_ablated * n_arms * 6 * n_answer
+        if dataset in study.pair_datasets:
+            n_pairs = n_problems // 2 * len(study.patching.probes)
+            n_vectors = len({*study.patching.components} - {"z"}) * n_layers * N_ROLES
+            has_z = "z" in study.patching.components
+            numbers = (n_vectors + has_z * N_KEY_ROLES * n_layers) * d_model + vocabulary
+            sizes["activations"] = n_pairs * 2 * ACTIVATION * numbers
+            n_patches = 2 * n_vectors + 2 * has_z * n_all * N_KEY_ROLES
+            n_patches += n_vectors // N_ROLES * N_CONTROLS * N_KEY_ROLES
+            n_patches += n_layers * (self.n_reasoned // study.patching.range_tokens)
+            n_arrays = N_METRICS * ((2 + N_CONTROLS) * len(study.patching.components) + 1)
+            sizes["patching"] = n_pairs * (METRIC * N_METRICS * n_patches + CHUNK * n_arrays)
+            sizes["explorer"] += n_problems // 2 * n_vectors * (2 + N_CONTROLS) * 8 / 3
+        return sizes
+
+    def _n_samples(self) -> int:
+        return sum(decoding.n_samples for decoding in self.study.decodings.values())
+
+    def _n_perturbed(self, dataset: str) -> int:
+        """Answers that a model gives from a dataset's perturbed reasonings."""
+        chosen = self.study.perturbation
+        n_ways = len({*chosen.kinds} - {"cut"}) + len(chosen.cuts) * ("cut" in chosen.kinds)
+        n_problems = min(self.n_problems[dataset], chosen.n_problems or self.n_problems[dataset])
+        return n_problems * n_ways * self.study.decodings[chosen.decoding].n_samples
+
+    def _count(self, name: str, dataset: Dataset) -> int:
+        """The dataset's problems, two a pair, but for areas and filters."""
+        table, suffix = self.results / "datasets" / f"{name}.parquet", Path(dataset.path or "").suffix
+        n_sides = 2 if dataset.kind == "comparison_pairs" else 1
+        if table.exists():
+            from pyarrow.parquet import read_metadata
+
+            return read_metadata(table).num_rows
+        if dataset.path and suffix in (".jsonl", ".csv"):
+            with open(dataset.path, newline="", errors="replace") as file:
+                n_rows = sum(1 for _ in csv.DictReader(file)) if suffix == ".csv" else sum(map(bool, file))
+        else:
+            n_rows = USUAL_PROBLEMS
+            if (dataset.n_problems or math.inf) > n_rows:
+                self.assumed.append(f"{name} of {n_rows} problems")
+        return n_sides * min(n_rows, dataset.n_problems or n_rows)
+
+    def _geometry(self, name: str, model: Model) -> Geometry:
+        """What the model's config.json says, where the model is local or downloaded."""
+        manifest = self.results / "models" / f"{name}.json"
+        folder = model.path or (json.loads(manifest.read_text())["folder"] if manifest.exists() else None)
+        if folder and (Path(folder) / "config.json").exists():
+            found = json.loads((Path(folder) / "config.json").read_text())
+            keys = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+            return Geometry(*(found[key] for key in keys))
+        said = re.findall(r"(\d+(?:\.\d+)?)b\b", str(model.hub).lower())
+        size = min(USUAL, key=lambda size: abs(math.log(size / float(said[-1] if said else USUAL_SIZE))))
+        self.assumed.append(f"{name} of {USUAL[size].n_layers} layers and {USUAL[size].d_model} dimensions")
+        return USUAL[size]
+
+
+def announce(study: Study, log: Logger) -> None:
+    """Log what the study takes: a line of its disk space, one of GPU hours where throughputs are given, one of what
+    had to be assumed; and a warning where its disk has less space left.
+    """
+    reckoning = Reckoning(study)
+    sizes = reckoning.bytes_by_stage()
+    total = sizes.total()
+    parts = ", ".join(f"{name} {_in_words(size)}" for name, size in sizes.most_common())
+    log.info(
+        f"The whole study takes about {_in_words(total)} in {reckoning.results}, reasoned traces taken to have "
+        f"{reckoning.n_reasoned} tokens: {parts}."
+    )
+    hours = [
+        f"{name} {reckoning.new_tokens() / model.tokens_per_second / 3600 * model.gpus:.1f}"
+        for name, model in study.models.items()
+        if model.tokens_per_second and model.gpus
+    ]
+    if hours:
+        log.info(f"GPU hours of generation: {', '.join(hours)}.")
+    if reckoning.assumed:
+        log.info(f"Assumed until they are downloaded: {', '.join(reckoning.assumed)}.")
+    there = next(folder for folder in (reckoning.results, *reckoning.results.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    stored = sum(path.stat().st_size for path in reckoning.results.glob("*/*/*.h5"))
+    if free < total - stored:
+        log.warning(
+            f"WARNING: {there.resolve()} has {_in_words(free)} left, and what is missing of the study takes "
+            f"about {_in_words(total - stored)}: make room, or let results be a link to a larger disk."
+        )
+
+
+def _in_words(size: float) -> str:
+    unit, name = next(
+        (unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size >= unit or unit == 1e3
+    )
+    return f"{size / unit:.{0 if size >= 10 * unit else 1}f} {name}"

@@ -123,6 +123,17 @@ def test_a_page_copied_away_from_the_other_studies_stands_alone(browser, page, t
     assert all("explorers.js" in message for message in errors(browser))
 
 
+def test_the_chosen_trace_is_in_view_in_the_list(browser, page):
+    open_page(browser, page, "#t=50")
+    look = "const place = document.querySelector('#traces li.chosen')?.getBoundingClientRect(), box = "
+    look += "document.getElementById('traces').getBoundingClientRect(); "
+    look += "return place && place.top >= box.top && place.bottom <= box.bottom"
+    deadline = time.monotonic() + 5
+    while not browser.execute_script(look) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert browser.execute_script(look)
+
+
 def test_search_filters_the_list(browser, page):
     open_page(browser, page)
     browser.find_element("id", "search").send_keys("walk-01")
@@ -158,8 +169,8 @@ def test_what_is_shown_can_be_saved(browser, page, downloads):
         browser.find_element("id", f"save-{suffix}").click()
     kept = {}
     deadline = time.monotonic() + 20
-    while len(kept) < 3 and time.monotonic() < deadline:
-        kept = {path.suffix: path for path in downloads.iterdir() if path.suffix != ".crdownload"}
+    while not {".csv", ".svg", ".png"} <= kept.keys() and time.monotonic() < deadline:  # others are still being saved
+        kept = {path.suffix: path for path in downloads.iterdir()}
         time.sleep(0.1)
     with open(kept[".csv"], newline="") as file:
         rows = list(csv.DictReader(file))

@@ -250,6 +250,11 @@ const r2aExplorer = (() => {
     }), end);
   }
 
+  function showChosen() {
+    const box = find("traces"), top = listed.findIndex(([, k]) => String(k) === state.t) * ITEM;
+    if (top < box.scrollTop || top + ITEM > box.scrollTop + box.clientHeight) box.scrollTop = top - box.clientHeight / 2;
+  }
+
   // ---------------------------------------------------------------- one trace
 
   async function open(number, keepSelection = false) {
@@ -625,10 +630,7 @@ const r2aExplorer = (() => {
       const here = listed.findIndex(([, k]) => String(k) === state.t), next = listed[here + jump];
       if (next) {
         open(String(next[1]));
-        const box = find("traces");
-        if ((here + jump) * ITEM < box.scrollTop || (here + jump + 1) * ITEM > box.scrollTop + box.clientHeight) {
-          box.scrollTop = (here + jump) * ITEM - box.clientHeight / 2;
-        }
+        showChosen();
       }
     } else if (event.key === "[" || event.key === "]") {
       const options = [...find("source").options].map((option) => option.value);
@@ -659,6 +661,7 @@ const r2aExplorer = (() => {
       if (best) state.t = String(best[1]);
     }
     await open(state.t, true);
+    showChosen();
   }
 
   async function start() {

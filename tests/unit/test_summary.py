@@ -77,6 +77,17 @@ def test_cost_is_wall_time_times_threads_and_gpus_and_speed_is_tokens_over_wall_
     assert lines[-1].startswith("- **Model M** generated 54,000 tokens, 10 a second")
 
 
+def test_without_pairs_in_use_and_without_benchmarks_there_is_a_summary_all_the_same(tmp_path):
+    place = {"probe": "plain", "component": "resid_pre", "direction": "clean_to_corrupted", "role": "answer"}
+    curves = write(tmp_path / "curves.csv", [place | {"mean": 0.0, "low": 0.0, "high": 0.0}])
+    curves.write_text(curves.read_text().splitlines()[0] + "\n")
+    inputs = {"effect": write(tmp_path / "effect.csv", [effect("Model M")]), "perturbation": [], "curves": [curves]}
+    assert answer_sentences(inputs) == [
+        "- **Model M**: reasoning changes accuracy by +50.0 [+40.0, +60.0] points (Data D)."
+    ]
+    assert cost_lines(tmp_path / "benchmarks", []) == ["No benchmark was kept."]
+
+
 def test_what_no_benchmark_recorded_is_not_made_up(tmp_path):
     path = tmp_path / "grades/m/d.tsv"
     path.parent.mkdir(parents=True)

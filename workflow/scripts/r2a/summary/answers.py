@@ -52,7 +52,8 @@ def _restores(tables: list[Path]) -> Iterator[tuple[str, str]]:
     for path in tables:
         origin, table = read_provenance(path)["parameters"], pd.read_csv(path)
         is_shown = (table["component"] == "resid_pre") & (table["direction"] == CLEAN_TO_CORRUPTED)
-        is_shown &= (table["role"] == ANSWER_ROLE) & (table["probe"] == table["probe"].iloc[0])
-        best = table[is_shown].sort_values("mean", kind="stable").iloc[-1]
-        interval = f"[{best['low']:.2f}, {best['high']:.2f}]"
-        yield origin["model_label"], f"{best['mean']:.2f} {interval} of that answer ({origin['dataset_label']})"
+        shown = table[is_shown & (table["role"] == ANSWER_ROLE)].dropna(subset="mean")  # empty where no pair is used
+        of_first_probe = shown[shown["probe"].isin(shown["probe"].head(1))]
+        for best in of_first_probe.sort_values("mean", kind="stable").tail(1).itertuples():
+            restored = f"{best.mean:.2f} [{best.low:.2f}, {best.high:.2f}]"
+            yield origin["model_label"], f"{restored} of that answer ({origin['dataset_label']})"

@@ -1,8 +1,8 @@
 """What the study cost, from the benchmark that Snakemake keeps of every job."""
 
-import ast
 import csv
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +19,8 @@ def cost_lines(benchmarks: Path, traces: Sequence[Path]) -> list[str]:
     benchmarks: the folder that holds {stage}/{model}/{dataset}.tsv and the like, with the extended columns.
     """
     jobs = pd.DataFrame([_job(path, benchmarks) for path in sorted(benchmarks.rglob("*.tsv"))])
+    if jobs.empty:
+        return ["No benchmark was kept."]
     by_stage = jobs.groupby("stage")
     stages = by_stage[["hours", "cpu_hours", "gpu_hours"]].sum(skipna=False)
     stages.insert(0, "jobs", by_stage.size())
@@ -49,7 +51,8 @@ def _job(path: Path, benchmarks: Path) -> dict[str, str | float]:
     stage, model, *_ = [*path.relative_to(benchmarks).with_suffix("").parts, ""]
     hours, nan = float(row["s"]) / 3600, float("nan")
     # threads and resources are there under the default profile (benchmark-extended), and else not
-    n_gpus = ast.literal_eval(row["resources"]).get("gpu", 0) if "resources" in row else nan
+    gpus = re.search(r"'gpu': (\d+)", row.get("resources", ""))
+    n_gpus = nan if "resources" not in row else int(gpus[1]) if gpus else 0
     return {
         "stage": stage,
         "model": model,

@@ -44,7 +44,7 @@ def main() -> None:
         sys.exit(chromium.obstacle())
     with tempfile.TemporaryDirectory() as folder:
         page = write_study(
-            Path(folder), {"long": ("Where do you face?", "1 left west\n" * 2500, "you face west. " * 20)}
+            Path(folder) / "pretended", {"long": ("Where do you face?", "1 left west\n" * 2500, "you face west. " * 20)}
         )
         driver = chromium.start(Path(folder))
         try:

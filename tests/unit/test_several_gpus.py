@@ -86,7 +86,7 @@ def patching(folder: Path, output: Path) -> None:
     capture_activations(folder / "pairs.parquet", folder / "manifest.json", activations, PATCHING)
     activations.replace(folder / "activations.h5")
     patch_pairs(
-        folder / "pairs.parquet", folder / "activations.h5", folder / "manifest.json", output, PATCHING, 64
+        folder / "pairs.parquet", folder / "activations.h5", folder / "manifest.json", output, PATCHING, 2000
     )  # fmt: skip
 
 

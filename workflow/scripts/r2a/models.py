@@ -157,7 +157,7 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
         use_safetensors=True,
         device_map="balanced" if n_gpus > 1 else None,
     )
-    if n_gpus > 1 and {"cpu", "disk"} & set(model.hf_device_map.values()):
+    if n_gpus > 1 and {parameter.device.type for parameter in model.parameters()} != {"cuda"}:
         raise ModelError(f"{name}: its weights do not fit into {n_gpus} GPUs; raise models.{name}.gpus")
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:

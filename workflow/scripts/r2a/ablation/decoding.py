@@ -242,10 +242,10 @@ def refuse_deviating(model: Any, token_ids: Sequence[int], bounds: Sequence[int]
     """Raise ModelError where decoding a trace's first answer token unablated does not give the model's own logits."""
     n_read = bounds[5]
     rows = Rows(model, [(read(model, token_ids[:n_read], bounds), Arm(UNABLATED, UNABLATED, 0, ()))], None)
-    found = rows.step(torch.tensor([token_ids[n_read]], device=model.device))[0].float()
+    found = rows.step(torch.tensor([token_ids[n_read]], device=model.device))[0].float().cpu()
     model.set_attn_implementation("sdpa")
     ids = torch.tensor([list(token_ids[: n_read + 1])], device=model.device)
-    own = model(ids, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+    own = model(ids, use_cache=False, logits_to_keep=1).logits[0, -1].float().cpu()
     model.set_attn_implementation(ABLATED)
     deviation = float((found - own).abs().max() / own.std())
     if not deviation <= TOLERANCES[model.dtype]:

@@ -337,8 +337,9 @@ class Engine:
         """
         layer = self.model.model.layers[number]
         attention = layer.self_attn
+        device = attention.o_proj.weight.device
+        tails = {place: tail.to(device) for place, tail in tails.items()}  # the layer before may be on another GPU
         packed, shapes = _pack(tails)
-        packed = packed.to(attention.o_proj.weight.device)  # the layer before may be on another GPU
         normed = layer.input_layernorm(packed)
         all_keys, all_values = (_unpack(side(normed), shapes) for side in (attention.k_proj, attention.v_proj))
         if asked is not None:
@@ -351,9 +352,9 @@ class Engine:
             keys[place] = _heads(all_keys[place], attention, "k_norm", kept.rotation, own)
             values[place] = all_values[place].unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
             before = [side[number][:, :, :start] for side in (kept.keys, kept.values)] if start else []
-            every_place = torch.arange(kept.n_tokens, device=packed.device)
+            every_place = torch.arange(kept.n_tokens, device=device)
             is_whole = not before and asked is None and bool(kept.seen.all())
-            visible = None if is_whole else kept.seen.to(packed.device) & (every_place <= every_place[asked_for, None])
+            visible = None if is_whole else kept.seen.to(device) & (every_place <= every_place[asked_for, None])
             rows_at_a_time = max(1, batch_tokens // kept.n_tokens)
             for first in range(0, len(queries), rows_at_a_time):
                 rows = slice(first, first + rows_at_a_time)

@@ -1,0 +1,153 @@
+"""A model whose layers are spread over two devices gives what it gives on one."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from pretended_gpus import PretendedGpus, spread
+from r2a.ablation.decoding import ABLATED
+from r2a.ablation.runs import ablate_heads
+from r2a.attention import capture_attention
+from r2a.attention.fused import FUSED
+from r2a.attention.probes import probe_heads
+from r2a.attention.rows import capture_rows
+from r2a.models import ModelError, load_model, read_manifest
+from r2a.patching.runs import capture_activations, patch_pairs
+from r2a.roles import KEY_ROLES
+from r2a.store import provenance, read_parquet, write_parquet
+from random_traces import write_random_traces
+from same_stores import assert_same_store
+
+NAMES = {"model": "random", "dataset": "texts", "decoding": "greedy", "seed": 1}
+ATTENTION = NAMES | {"kernel": "fused", "cue_words": ["Wait"], "is_greedy": True}
+ROWS = ATTENTION | {"uids": [], "n_cases": 2, "row_heads": "all", "row_dtype": "float32", "case_megabytes": 8}
+PROBES = NAMES | {
+    "n_repeats": 2, "repeat_tokens": 20, "induction_prompts": ["one two one two"], "lengths": [40], "depths": [0.5],
+    "needles": [{"needle": "A fox sang.", "question": " Who sang?"}],
+}  # fmt: skip
+ABLATION = NAMES | {
+    "n_problems": 2, "modes": ["zero", "mean", "cut_off"], "doses": [1, 3], "n_draws": 1, "extra_tokens": 4,
+}  # fmt: skip
+PATCHING = NAMES | {"components": ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"], "range_tokens": 3}
+
+
+def preferred_id(model: Any, ids: list[int]) -> int:
+    with torch.no_grad():
+        return int(model(torch.tensor([ids], device=model.device)).logits[0, -1].argmax())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of three layers and all that its stages read."""
+    folder = tmp_path_factory.mktemp("random")
+    write_random_traces(folder)
+    (folder / "haystack.txt").write_text("Rain fell. Wind blew. Night came.")
+    heads = pd.DataFrame([(layer, head) for layer in range(3) for head in range(4)], columns=["layer", "head"])
+    heads = heads.assign(rank=range(12, 0, -1), is_rfh=heads["head"] == 0)
+    write_parquet(folder / "heads.parquet", heads, provenance({}))
+    traces = read_parquet(folder / "traces.parquet").assign(answer_text="It is it.")
+    write_parquet(folder / "traces.parquet", traces, provenance({}, [folder / "manifest.json"]))
+    model, pairs = load_model(read_manifest(folder / "manifest.json"), "sdpa"), []
+    for number, (clean, corrupted) in enumerate([(0, 2), (2, 0)]):
+        row: dict[str, Any] = {"probe": "plain", "pair": f"pair-{number}", "left_out": "", "roles": list(KEY_ROLES)}
+        for run, of, answer in (("clean", clean, "answer_a_id"), ("corrupted", corrupted, "answer_b_id")):
+            trace = traces.iloc[of]
+            ids = [*trace["prompt_token_ids"], *trace["completion_token_ids"]][:-3]
+            close = trace["bounds"][4]
+            row |= {f"{run}_ids": ids, f"{run}_positions": [close - 1, close, len(ids) - 1], f"{run}_hidden": []}
+            row |= {f"{run}_reasoning_start": trace["bounds"][3], answer: preferred_id(model, ids)}
+        pairs.append(row)
+    write_parquet(folder / "pairs.parquet", pd.DataFrame(pairs), provenance({}))
+    return folder
+
+
+def attention(folder: Path, output: Path) -> None:
+    capture_attention(folder / "traces.parquet", folder / "manifest.json", output, ATTENTION, 1000)
+
+
+def eager_attention(folder: Path, output: Path) -> None:
+    settings = ATTENTION | {"kernel": "eager"}
+    capture_attention(folder / "traces.parquet", folder / "manifest.json", output, settings, 1000)
+
+
+def rows(folder: Path, output: Path) -> None:
+    capture_rows(folder / "traces.parquet", folder / "manifest.json", folder / "heads.parquet", output, ROWS)
+
+
+def probes(folder: Path, output: Path) -> None:
+    probe_heads(folder / "manifest.json", folder / "haystack.txt", output, PROBES)
+
+
+def patching(folder: Path, output: Path) -> None:
+    activations = output.with_name(f"activations-{output.name}")
+    capture_activations(folder / "pairs.parquet", folder / "manifest.json", activations, PATCHING)
+    activations.replace(folder / "activations.h5")
+    patch_pairs(
+        folder / "pairs.parquet", folder / "activations.h5", folder / "manifest.json", output, PATCHING, 2000
+    )  # fmt: skip
+
+
+def ablation(folder: Path, output: Path) -> None:
+    inputs = (folder / name for name in ("traces.parquet", "heads.parquet", "manifest.json"))
+    ablate_heads(*inputs, output, ABLATION, 500)
+
+
+STAGES = [attention, eager_attention, rows, probes, patching, ablation]
+MODULES = ["attention", "attention.rows", "attention.probes", "patching.runs", "ablation.runs"]
+
+
+@pytest.mark.parametrize("unembedding", [0, 1])
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_pretended_devices_give_the_stores_of_one(folder, monkeypatch, stage, unembedding):
+    """The unembedding may be with the embedding, as where they are tied, or with the last layer."""
+    suffix = "parquet" if stage is ablation else "h5"
+    one, two = (folder / f"{stage.__name__}-{n}.{suffix}" for n in (1, 2))
+    if not one.exists():
+        stage(folder, one)
+    manifest = read_manifest(folder / "manifest.json")
+    models = {name: spread(load_model(manifest, name), unembedding) for name in ("eager", "sdpa", FUSED, ABLATED)}
+    for module in MODULES:
+        monkeypatch.setattr(f"r2a.{module}.load_model", lambda _, name: models[name])
+    with PretendedGpus():
+        stage(folder, two)
+    if suffix == "h5":
+        assert_same_store(one, two)
+    else:
+        pd.testing.assert_frame_equal(read_parquet(one), read_parquet(two))
+
+
+def test_pretended_devices_refuse_what_gpus_refuse():
+    with PretendedGpus():
+        first, second = torch.ones(2, device="cpu:0"), torch.ones(2, device="cpu:1")
+        assert (first.device, second.to(first.device).device) == (torch.device("cpu:0"), torch.device("cpu:0"))
+        assert (first + second.to(first)).tolist() == [2, 2]
+        for refused in (lambda: first + second, lambda: torch.stack([first, second]), first.numpy):
+            with pytest.raises(RuntimeError):
+                refused()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_gpus_give_the_stores_of_one(folder, monkeypatch, stage):
+    suffix = "parquet" if stage is ablation else "h5"
+    one, two = (folder / f"{stage.__name__}-{n}.{suffix}" for n in ("gpu", "gpus"))
+    with monkeypatch.context() as alone:
+        alone.setattr(torch.cuda, "device_count", lambda: 1)
+        stage(folder, one)
+    model = load_model(read_manifest(folder / "manifest.json"), "sdpa")
+    assert {str(parameter.device) for parameter in model.parameters()} == {"cuda:0", "cuda:1"}
+    stage(folder, two)
+    if suffix == "h5":
+        assert_same_store(one, two)
+    else:
+        pd.testing.assert_frame_equal(read_parquet(one), read_parquet(two), atol=1e-4)
+
+
+def test_weights_that_do_not_fit_into_the_gpus_are_not_left_on_the_host(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ModelError, match=r"random: its weights do not fit into 2 GPUs; raise models\.random\.gpus"):
+        load_model(read_manifest(folder / "manifest.json"), "sdpa")

@@ -3,6 +3,7 @@
 Read at every start of Snakemake: no heavy import here.
 """
 
+import contextlib
 import csv
 import json
 import math
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r2a.config import CONDITIONS, Dataset, Model, Study
+
+# what is wrong with a file is told by the job that reads it, and stops no estimate
+UNREADABLE = OSError, ValueError, KeyError, TypeError, csv.Error
 
 
 class Geometry(NamedTuple):
@@ -126,29 +130,30 @@ class Reckoning:
     def _count(self, name: str, dataset: Dataset) -> int:
         """The dataset's problems, two a pair, but for areas and filters."""
         table, suffix = self.results / "datasets" / f"{name}.parquet", Path(dataset.path or "").suffix
-        n_sides = 2 if dataset.kind == "comparison_pairs" else 1
-        if table.exists():
-            from pyarrow.parquet import read_metadata
+        n_rows, n_sides = USUAL_PROBLEMS, 2 if dataset.kind == "comparison_pairs" else 1
+        with contextlib.suppress(*UNREADABLE):
+            if table.exists():
+                from pyarrow.parquet import read_metadata
 
-            return read_metadata(table).num_rows
-        if dataset.path and suffix in (".jsonl", ".csv"):
-            with open(dataset.path, newline="", errors="replace") as file:
-                n_rows = sum(1 for _ in csv.DictReader(file)) if suffix == ".csv" else sum(map(bool, file))
-        else:
-            n_rows = USUAL_PROBLEMS
-            if (dataset.n_problems or math.inf) > n_rows:
-                self.assumed.append(f"{name} of {n_rows} problems")
+                return read_metadata(table).num_rows
+        with contextlib.suppress(*UNREADABLE):
+            if dataset.path and suffix in (".jsonl", ".csv"):
+                with open(dataset.path, newline="", errors="replace") as file:
+                    n_rows = sum(1 for _ in (csv.DictReader(file) if suffix == ".csv" else file))
+                return n_sides * min(n_rows, dataset.n_problems or n_rows)
+        if (dataset.n_problems or math.inf) > n_rows:
+            self.assumed.append(f"{name} of {n_rows} problems")
         return n_sides * min(n_rows, dataset.n_problems or n_rows)
 
     def _geometry(self, name: str, model: Model) -> Geometry:
         """What the model's config.json says, where the model is local or downloaded."""
-        manifest = self.results / "models" / f"{name}.json"
-        folder = model.path or (json.loads(manifest.read_text())["folder"] if manifest.exists() else None)
-        if folder and (Path(folder) / "config.json").exists():
+        with contextlib.suppress(*UNREADABLE):
+            manifest = self.results / "models" / f"{name}.json"
+            folder = model.path or json.loads(manifest.read_text())["folder"]
             found = json.loads((Path(folder) / "config.json").read_text())
             keys = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
-            return Geometry(*(found[key] for key in keys))
-        said = re.findall(r"(\d+(?:\.\d+)?)b\b", str(model.hub).lower())
+            return Geometry(*(int(found[key]) for key in keys))
+        said = re.findall(r"(\d+(?:\.\d+)?)b\b", str(model.hub or model.path).lower())
         size = min(USUAL, key=lambda size: abs(math.log(size / float(said[-1] if said else USUAL_SIZE))))
         self.assumed.append(f"{name} of {USUAL[size].n_layers} layers and {USUAL[size].d_model} dimensions")
         return USUAL[size]

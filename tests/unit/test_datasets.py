@@ -22,9 +22,9 @@ def settings(path, kind="problems", **changes):
     return entry | {"stage": "datasets", "version": 2, "study": "test", "seed": 1, "dataset": "mine"}
 
 
-def example(name, folder, **changes):
-    """The entry of config/examples/benchmarks.yaml, its hub replaced by a local folder."""
-    entry = yaml.safe_load((ROOT / "config/examples/benchmarks.yaml").read_text())["datasets"][name]
+def example(name, folder, config="config/examples/benchmarks.yaml", **changes):
+    """The entry of a configuration, its hub replaced by a local folder."""
+    entry = yaml.safe_load((ROOT / config).read_text())["datasets"][name]
     del entry["hub"]
     return settings(folder, **(entry | changes))
 
@@ -188,6 +188,44 @@ def test_aime_is_read_from_its_folder(tmp_path):
     pd.DataFrame(rows).to_parquet(tmp_path / "aime/data/train-00000-of-00001.parquet")
     table = load(tmp_path, example("aime24", tmp_path / "aime"))
     assert table[["uid", "problem", "answer"]].to_numpy().tolist()[1] == ["61", "Find $1$.", "01"]
+
+
+def test_math_500_is_read_from_its_folder_with_subjects_and_levels(tmp_path):
+    """HuggingFaceH4/MATH-500: one file of JSON lines."""
+    (tmp_path / "math").mkdir()
+    subjects = ["Algebra", "Number Theory", "Algebra"]
+    rows = [
+        {"problem": f"Find ${k}$.", "solution": "So.", "answer": f"\\frac{{{k}}}{{2}}", "subject": subject, "level": k}
+        | {"unique_id": f"test/algebra/{k}.json"}
+        for k, subject in enumerate(subjects, 1)
+    ]
+    (tmp_path / "math/test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = load(tmp_path, example("math500", tmp_path / "math", "config/paper.yaml"))
+    assert table.to_numpy().tolist()[1] == ["test/algebra/2.json", "Find $2$.", "\\frac{2}{2}", "Number Theory", "2"]
+    assert list(table["area"]) == subjects
+
+
+def test_wildbench_is_read_by_subset_in_the_papers_areas_and_without_earlier_turns(tmp_path):
+    """allenai/WildBench: parquet files a subset, named in the card; Math and longer conversations are left out."""
+    folder = tmp_path / "wildbench"
+    (folder / "v2").mkdir(parents=True)
+    turn = {"content": "Plan a day.", "role": "user", "language": "English", "redacted": False, "toxic": False}
+    turns = {"one": [turn], "two": [turn, turn | {"role": "assistant"}, turn]}
+    rows = [
+        {"id": f"{tag}-{kind}", "session_id": "s", "conversation_input": said, "checklist": ["Is it a day?", "Whole?"]}
+        | {"references": {"gpt-4": "Sleep."}, "length": 1, "intent": "i", "primary_tag": tag, "secondary_tags": ["t"]}
+        for tag in ("Planning", "Role playing", "Math")
+        for kind, said in turns.items()
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "v2/test-00000-of-00001.parquet")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: v2, data_files: [{split: test, path: v2/test-*}]}\n---\n"
+    )
+    table = load(tmp_path, example("wildbench", folder, "config/paper.yaml"))
+    found = table.set_index("uid")
+    assert found["area"].to_dict() == {"Planning-one": "Reasoning & Planning", "Role playing-one": "Creative Tasks"}
+    assert set(found["problem"]) == {"Plan a day."} and set(found["history"]) == {""}
+    assert [list(points) for points in found["checklist"]] == [["Is it a day?", "Whole?"]] * 2
 
 
 @pytest.fixture

@@ -145,6 +145,24 @@ def test_what_is_not_here_yet_is_assumed_from_its_name_and_said(larger, tmp_path
     assert Reckoning(study).n_problems["math"] == 7
 
 
+def test_files_that_cannot_be_read_stop_no_estimate(larger, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = {"torn": {"path": "torn-7B"}, "far": {"hub": "some/far-7B"}, "empty": {"path": "empty-7B"}}
+    for name, text in {"torn-7B/config.json": '{"hidden_', "empty-7B/config.json": "{}"}.items():
+        Path(name).parent.mkdir()
+        Path(name).write_text(text)
+    for name in ("models/far.json", "datasets/pairs.parquet"):
+        path = Path("results/mine", name)
+        path.parent.mkdir(parents=True)
+        path.write_text("[1, 2")
+    study = study_of(larger, models=models)
+    reckoning = Reckoning(study)
+    assert {geometry.d_model for geometry in reckoning.geometries.values()} == {3584}
+    assert reckoning.n_problems == {"pairs": 2 * N_PAIRS}
+    Path("pairs.csv").write_bytes(b'query_a\n"' + b"x" * 200_000)
+    assert Reckoning(study).n_problems == {"pairs": 2 * 1000}
+
+
 def test_too_small_a_disk_is_warned_of_with_numbers_but_for_what_is_stored_already(larger, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = study_of(larger)

@@ -3,6 +3,7 @@
 Read at every start of Snakemake: no heavy import here.
 """
 
+import contextlib
 import csv
 import json
 import math
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r2a.config import CONDITIONS, Dataset, Model, Study
+
+# what is wrong with a file is told by the job that reads it, and stops no estimate
+UNREADABLE = OSError, ValueError, KeyError, TypeError, csv.Error
 
 
 class Geometry(NamedTuple):
@@ -37,8 +41,10 @@ USUAL_SIZE, USUAL_PROBLEMS = 8, 1000
 LENGTHS = dict(zip(CONDITIONS, (0.25, 0.07), strict=True))
 PROMPT_TOKENS, SENTENCE_TOKENS = 40, 10
 N_ROLES, N_KEY_ROLES, N_METRICS, N_CONTROLS = 20, 3, 11, 3
-# bytes, measured: a number once compressed, and a chunk's place in HDF5's index; a row's keys, in Parquet and ledger
+# bytes, measured: of a number once compressed, a chunk's place in HDF5's index, and a row's keys, in Parquet and ledger
 ACTIVATION, ATTENTION, METRIC, CHUNK, ROW = 3.5, 3, 2.5, 85, 200
+ROWS = 0.55  # what compression leaves of attention rows
+SHOWN = 8 / 3  # bytes of a number in the explorer: 16 bits in base64
 FIGURES = 4e6  # and tables, a model and dataset
 
 
@@ -57,9 +63,20 @@ class Reckoning:
     def bytes_by_stage(self) -> Counter[str]:
         """The stores' bytes under results/{study}, by stage, if every trace is valid."""
         found: Counter[str] = Counter()
-        for model in self.study.models:
+        for name, model in self.study.models.items():
+            geometry = self.geometries.get(name)
+            # what a token takes as a number in the ledger, and some two bytes in Parquet
+            token = 2 + len(str(self.geometries.get(model.variant_of or name, USUAL[USUAL_SIZE]).vocabulary))
             for dataset in self.study.datasets:
-                found += Counter({name: round(size) for name, size in self._stores(model, dataset).items()})
+                stores = [self._answers(dataset, token)]
+                if geometry:
+                    stores.append(self._attention(dataset, geometry))
+                if geometry and dataset in self.study.graded_datasets:
+                    stores.append(self._ablation(dataset, token))
+                if geometry and dataset in self.study.pair_datasets:
+                    stores.append(self._patching(dataset, geometry))
+                for sizes in stores:
+                    found += Counter({stage: round(size) for stage, size in sizes.items()})
         return found
 
     def new_tokens(self) -> int:
@@ -67,51 +84,56 @@ class Reckoning:
         in_traces = sum(self.n_problems.values()) * self._n_samples() * (self.n_reasoned + self.n_answer)
         return in_traces + sum(map(self._n_perturbed, self.study.perturbed_datasets)) * self.n_answer
 
-    def _stores(self, model: str, dataset: str) -> dict[str, float]:
-        """Bytes of a model's stores on a dataset."""
-        study, n_problems, n_answer = self.study, self.n_problems[dataset], self.n_answer
-        # a token is a number of some digits in the ledger, and takes some two bytes in Parquet, as text or number
-        geometry = self.geometries.get(study.models[model].variant_of or model, USUAL[USUAL_SIZE])
-        n_layers, n_heads, d_model, vocabulary = geometry
-        token = len(str(vocabulary)) + 2
-        n_traces, n_tokens = n_problems * self._n_samples(), 2 * PROMPT_TOKENS + self.n_reasoned + n_answer
-        sizes = {"traces": n_traces * (2 * ROW + token * n_tokens), "the rest": FIGURES}
-        n_shown = min(n_problems, study.explorer.n_problems)
-        sizes["explorer"] = n_shown * (2 * ROW + 8 * n_tokens)
-        if dataset in study.perturbed_datasets:
-            answer = ROW + token * n_answer + 4 * (PROMPT_TOKENS + self.n_reasoned)
+    def _answers(self, dataset: str, token: int) -> dict[str, float]:
+        """Bytes of what a model says to a dataset, with its figures."""
+        n_traces, n_tokens = self.n_problems[dataset] * self._n_samples(), self.n_reasoned + self.n_answer
+        sizes = {"traces": n_traces * (2 * ROW + token * (2 * PROMPT_TOKENS + n_tokens)), "the rest": FIGURES}
+        n_shown = min(self.n_problems[dataset], self.study.explorer.n_problems)
+        sizes["explorer"] = n_shown * (2 * ROW + token * (2 * PROMPT_TOKENS + n_tokens))
+        if dataset in self.study.perturbed_datasets:
+            answer = ROW + token * self.n_answer + token / 2 * (PROMPT_TOKENS + self.n_reasoned)
             sizes["perturbation"] = self._n_perturbed(dataset) * answer
-        if model not in self.geometries:
-            return sizes
-
-        n_all, n_sentences = n_layers * n_heads, self.n_reasoned // SENTENCE_TOKENS
-        n_rerun = n_problems * study.decodings[study.attention.decoding].n_samples
-        sizes["attention"] = n_rerun * (ATTENTION * n_all * (2 * 17 + n_sentences + 1) + 2 * 10 * CHUNK)
-        n_kept = (n_all if study.attention.row_heads == "all" else study.attention.n_top_heads) + 2
-        itemsize = {"float16": 2, "float32": 4}[study.attention.row_dtype]
-        rows = n_kept * n_answer * (PROMPT_TOKENS + self.n_reasoned) * itemsize
-        case = min(rows, study.attention.case_megabytes * 1e6)
-        n_cases = len(study.attention.case_uids.get(dataset, [])) or min(study.attention.n_cases, n_problems)
-        sizes["attention_rows"] = n_cases * (0.55 * case + 300 * CHUNK)
-        # 16 bits in base64, whatever the rows are stored in
-        sizes["explorer"] += n_shown * 8 / 3 * n_all * (n_sentences + 1) + n_cases * 8 / 3 * case / itemsize
-        if dataset in study.graded_datasets:
-            n_arms = 1 + len(study.ablation.modes) * len(study.ablation.doses) * (1 + study.ablation.n_draws)
-            n_ablated = min(n_problems, study.ablation.n_problems or n_problems)
-            sizes["ablation"] = n_ablated * n_arms * 6 * n_answer
-        if dataset in study.pair_datasets:
-            n_pairs = n_problems // 2 * len(study.patching.probes)
-            n_vectors = len({*study.patching.components} - {"z"}) * n_layers * N_ROLES
-            has_z = "z" in study.patching.components
-            numbers = (n_vectors + has_z * N_KEY_ROLES * n_layers) * d_model + vocabulary
-            sizes["activations"] = n_pairs * 2 * ACTIVATION * numbers
-            n_patches = 2 * n_vectors + 2 * has_z * n_all * N_KEY_ROLES
-            n_patches += n_vectors // N_ROLES * N_CONTROLS * N_KEY_ROLES
-            n_patches += n_layers * (self.n_reasoned // study.patching.range_tokens)
-            n_arrays = N_METRICS * ((2 + N_CONTROLS) * len(study.patching.components) + 1)
-            sizes["patching"] = n_pairs * (METRIC * N_METRICS * n_patches + CHUNK * n_arrays)
-            sizes["explorer"] += n_problems // 2 * n_vectors * (2 + N_CONTROLS) * 8 / 3
         return sizes
+
+    def _attention(self, dataset: str, geometry: Geometry) -> dict[str, float]:
+        """Bytes of a dataset's attention stores, and of what the explorer shows of them."""
+        settings, n_problems = self.study.attention, self.n_problems[dataset]
+        n_heads, n_sentences = geometry.n_layers * geometry.n_heads, self.n_reasoned // SENTENCE_TOKENS
+        n_rerun = n_problems * self.study.decodings[settings.decoding].n_samples
+        n_kept = (n_heads if settings.row_heads == "all" else settings.n_top_heads) + 2
+        itemsize = {"float16": 2, "float32": 4}[settings.row_dtype]
+        rows = n_kept * self.n_answer * (PROMPT_TOKENS + self.n_reasoned) * itemsize
+        case = min(rows, settings.case_megabytes * 1e6)
+        n_cases = len(settings.case_uids.get(dataset, [])) or min(settings.n_cases, n_problems)
+        n_shown = min(n_problems, self.study.explorer.n_problems)
+        return {
+            "attention": n_rerun * (ATTENTION * n_heads * (2 * 17 + n_sentences + 1) + 2 * 10 * CHUNK),
+            "attention_rows": n_cases * (ROWS * case + 300 * CHUNK),
+            "explorer": SHOWN * (n_shown * n_heads * (n_sentences + 1) + n_cases * case / itemsize),
+        }
+
+    def _ablation(self, dataset: str, token: int) -> dict[str, float]:
+        settings = self.study.ablation
+        n_arms = 1 + len(settings.modes) * len(settings.doses) * (1 + settings.n_draws)
+        n_ablated = min(self.n_problems[dataset], settings.n_problems or self.n_problems[dataset])
+        return {"ablation": n_ablated * n_arms * token * self.n_answer}
+
+    def _patching(self, dataset: str, geometry: Geometry) -> dict[str, float]:
+        """Bytes of a dataset's activations and patches, and of what the explorer shows of them."""
+        settings, n_layers = self.study.patching, geometry.n_layers
+        n_pairs = self.n_problems[dataset] // 2
+        n_vectors = len({*settings.components} - {"z"}) * n_layers
+        n_key_vectors = N_KEY_ROLES * n_layers * ("z" in settings.components)  # all heads' together are one
+        numbers = (n_vectors * N_ROLES + n_key_vectors) * geometry.d_model + geometry.vocabulary
+        n_patches = 2 * (n_vectors * N_ROLES + n_key_vectors * geometry.n_heads) + N_CONTROLS * n_vectors * N_KEY_ROLES
+        n_patches += n_layers * (self.n_reasoned // settings.range_tokens)
+        n_arrays = N_METRICS * ((2 + N_CONTROLS) * len(settings.components) + 1)
+        n_runs = n_pairs * len(settings.probes)
+        return {
+            "activations": n_runs * 2 * ACTIVATION * numbers,
+            "patching": n_runs * (METRIC * N_METRICS * n_patches + CHUNK * n_arrays),
+            "explorer": SHOWN * n_pairs * n_vectors * N_ROLES * (2 + N_CONTROLS),
+        }
 
     def _n_samples(self) -> int:
         return sum(decoding.n_samples for decoding in self.study.decodings.values())
@@ -126,29 +148,30 @@ class Reckoning:
     def _count(self, name: str, dataset: Dataset) -> int:
         """The dataset's problems, two a pair, but for areas and filters."""
         table, suffix = self.results / "datasets" / f"{name}.parquet", Path(dataset.path or "").suffix
-        n_sides = 2 if dataset.kind == "comparison_pairs" else 1
-        if table.exists():
-            from pyarrow.parquet import read_metadata
+        n_rows, n_sides = USUAL_PROBLEMS, 2 if dataset.kind == "comparison_pairs" else 1
+        with contextlib.suppress(*UNREADABLE):
+            if table.exists():
+                from pyarrow.parquet import read_metadata
 
-            return read_metadata(table).num_rows
-        if dataset.path and suffix in (".jsonl", ".csv"):
-            with open(dataset.path, newline="", errors="replace") as file:
-                n_rows = sum(1 for _ in csv.DictReader(file)) if suffix == ".csv" else sum(map(bool, file))
-        else:
-            n_rows = USUAL_PROBLEMS
-            if (dataset.n_problems or math.inf) > n_rows:
-                self.assumed.append(f"{name} of {n_rows} problems")
+                return read_metadata(table).num_rows
+        with contextlib.suppress(*UNREADABLE):
+            if dataset.path and suffix in (".jsonl", ".csv"):
+                with open(dataset.path, newline="", errors="replace") as file:
+                    n_rows = sum(1 for _ in (csv.DictReader(file) if suffix == ".csv" else file))
+                return n_sides * min(n_rows, dataset.n_problems or n_rows)
+        if (dataset.n_problems or math.inf) > n_rows:
+            self.assumed.append(f"{name} of {n_rows} problems")
         return n_sides * min(n_rows, dataset.n_problems or n_rows)
 
     def _geometry(self, name: str, model: Model) -> Geometry:
         """What the model's config.json says, where the model is local or downloaded."""
-        manifest = self.results / "models" / f"{name}.json"
-        folder = model.path or (json.loads(manifest.read_text())["folder"] if manifest.exists() else None)
-        if folder and (Path(folder) / "config.json").exists():
+        with contextlib.suppress(*UNREADABLE):
+            manifest = self.results / "models" / f"{name}.json"
+            folder = model.path or json.loads(manifest.read_text())["folder"]
             found = json.loads((Path(folder) / "config.json").read_text())
             keys = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
-            return Geometry(*(found[key] for key in keys))
-        said = re.findall(r"(\d+(?:\.\d+)?)b\b", str(model.hub).lower())
+            return Geometry(*(int(found[key]) for key in keys))
+        said = re.findall(r"(\d+(?:\.\d+)?)b\b", str(model.hub or model.path).lower())
         size = min(USUAL, key=lambda size: abs(math.log(size / float(said[-1] if said else USUAL_SIZE))))
         self.assumed.append(f"{name} of {USUAL[size].n_layers} layers and {USUAL[size].d_model} dimensions")
         return USUAL[size]

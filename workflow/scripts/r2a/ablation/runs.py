@@ -31,7 +31,7 @@ def ablate_heads(
     One row a (uid, mode, selection, dose, draw): the ablated heads as layers and heads, token_ids (EOS included), text,
     is_finished, is_valid and invalid_reason (METHOD section 1), a2r (decoding.Answer), and original_text, the trace's
     own answer. An answer may be settings["extra_tokens"] longer than the trace's. Finished traces are kept beside the
-    output until that exists.
+    output (Parts).
     Raises AblationError for doses beyond the model's heads, or without a valid trace; ModelError for an architecture
     that does not give its own logits here.
     """
@@ -46,19 +46,19 @@ def ablate_heads(
     arms = [arms_of_trace(ranked, origin["n_heads"], settings, uid) for uid in table["uid"]]
     written_from = provenance(settings, [traces, heads, manifest])
     tokenizer, marks = load_tokenizer(origin["folder"]), marks_of(origin["folder"])
-    with Parts(output, written_from) as parts:
-        missing = [number for number in range(len(table)) if str(number) not in parts]
-        n_there = len(table) - len(missing)
-        logger.info(f"{output}: {len(table)} traces, {len(arms[0])} answers each; {n_there} traces already there")
-        if missing:
-            _generate_missing(table, arms, missing, origin, settings, batch_tokens, marks, parts)
-        rows = [
-            _row(table.iloc[number], arm, answer, tokenizer, marks)
-            for number in range(len(table))
-            for arm, answer in zip(arms[number], _unpacked(parts[str(number)]), strict=True)
-        ]
-        found = pd.DataFrame(rows)
-        write_parquet(output, found, written_from)
+    parts = Parts(output, written_from, [traces, heads, manifest])
+    missing = [number for number in range(len(table)) if str(number) not in parts]
+    n_there = len(table) - len(missing)
+    logger.info(f"{output}: {len(table)} traces, {len(arms[0])} answers each; {n_there} traces already there")
+    if missing:
+        _generate_missing(table, arms, missing, origin, settings, batch_tokens, marks, parts)
+    rows = [
+        _row(table.iloc[number], arm, answer, tokenizer, marks)
+        for number in range(len(table))
+        for arm, answer in zip(arms[number], _unpacked(parts[str(number)]), strict=True)
+    ]
+    found = pd.DataFrame(rows)
+    write_parquet(output, found, written_from)
     originals = [list(row.completion_token_ids) for row in table.itertuples()]
     same = [
         original[-len(ids) :] == list(ids)

@@ -174,15 +174,25 @@ class Study:
         lines = re.findall(r"^ +output: (.*)$", done.stdout + done.stderr, re.MULTILINE)
         return {name.removesuffix(" (report)") for line in lines for name in line.split(", ")}
 
-    def jobs(self, script: str = "") -> list[psutil.Process]:
-        """The running processes of jobs, orphans among them; of one script, if named."""
+    def jobs(self) -> list[psutil.Process]:
+        """The running processes of jobs, orphans among them."""
         found = []
         for process in psutil.process_iter(["cmdline"]):
-            command = " ".join(process.info["cmdline"] or ())
+            command = process.info["cmdline"] or [""]
+            is_job = command[-1].startswith(f"{self.folder}/.snakemake/scripts/")  # its shell's is one long word
             with contextlib.suppress(ProcessLookupError):
-                if f"{self.folder}/.snakemake/scripts/" in command and os.getpgid(process.pid) in self.groups:
-                    found += [process] if f"{script}.py" in command and "bash" not in command else []
+                found += [process] if is_job and os.getpgid(process.pid) in self.groups else []
         return found
+
+    def wait_for_job(self, script: str, snakemake: subprocess.Popen[bytes]) -> psutil.Process:
+        """The process of a script that one Snakemake has started, as soon as it has."""
+        while snakemake.poll() is None:
+            for process in self.jobs():
+                with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    if os.getpgid(process.pid) == snakemake.pid and process.cmdline()[-1].endswith(f".{script}.py"):
+                        return process
+            time.sleep(0.1)
+        raise TortureError(f"{script} did not run: {(self.folder / 'said').read_text()[-5000:]}")
 
     def clear(self) -> None:
         """Wait for orphans and forget all that was computed."""
@@ -276,28 +286,27 @@ def _count(study: Study, tally: Tally, fault: str, spoilt: Iterable[str] = ()) -
 
 
 def leave_orphans(study: Study, reference: dict[str, bytes], scripts: Sequence[str], tally: Tally) -> None:
-    """Kill Snakemake while each script is well into its work, and start the next one beside the orphan."""
-    fault = "a job beside its orphan"
+    """Kill Snakemake while each script is well into its work, and let the next one start the same job beside it.
+
+    The orphan is held until then, so that they meet.
+    """
+    fault, snakemake = "a job beside its orphan", study.start()
     for script in scripts:
-        snakemake = study.start()
-        while not (jobs := study.jobs(script)):
-            if snakemake.poll() is not None:
-                raise TortureError(f"{script} did not run: {(study.folder / 'said').read_text()[-5000:]}")
-            time.sleep(0.1)
+        orphan = study.wait_for_job(script, snakemake)
         time.sleep(SECONDS_INTO_JOB)
+        orphan.suspend()
         snakemake.kill()
         snakemake.wait()
-        study.look()
+        _count(study, tally, fault)
         study.start().wait()  # finds the folder locked, and says so
         study.obey()
         snakemake = study.start()
-        while len(study.jobs(script)) < 2 and jobs[0].is_running():
-            time.sleep(0.1)
-        was_beside = jobs[0].is_running()
-        snakemake.wait()
-        tally.add(fault, times=1 if was_beside else 0)
-        _count(study, tally, fault)
-    study.finish()
+        study.wait_for_job(script, snakemake)
+        time.sleep(SECONDS_INTO_JOB)
+        orphan.resume()
+        tally.add(fault, times=1)
+    if snakemake.wait() != 0:
+        study.finish()
     _count(study, tally, fault)
     tally.add(fault, computed_twice=study.n_repeated_requests())
     study.check(reference)
@@ -312,6 +321,10 @@ def spoil(
     study.look()
     spoilt = study.made_by(rule)
     tally.add(fault, times=1, lost=change(study.results / name))
+    if not (study.results / name).exists():  # as a killed job leaves it: what is made from it is not there yet, either
+        for made in spoilt:
+            if (study.folder / made).is_file():
+                (study.folder / made).unlink()
     tally.add(fault, lost=study.finish())
     _count(study, tally, fault, spoilt)
     tally.add(fault, computed_twice=study.n_repeated_requests())

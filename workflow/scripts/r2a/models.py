@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,17 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise ModelError(f"{name}: layers with {', '.join(sorted(kinds - {'full_attention'}))} are not supported")
+    model.model.norm.register_forward_hook(partial(_refuse_non_finite, name, origin["dtype"]))
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _refuse_non_finite(name: str, dtype: str, _module: Any, _inputs: Any, output: Any) -> None:
+    """Raise ModelError where the last hidden states of a forward pass are not all numbers."""
+    if not output.isfinite().all():
+        remedy = f"set models.{name}.dtype to bfloat16 or float32" if dtype == "float16" else "check its weights"
+        raise ModelError(
+            f"{name}: computes nan or infinity in {dtype}, in the trace after those that the last line counts; {remedy}"
+        )
 
 
 def _sha256(paths: list[Path]) -> str:

@@ -113,7 +113,7 @@ def write_csv(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, Any]) 
 
 @contextlib.contextmanager
 def new_hdf5(path: Path | str, origin: Mapping[str, Any]) -> Iterator[h5py.File]:
-    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+    with whole_file(path) as partial, h5py.File(partial, "w", libver="v110") as file:  # with checksums on all
         file.attrs[KEY] = json.dumps(origin)
         file.attrs["schema_version"] = SCHEMA_VERSION
         yield file

@@ -368,6 +368,8 @@ FILE_FAULTS = (
 def fill_disk(study: Study, reference: dict[str, bytes], tally: Tally) -> None:
     """Run the study on a disk, a tmpfs at its folder, that has room for some more each time it is full."""
     fault, room = "a full disk", 300
+    fits = f"remount,size={shutil.disk_usage(study.folder).used // 1024 + room}k"
+    subprocess.run(["mount", "-o", fits, study.folder], check=True)
     while study.start().wait() != 0:
         said = (study.folder / "said").read_text(errors="replace")
         if room > MOST_ROOM:
@@ -390,27 +392,25 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     chosen = parser.parse_args()
     tally = Tally(chosen.output)
-    with tempfile.TemporaryDirectory() as folder:
-        undisturbed = Study(Path(folder) / "undisturbed")
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as disks:
+        folder = Path(name)
+        undisturbed = Study(folder / "undisturbed")
         undisturbed.finish()
         reference = undisturbed.tables()
-        spoilt = Study(Path(folder) / "spoilt", like=undisturbed)
-        for fault, rule, name, change in FILE_FAULTS:
-            spoil(spoilt, reference, fault, rule, name, change, tally)
-        disk = Path(folder) / "disk"
-        disk.mkdir()
+        kinds = list(itertools.islice(itertools.cycle(KINDS), chosen.kills))
+        kill_often(Study(folder / "killed"), reference, kinds, random.Random(chosen.seed), tally)
+        leave_orphans(Study(folder / "orphans"), reference, ORPHANS, tally)
         if os.geteuid() == 0:
+            disk = folder / "disk"
+            disk.mkdir()
             subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], check=True)
-            try:
-                study = Study(disk)
-                fill_disk(study, reference, tally)
-            finally:
-                subprocess.run(["umount", disk], check=True)
+            disks.callback(subprocess.run, ["umount", disk], check=True)
+            fill_disk(Study(disk), reference, tally)
         else:
             print("a full disk: not run, as only root can make one", flush=True)
-        leave_orphans(Study(Path(folder) / "orphans"), reference, ORPHANS, tally)
-        kinds = list(itertools.islice(itertools.cycle(KINDS), chosen.kills))
-        kill_often(Study(Path(folder) / "killed"), reference, kinds, random.Random(chosen.seed), tally)
+        spoilt = Study(folder / "spoilt", like=undisturbed)
+        for fault, rule, output, change in FILE_FAULTS:
+            spoil(spoilt, reference, fault, rule, output, change, tally)
 
 
 if __name__ == "__main__":

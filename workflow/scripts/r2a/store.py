@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ PACKAGES = (
 )
 KEY = "r2a"  # the name of the provenance in a file's metadata
 SCHEMA_VERSION = 1  # of the HDF5 files; bumped when a reader of one schema would misread the next
+FORMULA = re.compile(r"(?![+-][\d.]+$)[=+\-@\t\r]")  # as a spreadsheet sees it; a number is none
 
 
 class StoreError(Exception):
@@ -105,10 +107,18 @@ def write_parquet(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, An
 
 
 def write_csv(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, Any]) -> None:
-    """A table that people read, and its provenance beside it, as {name}.provenance.json."""
+    """A table that people read, and its provenance beside it, as {name}.provenance.json.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
     with whole_file(path) as partial:
-        frame.to_csv(partial, index=False, float_format="%.6g")
+        texts = frame.select_dtypes(exclude="number").columns
+        frame.assign(**{name: frame[name].map(_no_formula) for name in texts}).to_csv(partial, index=False, float_format="%.6g")
     write_json(_sidecar(path), origin)
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
 @contextlib.contextmanager

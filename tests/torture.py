@@ -35,6 +35,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+import yaml
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "tests/torture.yaml"
@@ -71,14 +72,19 @@ class TortureError(Exception):
 class Study:
     """A copy of the repository in which the small study runs, and what of it was finished when last looked at."""
 
-    def __init__(self, folder: Path, targets: Sequence[str] = TARGETS, like: "Study | None" = None) -> None:
-        """like: a study to begin as a copy of, with all that it has computed."""
-        self.folder, self.targets = folder, targets
-        self.results = folder / "results/torture"
+    def __init__(
+        self, folder: Path, like: Path | None = None, config: str = CONFIG, targets: Sequence[str] = TARGETS,
+        anew: str = "",
+    ) -> None:  # fmt: skip
+        """like: a folder to copy, with all that it has computed. anew: the rule that `clear` goes back to, or none."""
+        self.folder, self.config, self.anew = folder, config, anew
+        self.results = folder / "results" / yaml.safe_load((ROOT / config).read_text())["study"]
+        self.targets = [f"{self.results.relative_to(folder)}/{target}" for target in targets]
+        self.snakemake = [sys.executable, "-m", "snakemake", "--configfile", config]
         self.seen: Finished = {}
         self.groups: list[int] = []
         if like is not None:
-            shutil.copytree(like.folder, folder)
+            shutil.copytree(like, folder)
             return
         for name in COPIED:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -87,10 +93,9 @@ class Study:
             else:
                 shutil.copy2(ROOT / name, folder / name)
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Snakemake in the background, in a process group of its own."""
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", CONFIG, "--"]
-        command += [f"results/torture/{target}" for target in self.targets]
+    def start(self, *also: str) -> subprocess.Popen[bytes]:
+        """Snakemake in the background, in a process group of its own, for the targets and what is named besides."""
+        command = [*self.snakemake, "--cores", "2", "--", *self.targets, *also]
         with open(self.folder / "said", "wb") as said:
             snakemake = subprocess.Popen(command, cwd=self.folder, stdout=said, stderr=said, start_new_session=True)
         self.groups.append(snakemake.pid)
@@ -103,8 +108,7 @@ class Study:
         """
         said = (self.folder / "said").read_text(errors="replace")
         if "--unlock" in said:
-            unlock = [sys.executable, "-m", "snakemake", "--unlock", "--configfile", CONFIG]
-            subprocess.run(unlock, cwd=self.folder, capture_output=True, check=True)
+            subprocess.run([*self.snakemake, "--unlock"], cwd=self.folder, capture_output=True, check=True)
             return 0
         named = set(re.findall(r"^ERROR \w+: (\S+): .*delete it and run again$", said, re.MULTILINE))
         if not named and "ERROR " in said:
@@ -113,11 +117,11 @@ class Study:
             (self.folder / name).unlink()
         return len(named)
 
-    def finish(self) -> int:
-        """Run Snakemake until it ends well; the number of files that it had deleted."""
+    def finish(self, *also: str) -> int:
+        """Run Snakemake as `start` does until it ends well; the number of files that it had deleted."""
         n_deleted = 0
         for _ in range(MOST_STARTS):
-            if self.start().wait() == 0:
+            if self.start(*also).wait() == 0:
                 return n_deleted
             n_deleted += self.obey()
         raise TortureError(f"{MOST_STARTS} starts did not end well: {(self.folder / 'said').read_text()[-5000:]}")
@@ -168,8 +172,7 @@ class Study:
 
     def made_by(self, rule: str) -> set[str]:
         """The outputs of a rule, and all that are made from them."""
-        command = [sys.executable, "-m", "snakemake", "--dry-run", "--configfile", CONFIG, "--forcerun", rule]
-        command += ["--", *(f"results/torture/{target}" for target in self.targets)]
+        command = [*self.snakemake, "--dry-run", "--forcerun", rule, "--", *self.targets]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True)
         lines = re.findall(r"^ +output: (.*)$", done.stdout + done.stderr, re.MULTILINE)
         return {name.removesuffix(" (report)") for line in lines for name in line.split(", ")}
@@ -195,11 +198,19 @@ class Study:
         raise TortureError(f"{script} did not run: {(self.folder / 'said').read_text()[-5000:]}")
 
     def clear(self) -> None:
-        """Wait for orphans and forget all that was computed."""
+        """Wait for orphans and take away what was computed: all, or what the rule `anew` makes and what follows."""
         psutil.wait_procs(self.jobs())
-        for place in (self.results, self.folder / ".snakemake"):
-            shutil.rmtree(place)
+        if self.anew:
+            self.remove(self.made_by(self.anew))
+        else:
+            shutil.rmtree(self.results)
+            shutil.rmtree(self.folder / ".snakemake")
         self.seen = {}
+
+    def remove(self, outputs: Iterable[str]) -> None:
+        for name in outputs:
+            if (self.folder / name).is_file():
+                (self.folder / name).unlink()
 
 
 def _named_in(records: Path) -> set[str]:
@@ -322,10 +333,9 @@ def spoil(
     spoilt = study.made_by(rule)
     tally.add(fault, times=1, lost=change(study.results / name))
     if not (study.results / name).exists():  # as a killed job leaves it: what is made from it is not there yet, either
-        for made in spoilt:
-            if (study.folder / made).is_file():
-                (study.folder / made).unlink()
-    tally.add(fault, lost=study.finish())
+        study.remove(spoilt)
+    # named, as Snakemake does not mind that a file is missing from which all is made that is asked for
+    tally.add(fault, lost=study.finish(str((study.results / name).relative_to(study.folder))))
     _count(study, tally, fault, spoilt)
     tally.add(fault, computed_twice=study.n_repeated_requests())
     study.check(reference)
@@ -390,6 +400,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="How many, of the three kinds in turn.")
     parser.add_argument("--seed", type=int, default=0, help="Of the moments and of the jobs chosen.")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--only", choices=["kills", "orphans", "disk", "files"], help="One part; all by default.")
     chosen = parser.parse_args()
     tally = Tally(chosen.output)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as disks:
@@ -397,20 +408,23 @@ def main() -> None:
         undisturbed = Study(folder / "undisturbed")
         undisturbed.finish()
         reference = undisturbed.tables()
-        kinds = list(itertools.islice(itertools.cycle(KINDS), chosen.kills))
-        kill_often(Study(folder / "killed"), reference, kinds, random.Random(chosen.seed), tally)
-        leave_orphans(Study(folder / "orphans"), reference, ORPHANS, tally)
-        if os.geteuid() == 0:
+        if chosen.only in (None, "kills"):
+            kinds = list(itertools.islice(itertools.cycle(KINDS), chosen.kills))
+            kill_often(Study(folder / "killed"), reference, kinds, random.Random(chosen.seed), tally)
+        if chosen.only in (None, "orphans"):
+            leave_orphans(Study(folder / "orphans"), reference, ORPHANS, tally)
+        if chosen.only in (None, "disk") and os.geteuid() != 0:
+            print("a full disk: not run, as only root can make one", flush=True)
+        elif chosen.only in (None, "disk"):
             disk = folder / "disk"
             disk.mkdir()
             subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], check=True)
             disks.callback(subprocess.run, ["umount", disk], check=True)
             fill_disk(Study(disk), reference, tally)
-        else:
-            print("a full disk: not run, as only root can make one", flush=True)
-        spoilt = Study(folder / "spoilt", like=undisturbed)
-        for fault, rule, output, change in FILE_FAULTS:
-            spoil(spoilt, reference, fault, rule, output, change, tally)
+        if chosen.only in (None, "files"):
+            spoilt = Study(folder / "spoilt", undisturbed.folder)
+            for fault, rule, output, change in FILE_FAULTS:
+                spoil(spoilt, reference, fault, rule, output, change, tally)
 
 
 if __name__ == "__main__":

@@ -131,9 +131,9 @@ class Study:
 
         spoilt: outputs that had to be made anew. To be called while no Snakemake runs.
         """
-        now = self._finished()
-        lost = [path for path in self.seen if path not in now and ".parts-" not in path]
-        again = [path for path, made in self.seen.items() if now.get(path, made) != made and path not in set(spoilt)]
+        now, spoilt = self._finished(), set(spoilt)
+        lost = [path for path in self.seen.keys() - now.keys() - spoilt if ".parts-" not in path]
+        again = [path for path, made in self.seen.items() if now.get(path, made) != made and path not in spoilt]
         if lost or again:
             print(f"lost: {lost}; computed twice: {again}", flush=True)
         self.seen = now
@@ -329,13 +329,15 @@ def spoil(
     tally: Tally,
 ) -> None:  # fmt: skip
     """Do `change` to a complete study's output `name` of a rule; it returns how many results it has destroyed."""
+    # named, as Snakemake does not mind that a file is missing from which all is made that is asked for
+    file = str((study.results / name).relative_to(study.folder))
+    study.finish(file)
     study.look()
     spoilt = study.made_by(rule)
     tally.add(fault, times=1, lost=change(study.results / name))
     if not (study.results / name).exists():  # as a killed job leaves it: what is made from it is not there yet, either
         study.remove(spoilt)
-    # named, as Snakemake does not mind that a file is missing from which all is made that is asked for
-    tally.add(fault, lost=study.finish(str((study.results / name).relative_to(study.folder))))
+    tally.add(fault, lost=study.finish(file))
     _count(study, tally, fault, spoilt)
     tally.add(fault, computed_twice=study.n_repeated_requests())
     study.check(reference)

@@ -211,6 +211,10 @@ MODELS = {
     "no think tags": (rename_in("tokenizer.json", "<think>", "<thunk>"), "<think> is . tokens; only models with one"),
     "an unknown architecture": (
         rename_in("config.json", '"qwen2"', '"gpt17"'), "m/config.json: .*gpt17.* not recognize"),
+    "code of its own": (
+        rename_in("config.json", '"qwen2"', '"own", "auto_map": {"AutoConfig": "own.Own"}'),
+        r"m/config\.json: .* contains custom code",
+    ),
     "no configuration": (remove("config.json"), r"config\.json"),
     "a torn configuration": (rename_in("config.json", "}", ""), r"config\.json"),
     "a torn tokenizer": (lambda folder: (folder / "tokenizer.json").write_text('{"model": '), r"tokenizer\.json"),

@@ -37,7 +37,7 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
         return
     folder, origin = find_weights(source)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # None asks whoever is there
     except (OSError, ValueError) as error:  # transformers names what is wrong in the first sentence
         raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
     marks_of(folder)
@@ -89,7 +89,7 @@ def load_tokenizer(folder: Path | str) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     has_file = (Path(folder) / "tokenizer.json").exists()
-    return (PreTrainedTokenizerFast if has_file else AutoTokenizer).from_pretrained(folder)
+    return (PreTrainedTokenizerFast if has_file else AutoTokenizer).from_pretrained(folder, trust_remote_code=False)
 
 
 def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
@@ -133,7 +133,11 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
 
     (name, origin), *_ = manifest["models"].items()
     model = AutoModelForCausalLM.from_pretrained(
-        manifest["folder"], dtype=getattr(torch, origin["dtype"]), attn_implementation=attention, use_safetensors=True
+        manifest["folder"],
+        dtype=getattr(torch, origin["dtype"]),
+        attn_implementation=attention,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:

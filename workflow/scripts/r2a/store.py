@@ -113,7 +113,9 @@ def write_csv(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, Any]) 
     """
     with whole_file(path) as partial:
         texts = frame.select_dtypes(exclude="number").columns
-        frame.assign(**{name: frame[name].map(_no_formula) for name in texts}).to_csv(partial, index=False, float_format="%.6g")
+        frame.assign(**{name: frame[name].map(_no_formula) for name in texts}).to_csv(
+            partial, index=False, float_format="%.6g"
+        )
     write_json(_sidecar(path), origin)
 
 

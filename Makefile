@@ -12,7 +12,7 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test targets bench-generation bench-attention bench-patching bench-explorer lock
+.PHONY: help demo test targets bench-generation bench-attention bench-patching bench-explorer torture lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-attention   time and memory of the attention rerun (ten minutes), into results/benchmarks"
 	@echo "make bench-patching   time of patching against slower ways (a quarter of an hour), into results/benchmarks"
 	@echo "make bench-explorer   from a selection to its picture in the trace explorer, into results/benchmarks"
+	@echo "make torture   kill the workflow fifty times and spoil its files (half an hour), into results/benchmarks"
 	@echo "make lock   make envs/*.lock.txt anew from envs/requirements.in (needs uv)"
 	@echo "With ENVIRONMENT=gpu they use vLLM's build for NVIDIA GPUs; with PYTHON=... another Python than python3."
 
@@ -49,6 +50,9 @@ bench-patching: $(installed)
 
 bench-explorer: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts:tests/browser python tests/benchmarks/explorer.py
+
+torture: $(installed)
+	$(in_environment) python tests/torture.py
 
 lock:
 	@command -v uv > /dev/null || { echo "uv is missing: $(PYTHON) -m pip install uv" >&2; exit 1; }

@@ -58,3 +58,9 @@ rule all:
     input:
         "<results>/summary.md",
         "<results>/explorer/index.html",
+
+
+onsuccess:
+    from r2a.parts import forget_parts
+
+    forget_parts(f"results/{STUDY.study}")

@@ -6,16 +6,41 @@ import shutil
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
+import r2a.generation
+from r2a.ablation.runs import AblationError, ablate_heads
+from r2a.attention import capture_attention
+from r2a.attention.fused import AttentionError
 from r2a.config import ConfigError, Dataset, load_study
 from r2a.datasets import DatasetError, load_dataset
-from r2a.models import ModelError, resolve_model
-from r2a.store import StoreError, open_hdf5, read_parquet, read_provenance
+from r2a.figures.accuracy import plot_accuracy, plot_areas
+from r2a.generation import generate_traces
+from r2a.generation.requests import Completion
+from r2a.grading import grade_traces
+from r2a.models import ModelError, load_model, read_manifest, resolve_model
+from r2a.patching.pairs import PairError, align_pairs
+from r2a.perturbation import PerturbationError, perturb_reasoning
+from r2a.store import (
+    StoreError,
+    add_array,
+    add_axis,
+    new_hdf5,
+    open_hdf5,
+    provenance,
+    read_parquet,
+    read_provenance,
+    write_csv,
+    write_parquet,
+)
+from r2a.summary.accuracy import effect_sentences
 from r2a.traces import SEGMENTS, Marks, find_boxes, segment_bounds
 
 ROOT = Path(__file__).parents[2]
@@ -187,6 +212,10 @@ MODELS = {
     "no think tags": (rename_in("tokenizer.json", "<think>", "<thunk>"), "<think> is . tokens; only models with one"),
     "an unknown architecture": (
         rename_in("config.json", '"qwen2"', '"gpt17"'), "m/config.json: .*gpt17.* not recognize"),
+    "code of its own": (
+        rename_in("config.json", '"qwen2"', '"own", "auto_map": {"AutoConfig": "own.Own"}'),
+        r"m/config\.json: .* contains custom code",
+    ),
     "no configuration": (remove("config.json"), r"config\.json"),
     "a torn configuration": (rename_in("config.json", "}", ""), r"config\.json"),
     "a torn tokenizer": (lambda folder: (folder / "tokenizer.json").write_text('{"model": '), r"tokenizer\.json"),
@@ -213,6 +242,128 @@ def test_stores_that_are_torn_or_foreign_say_which_file_to_delete(tmp_path):
         with pytest.raises(StoreError, match=f"{path.name}: .*delete it and run again"):
             found = read(path)
             found.__enter__()
+
+
+def test_a_byte_changed_in_a_store_is_noticed_or_changes_nothing(tmp_path):
+    frame = pd.DataFrame({"ids": [list(range(n % 40)) for n in range(300)], "text": [f"t{n}" for n in range(300)]})
+    values = np.random.default_rng(0).random((100, 50)).astype(np.float32)
+    write_parquet(tmp_path / "x.parquet", frame, provenance({}))
+    with new_hdf5(tmp_path / "x.h5", provenance({})) as file:
+        add_axis(file, "trace", range(100))
+        add_axis(file, "head", range(50))
+        add_array(file, "values", ("trace", "head"), "share")[:] = values
+
+    def read_values(path):
+        with open_hdf5(path) as file:
+            return file["values"][:]
+
+    for path, read, expected in (
+        (tmp_path / "x.parquet", lambda path: read_parquet(path).to_json(), frame.to_json()),
+        (tmp_path / "x.h5", lambda path: read_values(path).tolist(), values.tolist()),
+    ):
+        whole, n_noticed = path.read_bytes(), 0
+        for place in range(len(whole) // 5, len(whole) * 4 // 5, len(whole) // 40):  # beyond headers and footers
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
+            try:
+                assert read(path) == expected, place
+            except StoreError as error:
+                n_noticed += 1
+                assert str(error).startswith(f"{path}: is torn") and str(error).endswith("delete it and run again")
+        assert n_noticed > 10
+
+
+@pytest.fixture(scope="module")
+def spoilt_weights(tmp_path_factory):
+    """The manifest of a model with one nan among its weights."""
+    folder = tmp_path_factory.mktemp("nan")
+
+    def put_nan(model):
+        weights = load_file(model / "model.safetensors")
+        weights["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
+        save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+
+    resolve_model(folder / "m.json", broken_model(folder / "m", put_nan))
+    return read_manifest(folder / "m.json")
+
+
+@pytest.mark.parametrize("attention", ["r2a_fused", "r2a_ablated", "sdpa", "eager"])
+def test_numbers_that_are_none_are_told_in_every_rerun_with_model_and_dtype(attention, spoilt_weights):
+    model = load_model(spoilt_weights, attention)
+    with pytest.raises(ModelError, match=r"^m: computes nan or infinity in float32.*check its weights"):
+        model.model(input_ids=torch.tensor([[1, 5, 6, 7]]), use_cache=False, recorder=Nothing(), forward_pass=Nothing())
+
+
+class Nothing:
+    """Takes the place of what a rerun records, and records nothing."""
+
+    spans = ()
+
+    def attend(self, _layer, query, _key, _value, _scaling):
+        return query.transpose(1, 2)
+
+
+@pytest.fixture
+def stages(monkeypatch, tmp_path):
+    """The first stages' files for a tiny study whose model answers each request with the given tokens."""
+    monkeypatch.chdir(ROOT)
+    config = copy.deepcopy(SHIPPED)
+    config["datasets"]["comparisons"]["n_problems"] = 3
+    study = load_study(config)
+    names = "models", "datasets", "traces", "grades", "attention", "ablation", "pairs", "perturbation"
+    settings = {name: study.stage(name, "tiny-qwen", "comparisons") for name in names}
+
+    def run(completion):
+        paths = {name: tmp_path / name for name in ("dataset", "manifest", "traces", "grades", "heads", "output")}
+        load_dataset(paths["dataset"], settings["datasets"])
+        resolve_model(paths["manifest"], settings["models"])
+        monkeypatch.setattr(
+            r2a.generation, "_complete", lambda requests, *_: ((request, completion) for request in requests)
+        )
+        generate_traces(paths["dataset"], paths["manifest"], paths["traces"], settings["traces"], {})
+        grade_traces(paths["traces"], paths["dataset"], paths["grades"], settings["grades"])
+        write_parquet(paths["heads"], pd.DataFrame({"layer": range(24), "head": 0, "rank": range(24)}), provenance({}))
+        return paths, settings
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("completion", "reason"),
+    [
+        (Completion((5,) * 20, "length", 0.1), "unfinished"),
+        (Completion((), "stop", 0.1), "never_closed"),
+    ],
+    ids=["never ends", "no token"],
+)
+def test_a_model_that_never_answers_is_counted_and_later_stages_say_so_in_one_sentence(completion, reason, stages):
+    paths, settings = stages(completion)
+    traces = read_parquet(paths["traces"])
+    reasons = traces[traces["condition"] == "with_reasoning"]["invalid_reason"].unique()
+    assert list(reasons) == [reason]
+    assert not read_parquet(paths["grades"])["is_correct"].any()
+    dataset, manifest, output = paths["dataset"], paths["manifest"], paths["output"]
+    with pytest.raises(AttentionError, match="traces: no valid greedy trace; see the funnel table"):
+        capture_attention(paths["traces"], manifest, output, settings["attention"], 1000)
+    with pytest.raises(AblationError, match="traces: no valid greedy trace with reasoning; see the funnel table"):
+        ablate_heads(paths["traces"], paths["heads"], manifest, output, settings["ablation"], 1000)
+    with pytest.raises(PairError, match=r"no pair can be used \({'a trace is not valid': \d+}\)"):
+        align_pairs(paths["traces"], paths["grades"], dataset, manifest, output, settings["pairs"])
+    with pytest.raises(PerturbationError, match=r"no reasoning can be perturbed \({'the trace is not valid': \d+}\)"):
+        perturb_reasoning(paths["traces"], paths["grades"], dataset, manifest, output, settings["perturbation"])
+    assert not output.exists()
+
+
+def test_a_study_of_open_ended_datasets_alone_has_empty_figures_and_says_that_nothing_is_graded(tmp_path):
+    columns = ["model", "dataset", "decoding", "condition", "by", "group", "level", "accuracy", "low", "high"]
+    nothing = pd.DataFrame(columns=columns)
+    accuracy, effect = tmp_path / "accuracy.csv", tmp_path / "effect.csv"
+    for path in (accuracy, effect):
+        write_csv(path, nothing, provenance({}))
+    settings = {"variants": {}, "is_toy": False, "confidence": 0.95}
+    for plot in (plot_accuracy, plot_areas):
+        plot(accuracy, effect, tmp_path / plot.__name__, settings)
+        assert (tmp_path / f"{plot.__name__}.png").exists()
+    assert effect_sentences(nothing) == ([], "1. No answer of this study is graded.")
 
 
 @settings(max_examples=150, deadline=None)

@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from r2a.progress import Progress
@@ -81,3 +82,25 @@ def test_without_a_terminal_progress_is_in_the_log_alone(tmp_path):
     assert done.stdout == "after\n"
     assert done.stderr == ""
     assert "pairs: 0/3" in log
+
+
+def test_a_job_waits_for_the_orphan_that_is_at_the_same_work_and_says_so(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\nfrom r2a.job_log import job_log\n"
+    code += "with job_log('logs/job.log'):\n    print('began', flush=True)\n    sys.stdin.read()\n"
+    log = tmp_path / "logs/job.log"
+
+    def started(line):
+        job = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE)
+        while not (log.exists() and line in log.read_text()):
+            assert job.poll() is None
+            time.sleep(0.02)
+        return job
+
+    orphan = started("began")
+    log.unlink()  # as Snakemake does
+    second = started(f"waits for process {orphan.pid} on")
+    assert "began" not in log.read_text()
+    orphan.kill()
+    second.communicate()
+    assert second.returncode == 0
+    assert log.read_text().endswith("began\n")

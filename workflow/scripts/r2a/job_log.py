@@ -1,8 +1,10 @@
 """A job's log: everything that the job prints goes there, native code's output too."""
 
 import contextlib
+import fcntl
 import logging
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ def job_log(path: Path | str, is_online: bool = False) -> Iterator[None]:
     """Send this process's and its children's output to `path` until the block ends; progress to a terminal too.
 
     Only a job that is_online may ask the Hugging Face hub; for others, what is not there already is an error.
+    Waits for a process that is at the same job: one that a killed Snakemake left behind, whose files are its own.
     On an exception the log ends with one line that says what is wrong, then the traceback; the
     process then exits with status 1. (Snakemake shows the log of a failed job.)
     """
@@ -34,7 +37,8 @@ def job_log(path: Path | str, is_online: bool = False) -> Iterator[None]:
     )
     logging.getLogger("r2a").setLevel(logging.INFO)
     try:
-        yield
+        with _alone(Path(path)):
+            yield
     except Exception as error:
         sys.stdout.flush()
         print(f"\nERROR {type(error).__name__}: {error}\n", file=sys.stderr)
@@ -47,3 +51,21 @@ def job_log(path: Path | str, is_online: bool = False) -> Iterator[None]:
         for stream, original in originals.items():
             os.dup2(original, stream)
             os.close(original)
+
+
+@contextlib.contextmanager
+def _alone(log: Path) -> Iterator[None]:
+    """Hold a lock beside a job's log, which Snakemake deletes; the kernel frees it however the process ends."""
+    with open(log.with_name(f".{log.name}.lock"), "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            progress.logger.info(f"waits for {lock.read()}, which a killed Snakemake left at this job, to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            progress.logger.warning(f"goes on without a lock, as this file system has none ({error})")
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield

@@ -1,5 +1,6 @@
 """Results of requests kept the moment they finish, so that a killed job loses only what was in flight."""
 
+import contextlib
 import json
 import os
 import time
@@ -12,7 +13,7 @@ SECONDS_BETWEEN_SYNCS = 1.0
 
 
 class Ledger:
-    """An append-only JSON Lines file of entries by key. A torn last line is ignored.
+    """An append-only JSON Lines file of entries by key. A torn last line is cut off, any other that is torn left out.
 
     Each line is handed to the system at once, so it outlives the process; it is forced onto the disk once a
     second, which is all that a power failure can cost (a disk takes milliseconds, an engine makes tokens in them).
@@ -27,8 +28,9 @@ class Ledger:
         self._entries: dict[str, dict[str, Any]] = {}
         for ledger in {path, *others}:
             for line in _whole_lines(ledger).splitlines():
-                entry = json.loads(line)
-                self._entries[entry["key"]] = entry
+                with contextlib.suppress(ValueError):
+                    entry = json.loads(line)
+                    self._entries[entry["key"]] = entry
         self._file = open(path, "a")  # noqa: SIM115 (closed by the block's end)
         self._synced = time.monotonic()
 

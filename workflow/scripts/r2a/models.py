@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
         return
     folder, origin = find_weights(source)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # None asks whoever is there
     except (OSError, ValueError) as error:  # transformers names what is wrong in the first sentence
         raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
     marks_of(folder)
@@ -103,7 +104,7 @@ def load_tokenizer(folder: Path | str) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     has_file = (Path(folder) / "tokenizer.json").exists()
-    return (PreTrainedTokenizerFast if has_file else AutoTokenizer).from_pretrained(folder)
+    return (PreTrainedTokenizerFast if has_file else AutoTokenizer).from_pretrained(folder, trust_remote_code=False)
 
 
 def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
@@ -155,6 +156,7 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
         dtype=getattr(torch, origin["dtype"]),
         attn_implementation=attention,
         use_safetensors=True,
+        trust_remote_code=False,
         device_map="balanced" if n_gpus > 1 else None,
     )
     if n_gpus > 1 and {parameter.device.type for parameter in model.parameters()} != {"cuda"}:
@@ -162,6 +164,7 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise ModelError(f"{name}: layers with {', '.join(sorted(kinds - {'full_attention'}))} are not supported")
+    model.model.norm.register_forward_hook(partial(_refuse_non_finite, name, origin["dtype"]))
     model.eval()
     return model if n_gpus > 1 else model.to("cuda" if n_gpus else "cpu")
 
@@ -171,6 +174,15 @@ def stack_layers(layers: Sequence[Any]) -> Any:
     import torch
 
     return torch.stack([layer.to(layers[0].device) for layer in layers])
+
+
+def _refuse_non_finite(name: str, dtype: str, _module: Any, _inputs: Any, output: Any) -> None:
+    """Raise ModelError where the last hidden states of a forward pass are not all numbers."""
+    if not output.isfinite().all():
+        remedy = f"set models.{name}.dtype to bfloat16 or float32" if dtype == "float16" else "check its weights"
+        raise ModelError(
+            f"{name}: computes nan or infinity in {dtype}, in the trace after those that the last line counts; {remedy}"
+        )
 
 
 def _sha256(paths: list[Path]) -> str:

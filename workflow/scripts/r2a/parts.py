@@ -1,38 +1,35 @@
-"""Finished parts of a long job, kept until its output exists, so that a killed job redoes only what was in flight."""
+"""Finished parts of long jobs, kept until the whole study's run ends well, so that a killed job loses little."""
 
+import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from r2a.store import parameters_hash, whole_file
 
+MARK = "parts"
+
 
 class Parts:
-    """Named parts, each some arrays, in a folder beside the job's output that bears its parameters' hash.
+    """Named parts, each some arrays, in a folder beside the job's output that bears the hash of all they depend on.
 
-    A block that ends well removes the folder: by then the output exists. What other parameters left goes too.
+    They outlive the job: Snakemake removes the output of a job that it did not see end, and makes it again from them.
     """
 
-    def __init__(self, output: Path, origin: Mapping[str, Any]) -> None:
-        """origin: the output's provenance; parts of any other are not used."""
-        prefix = f".{output.stem}.parts-"
-        self.folder = output.with_name(prefix + parameters_hash(origin))
+    def __init__(self, output: Path, origin: Mapping[str, Any], inputs: Sequence[Path]) -> None:
+        """origin: the output's provenance; inputs: the files it is made from. Parts of any others are removed."""
+        prefix = f".{output.stem}.{MARK}-"
+        contents = []
+        for path in inputs:
+            with open(path, "rb") as file:
+                contents.append(hashlib.file_digest(file, "sha256").hexdigest())
+        self.folder = output.with_name(prefix + parameters_hash({**origin, "contents": contents}))
         for folder in output.parent.glob(f"{prefix}*"):
             if folder != self.folder:
                 shutil.rmtree(folder)
-
-    def __enter__(self) -> "Parts":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def __contains__(self, name: str) -> bool:
         return self._path(name).exists()
@@ -47,3 +44,9 @@ class Parts:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
+
+
+def forget_parts(results: Path | str) -> None:
+    """Remove all parts: every job's output is there, and Snakemake knows it."""
+    for folder in Path(results).rglob(f".*.{MARK}-*"):
+        shutil.rmtree(folder)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ PACKAGES = (
 )
 KEY = "r2a"  # the name of the provenance in a file's metadata
 SCHEMA_VERSION = 1  # of the HDF5 files; bumped when a reader of one schema would misread the next
+FORMULA = re.compile(r"(?![+-][\d.]+$)[=+\-@\t\r]")  # as a spreadsheet sees it; a number is none
 
 
 class StoreError(Exception):
@@ -69,15 +71,27 @@ def provenance(parameters: Mapping[str, Any], inputs: Sequence[Path | str] = ())
 
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well."""
+    """A temporary path beside `path` that takes its place, on the disk, when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.partial{path.suffix}"):  # by a killed job: job_log lets in one
+        left.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
+        _force_onto_disk(partial)
         partial.replace(path)
+        _force_onto_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _force_onto_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path | str, content: Mapping[str, Any]) -> None:
@@ -89,19 +103,29 @@ def write_parquet(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, An
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: json.dumps(origin)})
     with whole_file(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
 def write_csv(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, Any]) -> None:
-    """A table that people read, and its provenance beside it, as {name}.provenance.json."""
+    """A table that people read, and its provenance beside it, as {name}.provenance.json.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
     with whole_file(path) as partial:
-        frame.to_csv(partial, index=False, float_format="%.6g")
+        texts = frame.select_dtypes(exclude="number").columns
+        frame.assign(**{name: frame[name].map(_no_formula) for name in texts}).to_csv(
+            partial, index=False, float_format="%.6g"
+        )
     write_json(_sidecar(path), origin)
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
 @contextlib.contextmanager
 def new_hdf5(path: Path | str, origin: Mapping[str, Any]) -> Iterator[h5py.File]:
-    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+    with whole_file(path) as partial, h5py.File(partial, "w", libver="v110") as file:  # with checksums on all
         file.attrs[KEY] = json.dumps(origin)
         file.attrs["schema_version"] = SCHEMA_VERSION
         yield file
@@ -119,7 +143,12 @@ def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
                 f"{path}: written in schema {found}, and this code reads up to {SCHEMA_VERSION}; "
                 "read it with the code that wrote it, or delete it and run again"
             )
-        yield file
+        try:
+            yield file
+        except OSError as error:  # a chunk that does not agree with its checksum, say; h5py names no file
+            if "read data" in str(error):
+                raise _torn(path, error) from error
+            raise
 
 
 def add_axis(file: h5py.File, name: str, labels: Sequence[Any]) -> None:
@@ -134,7 +163,7 @@ def add_array(
     """An array over named axes (add_axis first), compressed, one chunk a position of the first axis."""
     shape = tuple(len(file[axis]) for axis in axes)
     array = file.create_dataset(
-        name, shape, dtype, chunks=(1, *shape[1:]), compression="gzip", shuffle=True, fillvalue=fill
+        name, shape, dtype, chunks=(1, *shape[1:]), compression="gzip", shuffle=True, fletcher32=True, fillvalue=fill
     )
     _name_axes(file, array, axes)
     array.attrs["unit"] = unit
@@ -162,9 +191,10 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     with _told_if_torn(path):
         text = _provenance_text(path)
-    if text is None:
+        found = json.loads(text) if text is not None else None
+    if found is None:
         raise StoreError(f"{path}: has no provenance, so it was not made by this workflow; delete it and run again")
-    return json.loads(text)
+    return found
 
 
 def _provenance_text(path: Path) -> str | None:
@@ -182,7 +212,8 @@ def _provenance_text(path: Path) -> str | None:
 
 def read_parquet(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     with _told_if_torn(path):
-        return pd.read_parquet(path, columns=list(columns) if columns else None)
+        chosen = list(columns) if columns else None
+        return pd.read_parquet(path, columns=chosen, page_checksum_verification=True)
 
 
 @contextlib.contextmanager
@@ -192,8 +223,12 @@ def _told_if_torn(path: Path | str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreError(f"{path}: is torn ({error}); delete it and run again") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _torn(path, error) from error
+
+
+def _torn(path: Path | str, error: Exception) -> StoreError:
+    return StoreError(f"{path}: is torn ({error}); delete it and run again")
 
 
 def _sidecar(path: Path | str) -> Path:

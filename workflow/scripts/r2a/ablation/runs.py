@@ -39,7 +39,7 @@ def ablate_heads(
     One row a (uid, mode, selection, dose, draw): the ablated heads as layers and heads, token_ids (EOS included), text,
     is_finished, is_valid and invalid_reason (METHOD section 1), a2r (decoding.Answer), and original_text, the trace's
     own answer. An answer may be settings["extra_tokens"] longer than the trace's. Finished traces are kept beside the
-    output until that exists.
+    output (Parts).
     Raises AblationError for doses beyond the model's heads, or without a valid trace; ModelError for an architecture
     that does not give its own logits here.
     """
@@ -55,18 +55,18 @@ def ablate_heads(
     written_from = provenance(settings, [traces, heads, manifest])
     tokenizer, marks = load_tokenizer(origin["folder"]), marks_of(origin["folder"])
     own = shard_range(shard, len(table))
-    with Parts(output, written_from) as parts:
-        missing = [number for number in own if str(number) not in parts]
-        n_there = len(own) - len(missing)
-        logger.info(f"{output}: {len(own)} traces, {len(arms[0])} answers each; {n_there} traces already there")
-        if missing:
-            _generate_missing(table, arms, missing, origin, settings, batch_tokens, marks, parts)
-        rows = [
-            _row(table.iloc[number], arm, answer, tokenizer, marks)
-            for number in own
-            for arm, answer in zip(arms[number], _unpacked(parts[str(number)]), strict=True)
-        ]
-        write_parquet(output, pd.DataFrame(rows), written_from)
+    parts = Parts(output, written_from, [traces, heads, manifest])
+    missing = [number for number in own if str(number) not in parts]
+    n_there = len(own) - len(missing)
+    logger.info(f"{output}: {len(own)} traces, {len(arms[0])} answers each; {n_there} traces already there")
+    if missing:
+        _generate_missing(table, arms, missing, origin, settings, batch_tokens, marks, parts)
+    rows = [
+        _row(table.iloc[number], arm, answer, tokenizer, marks)
+        for number in own
+        for arm, answer in zip(arms[number], _unpacked(parts[str(number)]), strict=True)
+    ]
+    write_parquet(output, pd.DataFrame(rows), written_from)
     originals = [list(table.iloc[number]["completion_token_ids"]) for number in own]
     unablated = [row["token_ids"] for row in rows if row["mode"] == UNABLATED]
     same = [original[-len(ids) :] == ids for original, ids in zip(originals, unablated, strict=True)]

@@ -36,6 +36,9 @@ def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[st
     over the problems valid in both conditions. Variants are left out.
     """
     table, effects, decoding = _of_first_decoding(accuracy, effect, settings)
+    if table.empty:
+        save(nothing_to_draw("No answer of this study is graded."), stem, effects, settings, [accuracy, effect])
+        return
     datasets, models = list(table["dataset"].unique()), list(table["model"].unique())
     height = 1.9 + 0.3 * len(models)
     figure, grid = plt.subplots(
@@ -154,7 +157,7 @@ def _of_first_decoding(
     accuracy: Path, effect: Path, settings: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     table, effects = (pd.read_csv(path, dtype={"level": str}) for path in (accuracy, effect))
-    decoding = table["decoding"].iloc[0]
+    decoding = table["decoding"].iloc[0] if len(table) else ""
     table, effects = (
         part[(part["decoding"] == decoding) & ~part["model"].isin(settings["variants"])] for part in (table, effects)
     )

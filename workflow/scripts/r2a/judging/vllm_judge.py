@@ -29,7 +29,7 @@ class VllmJudge:
         if self.tokenizer.chat_template is None:
             raise JudgingError(f"{folder}: the judge has no chat template; take a model that is trained to chat")
         self.ids = {prompt: self._prompt_ids(prompt) for prompt in prompts}
-        self.n_positions = AutoConfig.from_pretrained(folder).max_position_embeddings
+        self.n_positions = AutoConfig.from_pretrained(folder, trust_remote_code=False).max_position_embeddings
         longest = max(map(len, self.ids.values()), default=0) + 2 * max_tokens
         self.longest = min(longest, self.n_positions)
         self._llm: Any = None

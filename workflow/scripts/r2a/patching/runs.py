@@ -102,16 +102,16 @@ def patch_pairs(
     before the probe it begins.
     /{probe}/is_used [pair] is 0 for pairs one of whose runs does not prefer its own answer. null_patch_error [pair] is
     the largest change of a logit when a run's own vectors are put in: the noise floor.
-    Finished pairs are kept beside the output until that exists. Raises ModelError where restarted runs are not the
+    Finished pairs are kept beside the output (Parts). Raises ModelError where restarted runs are not the
     model's own, PatchingError where no pair is left.
     """
     by_probe = used_pairs(pairs)
     engine = Engine(load_model(read_manifest(manifest), "sdpa"))
     origin = provenance(settings, [pairs, activations])
+    parts = Parts(output, origin, [pairs, activations])
     n_pairs = sum(len(shard_range(shard, len(table))) for table in by_probe.values())
     with (
         open_hdf5(activations) as kept,
-        Parts(output, origin) as parts,
         Progress(f"{settings['model']}, {settings['dataset']}: pairs patched", n_pairs) as progress,
     ):
         _refuse_unused(pairs, by_probe, kept)

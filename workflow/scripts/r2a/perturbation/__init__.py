@@ -92,7 +92,9 @@ def perturb_reasoning(
     left_out = frame.groupby("perturbation", sort=False)["left_out"].value_counts()
     logger.info(f"{output}: {len(table)} traces; left out, by reason:\n{left_out.to_string()}")
     if (frame["left_out"] != "").all():
-        raise PerturbationError(f"{traces}: no reasoning can be perturbed ({dict(frame['left_out'].value_counts())})")
+        raise PerturbationError(
+            f"{traces}: no reasoning can be perturbed ({frame['left_out'].value_counts().to_dict()})"
+        )
     write_parquet(output, frame.astype({"cut": "Int64"}), provenance(settings, [traces, grades, dataset, manifest]))
 
 

@@ -23,6 +23,8 @@ def effect_sentences(effect: pd.DataFrame) -> tuple[list[str], str]:
         f"{_points(r.common_difference)}."
         for r in whole.itertuples()
     ]
+    if whole.empty:
+        return bullets, "1. No answer of this study is graded."
     first = whole[whole["decoding"] == whole["decoding"].iloc[0]]
     short = "; ".join(f"{r.model}, {r.dataset} {_points(r.difference)}" for r in first.itertuples())
     return bullets, f"1. Reasoning changes accuracy by (points): {short}."

@@ -114,7 +114,7 @@ def test_heads_that_vllm_cannot_split_over_the_gpus_are_told_before_any_job(monk
     """tiny-qwen has 6 attention heads and 2 key-value heads."""
     model = {"gpus": gpus, "shards": 0}
     words = f"models.tiny-qwen.gpus: vLLM cannot split 6 attention heads and 2 key-value heads over {gpus} GPUs"
-    assert (f"{words}; take 1, 2 or 6" in errors(monkeypatch, **model)) == is_refused
+    assert (f"{words}; take one of 1, 2, 6" in errors(monkeypatch, **model)) == is_refused
 
 
 def test_heads_of_a_model_from_the_hub_are_refused_before_vllm_starts(tmp_path):

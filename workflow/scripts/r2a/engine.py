@@ -23,16 +23,16 @@ def heads_in_words(folder: Path | str, n_gpus: int) -> str | None:
         config = json.loads((Path(folder) / "config.json").read_text())
         n_heads = config["num_attention_heads"]
         n_key_heads = config.get("num_key_value_heads") or n_heads
+        # key-value heads are split like the others, or each is held by equally many GPUs
+        divisors = [n for n in range(1, n_heads + 1) if n_heads % n == 0]
+        possible = [n for n in divisors if max(n, n_key_heads) % min(n, n_key_heads) == 0]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # key-value heads are split like the others, or each is held by equally many GPUs
-    possible = [n for n in range(1, n_heads + 1) if n_heads % n == 0 and max(n, n_key_heads) % min(n, n_key_heads) == 0]
     if n_gpus <= 1 or n_gpus in possible:
         return None
-    *some, most = map(str, possible)
     return (
         f"vLLM cannot split {n_heads} attention heads and {n_key_heads} key-value heads over {n_gpus} GPUs; "
-        f"take {', '.join(some)} or {most}"
+        f"take one of {', '.join(map(str, possible))}"
     )
 
 

@@ -66,6 +66,27 @@ def test_shards_make_the_store_of_one_job_though_some_are_empty(folder, is_greed
     assert_same_store(whole, folder / "gathered.h5")
 
 
+def test_a_killed_job_reruns_only_the_traces_that_it_had_not_finished(folder, fused, monkeypatch):
+    batch, rerun_ids = rerun.rerun_batch, []
+
+    def killed_in_its_third_batch(model: Any, ids: Any, bounds: Any) -> Any:
+        if len(rerun_ids) == 3:  # the first one checks the kernel
+            raise KeyboardInterrupt
+        rerun_ids.append(ids)
+        return batch(model, ids, bounds)
+
+    monkeypatch.setattr(rerun, "rerun_batch", killed_in_its_third_batch)
+    with pytest.raises(KeyboardInterrupt):
+        captured(folder, "killed", batch_tokens=1)
+    rerun_ids.clear()
+    monkeypatch.setattr(rerun, "rerun_batch", lambda *of: rerun_ids.append(of[1]) or batch(*of))
+    with h5py.File(fused) as file:
+        n_traces = len(file["uid"])
+    killed = captured(folder, "killed", batch_tokens=1)
+    assert len(rerun_ids) == 1 + n_traces - 2
+    assert_same_store(fused, killed)
+
+
 def test_only_valid_traces_of_the_decoding_that_have_a_reasoning_are_rerun(fused):
     with h5py.File(fused) as file:
         assert list(file["uid"].asstr()[:]) == ["text-0", "text-1", "text-2"]

@@ -15,6 +15,7 @@ from r2a.attention.rerun import check_against_eager, check_masses, predicted_ids
 from r2a.attention.segments import TraceAttention, cue_preference, segment_mass, sentence_mass, tracking
 from r2a.attention.text import is_cue_token, sentence_bounds
 from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
+from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.shards import WHOLE, shard_range
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
@@ -31,7 +32,8 @@ def capture_attention(
     sentence], the reasoning's sentences being tokens sentence_bounds[k] up to [k + 1] (-1 past a trace's last).
     Per trace also uid, condition, sample, bounds, n_cue_tokens and argmax_agreement: the share of completion
     tokens that are the rerun's arg-max (1 where greedy decoding and the rerun agree exactly; nan for sampled ones).
-    A forward pass holds about `batch_tokens`; with settings["kernel"] eager, one trace.
+    A forward pass holds about `batch_tokens`; with settings["kernel"] eager, one trace. Finished traces are kept
+    beside the output (Parts).
     Raises AttentionError where masses do not sum to 1, or the fused kernel differs from eager attention on the
     beginning of the first trace.
     """
@@ -47,34 +49,46 @@ def capture_attention(
     sentences = [sentence_bounds(reasoning, b[3]) for reasoning, b in zip(pieces, bounds, strict=True)]
 
     own = shard_range(shard, len(table))
-    is_fused = settings["kernel"] == "fused"
-    model = load_model(origin, FUSED if is_fused else "eager")
-    own_ids, own_bounds = ids[own.start : own.stop], bounds[own.start : own.stop]
-    if is_fused:
-        check_against_eager(model, ids[0], dtype)
-        reruns = rerun_traces(model, own_ids, own_bounds, batch_tokens)
-    else:
-        reruns = _eager_reruns(model, own_ids, own_bounds)
-    with new_hdf5(output, provenance(settings, [traces, manifest])) as file:
-        arrays = _lay_out(file, table, origin, [len(b) for b in sentences])
-        arrays["bounds"][:] = bounds
-        arrays["n_cue_tokens"][:] = [is_cue.sum() for is_cue in cues]
-        with Progress(f"{settings['model']}, {settings['dataset']}: attention reruns", len(own)) as progress:
-            for number, (kept, hidden) in zip(own, reruns, strict=True):
-                row, is_cue, cut = table.iloc[number], cues[number], sentences[number]
-                mass = segment_mass(kept, bounds[number])
-                check_masses(mass, dtype, f"{row.uid}, {row.condition}")
-                arrays["segment_mass"][number] = mass
-                arrays["tracking"][number] = tracking(kept.centre)
-                arrays["spread"][number] = kept.spread.mean(-1)
-                arrays["cue_preference"][number] = cue_preference(kept.answer_mass, bounds[number], is_cue)
-                arrays["sentence_bounds"][number, : len(cut)] = cut
-                arrays["sentence_mass"][number, :, :, : len(cut) - 1] = sentence_mass(kept.answer_mass, cut)
+    written_from = provenance(settings, [traces, manifest])
+    parts = Parts(output, written_from, [traces, manifest])
+    missing = [number for number in own if str(number) not in parts]
+    logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already there")
+    if missing:
+        is_fused = settings["kernel"] == "fused"
+        model = load_model(origin, FUSED if is_fused else "eager")
+        missing_ids, missing_bounds = [ids[number] for number in missing], [bounds[number] for number in missing]
+        if is_fused:
+            check_against_eager(model, ids[0], dtype)
+            reruns = rerun_traces(model, missing_ids, missing_bounds, batch_tokens)
+        else:
+            reruns = _eager_reruns(model, missing_ids, missing_bounds)
+        with Progress(f"{settings['model']}, {settings['dataset']}: attention reruns", len(missing)) as progress:
+            for number, (kept, hidden) in zip(missing, reruns, strict=True):
+                row = table.iloc[number]
+                found = {
+                    "segment_mass": segment_mass(kept, bounds[number]),
+                    "tracking": tracking(kept.centre),
+                    "spread": kept.spread.mean(-1),
+                    "cue_preference": cue_preference(kept.answer_mass, bounds[number], cues[number]),
+                    "sentence_mass": sentence_mass(kept.answer_mass, sentences[number]),
+                }
+                check_masses(found["segment_mass"], dtype, f"{row.uid}, {row.condition}")
                 if settings["is_greedy"]:
                     n_prompt = len(row.prompt_token_ids)
                     predicted = predicted_ids(model, hidden[n_prompt - 1 : -1])
-                    arrays["argmax_agreement"][number] = np.mean(predicted == ids[number][n_prompt:])
+                    found["argmax_agreement"] = np.mean(predicted == ids[number][n_prompt:])
+                parts.add(str(number), found)
                 progress.advance(len(ids[number]))
+    with new_hdf5(output, written_from) as file:
+        arrays = _lay_out(file, table, origin, [len(b) for b in sentences])
+        arrays["bounds"][:] = bounds
+        arrays["n_cue_tokens"][:] = [is_cue.sum() for is_cue in cues]
+        for number in own:
+            found, cut = parts[str(number)], sentences[number]
+            arrays["sentence_bounds"][number, : len(cut)] = cut
+            arrays["sentence_mass"][number, :, :, : len(cut) - 1] = found.pop("sentence_mass")
+            for name, values in found.items():
+                arrays[name][number] = values
         if settings["is_greedy"] and own:
             agreement = arrays["argmax_agreement"][own.start : own.stop]
             logger.info(

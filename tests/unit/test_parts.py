@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from r2a.parts import Parts, forget_parts
+from r2a.store import whole_file
 
 
 @pytest.fixture
@@ -33,3 +34,13 @@ def test_parts_of_other_parameters_or_of_other_files_content_are_not_used_and_re
     traces.write_text(content)
     assert "plain-0" not in Parts(output, origin, [traces])
     assert list(output.parent.iterdir()) == []
+
+
+def test_what_a_killed_job_had_half_written_is_gone_with_the_next_ones_file_and_never_at_its_place(tmp_path):
+    store = tmp_path / "store.h5"
+    (tmp_path / ".store.h5.123.partial.h5").write_text("half a sto")
+    with whole_file(store) as partial:
+        partial.write_text("a store")
+        assert not store.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["store.h5"]
+    assert store.read_text() == "a store"

@@ -94,9 +94,13 @@ def _force_onto_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path | str, content: Mapping[str, Any]) -> None:
+def write_text(path: Path | str, text: str) -> None:
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        partial.write_text(text)
+
+
+def write_json(path: Path | str, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def write_parquet(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from r2a.models import load_tokenizer, read_manifest, token_pieces
 from r2a.progress import Progress, logger
 from r2a.roles import CONTROLS
-from r2a.store import axis_labels, open_hdf5, read_parquet, read_provenance, whole_file
+from r2a.store import axis_labels, open_hdf5, read_parquet, read_provenance, write_text
 from r2a.traces import TRACE_KEYS
 
 PAGE = Path(__file__).parent
@@ -49,8 +49,7 @@ def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path
             progress.advance()
     study = {"study": settings["study"], "is_toy": settings["is_toy"], "collections": collections}
     _hand_over(data / "index.js", "index", study)
-    with whole_file(index) as partial:
-        partial.write_text(page())
+    write_text(index, page())
     _list_studies(index.parents[2])
 
 
@@ -217,8 +216,7 @@ def _array(values: np.ndarray) -> dict[str, Any]:
 def _hand_over(path: Path, name: str, content: Mapping[str, Any] | Sequence[str]) -> None:
     """A script that hands `content` to the page under a name. JSON is a literal of JavaScript's: it runs nothing."""
     text = json.dumps(content, default=_plain, allow_nan=False, separators=(",", ":"))
-    with whole_file(path) as partial:
-        partial.write_text(f"r2aExplorer.take({json.dumps(name)},{text});\n")
+    write_text(path, f"r2aExplorer.take({json.dumps(name)},{text});\n")
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from r2a.store import provenance, read_provenance, write_json
+from r2a.store import provenance, read_provenance, write_json, write_text
 from r2a.summary.ablation import ablation_sentences
 from r2a.summary.accuracy import effect_sentences, grader_sentence
 from r2a.summary.answers import answer_sentences
@@ -95,12 +95,12 @@ def write_summary(
         "## What it cost", "", *cost_lines(benchmarks, inputs["traces"]), "",
         "## Where this comes from", "", *_origin_lines(inputs["funnel"]), "",
     ]  # fmt: skip
-    summary.write_text("\n".join(lines))
-    as_page.write_text(page("\n".join(lines), title, summary.parent))
+    write_text(summary, "\n".join(lines))
+    write_text(as_page, page("\n".join(lines), title, summary.parent))
     write_json(summary.with_suffix(".provenance.json"), provenance(settings, [inputs["funnel"], *inputs["attention"]]))
     last = ["Toy models: this shows that the machinery works, nothing about real ones."] if settings["is_toy"] else []
     shorts = [short_1, *([short_2] if stage_2 else []), *([short_3] if stage_3 else [])]
-    findings.write_text("\n".join([f"Summary: {as_page}", *shorts, *last]) + "\n")
+    write_text(findings, "\n".join([f"Summary: {as_page}", *shorts, *last]) + "\n")
 
 
 def _images(paths: Sequence[str]) -> list[str]:

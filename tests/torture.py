@@ -1,6 +1,6 @@
 """A small study that is killed, and whose files are spoilt, again and again, and what becomes of it each time.
 
-    make torture        writes results/benchmarks/torture.csv (twenty minutes on two cores)
+    make torture        writes results/benchmarks/torture.csv (half an hour on two cores)
 
 After every fault `snakemake` is started as a user would: with --unlock first where it says so, and after deleting the
 file that it names, if it names one. In the end all tables must be the undisturbed run's, byte for byte. Columns:

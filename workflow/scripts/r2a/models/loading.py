@@ -1,0 +1,51 @@
+"""Loading a model into transformers."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from r2a.models.weights import ModelError
+
+
+def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
+    """The model in evaluation mode, its layers spread over all visible GPUs; `attention` as transformers names it.
+
+    Raises ModelError where its weights do not fit into them, or a layer does not attend to all tokens before.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    (name, origin), *_ = manifest["models"].items()
+    n_gpus = torch.cuda.device_count()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        manifest["folder"],
+        dtype=getattr(torch, origin["dtype"]),
+        attn_implementation=attention,
+        use_safetensors=True,
+        trust_remote_code=False,
+        device_map="balanced" if n_gpus > 1 else None,
+    )
+    if n_gpus > 1 and {parameter.device.type for parameter in model.parameters()} != {"cuda"}:
+        raise ModelError(f"{name}: its weights do not fit into {n_gpus} GPUs; raise models.{name}.gpus")
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ModelError(f"{name}: layers with {', '.join(sorted(kinds - {'full_attention'}))} are not supported")
+    model.model.norm.register_forward_hook(partial(_refuse_non_finite, name, origin["dtype"]))
+    model.eval()
+    return model if n_gpus > 1 else model.to("cuda" if n_gpus else "cpu")
+
+
+def stack_layers(layers: Sequence[Any]) -> Any:
+    """torch.stack of tensors of several layers, which may be on several GPUs, on the first one's."""
+    import torch
+
+    return torch.stack([layer.to(layers[0].device) for layer in layers])
+
+
+def _refuse_non_finite(name: str, dtype: str, _module: Any, _inputs: Any, output: Any) -> None:
+    """Raise ModelError where the last hidden states of a forward pass are not all numbers."""
+    if not output.isfinite().all():
+        remedy = f"set models.{name}.dtype to bfloat16 or float32" if dtype == "float16" else "check its weights"
+        raise ModelError(
+            f"{name}: computes nan or infinity in {dtype}, in the trace after those that the last line counts; {remedy}"
+        )

@@ -32,6 +32,8 @@ from dataclasses import dataclass
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from r2a.traces import Bounds
+
 N_LAYERS, N_HEADS, N_KV_HEADS, D_HEAD = 4, 4, 2, 8
 D_MODEL = N_HEADS * D_HEAD
 LAYER, HEAD = 2, 1
@@ -53,10 +55,10 @@ ANSWER_LOGIT = 10.0
 
 @dataclass(frozen=True)
 class PlantedTrace:
-    """A whole trace, BOS to EOS: its ids, its eight segment bounds, and where the candidate is said and given."""
+    """A whole trace, BOS to EOS: its ids, its segment bounds, and where the candidate is said and given."""
 
     token_ids: list[int]
-    bounds: list[int]
+    bounds: Bounds
     candidate: int
     said_position: int
     given_position: int
@@ -79,7 +81,7 @@ def planted_trace(rng: random.Random, candidate: int) -> PlantedTrace:
     eos = given_position + 1 + len(tail)
     return PlantedTrace(
         [BOS, *prompt, THINK_OPEN, *before, SAID[candidate], *after, THINK_CLOSE, *lead, GIVEN[candidate], *tail, EOS],
-        [0, 1, think_open, think_open + 1, think_close, think_close + 1, eos, eos + 1],
+        Bounds(0, 1, think_open, think_open + 1, think_close, think_close + 1, eos, eos + 1),
         candidate, said_position, given_position,
     )  # fmt: skip
 

@@ -64,9 +64,11 @@ def through_transformer_lens(model: Any) -> Any:
         return TransformerBridge.boot_transformers(folder, hf_model=model, tokenizer=tokenizer, device="cpu")
 
 
-def bounds_of(n_tokens: int) -> list[int]:
+def bounds_of(n_tokens: int) -> Any:
+    from r2a.traces import Bounds
+
     think_open, think_close = int(THINK_OPEN * n_tokens), int(THINK_CLOSE * n_tokens)
-    return [0, 1, think_open, think_open + 1, think_close, think_close + 1, n_tokens - 1, n_tokens]
+    return Bounds(0, 1, think_open, think_open + 1, think_close, think_close + 1, n_tokens - 1, n_tokens)
 
 
 def one_pass(way: str, model: Any, n_tokens: int) -> Callable[[], Any]:
@@ -83,12 +85,12 @@ def one_pass(way: str, model: Any, n_tokens: int) -> Callable[[], Any]:
         ((kept, _),) = rerun_batch(model, ids.tolist(), [bounds])
         segment_mass(kept, bounds)
         tracking(kept.centre)
-        cue_preference(kept.answer_mass, bounds, np.arange(bounds[4] - bounds[3]) % 50 == 0)
-        sentence_mass(kept.answer_mass, [*range(bounds[3], bounds[4], 20), bounds[4]])
+        cue_preference(kept.answer_mass, bounds, np.arange(bounds.think_close - bounds.reasoning) % 50 == 0)
+        sentence_mass(kept.answer_mass, [*range(bounds.reasoning, bounds.think_close, 20), bounds.think_close])
 
     def transformer_lens() -> None:
         def sums(pattern: torch.Tensor, hook: Any) -> None:
-            for rows in (slice(bounds[3], bounds[4]), slice(bounds[5], bounds[6])):
+            for rows in (slice(bounds.reasoning, bounds.think_close), slice(bounds.answer, bounds.eos)):
                 for k in range(7):
                     pattern[0, :, rows, bounds[k] : bounds[k + 1]].float().sum(-1).mean(-1)
 

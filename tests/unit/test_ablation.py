@@ -42,7 +42,7 @@ from r2a.shards import WHOLE, gather_shards
 from r2a.statistics import difference_interval
 from r2a.store import provenance, write_parquet
 from r2a.summary.ablation import ablation_sentences
-from r2a.traces import segment_bounds
+from r2a.traces import Bounds, segment_bounds
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = {
@@ -57,7 +57,7 @@ SIZES = {
 NOTHING = Arm(UNABLATED, UNABLATED, 0, ())
 # two traces of unlike lengths: ids and bounds
 IDS = [[1, 17, 4, 30, 2, 22, 9, 41, 5, 12, 3, 7, 19, 33, 8], [1, 8, 2, 33, 4, 25, 3, 6, 40, 28, 7]]
-BOUNDS = [[0, 1, 4, 5, 10, 11, 15, 15], [0, 1, 2, 3, 6, 7, 11, 11]]
+BOUNDS = [Bounds(0, 1, 4, 5, 10, 11, 15, 15), Bounds(0, 1, 2, 3, 6, 7, 11, 11)]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -87,13 +87,13 @@ def eager(model: Any, ids: list[int]) -> torch.Tensor:
     return logits
 
 
-def hooked(model: Any, ids: list[int], bounds: list[int], arm: Arm, mean: torch.Tensor) -> torch.Tensor:
+def hooked(model: Any, ids: list[int], bounds: Bounds, arm: Arm, mean: torch.Tensor) -> torch.Tensor:
     """The slow reference: logits of one whole run whose answer rows are ablated by hooks, [token, vocabulary]."""
 
     def replace(number: int, heads: list[int]) -> Any:
         def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             z = inputs[0].unflatten(-1, (model.config.num_attention_heads, -1)).clone()
-            z[0, bounds[5] :, heads] = mean[number, heads] if arm.mode == "mean" else 0.0
+            z[0, bounds.answer :, heads] = mean[number, heads] if arm.mode == "mean" else 0.0
             return (z.flatten(2),)
 
         return hook
@@ -102,7 +102,7 @@ def hooked(model: Any, ids: list[int], bounds: list[int], arm: Arm, mean: torch.
         def hook(_module: Any, inputs: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             causal = torch.full((len(ids), len(ids)), -torch.inf).triu(1)
             mask = causal.repeat(1, model.config.num_attention_heads, 1, 1)
-            mask[0, heads, bounds[5] :, bounds[3] : bounds[4]] = -torch.inf
+            mask[0, heads, bounds.answer :, bounds.reasoning : bounds.think_close] = -torch.inf
             return inputs, arguments | {"attention_mask": mask}
 
         return hook
@@ -166,14 +166,14 @@ def test_rows_that_stay_are_not_changed_by_rows_that_leave(model):
 
 
 def test_mean_output_is_the_mean_over_answer_tokens_of_all_traces(model):
-    tokens = torch.cat([head_outputs(model, ids)[:, b[5] : b[6]] for ids, b in zip(IDS, BOUNDS, strict=True)], 1)
+    tokens = torch.cat([head_outputs(model, ids)[:, b.answer : b.eos] for ids, b in zip(IDS, BOUNDS, strict=True)], 1)
     np.testing.assert_allclose(mean_output(model, IDS, BOUNDS), tokens.mean(1), atol=1e-5)
 
 
 def test_a2r_is_that_of_eager_attention_and_leaves_out_ablated_heads(model):
     """Of heads of the last layer, so that no other head's attention changes."""
     ids, bounds, mean = IDS[0], BOUNDS[0], mean_output(model, IDS, BOUNDS)
-    reading = read(model, ids[: bounds[5]], bounds)
+    reading = read(model, ids[: bounds.answer], bounds)
     (answer,) = generate(model, [(reading, NOTHING)], [5], None, {1000})
     written = answer.token_ids[:-1]
     arms = [NOTHING, *(Arm(mode, RFH, 0, ((2, 0), (2, 3))) for mode in MODES)]
@@ -182,11 +182,12 @@ def test_a2r_is_that_of_eager_attention_and_leaves_out_ablated_heads(model):
     for token in written:
         decoding.step(torch.full((len(arms),), token))
         total += decoding.on_reasoning
-    end = bounds[5] + len(written)
+    end = bounds.answer + len(written)
+    shorter = bounds._replace(eos=end, end=end)
     model.set_attn_implementation("eager")
-    kept, _ = rerun_eager(model, [*ids[: bounds[5]], *written], [*bounds[:6], end, end])
+    kept, _ = rerun_eager(model, [*ids[: bounds.answer], *written], shorter)
     model.set_attn_implementation(ABLATED)
-    a2r = short_mass(segment_mass(kept, [*bounds[:6], end, end]), "a2r")
+    a2r = short_mass(segment_mass(kept, shorter), "a2r")
     assert answer.a2r == pytest.approx(float(a2r.mean()), abs=1e-5)
     for arm, found in zip(arms, total / len(written), strict=True):
         left = a2r.copy()
@@ -219,9 +220,9 @@ def given_logits(planted: tuple[Any, list[Any]], arms: list[Arm]) -> np.ndarray:
     mean = mean_output(model, [trace.token_ids for trace in traces], [trace.bounds for trace in traces])
     found = []
     for trace in traces:
-        reading = read(model, trace.token_ids[: trace.bounds[5]], trace.bounds)
+        reading = read(model, trace.token_ids[: trace.bounds.answer], trace.bounds)
         decoding = Rows(model, [(reading, arm) for arm in arms], mean)
-        for token in trace.run_ids[trace.bounds[5] :]:
+        for token in trace.run_ids[trace.bounds.answer :]:
             logits = decoding.step(torch.full((len(arms),), token))
         found.append(logits[:, GIVEN.start : GIVEN.stop].numpy())
     return np.stack(found)
@@ -307,7 +308,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {
                 "uid": problem.uid, "condition": "with_reasoning", "decoding": "greedy", "is_valid": True,
                 "prompt_token_ids": prompt, "completion_token_ids": ids[len(prompt) :], "bounds": bounds,
-                "answer_text": tokenizer.decode(ids[bounds[5] : bounds[6]]),
+                "answer_text": tokenizer.decode(ids[bounds.answer : bounds.eos]),
             }
         )  # fmt: skip
     heads = pd.DataFrame([(layer, head) for layer in range(4) for head in range(6)], columns=["layer", "head"])

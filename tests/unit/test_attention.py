@@ -48,6 +48,7 @@ from r2a.attention.segments import (
 from r2a.attention.text import is_cue_token, sentence_bounds
 from r2a.models import ModelError, load_model
 from r2a.store import SCHEMA_VERSION, StoreError, new_hdf5, open_hdf5
+from r2a.traces import Bounds
 
 ARCHITECTURES = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {}),
@@ -83,7 +84,7 @@ def traces() -> tuple[list[list[int]], list[list[int]]]:
     rng = np.random.default_rng(0)
     ids = [rng.integers(3, 48, n).tolist() for n in LENGTHS]
     bounds = [[0, 1, 6, 7, 40, 41, 60, 61], [0, 0, 9, 10, 11, 12, 40, 40], [0, 1, 20, 21, 50, 51, 82, 83]]
-    return ids, bounds
+    return ids, [Bounds(*positions) for positions in bounds]
 
 
 @pytest.fixture(autouse=True)
@@ -92,9 +93,10 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("r2a.attention.fused.BLOCK_ELEMENTS", 4 * 83 * 5)
 
 
-def quantities(kept: TraceAttention, bounds: list[int]) -> dict[str, np.ndarray]:
-    is_cue = np.arange(bounds[4] - bounds[3]) % 5 == 0
-    cut = sorted({bounds[3], bounds[3] + 1, (bounds[3] + bounds[4]) // 2, bounds[4]})
+def quantities(kept: TraceAttention, bounds: Bounds) -> dict[str, np.ndarray]:
+    is_cue = np.arange(bounds.think_close - bounds.reasoning) % 5 == 0
+    first, past = bounds.reasoning, bounds.think_close
+    cut = sorted({first, first + 1, (first + past) // 2, past})
     return {
         "segment_mass": segment_mass(kept, bounds),
         "tracking": tracking(kept.centre),
@@ -106,12 +108,12 @@ def quantities(kept: TraceAttention, bounds: list[int]) -> dict[str, np.ndarray]
     }
 
 
-def eager(model: Any, ids: list[int], bounds: list[int]) -> TraceAttention:
+def eager(model: Any, ids: list[int], bounds: Bounds) -> TraceAttention:
     with attention_kernel(model, "eager"):
         return rerun_eager(model, ids, bounds)[0]
 
 
-def assert_equal(found: TraceAttention, expected: TraceAttention, bounds: list[int]) -> None:
+def assert_equal(found: TraceAttention, expected: TraceAttention, bounds: Bounds) -> None:
     expected_quantities = quantities(expected, bounds)
     for name, values in quantities(found, bounds).items():
         np.testing.assert_allclose(values, expected_quantities[name], atol=1e-4, err_msg=name)
@@ -242,7 +244,7 @@ def test_a_forward_pass_that_nobody_watches_is_refused(traces):
 
 def test_a_trace_without_answer_is_refused(traces):
     with pytest.raises(EmptySegment, match="answer"):
-        rerun_batch(random_model("llama"), traces[0][:1], [[0, 1, 6, 7, 61, 61, 61, 61]])
+        rerun_batch(random_model("llama"), traces[0][:1], [Bounds(0, 1, 6, 7, 61, 61, 61, 61)])
 
 
 # ---- batches and checks
@@ -291,7 +293,7 @@ def test_self_check_passes_a_right_kernel(model, traces):
 def test_self_check_stops_a_wrong_kernel_with_numbers(traces, monkeypatch):
     right = rerun.rerun_eager
 
-    def shifted(model: Any, ids: list[int], bounds: list[int]) -> tuple[TraceAttention, None]:
+    def shifted(model: Any, ids: list[int], bounds: Bounds) -> tuple[TraceAttention, None]:
         kept, _ = right(model, ids, bounds)
         kept.reasoning_mass[1, 2, 0] += 0.01
         return kept, None

@@ -395,8 +395,8 @@ def test_segments_tile_any_trace(prompt, completion):
             segment_bounds(prompt, completion, marks)
         return
     bounds = segment_bounds(prompt, completion, marks)
-    assert bounds[0] == 0
-    assert bounds[-1] == len(prompt) + len(completion)
+    assert bounds.bos == 0
+    assert bounds.end == len(prompt) + len(completion)
     assert bounds == sorted(bounds)
     assert len(bounds) == len(SEGMENTS) + 1
 

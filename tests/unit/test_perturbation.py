@@ -149,8 +149,9 @@ class PlantedWords:
 
 
 def planted_reasoning(trace: PlantedTrace) -> Reasoning:
-    ids = trace.token_ids[trace.bounds[3] : trace.bounds[4]]
-    return Reasoning(trace.token_ids[: trace.bounds[3]], True, ids, [PlantedWords().decode([token]) for token in ids])
+    ids = trace.token_ids[trace.bounds.reasoning : trace.bounds.think_close]
+    pieces = [PlantedWords().decode([token]) for token in ids]
+    return Reasoning(trace.token_ids[: trace.bounds.reasoning], True, ids, pieces)
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +167,8 @@ def planted_traces() -> list[PlantedTrace]:
 
 def given(model: Any, trace: PlantedTrace, reasoning_ids: list[int]) -> int:
     """What the model generates where the answer is due."""
-    lead = trace.token_ids[trace.bounds[5] : trace.given_position]
-    ids = torch.tensor([[*trace.token_ids[: trace.bounds[3]], *reasoning_ids, THINK_CLOSE, *lead]])
+    lead = trace.token_ids[trace.bounds.answer : trace.given_position]
+    ids = torch.tensor([[*trace.token_ids[: trace.bounds.reasoning], *reasoning_ids, THINK_CLOSE, *lead]])
     return int(model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False)[0, -1])
 
 
@@ -188,7 +189,7 @@ def test_a_cut_keeps_the_answer_as_long_as_it_keeps_the_carried_token(planted, p
     for trace in planted_traces:
         for percent in range(0, 101, 10):
             ids, n_kept = cut(planted_reasoning(trace), percent)
-            is_kept = trace.bounds[3] + n_kept > trace.said_position
+            is_kept = trace.bounds.reasoning + n_kept > trace.said_position
             assert (given(planted, trace, ids) == GIVEN[trace.candidate]) == is_kept
 
 

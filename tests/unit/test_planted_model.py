@@ -25,7 +25,7 @@ from r2a.heads.focus import rank_heads
 from r2a.patching.engine import capture_resid_pre, patch_resid_pre
 from r2a.patching.hand_off import hand_off_layer
 from r2a.patching.metrics import patch_metrics
-from r2a.traces import QUERY_SEGMENTS, SEGMENTS
+from r2a.traces import QUERY_SEGMENTS, SEGMENTS, Bounds
 
 LAYERS = np.arange(N_LAYERS)
 # resid_pre of the planted layer is read before its heads write: up to there the answer stands in the reasoning
@@ -76,7 +76,7 @@ def test_segment_masses_sum_to_one(reruns):
 
 
 def test_segment_mass_is_the_mean_over_query_tokens_of_the_sum_over_key_tokens():
-    bounds = [0, 1, 4, 5, 9, 10, 13, 14]
+    bounds = Bounds(0, 1, 4, 5, 9, 10, 13, 14)
     scores = torch.randn(3, 14, 14, generator=torch.Generator().manual_seed(0))
     weights = scores.masked_fill(torch.ones(14, 14).triu(1).bool(), -torch.inf).softmax(-1)
     found = segment_mass(keep_of_weights(weights[None], bounds), bounds)[0]
@@ -97,12 +97,12 @@ def test_planted_head_ranks_first_by_a_wide_margin(ranked):
 
 def test_planted_heads_rows_lie_on_the_said_token_and_stand_still(model, traces):
     trace = traces[0]
-    answer = range(trace.bounds[5], trace.bounds[6])
+    answer = range(trace.bounds.answer, trace.bounds.eos)
     (rows,) = attention_rows(model, trace.token_ids, [(LAYER, HEAD)], answer)
     np.testing.assert_allclose(rows[:, trace.said_position], 1, atol=1e-5)
     with attention_kernel(model, FUSED):
         ((kept, _),) = rerun_batch(model, [trace.token_ids], [trace.bounds])
-    said = (trace.said_position - trace.bounds[3]) / (trace.bounds[4] - 1 - trace.bounds[3])
+    said = (trace.said_position - trace.bounds.reasoning) / (trace.bounds.think_close - 1 - trace.bounds.reasoning)
     np.testing.assert_allclose(kept.centre[LAYER, HEAD], said, atol=1e-5)
     np.testing.assert_allclose(kept.spread[LAYER, HEAD], 0, atol=1e-4)
     assert np.isnan(tracking(kept.centre)[LAYER, HEAD])
@@ -131,10 +131,10 @@ def test_planted_head_attends_to_bos_from_the_reasoning(ranked):
     assert planted["r2r"] == pytest.approx(0, abs=1e-5)
 
 
-def uniform_mass(bounds: list[int]) -> np.ndarray:
+def uniform_mass(bounds: Bounds) -> np.ndarray:
     """Segment masses [query_segment, key_segment] of a head that attends evenly to all visible tokens."""
     mass = np.zeros((2, 7), np.float32)
-    for q, (first, last) in enumerate(((bounds[3], bounds[4]), (bounds[5], bounds[6]))):
+    for q, (first, last) in enumerate(((bounds.reasoning, bounds.think_close), (bounds.answer, bounds.eos))):
         for i in range(first, last):
             for j in range(i + 1):
                 k = next(k for k in range(7) if bounds[k] <= j < bounds[k + 1])
@@ -144,7 +144,7 @@ def uniform_mass(bounds: list[int]) -> np.ndarray:
 
 def test_lift_of_uniform_attention_is_one():
     bounds = [[0, 1, 6, 7, 30, 31, 37, 38], [0, 0, 3, 4, 9, 10, 11, 11], [0, 1, 20, 21, 22, 23, 60, 61]]
-    mass = np.stack([np.broadcast_to(uniform_mass(b), (2, 3, 2, 7)) for b in bounds])
+    mass = np.stack([np.broadcast_to(uniform_mass(Bounds(*b)), (2, 3, 2, 7)) for b in bounds])
     heads = rank_heads(mass, np.array(bounds), n_top=2, n_resamples=100, confidence=0.95, seed=0)
     np.testing.assert_allclose(heads["lift"], 1, rtol=1e-5)
 
@@ -182,7 +182,7 @@ def role_positions(trace: PlantedTrace) -> dict[str, int]:
         "prompt": 2,
         "before the answer": trace.said_position - 1,
         "after the answer": trace.said_position + 1,
-        "</think>": trace.bounds[4],
+        "</think>": trace.bounds.think_close,
         "before the final": trace.given_position - 2,
     }
 

@@ -68,14 +68,14 @@ def test_a_tag_of_one_token_closes_a_reasoning_whose_tags_may_be_spelled():
     texts = ["B", "<", "think", ">", "so", "</think>", "3", "</", "think", ">"]
     ids = [BOS, 10, 11, 12, 13, CLOSE, 14, 15, 11, 12]
     bounds = segment_bounds(ids[:4], ids[4:], MARKS, texts)
-    assert (bounds[4], bounds[5]) == (5, 6)
+    assert (bounds.think_close, bounds.answer) == (5, 6)
     assert n_think_closes(ids, bounds, MARKS, texts) == 2
 
 
 def test_words_that_only_resemble_a_tag_are_none():
     texts = ["B", "<", "think", ">", "<", "/", "thinks", ">"]
     bounds = segment_bounds([BOS, 10, 11, 12], [10, 13, 14, 12], MARKS, texts)
-    assert (bounds[4], bounds[5]) == (8, 8)
+    assert (bounds.think_close, bounds.answer) == (8, 8)
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,8 @@ def test_a_chat_prompt_is_the_models_template_with_our_reasoning_opened_or_close
         expected = f"{tokenizer.bos_token}[user] {asked} Think.\n[assistant] <think>{stub}"
         assert list(chat.prompt_ids) == tokenizer.encode(expected, add_special_tokens=False)
         bounds = segment_bounds(chat.prompt_ids, (5, 6), marks)
-        assert bounds[2] == chat.prompt_ids.index(marks.think_open)
-        assert (bounds[5] == len(chat.prompt_ids)) == (chat.condition == "without_reasoning")
+        assert bounds.think_open == chat.prompt_ids.index(marks.think_open)
+        assert (bounds.answer == len(chat.prompt_ids)) == (chat.condition == "without_reasoning")
 
 
 def test_a_model_without_a_template_is_refused_as_a_chat_before_anything_is_generated(tmp_path):

@@ -2,13 +2,38 @@
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 from r2a.prompts import THINK_CLOSE, THINK_OPEN
 
-SEGMENTS = ("bos", "prompt", "think_open", "reasoning", "think_close", "answer", "eos")
+
+class Bounds(NamedTuple):
+    """Where each segment of a trace starts, in tokens; it ends where the next one starts, `end` being the trace's."""
+
+    bos: int
+    prompt: int
+    think_open: int
+    reasoning: int
+    think_close: int
+    answer: int
+    eos: int
+    end: int
+
+    @classmethod
+    def of(cls, positions: Iterable[int]) -> "Bounds":
+        """The bounds that a store holds as eight integers."""
+        return cls(*map(int, positions))
+
+    def span(self, segment: str) -> slice:
+        """The tokens of a segment, to index with."""
+        k = SEGMENTS.index(segment)
+        return slice(self[k], self[k + 1])
+
+
+SEGMENTS = Bounds._fields[:-1]
 QUERY_SEGMENTS = ("reasoning", "answer")
 # the paper's short names of attention's masses: (query segment, key segment)
 SHORT_NAMES = {
@@ -34,10 +59,10 @@ class Marks:
 
 def segment_bounds(
     prompt_ids: Sequence[int], completion_ids: Sequence[int], marks: Marks, texts: Sequence[str] = ()
-) -> list[int]:
-    """Eight ascending token positions; segment k of SEGMENTS is bounds[k] up to bounds[k + 1].
+) -> Bounds:
+    """Where the segments of a trace start.
 
-    The segments tile the whole trace; one that is absent is empty. The reasoning starts after the
+    They tile the whole trace; one that is absent is empty. The reasoning starts after the
     last <think> of the prompt, or the first of the completion where the prompt has none.
     texts: every token's own text, where tags may be spelled in several tokens (find_tags); else a tag is its token.
     Raises ValueError where the trace has no <think>.
@@ -52,12 +77,12 @@ def segment_bounds(
     n_bos = int(bool(ids) and marks.bos is not None and ids[0] == marks.bos)
     end = len(ids) - int(bool(completion_ids) and completion_ids[-1] in marks.eos)
     think_close, answer = next((span for span in closes if span[0] >= reasoning), (end, end))
-    return [0, n_bos, think_open, reasoning, think_close, answer, end, len(ids)]
+    return Bounds(0, n_bos, think_open, reasoning, think_close, answer, end, len(ids))
 
 
-def n_think_closes(ids: Sequence[int], bounds: Sequence[int], marks: Marks, texts: Sequence[str] = ()) -> int:
+def n_think_closes(ids: Sequence[int], bounds: Bounds, marks: Marks, texts: Sequence[str] = ()) -> int:
     """How many </think> follow the trace's <think>; texts as in segment_bounds."""
-    return sum(start >= bounds[3] for start, _ in find_tags(ids, marks.think_close, texts, THINK_CLOSE))
+    return sum(start >= bounds.reasoning for start, _ in find_tags(ids, marks.think_close, texts, THINK_CLOSE))
 
 
 def find_tags(ids: Sequence[int], mark: int, texts: Sequence[str], tag: str) -> list[tuple[int, int]]:

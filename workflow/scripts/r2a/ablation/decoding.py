@@ -22,6 +22,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from r2a.ablation.arms import Arm
 from r2a.models import ModelError, stack_layers
 from r2a.roles import UNABLATED
+from r2a.traces import Bounds
 
 MODES = ("zero", "mean", "cut_off")  # see arms.Arm
 ABLATED = "r2a_ablated"  # the name by which transformers knows ablated_attention
@@ -89,23 +90,23 @@ class Reading:
 
 
 @torch.no_grad()
-def read(model: Any, token_ids: Sequence[int], bounds: Sequence[int], kept_from: int | None = None) -> Reading:
+def read(model: Any, token_ids: Sequence[int], bounds: Bounds, kept_from: int | None = None) -> Reading:
     """Read the first tokens of a trace. `model` must have been loaded with ABLATED as its attention."""
     n_tokens = len(token_ids)
-    reading = Reading(n_tokens, slice(bounds[3], bounds[4]), n_tokens if kept_from is None else kept_from)
+    reading = Reading(n_tokens, bounds.span("reasoning"), n_tokens if kept_from is None else kept_from)
     ids = torch.tensor([list(token_ids)], device=model.device)
     hidden = model.model(input_ids=ids, use_cache=False, forward_pass=reading).last_hidden_state
     reading.logits = model.lm_head(hidden[0, -1]).to(model.device)
     return reading
 
 
-def mean_output(model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Sequence[int]]) -> torch.Tensor:
+def mean_output(model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Bounds]) -> torch.Tensor:
     """Every head's mean output over the answer tokens of whole, unablated traces, float32 [layer, head, d_head]."""
     sums = [
-        stack_layers(read(model, ids[: b[6]], b, kept_from=b[5]).z).sum(1)
+        stack_layers(read(model, ids[: b.eos], b, kept_from=b.answer).z).sum(1)
         for ids, b in zip(token_ids, bounds, strict=True)
     ]
-    return torch.stack(sums).sum(0) / sum(b[6] - b[5] for b in bounds)
+    return torch.stack(sums).sum(0) / sum(b.eos - b.answer for b in bounds)
 
 
 class Rows:
@@ -238,9 +239,9 @@ def generate(
 
 
 @torch.no_grad()
-def refuse_deviating(model: Any, token_ids: Sequence[int], bounds: Sequence[int]) -> None:
+def refuse_deviating(model: Any, token_ids: Sequence[int], bounds: Bounds) -> None:
     """Raise ModelError where decoding a trace's first answer token unablated does not give the model's own logits."""
-    n_read = bounds[5]
+    n_read = bounds.answer
     rows = Rows(model, [(read(model, token_ids[:n_read], bounds), Arm(UNABLATED, UNABLATED, 0, ()))], None)
     found = rows.step(torch.tensor([token_ids[n_read]], device=model.device))[0].float().cpu()
     model.set_attn_implementation("sdpa")

@@ -18,7 +18,7 @@ from r2a.progress import Progress, logger
 from r2a.roles import UNABLATED
 from r2a.shards import WHOLE, shard_range
 from r2a.store import provenance, read_parquet, write_parquet
-from r2a.traces import Marks, find_boxes, invalid_reason
+from r2a.traces import Bounds, Marks, find_boxes, invalid_reason
 
 
 class AblationError(Exception):
@@ -98,11 +98,12 @@ def _generate_missing(
     """Add the part of every missing trace: its answers under all arms. Where memory runs out, batches are halved."""
     model = load_model(manifest, ABLATED)
     ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
-    bounds = [list(row) for row in table["bounds"]]
+    bounds = [Bounds.of(row) for row in table["bounds"]]
     refuse_deviating(model, ids[0], bounds[0])
     mean = mean_output(model, ids, bounds) if "mean" in settings["modes"] else None
-    n_read = {number: bounds[number][5] for number in missing}
-    rooms = {number: bounds[number][6] - bounds[number][5] + 1 + settings["extra_tokens"] for number in missing}
+    n_read = {number: bounds[number].answer for number in missing}
+    more = 1 + settings["extra_tokens"]
+    rooms = {number: bounds[number].eos - bounds[number].answer + more for number in missing}
     left: Sequence[tuple[int, int]] = [(number, k) for number in missing for k in range(len(arms[0]))]
     readings: dict[int, Reading] = {}
     answers: dict[int, list[Answer]] = defaultdict(list)

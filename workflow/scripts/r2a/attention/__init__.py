@@ -19,7 +19,7 @@ from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.shards import WHOLE, shard_range
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
-from r2a.traces import QUERY_SEGMENTS, SEGMENTS
+from r2a.traces import QUERY_SEGMENTS, SEGMENTS, Bounds
 
 
 def capture_attention(
@@ -42,11 +42,11 @@ def capture_attention(
     dtype = identity["dtype"]
     table = read_traces_to_rerun(traces, settings["decoding"])
     ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
-    bounds = [list(row) for row in table["bounds"]]
+    bounds = [Bounds.of(row) for row in table["bounds"]]
     tokenizer = load_tokenizer(origin["folder"])
-    pieces = [token_pieces(tokenizer, i[b[3] : b[4]]) for i, b in zip(ids, bounds, strict=True)]
+    pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
     cues = [is_cue_token(reasoning, settings["cue_words"]) for reasoning in pieces]
-    sentences = [sentence_bounds(reasoning, b[3]) for reasoning, b in zip(pieces, bounds, strict=True)]
+    sentences = [sentence_bounds(reasoning, b.reasoning) for reasoning, b in zip(pieces, bounds, strict=True)]
 
     own = shard_range(shard, len(table))
     written_from = provenance(settings, [traces, manifest])
@@ -101,7 +101,7 @@ def read_traces_to_rerun(traces: Path, decoding: str) -> pd.DataFrame:
     table = read_parquet(traces)
     table = table[table["is_valid"] & (table["decoding"] == decoding)]
     # a reasoning of no token has no attention rows of its own
-    has_reasoning = table["bounds"].map(lambda bounds: bounds[4] > bounds[3])
+    has_reasoning = table["bounds"].map(Bounds.of).map(lambda bounds: bounds.think_close > bounds.reasoning)
     n_empty = int((~has_reasoning).sum())
     logger.info(f"{traces}: {len(table)} valid {decoding} traces, {n_empty} of empty reasoning left out")
     table = table[has_reasoning]
@@ -111,7 +111,7 @@ def read_traces_to_rerun(traces: Path, decoding: str) -> pd.DataFrame:
 
 
 def _eager_reruns(
-    model: Any, ids: Sequence[Sequence[int]], bounds: Sequence[Sequence[int]]
+    model: Any, ids: Sequence[Sequence[int]], bounds: Sequence[Bounds]
 ) -> Iterator[tuple[TraceAttention, torch.Tensor]]:
     for token_ids, trace_bounds in zip(ids, bounds, strict=True):
         yield rerun_eager(model, token_ids, trace_bounds)

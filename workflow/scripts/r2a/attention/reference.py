@@ -7,15 +7,15 @@ import numpy as np
 import torch
 
 from r2a.attention.segments import TraceAttention, query_rows
-from r2a.traces import SEGMENTS
+from r2a.traces import SEGMENTS, Bounds
 
 
-def keep_of_weights(weights: torch.Tensor, bounds: Sequence[int]) -> TraceAttention:
+def keep_of_weights(weights: torch.Tensor, bounds: Bounds) -> TraceAttention:
     """What segments.TraceAttention keeps, from post-softmax attention [layer, head, query token, key token]."""
     rows = query_rows(bounds)
     reasoning, answer = (weights[:, :, rows[name].start : rows[name].stop].double() for name in ("reasoning", "answer"))
-    masses = [reasoning[..., bounds[k] : bounds[k + 1]].sum(-1).mean(-1) for k in range(len(SEGMENTS))]
-    inside = answer[..., bounds[3] : bounds[4]]
+    masses = [reasoning[..., bounds.span(segment)].sum(-1).mean(-1) for segment in SEGMENTS]
+    inside = answer[..., bounds.span("reasoning")]
     position = torch.linspace(0, 1, inside.shape[-1], dtype=torch.double, device=weights.device)
     share = inside / inside.sum(-1, keepdim=True)
     centre = share @ position
@@ -25,7 +25,7 @@ def keep_of_weights(weights: torch.Tensor, bounds: Sequence[int]) -> TraceAttent
 
 
 @torch.no_grad()
-def rerun_eager(model: Any, token_ids: Sequence[int], bounds: Sequence[int]) -> tuple[TraceAttention, torch.Tensor]:
+def rerun_eager(model: Any, token_ids: Sequence[int], bounds: Bounds) -> tuple[TraceAttention, torch.Tensor]:
     """What is kept of a trace's attention, and its last hidden states [token, d_model].
 
     `model` must use eager attention. Raises ValueError where it returns no attention weights.

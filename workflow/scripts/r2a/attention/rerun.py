@@ -11,11 +11,12 @@ from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import TraceAttention, query_rows, segment_mass
 from r2a.models import stack_layers
 from r2a.progress import logger
-from r2a.traces import SEGMENTS
+from r2a.traces import SEGMENTS, Bounds
 
 N_BINS = 8  # parts of the reasoning in which positions are summed; see _position_columns
 LOGIT_ELEMENTS = 2**25  # logits held at once
 CHECK_TOKENS = 256
+REASONING = SEGMENTS.index("reasoning")
 # how far masses may be off 1, and fused from eager attention; in 16 bits the two paths' activations drift apart
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
 
@@ -23,7 +24,7 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
 class SegmentRecorder:
     """Keeps of every trace in a batch what segments.TraceAttention holds."""
 
-    def __init__(self, spans: Sequence[Span], bounds: Sequence[Sequence[int]]) -> None:
+    def __init__(self, spans: Sequence[Span], bounds: Sequence[Bounds]) -> None:
         self.spans, self.bounds = spans, bounds
         self.rows = [query_rows(trace_bounds) for trace_bounds in bounds]
         # per trace one tuple a layer, in the order of TraceAttention
@@ -34,22 +35,22 @@ class SegmentRecorder:
         device, n_heads = attention.query.device, len(attention.query)
 
         # What reasoning tokens see beyond the reasoning stands before it, so the rest is the reasoning's.
-        n_before, rows = bounds[3], self.rows[trace]["reasoning"]
+        n_before, rows = bounds.reasoning, self.rows[trace]["reasoning"]
         before = torch.zeros(n_heads, n_before, device=device)
         for _, block in attention.blocks(rows, n_before):
             before += block.sum(1) / len(rows)
         reasoning_mass = torch.zeros(n_heads, len(SEGMENTS), device=device)
-        for k in range(3):
-            reasoning_mass[:, k] = before[:, bounds[k] : bounds[k + 1]].sum(-1)
-        reasoning_mass[:, 3] = 1 - before.sum(-1)
+        for k, segment in enumerate(SEGMENTS[:REASONING]):
+            reasoning_mass[:, k] = before[:, bounds.span(segment)].sum(-1)
+        reasoning_mass[:, REASONING] = 1 - before.sum(-1)
 
         rows = self.rows[trace]["answer"]
-        columns, middles = _position_columns(bounds[4] - bounds[3], device)
-        answer_mass = torch.zeros(n_heads, bounds[-1], device=device)
+        columns, middles = _position_columns(bounds.think_close - bounds.reasoning, device)
+        answer_mass = torch.zeros(n_heads, bounds.end, device=device)
         moments = []
         for _, block in attention.blocks(rows):
             answer_mass[:, : block.shape[-1]] += block.sum(1) / len(rows)
-            moments.append(block[..., bounds[3] : bounds[4]] @ columns)
+            moments.append(block[..., bounds.span("reasoning")] @ columns)
         centre, spread = _centre_and_spread(torch.cat(moments, dim=1), middles)
         self.layers[trace].append((reasoning_mass, answer_mass, centre, spread))
 
@@ -87,7 +88,7 @@ def _centre_and_spread(moments: torch.Tensor, middles: torch.Tensor) -> tuple[to
 
 @torch.no_grad()
 def rerun_batch(
-    model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Sequence[int]]
+    model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Bounds]
 ) -> list[tuple[TraceAttention, torch.Tensor]]:
     """Of each trace, what is kept of its attention, and its last hidden states [token, d_model].
 
@@ -105,7 +106,7 @@ def rerun_batch(
 
 
 def rerun_traces(
-    model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Sequence[int]], batch_tokens: int
+    model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Bounds], batch_tokens: int
 ) -> Iterator[tuple[TraceAttention, torch.Tensor]]:
     """rerun_batch over traces in their order, as many a forward pass as batch_tokens hold, and at least one.
 
@@ -160,7 +161,7 @@ def check_against_eager(model: Any, token_ids: Sequence[int], dtype: str) -> flo
     """
     ids = token_ids[:CHECK_TOKENS]
     n = len(ids)
-    bounds = [0, 1, n // 4, n // 4 + 1, n // 2, n // 2 + 1, n, n]
+    bounds = Bounds(0, 1, n // 4, n // 4 + 1, n // 2, n // 2 + 1, n, n)
     ((fused, _),) = rerun_batch(model, [ids], [bounds])
     with attention_kernel(model, "eager"):
         eager, _ = rerun_eager(model, ids, bounds)

@@ -18,7 +18,7 @@ from r2a.attention.text import is_cue_token
 from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
 from r2a.progress import Progress, logger
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
-from r2a.traces import SEGMENTS
+from r2a.traces import SEGMENTS, Bounds
 
 MEANS = ("rfh_mean", "all_mean")
 
@@ -59,7 +59,7 @@ def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settin
             add_column(file, column, "trace", table[column].tolist())
         for number, row in enumerate(table.itertuples()):
             ids = [*row.prompt_token_ids, *row.completion_token_ids]
-            bounds = list(row.bounds)
+            bounds = Bounds.of(row.bounds)
             answer = query_rows(bounds)["answer"]
             itemsize = np.dtype(settings["row_dtype"]).itemsize
             n_rows = n_kept_rows(len(answer), len(ids), len(kept_heads), itemsize, settings["case_megabytes"])
@@ -69,7 +69,8 @@ def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settin
             check_masses(case.attention, identity["dtype"], row.uid)
             pieces = token_pieces(tokenizer, ids)
             is_cue = np.zeros(len(ids), bool)
-            is_cue[bounds[3] : bounds[4]] = is_cue_token(pieces[bounds[3] : bounds[4]], settings["cue_words"])
+            reasoning = bounds.span("reasoning")
+            is_cue[reasoning] = is_cue_token(pieces[reasoning], settings["cue_words"])
             group = file.create_group(f"trace_{number}")
             _write_case(group, case, kept_heads, bounds, origin["n_heads"], settings["row_dtype"])
             add_column(group, "token_ids", "key", ids)
@@ -103,12 +104,12 @@ class CaseAttention:
 class CaseRecorder:
     """Keeps the chosen rows of chosen heads, their mean over all heads, and every head's centre."""
 
-    def __init__(self, bounds: Sequence[int], heads: Sequence[tuple[int, int]], rows: Sequence[int], n_all: int):
-        self.spans = [Span(0, 0, bounds[-1])]
-        self.reasoning = slice(bounds[3], bounds[4])
+    def __init__(self, bounds: Bounds, heads: Sequence[tuple[int, int]], rows: Sequence[int], n_all: int):
+        self.spans = [Span(0, 0, bounds.end)]
+        self.reasoning = bounds.span("reasoning")
         self.heads, self.rows, self.n_all = heads, rows, n_all
-        self.attention = np.zeros((len(heads), len(rows), bounds[-1]), np.float32)
-        self.all_mean = np.zeros((len(rows), bounds[-1]), np.float32)
+        self.attention = np.zeros((len(heads), len(rows), bounds.end), np.float32)
+        self.all_mean = np.zeros((len(rows), bounds.end), np.float32)
         self.centre: list[np.ndarray] = []  # a layer each [head, row]
 
     def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
@@ -137,7 +138,7 @@ class CaseRecorder:
 
 @torch.no_grad()
 def case_attention(
-    model: Any, token_ids: Sequence[int], bounds: Sequence[int], rows: Sequence[int], kept_heads: pd.DataFrame
+    model: Any, token_ids: Sequence[int], bounds: Bounds, rows: Sequence[int], kept_heads: pd.DataFrame
 ) -> CaseAttention:
     """One forward pass of a trace, by the fused or the eager attention that the model was loaded with.
 
@@ -180,12 +181,12 @@ def _chosen_traces(table: pd.DataFrame, traces: Path, settings: Mapping[str, Any
 
 
 def _write_case(
-    group: h5py.Group, case: CaseAttention, kept_heads: pd.DataFrame, bounds: Sequence[int], n_heads: int, dtype: str
+    group: h5py.Group, case: CaseAttention, kept_heads: pd.DataFrame, bounds: Bounds, n_heads: int, dtype: str
 ) -> None:
     """The axes and arrays of one trace's group."""
     add_axis(group, "head", [f"{row.layer}.{row.head}" for row in kept_heads.itertuples()])
     add_axis(group, "row", list(case.rows))
-    add_axis(group, "key", range(bounds[-1]))
+    add_axis(group, "key", range(bounds.end))
     add_axis(group, "every_head", ["{}.{}".format(*divmod(k, n_heads)) for k in range(len(case.centre))])
     add_axis(group, "bound", range(len(SEGMENTS) + 1))
     for name, column in {"layer": "layer", "head_in_layer": "head", "rank": "rank", "is_rfh": "is_rfh"}.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from r2a.traces import QUERY_SEGMENTS, SEGMENTS
+from r2a.traces import QUERY_SEGMENTS, SEGMENTS, Bounds
 
 # A head whose centre moves by less, in shares of the reasoning, stands still: ranks would be of rounding errors.
 LEAST_MOVE = 1e-5
@@ -32,21 +32,21 @@ class TraceAttention:
     spread: np.ndarray
 
 
-def query_rows(bounds: Sequence[int]) -> dict[str, range]:
+def query_rows(bounds: Bounds) -> dict[str, range]:
     """Tokens of each query segment. Raises EmptySegment."""
-    rows = {name: range(bounds[SEGMENTS.index(name)], bounds[SEGMENTS.index(name) + 1]) for name in QUERY_SEGMENTS}
+    rows = {name: range(*bounds.span(name).indices(bounds.end)) for name in QUERY_SEGMENTS}
     for name, tokens in rows.items():
         if not tokens:
             raise EmptySegment(f"segment {name} is empty")
     return rows
 
 
-def segment_mass(kept: TraceAttention, bounds: Sequence[int]) -> np.ndarray:
+def segment_mass(kept: TraceAttention, bounds: Bounds) -> np.ndarray:
     """Mean attention that each query segment pays to each key segment [layer, head, query_segment, key_segment].
 
     The key segments tile the trace, so rows sum to 1. METHOD section 3; Zhang et al. 2025, section 4.
     """
-    answer = [kept.answer_mass[..., bounds[k] : bounds[k + 1]].sum(-1) for k in range(len(SEGMENTS))]
+    answer = [kept.answer_mass[..., bounds.span(segment)].sum(-1) for segment in SEGMENTS]
     by_query = {"reasoning": kept.reasoning_mass, "answer": np.stack(answer, axis=-1)}
     return np.stack([by_query[name] for name in QUERY_SEGMENTS], axis=-2)
 
@@ -65,12 +65,12 @@ def tracking(centre: np.ndarray) -> np.ndarray:
     return np.where(moves, correlation, np.nan)
 
 
-def cue_preference(answer_mass: np.ndarray, bounds: Sequence[int], is_cue: np.ndarray) -> np.ndarray:
+def cue_preference(answer_mass: np.ndarray, bounds: Bounds, is_cue: np.ndarray) -> np.ndarray:
     """Mean attention per cue token of the reasoning over that per other token of it [layer, head].
 
     is_cue: one boolean a reasoning token. 1 is no preference; nan where there is no cue, or nothing else.
     """
-    reasoning = answer_mass[..., bounds[3] : bounds[4]]
+    reasoning = answer_mass[..., bounds.span("reasoning")]
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is nan
         return reasoning[..., is_cue].mean(-1) / reasoning[..., ~is_cue].mean(-1)

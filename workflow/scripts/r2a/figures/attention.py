@@ -14,7 +14,7 @@ from r2a.figures.patterns import N_CASES
 from r2a.figures.style import BLUE, GREEN, GREY, RED, SKY, save, title, titled
 from r2a.prompts import THINK_CLOSE, THINK_OPEN
 from r2a.store import axis_labels, open_hdf5, read_parquet
-from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES
+from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES, Bounds
 
 KEY_LABELS = {"bos": "BOS", "think_open": THINK_OPEN, "think_close": THINK_CLOSE}  # of segments under other names
 # the masses of the answer, then those of the reasoning, as their keys stand in a trace
@@ -119,7 +119,8 @@ def plot_tracking(attention: Path, attention_rows: Path, heads: Path, stem: Path
             "abc", grid.flat, cases, file["uid"].asstr(), file["sample"], strict=False
         ):
             case = file[name]
-            position = (case["row"][:] - case["bounds"][5]) / max(1, case["bounds"][6] - case["bounds"][5] - 1)
+            bounds = Bounds.of(case["bounds"])
+            position = (case["row"][:] - bounds.answer) / max(1, bounds.eos - bounds.answer - 1)
             centre, drifts = case["centre"][:], drift[keys.index((uid, sample))]
             low, middle, high = np.nanpercentile(centre[~is_rfh], [25, 50, 75], axis=0)
             axes.fill_between(position, low, high, color=GREY, alpha=0.3, linewidth=0)

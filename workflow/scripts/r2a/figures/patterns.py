@@ -13,6 +13,7 @@ from matplotlib.colors import PowerNorm
 
 from r2a.figures.style import BLUE, RED, save, title, titled
 from r2a.store import axis_labels, open_hdf5
+from r2a.traces import Bounds
 
 N_CASES = 3  # drawn of those that are stored
 N_PANEL_HEADS = 3
@@ -32,7 +33,7 @@ def plot_patterns(attention_rows: Path, stem: Path, settings: Mapping[str, Any])
         )  # fmt: skip
         rows = []
         for k, (case, uid, shown) in enumerate(zip(cases, uids, panels, strict=True)):
-            bounds = case["bounds"][:]
+            bounds = Bounds.of(case["bounds"])
             drawn = {name: pooled(values, bounds) for name, values in shown.items()}
             # attention sinks outside the reasoning would leave everything else white
             strongest = max(values[:, inside].max() for values, _, inside in drawn.values())
@@ -74,20 +75,20 @@ def _panels(case: h5py.Group) -> dict[str, np.ndarray]:
     return panels
 
 
-def pooled(values: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pooled(values: np.ndarray, bounds: Bounds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Attention [row, column] with at most N_COLUMNS columns, their edges, and which lie inside the reasoning."""
     n_tokens = values.shape[1]
     starts = np.unique(np.linspace(0, n_tokens, min(n_tokens, N_COLUMNS), endpoint=False).astype(int))
-    inside = (starts >= bounds[3]) & (starts < bounds[4])
+    inside = (starts >= bounds.reasoning) & (starts < bounds.think_close)
     return np.maximum.reduceat(values, starts, axis=1), np.append(starts, n_tokens) - 0.5, inside
 
 
-def _mark_reasoning(axes: Axes, bounds: np.ndarray, cues: np.ndarray, n_rows: int) -> None:
-    place, width = (bounds[3] - 0.5, -0.5), bounds[4] - bounds[3]
+def _mark_reasoning(axes: Axes, bounds: Bounds, cues: np.ndarray, n_rows: int) -> None:
+    place, width = (bounds.reasoning - 0.5, -0.5), bounds.think_close - bounds.reasoning
     axes.add_patch(plt.Rectangle(place, width, n_rows, fill=False, edgecolor=BLUE, linewidth=1.3, zorder=3))
     for cue in cues:
         axes.axvline(cue, color=RED, linestyle=(0, (3, 2)), linewidth=0.5, alpha=0.7)
-    axes.set_xticks([(bounds[3] + bounds[4]) / 2], ["reasoning"], fontsize=6.5)
+    axes.set_xticks([(bounds.reasoning + bounds.think_close) / 2], ["reasoning"], fontsize=6.5)
     axes.tick_params(length=0)
     axes.set_ylim(n_rows - 0.5, -0.5)
 
@@ -102,7 +103,7 @@ def _label_answer_tokens(axes: Axes, case: h5py.Group, uid: str) -> None:
         axes.tick_params(axis="y", labelsize=5, pad=1)
     else:
         shown = np.linspace(0, len(rows) - 1, 4).astype(int)
-        axes.set_yticks(shown, rows[shown] - case["bounds"][5], fontsize=6.5)
+        axes.set_yticks(shown, rows[shown] - Bounds.of(case["bounds"]).answer, fontsize=6.5)
     axes.set_ylabel(uid, fontsize=7.5)
 
 

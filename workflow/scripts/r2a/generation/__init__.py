@@ -174,7 +174,7 @@ class _Reader:
             texts = self.tokenizer.convert_ids_to_tokens(ids) if self.has_spelled_tags else ()
             bounds = segment_bounds(request.prompt_ids, completion.token_ids, self.marks, texts)
             n_closes = n_think_closes(ids, bounds, self.marks, texts)
-            answer_text = self.tokenizer.decode(ids[bounds[5] : bounds[6]])
+            answer_text = self.tokenizer.decode(ids[bounds.span("answer")])
             prompt_text = self.tokenizer.decode(request.prompt_ids)
             text = self.tokenizer.decode(completion.token_ids)
         else:
@@ -198,7 +198,7 @@ class _Reader:
             "finish_reason": completion.finish_reason,
             "max_new_tokens": request.max_new_tokens,
             "seconds": completion.seconds,
-            "bounds": bounds,
+            "bounds": bounds and list(bounds),
             "is_finished": is_finished,
             "is_well_formed": is_finished and n_closes == 1,
             "has_answer": has_answer,

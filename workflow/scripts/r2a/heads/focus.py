@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from r2a.heads.registry import head_score, score_columns
-from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES
+from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES, Bounds
 
 
 def short_mass(mass: np.ndarray, name: str) -> np.ndarray:
@@ -14,9 +14,10 @@ def short_mass(mass: np.ndarray, name: str) -> np.ndarray:
     return mass[..., QUERY_SEGMENTS.index(query), SEGMENTS.index(key)]
 
 
-def uniform_a2r(bounds: np.ndarray) -> float:
-    """a2r of a head that attends evenly to all visible keys, in a trace of these eight bounds."""
-    return float((bounds[4] - bounds[3]) * np.mean(1 / np.arange(bounds[5] + 1, bounds[6] + 1)))
+def uniform_a2r(bounds: Bounds) -> float:
+    """a2r of a head that attends evenly to all visible keys, in a trace of these bounds."""
+    n_visible = np.arange(bounds.answer, bounds.eos) + 1
+    return float((bounds.think_close - bounds.reasoning) * np.mean(1 / n_visible))
 
 
 @head_score("attention", "a2r: on the reasoning")
@@ -31,7 +32,7 @@ def lift(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
 
     That share, the mean over answer tokens of reasoning tokens / visible tokens, is the a2r of even attention.
     """
-    return short_mass(segment_mass, "a2r") / uniform_a2r(bounds)
+    return short_mass(segment_mass, "a2r") / uniform_a2r(Bounds.of(bounds))
 
 
 @head_score("attention", "in a trace's own top")

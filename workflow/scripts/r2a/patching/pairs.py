@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise, product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from r2a.models import load_tokenizer, read_manifest
 from r2a.progress import logger
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, ENDING, FINAL_ROLE, PROBE
 from r2a.store import provenance, read_parquet, write_parquet
-from r2a.traces import SEGMENTS, TRACE_KEYS
+from r2a.traces import SEGMENTS, TRACE_KEYS, Bounds
 
 REASONING, CLOSE, ANSWER = (SEGMENTS.index(name) for name in ("reasoning", "think_close", "answer"))
 # (before X, X, after X), X being the answer
@@ -115,9 +115,9 @@ def build_run(
         raise PairError(SPLIT_IN_BOX)
     if len(given) != 1 and SPACE_APART not in form:
         raise PairError(SPLIT_IN_PROBE)
-    bounds = trace["bounds"]
     ids = [*trace["prompt_token_ids"], *trace["completion_token_ids"]]
-    segments = [list(ids[start:end]) for start, end in pairwise(bounds[: ANSWER + 2])]
+    bounds = Bounds.of(trace["bounds"])
+    segments = [list(ids[bounds.span(segment)]) for segment in SEGMENTS[: ANSWER + 1]]
     if not keep_reasoning:
         segments[REASONING] = list(tokenizer.encode("\n", add_special_tokens=False))
     phrase = [*before, *given, *after]

@@ -14,13 +14,12 @@ from r2a.perturbation.reasoning import NotPerturbed, Reasoning, corrupt, cut, fi
 from r2a.progress import logger
 from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING
 from r2a.store import provenance, read_parquet, write_parquet
-from r2a.traces import SEGMENTS, TRACE_KEYS
+from r2a.traces import TRACE_KEYS, Bounds
 
 COLUMNS = [
     "uid", "area", "decoding", "sample", "perturbation", "kind", "cut", "left_out", "prompt_token_ids", "kept_share",
     "source_uid", "was", "becomes", "original_answer", "original_is_correct", "implied_answer",
 ]  # fmt: skip
-REASONING = SEGMENTS.index("reasoning")
 WORDS = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)*")
 
 
@@ -113,8 +112,9 @@ def result_values(problems: pd.DataFrame) -> dict[str, list[str]]:
 def _reasoning(row: Any, tokenizer: Any) -> Reasoning:
     """What the model wrote between <think> and </think>; the prompt's own line after <think> is not part of it."""
     ids = [int(token) for token in (*row.prompt_token_ids, *row.completion_token_ids)]
-    start = max(row.bounds[REASONING], len(row.prompt_token_ids))
-    own = ids[start : row.bounds[REASONING + 1]]
+    bounds = Bounds.of(row.bounds)
+    start = max(bounds.reasoning, len(row.prompt_token_ids))
+    own = ids[start : bounds.think_close]
     return Reasoning(ids[:start], "\n" in tokenizer.decode(ids[start - 1]), own, token_pieces(tokenizer, own))
 
 

@@ -6,7 +6,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
-from r2a.config import PAPER_NUMBERS, load_study
+from r2a.study import PAPER_NUMBERS, load_study, stage_settings
 from r2a.estimate import announce
 
 # A study of one's own (--configfile) replaces the shipped one; merged, both would run.

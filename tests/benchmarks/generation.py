@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from r2a.config import load_study
+from r2a.study import load_study, stage_settings
 
 WAYS = ("vllm", "ours")
 N_PROCESSES, N_ROUNDS, N_SAMPLES, N_WARMING = 2, 4, 2, 64
@@ -76,15 +76,15 @@ def measure(number: int) -> dict[str, Any]:
     study = load_study(config, CONFIG)
     with tempfile.TemporaryDirectory(dir=OUTPUT.parent) as name:  # the disk that results go to
         folder = Path(name)
-        load_dataset(folder / "dataset.parquet", study.stage("datasets", dataset=DATASET))
-        resolve_model(folder / "model.json", study.stage("models", MODEL))
+        load_dataset(folder / "dataset.parquet", stage_settings(study, "datasets", dataset=DATASET))
+        resolve_model(folder / "model.json", stage_settings(study, "models", MODEL))
         manifest = read_manifest(folder / "model.json")
         problems = pd.read_parquet(folder / "dataset.parquet")
         began = time.monotonic()
         from vllm import LLM  # noqa: F401
 
         imported = time.monotonic()
-        requests = build_requests(problems, manifest, study.stage("traces", MODEL, DATASET))
+        requests = build_requests(problems, manifest, stage_settings(study, "traces", MODEL, DATASET))
         engine: dict[str, Any] = {"gpu": 0, **study.generation.model_dump()}
         started = time.monotonic()
         llm = start(requests, manifest, engine)
@@ -109,7 +109,8 @@ def measure(number: int) -> dict[str, Any]:
             one: dict[str, Any] = {}
             for way in WAYS if turn % 2 == 0 else reversed(WAYS):
                 llm.reset_prefix_cache()
-                asked = build_requests(problems, manifest, study.stage("traces", MODEL, DATASET))  # their keys unmade
+                # their keys unmade
+                asked = build_requests(problems, manifest, stage_settings(study, "traces", MODEL, DATASET))
                 wall, processor = time.monotonic(), time.process_time()
                 one["tokens"] = ways[way](asked)
                 one[way] = {"wall": time.monotonic() - wall, "processor": time.process_time() - processor}

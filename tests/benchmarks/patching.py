@@ -37,9 +37,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from hooked_patching import hooked_patch
-from r2a.config import Patching
 from r2a.patching.engine import Engine
 from r2a.store import whole_file
+from r2a.study import Patching
 
 N_LAYERS, N_HEADS, N_KV_HEADS, D_HEAD, D_MODEL, D_MLP, N_VOCABULARY = 8, 12, 2, 128, 1536, 8960, 151_936
 TOKENS = (512, 1024, 2048)

@@ -30,7 +30,6 @@ from r2a.ablation.decoding import ABLATED, MODES, Rows, generate, mean_output, r
 from r2a.ablation.runs import AblationError, ablate_heads
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import segment_mass
-from r2a.config import ConfigError, load_study
 from r2a.evaluation.ablation import effect_table, write_ablation
 from r2a.figures.ablation import plot_ablation
 from r2a.grading.ablation import grade_ablation
@@ -41,6 +40,7 @@ from r2a.roles import RANDOM, RFH, UNABLATED
 from r2a.shards import WHOLE, gather_shards
 from r2a.statistics import difference_interval
 from r2a.store import provenance, write_parquet
+from r2a.study import ConfigError, load_study
 from r2a.summary.ablation import ablation_sentences
 from r2a.traces import Bounds, segment_bounds
 
@@ -494,5 +494,5 @@ def test_configuration_refuses_a_sampled_decoding_and_entries_given_twice(monkey
     shipped = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     with pytest.raises(ConfigError) as error:
         load_study(shipped | {"ablation": {"decoding": "sampled", "doses": [1, 1], "modes": ["zero", "zero"]}})
-    for expected in ("ablation.decoding: 'sampled' samples", "ablation.doses: an entry", "ablation.modes: an entry"):
+    for expected in ("ablation.decoding: 'sampled' samples", "ablation.doses: 1 is named", "ablation.modes: 'zero' is"):
         assert expected in str(error.value)

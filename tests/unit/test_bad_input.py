@@ -19,7 +19,6 @@ import r2a.generation
 from r2a.ablation.runs import AblationError, ablate_heads
 from r2a.attention import capture_attention
 from r2a.attention.fused import AttentionError
-from r2a.config import ConfigError, Dataset, load_study
 from r2a.datasets import DatasetError, load_dataset
 from r2a.figures.accuracy import plot_accuracy, plot_areas
 from r2a.generation import generate_traces
@@ -40,6 +39,7 @@ from r2a.store import (
     write_csv,
     write_parquet,
 )
+from r2a.study import ConfigError, Dataset, load_study, stage_settings
 from r2a.summary.accuracy import effect_sentences
 from r2a.traces import SEGMENTS, Marks, find_boxes, segment_bounds
 
@@ -102,7 +102,7 @@ CONFIGURATIONS = [
     ("models.tiny-qwen.without_reasoning", "nothing", "models.tiny-qwen.without_reasoning: "),
     ("generation.gpu_memory_percent", 120, "generation.gpu_memory_percent: "),
     ("grading.graders", [], "grading.graders: "),
-    ("grading.graders", ["policy", "policy"], "grading.graders: a grader is named twice"),
+    ("grading.graders", ["policy", "policy"], "grading.graders: 'policy' is named twice"),
     ("grading.graders", ["teacher"], "grading.graders.0: "),
     ("grading.seconds", 0, "grading.seconds: "),
     ("statistics", {"confidence": 95}, "statistics.confidence: "),
@@ -310,7 +310,7 @@ def stages(monkeypatch, tmp_path):
     config["datasets"]["comparisons"]["n_problems"] = 3
     study = load_study(config)
     names = "models", "datasets", "traces", "grades", "attention", "ablation", "pairs", "perturbation"
-    settings = {name: study.stage(name, "tiny-qwen", "comparisons") for name in names}
+    settings = {name: stage_settings(study, name, "tiny-qwen", "comparisons") for name in names}
 
     def run(completion):
         paths = {name: tmp_path / name for name in ("dataset", "manifest", "traces", "grades", "heads", "output")}

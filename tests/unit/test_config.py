@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from r2a.config import ConfigError, load_study
-from r2a.config_reference import reference
+from r2a.study import ConfigError, load_study, stage_settings
+from r2a.study.reference import reference
 
 ROOT = Path(__file__).parents[2]
+COMPARED = ("tiny-qwen", "comparisons")
 
 
 @pytest.fixture
@@ -54,14 +55,14 @@ def test_cases_are_named_by_problem_within_a_dataset_of_the_study(shipped):
         load_study(shipped)
     shipped["attention"]["case_uids"] = {"puzzles": ["chain-0001"]}
     study = load_study(shipped)
-    assert study.stage("attention_rows", "tiny-qwen", "puzzles")["uids"] == ["chain-0001"]
-    assert study.stage("attention_rows", "tiny-qwen", "comparisons")["uids"] == []
+    assert stage_settings(study, "attention_rows", "tiny-qwen", "puzzles")["uids"] == ["chain-0001"]
+    assert stage_settings(study, "attention_rows", "tiny-qwen", "comparisons")["uids"] == []
 
 
 def test_settings_of_cases_do_not_rerun_all_traces(shipped):
-    before = load_study(shipped).stage("attention", "tiny-qwen", "puzzles")
+    before = stage_settings(load_study(shipped), "attention", "tiny-qwen", "puzzles")
     shipped["attention"] |= {"n_cases": 9, "row_dtype": "float32", "case_megabytes": 1}
-    assert load_study(shipped).stage("attention", "tiny-qwen", "puzzles") == before
+    assert stage_settings(load_study(shipped), "attention", "tiny-qwen", "puzzles") == before
 
 
 def test_pairs_refuse_a_sampled_decoding(shipped):
@@ -76,8 +77,7 @@ def test_a_perturbation_named_twice_is_refused_and_none_is_none(shipped):
         load_study(shipped)
     assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
         "perturbation.kinds: 'cut' is named twice",
-        "perturbation.cuts: 0 is named twice",
-        "perturbation.cuts: 100 is named twice",
+        "perturbation.cuts: 0 and 100 are named twice",
     ]
     shipped["perturbation"] = {"kinds": []}
     assert load_study(shipped).perturbed_datasets == []
@@ -87,13 +87,16 @@ def test_components_must_hold_resid_pre_and_be_known(shipped):
     shipped["patching"] = {"components": ["attn_out", "mlp"]}
     with pytest.raises(ConfigError) as error:
         load_study(shipped)
-    assert "patching.components: resid_pre is missing" in str(error.value)
+
     assert "patching.components.1: " in str(error.value)
+    shipped["patching"] = {"components": ["attn_out", "mlp_out"]}
+    with pytest.raises(ConfigError, match=r"patching\.components: resid_pre is missing"):
+        load_study(shipped)
 
 
 def test_a_probe_named_twice_is_an_error(shipped):
     shipped["patching"] = {"probes": ["boxed", "boxed"]}
-    with pytest.raises(ConfigError, match=r"patching\.probes: one is named twice"):
+    with pytest.raises(ConfigError, match=r"patching\.probes: 'boxed' is named twice"):
         load_study(shipped)
 
 
@@ -102,7 +105,7 @@ def test_components_rerun_what_is_made_of_them_and_not_the_pairs(shipped):
     shipped["patching"] = {"components": ["resid_pre"]}
     after = load_study(shipped)
     changed = {
-        stage: before.stage(stage, "tiny-qwen", "comparisons") != after.stage(stage, "tiny-qwen", "comparisons")
+        stage: stage_settings(before, stage, *COMPARED) != stage_settings(after, stage, *COMPARED)
         for stage in ("pairs", "activations", "patching")
     }
     assert changed == {"pairs": False, "activations": True, "patching": True}
@@ -112,8 +115,8 @@ def test_another_alignment_makes_the_pairs_again(shipped):
     before = load_study(shipped)
     shipped["patching"]["alignment"] = "pad_visible"
     for stage in ("pairs", "patching"):
-        arguments = (stage, "tiny-qwen", "comparisons")
-        assert load_study(shipped).stage(*arguments) == before.stage(*arguments) | {"alignment": "pad_visible"}
+        after = stage_settings(load_study(shipped), stage, *COMPARED)
+        assert after == stage_settings(before, stage, *COMPARED) | {"alignment": "pad_visible"}
     shipped["patching"] = {"alignment": "left"}
     with pytest.raises(ConfigError, match=r"patching\.alignment: input should be 'role', 'pad' or 'pad_visible'"):
         load_study(shipped)
@@ -133,12 +136,12 @@ def test_stage_parameters_change_with_what_matters_and_with_nothing_else(shipped
     shipped["attention"] = {"batch_tokens": 999}
     faster = load_study(shipped)
     for stage in ("traces", "attention", "pairs", "patching"):
-        assert before.stage(stage, "tiny-qwen", "comparisons") == faster.stage(stage, "tiny-qwen", "comparisons")
+        assert stage_settings(before, stage, *COMPARED) == stage_settings(faster, stage, *COMPARED)
     shipped["generation"]["max_new_tokens"] = 50
     shorter = load_study(shipped)
-    traces = [study.stage("traces", "tiny-qwen", "puzzles") for study in (before, shorter)]
+    traces = [stage_settings(study, "traces", "tiny-qwen", "puzzles") for study in (before, shorter)]
     assert traces[0] != traces[1]
-    assert before.stage("attention", "tiny-qwen", "puzzles") == shorter.stage("attention", "tiny-qwen", "puzzles")
+    assert stage_settings(before, "attention", *COMPARED) == stage_settings(shorter, "attention", *COMPARED)
 
 
 def test_the_key_reference_is_in_step_with_the_schema():

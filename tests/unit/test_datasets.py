@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from r2a.config import Dataset, load_study
 from r2a.datasets import DatasetError, load_dataset
 from r2a.store import read_provenance
+from r2a.study import Dataset, load_study
 
 ROOT = Path(__file__).parents[2]
 

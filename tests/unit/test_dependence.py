@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from r2a.config import CONDITIONS
 from r2a.evaluation.budgets import MOST_BUDGETS, budget_table
 from r2a.evaluation.changes import decoding_table, variant_table
 from r2a.evaluation.outcomes import with_outcomes
@@ -16,6 +15,7 @@ from r2a.evaluation.tables import accuracy_table, effect_table, funnel_table
 from r2a.figures.accuracy import beside_paper, plot_beside_paper
 from r2a.figures.compliance import disagreement_counts
 from r2a.store import provenance, write_csv, write_parquet
+from r2a.study import CONDITIONS
 from r2a.summary.dependence import dependence_sentences
 
 WITH, WITHOUT = CONDITIONS

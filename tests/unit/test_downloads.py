@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from r2a.config import load_study
 from r2a.models import load_model, load_tokenizer, read_manifest, resolve_judge, resolve_model
+from r2a.study import load_study, stage_settings
 
 MODELS = Path(__file__).parents[2] / "resources/models"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -35,7 +35,7 @@ def study(tmp_path, monkeypatch):
 
 
 def test_a_models_manifest_names_the_commit_and_the_folder_that_jobs_read(study, tmp_path):
-    resolve_model(tmp_path / "mine.json", study.stage("models", "mine"))
+    resolve_model(tmp_path / "mine.json", stage_settings(study, "models", "mine"))
     manifest = read_manifest(tmp_path / "mine.json")
     assert manifest["folder"] == str(tmp_path / "models--me--tiny-qwen/snapshots" / COMMIT)
     assert (manifest["models"]["mine"]["source"], manifest["models"]["mine"]["revision"]) == ("me/tiny-qwen", COMMIT)
@@ -43,15 +43,21 @@ def test_a_models_manifest_names_the_commit_and_the_folder_that_jobs_read(study,
 
 
 def test_a_judge_likewise(study, tmp_path):
-    resolve_judge(tmp_path / "theirs.json", study.stage("judges", judge="theirs"))
+    resolve_judge(tmp_path / "theirs.json", stage_settings(study, "judges", judge="theirs"))
     manifest = read_manifest(tmp_path / "theirs.json")
     assert manifest["folder"] == str(tmp_path / "models--me--tiny-judge/snapshots" / COMMIT)
     assert manifest["models"]["theirs"]["revision"] == COMMIT
 
 
 def test_a_manifest_depends_on_what_is_downloaded_and_not_on_how_a_judge_is_asked(study):
-    before = study.stage("judges", judge="theirs"), study.stage("judgements", dataset="puzzles", judge="theirs")
+    before = (
+        stage_settings(study, "judges", judge="theirs"),
+        stage_settings(study, "judgements", dataset="puzzles", judge="theirs"),
+    )
     study.judges["theirs"].max_tokens = 7
-    after = study.stage("judges", judge="theirs"), study.stage("judgements", dataset="puzzles", judge="theirs")
+    after = (
+        stage_settings(study, "judges", judge="theirs"),
+        stage_settings(study, "judgements", dataset="puzzles", judge="theirs"),
+    )
     assert before[0] == after[0]
     assert before[1] != after[1]

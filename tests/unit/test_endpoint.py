@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 import r2a.endpoint
-from r2a.config import ConfigError, load_study
 from r2a.datasets import load_dataset
 from r2a.endpoint import Endpoint, EndpointError, RefusedError, as_they_finish
 from r2a.generation import generate_traces
 from r2a.generation.endpoint_engine import read_reply, request_body
 from r2a.generation.requests import Request
 from r2a.models import resolve_model
+from r2a.study import ConfigError, load_study, stage_settings
 from servers import scripted_server, vllm_server
 
 ROOT = Path(__file__).parents[2]
@@ -164,10 +164,10 @@ def study(folder, model, max_new_tokens=40, decodings=None):
 
 def generate(folder, chosen):
     paths = [folder / name for name in ("dataset.parquet", "model.json", "traces.parquet")]
-    load_dataset(paths[0], chosen.stage("datasets", dataset="mine"))
-    resolve_model(paths[1], chosen.stage("models", "served"))
+    load_dataset(paths[0], stage_settings(chosen, "datasets", dataset="mine"))
+    resolve_model(paths[1], stage_settings(chosen, "models", "served"))
     engine = chosen.endpoint_resources("served") | {"gpu": 0, "gpu_memory_percent": 90, "cpu_cache_mb": 64}
-    generate_traces(*paths, chosen.stage("traces", "served", "mine"), engine)
+    generate_traces(*paths, stage_settings(chosen, "traces", "served", "mine"), engine)
     return pd.read_parquet(paths[2])
 
 

@@ -16,12 +16,12 @@ import yaml
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from r2a.attention import capture_attention
-from r2a.config import load_study
 from r2a.estimate import Reckoning, announce
 from r2a.models import load_tokenizer, marks_of, read_manifest
 from r2a.patching.runs import capture_activations
 from r2a.roles import CONTROL_ROLE, KEY_ROLES, PROBE
 from r2a.store import write_parquet
+from r2a.study import load_study, stage_settings
 from r2a.traces import segment_bounds
 from random_traces import write_random_traces
 
@@ -74,7 +74,7 @@ def test_activations_take_what_is_estimated(larger, tmp_path, monkeypatch):
     origin = {"parameters_hash": "0", "models": {}}
     write_parquet(tmp_path / "pairs.parquet", pd.DataFrame(rows), origin)
     study = study_of(larger)
-    settings = study.stage("activations", "random", "pairs")
+    settings = stage_settings(study, "activations", "random", "pairs")
     output = tmp_path / "activations.h5"
     capture_activations(tmp_path / "pairs.parquet", larger / "manifest.json", output, settings)
     estimated = Reckoning(study).bytes_by_stage()["activations"]
@@ -96,7 +96,7 @@ def test_attention_takes_what_is_estimated(larger, tmp_path, monkeypatch):
     Path("texts.jsonl").write_text('{"uid": 1}\n' * N_TRACES)
     study = study_of(larger, datasets={"texts": {"kind": "open_ended", "path": "texts.jsonl"}})
     output = tmp_path / "attention.h5"
-    settings = study.stage("attention", "random", "texts")
+    settings = stage_settings(study, "attention", "random", "texts")
     capture_attention(tmp_path / "traces.parquet", larger / "manifest.json", output, settings, 16_000)
     estimated = Reckoning(study).bytes_by_stage()["attention"]
     assert 1 / 1.5 < estimated / output.stat().st_size < 1.5
@@ -180,7 +180,7 @@ def test_the_estimate_imports_nothing_heavy_and_takes_less_than_a_third_of_a_sec
     config = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
     code = (
         "import json, logging, sys, time\n"
-        "from r2a.config import load_study; from r2a.estimate import announce\n"
+        "from r2a.study import load_study; from r2a.estimate import announce\n"
         f"study = load_study(json.loads({json.dumps(config)!r}))\n"
         "started = time.process_time(); announce(study, logging.getLogger())\n"
         "print(time.process_time() - started, *({'torch', 'h5py', 'pandas', 'numpy'} & sys.modules.keys()))"

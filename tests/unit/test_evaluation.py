@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from r2a.config import CONDITIONS
 from r2a.evaluation import (
     accuracy_table,
     disagreement_table,
@@ -32,6 +31,7 @@ from r2a.statistics import (
     wilson_interval,
 )
 from r2a.store import provenance, read_parquet, read_provenance, write_parquet
+from r2a.study import CONDITIONS
 
 MODELS = {"R1-Llama-8B": "llama-8B", "R1-Qwen-7B": "qwen-7B", "R1-Qwen-1.5B": "qwen-1p5B", "R1-Full": "r1-full"}
 # points, over all 500 problems, from the published counts (METHOD section 2; the same with Manski's assumptions)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from r2a.config import load_study
 from r2a.datasets import load_dataset
 from r2a.generation import generate_traces
 from r2a.models import resolve_model
+from r2a.study import load_study, stage_settings
 
 ROOT = Path(__file__).parents[2]
 ENGINE = {"gpu": 0, "gpu_memory_percent": 90, "cpu_cache_mb": 64}
@@ -33,9 +33,9 @@ def traces(folder, monkeypatch, generation, **variant):
         }
     )  # fmt: skip
     paths = [folder / file for file in ("dataset.parquet", "model.json", "traces.parquet")]
-    load_dataset(paths[0], study.stage("datasets", dataset="mine"))
-    resolve_model(paths[1], study.stage("models", name))
-    generate_traces(*paths, study.stage("traces", name, "mine"), ENGINE)
+    load_dataset(paths[0], stage_settings(study, "datasets", dataset="mine"))
+    resolve_model(paths[1], stage_settings(study, "models", name))
+    generate_traces(*paths, stage_settings(study, "traces", name, "mine"), ENGINE)
     return pd.read_parquet(paths[2]).set_index(["condition", "uid"]).sort_index()
 
 

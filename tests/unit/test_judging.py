@@ -9,7 +9,6 @@ import torch
 import yaml
 
 import r2a.endpoint
-from r2a.config import ConfigError, load_study
 from r2a.datasets import DatasetError, load_dataset
 from r2a.endpoint import EndpointError
 from r2a.evaluation import score_table, write_judge_tables
@@ -19,6 +18,7 @@ from r2a.judging.requests import JudgingError, Request, request_body
 from r2a.judging.template import NO_HISTORY, PLACEHOLDERS, fill
 from r2a.models import resolve_judge
 from r2a.store import provenance, write_parquet
+from r2a.study import ConfigError, load_study, stage_settings
 from r2a.summary.judging import judge_sentences
 from servers import scripted_server, vllm_server
 
@@ -84,7 +84,7 @@ def load_rows(folder, rows, **changes):
     path = folder / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     chosen = study(folder, JUDGES, path=str(path), **changes)
-    load_dataset(folder / "dataset.parquet", chosen.stage("datasets", dataset="mine"))
+    load_dataset(folder / "dataset.parquet", stage_settings(chosen, "datasets", dataset="mine"))
     return pd.read_parquet(folder / "dataset.parquet")
 
 
@@ -182,9 +182,9 @@ def judge(folder, judges, models, name="first", **engine):
     resources = {"gpu": 0, "cpu_cache_mb": 64, **chosen.judge_resources(name), **engine}
     paths = [folder / f"{model}.parquet" for model in models]
     output = folder / name / "mine.parquet"
-    settings = chosen.stage("judgements", dataset="mine", judge=name)
+    settings = stage_settings(chosen, "judgements", dataset="mine", judge=name)
     manifest = folder / f"{name}.json"
-    resolve_judge(manifest, chosen.stage("judges", judge=name))
+    resolve_judge(manifest, stage_settings(chosen, "judges", judge=name))
     judge_answers(paths, folder / "dataset.parquet", TEMPLATE, manifest, output, settings, resources)
     return pd.read_parquet(output)
 
@@ -441,7 +441,7 @@ def test_judging_needs_a_checklist_and_single_turns_a_conversation():
 
 def test_the_papers_judge_is_asked_as_in_the_paper():
     study = load_study(yaml.safe_load((ROOT / "config/paper.yaml").read_text()))
-    settings = study.stage("judgements", dataset="wildbench", judge="gpt-4o")
+    settings = stage_settings(study, "judgements", dataset="wildbench", judge="gpt-4o")
     request = Request("m", "prompt", settings["temperature"], settings["top_p"], None, settings["max_tokens"])
     assert request_body(request, settings["request"]) == {
         "model": "gpt-4o-2024-05-13", "messages": [{"role": "user", "content": "prompt"}], "temperature": 0,
@@ -452,7 +452,9 @@ def test_the_papers_judge_is_asked_as_in_the_paper():
 def test_how_fast_a_judge_is_asked_changes_no_parameters(tmp_path):
     slow = {"first": {"endpoint": {"base_url": "http://host/v1", "model": "m"}}}
     fast = {"first": {"endpoint": {"base_url": "http://other/v1", "model": "m", "max_concurrency": 99}, "threads": 4}}
-    stages = [study(tmp_path, judges).stage("judgements", dataset="mine", judge="first") for judges in (slow, fast)]
+    stages = [
+        stage_settings(study(tmp_path, judges), "judgements", dataset="mine", judge="first") for judges in (slow, fast)
+    ]
     assert stages[0] == stages[1]
 
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from r2a.config import Dataset
 from r2a.datasets import DatasetError, load_dataset
 from r2a.models import HUB_FILES, ModelError, resolve_model
 from r2a.parts import Parts
 from r2a.store import StoreError, open_hdf5, provenance, read_parquet, read_provenance, write_csv
+from r2a.study import Dataset
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*(ROOT / "workflow").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "envs").rglob("*.py")])

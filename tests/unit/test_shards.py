@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 import r2a.generation
-from r2a.config import ConfigError, load_study
 from r2a.generation import generate_traces
 from r2a.generation.requests import Completion
 from r2a.shards import WHOLE, gather_shards, shard_range
 from r2a.store import StoreError, parameters_hash, provenance, write_json, write_parquet
+from r2a.study import ConfigError, load_study
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {

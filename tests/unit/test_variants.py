@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from r2a.config import ConfigError, load_study
 from r2a.datasets import load_dataset
 from r2a.generation import build_requests
 from r2a.models import ModelError, load_tokenizer, marks_of, read_manifest, resolve_model
 from r2a.prompts import FINISHED_STUB, prompt_ids, tag_pieces
 from r2a.store import read_parquet
+from r2a.study import ConfigError, load_study, stage_settings
 from r2a.traces import segment_bounds
 
 ROOT = Path(__file__).parents[2]
@@ -41,10 +41,10 @@ def test_a_variant_has_stage_one_alone_and_leaves_its_bases_traces_as_they_are()
     study = with_variant({"variant_of": "tiny-qwen", "think_tags": "pieces"})
     plain = load_study(yaml.safe_load(Path("config/config.yaml").read_text()))
     assert study.weighted_models == plain.weighted_models == ["tiny-qwen", "tiny-llama"]
-    of_base = [one.stage("traces", "tiny-qwen", "puzzles") for one in (study, plain)]
+    of_base = [stage_settings(one, "traces", "tiny-qwen", "puzzles") for one in (study, plain)]
     assert of_base[0] == of_base[1]
-    assert study.stage("traces", "variant", "puzzles")["think_tags"] == "pieces"
-    assert study.stage("evaluation")["variants"] == study.variants
+    assert stage_settings(study, "traces", "variant", "puzzles")["think_tags"] == "pieces"
+    assert stage_settings(study, "evaluation")["variants"] == study.variants
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_a_chat_prompt_is_the_models_template_with_our_reasoning_opened_or_close
     (tmp_path / "model/chat_template.jinja").write_text(TEMPLATE + opened)
     models = {"raw": {"path": str(tmp_path / "model")}, "chat": {"variant_of": "raw", "prompt": "chat"}}
     study = load_study(yaml.safe_load(Path("config/config.yaml").read_text()) | {"models": models})
-    load_dataset(tmp_path / "puzzles.parquet", study.stage("datasets", dataset="puzzles"))
+    load_dataset(tmp_path / "puzzles.parquet", stage_settings(study, "datasets", dataset="puzzles"))
     problems = read_parquet(tmp_path / "puzzles.parquet").head(2)
     requests = {}
     for name in models:
-        resolve_model(tmp_path / f"{name}.json", study.stage("models", name))
-        settings = study.stage("traces", name, "puzzles") | {"instruction": " Think."}
+        resolve_model(tmp_path / f"{name}.json", stage_settings(study, "models", name))
+        settings = stage_settings(study, "traces", name, "puzzles") | {"instruction": " Think."}
         requests[name] = build_requests(problems, read_manifest(tmp_path / f"{name}.json"), settings)
     tokenizer, marks = load_tokenizer(tmp_path / "model"), marks_of(tmp_path / "model")
     closed = f"\n{FINISHED_STUB}\n</think>"
@@ -131,4 +131,4 @@ def test_a_chat_prompt_is_the_models_template_with_our_reasoning_opened_or_close
 def test_a_model_without_a_template_is_refused_as_a_chat_before_anything_is_generated(tmp_path):
     study = with_variant({"variant_of": "tiny-qwen", "prompt": "chat"})
     with pytest.raises(ModelError, match=r"no chat template; give models\.variant prompt: raw"):
-        resolve_model(tmp_path / "model.json", study.stage("models", "variant"))
+        resolve_model(tmp_path / "model.json", stage_settings(study, "models", "variant"))

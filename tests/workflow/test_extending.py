@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from r2a.config import load_study
 from r2a.datasets import load_dataset
+from r2a.study import load_study, stage_settings
 
 PAGE = (Path(__file__).parents[2] / "docs/extending.md").read_text()
 BLOCK = re.compile(r"(?:^(?:At the end of )?`([^`]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -72,7 +72,7 @@ def test_the_pages_studies_are_valid(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for part in studies:
         study = load_study(STUDY | part)
-    settings = study.stage("datasets", dataset="my-pairs")
+    settings = stage_settings(study, "datasets", dataset="my-pairs")
     load_dataset(Path("my/pairs.parquet"), settings)
     assert pd.read_parquet("my/pairs.parquet")["pair"].nunique() == 2
 

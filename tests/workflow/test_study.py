@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from r2a.config import load_study
 from r2a.estimate import Reckoning
+from r2a.study import load_study
 
 MODELS, DATASETS = ("tiny-qwen", "tiny-llama"), ("puzzles", "comparisons")
 GRADED = [(model, dataset) for model in MODELS for dataset in DATASETS]

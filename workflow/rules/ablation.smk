@@ -19,7 +19,7 @@ rule ablate_heads:
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
         batch_tokens=STUDY.ablation.batch_tokens,
     params:
-        settings=lambda wildcards: STUDY.stage("ablation", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "ablation", wildcards.model, wildcards.dataset),
     script:
         "../scripts/ablate_heads.py"
 
@@ -44,7 +44,7 @@ rule judge_ablation:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("ablation_effect", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "ablation_effect", wildcards.model, wildcards.dataset),
     script:
         "../scripts/judge_ablation.py"
 
@@ -68,6 +68,6 @@ rule plot_ablation:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_ablation.py"

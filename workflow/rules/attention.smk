@@ -18,7 +18,7 @@ rule capture_attention:
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
         batch_tokens=STUDY.attention.batch_tokens,
     params:
-        settings=lambda wildcards: STUDY.stage("attention", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "attention", wildcards.model, wildcards.dataset),
     script:
         "../scripts/capture_attention.py"
 
@@ -43,6 +43,6 @@ rule capture_rows:
         mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
     params:
-        settings=lambda wildcards: STUDY.stage("attention_rows", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "attention_rows", wildcards.model, wildcards.dataset),
     script:
         "../scripts/capture_rows.py"

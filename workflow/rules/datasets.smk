@@ -11,7 +11,7 @@ rule load_dataset:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("datasets", dataset=wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "datasets", dataset=wildcards.dataset),
     script:
         "../scripts/load_dataset.py"
 

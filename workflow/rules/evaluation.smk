@@ -11,7 +11,7 @@ rule grade_traces:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("grades", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "grades", wildcards.model, wildcards.dataset),
     script:
         "../scripts/grade_traces.py"
 
@@ -49,7 +49,7 @@ rule tabulate_evaluation:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("evaluation"),
+        settings=stage_settings(STUDY, "evaluation"),
     script:
         "../scripts/tabulate_evaluation.py"
 
@@ -74,6 +74,6 @@ rule tabulate_disagreements:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("disagreements"),
+        settings=stage_settings(STUDY, "disagreements"),
     script:
         "../scripts/tabulate_disagreements.py"

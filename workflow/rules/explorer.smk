@@ -28,6 +28,6 @@ rule write_explorer:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("explorer"),
+        settings=stage_settings(STUDY, "explorer"),
     script:
         "../scripts/write_explorer.py"

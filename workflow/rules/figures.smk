@@ -18,7 +18,7 @@ rule plot_accuracy:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("figures"),
+        settings=stage_settings(STUDY, "figures"),
     script:
         "../scripts/plot_accuracy.py"
 
@@ -43,7 +43,7 @@ rule plot_areas:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("figures"),
+        settings=stage_settings(STUDY, "figures"),
     script:
         "../scripts/plot_areas.py"
 
@@ -69,7 +69,7 @@ rule plot_beside_paper:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("figures"),
+        settings=stage_settings(STUDY, "figures"),
     script:
         "../scripts/plot_beside_paper.py"
 
@@ -93,7 +93,7 @@ rule plot_budgets:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("figures"),
+        settings=stage_settings(STUDY, "figures"),
     script:
         "../scripts/plot_budgets.py"
 
@@ -119,7 +119,7 @@ rule plot_changes:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("figures"),
+        settings=stage_settings(STUDY, "figures"),
     script:
         "../scripts/plot_changes.py"
 
@@ -143,7 +143,7 @@ rule plot_disagreements:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("figures"),
+        settings=stage_settings(STUDY, "figures"),
     script:
         "../scripts/plot_disagreements.py"
 
@@ -167,7 +167,7 @@ rule plot_funnel:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("figures"),
+        settings=stage_settings(STUDY, "figures"),
     script:
         "../scripts/plot_funnel.py"
 
@@ -192,7 +192,7 @@ rule plot_decomposition:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_decomposition.py"
 
@@ -216,7 +216,7 @@ rule plot_head_map:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_head_map.py"
 
@@ -240,7 +240,7 @@ rule plot_head_atlas:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_head_atlas.py"
 
@@ -266,7 +266,7 @@ rule plot_patching_case:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_patching_case.py"
 
@@ -292,7 +292,7 @@ rule plot_patching_curves:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_patching_curves.py"
 
@@ -316,7 +316,7 @@ rule plot_patching_components:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_patching_components.py"
 
@@ -340,7 +340,7 @@ rule plot_patching_ranges:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_patching_ranges.py"
 
@@ -365,7 +365,7 @@ rule plot_carriers:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_carriers.py"
 
@@ -389,7 +389,7 @@ rule plot_patterns:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_patterns.py"
 
@@ -415,6 +415,6 @@ rule plot_tracking:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_tracking.py"

@@ -17,7 +17,7 @@ rule probe_heads:
         mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
     params:
-        settings=lambda wildcards: STUDY.stage("probes", wildcards.model),
+        settings=lambda wildcards: stage_settings(STUDY, "probes", wildcards.model),
     script:
         "../scripts/probe_heads.py"
 
@@ -36,7 +36,7 @@ rule score_heads:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("heads", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "heads", wildcards.model, wildcards.dataset),
     script:
         "../scripts/score_heads.py"
 
@@ -65,6 +65,6 @@ rule tabulate_attention_quality:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("attention_quality"),
+        settings=stage_settings(STUDY, "attention_quality"),
     script:
         "../scripts/tabulate_attention_quality.py"

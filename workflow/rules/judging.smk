@@ -11,7 +11,7 @@ rule resolve_judge:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("judges", judge=wildcards.judge),
+        settings=lambda wildcards: stage_settings(STUDY, "judges", judge=wildcards.judge),
     script:
         "../scripts/resolve_judge.py"
 
@@ -44,7 +44,7 @@ rule judge_answers:
         timeout_seconds=lambda wildcards: STUDY.judge_resources(wildcards.judge)["timeout_seconds"],
         replies=lambda wildcards: STUDY.judge_resources(wildcards.judge)["replies"],
     params:
-        settings=lambda wildcards: STUDY.stage("judgements", dataset=wildcards.dataset, judge=wildcards.judge),
+        settings=lambda wildcards: stage_settings(STUDY, "judgements", dataset=wildcards.dataset, judge=wildcards.judge),
     script:
         "../scripts/judge_answers.py"
 
@@ -78,7 +78,7 @@ rule tabulate_judgements:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("judge_tables"),
+        settings=stage_settings(STUDY, "judge_tables"),
     script:
         "../scripts/tabulate_judgements.py"
 
@@ -103,7 +103,7 @@ rule plot_judge_scores:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("figures"),
+        settings=stage_settings(STUDY, "figures"),
     script:
         "../scripts/plot_judge_scores.py"
 

@@ -11,7 +11,7 @@ rule resolve_model:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("models", model=wildcards.model),
+        settings=lambda wildcards: stage_settings(STUDY, "models", model=wildcards.model),
     script:
         "../scripts/resolve_model.py"
 

@@ -13,7 +13,7 @@ rule align_pairs:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("pairs", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "pairs", wildcards.model, wildcards.dataset),
     script:
         "../scripts/align_pairs.py"
 
@@ -37,7 +37,7 @@ rule capture_activations:
         mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
     params:
-        settings=lambda wildcards: STUDY.stage("activations", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "activations", wildcards.model, wildcards.dataset),
     script:
         "../scripts/capture_activations.py"
 
@@ -63,7 +63,7 @@ rule patch_pairs:
         runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
         batch_tokens=STUDY.patching.batch_tokens,
     params:
-        settings=lambda wildcards: STUDY.stage("patching", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "patching", wildcards.model, wildcards.dataset),
     script:
         "../scripts/patch_pairs.py"
 
@@ -101,7 +101,7 @@ rule tabulate_patching:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("patching", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "patching", wildcards.model, wildcards.dataset),
     script:
         "../scripts/tabulate_patching.py"
 
@@ -125,7 +125,7 @@ rule tabulate_pairs:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("pairs", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "pairs", wildcards.model, wildcards.dataset),
     script:
         "../scripts/tabulate_pairs.py"
 
@@ -143,6 +143,6 @@ rule tabulate_carriers:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("patching", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "patching", wildcards.model, wildcards.dataset),
     script:
         "../scripts/tabulate_carriers.py"

@@ -26,7 +26,7 @@ rule perturb_reasoning:
         max_concurrency=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["max_concurrency"],
         timeout_seconds=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["timeout_seconds"],
     params:
-        settings=lambda wildcards: STUDY.stage("perturbation", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "perturbation", wildcards.model, wildcards.dataset),
     script:
         "../scripts/perturb_reasoning.py"
 
@@ -45,7 +45,7 @@ rule grade_perturbation:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("grades", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "grades", wildcards.model, wildcards.dataset),
     script:
         "../scripts/grade_perturbation.py"
 
@@ -63,7 +63,7 @@ rule tabulate_perturbation:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("evaluation", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "evaluation", wildcards.model, wildcards.dataset),
     script:
         "../scripts/tabulate_perturbation.py"
 
@@ -87,6 +87,6 @@ rule plot_perturbation:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=lambda wildcards: STUDY.stage("figures", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
     script:
         "../scripts/plot_perturbation.py"

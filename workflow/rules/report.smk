@@ -113,7 +113,7 @@ rule write_summary:
     conda:
         f"../../envs/{STUDY.environment}.yaml"
     params:
-        settings=STUDY.stage("summary"),
+        settings=stage_settings(STUDY, "summary"),
         benchmarks=f"results/{STUDY.study}/benchmarks",  # params take no pathvars
     script:
         "../scripts/write_summary.py"

@@ -23,6 +23,6 @@ rule generate_traces:
         max_concurrency=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["max_concurrency"],
         timeout_seconds=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["timeout_seconds"],
     params:
-        settings=lambda wildcards: STUDY.stage("traces", wildcards.model, wildcards.dataset),
+        settings=lambda wildcards: stage_settings(STUDY, "traces", wildcards.model, wildcards.dataset),
     script:
         "../scripts/generate_traces.py"

@@ -14,7 +14,7 @@ from logging import Logger
 from pathlib import Path
 from typing import NamedTuple
 
-from r2a.config import CONDITIONS, Dataset, Model, Study
+from r2a.study import CONDITIONS, Dataset, Model, Study
 
 # what is wrong with a file is told by the job that reads it, and stops no estimate
 UNREADABLE = OSError, ValueError, KeyError, TypeError, csv.Error

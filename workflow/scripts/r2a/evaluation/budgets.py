@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from r2a.config import CONDITIONS
 from r2a.evaluation.outcomes import SHORT, WITH, WITHOUT, n_samples
 from r2a.statistics import difference_interval, share_interval
+from r2a.study import CONDITIONS
 
 MOST_BUDGETS = 40
 NAMES = ["model", "dataset", "decoding"]

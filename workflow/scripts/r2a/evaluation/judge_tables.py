@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from r2a.config import CONDITIONS
 from r2a.progress import logger
 from r2a.statistics import bootstrap_interval, holm
 from r2a.store import provenance, read_parquet, read_provenance, write_csv
+from r2a.study import CONDITIONS
 
 WITH, WITHOUT = CONDITIONS
 LEAST_SCORE = 1

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from r2a.config import CONDITIONS
 from r2a.store import read_parquet, read_provenance
+from r2a.study import CONDITIONS
 from r2a.traces import TRACE_KEYS
 
 WITH, WITHOUT = CONDITIONS

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from r2a.config import CONDITIONS
 from r2a.evaluation.outcomes import SHORT
+from r2a.study import CONDITIONS
 
 NAMES = ["model", "dataset", "decoding", "uid"]
 PROBLEM_COLUMNS = [

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from r2a.config import CONDITIONS
 from r2a.evaluation.budgets import budget_table
 from r2a.evaluation.changes import decoding_table, variant_table
 from r2a.evaluation.outcomes import WITH, WITHOUT, mean, n_samples, problem_shares, read_traces
@@ -24,6 +23,7 @@ from r2a.statistics import (
     sign_flip_p,
 )
 from r2a.store import provenance, write_csv
+from r2a.study import CONDITIONS
 
 FUNNEL_STEPS = {"finished": "is_finished", "well_formed": "is_well_formed", "extracted": "is_valid"}
 NAMES = ["model", "dataset", "condition", "decoding"]

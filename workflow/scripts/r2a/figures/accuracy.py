@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from r2a.config import CONDITIONS
 from r2a.figures.style import (
     CONDITION_COLOURS,
     CONDITION_MARKERS,
@@ -24,6 +23,7 @@ from r2a.figures.style import (
     title,
     whiskers,
 )
+from r2a.study import CONDITIONS
 
 OFFSETS = dict(zip(CONDITIONS, (-0.13, 0.13), strict=True))
 POINTS = "with minus without reasoning (points)"

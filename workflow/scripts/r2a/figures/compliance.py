@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import PercentFormatter
 
-from r2a.config import CONDITIONS
 from r2a.figures.style import (
     BLUE,
     CONDITION_COLOURS,
@@ -27,6 +26,7 @@ from r2a.figures.style import (
     title,
 )
 from r2a.store import read_parquet, read_provenance
+from r2a.study import CONDITIONS
 
 STEPS = ("total", "finished", "well_formed", "extracted")
 STEP_NAMES = ("all", "finished", "well-\nformed", "valid")

@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
-from r2a.config import CONDITIONS
 from r2a.figures.style import (
     CONDITION_COLOURS,
     CONDITION_MARKERS,
@@ -23,6 +22,7 @@ from r2a.figures.style import (
     title,
     whiskers,
 )
+from r2a.study import CONDITIONS
 
 MEASURES = {"accuracy": "right, of all problems", "compliance": "valid traces"}
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from r2a.config import CONDITIONS
 from r2a.generation.ledger import Ledger
 from r2a.generation.requests import REFUSED, TOO_LONG, Completion, Request
 from r2a.models import load_tokenizer, marks_of, read_manifest
@@ -17,6 +16,7 @@ from r2a.progress import Progress, logger
 from r2a.prompts import THINK_CLOSE, prefill, prompt_ids
 from r2a.shards import WHOLE, shard_range
 from r2a.store import parameters_hash, provenance, read_parquet, write_parquet
+from r2a.study import CONDITIONS
 from r2a.traces import find_boxes, invalid_reason, n_think_closes, segment_bounds
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from r2a.config import CONDITIONS
 from r2a.generation import build_requests, write_traces
 from r2a.models import read_manifest
 from r2a.store import read_parquet
+from r2a.study import CONDITIONS
 
 
 def regenerate_answers(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from r2a.config import CONDITIONS
+from r2a.study import CONDITIONS
 
 
 def dependence_sentences(inputs: Mapping[str, Any]) -> list[str]:

@@ -1,56 +1,38 @@
-"""The study's configuration: its schema, its checks, and what each stage depends on.
+"""The schema of a study's configuration, and what follows from it.
 
 Read at every parse of the Snakefile, on every cluster job: no heavy import here.
 """
 
 import csv
-import difflib
+import typing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from r2a.engine import heads_in_words
-
-# Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
-STAGE_VERSIONS = {
-    "datasets": 2,
-    "models": 1,
-    "judges": 1,
-    "traces": 1,
-    "grades": 1,
-    "judgements": 1,
-    "perturbation": 1,
-    "evaluation": 3,
-    "judge_tables": 1,
-    "disagreements": 1,
-    "attention": 1,
-    "attention_rows": 1,
-    "probes": 1,
-    "heads": 2,
-    "attention_quality": 1,
-    "ablation": 1,
-    "ablation_effect": 2,
-    "pairs": 2,
-    "activations": 2,
-    "patching": 2,
-    "explorer": 2,
-    "figures": 1,
-    "summary": 2,
-}
 MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
 DATASET_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".md")  # a dataset's README.md names its subsets' files
 CONDITIONS = ("with_reasoning", "without_reasoning")
 VARIED = ("prompt", "without_reasoning", "think_tags", "dtype")  # what a variant may have otherwise than its base
 PAPER_NUMBERS = "resources/paper_numbers.csv"
+
+
+def _distinct(entries: list[Any]) -> list[Any]:
+    repeated = [repr(entry) for entry in dict.fromkeys(entries) if entries.count(entry) > 1]
+    if repeated:
+        raise ValueError(f"{' and '.join(repeated)} {'is' if len(repeated) == 1 else 'are'} named twice")
+    return entries
+
+
+Entry = TypeVar("Entry")
+Distinct = Annotated[list[Entry], AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
-class ConfigError(Exception):
-    """The configuration cannot be used; the message lists every error, one a line."""
-
-
 class Section(BaseModel):
+    """A mapping of the configuration."""
+
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
@@ -217,7 +199,7 @@ class Generation(Section):
 
 
 class Grading(Section):
-    graders: list[Literal["policy", "math_verify", "paper"]] = Field(
+    graders: Distinct[Literal["policy", "math_verify", "paper"]] = Field(
         ["policy"],
         min_length=1,
         description="How answers are judged: policy (METHOD section 2), math_verify as it comes, or as in the paper. "
@@ -300,13 +282,13 @@ class Ablation(Section):
     n_problems: int | None = Field(
         100, gt=0, description="Only so many traces of a dataset, drawn by the study's seed; null takes all."
     )
-    modes: list[Literal["zero", "mean", "cut_off"]] = Field(
+    modes: Distinct[Literal["zero", "mean", "cut_off"]] = Field(
         ["zero", "mean", "cut_off"],
         min_length=1,
         description="A head's output is put to zero or its mean over answer tokens, or its attention to the reasoning "
         "is cut off and the rest normalised again.",
     )
-    doses: list[Annotated[int, Field(gt=0)]] = Field(
+    doses: Distinct[Annotated[int, Field(gt=0)]] = Field(
         [1, 2, 5, 10, 20], min_length=1, description="Heads that are ablated at a time, by their rank."
     )
     n_draws: int = Field(
@@ -371,14 +353,14 @@ class Perturbation(Section):
     """Answers re-generated from a perturbed reasoning."""
 
     decoding: str = Field("greedy", description="The decoding whose traces are perturbed, and of the new answers.")
-    kinds: list[Literal["cut", "filler", "other_reasoning", "first_result", "last_result"]] = Field(
+    kinds: Distinct[Literal["cut", "filler", "other_reasoning", "first_result", "last_result"]] = Field(
         ["cut", "filler", "other_reasoning", "first_result", "last_result"],
         description="What is done to the reasoning: cut off; filler of equal length in its place; the reasoning of a "
         "problem with another answer in its place; its last result replaced by another value, or, as a control, its "
         "first. A result is a mention of one of the pair's candidates, of a word that is a reference answer of the "
         "same area, or, where the reference is no word, an integer. Empty: nothing is perturbed.",
     )
-    cuts: list[Annotated[int, Field(ge=0, le=100)]] = Field(
+    cuts: Distinct[Annotated[int, Field(ge=0, le=100)]] = Field(
         [0, 25, 50, 75, 100], description="Percent of the reasoning's tokens that a cut keeps; 100 is the control."
     )
     filler: str = Field(" ...", min_length=1, description="The filler, repeated to the reasoning's length in tokens.")
@@ -389,7 +371,7 @@ class Perturbation(Section):
 
 class Patching(Section):
     decoding: str = Field("greedy", description="The decoding whose traces make the pairs.")
-    probes: list[Literal["plain", "boxed"]] = Field(
+    probes: Distinct[Literal["plain", "boxed"]] = Field(
         ["plain", "boxed"], min_length=1, description="plain: 'Final answer is X.' (v0); boxed: X in a box (v1)."
     )
     keep_reasoning: bool = Field(
@@ -400,7 +382,7 @@ class Patching(Section):
         description="How a pair's positions are matched. role: by role, each run as it is. pad: both padded to equal "
         "length segment by segment, hidden from attention. pad_visible: attention sees the padding, as in the paper.",
     )
-    components: list[Literal["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]] = Field(
+    components: Distinct[Literal["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]] = Field(
         ["resid_pre", "attn_out", "mlp_out", "z"],
         description="What is patched; resid_pre, which figures and the hand-off layer show, must be among them. "
         "z is each head by itself, at the answer's, the </think> and the last token.",
@@ -527,87 +509,6 @@ class Study(Section):
     def dataset_label(self, name: str) -> str:
         return self.datasets[name].label or name
 
-    def stage(
-        self, name: str, model: str | None = None, dataset: str | None = None, judge: str | None = None
-    ) -> dict[str, Any]:
-        """Plain values that a stage's results depend on: its version, the seed and its settings.
-
-        Settings that change how fast a result comes, not what it is, are left out.
-        """
-        params: dict[str, Any] = {
-            "stage": name,
-            "version": STAGE_VERSIONS[name],
-            "study": self.study,
-            "seed": self.seed,
-        }
-        if name == "explorer":
-            params |= self.explorer.model_dump()
-        if name in ("explorer", "figures", "summary"):
-            params["is_toy"] = any(entry.is_toy for entry in self.models.values())
-        if model is not None:
-            settings = self.models[model]
-            params |= {"model": model, "model_label": self.model_label(model), "is_toy": settings.is_toy}
-            params |= {"source": settings.model_dump(include={"path", "hub", "revision"})}
-            params |= {"dtype": settings.dtype, "prompt": settings.prompt}
-            if name in ("traces", "perturbation"):
-                params |= settings.model_dump(include={"without_reasoning", "think_tags"})
-            if name in ("models", "traces", "perturbation"):
-                fields = {"model", "kind", "body", "prefill"}
-                params["endpoint"] = settings.endpoint and settings.endpoint.model_dump(include=fields)
-        if dataset is not None:
-            params |= {
-                "dataset": dataset,
-                "dataset_label": self.dataset_label(dataset),
-                "kind": self.datasets[dataset].kind,
-            }
-        if name == "datasets" and dataset is not None:
-            params |= self.datasets[dataset].model_dump(exclude={"label", "instruction"})
-        if name in ("traces", "perturbation") and dataset is not None:
-            params["instruction"] = self.datasets[dataset].instruction
-            params["decodings"] = {key: decoding.model_dump() for key, decoding in self.decodings.items()}
-            params |= self.generation.model_dump(include={"max_new_tokens", "repetition", "reasoning_budget"})
-        if name == "perturbation":
-            params |= self.perturbation.model_dump()
-        if name == "grades":
-            params |= self.grading.model_dump()
-        if judge is not None:
-            chosen = self.judges[judge]
-            params |= {"judge": judge, "judge_label": chosen.label or judge}
-            params |= {"source": chosen.model_dump(include={"path", "hub", "revision"}), "dtype": chosen.dtype}
-            if name == "judgements":
-                params |= chosen.model_dump(include={"temperature", "top_p", "max_tokens", "n_problems"})
-                asked = chosen.endpoint or chosen.batch
-                params["request"] = asked and asked.model_dump(include={"model", "body"})
-                params["by_file"] = chosen.batch is not None
-        if name == "disagreements":
-            params["graders"] = self.grading.graders
-        if name in ("evaluation", "judge_tables", "heads", "ablation_effect", "patching", "figures"):
-            params |= self.statistics.model_dump()
-        if name in ("evaluation", "figures") and model is None:
-            params["variants"] = self.variants
-        if name == "attention":
-            params |= self.attention.model_dump(include={"decoding", "kernel", "cue_words"})
-            params["is_greedy"] = self.decodings[self.attention.decoding].temperature == 0
-        if name == "attention_rows" and dataset is not None:
-            fields = {"decoding", "kernel", "cue_words", "n_cases", "row_heads", "row_dtype", "case_megabytes"}
-            params |= self.attention.model_dump(include=fields)
-            params["uids"] = self.attention.case_uids.get(dataset, [])
-        if name == "probes":
-            params |= self.probes.model_dump()
-        if name == "heads":
-            params |= self.attention.model_dump(include={"n_top_heads"})
-        if name == "ablation":
-            params |= self.ablation.model_dump(exclude={"batch_tokens"})
-        if name == "ablation_effect":
-            params |= {"grader": self.grading.graders[0], **self.grading.model_dump(exclude={"graders"})}
-        if name in ("pairs", "patching"):
-            params |= self.patching.model_dump(include={"decoding", "probes", "keep_reasoning", "alignment"})
-        if name in ("activations", "patching"):
-            params["components"] = self.patching.components
-        if name == "patching":
-            params["range_tokens"] = self.patching.range_tokens
-        return params
-
 
 def _server_resources(server: Server | None) -> dict[str, str | int]:
     if server is None:
@@ -616,227 +517,18 @@ def _server_resources(server: Server | None) -> dict[str, str | int]:
     return {key: value or "" for key, value in server.model_dump(include=names).items()}
 
 
-def load_study(config: dict[str, Any], origin: str = "the configuration") -> Study:
-    """The study that a parsed configuration describes. Raises ConfigError with every error, in words."""
-    lines = _variants_in_words(config)
-    config = _with_variants(config)
-    lines += _relations_in_words(config)
-    try:
-        study = Study.model_validate(config)
-    except ValidationError as error:
-        lines = [_in_words(item) for item in error.errors()] + lines
-    if lines:
-        raise ConfigError(f"{origin} has {len(lines)} error{'s' * (len(lines) > 1)}:\n  " + "\n  ".join(lines))
-    return study
+def section_in(kind: Any) -> type[Section] | None:
+    """The section that a key of this type holds, be it alone, by name or in a list; None for a plain value."""
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return kind
+    return next(filter(None, map(section_in, typing.get_args(kind))), None)
 
 
-def _entries(config: dict[str, Any], section: str) -> dict[str, dict[str, Any]]:
-    found = config.get(section)
-    return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
-
-
-def _with_variants(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with every variant complete: its base's entry, but for its label and the keys of its own."""
-    models = _entries(config, "models")
-    if not any("variant_of" in entry for entry in models.values()):
-        return config
-    bases = {name: {k: v for k, v in entry.items() if k != "label"} for name, entry in models.items()}
-    complete = {name: {**bases.get(str(entry.get("variant_of")), {}), **entry} for name, entry in models.items()}
-    return {**config, "models": {**config["models"], **complete}}
-
-
-def _variants_in_words(config: dict[str, Any]) -> list[str]:
-    """What is wrong between a variant and the model that it varies."""
-    models, lines = _entries(config, "models"), []
-    mains = [name for name, entry in models.items() if "variant_of" not in entry]
-    defaults = {key: Model.model_fields[key].default for key in VARIED}
-    for name, entry in models.items():
-        place = f"models.{name}.variant_of"
-        if "variant_of" not in entry:
-            if entry.get("think_tags") == "pieces":
-                lines.append(f"models.{name}.think_tags: only a variant spells its tags in pieces; give it variant_of")
-            continue
-        if entry["variant_of"] not in mains:
-            lines.append(f"{place}: {entry['variant_of']!r} is none of the models to vary ({', '.join(mains)})")
-            continue
-        base = defaults | models[entry["variant_of"]]
-        if all(entry.get(key, base[key]) == base[key] for key in VARIED):
-            lines.append(f"{place}: nothing is varied; give another {', '.join(VARIED[:-1])} or {VARIED[-1]}")
-        own = [key for key in ("path", "hub", "revision") if key in entry]
-        if own:
-            lines.append(f"{place}: a variant has its base's weights; take {' and '.join(own)} out")
-        if entry.get("think_tags") == "pieces" and not (base.get("path") or base.get("hub")):
-            lines.append(
-                f"models.{name}.think_tags: {entry['variant_of']} is sent text, which its server makes tokens of"
-            )
-    return lines
-
-
-def _relations_in_words(config: dict[str, Any]) -> list[str]:
-    """What no single key can tell: places that don't exist, names that nothing bears."""
-    lines = []
-    for section in ("models", "judges"):
-        for name, entry in _entries(config, section).items():
-            path, gpus = entry.get("path"), entry.get("gpus")
-            if isinstance(path, str) and isinstance(gpus, int) and not entry.get("endpoint"):
-                words = heads_in_words(path, gpus)
-                lines += [f"{section}.{name}.gpus: {words}"] if words else []
-    for section in ("models", "datasets"):
-        for name, entry in _entries(config, section).items():
-            path, hub = entry.get("path"), entry.get("hub")
-            endpoint = entry.get("endpoint") if section == "models" else None
-            if (path is None) == (hub is None) and not (endpoint and path is None):
-                lines.append(
-                    f"{section}.{name}: give exactly one of path (local) and hub (an id on the Hugging Face hub)"
-                    + (", or an endpoint" if section == "models" else "")
-                )
-            if isinstance(endpoint, dict):
-                lines += _endpoint_in_words(name, entry, endpoint)
-            if isinstance(path, str) and not Path(path).exists():
-                lines.append(f"{section}.{name}.path: {path} does not exist; paths start at the repository's root")
-    generation = config.get("generation")
-    if isinstance(generation, dict):
-        for name, entry in _entries(config, "models").items():
-            lines += _generation_in_words(name, entry, generation)
-    lines += _judges_in_words(_entries(config, "judges"), _entries(config, "datasets"))
-    grading = config.get("grading")
-    graders = grading.get("graders") if isinstance(grading, dict) else None
-    if isinstance(graders, list) and any(graders.count(grader) > 1 for grader in graders):
-        lines.append("grading.graders: a grader is named twice")
-    decodings = _entries(config, "decodings")
-    for name, decoding in decodings.items():
-        if decoding.get("temperature") == 0 and decoding.get("n_samples", 1) != 1:
-            lines.append(f"decodings.{name}.n_samples: greedy decoding gives the same text each time; set it to 1")
-    lines += _perturbation_in_words(config.get("perturbation"))
-    for stage in ("attention", "ablation", "perturbation", "patching", "explorer") if decodings else ():
-        used = config.get(stage)
-        used = used.get("decoding", "greedy") if isinstance(used, dict) else "greedy"
-        if not isinstance(used, str) or used not in decodings:
-            lines.append(f"{stage}.decoding: {used!r} is none of the decodings ({', '.join(decodings)})")
-        elif stage == "patching" and decodings[used].get("temperature") != 0:
-            lines.append(f"patching.decoding: {used!r} samples; pairs need a greedy decoding (temperature 0)")
-        elif stage == "ablation" and decodings[used].get("temperature") != 0:
-            lines.append(f"ablation.decoding: {used!r} samples; answers are generated again by greedy decoding")
-    ablation = config.get("ablation")
-    for key in ("modes", "doses"):
-        listed = ablation.get(key) if isinstance(ablation, dict) else None
-        if isinstance(listed, list) and any(listed.count(entry) > 1 for entry in listed):
-            lines.append(f"ablation.{key}: an entry is given twice")
-    attention = config.get("attention")
-    case_uids = attention.get("case_uids") if isinstance(attention, dict) else None
-    for name in case_uids if isinstance(case_uids, dict) else ():
-        if name not in _entries(config, "datasets"):
-            lines.append(
-                f"attention.case_uids: {name!r} is none of the datasets ({', '.join(_entries(config, 'datasets'))})"
-            )
-    probes = config.get("probes")
-    haystack = probes.get("haystack") if isinstance(probes, dict) else None
-    if isinstance(haystack, str) and not Path(haystack).is_file():
-        lines.append(f"probes.haystack: {haystack} is no file; paths start at the repository's root")
-    patching = config.get("patching")
-    components = patching.get("components") if isinstance(patching, dict) else None
-    if isinstance(components, list) and "resid_pre" not in components:
-        lines.append("patching.components: resid_pre is missing; figures and the hand-off layer are read from it")
-    for key in ("probes", "components"):
-        named = patching.get(key) if isinstance(patching, dict) else None
-        if isinstance(named, list) and any(named.count(entry) > 1 for entry in named):
-            lines.append(f"patching.{key}: one is named twice")
-    return lines
-
-
-def _perturbation_in_words(section: Any) -> list[str]:
-    """What is named twice, so that its answers would count twice."""
-    section = section if isinstance(section, dict) else {}
-    given = {key: section[key] for key in ("kinds", "cuts") if isinstance(section.get(key), list)}
-    return [
-        f"perturbation.{key}: {value!r} is named twice"
-        for key, values in given.items()
-        for value in dict.fromkeys(values)
-        if values.count(value) > 1
-    ]
-
-
-def _generation_in_words(name: str, entry: dict[str, Any], generation: dict[str, Any]) -> list[str]:
-    """What is wrong between the options of generation and a model."""
-    options = [key for key in ("repetition", "reasoning_budget") if generation.get(key) is not None]
-    if options and entry.get("endpoint"):
-        given = " and ".join(options)
-        return [f"generation: {given} cannot be asked of models.{name}.endpoint; put its server's fields into its body"]
-    if "reasoning_budget" in options and entry.get("think_tags") == "pieces":
-        return [f"models.{name}.think_tags: generation.reasoning_budget needs <think> as one token"]
-    return []
-
-
-def _endpoint_in_words(name: str, entry: dict[str, Any], endpoint: dict[str, Any]) -> list[str]:
-    """What is wrong between a model's endpoint and the rest of its entry."""
-    kind, place = endpoint.get("kind", "completions"), f"models.{name}.endpoint.kind"
-    if entry.get("path") or entry.get("hub"):
-        return [f"{place}: with path or hub, tokens are sent; use completions"] if kind == "chat" else []
-    lines = []
-    if entry.get("shards", 1) != 1:
-        lines.append(f"models.{name}.shards: an endpoint is asked by one job; raise endpoint.max_concurrency")
-    fitting = {"raw": "completions", "chat": "chat"}.get(entry.get("prompt", "raw"))
-    if fitting and kind != fitting:
-        lines.append(f"{place}: without path or hub, prompt raw goes with completions, and prompt chat with chat")
-    return lines
-
-
-def _judges_in_words(judges: dict[str, dict[str, Any]], datasets: dict[str, dict[str, Any]]) -> list[str]:
-    """What is wrong with a judge's whereabouts, or missing in the datasets that it is to judge."""
-    lines = []
-    for name, judge in judges.items():
-        if sum(judge.get(key) is not None for key in ("path", "hub", "endpoint", "batch")) != 1:
-            lines.append(f"judges.{name}: give exactly one of path, hub, endpoint and batch")
-        path = judge.get("path")
-        if isinstance(path, str) and not Path(path).exists():
-            lines.append(f"judges.{name}.path: {path} does not exist; paths start at the repository's root")
-    labels = [str(judge.get("label") or name) for name, judge in judges.items()]
-    shared = sorted({label for label in labels if labels.count(label) > 1})
-    if shared:
-        lines.append(f"judges: several have the label {', '.join(shared)}; give each its own")
-    for name, dataset in datasets.items():
-        fields = dataset.get("fields")
-        has_checklist = isinstance(fields, dict) and fields.get("checklist")
-        if judges and dataset.get("kind") == "open_ended" and not has_checklist:
-            lines.append(f"datasets.{name}.fields.checklist: missing; judges go through it, so name its column")
-        if dataset.get("single_turn") and not (isinstance(fields, dict) and fields.get("conversation")):
-            lines.append(f"datasets.{name}.single_turn: needs fields.conversation, the column that holds the turns")
-    return lines
-
-
-def _in_words(item: Any) -> str:
-    """One of pydantic's errors, as a sentence that names the key and the remedy."""
-    place = ".".join(str(part) for part in item["loc"] if part != "[key]")
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(item["loc"][:-1])
-        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-        return f"{place}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}")
-    if item["type"] == "missing":
-        return f"{place}: missing; see config/README.md"
-    if item["type"] == "string_pattern_mismatch":
-        return f"{place}: a name has letters, digits, '-', '_' and '.' only, and starts with a letter or digit"
-    if item["type"] == "too_short":
-        return f"{place}: needs at least one entry"
-    return f"{place}: {item['msg'][0].lower()}{item['msg'][1:]} (found {item['input']!r})"
-
-
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    section: type[BaseModel] = Study
-    by_key: dict[str, type[BaseModel]] = {
-        "models": Model,
-        "datasets": Dataset,
-        "decodings": Decoding,
-        "fields": Fields,
-        "endpoint": Endpoint if location[:1] == ("models",) else Server,
-        "judges": Judge,
-        "batch": Batch,
-        "needles": Needle,
-        "repetition": Repetition,
-    }
-    for part in location:
-        field = section.model_fields.get(part)
-        if part in by_key:
-            section = by_key[part]
-        elif field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            section = field.annotation
-    return list(section.model_fields)
+def sections(section: type[Section] = Study, place: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """Every section of the configuration with its place, e.g. models.{name}.endpoint; the study itself has none."""
+    yield place, section
+    for key, field in section.model_fields.items():
+        inner = section_in(field.annotation)
+        if inner:
+            name = ".{name}" if typing.get_origin(field.annotation) is dict else ""
+            yield from sections(inner, f"{place}.{key}{name}".lstrip("."))

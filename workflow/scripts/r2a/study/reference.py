@@ -1,4 +1,4 @@
-"""config/README.md, made from the schema: PYTHONPATH=workflow/scripts python -m r2a.config_reference"""
+"""config/README.md, made from the schema: PYTHONPATH=workflow/scripts python -m r2a.study.reference"""
 
 import typing
 from pathlib import Path
@@ -8,11 +8,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from r2a import config
+from r2a.study.schema import Section, section_in, sections
 
 INTRODUCTION = """# Every key of a study's configuration
 
-Made from the schema in `workflow/scripts/r2a/config.py` by `python -m r2a.config_reference`; a test keeps it in
+Made from the schema in `workflow/scripts/r2a/study/schema.py` by `python -m r2a.study.reference`; a test keeps it in
 step. `config.yaml` is the tiny study, `paper.yaml` the paper's. A study of your own:
 `snakemake --configfile my_study.yaml`; it replaces the shipped one. Paths start at the repository's root. Values given
 with `--config` on the command line arrive as text when nested: prefer a second file.
@@ -21,28 +21,11 @@ with `--config` on the command line arrive as text when nested: prefer a second 
 
 def reference() -> str:
     """The whole page, in Markdown: a table a section."""
-    sections = [
-        ("The study", config.Study),
-        ("models.{name}", config.Model),
-        ("models.{name}.endpoint", config.Endpoint),
-        ("datasets.{name}", config.Dataset),
-        ("datasets.{name}.fields", config.Fields),
-        ("decodings.{name}", config.Decoding),
-        ("generation", config.Generation),
-        ("generation.repetition", config.Repetition),
-        *((name, getattr(config, name.capitalize())) for name in ("grading", "statistics")),
-        ("judges.{name}", config.Judge),
-        ("judges.{name}.endpoint", config.Server),
-        ("judges.{name}.batch", config.Batch),
-        *((name, getattr(config, name.capitalize())) for name in ("perturbation", "attention", "ablation", "probes")),
-        ("probes.needles", config.Needle),
-        ("patching", config.Patching),
-        ("explorer", config.Explorer),
-    ]
-    return "\n".join([INTRODUCTION, *(_table(title, section) for title, section in sections)])
+    tables = (_table(place or "The study", section) for place, section in sections())
+    return "\n".join([INTRODUCTION, *tables])
 
 
-def _table(title: str, section: type[BaseModel]) -> str:
+def _table(title: str, section: type[Section]) -> str:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, field in section.model_fields.items():
         meaning = field.description or "See the section below."
@@ -59,25 +42,16 @@ def _kind(kind: Any) -> str:
         return _kind(typing.get_args(kind)[0])
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(f"`{value}`" for value in typing.get_args(kind))
-    if _is_section(kind):
-        return "section"
-    if typing.get_origin(kind) is list and _is_section(typing.get_args(kind)[0]):
-        return "list of sections"
-    if typing.get_origin(kind) is list:
-        return f"list of {_kind(typing.get_args(kind)[0])}"
-    if typing.get_origin(kind) is dict and _is_section(typing.get_args(kind)[1]):
-        return "section by name"
-    if any(_is_section(part) for part in typing.get_args(kind)):
-        return "section or null"
-    if typing.get_origin(kind) is dict:
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if section_in(kind):
+        return {None: "section", list: "list of sections", dict: "section by name"}.get(origin, "section or null")
+    if origin is list:
+        return f"list of {_kind(parts[0])}"
+    if origin is dict:
         return "mapping"
-    names = [getattr(part, "__name__", str(part)) for part in typing.get_args(kind) or (kind,)]
+    names = [getattr(part, "__name__", str(part)) for part in parts or (kind,)]
     words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "null"}
     return " or ".join("mapping" if name == "dict" else words.get(name, "name") for name in names)
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _default(field: FieldInfo) -> str:

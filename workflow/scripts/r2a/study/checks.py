@@ -1,0 +1,228 @@
+"""Reads a study's configuration, or says everything that is wrong with it.
+
+Read at every parse of the Snakefile, on every cluster job: no heavy import here.
+"""
+
+import copy
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from r2a.engine import heads_in_words
+from r2a.study.schema import VARIED, Endpoint, Model, Section, Study, section_in
+
+MOST_PASSES = 5  # over a configuration's errors; what is put right may hide as many more as sections lie in each other
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message lists every error, one a line."""
+
+
+def load_study(config: dict[str, Any], origin: str = "the configuration") -> Study:
+    """The study that a parsed configuration describes. Raises ConfigError with every error, in words."""
+    lines = list(_variants_in_words(config))
+    config = _with_variants(config)
+    study, errors = _as_far_as_possible(config)
+    lines = [_in_words(error) for error in errors] + lines
+    if study is not None:
+        at_fault = [_place(error) for error in errors if error["type"] != "extra_forbidden"]
+        lines += [
+            f"{place}: {words}" for place, words in _relations_in_words(study) if not _touches_any(place, at_fault)
+        ]
+    if lines or study is None:
+        raise ConfigError(f"{origin} has {len(lines)} error{'s' * (len(lines) > 1)}:\n  " + "\n  ".join(lines))
+    return study
+
+
+def _as_far_as_possible(config: dict[str, Any]) -> tuple[Study | None, Sequence[Any]]:
+    """The study and pydantic's errors; where there are any, with defaults or stand-ins in place of what is wrong, or
+    None where nothing can stand in.
+    """
+    config = copy.deepcopy(config)
+    first: Sequence[Any] = ()
+    for _ in range(MOST_PASSES):
+        try:
+            return Study.model_validate(config), first
+        except ValidationError as error:
+            errors = error.errors()
+        first = first or errors
+        for fault in errors:
+            _put_right(config, fault)
+    return None, first
+
+
+def _put_right(config: dict[str, Any], error: Any) -> None:
+    """Take out what an error is about; put a stand-in where a key is missing that takes a plain value."""
+    *path, last = [part for part in error["loc"] if part != "[key]"]
+    place: Any = config
+    section: type[Section] | None = Study
+    for part in path:
+        if not isinstance(place, dict | list) or isinstance(place[part], str | int | float | None):
+            last = part  # one of the types that a value may have
+            break
+        place = place[part]
+        if section is not None and part in section.model_fields:
+            section = section_in(section.model_fields[part].annotation)
+    if error["type"] != "missing":
+        place.pop(last, None) if isinstance(place, dict) else place.__setitem__(slice(None), [])
+    elif section is not None and not section_in(section.model_fields[last].annotation):
+        kind: Any = section.model_fields[last].annotation
+        place[last] = next(iter(get_args(kind)), {int: 1, float: 0}.get(kind, "missing"))
+
+
+def _place(error: Any) -> str:
+    return ".".join(str(part) for part in error["loc"] if part != "[key]")
+
+
+def _touches_any(place: str, others: Sequence[str]) -> bool:
+    """Whether a place is one of the others, holds one, or lies in one."""
+    return any(f"{place}.".startswith(f"{other}.") or f"{other}.".startswith(f"{place}.") for other in others)
+
+
+def _with_variants(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with every variant complete: its base's entry, but for its label and the keys of its own."""
+    models = _model_entries(config)
+    if not any("variant_of" in entry for entry in models.values()):
+        return config
+    bases = {name: {k: v for k, v in entry.items() if k != "label"} for name, entry in models.items()}
+    complete = {name: {**bases.get(str(entry.get("variant_of")), {}), **entry} for name, entry in models.items()}
+    return {**config, "models": {**config["models"], **complete}}
+
+
+def _model_entries(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = config.get("models")
+    return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
+
+
+def _variants_in_words(config: dict[str, Any]) -> Iterator[str]:
+    """What is wrong between a variant, as it is written, and the model that it varies."""
+    models = _model_entries(config)
+    mains = [name for name, entry in models.items() if "variant_of" not in entry]
+    defaults = {key: Model.model_fields[key].default for key in VARIED}
+    for name, entry in models.items():
+        place = f"models.{name}.variant_of"
+        if "variant_of" not in entry:
+            if entry.get("think_tags") == "pieces":
+                yield f"models.{name}.think_tags: only a variant spells its tags in pieces; give it variant_of"
+            continue
+        if entry["variant_of"] not in mains:
+            yield f"{place}: {entry['variant_of']!r} is none of the models to vary ({', '.join(mains)})"
+            continue
+        base = defaults | models[entry["variant_of"]]
+        if all(entry.get(key, base[key]) == base[key] for key in VARIED):
+            yield f"{place}: nothing is varied; give another {', '.join(VARIED[:-1])} or {VARIED[-1]}"
+        own = [key for key in ("path", "hub", "revision") if key in entry]
+        if own:
+            yield f"{place}: a variant has its base's weights; take {' and '.join(own)} out"
+        if entry.get("think_tags") == "pieces" and not (base.get("path") or base.get("hub")):
+            yield f"models.{name}.think_tags: {entry['variant_of']} is sent text, which its server makes tokens of"
+
+
+def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
+    """What no single key can tell, each with its place: places that don't exist, names that nothing bears."""
+    yield from _sources_in_words(study)
+    for name, model in study.models.items():
+        if model.endpoint:
+            yield from _endpoint_in_words(f"models.{name}", model, model.endpoint)
+        options = [key for key in ("repetition", "reasoning_budget") if getattr(study.generation, key) is not None]
+        if options and model.endpoint:
+            asked = f"{' and '.join(options)} cannot be asked of models.{name}.endpoint"
+            yield "generation", f"{asked}; put its server's fields into its body"
+        elif "reasoning_budget" in options and model.think_tags == "pieces":
+            yield f"models.{name}.think_tags", "generation.reasoning_budget needs <think> as one token"
+    labels = [judge.label or name for name, judge in study.judges.items()]
+    shared = sorted({label for label in labels if labels.count(label) > 1})
+    if shared:
+        yield "judges", f"several have the label {', '.join(shared)}; give each its own"
+    for name, dataset in study.datasets.items():
+        if study.judges and dataset.kind == "open_ended" and not dataset.fields.checklist:
+            yield f"datasets.{name}.fields.checklist", "missing; judges go through it, so name its column"
+        if dataset.single_turn and not dataset.fields.conversation:
+            yield f"datasets.{name}.single_turn", "needs fields.conversation, the column that holds the turns"
+    yield from _decodings_in_words(study)
+    for name in study.attention.case_uids:
+        if name not in study.datasets:
+            yield "attention.case_uids", f"{name!r} is none of the datasets ({', '.join(study.datasets)})"
+    if not Path(study.probes.haystack).is_file():
+        yield "probes.haystack", f"{study.probes.haystack} is no file; paths start at the repository's root"
+    if "resid_pre" not in study.patching.components:
+        yield "patching.components", "resid_pre is missing; figures and the hand-off layer are read from it"
+
+
+def _sources_in_words(study: Study) -> Iterator[tuple[str, str]]:
+    """What is wrong with where models, datasets and judges are."""
+    for section in ("models", "datasets", "judges"):
+        for name, entry in getattr(study, section).items():
+            ways = ["path", "hub", "endpoint", "batch"] if section == "judges" else ["path", "hub"]
+            n_given = sum(getattr(entry, way) is not None for way in ways)
+            served = section == "models" and entry.endpoint is not None
+            if n_given != 1 and not (served and n_given == 0):
+                words = "path (local) and hub (an id on the Hugging Face hub)"
+                words += ", or an endpoint" if section == "models" else ""
+                words = "path, hub, endpoint and batch" if section == "judges" else words
+                yield f"{section}.{name}", f"give exactly one of {words}"
+            if entry.path is not None and not Path(entry.path).exists():
+                yield f"{section}.{name}.path", f"{entry.path} does not exist; paths start at the repository's root"
+            elif entry.path is not None and section != "datasets" and not entry.endpoint:
+                unsplit = heads_in_words(entry.path, entry.gpus)
+                if unsplit:
+                    yield f"{section}.{name}.gpus", unsplit
+
+
+def _endpoint_in_words(place: str, model: Model, endpoint: Endpoint) -> Iterator[tuple[str, str]]:
+    """What is wrong between a model's endpoint and the rest of its entry."""
+    if model.path or model.hub:
+        if endpoint.kind == "chat":
+            yield f"{place}.endpoint.kind", "with path or hub, tokens are sent; use completions"
+        return
+    if model.shards != 1:
+        yield f"{place}.shards", "an endpoint is asked by one job; raise endpoint.max_concurrency"
+    if endpoint.kind != {"raw": "completions", "chat": "chat"}[model.prompt]:
+        words = "without path or hub, prompt raw goes with completions, and prompt chat with chat"
+        yield f"{place}.endpoint.kind", words
+
+
+def _decodings_in_words(study: Study) -> Iterator[tuple[str, str]]:
+    """What is wrong with the decodings, and with the stages that read the traces of one of them."""
+    for name, decoding in study.decodings.items():
+        if decoding.temperature == 0 and decoding.n_samples != 1:
+            yield f"decodings.{name}.n_samples", "greedy decoding gives the same text each time; set it to 1"
+    needs_greedy = {
+        "patching": "pairs need a greedy decoding (temperature 0)",
+        "ablation": "answers are generated again by greedy decoding",
+    }
+    for stage, section in study:
+        used = getattr(section, "decoding", None)
+        if used is not None and used not in study.decodings:
+            yield f"{stage}.decoding", f"{used!r} is none of the decodings ({', '.join(study.decodings)})"
+        elif used is not None and stage in needs_greedy and study.decodings[used].temperature != 0:
+            yield f"{stage}.decoding", f"{used!r} samples; {needs_greedy[stage]}"
+
+
+def _in_words(error: Any) -> str:
+    """One of pydantic's errors, as a sentence that names the key and the remedy."""
+    place, kind = _place(error), error["type"]
+    if kind == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        return f"{place}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}")
+    if kind == "missing":
+        return f"{place}: missing; see config/README.md"
+    if kind == "string_pattern_mismatch":
+        return f"{place}: a name has letters, digits, '-', '_' and '.' only, and starts with a letter or digit"
+    if kind == "too_short":
+        return f"{place}: needs at least one entry"
+    if kind == "value_error":
+        return f"{place}: {error['ctx']['error']}"
+    return f"{place}: {error['msg'][0].lower()}{error['msg'][1:]} (found {error['input']!r})"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    section: type[Section] = Study
+    for part in location:
+        field = section.model_fields.get(part)
+        section = (field and section_in(field.annotation)) or section
+    return list(section.model_fields)

@@ -1,0 +1,117 @@
+"""What each stage of a study depends on.
+
+Read at every parse of the Snakefile, on every cluster job: no heavy import here.
+"""
+
+from typing import Any
+
+from r2a.study.schema import Study
+
+# Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
+STAGE_VERSIONS = {
+    "datasets": 2,
+    "models": 1,
+    "judges": 1,
+    "traces": 1,
+    "grades": 1,
+    "judgements": 1,
+    "perturbation": 1,
+    "evaluation": 3,
+    "judge_tables": 1,
+    "disagreements": 1,
+    "attention": 1,
+    "attention_rows": 1,
+    "probes": 1,
+    "heads": 2,
+    "attention_quality": 1,
+    "ablation": 1,
+    "ablation_effect": 2,
+    "pairs": 2,
+    "activations": 2,
+    "patching": 2,
+    "explorer": 2,
+    "figures": 1,
+    "summary": 2,
+}
+
+
+def stage_settings(
+    study: Study, name: str, model: str | None = None, dataset: str | None = None, judge: str | None = None
+) -> dict[str, Any]:
+    """Plain values that a stage's results depend on: its version, the seed and its settings.
+
+    Settings that change how fast a result comes, not what it is, are left out.
+    """
+    params: dict[str, Any] = {
+        "stage": name,
+        "version": STAGE_VERSIONS[name],
+        "study": study.study,
+        "seed": study.seed,
+    }
+    if name == "explorer":
+        params |= study.explorer.model_dump()
+    if name in ("explorer", "figures", "summary"):
+        params["is_toy"] = any(entry.is_toy for entry in study.models.values())
+    if model is not None:
+        settings = study.models[model]
+        params |= {"model": model, "model_label": study.model_label(model), "is_toy": settings.is_toy}
+        params |= {"source": settings.model_dump(include={"path", "hub", "revision"})}
+        params |= {"dtype": settings.dtype, "prompt": settings.prompt}
+        if name in ("traces", "perturbation"):
+            params |= settings.model_dump(include={"without_reasoning", "think_tags"})
+        if name in ("models", "traces", "perturbation"):
+            fields = {"model", "kind", "body", "prefill"}
+            params["endpoint"] = settings.endpoint and settings.endpoint.model_dump(include=fields)
+    if dataset is not None:
+        params |= {
+            "dataset": dataset,
+            "dataset_label": study.dataset_label(dataset),
+            "kind": study.datasets[dataset].kind,
+        }
+    if name == "datasets" and dataset is not None:
+        params |= study.datasets[dataset].model_dump(exclude={"label", "instruction"})
+    if name in ("traces", "perturbation") and dataset is not None:
+        params["instruction"] = study.datasets[dataset].instruction
+        params["decodings"] = {key: decoding.model_dump() for key, decoding in study.decodings.items()}
+        params |= study.generation.model_dump(include={"max_new_tokens", "repetition", "reasoning_budget"})
+    if name == "perturbation":
+        params |= study.perturbation.model_dump()
+    if name == "grades":
+        params |= study.grading.model_dump()
+    if judge is not None:
+        chosen = study.judges[judge]
+        params |= {"judge": judge, "judge_label": chosen.label or judge}
+        params |= {"source": chosen.model_dump(include={"path", "hub", "revision"}), "dtype": chosen.dtype}
+        if name == "judgements":
+            params |= chosen.model_dump(include={"temperature", "top_p", "max_tokens", "n_problems"})
+            asked = chosen.endpoint or chosen.batch
+            params["request"] = asked and asked.model_dump(include={"model", "body"})
+            params["by_file"] = chosen.batch is not None
+    if name == "disagreements":
+        params["graders"] = study.grading.graders
+    if name in ("evaluation", "judge_tables", "heads", "ablation_effect", "patching", "figures"):
+        params |= study.statistics.model_dump()
+    if name in ("evaluation", "figures") and model is None:
+        params["variants"] = study.variants
+    if name == "attention":
+        params |= study.attention.model_dump(include={"decoding", "kernel", "cue_words"})
+        params["is_greedy"] = study.decodings[study.attention.decoding].temperature == 0
+    if name == "attention_rows" and dataset is not None:
+        fields = {"decoding", "kernel", "cue_words", "n_cases", "row_heads", "row_dtype", "case_megabytes"}
+        params |= study.attention.model_dump(include=fields)
+        params["uids"] = study.attention.case_uids.get(dataset, [])
+    if name == "probes":
+        params |= study.probes.model_dump()
+    if name == "heads":
+        params |= study.attention.model_dump(include={"n_top_heads"})
+    if name == "ablation":
+        params |= study.ablation.model_dump(exclude={"batch_tokens"})
+    if name == "ablation_effect":
+        params |= {"grader": study.grading.graders[0], **study.grading.model_dump(exclude={"graders"})}
+    if name in ("pairs", "patching"):
+        params |= study.patching.model_dump(include={"decoding", "probes", "keep_reasoning", "alignment"})
+    if name in ("activations", "patching"):
+        params["components"] = study.patching.components
+    if name == "patching":
+        params["range_tokens"] = study.patching.range_tokens
+    return params

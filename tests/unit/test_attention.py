@@ -1,6 +1,5 @@
 """The fused rerun equals the eager reference on every quantity, and the quantities are what they are by hand."""
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,6 @@ from r2a.attention.segments import (
     sentence_mass,
     tracking,
 )
-from r2a.attention.text import is_cue_token, sentence_bounds
 from r2a.models import ModelError, load_model
 from r2a.store import SCHEMA_VERSION, StoreError, new_hdf5, open_hdf5
 from r2a.traces import Bounds
@@ -321,7 +319,7 @@ def test_attention_implementation_is_put_back_after_an_error():
 # ---- quantities on attention made by hand
 
 # BOS, a prompt token, <think>, five reasoning tokens, </think>, three answer tokens, EOS
-BOUNDS = [0, 1, 2, 3, 8, 9, 12, 13]
+BOUNDS = Bounds(0, 1, 2, 3, 8, 9, 12, 13)
 
 
 def weights_of(answer_rows: list[list[float]]) -> torch.Tensor:
@@ -376,26 +374,6 @@ def test_cue_preference_is_undefined_without_cues_or_without_anything_else(is_cu
 def test_sentence_masses_split_the_answers_mass_on_the_reasoning():
     kept = keep_of_weights(weights_of([[0.1, 0.2, 0, 0.1, 0.3]] * 3), BOUNDS)
     np.testing.assert_allclose(sentence_mass(kept.answer_mass, [3, 5, 6, 8])[0, 0], [0.3, 0, 0.4], atol=1e-6)
-
-
-# ---- cues and sentences in the text that tokens make
-
-PIECES = ["Go", " 3", ".", "5", " on", ".", " W", "ait", ",", " che", "cking", ".\n\n", "\n", "check", "!", " Done"]
-
-
-def test_cue_words_are_whole_words_in_either_case_whatever_their_tokens():
-    found = is_cue_token(PIECES, ["wait", "Check", "Hmm"])
-    assert [PIECES[k] for k in np.flatnonzero(found)] == [" W", "ait", "check"]
-
-
-def test_sentences_end_at_full_stops_before_white_space_and_at_lines():
-    bounds = sentence_bounds(PIECES, 100)
-    sentences = ["".join(PIECES[a - 100 : b - 100]) for a, b in pairwise(bounds)]
-    assert sentences == ["Go 3.5 on.", " Wait, checking.\n\n\n", "check!", " Done"]
-
-
-def test_a_reasoning_without_a_full_stop_is_one_sentence():
-    assert sentence_bounds(["no", " end"], 7) == [7, 9]
 
 
 # ---- the store

@@ -13,12 +13,13 @@ from r2a.attention.fused import FUSED, AttentionError
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import check_against_eager, check_masses, predicted_ids, rerun_traces
 from r2a.attention.segments import TraceAttention, cue_preference, segment_mass, sentence_mass, tracking
-from r2a.attention.text import is_cue_token, sentence_bounds
 from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.shards import WHOLE, shard_range
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
+from r2a.text.cues import is_cue_token
+from r2a.text.sentences import sentence_bounds
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, Bounds
 
 
@@ -45,7 +46,7 @@ def capture_attention(
     bounds = [Bounds.of(row) for row in table["bounds"]]
     tokenizer = load_tokenizer(origin["folder"])
     pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
-    cues = [is_cue_token(reasoning, settings["cue_words"]) for reasoning in pieces]
+    cues = [np.array(is_cue_token(reasoning, settings["cue_words"])) for reasoning in pieces]
     sentences = [sentence_bounds(reasoning, b.reasoning) for reasoning, b in zip(pieces, bounds, strict=True)]
 
     own = shard_range(shard, len(table))

@@ -17,10 +17,10 @@ import torch
 
 from r2a.attention.fused import FUSED, AttentionError, LayerAttention, Span, attention_kernel
 from r2a.attention.rerun import attention_rows, check_against_eager
-from r2a.attention.text import SENTENCE_END
 from r2a.models import load_model, load_tokenizer, marks_of, read_manifest
 from r2a.progress import Progress, logger
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance
+from r2a.text.sentences import split_sentences
 
 LEAST_RECALL = 0.5  # a completion of more of the needle's tokens than this share counts (Wu et al. 2024)
 
@@ -154,7 +154,7 @@ def needle_prompt(tokenizer: Any, haystack: str, needle: str, question: str, len
     The haystack is repeated, and cut at a sentence's end so that the prompt has at most `length` tokens.
     Raises AttentionError where not even one sentence fits.
     """
-    sentences = _sentences(haystack)
+    sentences = split_sentences(haystack.strip() + "\n")
     sizes = [len(tokenizer.encode(sentence, add_special_tokens=False)) for sentence in sentences]
     space = sentences[0][len(sentences[0].rstrip()) :]
     needle_size = len(tokenizer.encode(needle + space, add_special_tokens=False))
@@ -176,13 +176,6 @@ def needle_prompt(tokenizer: Any, haystack: str, needle: str, question: str, len
     ids = _with_bos(tokenizer, encoded["input_ids"])
     n_bos = len(ids) - len(encoded["input_ids"])
     return NeedlePrompt(ids, inside[0] + n_bos, inside[-1] + 1 + n_bos)
-
-
-def _sentences(text: str) -> list[str]:
-    """The text's sentences or lines, each with the white space after it."""
-    text = text.strip() + "\n"
-    ends = [match.end() for match in SENTENCE_END.finditer(text)]
-    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def max_new_tokens(prompt: NeedlePrompt) -> int:

@@ -14,10 +14,10 @@ from r2a.attention import read_traces_to_rerun
 from r2a.attention.fused import FUSED, AttentionError, LayerAttention, Span
 from r2a.attention.rerun import check_against_eager, check_masses
 from r2a.attention.segments import query_rows
-from r2a.attention.text import is_cue_token
 from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
 from r2a.progress import Progress, logger
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
+from r2a.text.cues import is_cue_token
 from r2a.traces import SEGMENTS, Bounds
 
 MEANS = ("rfh_mean", "all_mean")

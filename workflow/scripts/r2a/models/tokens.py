@@ -8,6 +8,8 @@ from r2a.models.weights import ModelError
 from r2a.prompts import THINK_CLOSE, THINK_OPEN
 from r2a.traces import Marks
 
+TORN = "\ufffd"  # what decoding makes of a part of a character
+MOST_TOKENS = 8  # that hold parts of characters in a row: a character has four bytes at most
 WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # what sentencepiece writes for the space that decoding one token drops
 
 
@@ -24,14 +26,30 @@ def load_tokenizer(folder: Path | str) -> Any:
 
 
 def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
-    """The text of each token by itself; joined, they are the text (but for characters split over tokens)."""
-    pieces = {}
-    for token_id in set(token_ids):
-        piece = tokenizer.decode([token_id])
-        if tokenizer.convert_ids_to_tokens(int(token_id)).startswith(WORD_START) and not piece.startswith(" "):
-            piece = f" {piece}"
-        pieces[token_id] = piece
-    return [pieces[token_id] for token_id in token_ids]
+    """The text of each token by itself; joined, they are the text.
+
+    Of tokens that hold parts of characters, the first has their whole text, and the others none.
+    """
+    alone = {token_id: _piece(tokenizer, [token_id]) for token_id in set(token_ids)}
+    pieces = [alone[token_id] for token_id in token_ids]
+    first = 0
+    while first < len(pieces):
+        last = first + 1
+        if TORN in pieces[first]:
+            for end in range(first + 2, min(first + MOST_TOKENS, len(pieces)) + 1):
+                text = _piece(tokenizer, token_ids[first:end])
+                if TORN not in text:
+                    pieces[first:end] = [text, *[""] * (end - first - 1)]
+                    last = end
+                    break
+        first = last
+    return pieces
+
+
+def _piece(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    piece = tokenizer.decode(token_ids)
+    starts_word = tokenizer.convert_ids_to_tokens(int(token_ids[0])).startswith(WORD_START)
+    return f" {piece}" if starts_word and not piece.startswith(" ") else piece
 
 
 def marks_of(folder: Path | str) -> Marks:

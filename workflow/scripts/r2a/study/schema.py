@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from r2a.text.cues import ALL_CUE_WORDS
+
 MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
 DATASET_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".md")  # a dataset's README.md names its subsets' files
 CONDITIONS = ("with_reasoning", "without_reasoning")
@@ -255,9 +257,10 @@ class Attention(Section):
         "fused", description="fused: at a forward pass's price. eager: transformers' own, the slow reference."
     )
     cue_words: list[Annotated[str, Field(min_length=1)]] = Field(
-        ["Wait", "Alternatively", "Hmm", "check"],
+        default_factory=lambda: list(ALL_CUE_WORDS),
         min_length=1,
-        description="Words of self-reflection in the reasoning; whole words, in either case.",
+        description="Words of self-reflection in the reasoning, in either case; whole words where a script has spaces. "
+        "By default those of r2a/text/cues.py for each language there: in English Wait, Alternatively, Hmm and check.",
     )
     batch_tokens: int = Field(
         16_384, gt=0, description="Tokens that one forward pass may hold; halved when memory runs out."

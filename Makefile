@@ -12,11 +12,13 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test targets bench-generation bench-attention bench-patching bench-explorer torture lock
+.PHONY: help demo test test-fast docs targets bench-generation bench-attention bench-patching bench-explorer torture lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
 	@echo "make test   install into .venv, run all tests"
+	@echo "make test-fast   the unit tests that take two minutes together, for daily work"
+	@echo "make docs   the documentation site with the Python API, into docs/_build, in an environment of its own"
 	@echo "make targets   every file that can be asked for, what it is and whether it is done; CONFIG=my/study.yaml for yours"
 	@echo "make bench-generation   tokens a second beside vLLM alone, into results/benchmarks"
 	@echo "make bench-attention   time and memory of the attention rerun (ten minutes), into results/benchmarks"
@@ -35,6 +37,13 @@ demo: $(installed)
 
 test: $(installed)
 	$(in_environment) pytest
+
+test-fast: $(installed)
+	$(in_environment) pytest tests/unit -m "not slow"
+
+docs: .venv-docs/.installed
+	.venv-docs/bin/sphinx-build --quiet --fail-on-warning docs docs/_build
+	@echo "Open docs/_build/index.html."
 
 targets: $(installed)
 	@$(in_environment) PYTHONPATH=workflow/scripts python -m r2a.targets $(if $(CONFIG),--configfile "$(CONFIG)")
@@ -65,4 +74,9 @@ $(installed): envs/install.sh envs/requirements.in envs/cpu.lock.txt envs/gpu.lo
 	@"$(PYTHON)" -m venv --clear .venv
 	@start=$$(date +%s) && envs/install.sh $(ENVIRONMENT) .venv/bin/python \
 	&& echo "Installed in $$(( $$(date +%s) - start )) s."
+	@touch $@
+
+.venv-docs/.installed: envs/docs.txt
+	@"$(PYTHON)" -m venv --clear .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --requirement envs/docs.txt
 	@touch $@

@@ -1,0 +1,333 @@
+"""The small reasoner's problems in plain English, each with a short reasoning text and an answer sentence.
+
+Six areas of problems, each with levels (the number of moves, or of lines):
+    totals     somebody gains and loses things (serial work)
+    boxes      things are moved between two boxes (serial work, two numbers at a time)
+    cups       a ball under one of three cups, of which two are swapped at a time (serial work, does not commute)
+    holders    three people swap what they have (the same with names)
+    turns      somebody turns left, right or around (serial work)
+    prices     a price list is read (no serial work: reasoning should not help much)
+and contextual comparisons over a table of things (METHOD section 4): the same two candidates, opposite truths in two
+contexts.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+NAMES = {
+    "Anna": "She", "Mary": "She", "Maria": "She", "Jane": "She", "Alice": "She", "Sarah": "She", "Emily": "She",
+    "Rose": "She", "Ben": "He", "Tom": "He", "Sam": "He", "Max": "He", "Jack": "He", "Paul": "He", "Peter": "He",
+    "Adam": "He",
+}  # fmt: skip
+THINGS = ("apples", "books", "coins", "cards", "balls", "eggs", "pens", "stones", "stamps", "shells")
+GAINS = ("buys {} more", "finds {} more", "gets {} more from a friend", "picks up {} more")
+LOSSES = ("gives {} to a friend", "loses {}", "sells {}", "drops {}")
+COLOURS = ("red", "blue", "green", "black", "white", "yellow")
+CUPS = ("left", "middle", "right")
+HELD = ("key", "coin", "ring", "book", "map", "pen", "hat", "ball")
+COMPASS = ("north", "east", "south", "west")
+TURNS = {"right": 1, "around": 2, "left": 3}
+GOODS = ("cup", "hat", "pen", "book", "bag", "toy", "lamp", "cake", "ball", "ring")
+MOST = 40  # no running total is greater
+
+LEVELS = {
+    "totals": (2, 3, 4, 5, 6), "boxes": (2, 3, 4, 5), "cups": (2, 3, 4, 5, 6), "holders": (2, 3, 4, 5, 6),
+    "turns": (2, 3, 4, 5, 6), "prices": (2, 4, 6),
+}  # fmt: skip
+CHECKED_MOVES = 5  # reasonings of so many moves, or more, look at their last one again
+
+# thing: (size, weight, speed), each 0..4, as in the words below
+KNOWN = {
+    "ant": (0, 0, 1), "bee": (0, 0, 3), "fly": (0, 0, 3), "worm": (0, 0, 0), "mouse": (1, 0, 2), "rat": (1, 1, 2),
+    "bird": (1, 0, 3), "cat": (1, 1, 3), "hen": (1, 1, 1), "fish": (1, 1, 2), "baby": (1, 1, 0), "child": (2, 2, 1),
+    "snake": (2, 1, 1), "dog": (2, 2, 3), "fox": (2, 1, 3), "wolf": (2, 2, 3), "pig": (2, 3, 1), "man": (2, 2, 2),
+    "lion": (3, 3, 4), "bear": (3, 3, 3), "horse": (3, 3, 4), "bull": (3, 3, 3), "cart": (2, 3, 1), "boat": (3, 3, 2),
+    "car": (3, 3, 4), "van": (3, 3, 4), "tank": (4, 4, 1), "bus": (4, 4, 3), "ship": (4, 4, 1), "train": (4, 4, 4),
+    "plane": (4, 4, 4), "jet": (4, 4, 4),
+}  # fmt: skip
+# context: (words of its five ranks, comparator for more, comparator for less)
+CONTEXTS = {
+    "size": (("very small", "small", "medium", "large", "very large"), "bigger", "smaller"),
+    "weight": (("very light", "light", "medium", "heavy", "very heavy"), "heavier", "lighter"),
+    "speed": (("very slow", "slow", "medium", "fast", "very fast"), "faster", "slower"),
+}
+COMPARATORS = {word: (context, n == 0) for context, (_, *words) in CONTEXTS.items() for n, word in enumerate(words)}
+MIN_RANKS_APART = 2  # so that nobody would argue
+
+INSTRUCTION = " Please reason step by step, and put your final answer within \\boxed{}."
+COMPARISON_INSTRUCTION = (
+    " Please reason step by step (but not overthinking), and put your final answer within \\boxed{}."
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem with the texts that the model is trained to write.
+
+    `steps` are the numbered lines of the reasoning; `slips[k]` is a wrong form of line k, or None where line k cannot
+    go wrong.
+    """
+
+    text: str
+    instruction: str
+    opening: str
+    steps: tuple[str, ...]
+    slips: tuple[str | None, ...]
+    answer_text: str
+    answer: str
+    area: str
+    level: int
+
+    def reasoning(self, rng: random.Random, slip_share: float) -> str:
+        """The reasoning text; `slip_share` of them write one wrong line and correct it, long ones look at their end again."""
+        lines = [self.opening]
+        slippery = [k for k, slip in enumerate(self.slips) if slip is not None]
+        slip_at = rng.choice(slippery) if slippery and rng.random() < slip_share else None
+        for k, step in enumerate(self.steps):
+            if k == slip_at:
+                lines += [f"{k + 1}. {self.slips[k]}", f"Wait, that is wrong. {step}"]
+            else:
+                lines.append(f"{k + 1}. {step}")
+        if len(self.steps) > CHECKED_MOVES:
+            lines.append(f"Wait, let me check the end. {self.steps[-1]}")
+        lines.append(f"Final answer is {self.answer}.")
+        return "\n".join(lines) + "\n"
+
+
+def other(rng: random.Random, values: tuple[str, ...], value: str) -> str:
+    return rng.choice([candidate for candidate in values if candidate != value])
+
+
+def totals(rng: random.Random, level: int) -> Problem:
+    name, things = rng.choice(list(NAMES)), rng.choice(THINGS)
+    total = rng.randint(2, 15)
+    sentences, steps, slips = [f"{name} has {total} {things}."], [f"{name} has {total} {things}."], [None]
+    for _ in range(level):
+        gains = total < 2 or (total <= MOST - 9 and rng.random() < 0.5)
+        amount = rng.randint(1, 9 if gains else min(9, total))
+        move = rng.choice(GAINS if gains else LOSSES).format(amount)
+        after = total + amount if gains else total - amount
+        sentences.append(f"{NAMES[name]} {move}.")
+        wrong = max(0, after + rng.choice((-2, -1, 1, 2)))
+        wrong = wrong if wrong != after else after + 1
+        sum_text = f"{NAMES[name]} {move}: {total} {'+' if gains else '-'} {amount} ="
+        steps.append(f"{sum_text} {after}.")
+        slips.append(f"{sum_text} {wrong}.")
+        total = after
+    return Problem(
+        " ".join([*sentences, f"How many {things} does {name} have now?"]), INSTRUCTION,
+        "Okay, let me count step by step.", tuple(steps), tuple(slips),
+        f"{name} has \\boxed{{{total}}} {things}.", str(total), "totals", level,
+    )  # fmt: skip
+
+
+def boxes(rng: random.Random, level: int) -> Problem:
+    colours, things = rng.sample(COLOURS, 2), rng.choice(THINGS)
+    held = {colour: rng.randint(3, 12) for colour in colours}
+    first, second = colours
+    sentences = [f"The {first} box holds {held[first]} {things} and the {second} box holds {held[second]} {things}."]
+    steps: list[str] = [f"The {first} box has {held[first]}, the {second} box has {held[second]}."]
+    slips: list[str | None] = [None]
+    for _ in range(level):
+        giver = rng.choice([colour for colour in colours if held[colour] > 1])
+        taker = second if giver == first else first
+        amount = rng.randint(1, min(6, held[giver]))
+        sentences.append(f"Then {amount} {things} are moved from the {giver} box to the {taker} box.")
+        left, got = held[giver] - amount, held[taker] + amount
+        line = f"Move {amount} from {giver} to {taker}: {giver} {held[giver]} - {amount} = {{}}, "
+        line += f"{taker} {held[taker]} + {amount} = {got}."
+        steps.append(line.format(left))
+        slips.append(line.format(left + rng.choice((1, 2))))
+        held = {giver: left, taker: got}
+    asked = rng.choice(colours)
+    return Problem(
+        " ".join([*sentences, f"How many {things} does the {asked} box hold now?"]), INSTRUCTION,
+        "Okay, let me follow both boxes.", tuple(steps), tuple(slips),
+        f"The {asked} box holds \\boxed{{{held[asked]}}} {things}.", str(held[asked]), "boxes", level,
+    )  # fmt: skip
+
+
+def cups(rng: random.Random, level: int) -> Problem:
+    place = rng.choice(CUPS)
+    sentences, steps, slips = [f"A ball is under the {place} cup."], [f"The ball is under the {place} cup."], [None]
+    for _ in range(level):
+        one, two = rng.sample(CUPS, 2)
+        sentences.append(f"The {one} cup and the {two} cup are swapped.")
+        after = {one: two, two: one}.get(place, place)
+        line = f"Swap {one} and {two}: from {place} to {{}}."
+        steps.append(line.format(after))
+        slips.append(line.format(other(rng, CUPS, after)))
+        place = after
+    return Problem(
+        " ".join([*sentences, "Under which cup is the ball now?"]), INSTRUCTION,
+        "Okay, let me follow the ball.", tuple(steps), tuple(slips),
+        f"The ball is under the \\boxed{{{place}}} cup.", place, "cups", level,
+    )  # fmt: skip
+
+
+def holders(rng: random.Random, level: int) -> Problem:
+    names, things = rng.sample(list(NAMES), 3), rng.sample(HELD, 3)
+    asked = rng.randrange(3)
+    thing, holder = things[asked], names[asked]
+    has = [f"{name} has the {held}" for name, held in zip(names, things, strict=True)]
+    sentences = [f"{has[0]}, {has[1]}, and {has[2]}."]
+    steps: list[str] = [f"{holder} has the {thing}."]
+    slips: list[str | None] = [None]
+    for _ in range(level):
+        one, two = rng.sample(names, 2)
+        sentences.append(f"{one} and {two} swap what they have.")
+        after = {one: two, two: one}.get(holder, holder)
+        line = f"{one} and {two} swap: from {holder} to {{}}."
+        steps.append(line.format(after))
+        slips.append(line.format(other(rng, tuple(names), after)))
+        holder = after
+    return Problem(
+        " ".join([*sentences, f"Who has the {thing} now?"]), INSTRUCTION,
+        f"Okay, let me follow the {thing}.", tuple(steps), tuple(slips),
+        f"The {thing} is with \\boxed{{{holder}}}.", holder, "holders", level,
+    )  # fmt: skip
+
+
+def turns(rng: random.Random, level: int) -> Problem:
+    name, point = rng.choice(list(NAMES)), rng.choice(COMPASS)
+    sentences, steps, slips = [f"{name} faces {point}."], [f"{name} faces {point}."], [None]
+    for _ in range(level):
+        turn = rng.choice(list(TURNS))
+        after = COMPASS[(COMPASS.index(point) + TURNS[turn]) % 4]
+        sentences.append(f"{NAMES[name]} turns {turn}.")
+        line = f"{NAMES[name]} turns {turn}: from {point} to {{}}."
+        steps.append(line.format(after))
+        slips.append(line.format(other(rng, COMPASS, after)))
+        point = after
+    return Problem(
+        " ".join([*sentences, f"Which way does {name} face now?"]), INSTRUCTION,
+        "Okay, let me turn step by step.", tuple(steps), tuple(slips),
+        f"{name} faces \\boxed{{{point}}}.", point, "turns", level,
+    )  # fmt: skip
+
+
+def prices(rng: random.Random, level: int) -> Problem:
+    goods = rng.sample(GOODS, level)
+    costs = dict(zip(goods, rng.sample(range(2, 30), level), strict=True))
+    asked = rng.choice(goods)
+    cost = costs[asked]
+    line = f"The {asked} costs {{}} dollars."
+    return Problem(
+        " ".join([*(f"The {g} costs {c} dollars." for g, c in costs.items()), f"How many dollars does the {asked} cost?"]),
+        INSTRUCTION, "Okay, let me look.", (line.format(cost),), (line.format(cost + rng.choice((-1, 1, 2))),),
+        f"The {asked} costs \\boxed{{{cost}}} dollars.", str(cost), "prices", level,
+    )  # fmt: skip
+
+
+AREAS: dict[str, Callable[[random.Random, int], Problem]] = {
+    "totals": totals, "boxes": boxes, "cups": cups, "holders": holders, "turns": turns, "prices": prices,
+}  # fmt: skip
+
+
+def ranks(comparator: str, thing: str) -> int:
+    context, _ = COMPARATORS[comparator]
+    return KNOWN[thing][list(CONTEXTS).index(context)]
+
+
+def comparison(rng: random.Random, first: str, second: str, comparator: str) -> Problem:
+    """Which of two things is the {comparator} one; they must differ enough in its context."""
+    context, more_wins = COMPARATORS[comparator]
+    words = CONTEXTS[context][0]
+    by_rank = sorted((first, second), key=lambda thing: ranks(comparator, thing))
+    winner = by_rank[-1] if more_wins else by_rank[0]
+    steps, slips = [], []
+    for thing in (first, second):
+        word = words[ranks(comparator, thing)]
+        steps.append(f"The {thing} is {word}.")
+        slips.append(f"The {thing} is {other(rng, words, word)}.")
+    steps.append(f"The {winner} is {comparator}.")
+    return Problem(
+        f"Considering {context}, which one is {comparator}: {first} or {second}?", COMPARISON_INSTRUCTION,
+        "Okay, let me compare.", tuple(steps), (*slips, None),
+        f"Thus, the {comparator} one is \\boxed{{{winner}}}.", winner, "comparison", 1,
+    )  # fmt: skip
+
+
+def comparison_questions() -> Iterator[tuple[str, str, str]]:
+    """Every (first, second, comparator) whose things differ enough in the comparator's context."""
+    for comparator in COMPARATORS:
+        for first in KNOWN:
+            for second in KNOWN:
+                if abs(ranks(comparator, first) - ranks(comparator, second)) >= MIN_RANKS_APART:
+                    yield first, second, comparator
+
+
+def held_out_things(seed: int, share: float = 0.2) -> set[frozenset[str]]:
+    """The unordered pairs of things that no training question compares, in any context."""
+    pairs = sorted({tuple(sorted(question[:2])) for question in comparison_questions()})
+    rng = random.Random(f"held-out things {seed}")
+    return {frozenset(pair) for pair in rng.sample(pairs, int(share * len(pairs)))}
+
+
+def sample_problems(seed: int, counts: Mapping[str, int]) -> list[Problem]:
+    """`counts[area]` different problems of each level of each area, all different from each other."""
+    rng = random.Random(f"problems {seed}")
+    problems: dict[str, Problem] = {}
+    for area, count in counts.items():
+        for level in LEVELS[area]:
+            wanted = len(problems) + count
+            while len(problems) < wanted:
+                problem = AREAS[area](rng, level)
+                problems.setdefault(problem.text, problem)
+    return list(problems.values())
+
+
+def sample_pairs(seed: int, count: int) -> list[tuple[Problem, Problem, str]]:
+    """`count` pairs of questions on held-out things: same candidates, opposite truths.
+
+    Returns (question a, question b, domain). The domain names the contexts; domains, and which candidate wins
+    question a, are balanced.
+    """
+    rng = random.Random(f"pairs {seed}")
+    asked = set(comparison_questions())
+    groups: dict[tuple[str, bool], list[tuple[Problem, Problem, str]]] = {}
+    for pair in sorted(tuple(sorted(pair)) for pair in held_out_things(seed)):
+        for first, second in (pair, pair[::-1]):
+            comparators = [c for c in COMPARATORS if (first, second, c) in asked]
+            for one in comparators:
+                for two in comparators:
+                    a, b = comparison(rng, first, second, one), comparison(rng, first, second, two)
+                    if a.answer != b.answer:
+                        domain = " and ".join(sorted({COMPARATORS[one][0], COMPARATORS[two][0]}))
+                        groups.setdefault((domain, a.answer == first), []).append((a, b, domain))
+    for members in groups.values():
+        rng.shuffle(members)
+    chosen: list[tuple[Problem, Problem, str]] = []
+    while len(chosen) < count:
+        for key in sorted(groups):
+            if groups[key] and len(chosen) < count:
+                chosen.append(groups[key].pop())
+    rng.shuffle(chosen)
+    return chosen
+
+
+def training_problems(
+    seed: int, held_out: set[str], areas: Mapping[str, int], n_rising: int
+) -> Iterator[Problem]:
+    """Endless training problems, none of them held out, none on a held-out pair of things.
+
+    Chains start at one move and reach the hardest level's length after `n_rising` problems. `areas` weighs how often
+    each is drawn.
+    """
+    rng = random.Random(f"training {seed}")
+    held_out_pairs = held_out_things(seed)
+    questions = [q for q in comparison_questions() if frozenset(q[:2]) not in held_out_pairs]
+    lots = [area for area, weight in areas.items() for _ in range(weight)]
+    n_drawn = 0
+    while True:
+        n_drawn += 1
+        area = rng.choice(lots)
+        if area == "comparison":
+            problem = comparison(rng, *rng.choice(questions))
+        else:
+            hardest = max(LEVELS[area])
+            reached = max(min(LEVELS[area]), 1 + int((hardest - 1) * min(1.0, n_drawn / n_rising)))
+            problem = AREAS[area](rng, rng.randint(1, reached))
+        if problem.text not in held_out:
+            yield problem

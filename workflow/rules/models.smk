@@ -47,3 +47,36 @@ rule write_tiny_datasets:
         f"../../envs/{STUDY.environment}.yaml"
     script:
         "../scripts/write_tiny_datasets.py"
+
+
+# Not part of any study: makes the adapter that ships under resources/models again, on what `make real-model` builds.
+rule train_reasoner:
+    input:
+        recipe="config/reasoner.yaml",
+        weights=".models/smollm2-135m/model.safetensors",
+    output:
+        adapter=directory("results/reasoner_training/smollm2-reasoner"),
+    log:
+        "results/reasoner_training/logs/smollm2-reasoner.log",
+    benchmark:
+        "results/reasoner_training/benchmarks/smollm2-reasoner.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    threads: 2
+    script:
+        "../scripts/train_reasoner.py"
+
+
+# Not part of any study: makes what ships under resources/datasets again.
+rule write_reasoner_datasets:
+    input:
+        recipe="config/reasoner.yaml",
+    output:
+        problems="results/reasoner_training/datasets/word_problems.jsonl",
+        comparisons="results/reasoner_training/datasets/contextual_comparisons.csv",
+    log:
+        "results/reasoner_training/logs/datasets.log",
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    script:
+        "../scripts/write_reasoner_datasets.py"

@@ -14,6 +14,9 @@ contexts.
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from r2a.tiny.tasks import COMPASS, Example
 
 NAMES = {
     "Anna": "She", "Mary": "She", "Maria": "She", "Jane": "She", "Alice": "She", "Sarah": "She", "Emily": "She",
@@ -26,7 +29,6 @@ LOSSES = ("gives {} to a friend", "loses {}", "sells {}", "drops {}")
 COLOURS = ("red", "blue", "green", "black", "white", "yellow")
 CUPS = ("left", "middle", "right")
 HELD = ("key", "coin", "ring", "book", "map", "pen", "hat", "ball")
-COMPASS = ("north", "east", "south", "west")
 TURNS = {"right": 1, "around": 2, "left": 3}
 GOODS = ("cup", "hat", "pen", "book", "bag", "toy", "lamp", "cake", "ball", "ring")
 MOST = 40  # no running total is greater
@@ -35,6 +37,7 @@ LEVELS = {
     "totals": (2, 3, 4, 5, 6), "boxes": (2, 3, 4, 5), "cups": (2, 3, 4, 5, 6), "holders": (2, 3, 4, 5, 6),
     "turns": (2, 3, 4, 5, 6), "prices": (2, 4, 6),
 }  # fmt: skip
+SLIP_SHARE = 0.15  # of the reasonings that can go wrong
 CHECKED_MOVES = 5  # reasonings of so many moves, or more, look at their last one again
 
 # thing: (size, weight, speed), each 0..4, as in the words below
@@ -62,28 +65,16 @@ COMPARISON_INSTRUCTION = (
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A problem with the texts that the model is trained to write.
+class Problem(Example):
+    """A problem with the texts that the model is trained to write; `steps` are numbered lines of the reasoning."""
 
-    `steps` are the numbered lines of the reasoning; `slips[k]` is a wrong form of line k, or None where line k cannot
-    go wrong.
-    """
+    instruction: str = INSTRUCTION
 
-    text: str
-    instruction: str
-    opening: str
-    steps: tuple[str, ...]
-    slips: tuple[str | None, ...]
-    answer_text: str
-    answer: str
-    area: str
-    level: int
-
-    def reasoning(self, rng: random.Random, slip_share: float) -> str:
-        """The reasoning text; `slip_share` of them write one wrong line and correct it, long ones look at their end again."""
+    def reasoning(self, rng: random.Random) -> str:
+        """The reasoning text; some write a wrong line and correct it, long ones look at their end again."""
         lines = [self.opening]
         slippery = [k for k, slip in enumerate(self.slips) if slip is not None]
-        slip_at = rng.choice(slippery) if slippery and rng.random() < slip_share else None
+        slip_at = rng.choice(slippery) if slippery and rng.random() < SLIP_SHARE else None
         for k, step in enumerate(self.steps):
             if k == slip_at:
                 lines += [f"{k + 1}. {self.slips[k]}", f"Wait, that is wrong. {step}"]
@@ -102,7 +93,9 @@ def other(rng: random.Random, values: tuple[str, ...], value: str) -> str:
 def totals(rng: random.Random, level: int) -> Problem:
     name, things = rng.choice(list(NAMES)), rng.choice(THINGS)
     total = rng.randint(2, 15)
-    sentences, steps, slips = [f"{name} has {total} {things}."], [f"{name} has {total} {things}."], [None]
+    start = f"{name} has {total} {things}."
+    sentences, steps = [start], [start]
+    slips: list[str | None] = [None]
     for _ in range(level):
         gains = total < 2 or (total <= MOST - 9 and rng.random() < 0.5)
         amount = rng.randint(1, 9 if gains else min(9, total))
@@ -116,7 +109,7 @@ def totals(rng: random.Random, level: int) -> Problem:
         slips.append(f"{sum_text} {wrong}.")
         total = after
     return Problem(
-        " ".join([*sentences, f"How many {things} does {name} have now?"]), INSTRUCTION,
+        " ".join([*sentences, f"How many {things} does {name} have now?"]),
         "Okay, let me count step by step.", tuple(steps), tuple(slips),
         f"{name} has \\boxed{{{total}}} {things}.", str(total), "totals", level,
     )  # fmt: skip
@@ -142,7 +135,7 @@ def boxes(rng: random.Random, level: int) -> Problem:
         held = {giver: left, taker: got}
     asked = rng.choice(colours)
     return Problem(
-        " ".join([*sentences, f"How many {things} does the {asked} box hold now?"]), INSTRUCTION,
+        " ".join([*sentences, f"How many {things} does the {asked} box hold now?"]),
         "Okay, let me follow both boxes.", tuple(steps), tuple(slips),
         f"The {asked} box holds \\boxed{{{held[asked]}}} {things}.", str(held[asked]), "boxes", level,
     )  # fmt: skip
@@ -150,7 +143,8 @@ def boxes(rng: random.Random, level: int) -> Problem:
 
 def cups(rng: random.Random, level: int) -> Problem:
     place = rng.choice(CUPS)
-    sentences, steps, slips = [f"A ball is under the {place} cup."], [f"The ball is under the {place} cup."], [None]
+    sentences, steps = [f"A ball is under the {place} cup."], [f"The ball is under the {place} cup."]
+    slips: list[str | None] = [None]
     for _ in range(level):
         one, two = rng.sample(CUPS, 2)
         sentences.append(f"The {one} cup and the {two} cup are swapped.")
@@ -160,7 +154,7 @@ def cups(rng: random.Random, level: int) -> Problem:
         slips.append(line.format(other(rng, CUPS, after)))
         place = after
     return Problem(
-        " ".join([*sentences, "Under which cup is the ball now?"]), INSTRUCTION,
+        " ".join([*sentences, "Under which cup is the ball now?"]),
         "Okay, let me follow the ball.", tuple(steps), tuple(slips),
         f"The ball is under the \\boxed{{{place}}} cup.", place, "cups", level,
     )  # fmt: skip
@@ -183,7 +177,7 @@ def holders(rng: random.Random, level: int) -> Problem:
         slips.append(line.format(other(rng, tuple(names), after)))
         holder = after
     return Problem(
-        " ".join([*sentences, f"Who has the {thing} now?"]), INSTRUCTION,
+        " ".join([*sentences, f"Who has the {thing} now?"]),
         f"Okay, let me follow the {thing}.", tuple(steps), tuple(slips),
         f"The {thing} is with \\boxed{{{holder}}}.", holder, "holders", level,
     )  # fmt: skip
@@ -191,7 +185,9 @@ def holders(rng: random.Random, level: int) -> Problem:
 
 def turns(rng: random.Random, level: int) -> Problem:
     name, point = rng.choice(list(NAMES)), rng.choice(COMPASS)
-    sentences, steps, slips = [f"{name} faces {point}."], [f"{name} faces {point}."], [None]
+    start = f"{name} faces {point}."
+    sentences, steps = [start], [start]
+    slips: list[str | None] = [None]
     for _ in range(level):
         turn = rng.choice(list(TURNS))
         after = COMPASS[(COMPASS.index(point) + TURNS[turn]) % 4]
@@ -201,7 +197,7 @@ def turns(rng: random.Random, level: int) -> Problem:
         slips.append(line.format(other(rng, COMPASS, after)))
         point = after
     return Problem(
-        " ".join([*sentences, f"Which way does {name} face now?"]), INSTRUCTION,
+        " ".join([*sentences, f"Which way does {name} face now?"]),
         "Okay, let me turn step by step.", tuple(steps), tuple(slips),
         f"{name} faces \\boxed{{{point}}}.", point, "turns", level,
     )  # fmt: skip
@@ -213,9 +209,10 @@ def prices(rng: random.Random, level: int) -> Problem:
     asked = rng.choice(goods)
     cost = costs[asked]
     line = f"The {asked} costs {{}} dollars."
+    listed = [f"The {name} costs {price} dollars." for name, price in costs.items()]
     return Problem(
-        " ".join([*(f"The {g} costs {c} dollars." for g, c in costs.items()), f"How many dollars does the {asked} cost?"]),
-        INSTRUCTION, "Okay, let me look.", (line.format(cost),), (line.format(cost + rng.choice((-1, 1, 2))),),
+        " ".join([*listed, f"How many dollars does the {asked} cost?"]),
+        "Okay, let me look.", (line.format(cost),), (line.format(cost + rng.choice((-1, 1, 2))),),
         f"The {asked} costs \\boxed{{{cost}}} dollars.", str(cost), "prices", level,
     )  # fmt: skip
 
@@ -243,9 +240,9 @@ def comparison(rng: random.Random, first: str, second: str, comparator: str) -> 
         slips.append(f"The {thing} is {other(rng, words, word)}.")
     steps.append(f"The {winner} is {comparator}.")
     return Problem(
-        f"Considering {context}, which one is {comparator}: {first} or {second}?", COMPARISON_INSTRUCTION,
+        f"Considering {context}, which one is {comparator}: {first} or {second}?",
         "Okay, let me compare.", tuple(steps), (*slips, None),
-        f"Thus, the {comparator} one is \\boxed{{{winner}}}.", winner, "comparison", 1,
+        f"Thus, the {comparator} one is \\boxed{{{winner}}}.", winner, "comparison", 1, COMPARISON_INSTRUCTION,
     )  # fmt: skip
 
 
@@ -274,7 +271,7 @@ def sample_problems(seed: int, counts: Mapping[str, int]) -> list[Problem]:
             wanted = len(problems) + count
             while len(problems) < wanted:
                 problem = AREAS[area](rng, level)
-                problems.setdefault(problem.text, problem)
+                problems.setdefault(problem.problem, problem)
     return list(problems.values())
 
 
@@ -307,9 +304,20 @@ def sample_pairs(seed: int, count: int) -> list[tuple[Problem, Problem, str]]:
     return chosen
 
 
-def training_problems(
-    seed: int, held_out: set[str], areas: Mapping[str, int], n_rising: int
-) -> Iterator[Problem]:
+def held_out_problems(recipe: Mapping[str, Any]) -> list[Problem]:
+    return sample_problems(recipe["seed"], recipe["held_out"])
+
+
+def held_out_pairs(recipe: Mapping[str, Any]) -> list[tuple[Problem, Problem, str]]:
+    return sample_pairs(recipe["seed"], recipe["n_pairs"])
+
+
+def held_out_questions(recipe: Mapping[str, Any]) -> list[Problem]:
+    """What accuracies are measured on, problems and both sides of pairs; none occurs in training."""
+    return held_out_problems(recipe) + [question for a, b, _ in held_out_pairs(recipe) for question in (a, b)]
+
+
+def training_problems(seed: int, held_out: set[str], areas: Mapping[str, int], n_rising: int) -> Iterator[Problem]:
     """Endless training problems, none of them held out, none on a held-out pair of things.
 
     Chains start at one move and reach the hardest level's length after `n_rising` problems. `areas` weighs how often
@@ -329,5 +337,5 @@ def training_problems(
             hardest = max(LEVELS[area])
             reached = max(min(LEVELS[area]), 1 + int((hardest - 1) * min(1.0, n_drawn / n_rising)))
             problem = AREAS[area](rng, rng.randint(1, reached))
-        if problem.text not in held_out:
+        if problem.problem not in held_out:
             yield problem

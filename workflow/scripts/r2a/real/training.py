@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from r2a.config import CONDITIONS
 from r2a.prompts import THINK_CLOSE, THINK_OPEN, raw_prompt
-from r2a.real.tasks import Problem, sample_pairs, sample_problems, training_problems
+from r2a.real.tasks import Problem, held_out_questions, training_problems
+from r2a.study import CONDITIONS
 
 LOGGED_STEPS = 20
 
 
-def completion_text(problem: Problem, condition: str, rng: random.Random, slip_share: float) -> str:
+def completion_text(problem: Problem, condition: str, rng: random.Random) -> str:
     """What the model shall write after its prompt, without the end token."""
     answer = f"\n\n{problem.answer_text}"
     if condition == "without_reasoning":
         return answer
-    return f"{problem.reasoning(rng, slip_share)}{THINK_CLOSE}{answer}"
+    return f"{problem.reasoning(rng)}{THINK_CLOSE}{answer}"
 
 
 def training_batches(
@@ -44,8 +44,8 @@ def training_batches(
         rows = []
         for problem in itertools.islice(stream, 8 * batch_size):
             condition = CONDITIONS[0] if rng.random() < recipe["with_reasoning_share"] else CONDITIONS[1]
-            prompt = tokenizer.bos_token + raw_prompt(problem.text, problem.instruction, condition)
-            completion = completion_text(problem, condition, rng, recipe["slip_share"]) + tokenizer.eos_token
+            prompt = tokenizer.bos_token + raw_prompt(problem.problem, problem.instruction, condition)
+            completion = completion_text(problem, condition, rng) + tokenizer.eos_token
             rows.append([tokenizer.encode(text, add_special_tokens=False) for text in (prompt, completion)])
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         starts = list(range(0, len(rows), batch_size))
@@ -62,13 +62,6 @@ def training_batches(
             yield ids, labels
 
 
-def held_out_problems(recipe: Mapping[str, Any]) -> list[Problem]:
-    """The problems that accuracies are measured on; none occurs in training."""
-    pairs = sample_pairs(recipe["seed"], recipe["n_pairs"])
-    problems = sample_problems(recipe["seed"], recipe["held_out"])
-    return problems + [question for a, b, _ in pairs for question in (a, b)]
-
-
 @torch.no_grad()
 def greedy_accuracy(
     model: Any, tokenizer: PreTrainedTokenizerFast, problems: list[Problem], condition: str, batch_size: int = 32
@@ -79,7 +72,7 @@ def greedy_accuracy(
     tokenizer.padding_side = "left"
     for start in range(0, len(problems), batch_size):
         batch = problems[start : start + batch_size]
-        prompts = [tokenizer.bos_token + raw_prompt(p.text, p.instruction, condition) for p in batch]
+        prompts = [tokenizer.bos_token + raw_prompt(p.problem, p.instruction, condition) for p in batch]
         inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
         written = model.generate(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
@@ -113,7 +106,7 @@ def train(base: Path, recipe: Mapping[str, Any], folder: Path) -> None:
     torch.manual_seed(recipe["seed"])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     tags = tokenizer.convert_tokens_to_ids([THINK_OPEN, THINK_CLOSE])
-    model = get_peft_model(
+    model: Any = get_peft_model(
         AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16),
         LoraConfig(
             r=recipe["rank"], lora_alpha=2 * recipe["rank"], target_modules="all-linear",
@@ -127,8 +120,8 @@ def train(base: Path, recipe: Mapping[str, Any], folder: Path) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, 0.03 + 0.97 * (1 + math.cos(math.pi * step / n_steps)) / 2)
     )
-    problems = held_out_problems(recipe)
-    batches = training_batches(tokenizer, recipe, {problem.text for problem in problems})
+    problems = held_out_questions(recipe)
+    batches = training_batches(tokenizer, recipe, {problem.problem for problem in problems})
     losses, n_tokens, started = [], 0, time.monotonic()
     curve: list[tuple[Any, ...]] = []
     looks: list[tuple[Any, ...]] = []
@@ -162,7 +155,7 @@ def train(base: Path, recipe: Mapping[str, Any], folder: Path) -> None:
             save(model, curve, looks, folder)
 
 
-def save(model: PeftModel, curve: list[tuple[Any, ...]], looks: list[tuple[Any, ...]], folder: Path) -> None:
+def save(model: Any, curve: list[tuple[Any, ...]], looks: list[tuple[Any, ...]], folder: Path) -> None:
     """Write adapter and curves; the folder is replaced as a whole."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -178,7 +171,7 @@ def save(model: PeftModel, curve: list[tuple[Any, ...]], looks: list[tuple[Any, 
     partial.rename(folder)
 
 
-def peft_state(model: PeftModel) -> dict[str, torch.Tensor]:
+def peft_state(model: Any) -> dict[str, torch.Tensor]:
     """The trained parameters by the names that peft gives them in a model's own state."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: tensor for name, tensor in model.state_dict().items() if name in trained}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from r2a.store import whole_file
@@ -20,18 +21,30 @@ def held_out_puzzles(seed: int) -> list[Example]:
 
 def write_datasets(seed: int, puzzles: Path, comparisons: Path) -> None:
     """Write the held-out puzzles as JSON Lines and the held-out comparison pairs as CSV."""
-    with whole_file(puzzles) as partial, open(partial, "w") as file:
-        for number, example in enumerate(held_out_puzzles(seed)):
+    write_problems(held_out_puzzles(seed), puzzles)
+    write_pairs(sample_comparison_pairs(seed, N_PAIRS), COMPARATORS, "animals", comparisons)
+
+
+def write_problems(examples: Sequence[Example], path: Path) -> None:
+    """Write problems as JSON Lines, their uids numbered within all."""
+    with whole_file(path) as partial, open(partial, "w") as file:
+        for number, example in enumerate(examples):
             row = {"uid": f"{example.area}-{number:03d}", "problem": example.problem, "answer": example.answer}
             file.write(json.dumps(row | {"area": example.area, "level": example.level}) + "\n")
+
+
+def write_pairs(
+    pairs: Sequence[tuple[Example, Example, str]], comparators: Iterable[str], prefix: str, path: Path
+) -> None:
+    """Write pairs of questions (question a, question b, domain) as CSV; their uids begin with the prefix."""
     columns = ["uid", "query_a", "answer_a", "comparator_a", "query_b", "answer_b", "comparator_b", "domain"]
-    with whole_file(comparisons) as partial, open(partial, "w", newline="") as file:
+    with whole_file(path) as partial, open(partial, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        for number, (a, b, domain) in enumerate(sample_comparison_pairs(seed, N_PAIRS)):
-            row = {"uid": f"animals-{number:03d}", "domain": domain}
+        for number, (a, b, domain) in enumerate(pairs):
+            row = {"uid": f"{prefix}-{number:03d}", "domain": domain}
             for side, example in (("a", a), ("b", b)):
-                comparator = next(word for word in COMPARATORS if f" {word}:" in example.problem)
+                comparator = next(word for word in comparators if f" {word}:" in example.problem)
                 row |= {
                     f"query_{side}": example.problem,
                     f"answer_{side}": example.answer,

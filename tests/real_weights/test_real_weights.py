@@ -1,0 +1,213 @@
+"""What is known of a real pretrained model from outside, found by the study's stages."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from hooked_patching import hooked_patch, last_logits
+from r2a.attention.probes import repeated_tokens
+from r2a.models import load_tokenizer, marks_of, token_pieces
+from r2a.store import axis_labels, read_parquet
+from r2a.traces import Bounds, find_boxes, segment_bounds
+
+ROOT = Path(__file__).parents[2]
+REASONER, PRETRAINED = "smollm2-reasoner", "smollm2-135m"
+TEXTS = [
+    "So 12 + 345 = 357.\n\nWait, that is 3.5 times 102, i.e. 357.\n",
+    "Naïve café: 東京は大きい。 🙂🙂 ok\n\n\n  indented\tline\r\nend",
+    "\\boxed{\\frac{12}{345}} and \\boxed{ 7}.\n",
+]
+
+
+def completions(results: Path, dataset: str) -> pd.DataFrame:
+    traces = read_parquet(results / "traces" / REASONER / f"{dataset}.parquet")
+    return traces[traces["decoding"] == "greedy"]
+
+
+# ---- tokens and text
+
+
+@pytest.fixture(scope="module")
+def tokenizer(models: Path) -> Any:
+    return load_tokenizer(models / PRETRAINED)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_of_a_real_vocabulary_join_to_the_text_but_for_characters_split_over_tokens(tokenizer, text):
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert tokenizer.decode(ids) == text
+    pieces = token_pieces(tokenizer, ids)
+    if text.isascii():
+        assert "".join(pieces) == text
+    assert len(pieces) == len(ids)
+
+
+def test_tags_are_single_tokens_that_no_neighbour_merges_with(tokenizer, models):
+    marks = marks_of(models / PRETRAINED)
+    for left in ("a", ".", " ", "\n", ".\n", "7"):
+        for right in ("a", "\n", "\n\n", " 7", "."):
+            ids = tokenizer.encode(f"{left}</think>{right}", add_special_tokens=False)
+            assert ids.count(marks.think_close) == 1
+            assert tokenizer.decode(ids[: ids.index(marks.think_close)]) == left
+
+
+def test_numbers_are_split_into_digits_and_boxes_are_found_all_the_same(tokenizer):
+    ids = tokenizer.encode("\\boxed{1234}.", add_special_tokens=False)
+    assert [tokenizer.decode([token]) for token in ids][-6:] == ["{", "1", "2", "3", "4", "}."]
+    assert find_boxes(tokenizer.decode(ids)) == ["1234"]
+
+
+def test_segments_tile_every_trace_and_begin_and_end_as_written(results, models, tokenizer):
+    marks = marks_of(models / REASONER)
+    for dataset in ("word-problems", "comparisons"):
+        for row in completions(results, dataset).itertuples():
+            ids = [*row.prompt_token_ids, *row.completion_token_ids]
+            bounds = Bounds.of(row.bounds)
+            assert bounds == segment_bounds(row.prompt_token_ids, row.completion_token_ids, marks)
+            parts = {
+                segment: tokenizer.decode(ids[bounds.span(segment)]) for segment in ("prompt", "reasoning", "answer")
+            }
+            assert ids[0] == marks.bos and ids[bounds.think_open] == marks.think_open
+            assert parts["prompt"].endswith("\\boxed{}. ")
+            if row.is_valid:
+                assert ids[bounds.think_close] == marks.think_close and ids[-1] in marks.eos
+                assert parts["answer"].startswith("\n\n") and len(find_boxes(parts["answer"])) == 1
+
+
+def test_sentences_end_where_lines_of_the_reasoning_end(results, tokenizer):
+    """Each line of the reasoner's texts is one sentence, or two after "Wait, ..."."""
+    table = completions(results, "word-problems")
+    table = table[table["is_valid"]].set_index(["uid", "condition"])
+    with h5py.File(results / "attention" / REASONER / "word-problems.h5") as file:
+        for k, (uid, condition, sample) in enumerate(
+            zip(*(file[c].asstr()[:] for c in ("uid", "condition")), file["sample"][:], strict=True)
+        ):
+            row = table.loc[(uid, condition, sample)]
+            ids = [*row["prompt_token_ids"], *row["completion_token_ids"]]
+            cut = [int(bound) for bound in file["sentence_bounds"][k] if bound >= 0]
+            sentences = [tokenizer.decode(ids[one:two]) for one, two in itertools.pairwise(cut)]
+            assert all(sentence.strip() for sentence in sentences)
+            assert all(sentence.rstrip().endswith((".", "?", "!")) for sentence in sentences)
+            n_cues = sum(sentence.startswith("Wait") for sentence in sentences)
+            assert (file["n_cue_tokens"][k] > 0) == (n_cues > 0 or any("check" in s for s in sentences))
+
+
+# ---- generation and rerun
+
+
+@torch.no_grad()
+def test_greedy_vllm_is_the_rerun_s_arg_max_but_for_near_ties(results, reasoner):
+    n_tokens = n_equal = 0
+    for dataset in ("word-problems", "comparisons"):
+        for row in completions(results, dataset).itertuples():
+            ids = torch.tensor([[*row.prompt_token_ids, *row.completion_token_ids]])
+            n_prompt = len(row.prompt_token_ids)
+            logits = reasoner(ids).logits[0, n_prompt - 1 : -1]
+            written = ids[0, n_prompt:]
+            is_equal = logits.argmax(-1) == written
+            gap = logits.max(-1).values - logits.gather(-1, written[:, None])[:, 0]
+            assert (gap[~is_equal] < 1e-3).all()
+            n_tokens, n_equal = n_tokens + len(written), n_equal + int(is_equal.sum())
+    assert n_tokens > 1000
+    assert n_equal / n_tokens >= 0.995
+
+
+def test_reasoning_pays_by_more_than_twenty_points(results):
+    grades = read_parquet(results / "grades" / REASONER / "word-problems.parquet")
+    grades = grades[grades["decoding"] == "greedy"]
+    right = grades.groupby("condition")["score"].sum() / grades.groupby("condition")["score"].size()
+    assert right["with_reasoning"] - right["without_reasoning"] > 0.2
+
+
+# ---- attention
+
+
+def test_masses_on_the_segments_sum_to_one(results):
+    with h5py.File(results / "attention" / REASONER / "word-problems.h5") as file:
+        mass = file["segment_mass"][:]
+    assert mass.shape[1:3] == (30, 9)
+    np.testing.assert_allclose(mass.sum(-1)[np.isfinite(mass).all(-1)], 1, atol=1e-4)
+
+
+def test_some_heads_of_the_pretrained_model_are_induction_heads(results):
+    with h5py.File(results / "probes" / f"{PRETRAINED}.h5") as file:
+        scores = file["induction_repeats"][:].mean(0)
+    assert scores.max() > 0.5
+    assert np.median(scores) < 0.1  # and they are few
+
+
+def test_induction_scores_equal_those_of_whole_attention_rows(results, models):
+    """By the definition: mean attention from each token of the second copy to the token after its first one."""
+    model = AutoModelForCausalLM.from_pretrained(models / PRETRAINED, dtype=torch.float32, attn_implementation="eager")
+    tokenizer = load_tokenizer(models / PRETRAINED)
+    with h5py.File(results / "probes" / f"{PRETRAINED}.h5") as file:
+        found, n_tokens = file["induction_repeats"][0], 50
+    ids = repeated_tokens(tokenizer, 1, n_tokens, 20251125)[0]
+    with torch.no_grad():
+        weights = model.eval()(torch.tensor([ids]), output_attentions=True).attentions
+    first = len(ids) - n_tokens
+    rows = range(first, len(ids))
+    by_hand = [[np.mean([float(w[0, head, i, i - n_tokens + 1]) for i in rows]) for head in range(9)] for w in weights]
+    np.testing.assert_allclose(found, by_hand, atol=1e-4)
+
+
+# ---- patching
+
+
+@pytest.fixture(scope="module")
+def patching(results: Path) -> Any:
+    with h5py.File(results / "patching" / REASONER / "comparisons.h5") as file:
+        yield file["plain"]
+
+
+def test_restarted_runs_equal_hooked_ones_at_thirty_layers(results, reasoner, patching):
+    pairs = read_parquet(results / "pairs" / REASONER / "comparisons.parquet")
+    row = pairs[(pairs["left_out"] == "") & (pairs["probe"] == "plain")].iloc[0]
+    a, b = int(row["answer_a_id"]), int(row["answer_b_id"])
+    roles = axis_labels(patching, "role")
+    with torch.no_grad():
+        clean = reasoner(torch.tensor([list(row["clean_ids"])]), output_hidden_states=True).hidden_states
+    whole, base = (last_logits(reasoner, list(row[f"{run}_ids"])) for run in ("clean", "corrupted"))
+    metric = patching["resid_pre/clean_to_corrupted/normalized_logit_diff"]
+    for layer in (0, 7, 15, 22, 29):
+        for role in ("answer", "</think>", "final"):
+            k = roles.index(role)
+            vector = clean[layer][0, row["clean_positions"][k]]
+            logits = hooked_patch(
+                reasoner, list(row["corrupted_ids"]), "resid_pre", layer, int(row["corrupted_positions"][k]), vector
+            )
+            difference = logits[a] - logits[b]
+            expected = (difference - (base[a] - base[b])) / ((whole[a] - whole[b]) - (base[a] - base[b]))
+            assert metric[0, layer, k] == pytest.approx(float(expected), abs=1e-3), (layer, role)
+
+
+def test_a_run_s_own_vectors_change_nothing(patching):
+    assert np.nanmax(patching["null_patch_error"][:]) < 1e-3
+
+
+def test_the_answer_is_read_from_the_probe_early_and_from_the_last_token_late(patching):
+    roles = axis_labels(patching, "role")
+    used = patching["is_used"][:] == 1
+    assert used.sum() >= 2
+    curves = patching["resid_pre/clean_to_corrupted/normalized_logit_diff"][:][used].mean(0)
+    answer, final = curves[:, roles.index("answer")], curves[:, roles.index("final")]
+    assert answer[:5].min() > 0.5 > 0.2 > final[:5].max()
+    assert final[-1] > 0.8 > 0.2 > answer[-1]
+
+
+# ---- what ships
+
+
+def test_the_adapter_is_small_and_its_card_says_what_the_model_is(models):
+    folder = ROOT / "resources/models" / REASONER
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 10.5e6
+    assert not list(folder.glob("*.bin")) + list(folder.glob("*.pt"))
+    card = (folder / "README.md").read_text()
+    assert "SmolLM2-135M" in card and "not the paper's" in card

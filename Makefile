@@ -43,7 +43,7 @@ real: real-model
 
 real-model: .models/built
 
-test: $(installed) .models/built
+test: $(installed)
 	$(in_environment) pytest
 
 test-fast: $(installed)

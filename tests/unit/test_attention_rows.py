@@ -18,6 +18,7 @@ from r2a.attention.rows import MEANS, capture_rows, n_kept_rows, spread_evenly
 from r2a.figures.attention import plot_decomposition, plot_tracking
 from r2a.figures.patterns import N_COLUMNS, plot_patterns, pooled
 from r2a.store import read_parquet, read_provenance, write_parquet
+from r2a.traces import Bounds
 from random_traces import REASONINGS, write_random_traces
 
 SETTINGS = {
@@ -180,7 +181,7 @@ def test_pattern_panels_draw_the_stored_rows_of_the_first_rfhs_and_means(folder,
 
 
 def test_pattern_panels_of_long_traces_keep_the_largest_of_each_column(folder):
-    bounds = np.array([0, 1, 100, 101, 900, 901, 999, 1000])
+    bounds = Bounds(0, 1, 100, 101, 900, 901, 999, 1000)
     values = np.zeros((1, 1000))
     values[0, 517] = 0.4
     columns, edges, inside = pooled(values, bounds)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from r2a.store import whole_file
 
-COLUMNS = ("uid", "query_a", "answer_a", "query_b", "answer_b", "domain", "kind")
+COLUMNS = ("uid", "query_a", "answer_a", "query_b", "answer_b", "domain", "kind", "template")
 
 
 class FactError(Exception):
@@ -38,6 +38,7 @@ def write_comparisons(facts: Path, output: Path) -> None:
             raise FactError(f"{facts / domain}.csv: {attribute} gives only {len(chosen)} pairs; add entities")
         for number, entities in enumerate(chosen):
             row = {"uid": f"{domain}-{numbers[domain]:02d}", "domain": domain, "kind": question["kind"]}
+            row["template"] = question["question"]
             rows.append(row | _queries(question, entities, values, number))
             numbers[domain] += 1
     with whole_file(output) as partial, open(partial, "w", newline="") as file:

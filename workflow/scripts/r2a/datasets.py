@@ -23,7 +23,8 @@ class DatasetError(Exception):
 
 
 def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
-    """Write the dataset's table: uid, problem, answer, area, level; for pairs also pair, side, comparator, kind.
+    """Write the dataset's table: uid, problem, answer, area, level; for pairs also pair, side, comparator, kind
+    and template, by which pairs made alike are known.
 
     Where fields name them, also history (the problem's text before the last turn) and checklist (a list of texts).
     Areas are renamed or left out by settings["areas"]; settings["filter"] keeps some areas or levels, of which
@@ -190,11 +191,20 @@ def _pairs(rows: Sequence[Mapping[str, Any]], place: str) -> pd.DataFrame:
             "side": side,
             "comparator": row.get(f"comparator_{side}") or DEFAULT_COMPARATOR,
             "kind": row.get("kind") or _kind(row["answer_a"]),
+            "template": row.get("template") or _template(row),
         }
         for number, row in enumerate(rows, 1)
         for side in "ab"
     ]
     return pd.DataFrame(sides)
+
+
+def _template(row: Mapping[str, Any]) -> str:
+    """A pair's questions without its candidates: where they are the same, pairs were made alike."""
+    questions = f"{row['query_a']} | {row['query_b']}"
+    for side in "ab":
+        questions = re.sub(rf"(?<!\w){re.escape(str(row[f'answer_{side}']))}(?!\w)", "…", questions)
+    return questions
 
 
 def _kind(answer: Any) -> str:

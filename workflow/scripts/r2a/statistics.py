@@ -1,8 +1,11 @@
 """Intervals and tests for paired answers. The unit is the problem, however many samples it has."""
 
+import warnings
+
 import numpy as np
 from scipy import stats
 
+TOO_FEW = "too few pairs to test"
 MAX_EXACT_SIGNS = 16  # up to 2^16 sign patterns are gone through one by one
 
 
@@ -28,19 +31,44 @@ def _wilson(share: np.ndarray, total: np.ndarray, z: float) -> tuple[np.ndarray,
 def share_interval(shares: np.ndarray, n_samples: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
     """Low and high end of the mean of shares [..., problem], each of n_samples answers; nan without problems.
 
-    Wilson's interval; for several samples of as many independent answers as the spread between problems is worth (at
-    most all of them, and the problems where all agree), with Student's quantile, as that number is estimated. It has
-    a width where all problems agree, and a bootstrap over problems has none. nan for several samples of one problem.
+    The score interval (_score_interval), whose end at the nearer border reaches at least to the exact one-sided limit
+    of the share of problems that have any exception: without it Wilson's interval covers as seldom as .84 where all but
+    one of the problems are right (Brown, Cai and DasGupta, 2001, "Interval estimation for a binomial proportion").
+    Never falls at either end where one more answer is right.
+    """
+    low, high = _score_interval(shares, n_samples, confidence)
+    return np.minimum(low, _border_reach(shares, confidence)), np.maximum(
+        high, 1 - _border_reach(1 - shares, confidence)
+    )
+
+
+def _score_interval(shares: np.ndarray, n_samples: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's interval for one sample a problem; for several of as many answers as the problems' spread is worth.
+
+    n problems are worth n m (1 - m) / V independent answers, m being the shares' mean and V their variance, which
+    is estimated (hence Student's quantile t) and weighed with t^2 / 2 problems that have no spread within: the least
+    that keeps the interval monotone, and where all answers agree it is Wilson's of n problems.
     Dean and Pagano, 2015, "Evaluating confidence interval methods for binomial proportions in clustered surveys".
     """
     n_problems = shares.shape[-1]
-    if n_samples == 1 or not n_problems:
-        return wilson_interval(shares.sum(-1), n_problems, confidence)
-    mean, spread = shares.mean(-1), shares.var(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        n_worth = np.minimum(n_problems * mean * (1 - mean) / spread, n_problems * n_samples)
-    n_worth = np.where((mean == 0) | (mean == 1), n_problems, n_worth)
-    return _wilson(mean, n_worth, stats.t.ppf((1 + confidence) / 2, n_problems - 1))
+    if n_samples == 1 or n_problems < 2:
+        few = np.full(shares.shape[:-1], np.nan)
+        return (few, few) if n_samples > 1 else wilson_interval(shares.sum(-1), n_problems, confidence)
+    mean, quantile = shares.mean(-1), stats.t.ppf((1 + confidence) / 2, n_problems - 1)
+    weight = quantile**2 / 2
+    n_worth = n_problems * (n_problems * mean * (1 - mean) + weight) / (n_problems * shares.var(-1) + weight)
+    return _wilson(mean, n_worth, quantile)
+
+
+def _border_reach(shares: np.ndarray, confidence: float) -> np.ndarray:
+    """Exact one-sided lower limit of the share of problems with any, times their mean share; inf far from the border.
+
+    Near the border is where at most a fifth of the problems have any. Clopper and Pearson, 1934.
+    """
+    n_problems, n_any = shares.shape[-1], (shares > 0).sum(-1)
+    limit = stats.beta.ppf(1 - confidence, np.maximum(n_any, 1), n_problems - np.maximum(n_any, 1) + 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where((n_any > 0) & (5 * n_any <= n_problems), limit * shares.sum(-1) / n_any, np.inf)
 
 
 def difference_interval(
@@ -48,19 +76,19 @@ def difference_interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Low and high end of the mean of first minus second [..., problem], shares of n_first and n_second answers.
 
-    The distances to the ends of the two share_intervals, squared and added, less what the shares' covariance over
-    problems explains, itself a little reduced as Newcombe does. A percentile bootstrap over problems covers too
+    The distances to the ends of the two shares' score intervals, squared and added, less what the shares' covariance
+    over problems explains, itself a little reduced as Newcombe does. A percentile bootstrap over problems covers too
     seldom where few problems differ (61 % of the time for 3 % of 48 problems), and has no width where none does;
-    this one then covers too often. nan as in share_interval.
+    this one then covers too often. nan without problems, and for several samples of one problem.
     Newcombe, 1998, "Improved confidence intervals for the difference between binomial proportions based on paired
     data", method 10; Zou and Donner, 2008, for means of several samples.
     """
     n_problems = first.shape[-1]
     if not n_problems:
-        return share_interval(first, n_first, confidence)
+        return _score_interval(first, n_first, confidence)
     mean_1, mean_2 = first.mean(-1), second.mean(-1)
-    low_1, high_1 = share_interval(first, n_first, confidence)
-    low_2, high_2 = share_interval(second, n_second, confidence)
+    low_1, high_1 = _score_interval(first, n_first, confidence)
+    low_2, high_2 = _score_interval(second, n_second, confidence)
     covariance = ((first - mean_1[..., None]) * (second - mean_2[..., None])).mean(-1)
     covariance -= np.clip(covariance, 0, 1 / (2 * n_problems * min(n_first, n_second)))
     spreads = first.std(-1) * second.std(-1)
@@ -80,29 +108,102 @@ def mcnemar_p(n_with_only: np.ndarray | int, n_without_only: np.ndarray | int) -
     return np.minimum(2 * tail, 1.0)
 
 
-def bootstrap_interval(values: np.ndarray, n_resamples: int, confidence: float, seed: int) -> tuple[float, float]:
-    """Percentile interval of the mean of values [problem], problems drawn with replacement; nan without any.
+def is_testable(n_pairs: int, confidence: float, n_tests: int = 1) -> bool:
+    """Whether an exact paired test of n_pairs can reach significance at all, if need be as one of n_tests (Holm)."""
+    return n_tests * 2.0 ** (1 - n_pairs) <= 1 - confidence
 
-    Drawn as counts of the distinct values, which is the same and needs no [resample, problem] array. Where all
-    values are the same, so are the draws: the interval then has no width.
+
+def resampled_means(values: np.ndarray, n_resamples: int, seed: int, clusters: np.ndarray | None = None) -> np.ndarray:
+    """Means of values [unit, ...] where defined, over clusters of units drawn with replacement: [resample, ...].
+
+    clusters: of which cluster each unit is (a problem's samples, a template's pairs); without, each is its own. A
+    cluster weighs by its defined units; nan in a draw that has none.
     """
-    if not len(values):
+    _, of = np.unique(np.arange(len(values)) if clusters is None else clusters, return_inverse=True)
+    n_clusters = int(of.max(initial=-1)) + 1
+    draws = np.random.default_rng(seed).multinomial(
+        n_clusters, np.full(n_clusters, 1 / max(n_clusters, 1)), n_resamples
+    )
+    weights = draws[:, of].astype(float)  # [resample, unit]
+    flat = np.asarray(values, float).reshape(len(values), -1)
+    is_defined = ~np.isnan(flat)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (weights @ np.where(is_defined, flat, 0)) / (weights @ is_defined.astype(float))
+    return means.reshape(n_resamples, *np.shape(values)[1:])
+
+
+def percentile_ends(draws: np.ndarray, n_clusters: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the expanded percentile interval of draws [resample, ...] that are nan where undefined; nan without any.
+
+    A bootstrap of n clusters has a spread that is too small by sqrt((n - 1) / n), and normal tails: percentiles that
+    are further out make up for both, and with 20 clusters the interval covers .95 in place of .92. It has no width
+    where all draws are the same. nan for fewer than two clusters.
+    Hesterberg, 2015, "What teachers should know about the bootstrap", section 5.3.
+    """
+    if n_clusters < 2 or not len(draws):
+        undefined = np.full(draws.shape[1:], np.nan)
+        return undefined, undefined
+    far = np.sqrt(n_clusters / (n_clusters - 1)) * stats.t.ppf((1 + confidence) / 2, n_clusters - 1)
+    tail = 100 * stats.norm.cdf(-far)
+    is_defined = ~np.isnan(draws)
+    percentile = np.percentile if is_defined.all() else np.nanpercentile
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of nothing, the ends are nan
+        low, high = percentile(draws, [tail, 100 - tail], axis=0)
+    return low, high
+
+
+def bootstrap_interval(
+    values: np.ndarray, n_resamples: int, confidence: float, seed: int, clusters: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """percentile_ends of the resampled_means of values [unit, ...]: low and high end of their mean, each [...]."""
+    n_clusters = len(values) if clusters is None else len(np.unique(clusters))
+    return percentile_ends(resampled_means(values, n_resamples, seed, clusters), n_clusters, confidence)
+
+
+def mean_interval(values: np.ndarray, step: float, confidence: float) -> tuple[float, float]:
+    """Low and high end of the mean of scores or of their differences [problem], by Student's t; nan for fewer than two.
+
+    Two problems are added for it, `step` above and below the mean: as in Agresti and Coull's interval for shares, a
+    few problems that are all alike then leave a width, and where few differ the interval still covers.
+    """
+    n = len(values)
+    if n < 2:
         return np.nan, np.nan
-    distinct, counts = np.unique(values, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(values), counts / len(values), n_resamples)
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(draws @ distinct / len(values), [tail, 100 - tail])
-    return float(low), float(high)
+    variance = (n * np.var(values) + 2 * step**2) / (n + 1)
+    half = stats.t.ppf((1 + confidence) / 2, n - 1) * np.sqrt(variance / n)
+    return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
-def sign_flip_p(differences: np.ndarray, n_resamples: int, seed: int) -> float:
-    """Two-sided p of the mean of differences [problem], were each one's sign a fair coin; nan without any.
+def simultaneous_confidence(differences: np.ndarray, n_resamples: int, confidence: float, seed: int) -> float:
+    """The pointwise level at which intervals of all means of differences [point, problem] hold at once.
 
-    Exact for up to 16 differences that are not 0, else from n_resamples draws, the observed signs counted among
-    them, so that p is never 0 (Phipson and Smyth, 2010).
+    By the bootstrap of the largest t, with normal weights a problem: points that go together need less than
+    Bonferroni's. Points at which all problems are alike are left out.
+    Montiel Olea and Plagborg-Møller, 2019, "Simultaneous confidence bands: theory, implementation, and an application".
     """
-    if not len(differences):
+    deviation = differences - differences.mean(-1, keepdims=True)
+    scale = np.sqrt((deviation**2).sum(-1))
+    moving = scale > 0
+    if not moving.any():
+        return confidence
+    weights = np.random.default_rng(seed).standard_normal((n_resamples, differences.shape[-1]))
+    weights -= weights.mean(-1, keepdims=True)
+    largest = np.abs(weights @ (deviation[moving] / scale[moving, None]).T).max(-1)
+    return float(max(2 * stats.norm.cdf(np.quantile(largest, confidence)) - 1, confidence))
+
+
+def sign_flip_p(differences: np.ndarray, n_resamples: int, seed: int, clusters: np.ndarray | None = None) -> float:
+    """Two-sided p of the mean of differences [pair], were each cluster's sign a fair coin; nan without any or with nan.
+
+    clusters: as in resampled_means. Exact for up to 16 clusters whose sum is not 0, else from n_resamples draws, the
+    observed signs counted among them, so that p is never 0 (Phipson and Smyth, 2010).
+    """
+    differences = np.asarray(differences, float)
+    if not len(differences) or np.isnan(differences).any():
         return np.nan
+    if clusters is not None:
+        differences = np.bincount(np.unique(clusters, return_inverse=True)[1], differences)
     sizes = np.abs(differences[differences != 0])
     observed = abs(differences.sum()) - 1e-9 * max(sizes.sum(), 1.0)  # equal sums stay equal after rounding
     if len(sizes) <= MAX_EXACT_SIGNS:
@@ -111,6 +212,25 @@ def sign_flip_p(differences: np.ndarray, n_resamples: int, seed: int) -> float:
     distinct, counts = np.unique(sizes, return_counts=True)
     n_positive = np.random.default_rng(seed).binomial(counts, 0.5, (n_resamples, len(counts)))
     n_extreme = int(np.sum(np.abs((2 * n_positive - counts) @ distinct) >= observed))
+    return (1 + n_extreme) / (1 + n_resamples)
+
+
+def label_p(arms: np.ndarray, n_resamples: int, seed: int) -> float:
+    """Two-sided p of the first arm's mean minus the others' in arms [problem, arm], were the label any arm's alike.
+
+    The label is moved at random among each problem's own arms; the observed place is counted among the draws, so that
+    p is never 0. A sign flip would not do: one arm less the mean of several is not symmetric about 0. nan without
+    problems, with one arm, or with nan.
+    """
+    n_problems, n_arms = arms.shape
+    if not n_problems or n_arms < 2 or np.isnan(arms).any():
+        return np.nan
+    # the labelled arm less the mean of the others
+    differences = (arms - arms.mean(1, keepdims=True)) * n_arms / (n_arms - 1)
+    places = np.random.default_rng(seed).integers(0, n_arms, (n_resamples, n_problems))
+    drawn = differences[np.arange(n_problems), places].sum(1)
+    rounding = 1e-9 * max(np.abs(differences).sum(), 1.0)
+    n_extreme = int(np.sum(np.abs(drawn) >= abs(differences[:, 0].sum()) - rounding))
     return (1 + n_extreme) / (1 + n_resamples)
 
 

@@ -1,6 +1,6 @@
 """What the ablation of heads does to the answers (METHOD section 3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,26 @@ import numpy as np
 import pandas as pd
 
 from r2a.evaluation.outcomes import mean
-from r2a.roles import RANDOM, RFH, UNABLATED
-from r2a.statistics import bootstrap_interval, difference_interval, holm, share_interval, sign_flip_p
+from r2a.roles import RFH, UNABLATED
+from r2a.statistics import (
+    bootstrap_interval,
+    difference_interval,
+    holm,
+    is_testable,
+    label_p,
+    mcnemar_p,
+    share_interval,
+    sign_flip_p,
+)
 from r2a.store import provenance, read_parquet, write_csv
 
-METRICS = ("accuracy", "agreement", "format", "a2r")
+SHARES = ("accuracy", "agreement", "format")
+MEASURED = ("tracking", "a2r")  # no shares of answers
+CHECK = "a2r"  # what ablation sets out to change, so testing it would be circular
+COLUMNS = [
+    "mode", "dose", "selection", "metric", "n_problems", "n_undecided", "n_draws", "value", "low", "high",
+    "difference", "difference_low", "difference_high", "test", "p", "p_holm", "overlap",
+]  # fmt: skip
 
 
 def write_ablation(graded: Path, effect: Path, settings: Mapping[str, Any]) -> None:
@@ -21,60 +36,80 @@ def write_ablation(graded: Path, effect: Path, settings: Mapping[str, Any]) -> N
 
 
 def effect_table(graded: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a (mode, metric, dose): what is left of a metric, problem by problem, in METHOD section 3's terms.
+    """One row a (mode, dose, selection, metric): what is left of a metric, problem by problem; METHOD section 3.
 
-    rfh and random are means over problems, a problem's draws of random heads being averaged first; dose 0 is the
-    unablated answer in both. Undecided answers are left out, and counted in n_undecided. difference is rfh minus random
-    on the same problems, with its sign-flip p; p_holm is adjusted over the modes and doses of a metric. Intervals are
-    share_interval's and difference_interval's, and for a2r, which is no share of answers, a bootstrap over problems.
-    overlap: the share of the random heads that are among the RFHs ablated at that dose, because their layer has too
-    few others.
+    value: the mean over problems, a problem's samples and a selection's draws being averaged first; the unablated
+    answers are a mode of their own. Undecided answers are left out, and counted in n_undecided. difference: of the
+    same mode and dose, the Reasoning-Focus Heads' value minus the selection's, on the same problems. p is of moving
+    the label RFH among a problem's own arms (label_p) where the selection has several draws, else exact McNemar's, or
+    sign flips' for values that are no yes or no; p_holm is adjusted over the modes, doses and selections of a metric.
+    a2r is a manipulation check and has no p. Intervals are share_interval's and difference_interval's, and for
+    what is no share of answers a bootstrap over problems. overlap: the share of the selection's heads that are among
+    the RFHs ablated at that dose.
     """
     rows = []
-    unablated = graded[graded["mode"] == UNABLATED].set_index("uid")
-    ablated = graded[graded["mode"] != UNABLATED]
-    for metric in METRICS:
-        by_problem = ablated.pivot_table(metric, "uid", ["mode", "selection", "dose"], dropna=False)
-        for mode in ablated["mode"].unique():
-            for dose in [0, *sorted(ablated["dose"].unique())]:
-                rfh, other = (
-                    by_problem[mode, selection, dose] if dose else unablated[metric] for selection in (RFH, RANDOM)
-                )
-                arms = ablated[(ablated["mode"] == mode) & (ablated["dose"] == dose)] if dose else unablated
-                row = {"mode": mode, "metric": metric, "dose": dose}
-                row |= {"n_problems": len(unablated), "n_undecided": int(arms[metric].isna().sum())}
-                n_draws = arms["draw"].nunique()
-                row |= _measured("rfh", [rfh], [1], metric, settings)
-                row |= _measured("random", [other], [n_draws], metric, settings)
-                if dose:
-                    row |= _measured("difference", [rfh, other], [1, n_draws], metric, settings)
-                    difference = (rfh - other).dropna().to_numpy()
-                    row["p"] = sign_flip_p(difference, settings["n_resamples"], settings["seed"])
-                    row["overlap"] = _overlap(arms)
+    metrics = [metric for metric in (*SHARES, *MEASURED) if metric in graded]
+    for (mode, dose), of_dose in graded.groupby(["mode", "dose"], sort=False):
+        for metric in metrics:
+            arms = {
+                selection: part.pivot_table(metric, "uid", "draw", dropna=False)
+                for selection, part in of_dose.groupby("selection", sort=False)
+            }
+            for selection, values in arms.items():
+                part = of_dose[of_dose["selection"] == selection]
+                row = {"mode": mode, "dose": dose, "selection": selection, "metric": metric}
+                row |= {"n_problems": len(values), "n_undecided": int(part[metric].isna().sum())}
+                row |= {"n_draws": values.shape[1]}
+                row |= _value(values, metric, part["sample"].nunique() if "sample" in part else 1, settings)
+                if selection not in (RFH, UNABLATED) and RFH in arms:
+                    row |= _compared(arms[RFH], values, metric, settings)
+                    row["overlap"] = _overlap(part, of_dose[of_dose["selection"] == RFH])
                 rows.append(row)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=COLUMNS)
     table["p_holm"] = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy(float)))
     return table
 
 
-def _measured(
-    name: str, values: Sequence[pd.Series], n_answers: Sequence[int], metric: str, settings: Mapping[str, Any]
-) -> dict[str, float]:
-    """Mean and interval over problems of a metric, each of n_answers, or of one minus another."""
-    decided = pd.concat(values, axis=1).dropna().to_numpy(float).T
-    means = decided[0] - decided[1] if len(decided) == 2 else decided[0]
+def _value(values: pd.DataFrame, metric: str, n_samples: int, settings: Mapping[str, Any]) -> dict[str, float]:
+    """Mean and interval over problems of values [problem, draw], whose draws are averaged."""
+    means = values.mean(axis=1).dropna().to_numpy(float)
     ends: tuple[Any, Any]
-    if metric == "a2r":
-        ends = bootstrap_interval(means, settings["n_resamples"], settings["confidence"], settings["seed"])
-    elif len(decided) == 2:
-        ends = difference_interval(decided[0], decided[1], n_answers[0], n_answers[1], settings["confidence"])
+    if metric in SHARES:
+        ends = share_interval(means, values.shape[1] * n_samples, settings["confidence"])
     else:
-        ends = share_interval(decided[0], n_answers[0], settings["confidence"])
-    return {name: mean(means), f"{name}_low": float(ends[0]), f"{name}_high": float(ends[1])}
+        ends = bootstrap_interval(means, settings["n_resamples"], settings["confidence"], settings["seed"])
+    return {"value": mean(means), "low": float(ends[0]), "high": float(ends[1])}
 
 
-def _overlap(arms: pd.DataFrame) -> float:
-    """Share of random heads that are among the RFHs ablated at the same dose."""
-    heads = pd.Series([set(zip(row.layers, row.heads, strict=True)) for row in arms.itertuples()], arms.index)
-    rfhs = heads[arms["selection"] == RFH].iloc[0]
-    return float(np.mean([len(drawn & rfhs) / len(rfhs) for drawn in heads[arms["selection"] == RANDOM]]))
+def _compared(
+    rfh: pd.DataFrame, other: pd.DataFrame, metric: str, settings: Mapping[str, Any]
+) -> dict[str, float | str]:
+    """RFHs minus another selection, values [problem, draw] each, on the problems that both have."""
+    draws = settings["n_resamples"], settings["seed"]
+    both = pd.DataFrame({"rfh": rfh.mean(axis=1), "other": other.mean(axis=1)}).dropna()
+    first, second = both.to_numpy(float).T
+    difference = first - second
+    ends: tuple[Any, Any]
+    if metric in SHARES:
+        ends = difference_interval(first, second, rfh.shape[1], other.shape[1], settings["confidence"])
+    else:
+        ends = bootstrap_interval(difference, draws[0], settings["confidence"], draws[1])
+    row: dict[str, float | str] = {"difference": mean(difference)}
+    row |= {"difference_low": float(ends[0]), "difference_high": float(ends[1]), "p": np.nan, "test": ""}
+    if metric == CHECK or not is_testable(len(both), settings["confidence"]):
+        return row
+    if other.shape[1] > 1:
+        # a problem whose draws are not all decided has no label to move
+        arms = rfh.mean(axis=1).to_frame("rfh").join(other).dropna().to_numpy(float)
+        return row | {"p": label_p(arms, *draws), "test": "label permutation"}
+    if np.isin(difference, (-1, 0, 1)).all():
+        p = float(mcnemar_p(int((difference > 0).sum()), int((difference < 0).sum())))
+        return row | {"p": p, "test": "exact McNemar"}
+    return row | {"p": sign_flip_p(difference, *draws), "test": "sign-flip permutation"}
+
+
+def _overlap(arms: pd.DataFrame, of_rfhs: pd.DataFrame) -> float:
+    """Share of a selection's heads, mean over its arms, that are among the RFHs ablated at the same dose."""
+    rfhs = set(zip(of_rfhs["layers"].iloc[0], of_rfhs["heads"].iloc[0], strict=True))
+    heads = [set(zip(row.layers, row.heads, strict=True)) for row in arms.itertuples()]
+    return float(np.mean([len(drawn & rfhs) / len(rfhs) for drawn in heads]))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from r2a.evaluation.outcomes import SHORT, WITH, WITHOUT, n_samples
-from r2a.statistics import difference_interval, share_interval
+from r2a.statistics import difference_interval, share_interval, simultaneous_confidence
 from r2a.study import CONDITIONS
 
 MOST_BUDGETS = 40
@@ -12,17 +12,19 @@ NAMES = ["model", "dataset", "decoding"]
 MEASURED = ("accuracy", "low", "high", "finished")
 BUDGET_COLUMNS = [
     *NAMES, "budget", "n_problems", "n_samples",
-    *(f"{name}_{short}" for short in SHORT.values() for name in MEASURED), "difference", "low", "high",
+    *(f"{name}_{short}" for short in SHORT.values() for name in MEASURED), "difference", "low", "high", "band_low",
+    "band_high",
 ]  # fmt: skip
 
 
-def budget_table(graded: pd.DataFrame, confidence: float) -> pd.DataFrame:
+def budget_table(graded: pd.DataFrame, n_resamples: int, confidence: float, seed: int) -> pd.DataFrame:
     """One row a model, dataset, decoding and budget: accuracy had every completion been cut off at so many tokens.
 
     graded: with_outcomes, with n_tokens (EOS counts, the prompt's closed reasoning does not); where these are not
     known there is no row. An answer not complete within the budget is wrong. Budgets: lengths at which completions
     ended, of both conditions, evenly many between them; the last is the longest, at which nothing is cut.
-    finished_*: the share complete within it. difference: with minus without (difference_interval). METHOD section 2.
+    finished_*: the share complete within it. difference: with minus without; low and high hold at each budget by itself
+    (difference_interval), band_low and band_high at all budgets at once (at simultaneous_confidence). METHOD section 2.
     """
     rows = []
     for names, part in graded.groupby(NAMES, sort=False):
@@ -37,9 +39,10 @@ def budget_table(graded: pd.DataFrame, confidence: float) -> pd.DataFrame:
         right = {c: _shares_within(paired[paired["condition"] == c], "is_right", budgets) for c in CONDITIONS}
         finished = {c: _shares_within(paired[paired["condition"] == c], "is_finished", budgets) for c in CONDITIONS}
         measured = {"difference": right[WITH].mean(-1) - right[WITHOUT].mean(-1)}
-        measured["low"], measured["high"] = difference_interval(
-            right[WITH], right[WITHOUT], samples, samples, confidence
-        )
+        at_once = simultaneous_confidence(right[WITH] - right[WITHOUT], n_resamples, confidence, seed)
+        for prefix, level in (("", confidence), ("band_", at_once)):
+            ends = difference_interval(right[WITH], right[WITHOUT], samples, samples, level)
+            measured |= dict(zip((f"{prefix}low", f"{prefix}high"), ends, strict=True))
         for condition, short in SHORT.items():
             low, high = share_interval(right[condition], samples, confidence)
             values = right[condition].mean(-1), low, high, finished[condition].mean(-1)

@@ -15,12 +15,13 @@ import pandas as pd
 from scipy import stats
 
 from r2a.progress import logger
-from r2a.statistics import bootstrap_interval, holm
+from r2a.statistics import holm, is_testable, mean_interval
 from r2a.store import provenance, read_parquet, read_provenance, write_csv
 from r2a.study import CONDITIONS
 
 WITH, WITHOUT = CONDITIONS
-LEAST_SCORE = 1
+LEAST_SCORE, HIGHEST_SCORE = 1, 10
+STEP = 3.0  # a third of the scale from 1 to 10; see mean_interval
 ALL = "all"  # the row over all areas
 STATUSES = ["scored", "empty", "invalid", "unparsable", "refused"]
 KEYS = ["judge", "model", "dataset", "decoding"]
@@ -39,18 +40,18 @@ AGREEMENT_COLUMNS = [
 ]  # fmt: skip
 
 
-def score_table(judgements: pd.DataFrame, n_resamples: int, confidence: float, seed: int) -> pd.DataFrame:
+def score_table(judgements: pd.DataFrame, confidence: float) -> pd.DataFrame:
     """One row a judge, model, dataset, decoding, condition and area: the mean score, and what became of the traces.
 
-    score averages each problem's samples, then the problems; low and high are its bootstrap interval over problems.
-    n_empty answers are among n_scores. answer_characters is the mean length of the answers with scores.
+    score averages each problem's samples, then the problems; low and high are mean_interval's over problems, within
+    the scale. n_empty answers are among n_scores. answer_characters is the mean length of the answers with scores.
     """
     rows = []
     for names, part in judgements.groupby([*KEYS, "condition"], sort=False):
         for area, members in _areas(part):
             scored = members[members["score"].notna()]
             means = _problem_means(scored)
-            low, high = bootstrap_interval(means, n_resamples, confidence, seed)
+            low, high = np.clip(mean_interval(means, STEP, confidence), LEAST_SCORE, HIGHEST_SCORE)
             counts = members["status"].value_counts()
             rows.append(
                 dict(zip([*KEYS, "condition"], names, strict=True))
@@ -62,11 +63,11 @@ def score_table(judgements: pd.DataFrame, n_resamples: int, confidence: float, s
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 
-def judge_effect_table(judgements: pd.DataFrame, n_resamples: int, confidence: float, seed: int) -> pd.DataFrame:
+def judge_effect_table(judgements: pd.DataFrame, confidence: float) -> pd.DataFrame:
     """One row a judge, model, dataset, decoding and area: the score with reasoning minus without, by problem.
 
-    difference, its bootstrap interval over problems, and the p of Wilcoxon's signed-rank test are over the n_common
-    problems with scores in both conditions, which is the paper's estimand; wilcoxon_p_holm is adjusted over the
+    difference, its interval over problems (mean_interval), and the p of Wilcoxon's signed-rank test are over the
+    n_common problems with scores in both conditions, the paper's estimand; wilcoxon_p_holm is adjusted over the
     areas. floor_* is over all problems, an invalid answer scoring 1, as an empty one does; unparsable and refused
     ones are left out of both. METHOD section 2.
     """
@@ -75,16 +76,17 @@ def judge_effect_table(judgements: pd.DataFrame, n_resamples: int, confidence: f
         for area, members in _areas(part):
             common = _by_condition(members)
             differences = (common[WITH] - common[WITHOUT]).to_numpy()
-            low, high = bootstrap_interval(differences, n_resamples, confidence, seed)
+            low, high = mean_interval(differences, STEP, confidence)
             is_invalid = members["status"] == "invalid"
             floored = _by_condition(members.assign(score=members["score"].mask(is_invalid, LEAST_SCORE)))
             floor = (floored[WITH] - floored[WITHOUT]).to_numpy()
-            floor_low, floor_high = bootstrap_interval(floor, n_resamples, confidence, seed)
+            floor_low, floor_high = mean_interval(floor, STEP, confidence)
             rows.append(
                 dict(zip(KEYS, names, strict=True))
                 | {"area": area, "n_problems": members["uid"].nunique(), "n_common": len(common)}
                 | {"score_with": _mean(common[WITH].to_numpy()), "score_without": _mean(common[WITHOUT].to_numpy())}
-                | {"difference": _mean(differences), "low": low, "high": high, "wilcoxon_p": _wilcoxon_p(differences)}
+                | {"difference": _mean(differences), "low": low, "high": high}
+                | {"wilcoxon_p": _wilcoxon_p(differences, confidence)}
                 | {"n_floor": len(floored), "floor_difference": _mean(floor)}
                 | {"floor_low": floor_low, "floor_high": floor_high}
             )
@@ -140,7 +142,7 @@ def write_judge_tables(
 ) -> None:
     """Write the three tables as CSV files. judgements: one file a judge and dataset.
 
-    settings: n_resamples, confidence, seed.
+    settings: confidence.
     """
     parts = []
     for path in judgements:
@@ -148,10 +150,9 @@ def write_judge_tables(
         part.insert(0, "judge", read_provenance(path)["parameters"]["judge_label"])
         parts.append(part)
     table = pd.concat(parts, ignore_index=True)
-    statistics = settings["n_resamples"], settings["confidence"], settings["seed"]
     tables = {
-        scores: score_table(table, *statistics),
-        effect: judge_effect_table(table, *statistics),
+        scores: score_table(table, settings["confidence"]),
+        effect: judge_effect_table(table, settings["confidence"]),
         agreement: agreement_table(table),
     }
     origin = provenance(settings, judgements)
@@ -177,10 +178,12 @@ def _problem_means(scored: pd.DataFrame) -> np.ndarray:
     return scored.astype({"score": float}).groupby("uid")["score"].mean().to_numpy()
 
 
-def _wilcoxon_p(differences: np.ndarray) -> float:
-    """Two-sided p of the signed-rank test on differences [problem]; 1 where all are 0, nan without any."""
+def _wilcoxon_p(differences: np.ndarray, confidence: float) -> float:
+    """Two-sided p of the signed-rank test on differences [problem]; 1 where all are 0, nan of too few to test."""
+    if not is_testable(len(differences), confidence):
+        return np.nan
     if not differences.any():
-        return 1.0 if len(differences) else np.nan
+        return 1.0
     return float(stats.wilcoxon(differences).pvalue)
 
 

@@ -1,6 +1,7 @@
 """What becomes of answers when the reasoning's text is perturbed: accuracy, and agreement with the original."""
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,26 @@ import pandas as pd
 
 from r2a.evaluation.outcomes import mean
 from r2a.progress import logger
-from r2a.statistics import share_interval
+from r2a.roles import FIRST_RESULT, LAST_RESULT
+from r2a.statistics import (
+    TOO_FEW,
+    difference_interval,
+    holm,
+    is_testable,
+    mcnemar_p,
+    share_interval,
+    sign_flip_p,
+)
 from r2a.store import provenance, read_parquet, write_csv
 
 KEYS = ["uid", "decoding", "sample", "perturbation"]
 NAMES = ["perturbation", "kind", "cut"]
 MEASURES = {"accuracy": "is_correct", "agreement": "agrees", "follows": "follows"}
+UNTOUCHED = "cut_100"  # all of the reasoning
+COMPARISON_COLUMNS = [
+    "perturbation", "control", "measure", "n_problems", "n_samples", "share", "control_share", "difference", "low",
+    "high", "b", "c", "test", "p", "p_holm",
+]  # fmt: skip
 TABLE_COLUMNS = [
     *NAMES, "by", "group", "n_problems", "n_samples", "n_undecided", "kept_share", "original_accuracy", "valid_share",
     *(f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")), "n_implied",
@@ -49,6 +64,42 @@ def perturbation_table(answers: pd.DataFrame, confidence: float) -> pd.DataFrame
     return pd.DataFrame(rows, columns=TABLE_COLUMNS)
 
 
+def comparison_table(answers: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """One row a perturbation, the control it is compared with, and measure: the paired difference and its test.
+
+    answers: as of perturbation_table. Every perturbation is compared with the untouched reasoning (cut_100), and
+    last_result with first_result, in accuracy and agreement, over the problems that have both, of the same decodings
+    and samples. difference: the perturbation's share minus the control's (difference_interval); p: exact McNemar, for
+    several samples a problem sign flips, nan for too few problems to test; p_holm: over the perturbations that
+    are compared with one control. b and c: problems in which only the perturbed, and only the control's answer holds.
+    settings: n_resamples, confidence, seed. METHOD section 2.
+    """
+    by_name = dict(iter(answers.groupby("perturbation", sort=False)))
+    pairs = [(name, UNTOUCHED) for name in by_name if name != UNTOUCHED]
+    pairs.append((LAST_RESULT, FIRST_RESULT))
+    rows = []
+    for (name, control), (measure, column) in product(pairs, list(MEASURES.items())[:2]):
+        if name not in by_name or control not in by_name:
+            continue
+        n_samples = int(by_name[name]["sample"].nunique())
+        first, second = (_decided(by_name[of], column) for of in (name, control))
+        common = pd.concat([first, second], axis=1, join="inner").groupby("uid").mean().to_numpy(float).T
+        difference = common[0] - common[1]
+        ends = difference_interval(common[0], common[1], n_samples, n_samples, settings["confidence"])
+        row = {"perturbation": name, "control": control, "measure": measure, "n_problems": len(difference)}
+        row |= {"n_samples": n_samples, "share": mean(common[0]), "control_share": mean(common[1])}
+        row |= {"difference": mean(difference), "low": float(ends[0]), "high": float(ends[1])}
+        row |= {"b": int((difference > 0).sum()), "c": int((difference < 0).sum()), "p": np.nan, "test": TOO_FEW}
+        if is_testable(len(difference), settings["confidence"]):
+            flips = sign_flip_p(difference, settings["n_resamples"], settings["seed"])
+            exact = {"p": float(mcnemar_p(row["b"], row["c"])), "test": "exact McNemar"}
+            row |= exact if n_samples == 1 else {"p": flips, "test": "sign-flip permutation"}
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=COMPARISON_COLUMNS[:-1])
+    families = table.groupby(["control", "measure"], sort=False)["p"]
+    return table.assign(p_holm=families.transform(lambda p: holm(p.to_numpy(float))))
+
+
 def funnel_table(prompts: pd.DataFrame) -> pd.DataFrame:
     """One row a perturbation and outcome: how many traces were perturbed, and how many were not, by reason."""
     outcome = prompts["left_out"].replace("", "perturbed").rename("outcome")
@@ -56,12 +107,15 @@ def funnel_table(prompts: pd.DataFrame) -> pd.DataFrame:
     return counts.rename("n_traces").reset_index()
 
 
-def write_perturbation(prompts: Path, grades: Path, table: Path, funnel: Path, settings: Mapping[str, Any]) -> None:
-    """Write both tables of one model and dataset as CSV files. settings: confidence."""
+def write_perturbation(
+    prompts: Path, grades: Path, table: Path, comparisons: Path, funnel: Path, settings: Mapping[str, Any]
+) -> None:
+    """Write the three tables of one model and dataset as CSV files. settings: n_resamples, confidence, seed."""
     asked = read_parquet(prompts).drop(columns="prompt_token_ids")
     answers = asked.merge(read_parquet(grades), on=KEYS, validate="1:1")
     origin = provenance(settings, [prompts, grades])
     write_csv(table, perturbation_table(answers, settings["confidence"]), origin)
+    write_csv(comparisons, comparison_table(answers, settings), origin)
     write_csv(funnel, funnel_table(asked), origin)
     logger.info(f"{table}: {len(answers)} answers")
 
@@ -74,6 +128,11 @@ def _groups(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 def _shares(members: pd.DataFrame, column: str) -> np.ndarray:
     """By problem, the share of its decided answers that are valid and have the column true."""
-    decided = members[~members["is_valid"] | members[column].notna()]
-    is_true = decided["is_valid"] & decided[column].eq(True).fillna(False).astype(bool)
-    return is_true.groupby(decided["uid"]).mean().to_numpy(float)
+    return _decided(members, column).groupby("uid").mean().to_numpy(float)
+
+
+def _decided(members: pd.DataFrame, column: str) -> pd.Series:
+    """Whether each decided answer, by uid, decoding and sample, is valid and has the column true."""
+    keys = [name for name in KEYS[:3] if name in members]
+    decided = members[~members["is_valid"] | members[column].notna()].set_index(keys)
+    return decided["is_valid"] & decided[column].eq(True).fillna(False).astype(bool)

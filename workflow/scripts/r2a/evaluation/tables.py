@@ -13,10 +13,12 @@ from r2a.evaluation.outcomes import WITH, WITHOUT, mean, n_samples, problem_shar
 from r2a.evaluation.problems import problem_table
 from r2a.progress import logger
 from r2a.statistics import (
+    TOO_FEW,
     difference_interval,
     excluded_bounds,
     holm,
     invalid_wrong_bounds,
+    is_testable,
     mcnemar_p,
     paired_t,
     share_interval,
@@ -89,7 +91,8 @@ def effect_table(graded: pd.DataFrame, n_resamples: int, confidence: float, seed
     """One row a model, dataset, decoding and group: accuracy with reasoning minus without, problem by problem.
 
     graded: with_outcomes. difference, low, high (difference_interval) and p (exact McNemar for one sample a problem,
-    else a sign-flip permutation) are over all problems, an invalid answer counting wrong; b and c are the problems
+    else a sign-flip permutation; nan and TOO_FEW where no outcome of so few problems could be significant) are over all
+    problems, an invalid answer counting wrong; b and c are the problems
     right only with and only without reasoning. p_holm is adjusted over the areas, over the levels, and over
     the areas by level of one model, dataset and decoding. common_* is the paper's estimand, over problems
     with valid answers in both conditions. excluded_* bounds the difference had each other problem gone
@@ -126,7 +129,7 @@ def write_evaluation(
         "funnel": funnel_table(all_traces, confidence),
         "accuracy": accuracy_table(graded, confidence),
         "effect": effect_table(graded, settings["n_resamples"], confidence, settings["seed"]),
-        "budgets": budget_table(graded, confidence),
+        "budgets": budget_table(graded, settings["n_resamples"], confidence, settings["seed"]),
         "problems": problem_table(graded),
         "decodings": decoding_table(all_traces, graded, confidence),
         "variants": variant_table(all_traces, graded, settings["variants"], confidence),
@@ -175,6 +178,8 @@ def _effect(members: pd.DataFrame, n_resamples: int, confidence: float, seed: in
         measured["invalid_wrong_low"], measured["invalid_wrong_high"] = bounds
     else:
         measured |= {"test": "sign-flip permutation", "p": sign_flip_p(differences, n_resamples, seed)}
+    if not is_testable(len(right), confidence):
+        measured |= {"test": TOO_FEW, "p": np.nan}
     return measured
 
 

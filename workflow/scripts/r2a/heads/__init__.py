@@ -26,9 +26,11 @@ def score_heads(attention: Path, probes: Path, output: Path, by_trace: Path, set
     draws = {key: settings[key] for key in ("n_resamples", "confidence", "seed")}
     with open_hdf5(attention) as file:
         chosen = file["condition"].asstr()[:] == "with_reasoning"
-        heads = focus.rank_heads(file["segment_mass"][chosen], file["bounds"][chosen], settings["n_top_heads"], **draws)
+        problems = file["uid"].asstr()[chosen]
+        mass, bounds = file["segment_mass"][chosen], file["bounds"][chosen]
+        heads = focus.rank_heads(mass, bounds, settings["n_top_heads"], **draws, problems=problems)
         values = {score.name: values_of(score, file, settings, chosen) for score in scores_of("attention")}
-        traces = pd.DataFrame({"uid": file["uid"].asstr()[chosen], "sample": file["sample"][chosen]})
+        traces = pd.DataFrame({"uid": problems, "sample": file["sample"][chosen]})
     traces["condition"] = "with_reasoning"
     traces["decoding"] = read_provenance(attention)["parameters"]["decoding"]
     for name, found in values.items():
@@ -39,7 +41,8 @@ def score_heads(attention: Path, probes: Path, output: Path, by_trace: Path, set
         values |= {score.name: values_of(score, file, settings, None) for score in scores_of("probes")}
     for name, found in values.items():
         if name not in heads:
-            heads = heads.assign(**score_columns(name, found, **draws))
+            of = problems if SCORES[name].store == "attention" else None
+            heads = heads.assign(**score_columns(name, found, **draws, problems=of))
     highest = np.argsort(-heads["induction"].to_numpy(), kind="stable")[: settings["n_top_heads"]]
     heads["is_induction"] = heads.index.isin(highest) & (heads["induction"] > LEAST_SCORE)
     heads["is_retrieval"] = heads["retrieval"] > LEAST_SCORE

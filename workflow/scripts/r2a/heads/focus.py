@@ -5,6 +5,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from r2a.heads.registry import head_score, score_columns
+from r2a.statistics import percentile_ends, resampled_means
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES, Bounds
 
 
@@ -43,23 +44,28 @@ def top_share(segment_mass: np.ndarray, n_top_heads: int) -> np.ndarray:
 
 
 def rank_heads(
-    mass: np.ndarray, bounds: np.ndarray, n_top: int, n_resamples: int, confidence: float, seed: int
+    mass: np.ndarray,
+    bounds: np.ndarray,
+    n_top: int,
+    n_resamples: int,
+    confidence: float,
+    seed: int,
+    problems: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """One row a (layer, head): every segment mass averaged over traces, and how it ranks by a2r.
 
-    mass: [trace, layer, head, query_segment, key_segment]; bounds: [trace, 8] token positions.
+    mass: [trace, layer, head, query_segment, key_segment]; bounds: [trace, 8] token positions; problems: of which
+    problem each trace is (without, each of its own), as problems are resampled, with all their samples.
     Columns: layer, head, the paper's short names, rank (1 is the highest a2r), rank_low and rank_high (bootstrap over
-    traces), bootstrap_share (share of bootstrap draws in whose n_top it is), is_rfh (rank <= n_top), and the
+    problems), bootstrap_share (share of bootstrap draws in whose n_top it is), is_rfh (rank <= n_top), and the
     score_columns of a2r, lift and top_share.
     """
     n_traces, n_layers, n_heads = mass.shape[:3]
     values = short_mass(mass, "a2r").reshape(n_traces, -1).astype(np.float64)
-    draws = np.random.default_rng(seed).multinomial(n_traces, np.full(n_traces, 1 / n_traces), n_resamples)
-    resampled = draws @ values / n_traces
-    tail = 100 * (1 - confidence) / 2
-    rank_low, rank_high = np.percentile(
-        rankdata(-resampled, axis=1, method="ordinal"), [tail, 100 - tail], axis=0, method="nearest"
-    )
+    resampled = resampled_means(values, n_resamples, seed, problems)
+    n_problems = n_traces if problems is None else len(np.unique(problems))
+    ends = percentile_ends(rankdata(-resampled, axis=1, method="ordinal"), n_problems, confidence)
+    rank_low, rank_high = np.floor(ends[0]), np.ceil(ends[1])
     means = {name: short_mass(mass, name).reshape(n_traces, -1).mean(0) for name in SHORT_NAMES}
     rank = rankdata(-values.mean(0), method="ordinal")
     layers, heads = np.divmod(np.arange(n_layers * n_heads), n_heads)
@@ -68,7 +74,7 @@ def rank_heads(
         "lift": [lift(m, b) for m, b in zip(mass, bounds, strict=True)],
         "top_share": [top_share(m, n_top) for m in mass],
     }
-    columns = [score_columns(name, np.stack(v), n_resamples, confidence, seed) for name, v in focus.items()]
+    columns = [score_columns(name, np.stack(v), n_resamples, confidence, seed, problems) for name, v in focus.items()]
     return pd.DataFrame(
         {
             "layer": layers,

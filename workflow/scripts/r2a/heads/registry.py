@@ -7,13 +7,14 @@ score needs no rerun of a model: the stage reads the stores anew, in seconds, on
 """
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import h5py
 import numpy as np
+
+from r2a.statistics import bootstrap_interval
 
 Compute = Callable[..., np.ndarray]
 
@@ -54,24 +55,18 @@ def values_of(score: Score, file: h5py.File, settings: Mapping[str, Any], chosen
 
 
 def score_columns(
-    name: str, values: np.ndarray, n_resamples: int, confidence: float, seed: int
+    name: str, values: np.ndarray, n_resamples: int, confidence: float, seed: int, problems: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Mean of values [trace or run, layer, head] where defined, its bootstrap interval, and over how many it is.
 
-    Columns name, {name}_low, {name}_high and {name}_n, each [layer * head]. A draw with no defined value is left out.
+    problems: of which problem each trace is, as samples of one are no independent traces. Columns name, {name}_low,
+    {name}_high and {name}_n, each [layer * head].
     """
-    n_units = len(values)
-    flat = values.reshape(n_units, -1).astype(np.float64)
+    flat = values.reshape(len(values), -1).astype(np.float64)
     is_defined = ~np.isnan(flat)
-    filled = np.where(is_defined, flat, 0)
-    draws = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), n_resamples).astype(float)
-    tail = 100 * (1 - confidence) / 2
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)  # of nothing, mean and interval are nan
-        resampled = (draws @ filled) / (draws @ is_defined.astype(float))
-        percentile = np.percentile if is_defined.all() else np.nanpercentile
-        low, high = percentile(resampled, [tail, 100 - tail], axis=0)
-        mean = filled.sum(0) / is_defined.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(is_defined, flat, 0).sum(0) / is_defined.sum(0)
+    low, high = bootstrap_interval(flat, n_resamples, confidence, seed, problems)
     return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": is_defined.sum(0)}
 
 

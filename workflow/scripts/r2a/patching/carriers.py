@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from r2a.patching.tables import METRIC, mean_and_interval, resampled_means, used_pairs_of
+from r2a.patching.tables import METRIC, mean_and_interval, used_pairs_of
 from r2a.roles import CLEAN_TO_CORRUPTED, KEY_ROLES
+from r2a.statistics import percentile_ends, resampled_means
 from r2a.store import open_hdf5, provenance, read_parquet, write_csv
 
 
@@ -20,9 +21,9 @@ def tabulate_carriers(
 
     Carriers, a row a (probe, role, layer, head): mean, low, high and flip_rate of the head's clean z put into the
     corrupted run at that token, n_pairs, and the head's a2r, its rank by that and is_rfh. Agreement, a row a (probe,
-    role): the rank correlation over heads between a2r and the mean effect, with its bootstrap interval over pairs;
-    n_rfhs, and n_shared: how many of them are among as many heads of the greatest mean effect; n_heads, n_pairs. Both
-    are empty where z was not patched.
+    role): the rank correlation over heads between a2r and the mean effect, with its bootstrap interval over the pairs'
+    templates; n_rfhs, and n_shared: how many of them are among as many heads of the greatest mean effect; n_heads,
+    n_pairs. Both are empty where z was not patched.
     """
     scores = read_parquet(heads).sort_values(["layer", "head"])[["layer", "head", "a2r", "rank", "is_rfh"]]
     is_rfh, n_rfhs = scores["is_rfh"].to_numpy(), int(scores["is_rfh"].sum())
@@ -30,10 +31,10 @@ def tabulate_carriers(
     with open_hdf5(patching) as file:
         for pairs in used_pairs_of(file) if "z" in settings["components"] else ():
             values, flips = (pairs.stored(f"z/{CLEAN_TO_CORRUPTED}/{m}") for m in (METRIC, "is_flipped"))
-            n_pairs = len(values)
+            n_pairs, n_templates = len(values), len(np.unique(pairs.templates))
             for r, role in enumerate(KEY_ROLES):
                 effects = pairs.above_noise(values[..., r]).reshape(n_pairs, -1)  # [pair, head of all layers]
-                mean, low, high = mean_and_interval(effects, settings)
+                mean, low, high = mean_and_interval(effects, pairs.templates, settings)
                 numbers = {
                     "mean": mean,
                     "low": low,
@@ -41,10 +42,10 @@ def tabulate_carriers(
                     "flip_rate": flips[..., r].reshape(n_pairs, -1).mean(0),
                 }
                 rows.append(scores.assign(probe=pairs.probe, role=role, **numbers, n_pairs=n_pairs))
-                tail = 50 * (1 - settings["confidence"])
                 correlation = _rank_correlation(mean, scores["a2r"].to_numpy())
-                drawn = _rank_correlation(resampled_means(effects, settings), scores["a2r"].to_numpy())
-                ends = np.nanpercentile(drawn, [tail, 100 - tail]) if not np.isnan(drawn).all() else (np.nan, np.nan)
+                draws = resampled_means(effects, settings["n_resamples"], settings["seed"], pairs.templates)
+                drawn = _rank_correlation(draws, scores["a2r"].to_numpy())[:, None]
+                ends = (float(end[0]) for end in percentile_ends(drawn, n_templates, settings["confidence"]))
                 top = np.argsort(-mean, kind="stable")[:n_rfhs]
                 shared = int(is_rfh[top].sum())
                 agreements.append((pairs.probe, role, correlation, *ends, n_rfhs, shared, len(scores), n_pairs))

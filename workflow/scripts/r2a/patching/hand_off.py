@@ -1,29 +1,60 @@
 """Where the answer's information has moved from the reasoning to the answer (METHOD section 4, ours)."""
 
+from typing import NamedTuple
+
 import numpy as np
 
+from r2a.statistics import percentile_ends, resampled_means
 
-def crossing(answer: np.ndarray, final: np.ndarray) -> np.ndarray:
-    """First layer at which `answer` falls under `final`, curves [..., layer]; nan where it never does."""
-    under = answer < final
-    return np.where(under.any(-1), under.argmax(-1).astype(float), np.nan)
+LEAST_EFFECT = 0.1  # of normalized_logit_diff, which both curves must reach
+
+
+class HandOff(NamedTuple):
+    """A layer with its interval, nan where it is not defined, and the share of resampled clusters that have one."""
+
+    layer: float
+    low: float
+    high: float
+    defined_share: float
+
+
+def crossing(answer: np.ndarray, final: np.ndarray, floor: float) -> np.ndarray:
+    """First layer from which on, to the last, `final` is above `answer` and the floor, curves [..., layer].
+
+    nan where it is not so at the last layer, or where `answer` was not above the floor, and `final`, before.
+    """
+    is_final = (final > answer) & (final > floor)
+    n_layers = is_final.shape[-1]
+    layer = n_layers - np.logical_and.accumulate(is_final[..., ::-1], axis=-1).sum(-1)
+    was_answer = np.logical_or.accumulate((answer > floor) & (answer >= final), axis=-1)
+    before = np.take_along_axis(was_answer, np.maximum(layer - 1, 0)[..., None], axis=-1)[..., 0]
+    return np.where((layer > 0) & (layer < n_layers) & before, layer.astype(float), np.nan)
 
 
 def hand_off_layer(
-    answer: np.ndarray, final: np.ndarray, n_resamples: int, confidence: float, seed: int
-) -> tuple[float, float, float]:
-    """The hand-off layer of the mean curves, and its bootstrap interval over pairs.
+    answer: np.ndarray,
+    final: np.ndarray,
+    n_resamples: int,
+    confidence: float,
+    seed: int,
+    clusters: np.ndarray | None = None,
+    noise_floor: float = 0.0,
+) -> HandOff:
+    """The hand-off layer of the mean curves, with its bootstrap interval over clusters of pairs.
 
     answer, final: normalized_logit_diff [pair, layer] of patches at the answer token of the probe and at the
-    final token. Draws without a crossing are left out of the interval; nan where there is none at all.
+    final token; clusters: as in statistics.resampled_means; noise_floor: what rounding alone can make of the means.
+    Defined where the curves cross above the noise floor and LEAST_EFFECT and stay crossed to the last layer, in the
+    mean over pairs and, of several clusters, in a share of at least `confidence` of the draws; draws without a crossing
+    are left out of the interval. The interval of a single cluster is not known.
     """
-    n_pairs = len(answer)
-    layer = float(crossing(answer.mean(0), final.mean(0)))
-    draws = np.random.default_rng(seed).multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), n_resamples) / n_pairs
-    layers = crossing(draws @ answer, draws @ final)
-    layers = layers[~np.isnan(layers)]
-    if not len(layers):
-        return layer, np.nan, np.nan
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(layers, [tail, 100 - tail])
-    return layer, float(low), float(high)
+    floor = max(LEAST_EFFECT, noise_floor)
+    layer = float(crossing(answer.mean(0), final.mean(0), floor))
+    n_clusters = len(answer) if clusters is None else len(np.unique(clusters))
+    both = resampled_means(np.stack([answer, final], axis=1), n_resamples, seed, clusters)
+    drawn = crossing(both[:, 0], both[:, 1], floor)
+    share = float(np.mean(~np.isnan(drawn)))
+    if np.isnan(layer) or (n_clusters > 1 and share < confidence):
+        return HandOff(np.nan, np.nan, np.nan, share)
+    low, high = percentile_ends(drawn[:, None], n_clusters, confidence)
+    return HandOff(layer, float(np.floor(low[0])), float(np.ceil(high[0])), share)

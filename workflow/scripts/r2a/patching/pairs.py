@@ -175,8 +175,8 @@ def align_pairs(
 ) -> None:
     """Write one row a probe and pair: both runs' token ids and role positions, or why the pair is left out.
 
-    Columns: probe, pair, area, kind, answer_a, answer_b, form_a, form_b (answer_form), left_out ('' | a reason),
-    clean_ids, corrupted_ids, roles, clean_positions, corrupted_positions, clean_reasoning_start,
+    Columns: probe, pair, area, kind, template, answer_a, answer_b, form_a, form_b (answer_form), left_out ('' | a
+    reason), clean_ids, corrupted_ids, roles, clean_positions, corrupted_positions, clean_reasoning_start,
     corrupted_reasoning_start, clean_hidden, corrupted_hidden (positions of padding that attention does not see),
     answer_a_id, answer_b_id. The clean run is question a's. settings["alignment"]: role leaves both runs as they
     are; pad pads them to equal length, hidden from attention; pad_visible leaves the padding to be seen, as the
@@ -192,7 +192,7 @@ def align_pairs(
     for probe, (pair, sides) in product(settings["probes"], questions.groupby("pair", sort=False)):
         asked = {side["side"]: side for side in sides.to_dict("records")}
         row: dict[str, Any] = {"probe": probe, "pair": pair, "left_out": ""}
-        row |= {name: asked["a"][name] for name in ("area", "kind")}
+        row |= {name: asked["a"][name] for name in ("area", "kind", "template")}
         for side in "ab":
             row[f"answer_{side}"] = asked[side]["answer"]
             row[f"form_{side}"] = answer_form(tokenizer, asked[side]["answer"])

@@ -16,7 +16,7 @@ from r2a.patching.metrics import METRICS
 from r2a.progress import Progress, logger
 from r2a.roles import CONTROLS, KEY_ROLES
 from r2a.shards import WHOLE, shard_range
-from r2a.store import add_array, add_axis, axis_labels, new_hdf5, open_hdf5, provenance, read_parquet
+from r2a.store import add_array, add_axis, add_column, axis_labels, new_hdf5, open_hdf5, provenance, read_parquet
 
 
 class PatchingError(Exception):
@@ -100,6 +100,7 @@ def patch_pairs(
     /{probe}/reasoning_ranges/{metric} [pair, layer, range]: resid_pre of a whole range of the clean run's reasoning put
     into the corrupted run, the ranges lying equally far before the probe in both; a range's label is how many tokens
     before the probe it begins.
+    /{probe}/template [pair] says which pairs were made alike.
     /{probe}/is_used [pair] is 0 for pairs one of whose runs does not prefer its own answer. null_patch_error [pair] is
     the largest change of a logit when a run's own vectors are put in: the noise floor.
     Finished pairs are kept beside the output (Parts). Raises ModelError where restarted runs are not the
@@ -128,6 +129,7 @@ def patch_pairs(
             for probe, table in by_probe.items():
                 group = file.create_group(probe)
                 _add_axes(group, table["pair"], axis_labels(kept[probe], "role"), engine)
+                add_column(group, "template", "pair", list(table["template"]))
                 n_ranges = max(range_counts(table, settings["range_tokens"]))
                 add_axis(group, "range", settings["range_tokens"] * np.arange(1, n_ranges + 1))
                 measured = {number: parts[f"{probe}-{number}"] for number in shard_range(shard, len(table))}

@@ -20,7 +20,7 @@ from r2a.roles import (
     KEY_ROLES,
     PROBE,
 )
-from r2a.statistics import holm, sign_flip_p
+from r2a.statistics import bootstrap_interval, holm, is_testable, sign_flip_p
 from r2a.store import axis_labels, open_hdf5, provenance, write_csv
 
 DIRECTIONS = (CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN)
@@ -35,6 +35,7 @@ class UsedPairs:
         self.probe, self.group = probe, group
         self.is_used = group["is_used"][:] == 1
         self.roles, self.layers = axis_labels(group, "role"), axis_labels(group, "layer")
+        self.templates = group["template"].asstr()[self.is_used]  # the clusters that pairs are resampled in
 
     def stored(self, name: str) -> np.ndarray:
         """[pair, ...]"""
@@ -69,11 +70,12 @@ def tabulate_patching(
     Curves, a row a (probe, component, direction, role, layer): mean, low, high, flip_rate (the share of pairs whose
     arg-max flipped) and n_pairs. Controls, a row a (probe, component, control, layer): the same for the effect, which
     is the clean run's vector at the answer's token, and for each control; `difference`, the effect minus the control in
-    the same pairs, with its interval; p, of a sign-flip permutation over pairs, and p_holm, corrected over the controls
-    and layers of a (probe, component). Ranges, a row a (probe, layer, range): whole ranges of the reasoning. First
-    order, a row a (probe, component, direction): over the places of a pair, the rank correlation between the exact
-    effects and those that the gradient expects, and which share of the N_TOP greatest the gradient has among its own.
-    Hand-off, a row a probe, of resid_pre: layer, low, high, n_pairs.
+    the same pairs, with its interval; p, of a sign-flip permutation, nan of too few to reach significance, and p_holm,
+    corrected over the controls and layers of a (probe, component). Ranges, a row a (probe, layer, range): whole ranges
+    of the reasoning. First order, a row a (probe, component, direction): over the places of a pair, the rank
+    correlation between the exact effects and those that the gradient expects, and which share of the N_TOP greatest
+    the gradient has among its own. Hand-off, a row a probe, of resid_pre: what hand_off_layer finds, n_pairs and
+    n_templates. Pairs made from one template are one cluster, in intervals and tests.
     """
     tables: dict[Path, list[pd.DataFrame]] = {path: [] for path in (curves, controls, hand_off, ranges, first_order)}
     with open_hdf5(patching) as file:
@@ -98,7 +100,7 @@ def _curves(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
     for component in (name for name in settings["components"] if name != "z"):
         for direction in DIRECTIONS:
             values, flips = (pairs.stored(f"{component}/{direction}/{m}") for m in (METRIC, "is_flipped"))
-            mean, low, high = mean_and_interval(values, settings)
+            mean, low, high = mean_and_interval(values, pairs.templates, settings)
             for r, role in enumerate(pairs.roles):
                 for k, layer in enumerate(pairs.layers):
                     row = (component, direction, role, layer, mean[k, r], low[k, r], high[k, r])
@@ -112,18 +114,22 @@ def _controls(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
     for component in (name for name in settings["components"] if name != "z"):
         rows = []
         effects, *others = _put_in(pairs, component)
+        n_tests = len(others) * len(pairs.layers)
         for name, values, flips in (effects, *others):
             there = ~np.isnan(values[:, 0])  # the pairs that have the control
             if not there.any():
                 continue
-            found = mean_and_interval(values[there], settings)
+            found = mean_and_interval(values[there], pairs.templates[there], settings)
             differences = pairs.above_noise(effects[1] - values)[there]
-            compared = mean_and_interval(differences, settings)
+            n_templates = len(np.unique(pairs.templates[there]))
+            compared = mean_and_interval(differences, pairs.templates[there], settings)
             for k, layer in enumerate(pairs.layers):
                 numbers = [column[k] for column in (*found, flips[there].mean(0), *compared)]
                 p = np.nan
-                if name != "effect":
-                    p = sign_flip_p(differences[:, k], settings["n_resamples"], settings["seed"])
+                if name != "effect" and is_testable(n_templates, settings["confidence"], n_tests):
+                    p = sign_flip_p(
+                        differences[:, k], settings["n_resamples"], settings["seed"], pairs.templates[there]
+                    )
                 rows.append((component, name, layer, *numbers, p, int(there.sum())))
         columns = ["component", "control", "layer", "mean", "low", "high", "flip_rate"]
         columns += ["difference", "difference_low", "difference_high", "p", "n_pairs"]
@@ -156,7 +162,7 @@ def _ranges(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
         values, flips = (pairs.stored(f"reasoning_ranges/{m}")[:, :, r] for m in (METRIC, "is_flipped"))
         there = ~np.isnan(values[:, 0])  # the pairs whose reasoning is as long
         if there.any():
-            numbers = (*mean_and_interval(values[there], settings), flips[there].mean(0))
+            numbers = (*mean_and_interval(values[there], pairs.templates[there], settings), flips[there].mean(0))
             for k, layer in enumerate(pairs.layers):
                 rows.append((layer, label, *(column[k] for column in numbers), int(there.sum())))
     columns = ["layer", "tokens_before_probe", "mean", "low", "high", "flip_rate", "n_pairs"]
@@ -172,9 +178,10 @@ def _first_order(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
                 for name in (METRIC, "first_order")
             )
             agreement = np.array([_agreement(*both) for both in zip(exact, expected, strict=True)])
-            agreement = agreement[~np.isnan(agreement).any(1)]  # the pairs in which anything has an effect
+            there = ~np.isnan(agreement).any(1)  # the pairs in which anything has an effect
+            agreement = agreement[there]
             if len(agreement):
-                numbers = np.stack(mean_and_interval(agreement, settings), -1).ravel()
+                numbers = np.stack(mean_and_interval(agreement, pairs.templates[there], settings), -1).ravel()
                 rows.append((component, direction, *numbers, N_TOP, len(agreement)))
     columns = ["component", "direction", "rank_correlation", "rank_correlation_low", "rank_correlation_high"]
     columns += ["top_share", "top_share_low", "top_share_high", "n_top", "n_pairs"]
@@ -197,21 +204,18 @@ def _agreement(exact: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
 def _hand_off(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
     values = pairs.stored(f"resid_pre/{CLEAN_TO_CORRUPTED}/{METRIC}")
     answer, final = (values[:, :, pairs.roles.index(role)] for role in (ANSWER_ROLE, FINAL_ROLE))
-    found = hand_off_layer(answer, final, settings["n_resamples"], settings["confidence"], settings["seed"])
-    return pd.DataFrame([(*found, len(values))], columns=["layer", "low", "high", "n_pairs"])
+    gap = pairs.stored("clean_logit_diff") - pairs.stored("corrupted_logit_diff")
+    found = hand_off_layer(
+        answer, final, settings["n_resamples"], settings["confidence"], settings["seed"], pairs.templates,
+        noise_floor=float(np.mean(2 * pairs.stored("null_patch_error") / gap)),
+    )  # fmt: skip
+    row = (*found, len(values), len(np.unique(pairs.templates)))
+    return pd.DataFrame([row], columns=["layer", "low", "high", "defined_share", "n_pairs", "n_templates"])
 
 
-def mean_and_interval(values: np.ndarray, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over pairs of values [pair, ...], and its bootstrap interval's ends, each [...]."""
-    tail = 100 * (1 - settings["confidence"]) / 2
-    low, high = np.percentile(resampled_means(values, settings), [tail, 100 - tail], axis=0)
-    return values.mean(0), low, high
-
-
-def resampled_means(values: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
-    """Means of values [pair, ...] over pairs drawn with replacement, [resample, ...]."""
-    n_pairs = len(values)
-    draws = np.random.default_rng(settings["seed"]).multinomial(
-        n_pairs, np.full(n_pairs, 1 / n_pairs), settings["n_resamples"]
-    )
-    return np.tensordot(draws / n_pairs, values, 1)
+def mean_and_interval(
+    values: np.ndarray, templates: np.ndarray, settings: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over pairs of values [pair, ...], and its ends by a bootstrap over the pairs' templates, each [...]."""
+    ends = bootstrap_interval(values, settings["n_resamples"], settings["confidence"], settings["seed"], templates)
+    return values.mean(0), *ends

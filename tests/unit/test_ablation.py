@@ -355,13 +355,13 @@ def test_every_trace_has_every_arm_and_the_first_answer_token_is_the_same_in_all
 
 
 def test_cutting_all_heads_off_from_the_reasoning_destroys_what_the_answer_has_from_it(folder):
-    effect = pd.read_csv(folder / "effect.csv").set_index(["mode", "metric", "dose"])
-    assert effect.loc[("cut_off", "accuracy", 0), "rfh"] >= 0.8
-    assert effect.loc[("cut_off", "accuracy", 24), "rfh"] <= 0.5
+    effect = pd.read_csv(folder / "effect.csv").set_index(["mode", "metric", "selection", "dose"])
+    assert effect.loc[(UNABLATED, "accuracy", UNABLATED, 0), "value"] >= 0.8
+    assert effect.loc[("cut_off", "accuracy", RFH, 24), "value"] <= 0.5
     for mode in MODES:
-        assert effect.loc[(mode, "a2r", 24), "rfh"] == pytest.approx(0, abs=1e-6)
+        assert effect.loc[(mode, "a2r", RFH, 24), "value"] == pytest.approx(0, abs=1e-6)
         # all heads are ablated either way
-        assert effect.loc[(mode, "accuracy", 24), ["overlap", "difference", "p"]].tolist() == [1, 0, 1]
+        assert effect.loc[(mode, "accuracy", RANDOM, 24), ["overlap", "difference", "p"]].tolist() == [1, 0, 1]
 
 
 def test_batches_of_any_size_give_the_same_answers(folder):
@@ -441,12 +441,13 @@ def test_the_figure_and_the_sentences_tell_the_tables_numbers(folder):
     for suffix in ("svg", "png", "csv"):
         assert (folder / f"figure.{suffix}").stat().st_size > 500
     (sentence,) = ablation_sentences([folder / "effect.csv"])
-    effect = pd.read_csv(folder / "effect.csv").set_index(["mode", "metric", "dose"])
+    effect = pd.read_csv(folder / "effect.csv").set_index(["mode", "metric", "selection", "dose"])["value"]
+    cut_off = [f"{100 * effect['cut_off', 'accuracy', RFH, dose]:.0f}" for dose in (1, 24)]
     for expected in (
         "**Tiny Qwen2**, Puzzles: of 6 answers",
-        "With the first 24 Reasoning-Focus Heads",
-        f"cut off from the reasoning {100 * effect.loc[('cut_off', 'accuracy', 24), 'rfh']:.0f} % against",
-        "100 % of those random heads are Reasoning-Focus Heads",
+        f"with the first 1, 24 Reasoning-Focus Heads cut off from the reasoning {', '.join(cut_off)} % are right",
+        "too few pairs to test" if len(pd.read_parquet(folder / "graded.parquet")["uid"].unique()) < 6 else "p = ",
+        "Up to 100 % of the random heads are Reasoning-Focus Heads",
     ):
         assert expected in sentence
 
@@ -467,23 +468,38 @@ def test_effects_are_paired_by_problem_with_draws_averaged_first():
         rows.append(row(uid, UNABLATED, UNABLATED, 0, 0, whole, 0))
         rows.append(row(uid, "zero", RFH, 1, 0, rfh, 3))
         rows += [row(uid, "zero", RANDOM, 1, draw, right, (3, 1)[draw]) for draw, right in enumerate(draws)]
-    table = effect_table(pd.DataFrame(rows), SETTINGS).set_index(["metric", "dose"])
-    unablated, ablated = table.loc[("accuracy", 0)], table.loc[("accuracy", 1)]
-    assert (unablated["rfh"], unablated["random"]) == (0.75, 0.75)
-    assert np.isnan(unablated["difference"])
+    table = effect_table(pd.DataFrame(rows), SETTINGS).set_index(["metric", "selection"])
+    unablated, rfhs, ablated = (table.loc[("accuracy", selection)] for selection in (UNABLATED, RFH, RANDOM))
+    assert unablated["value"] == 0.75
+    assert np.isnan([unablated["difference"], rfhs["difference"]]).all()
     # Wilson's interval of 1 of 4, by hand
-    assert (ablated["rfh_low"], ablated["rfh_high"]) == pytest.approx((0.0456, 0.6994), abs=1e-4)
+    assert (rfhs["low"], rfhs["high"]) == pytest.approx((0.0456, 0.6994), abs=1e-4)
     # one answer a problem against two draws; of two problems in four there is no difference, so it may be nothing
     ends = difference_interval(np.array([0, 0, 0, 1]), np.array([1, 0.5, 0, 1]), 1, 2, 0.95)
     assert (ablated["difference_low"], ablated["difference_high"]) == pytest.approx(ends)
     assert ends[0] < -0.375 < 0 < ends[1]
-    assert (ablated["rfh"], ablated["random"]) == (0.25, (1 + 0.5 + 0 + 1) / 4)
+    assert (rfhs["value"], ablated["value"]) == (0.25, (1 + 0.5 + 0 + 1) / 4)
     assert ablated["difference"] == pytest.approx((-1 - 0.5 + 0 + 0) / 4)
-    # of the four sign patterns of (1, 0.5), two are as far from 0 as observed
-    assert ablated["p"] == 0.5
+    assert np.isnan(ablated["p"])  # four problems are too few to test
     assert ablated["overlap"] == 0.5
     assert (ablated["n_problems"], ablated["n_undecided"], unablated["n_undecided"]) == (4, 1, 0)
-    assert table.loc[("a2r", 1), ["rfh", "random", "p"]].tolist() == [0.5, 0.5, 1]
+    check = table.loc[("a2r", RANDOM)]
+    assert check[["value", "difference"]].tolist() == [0.5, 0] and np.isnan(check["p"])
+
+
+def test_the_label_is_moved_among_the_arms_of_a_problem_and_one_arm_against_one_is_mcnemars():
+    common = {"mode": "zero", "dose": 1, "layers": [[0]], "heads": [[0]]}
+    rows = []
+    for k in range(8):
+        for selection, draw, right in ((RFH, 0, 0), (RANDOM, 0, 1), (RANDOM, 1, 1), ("prompt", 0, k > 0)):
+            row = common | {"uid": str(k), "selection": selection, "draw": draw, "a2r": 0.1}
+            rows.append(pd.DataFrame(row | dict.fromkeys(("accuracy", "agreement", "format"), float(right))))
+    table = effect_table(pd.concat(rows), SETTINGS | {"n_resamples": 20_000}).set_index(["metric", "selection"])
+    random_heads, prompt_heads = table.loc[("accuracy", RANDOM)], table.loc[("accuracy", "prompt")]
+    assert (random_heads["test"], prompt_heads["test"]) == ("label permutation", "exact McNemar")
+    assert random_heads["p"] == pytest.approx(1 / 3**8, abs=4e-4)
+    assert prompt_heads["p"] == 2 / 2**7
+    assert (random_heads["difference"], prompt_heads["difference"]) == (-1, -7 / 8)
 
 
 # ---- configuration

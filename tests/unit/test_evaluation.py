@@ -241,12 +241,18 @@ def test_effect_of_the_published_problems_reaches_its_bounds(paper, model, only_
 
 
 def test_effect_is_over_all_problems_with_invalid_counted_wrong():
-    (row,) = effect_table(graded_frame([("r", "r"), ("r", "i"), ("i", "r"), ("r", "w"), ("i", "i")]), **DRAWS).to_dict(
-        "records"
-    )
+    (row,) = effect_table(
+        graded_frame([("r", "r"), ("r", "i"), ("i", "r"), ("r", "w"), ("i", "i")] * 2), **DRAWS
+    ).to_dict("records")
     assert (row["accuracy_with"], row["accuracy_without"], row["difference"]) == pytest.approx((0.6, 0.4, 0.2))
-    assert (row["b"], row["c"], row["p"], row["test"]) == (2, 1, 1.0, "exact McNemar")
-    assert (row["n_common"], row["common_difference"]) == (2, 0.5)
+    assert (row["b"], row["c"], row["p"], row["test"]) == (4, 2, 0.6875, "exact McNemar")
+    assert (row["n_common"], row["common_difference"]) == (4, 0.5)
+
+
+def test_of_five_problems_no_test_is_made_and_it_is_said():
+    few, enough = (effect_table(graded_frame([("r", "w")] * n), **DRAWS).iloc[0] for n in (5, 6))
+    assert few["test"] == "too few pairs to test" and np.isnan([few["p"], few["p_holm"]]).all()
+    assert (enough["test"], enough["p"]) == ("exact McNemar", 2 / 64)
 
 
 def test_undecided_answers_are_left_out_and_counted():
@@ -280,7 +286,8 @@ def test_accuracy_interval_of_repeated_samples_counts_problems():
 def test_accuracy_over_valid_traces_stands_beside_that_over_all():
     row = accuracy_table(graded_frame([("r", "w")] * 3 + [("w", "w")] + [("i", "w")] * 16), 0.95).iloc[0]
     assert (row["accuracy"], row["valid_accuracy"], row["n_valid"]) == (3 / 20, 3 / 4, 4)
-    assert (row["low"], row["high"]) == pytest.approx((0.0524, 0.3604), abs=5e-5)  # Wilson, 3 of 20
+    # Wilson of 3 of 20 is (.0524, .3604); the end near the border is Clopper and Pearson's one-sided limit
+    assert (row["low"], row["high"]) == pytest.approx((0.0422, 0.3604), abs=5e-5)
 
 
 def test_groups_are_all_areas_levels_and_levels_within_areas():
@@ -297,14 +304,14 @@ def test_groups_are_all_areas_levels_and_levels_within_areas():
 
 
 def test_holm_runs_over_the_areas_of_one_model_and_not_beyond():
-    # by hand: 8 against 0 discordant gives p = 2/256, 5 against 0 gives 2/32
-    one = graded_frame([("r", "w")] * 13)
+    # by hand: 8 against 0 discordant gives p = 2/256, 6 against 0 gives 2/64
+    one = graded_frame([("r", "w")] * 14)
     one["area"] = np.where(one["uid"].str.split("-").str[1].astype(int) < 8, "A", "B")
     table = effect_table(pd.concat([one, one.assign(model="N")]), **DRAWS)
     areas = table[table["by"] == "area"]
-    assert list(areas["p"]) == pytest.approx([2 / 256, 2 / 32] * 2)
-    assert list(areas["p_holm"]) == pytest.approx([4 / 256, 2 / 32] * 2)
-    assert table[table["by"] == "all"]["p_holm"].to_numpy() == pytest.approx([2 / 2**13] * 2)
+    assert list(areas["p"]) == pytest.approx([2 / 256, 2 / 64] * 2)
+    assert list(areas["p_holm"]) == pytest.approx([4 / 256, 2 / 64] * 2)
+    assert table[table["by"] == "all"]["p_holm"].to_numpy() == pytest.approx([2 / 2**14] * 2)
 
 
 def test_funnel_counts_each_step_and_gives_compliance_with_its_interval(paper):

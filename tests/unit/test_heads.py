@@ -37,8 +37,8 @@ def columns_of(values: list[list[float]], **changed: Any) -> dict[str, np.ndarra
 
 
 def test_interval_of_two_units_is_that_of_a_fair_coin_thrown_twice():
-    # means 0, 1/2, 1 with chances 1/4, 1/2, 1/4
-    wide, narrow = (columns_of([[0.0], [1.0]], n_resamples=5000, confidence=c) for c in (0.95, 0.4))
+    # means 0, 1/2, 1 with chances 1/4, 1/2, 1/4; of two units, the middle .2 by Student's quantile ends at .32 and .68
+    wide, narrow = (columns_of([[0.0], [1.0]], n_resamples=5000, confidence=c) for c in (0.95, 0.2))
     assert (wide["x"][0], wide["x_low"][0], wide["x_high"][0]) == (0.5, 0, 1)
     assert (narrow["x_low"][0], narrow["x_high"][0]) == (0.5, 0.5)
 
@@ -219,25 +219,40 @@ def test_sentences_count_the_needle_runs_and_the_heads_of_two_kinds(stores):
 def answers(right: list[float], wrong: list[float]) -> pd.DataFrame:
     values = [*right, *wrong]
     outcomes = [True] * len(right) + [False] * len(wrong)
-    return pd.DataFrame(dict.fromkeys(("a2r", "lift", "tracking", "spread"), values) | {"is_correct": outcomes})
+    columns = {"uid": range(len(values)), "is_correct": outcomes}
+    return pd.DataFrame(dict.fromkeys(("a2r", "lift", "tracking", "spread"), values) | columns)
 
 
 def test_quality_of_right_answers_that_all_rank_above_wrong_ones():
-    row = quality_table(answers([3, 5], [1, 2, 3])).iloc[0]
+    row = quality_table(answers([3, 5], [1, 2, 3]), DRAWS).iloc[0]
     assert (row["n_right"], row["n_wrong"], row["right"], row["wrong"], row["difference"]) == (2, 3, 4, 2, 2)
     assert row["auc"] == pytest.approx(5.5 / 6)  # five of six comparisons won, one tied
 
 
 def test_p_of_the_rank_test_is_exact_for_few_answers_and_corrected_for_four_scores():
-    # of the 10 ways to place two of five ranks, one is as high and one as low
-    row = quality_table(answers([4, 5], [1, 2, 3])).iloc[0]
-    assert (row["p"], row["p_holm"]) == (pytest.approx(0.2), pytest.approx(0.8))
+    # of the 56 ways to place three of eight ranks, one is as high and one as low
+    row = quality_table(answers([6, 7, 8], [1, 2, 3, 4, 5]), DRAWS).iloc[0]
+    assert (row["p"], row["p_holm"]) == (pytest.approx(2 / 56), pytest.approx(8 / 56))
+    # of the 10 ways to place two of five, even one alone is no finding
+    assert np.isnan(quality_table(answers([4, 5], [1, 2, 3]), DRAWS)["p"]).all()
+
+
+def test_samples_of_one_problem_are_compared_with_each_other_alone():
+    """Each problem's right samples rank first, and a problem of right ones alone, with high scores, counts nothing."""
+    values = [1, 2, 0, 11, 12, 10, 99, 99, 99]
+    outcomes = [True, True, False] * 2 + [True] * 3
+    traces = pd.DataFrame({"uid": list("aaabbbccc"), "is_correct": outcomes})
+    traces = traces.assign(**dict.fromkeys(("a2r", "lift", "tracking", "spread"), values))
+    row = quality_table(traces, DRAWS).iloc[0]
+    assert (row["compared"], row["n_problems"], row["n_right"], row["n_wrong"]) == ("within problems", 2, 4, 2)
+    assert (row["right"], row["wrong"], row["difference"], row["auc"]) == (6.5, 5, 1.5, 1)
+    assert np.isnan(row["p"])  # of the 9 ways, one in each direction is no finding
 
 
 def test_undefined_scores_and_verdicts_are_left_out():
     traces = answers([1, 2, np.nan], [0, 0]).astype({"is_correct": object})
     traces.loc[0, "is_correct"] = None
-    row = quality_table(traces).iloc[0]
+    row = quality_table(traces, DRAWS).iloc[0]
     assert (row["n_right"], row["n_wrong"]) == (1, 2)
 
 
@@ -246,7 +261,7 @@ def test_without_a_wrong_answer_nothing_is_compared_and_the_summary_says_so(stor
     grades = read_parquet(stores["by_trace"], ["uid", "condition", "decoding", "sample"]).assign(is_correct=True)
     write_parquet(tmp_path / "grades.parquet", grades, provenance({}))
     table = tmp_path / "table.csv"
-    write_attention_quality([stores["by_trace"]], [tmp_path / "grades.parquet"], table, {})
+    write_attention_quality([stores["by_trace"]], [tmp_path / "grades.parquet"], table, DRAWS)
     found = pd.read_csv(table)
     assert found["n_wrong"].eq(0).all() and found[["wrong", "auc", "p", "p_holm"]].isna().all(axis=None)
     (sentence,) = quality_sentences(table, tmp_path)

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from r2a.evaluation import agreement_table, judge_effect_table, score_table
 from r2a.evaluation.judge_tables import quadratic_kappa, spearman
 
-N, LEVEL, SEED = 2000, 0.95, 1
+LEVEL = 0.95
 
 
 def judgements(scores, judge="J", sample=0, dataset="D"):
@@ -35,7 +35,7 @@ MIXED = judgements(
 
 
 def test_scores_are_means_over_what_was_scored_and_all_else_is_counted():
-    table = score_table(MIXED, N, LEVEL, SEED).set_index(["condition", "area"])
+    table = score_table(MIXED, LEVEL).set_index(["condition", "area"])
     row = table.loc[("with_reasoning", "all")]
     assert row["score"] == (8 + 6 + 9 + 1) / 4
     assert list(row[["n_problems", "n_scores", "n_scored", "n_empty", "n_invalid", "n_unparsable"]]) == [
@@ -48,7 +48,7 @@ def test_scores_are_means_over_what_was_scored_and_all_else_is_counted():
 
 
 def test_the_effect_is_over_problems_scored_in_both_and_beside_it_over_all_with_invalid_at_1():
-    table = judge_effect_table(MIXED, N, LEVEL, SEED).set_index("area")
+    table = judge_effect_table(MIXED, LEVEL).set_index("area")
     row = table.loc["all"]
     # a1 +3, a2 0, b1 +2, b3 -1
     assert (row["n_common"], row["difference"]) == (4, 1.0)
@@ -65,7 +65,7 @@ def test_wilcoxon_p_is_the_share_of_sign_patterns_as_extreme():
     patterns = np.arange(64)[:, None] >> np.arange(6) & 1
     sums = patterns @ np.arange(1, 7)
     expected = 2 * np.mean(sums <= 6)
-    (p, _) = judge_effect_table(judgements(scores), N, LEVEL, SEED)["wilcoxon_p"]
+    (p, _) = judge_effect_table(judgements(scores), LEVEL)["wilcoxon_p"]
     assert p == pytest.approx(expected)
 
 
@@ -76,7 +76,7 @@ def test_holm_is_over_the_areas_alone():
         for k in range(12):
             scores["without"][f"{area}{k}"] = int(rng.integers(2, 6))
             scores["with"][f"{area}{k}"] = scores["without"][f"{area}{k}"] + gain + int(rng.integers(-1, 2))
-    table = judge_effect_table(judgements(scores), N, LEVEL, SEED).set_index("area")
+    table = judge_effect_table(judgements(scores), LEVEL).set_index("area")
     p = table.loc[["a", "b", "c"], "wilcoxon_p"]
     assert p["a"] < p["b"] < p["c"]
     adjusted = table["wilcoxon_p_holm"]
@@ -86,9 +86,10 @@ def test_holm_is_over_the_areas_alone():
 
 
 def test_equal_scores_have_p_1_and_no_scores_none():
-    same = judgements({"with": {"a1": 5, "b1": 5}, "without": {"a1": 5, "b1": "invalid"}})
-    table = judge_effect_table(same, N, LEVEL, SEED).set_index("area")
-    assert table.loc["a", "wilcoxon_p"] == 1
+    equal = {f"a{k}": 5 for k in range(6)}
+    same = judgements({"with": equal | {"b1": 5}, "without": equal | {"b1": "invalid"}})
+    table = judge_effect_table(same, LEVEL).set_index("area")
+    assert table.loc["a", "wilcoxon_p"] == 1 and table.loc["a", "low"] < 0 < table.loc["a", "high"]
     assert table.loc["b", "n_common"] == 0
     assert np.isnan(table.loc["b", "wilcoxon_p"])
     assert (table.loc["b", "n_floor"], table.loc["b", "floor_difference"]) == (1, 4)
@@ -98,9 +99,9 @@ def test_samples_of_a_problem_are_averaged_not_counted_as_problems():
     one = {"with": {"a1": 8, "a2": 4}, "without": {"a1": 4, "a2": 4}}
     other = {"with": {"a1": 6, "a2": "invalid"}, "without": {"a1": 4, "a2": 4}}
     table = pd.concat([judgements(one), judgements(other, sample=1)])
-    row = judge_effect_table(table, N, LEVEL, SEED).iloc[0]
+    row = judge_effect_table(table, LEVEL).iloc[0]
     assert (row["n_common"], row["score_with"], row["difference"]) == (2, (7 + 4) / 2, 1.5)
-    assert score_table(table, N, LEVEL, SEED).iloc[0]["n_samples"] == 2
+    assert score_table(table, LEVEL).iloc[0]["n_samples"] == 2
 
 
 # ---- the paper's scores
@@ -133,7 +134,7 @@ def test_the_papers_wildbench_differences_and_intervals_come_out_by_area_and_in_
     areas = dict(zip(published, [*"abcd", "all"], strict=True))
     parts = [scores_of(areas[name], numbers) for name, numbers in published.items() if name != "Overall"]
     scores = {condition: {k: v for part in parts for k, v in part[condition].items()} for condition in parts[0]}
-    table = judge_effect_table(judgements(scores), N, LEVEL, SEED).set_index("area")
+    table = judge_effect_table(judgements(scores), LEVEL).set_index("area")
     for name, numbers in published.items():
         row = table.loc[areas[name]]
         found = row[["n_common", "score_with", "score_without", "difference"]].tolist()

@@ -38,7 +38,7 @@ def stored(tmp_path_factory):
             question = f"Considering size, which one is bigger: {answers[0]} or {answers[1]}?"
             questions.append(
                 {"uid": key["uid"], "pair": pair, "side": side, "problem": question, "answer": answer}
-                | {"area": domain, "kind": kind, "comparator": "bigger"}
+                | {"area": domain, "kind": kind, "comparator": "bigger", "template": domain}
             )
             prompt = prompt_ids(tokenizer, question, "", "with_reasoning")
             completion = tokenizer.encode(f"{'Well. ' * (side == 'b')}Okay.\n</think>\n\n", add_special_tokens=False)

@@ -61,6 +61,7 @@ def folder(tmp_path_factory) -> Path:
             row[f"{run}_ids"], row[f"{run}_hidden"] = trace.run_ids, []
             row[f"{run}_reasoning_start"] = trace.bounds[3]
             row[f"{run}_positions"] = [said - 1, said, said + 1, trace.bounds[4], final, trace.bounds[3]]
+            row["template"] = f"question {pair}"
             row[f"answer_{side}_id"], row[f"answer_{side}"] = GIVEN[candidate], str(candidate)
             questions.append({"pair": f"pair-{pair}", "side": side, "problem": "Which one?"})
         rows.append(row)
@@ -153,7 +154,7 @@ def test_controls_stand_beside_the_effect_with_their_pairs_counted(folder):
 def test_curves_and_hand_off_show_the_planted_layer(folder):
     curves = pd.read_csv(folder / "curves.csv")
     assert len(curves) == (len(COMPONENTS) - 1) * 2 * len(ROLES) * N_LAYERS
-    assert pd.read_csv(folder / "hand_off.csv").iloc[0].tolist() == ["plain", LAYER + 1, LAYER + 1, LAYER + 1, 4]
+    assert pd.read_csv(folder / "hand_off.csv").iloc[0].tolist() == ["plain", *[LAYER + 1] * 3, 1, 4, 4]
 
 
 def test_the_planted_head_alone_carries_the_answer_and_attends_to_it(folder):

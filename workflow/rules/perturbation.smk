@@ -56,6 +56,7 @@ rule tabulate_perturbation:
         grades="<results>/perturbation/{model}/{dataset}.grades.parquet",
     output:
         table="<results>/tables/{model}/{dataset}/perturbation.csv",
+        comparisons="<results>/tables/{model}/{dataset}/perturbation_comparisons.csv",
         funnel="<results>/tables/{model}/{dataset}/perturbation_funnel.csv",
     log:
         "<logs>/tables/{model}/{dataset}/perturbation.log",

@@ -29,6 +29,11 @@ rule write_summary:
             model=STUDY.weighted_models,
             dataset=STUDY.perturbed_datasets,
         ),
+        perturbation_comparisons=expand(
+            "<results>/tables/{model}/{dataset}/perturbation_comparisons.csv",
+            model=STUDY.weighted_models,
+            dataset=STUDY.perturbed_datasets,
+        ),
         perturbation_funnel=expand(
             "<results>/tables/{model}/{dataset}/perturbation_funnel.csv",
             model=STUDY.weighted_models,

@@ -17,6 +17,7 @@ def main(snakemake: "Snakemake") -> None:
             Path(snakemake.input.prompts),
             Path(snakemake.input.grades),
             Path(snakemake.output.table),
+            Path(snakemake.output.comparisons),
             Path(snakemake.output.funnel),
             snakemake.params.settings,
         )

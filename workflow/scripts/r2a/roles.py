@@ -3,6 +3,7 @@
 # how a reasoning is perturbed
 CUT, FILLER, OTHER_REASONING = "cut", "filler", "other_reasoning"
 FIRST_RESULT, LAST_RESULT = "first_result", "last_result"
+UNTOUCHED = "cut_100"  # the whole reasoning
 
 # which heads are ablated: none, the Reasoning-Focus Heads, or random ones of their layers
 UNABLATED, RFH, RANDOM = "unablated", "rfh", "random"
@@ -20,3 +21,6 @@ CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN = "clean_to_corrupted", "corrupted_to_cle
 # what is put into the corrupted run in place of the clean run's vectors
 SAME_ANSWER, UNRELATED_ANSWER, RANDOM_VECTOR = "same_answer", "unrelated_answer", "random_vector"
 CONTROLS = (SAME_ANSWER, UNRELATED_ANSWER, RANDOM_VECTOR)
+
+# how right and wrong answers are compared: samples of one problem, or answers to different ones
+WITHIN, BETWEEN = "within problems", "between problems"

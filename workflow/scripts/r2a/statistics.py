@@ -120,10 +120,10 @@ def resampled_means(values: np.ndarray, n_resamples: int, seed: int, clusters: n
     cluster weighs by its defined units; nan in a draw that has none.
     """
     _, of = np.unique(np.arange(len(values)) if clusters is None else clusters, return_inverse=True)
-    n_clusters = int(of.max(initial=-1)) + 1
-    draws = np.random.default_rng(seed).multinomial(
-        n_clusters, np.full(n_clusters, 1 / max(n_clusters, 1)), n_resamples
-    )
+    if not len(of):
+        return np.full((n_resamples, *np.shape(values)[1:]), np.nan)
+    n_clusters = int(of.max()) + 1
+    draws = np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), n_resamples)
     weights = draws[:, of].astype(float)  # [resample, unit]
     flat = np.asarray(values, float).reshape(len(values), -1)
     is_defined = ~np.isnan(flat)

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.stats import mannwhitneyu
 
 from r2a.evaluation.outcomes import mean
+from r2a.roles import BETWEEN, WITHIN
 from r2a.statistics import holm
 from r2a.store import provenance, read_parquet, read_provenance, write_csv
 from r2a.traces import TRACE_KEYS
@@ -20,7 +21,6 @@ COLUMNS = [
     "model", "dataset", "decoding", "score", "compared", "n_problems", "n_right", "n_wrong", "right", "wrong",
     "difference", "auc", "p", "p_holm",
 ]  # fmt: skip
-WITHIN, BETWEEN = "within problems", "between problems"
 
 
 def quality_table(traces: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:

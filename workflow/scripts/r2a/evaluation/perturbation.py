@@ -10,7 +10,7 @@ import pandas as pd
 
 from r2a.evaluation.outcomes import mean
 from r2a.progress import logger
-from r2a.roles import FIRST_RESULT, LAST_RESULT
+from r2a.roles import FIRST_RESULT, LAST_RESULT, UNTOUCHED
 from r2a.statistics import (
     TOO_FEW,
     difference_interval,
@@ -25,7 +25,6 @@ from r2a.store import provenance, read_parquet, write_csv
 KEYS = ["uid", "decoding", "sample", "perturbation"]
 NAMES = ["perturbation", "kind", "cut"]
 MEASURES = {"accuracy": "is_correct", "agreement": "agrees", "follows": "follows"}
-UNTOUCHED = "cut_100"  # all of the reasoning
 COMPARISON_COLUMNS = [
     "perturbation", "control", "measure", "n_problems", "n_samples", "share", "control_share", "difference", "low",
     "high", "b", "c", "test", "p", "p_holm",

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from r2a.figures.style import BLUE, GREY, legend_under_title, percent, save, title, titled
-from r2a.roles import RANDOM, RFH
+from r2a.roles import RANDOM, RFH, UNABLATED
 
 METRICS = {
     "accuracy": "share of right answers",
@@ -26,19 +26,21 @@ SELECTIONS = {
 def plot_ablation(effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A row of panels a mode, a column a metric: RFHs against random heads over the number of ablated heads."""
     table = pd.read_csv(effect)
-    modes, doses = table["mode"].unique(), sorted(table["dose"].unique())
+    unablated = table[table["mode"] == UNABLATED]
+    modes, doses = [mode for mode in table["mode"].unique() if mode != UNABLATED], sorted(table["dose"].unique())
     figure, grid = plt.subplots(
         len(modes), len(METRICS), figsize=(9.2, 1.2 + 1.75 * len(modes)), layout="constrained",
         sharex=True, squeeze=False,
     )  # fmt: skip
     for axes_row, mode in zip(grid, modes, strict=True):
         for axes, (metric, name) in zip(axes_row, METRICS.items(), strict=True):
-            rows = table[(table["mode"] == mode) & (table["metric"] == metric)].sort_values("dose")
-            places = range(len(doses))
+            rows = pd.concat([unablated, table[table["mode"] == mode]]).query("metric == @metric")
             for selection, (colour, marker, line, label) in SELECTIONS.items():
-                axes.fill_between(places, rows[f"{selection}_low"], rows[f"{selection}_high"], color=colour, alpha=0.22)
-                axes.plot(places, rows[selection], line, color=colour, marker=marker, markersize=4, label=label)
-            axes.set(xticks=places, xticklabels=doses)
+                course = rows[rows["selection"].isin((UNABLATED, selection))].sort_values("dose")
+                places = [doses.index(dose) for dose in course["dose"]]
+                axes.fill_between(places, course["low"], course["high"], color=colour, alpha=0.22)
+                axes.plot(places, course["value"], line, color=colour, marker=marker, markersize=4, label=label)
+            axes.set(xticks=range(len(doses)), xticklabels=doses)
             axes.set_ylim((-0.04, 1.04) if metric != "a2r" else (0, None))
             if mode == modes[0]:
                 axes.set_title(name, fontsize=9)

@@ -53,7 +53,7 @@ def plot_budgets(budgets: Path, stem: Path, settings: Mapping[str, Any]) -> None
         figure, "Accuracy by token budget",
         "Share of all problems (n) answered right within so many tokens of completion; what is not complete by then "
         f"counts as wrong. Bands, for {decodings[0]} decoding: {percent(settings)} Wilson intervals "
-        "over problems. The last point is what the study's own limit gives.",
+        "over problems, at each budget by itself. The last point is what the study's own limit gives.",
     )  # fmt: skip
     save(figure, stem, table, settings, [budgets])
 

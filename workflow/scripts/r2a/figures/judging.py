@@ -49,7 +49,7 @@ def plot_judge_scores(scores: Path, effect: Path, stem: Path, settings: Mapping[
         axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=1)
     title(
         figure, f"Scores by {judge}, {decoding} decoding",
-        f"Means over problems, by area, with {percent(settings)} bootstrap intervals over problems; n answers have a "
+        f"Means over problems, by area, with {percent(settings)} intervals over problems; n answers have a "
         "score.",
     )  # fmt: skip
     save(figure, stem, table, settings, [scores, effect])

@@ -130,8 +130,8 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
     title(
         figure, titled(settings, "residual stream patched"),
         f"resid_pre of the clean run put into the corrupted run, layer by layer: means over n pairs with "
-        f"{percent(settings)} bootstrap intervals over pairs. 0: nothing changed; 1: the clean run's answer fully "
-        "restored.",
+        f"{percent(settings)} bootstrap intervals over the pairs' templates. 0: nothing changed; 1: the clean "
+        "run's answer fully restored.",
     )  # fmt: skip
     drawn = pd.concat([table, control_table])
     save(figure, stem, drawn, settings, [curves, controls, hand_off])
@@ -177,8 +177,8 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     title(
         figure, titled(settings, "which part of a layer carries the answer"),
         "What attention or the MLP of a layer writes at one token in the clean run, put into the corrupted run: means "
-        f"over n pairs with {percent(settings)} bootstrap intervals over pairs. 0: nothing changed; 1: the clean run's "
-        "answer fully restored.",
+        f"over n pairs with {percent(settings)} bootstrap intervals over the pairs' templates. 0: nothing changed; 1: "
+        "the clean run's answer fully restored.",
     )  # fmt: skip
     save(figure, stem, table, settings, [curves])
 
@@ -255,6 +255,6 @@ def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping
         figure, titled(settings, "which heads carry the answer"),
         "The output z of one head at one token in the clean run, put into the corrupted run: mean over n pairs. "
         "Framed: the Reasoning-Focus Heads; \N{MINUS SIGN}: a negative effect. Rank correlation over heads of that "
-        f"effect and a2r, with its {percent(settings)} bootstrap interval over pairs.",
+        f"effect and a2r, with its {percent(settings)} bootstrap interval over the pairs' templates.",
     )  # fmt: skip
     save(figure, stem, table, settings, [carriers, agreement])

@@ -9,29 +9,29 @@ from r2a.study.schema import Study
 
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
 STAGE_VERSIONS = {
-    "datasets": 2,
+    "datasets": 3,
     "models": 1,
     "judges": 1,
     "traces": 1,
     "grades": 1,
     "judgements": 1,
     "perturbation": 1,
-    "evaluation": 3,
-    "judge_tables": 1,
+    "evaluation": 4,
+    "judge_tables": 2,
     "disagreements": 1,
     "attention": 2,
     "attention_rows": 2,
     "probes": 1,
-    "heads": 2,
-    "attention_quality": 1,
+    "heads": 3,
+    "attention_quality": 2,
     "ablation": 1,
-    "ablation_effect": 2,
-    "pairs": 2,
+    "ablation_effect": 3,
+    "pairs": 3,
     "activations": 2,
-    "patching": 2,
+    "patching": 3,
     "explorer": 2,
     "figures": 1,
-    "summary": 2,
+    "summary": 3,
 }
 
 
@@ -89,7 +89,7 @@ def stage_settings(
             params["by_file"] = chosen.batch is not None
     if name == "disagreements":
         params["graders"] = study.grading.graders
-    if name in ("evaluation", "judge_tables", "heads", "ablation_effect", "patching", "figures"):
+    if name in ("evaluation", "judge_tables", "heads", "attention_quality", "ablation_effect", "patching", "figures"):
         params |= study.statistics.model_dump()
     if name in ("evaluation", "figures") and model is None:
         params["variants"] = study.variants

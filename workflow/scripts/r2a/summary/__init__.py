@@ -51,7 +51,9 @@ def write_summary(
     stage_1, short_1 = effect_sentences(effect)
     stage_1 += dependence_sentences(inputs) + grader_sentence(inputs["disagreements"], summary.parent)
     stage_1 += judge_sentences(inputs["judge_tables"], summary.parent)
-    text = perturbation_sentences(inputs["perturbation"], inputs["perturbation_funnel"])
+    text = perturbation_sentences(
+        inputs["perturbation"], inputs["perturbation_comparisons"], inputs["perturbation_funnel"]
+    )
     stage_2, short_2 = attention_sentences(inputs["attention"], inputs["heads"])
     stage_2 += head_sentences(inputs["probes"], inputs["heads"])
     stage_2 += quality_sentences(inputs["attention_quality"], summary.parent)

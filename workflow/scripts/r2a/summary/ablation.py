@@ -5,36 +5,50 @@ from pathlib import Path
 
 import pandas as pd
 
+from r2a.roles import RFH, UNABLATED
 from r2a.store import read_provenance
+from r2a.summary.words import said_p
 
 MODES = {"zero": "put to zero", "mean": "put to their mean", "cut_off": "cut off from the reasoning"}
+SELECTIONS = {"random": "as many random heads of the same layers"}
 
 
 def ablation_sentences(effects: Sequence[Path]) -> list[str]:
-    """A bullet per model and dataset, at the highest dose."""
+    """A bullet per model and dataset: the accuracy at every dose, of the RFHs and of what they are compared with."""
     bullets = []
     for path in effects:
         settings = read_provenance(path)["parameters"]
-        table = pd.read_csv(path).set_index(["mode", "metric", "dose"]).sort_index()
-        dose = table.index.get_level_values("dose").max()
-        modes = [mode for mode in MODES if mode in table.index]
-        first = table.loc[(modes[0], "accuracy", 0)]
-        parts = []
-        for mode in modes:
-            row = table.loc[(mode, "accuracy", dose)]
-            parts.append(
-                f"{MODES[mode]} {100 * row['rfh']:.0f} % against {100 * row['random']:.0f} % "
-                f"({100 * row['difference']:+.0f} points [{100 * row['difference_low']:+.0f}, "
-                f"{100 * row['difference_high']:+.0f}], p = {row['p_holm']:.2g})"
-            )
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""]).query("metric == 'accuracy'")
+        whole = table[table["mode"] == UNABLATED].iloc[0]
         bullet = (
-            f"- **{settings['model_label']}**, {settings['dataset_label']}: of {int(first['n_problems'])} answers "
-            f"generated again from the same reasoning, {100 * first['rfh']:.0f} % are right. With the first {dose} "
-            f"Reasoning-Focus Heads ablated while the answer is written, against as many random heads of the same "
-            f"layers: {'; '.join(parts)}; p after Holm's correction."
+            f"- **{settings['model_label']}**, {settings['dataset_label']}: of {whole['n_problems']} answers generated "
+            f"again from the same reasoning, {100 * whole['value']:.0f} % are right. While the answer is written, "
         )
-        overlap = table.loc[(modes[0], "accuracy", dose), "overlap"]
-        if overlap:
-            bullet += f" {100 * overlap:.0f} % of those random heads are Reasoning-Focus Heads, for want of others."
+        parts = []
+        for mode in table.loc[table["mode"] != UNABLATED, "mode"].unique():
+            rows = table[table["mode"] == mode].sort_values("dose")
+            rfh = rows[rows["selection"] == RFH]
+            doses = _list(rfh["dose"])
+            part = f"with the first {doses} Reasoning-Focus Heads {MODES.get(mode, mode)} {_course(rfh)} are right"
+            for selection, others in rows[rows["selection"] != RFH].groupby("selection", sort=False):
+                most = others.loc[others["difference"].abs().idxmax()]
+                part += (
+                    f", with {SELECTIONS.get(selection, selection)} {_course(others)} (most apart at {most['dose']}: "
+                    f"{100 * most['difference']:+.0f} points [{100 * most['difference_low']:+.0f}, "
+                    f"{100 * most['difference_high']:+.0f}], {said_p(most['p_holm'])})"
+                )
+            parts.append(part)
+        bullet += f"{'; '.join(parts)}; p after Holm's correction over all doses and modes."
+        overlap = table["overlap"].max()
+        if overlap > 0:
+            bullet += f" Up to {100 * overlap:.0f} % of the random heads are Reasoning-Focus Heads, for want of others."
         bullets.append(bullet)
     return bullets
+
+
+def _list(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _course(rows: pd.DataFrame) -> str:
+    return ", ".join(f"{100 * value:.0f}" for value in rows["value"]) + " %"

@@ -1,15 +1,21 @@
 """Stage 1's sentences: does reasoning improve answers?"""
 
+import math
 import os
 from pathlib import Path
 
 import pandas as pd
 
 from r2a.store import read_provenance
+from r2a.summary.words import said_p
 
 
 def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
+
+
+def _tested(test: str, p: float) -> str:
+    return test if math.isnan(p) else f"{test}, {said_p(p)}"
 
 
 def effect_sentences(effect: pd.DataFrame) -> tuple[list[str], str]:
@@ -18,7 +24,7 @@ def effect_sentences(effect: pd.DataFrame) -> tuple[list[str], str]:
     bullets = [
         f"- **{r.model}**, {r.dataset}, {r.decoding}: {100 * r.accuracy_with:.1f} % right with reasoning, "
         f"{100 * r.accuracy_without:.1f} % without; the difference is {_points(r.difference)} points "
-        f"[{_points(r.low)}, {_points(r.high)}] over all {r.n_problems} problems ({r.test}, p = {r.p:.2g}). "
+        f"[{_points(r.low)}, {_points(r.high)}] over all {r.n_problems} problems ({_tested(r.test, r.p)}). "
         f"Over the {r.n_common} problems valid in both conditions, the paper's estimand, it is "
         f"{_points(r.common_difference)}."
         for r in whole.itertuples()

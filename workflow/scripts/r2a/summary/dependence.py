@@ -21,18 +21,17 @@ def _budget_sentences(budgets: pd.DataFrame) -> list[str]:
     bullets = []
     for (model, dataset), part in budgets.groupby(["model", "dataset"], sort=False):
         rows = part[part["decoding"] == part["decoding"].iloc[0]].sort_values("budget")
-        worse = rows.loc[rows["high"] < 0, "budget"]
-        is_better_from_here = (rows["low"] > 0)[::-1].cummin()[::-1]
+        worse = rows.loc[rows["band_high"] < 0, "budget"]
+        is_better_from_here = (rows["band_low"] > 0)[::-1].cummin()[::-1]
         better = rows.loc[is_better_from_here, "budget"]
-        said = [f"up to {worse.max()} tokens of completion reasoning surely does worse"] if len(worse) else []
+        said = [f"up to {worse.max()} tokens of completion reasoning does worse"] if len(worse) else []
         said += [
-            f"from {better.min()} tokens on it surely does better"
-            if len(better)
-            else "at no budget does it surely do better"
+            f"from {better.min()} tokens on it does better" if len(better) else "at no budget is it shown to do better"
         ]
         bullets.append(
             f"- **{model}**, {dataset}, {rows['decoding'].iloc[0]}, were completions cut off: {'; '.join(said)} "
-            f"(by the interval of the paired difference; n = {rows['n_problems'].iloc[0]})."
+            f"(by a band for the paired difference that holds at all budgets at once; n = "
+            f"{rows['n_problems'].iloc[0]})."
         )
     return bullets
 

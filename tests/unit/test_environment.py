@@ -1,5 +1,6 @@
 """The running environment is the one that the locks describe."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from r2a.study import load_study
 
 ENVS = Path(__file__).parents[2] / "envs"
 INSTALLED = {canonicalize_name(found.name): found.version for found in distributions()}
@@ -102,3 +105,49 @@ def test_conda_environment_is_renewed_with_the_locks(environment, monkeypatch):
     from make_locks import hash_of_locks
 
     assert f"# locks: {hash_of_locks()}\n" in (ENVS / f"{environment}.post-deploy.sh").read_text()
+
+
+GPUS = {
+    "0, NVIDIA H100 80GB HBM3, 580.95.05, 9.0, 81000, 81559": (0, ""),
+    "0, NVIDIA GeForce RTX 4090, 575.64, 8.9, 24000, 24564": (1, "driver is 575.64"),
+    "0, Tesla V100-SXM2-16GB, 590.44, 7.0, 16000, 16384": (1, "compute capability 7.0"),
+    "0, Tesla T4, 580.65.06, 7.5, 15000, 15360": (0, "no bfloat16"),
+    "0, NVIDIA A100-SXM4-40GB, 590.44, 8.0, 2000, 40960": (0, "4711, python, 38000 MiB"),
+    "0, NVIDIA H100, 580.95.05, 9.0, 81000, 81559\n1, Quadro P4000, 580.95.05, 6.1, 8000, 8192": (1, "GPU 1"),
+}
+
+
+@pytest.mark.parametrize("gpus", GPUS, ids=lambda gpus: gpus.split(", ")[1])
+def test_gpu_machine_is_checked_before_anything_is_downloaded(gpus, tmp_path):
+    nvidia_smi = tmp_path / "nvidia-smi"
+    nvidia_smi.write_text(
+        f'#!/bin/sh\ncase "$*" in *query-gpu*) echo "{gpus}";; *) echo 4711, python, 38000 MiB;; esac\n'
+    )
+    nvidia_smi.chmod(0o755)
+    search = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", ENVS / "check_machine.sh", sys.executable, "gpu"]
+    run = subprocess.run(command, env=search, capture_output=True, text=True)
+    code, words = GPUS[gpus]
+    printed = run.stdout + run.stderr
+    assert (run.returncode, words in printed, bool(printed)) == (code, True, bool(words))
+
+
+def test_machine_without_nvidias_driver_is_told_so():
+    command = ["bash", ENVS / "check_machine.sh", sys.executable, "gpu"]
+    without = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not (Path(p) / "nvidia-smi").exists())
+    run = subprocess.run(command, env={**os.environ, "PATH": without}, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "install NVIDIA's driver" in run.stderr
+
+
+def test_gpus_by_default_follow_the_installed_build():
+    study = load_study(
+        {
+            "study": "s",
+            "seed": 1,
+            "models": {"m": {"path": "resources/models/tiny-qwen"}},
+            "datasets": {"d": {"kind": "problems", "path": "resources/datasets/puzzles.jsonl"}},
+            "decodings": {"greedy": {"temperature": 0}},
+        }
+    )
+    assert study.models["m"].gpus == {"cpu": 0, "gpu": 1}[running_environment()]

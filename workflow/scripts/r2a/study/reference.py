@@ -56,7 +56,9 @@ def _kind(kind: Any) -> str:
 
 def _default(field: FieldInfo) -> str:
     if field.default_factory is not None:
-        return "its defaults"
+        if field.default_factory is dict:
+            return "empty"
+        return "its defaults" if section_in(field.annotation) else "by the machine"
     if field.default is PydanticUndefined:
         return "required"
     if isinstance(field.default, bool):

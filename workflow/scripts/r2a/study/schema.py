@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from r2a.engine import gpus_by_default
 from r2a.text.cues import ALL_CUE_WORDS
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
@@ -99,7 +100,10 @@ class Model(Source):
         None, description="Generates the traces, in place of vLLM here. Without path or hub there is nothing else."
     )
     gpus: int = Field(
-        0, ge=0, description="GPUs a job of this model asks for; vLLM and reruns split the model over them."
+        default_factory=gpus_by_default,
+        ge=0,
+        description="GPUs a job of this model asks for; vLLM and reruns split the model over them. By default 1 where "
+        "the GPU environment is installed, else 0.",
     )
     shards: int = Field(
         1,
@@ -239,7 +243,11 @@ class Judge(Source):
         "whether two agree.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Weights and activations in vLLM.")
-    gpus: int = Field(0, ge=0, description="GPUs a job of this judge asks for; vLLM splits the judge over them.")
+    gpus: int = Field(
+        default_factory=gpus_by_default,
+        ge=0,
+        description="GPUs a job of this judge asks for; vLLM splits the judge over them. By default as for models.",
+    )
     threads: int = Field(1, gt=0, description="CPU threads a job of this judge uses.")
     memory_mb: int = Field(4000, gt=0, description="Main memory a job of this judge asks for, in MB.")
     runtime_minutes: int = Field(60, gt=0, description="Wall time a job of this judge asks for, in minutes.")

@@ -25,7 +25,7 @@ SETTINGS = {
     "model": "random", "dataset": "texts", "decoding": "greedy", "kernel": "fused", "cue_words": ["Wait", "check"],
     "n_cases": 2, "uids": [], "row_heads": "all", "row_dtype": "float32", "case_megabytes": 8, "seed": 1,
 }  # fmt: skip
-DRAWING = {"model_label": "Random", "dataset_label": "Texts", "is_toy": False}
+DRAWING = {"confidence": 0.95, "model_label": "Random", "dataset_label": "Texts", "is_toy": False}
 RANKED = [(2, 1), (0, 3)]  # the Reasoning-Focus Heads, the first first
 N_LAYERS, N_HEADS = 3, 4
 

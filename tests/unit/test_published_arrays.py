@@ -132,7 +132,7 @@ def test_the_papers_decomposition_is_drawn_from_its_arrays(mass, bounds, heads, 
         add_column(file, "condition", "trace", ["with_reasoning"] * len(mass))
         add_array(file, "segment_mass", (*sizes, "query_segment", "key_segment"), "share")[:] = mass
     write_parquet(tmp_path / "heads.parquet", heads, origin)
-    drawing = {"model_label": name, "dataset_label": "MATH-500", "is_toy": False}
+    drawing = {"model_label": name, "dataset_label": "MATH-500", "is_toy": False, "confidence": 0.95}
     plot_decomposition(tmp_path / "attention.h5", tmp_path / "heads.parquet", tmp_path / "decomposition", drawing)
     assert (tmp_path / "decomposition.svg").stat().st_size > 10_000
     drawn = pd.read_csv(tmp_path / "decomposition.csv", dtype={"uid_or_head": str})

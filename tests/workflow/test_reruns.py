@@ -24,10 +24,10 @@ def test_a_complete_study_has_nothing_to_do(study):
     assert study.planned() == {}
 
 
-def test_a_deleted_figure_is_drawn_again_alone(changed):
+def test_a_deleted_figure_is_drawn_again_by_one_job_that_computes_nothing(changed):
     target = "results/tiny/figures/tiny-qwen/puzzles/head_map.png"
     (changed.folder / target).unlink()
-    assert changed.planned(target) == {"plot_head_map": 1}
+    assert changed.planned(target) == {"draw_attention": 1}
     done = changed.run(target)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (changed.folder / target).exists()
@@ -45,7 +45,10 @@ def test_targets_tells_what_is_done_what_is_out_of_date_and_what_is_not_there_ye
     assert states["results/tiny/figures/tiny-qwen/puzzles/head_map.png"] == "not yet"
     assert states["results/tiny/figures/budgets.svg"] == "out of date"
     assert states["results/tiny/traces/tiny-qwen/puzzles.parquet"] == "done"
-    assert "plot_budgets: Draw accuracy had completions been cut off at a token budget.\n" in done.stdout
+    assert (
+        "draw_answers: Draw the figures of one analysis: of the whole study, or of a model and dataset.\n"
+        in done.stdout
+    )
     assert done.stdout.endswith("snakemake FILE --configfile config/config.yaml\n")
 
 
@@ -72,7 +75,7 @@ def test_a_figures_setting_reruns_no_model(changed):
     config = changed.folder / "config/config.yaml"
     config.write_text(config.read_text() + "\nstatistics:\n  n_resamples: 200\n")
     planned = changed.planned()
-    assert "plot_accuracy" in planned
+    assert "draw_answers" in planned
     assert not {"generate_traces", "capture_attention", "capture_activations"} & planned.keys()
 
 

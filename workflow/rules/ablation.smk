@@ -47,27 +47,3 @@ rule judge_ablation:
         settings=lambda wildcards: stage_settings(STUDY, "ablation_effect", wildcards.model, wildcards.dataset),
     script:
         "../scripts/judge_ablation.py"
-
-
-rule plot_ablation:
-    input:
-        effect="<results>/tables/{model}/{dataset}/ablation.csv",
-    output:
-        svg="<results>/figures/{model}/{dataset}/ablation.svg",
-        png=report(
-            "<results>/figures/{model}/{dataset}/ablation.png",
-            caption="../report/ablation.rst",
-            category="2 Attention",
-            subcategory="{model}, {dataset}",
-            labels={"result": "ablation"},
-        ),
-        table="<results>/figures/{model}/{dataset}/ablation.csv",
-    log:
-        "<logs>/figures/{model}/{dataset}/ablation.log",
-    localrule: True
-    conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    params:
-        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
-    script:
-        "../scripts/plot_ablation.py"

@@ -83,31 +83,6 @@ rule tabulate_judgements:
         "../scripts/tabulate_judgements.py"
 
 
-rule plot_judge_scores:
-    input:
-        scores="<results>/tables/judge_scores.csv",
-        effect="<results>/tables/judge_effect.csv",
-    output:
-        svg="<results>/figures/judge_scores.svg",
-        png=report(
-            "<results>/figures/judge_scores.png",
-            caption="../report/judge_scores.rst",
-            category="1 Answers",
-            subcategory="Whole study",
-            labels={"result": "judge scores"},
-        ),
-        table="<results>/figures/judge_scores.csv",
-    log:
-        "<logs>/figures/judge_scores.log",
-    localrule: True
-    conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    params:
-        settings=stage_settings(STUDY, "figures"),
-    script:
-        "../scripts/plot_judge_scores.py"
-
-
 # Not part of any study: makes what ships as resources/models/tiny-judge again.
 rule write_tiny_judge:
     input:

@@ -67,27 +67,3 @@ rule tabulate_perturbation:
         settings=lambda wildcards: stage_settings(STUDY, "evaluation", wildcards.model, wildcards.dataset),
     script:
         "../scripts/tabulate_perturbation.py"
-
-
-rule plot_perturbation:
-    input:
-        table="<results>/tables/{model}/{dataset}/perturbation.csv",
-    output:
-        svg="<results>/figures/{model}/{dataset}/perturbation.svg",
-        png=report(
-            "<results>/figures/{model}/{dataset}/perturbation.png",
-            caption="../report/perturbation.rst",
-            category="1 Answers",
-            subcategory="{model}, {dataset}",
-            labels={"result": "perturbation"},
-        ),
-        table="<results>/figures/{model}/{dataset}/perturbation.csv",
-    log:
-        "<logs>/figures/{model}/{dataset}/perturbation.log",
-    localrule: True
-    conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    params:
-        settings=lambda wildcards: stage_settings(STUDY, "figures", wildcards.model, wildcards.dataset),
-    script:
-        "../scripts/plot_perturbation.py"

@@ -1,7 +1,10 @@
+from r2a.figures.registry import figure_paths
+
+
 rule write_summary:
     input:
+        figures=[f"<results>/figures/{path}.png" for path in figure_paths(STUDY)],
         traces=expand("<results>/traces/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.datasets),
-        accuracy_figure="<results>/figures/accuracy.png",
         funnel="<results>/tables/funnel.csv",
         accuracy="<results>/tables/accuracy.csv",
         effect="<results>/tables/effect.csv",
@@ -9,21 +12,12 @@ rule write_summary:
         decodings="<results>/tables/decodings.csv",
         variants="<results>/tables/variants.csv",
         problems="<results>/tables/problems.csv",
-        evaluation_figures=expand(
-            "<results>/figures/{figure}.png",
-            figure=[
-                *["areas", "budgets", "funnel", "decodings", "disagreements"],
-                *(["variants"] if STUDY.variants else []),
-                *(["beside_paper"] if STUDY.has_papers_numbers else []),
-            ],
-        ),
         disagreements="<results>/tables/grader_disagreements.csv",
         judge_tables=(
             expand("<results>/tables/judge_{table}.csv", table=["scores", "effect", "agreement"])
             if STUDY.judged_datasets
             else []
         ),
-        judge_figure=["<results>/figures/judge_scores.png"] if STUDY.judged_datasets else [],
         perturbation=expand(
             "<results>/tables/{model}/{dataset}/perturbation.csv",
             model=STUDY.weighted_models,
@@ -39,30 +33,14 @@ rule write_summary:
             model=STUDY.weighted_models,
             dataset=STUDY.perturbed_datasets,
         ),
-        perturbation_figures=expand(
-            "<results>/figures/{model}/{dataset}/perturbation.png",
-            model=STUDY.weighted_models,
-            dataset=STUDY.perturbed_datasets,
-        ),
         attention=expand(
             "<results>/attention/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.datasets
         ),
         heads=expand("<results>/heads/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.datasets),
         probes=expand("<results>/probes/{model}.h5", model=STUDY.weighted_models),
         attention_quality="<results>/tables/attention_by_correctness.csv",
-        head_figures=expand(
-            "<results>/figures/{model}/{dataset}/{figure}.png",
-            model=STUDY.weighted_models,
-            dataset=STUDY.datasets,
-            figure=["decomposition", "head_map", "head_atlas", "patterns", "tracking"],
-        ),
         ablation=expand(
             "<results>/tables/{model}/{dataset}/ablation.csv",
-            model=STUDY.weighted_models,
-            dataset=STUDY.graded_datasets,
-        ),
-        ablation_figures=expand(
-            "<results>/figures/{model}/{dataset}/ablation.png",
             model=STUDY.weighted_models,
             dataset=STUDY.graded_datasets,
         ),
@@ -86,12 +64,6 @@ rule write_summary:
         ),
         hand_off=expand(
             "<results>/tables/{model}/{dataset}/hand_off.csv", model=STUDY.weighted_models, dataset=STUDY.pair_datasets
-        ),
-        patching_figures=expand(
-            "<results>/figures/{model}/{dataset}/{figure}.png",
-            model=STUDY.weighted_models,
-            dataset=STUDY.pair_datasets,
-            figure=["patching_case", "patching_curves", "patching_ranges", "patching_components", "carriers"],
         ),
         first_order=expand(
             "<results>/tables/{model}/{dataset}/patching_first_order.csv",

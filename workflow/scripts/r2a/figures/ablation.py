@@ -7,7 +7,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from r2a.figures.style import BLUE, GREY, legend_under_title, percent, save, title, titled
+from r2a.figures.registry import caption, figure
+from r2a.figures.style import BLUE, GREY, legend_under_title, save, title, titled
 from r2a.roles import RANDOM, RFH, UNABLATED
 
 METRICS = {
@@ -23,6 +24,21 @@ SELECTIONS = {
 }
 
 
+@figure(
+    scope="model and dataset",
+    analysis="ablation",
+    reads={"effect": "<results>/tables/{model}/{dataset}/ablation.csv"},
+    category="2 Attention",
+    label="ablation",
+    where="graded_datasets",
+    caption=(
+        "Answers generated while the first Reasoning-Focus Heads are ablated, beside equally many random heads of "
+        "the same layers. Means over the same n problems, whose reasoning stays as it was. a2r: the answer tokens'"
+        " share of attention on the reasoning; an ablated head has none. {interval} intervals over problems: "
+        "Wilson's, and a bootstrap for a2r. Test: sign-flip permutation of the difference with Holm's correction, "
+        "in the ablation table."
+    ),
+)
 def plot_ablation(effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A row of panels a mode, a column a metric: RFHs against random heads over the number of ablated heads."""
     table = pd.read_csv(effect)
@@ -49,9 +65,8 @@ def plot_ablation(effect: Path, stem: Path, settings: Mapping[str, Any]) -> None
         axes_row[0].set_ylabel(f"heads {MODES[mode]}")
     legend_under_title(figure, grid[0, 0].get_legend_handles_labels()[0])
     title(
-        figure, titled(settings, "answers generated while heads are ablated"),
-        f"Means over the same {int(table['n_problems'].iloc[0])} problems, whose reasoning stays as it was, with "
-        f"{percent(settings)} intervals over problems: Wilson's, and of a2r a bootstrap. a2r: the answer tokens' share "
-        "of attention on the reasoning; an ablated head has none.",
-    )  # fmt: skip
+        figure,
+        titled(settings, "answers generated while heads are ablated"),
+        caption("ablation", settings) + f" n = {int(table['n_problems'].iloc[0])}.",
+    )
     save(figure, stem, table, settings, [effect])

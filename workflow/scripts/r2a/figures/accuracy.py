@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from r2a.figures.registry import caption, figure
 from r2a.figures.style import (
     CONDITION_COLOURS,
     CONDITION_MARKERS,
@@ -18,7 +19,6 @@ from r2a.figures.style import (
     name_lines,
     nothing_to_draw,
     panels,
-    percent,
     save,
     title,
     whiskers,
@@ -29,6 +29,21 @@ OFFSETS = dict(zip(CONDITIONS, (-0.13, 0.13), strict=True))
 POINTS = "with minus without reasoning (points)"
 
 
+@figure(
+    scope="study",
+    analysis="answers",
+    reads={"accuracy": "<results>/tables/accuracy.csv", "effect": "<results>/tables/effect.csv"},
+    category="1 Answers",
+    label="accuracy",
+    caption=(
+        "Accuracy with and without reasoning, over all problems (n); an invalid answer counts as wrong. Middle: "
+        "the paired difference. Hollow marks are the paper's estimand, over the problems valid in both conditions "
+        "(n); grey bars bound the difference, whatever the answers to the other problems would have been. Right, "
+        "where problems have levels: accuracy by level. {interval} intervals: Wilson's for shares, Newcombe's for "
+        "paired differences. Tests, in tables/effect.csv: exact McNemar, or a sign-flip permutation where problems "
+        "have several samples."
+    ),
+)
 def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A row a dataset: accuracy by model, the paired difference beside it, and accuracy by level, with intervals.
 
@@ -52,15 +67,23 @@ def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[st
         _differences(row[1], changes.set_index("model").reindex(models))
         _by_level(row[2], rows[rows["by"] == "level"], models)
     name_lines(figure, models)
-    title(
-        figure, f"Accuracy with and without reasoning, {decoding} decoding",
-        f"Shares of all problems (n), an invalid answer counting as wrong, with {percent(settings)} intervals: "
-        "Wilson's, over problems. Middle: paired differences; hollow, the paper's estimand, over the problems valid "
-        "in both conditions (n); grey, what the difference could be, were the other problems' answers not known.",
-    )  # fmt: skip
+    title(figure, f"Accuracy with and without reasoning, {decoding} decoding", caption("accuracy", settings))
     save(figure, stem, _drawn(table, effects), settings, [accuracy, effect])
 
 
+@figure(
+    scope="study",
+    analysis="answers",
+    reads={"accuracy": "<results>/tables/accuracy.csv", "effect": "<results>/tables/effect.csv"},
+    category="1 Answers",
+    label="areas",
+    caption=(
+        "Accuracy with and without reasoning by area, over all problems of an area (n); an invalid answer counts "
+        "as wrong. At the right of each area: the paired difference in points with its interval. {interval} "
+        "intervals: Wilson's for shares, Newcombe's for paired differences. Tests, with Holm's correction over "
+        "areas, are in tables/effect.csv."
+    ),
+)
 def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A row a dataset and a column a model: accuracy and paired difference by area, with n and intervals."""
     table, effects, decoding = _of_first_decoding(accuracy, effect, settings)
@@ -78,14 +101,28 @@ def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, 
             text = f"{100 * row.difference:+.0f} [{100 * row.low:+.0f}, {100 * row.high:+.0f}]"
             axes.text(1.06, place, text, va="center", fontsize=7, transform=axes.get_yaxis_transform())
     name_lines(figure)
-    title(
-        figure, f"Accuracy by area, {decoding} decoding",
-        f"Shares of all problems of an area (n), an invalid answer counting as wrong, with {percent(settings)} "
-        "Wilson intervals over problems. At the right, the paired difference in points with its interval.",
-    )  # fmt: skip
+    title(figure, f"Accuracy by area, {decoding} decoding", caption("areas", settings))
     save(figure, stem, _drawn(table, effects), settings, [accuracy, effect])
 
 
+@figure(
+    scope="study",
+    analysis="answers",
+    reads={
+        "effect": "<results>/tables/effect.csv",
+        "funnel": "<results>/tables/funnel.csv",
+        "paper": "resources/paper_numbers.csv",
+    },
+    category="1 Answers",
+    label="beside the paper",
+    where="has_papers_numbers",
+    caption=(
+        "Filled: this study; hollow: Zhang et al., 2025. Left and middle: accuracy and paired difference over the "
+        "problems valid in both conditions (n); right: the share of traces that are finished, well formed and have"
+        " an answer. The {interval} intervals (Newcombe's) are this study's. The two are not tested against each "
+        "other."
+    ),
+)
 def plot_beside_paper(effect: Path, funnel: Path, paper: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """This study's numbers beside the paper's, for the models and datasets whose labels are the paper's.
 
@@ -119,12 +156,7 @@ def plot_beside_paper(effect: Path, funnel: Path, paper: Path, stem: Path, setti
     middle.axvline(0, color="black", linewidth=0.6, zorder=0)
     decoding = table.loc[table["source"] == "this study", "decoding"].iloc[0]
     name_lines(figure)
-    title(
-        figure, f"Beside the paper's numbers, {decoding} decoding",
-        "Filled: this study; hollow: Zhang et al., 2025. Accuracy and paired difference over the problems valid in "
-        f"both conditions (n), this study's with its {percent(settings)} interval; right, the share of traces that "
-        "are finished, well-formed and have an answer.",
-    )  # fmt: skip
+    title(figure, f"Beside the paper's numbers, {decoding} decoding", caption("beside_paper", settings))
     save(figure, stem, table, settings, [effect, funnel])
 
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from r2a.figures.patterns import N_CASES
+from r2a.figures.registry import caption, figure
 from r2a.figures.style import BLUE, GREEN, GREY, RED, SKY, save, title, titled
 from r2a.prompts import THINK_CLOSE, THINK_OPEN
 from r2a.store import axis_labels, open_hdf5, read_parquet
@@ -22,6 +23,22 @@ MASSES = dict(sorted(SHORT_NAMES.items(), key=lambda mass: (mass[1][0] != "answe
 MARKED = ((BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", ":"))
 
 
+@figure(
+    scope="model and dataset",
+    analysis="attention",
+    reads={
+        "attention": "<results>/attention/{model}/{dataset}.h5",
+        "heads": "<results>/heads/{model}/{dataset}.parquet",
+    },
+    category="2 Attention",
+    label="decomposition",
+    caption=(
+        "Attention of answer and reasoning tokens by the segment that they look at, over n traces with reasoning. "
+        "a: each trace's mean over heads; b: each head's mean over traces. Boxes: quartiles and median; whiskers "
+        "to 1.5 interquartile ranges; all points drawn. RFHs (Reasoning-Focus Heads): the heads with the highest "
+        "a2r. No test."
+    ),
+)
 def plot_decomposition(attention: Path, heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Box plots of every segment's mass: over traces (mean over heads, as in the paper), and over heads."""
     with open_hdf5(attention) as file:
@@ -74,13 +91,11 @@ def plot_decomposition(attention: Path, heads: Path, stem: Path, settings: Mappi
         both[1].annotate(
             word, (places.mean(), -0.31), xycoords=("data", "axes fraction"), ha="center", annotation_clip=False
         )
-    caption = (
-        f"Attention of answer and reasoning tokens by the segment they look at, over {len(uids)} traces with "
-        "reasoning. a: each trace's mean over heads; b: each head's mean over traces. Boxes: quartiles and median, "
-        "whiskers to 1.5 interquartile ranges, all points drawn. RFHs (Reasoning-Focus Heads): the "
-        f"{is_rfh.sum()} heads of the highest a2r."
+    title(
+        figure,
+        titled(settings, "where attention goes"),
+        caption("decomposition", settings) + f" n = {len(uids)} traces; {is_rfh.sum()} RFHs.",
     )
-    title(figure, titled(settings, "where attention goes"), caption)
     columns = ["over", "group", "uid_or_head", "mass", "share"]
     save(figure, stem, pd.DataFrame(rows, columns=columns), settings, [attention, heads])
 
@@ -101,6 +116,25 @@ def _boxes(axes: Axes, places: np.ndarray, samples: Sequence[np.ndarray], is_dar
         )  # fmt: skip
 
 
+@figure(
+    scope="model and dataset",
+    analysis="attention rows",
+    reads={
+        "attention": "<results>/attention/{model}/{dataset}.h5",
+        "attention_rows": "<results>/attention_rows/{model}/{dataset}.h5",
+        "heads": "<results>/heads/{model}/{dataset}.parquet",
+    },
+    category="2 Attention",
+    label="tracking",
+    caption=(
+        "Lines, one panel per sample trace: where inside the reasoning (0: its first token, 1: its last) each "
+        "answer token looks, as the attention-weighted mean position. Marked lines: the first Reasoning-Focus "
+        "Heads (layer.head, drift); black line and band: median and quartiles of the other heads. Drift: Spearman "
+        "correlation of that position with the answer token's, 1 where a head moves forward through the reasoning."
+        " Boxes: every head's mean drift over n traces, with quartiles and median. No test; {interval} bootstrap "
+        "intervals of the drift are in the table of heads."
+    ),
+)
 def plot_tracking(attention: Path, attention_rows: Path, heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Where in the reasoning RFHs look as the answer goes on, against the other heads; and every head's drift."""
     table = read_parquet(heads).sort_values(["layer", "head"])
@@ -154,14 +188,11 @@ def plot_tracking(attention: Path, attention_rows: Path, heads: Path, stem: Path
     axes.set_title(f"d  One point a head (n = {len(drift)} traces)", fontsize=8.5)
     for axes in grid.flat[len(cases) : 3]:
         axes.set_axis_off()
-    caption = (
-        "a-c: where inside the reasoning (0: its first token, 1: its last) each answer token looks, the "
-        f"attention-weighted mean position, in sample traces. Marked lines: the first {len(order)} Reasoning-Focus "
-        "Heads (layer.head, drift); black line and band: median and quartiles of the other heads. Drift: Spearman "
-        "correlation of that position with the answer token's, 1 where a head moves forward through the reasoning. "
-        f"d: each head's mean drift; median {np.median(groups['RFHs']):+.2f} over RFHs, "
-        f"{np.median(groups['other heads']):+.2f} over the others. Boxes: quartiles and median."
+    title(
+        figure,
+        titled(settings, "does the answer follow the reasoning?"),
+        caption("tracking", settings) + f" Median drift: {np.median(groups['RFHs']):+.2f} over RFHs, "
+        f"{np.median(groups['other heads']):+.2f} over the others.",
     )
-    title(figure, titled(settings, "does the answer follow the reasoning?"), caption)
     columns = ["uid", "head", "is_rfh", "answer_position", "centre", "drift"]
     save(figure, stem, pd.DataFrame(rows, columns=columns), settings, [attention, attention_rows, heads])

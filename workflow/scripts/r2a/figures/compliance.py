@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import PercentFormatter
 
+from r2a.figures.registry import caption, figure
 from r2a.figures.style import (
     BLUE,
     CONDITION_COLOURS,
@@ -21,7 +22,6 @@ from r2a.figures.style import (
     name_lines,
     nothing_to_draw,
     panels,
-    percent,
     save,
     title,
 )
@@ -37,6 +37,18 @@ DISAGREEMENTS = {
 }
 
 
+@figure(
+    scope="study",
+    analysis="answers",
+    reads={"funnel": "<results>/tables/funnel.csv"},
+    category="4 Checks",
+    label="funnel",
+    caption=(
+        "Share of the n traces of a model, dataset, condition and decoding that each step leaves: finished by "
+        "itself, well formed (its reasoning is closed, once), and valid (it has a final answer). At the last step:"
+        " {interval} Wilson intervals over problems. No test."
+    ),
+)
 def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A row a dataset and a column a model: the share of traces that each step leaves, by condition and decoding."""
     table = pd.read_csv(funnel)
@@ -62,17 +74,26 @@ def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
         axes.set(xticks=range(len(STEPS)), xticklabels=STEP_NAMES, ylim=(-0.03, 1.03), xlim=(-0.3, len(STEPS) - 0.7))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     name_lines(figure, decodings)
-    title(
-        figure, "Which traces come to a final answer",
-        "Share of traces left after each step: it ended by itself, closed its reasoning once, and has a final answer. "
-        f"At the last, {percent(settings)} Wilson intervals over problems.",
-    )  # fmt: skip
+    title(figure, "Which traces come to a final answer", caption("funnel", settings))
     save(figure, stem, table, settings, [funnel])
 
 
+@figure(
+    scope="study",
+    analysis="graders",
+    reads={"grades": "<results>/grades/{model}/{dataset}.parquet"},
+    category="4 Checks",
+    label="grader disagreements",
+    where="graded_datasets",
+    caption=(
+        "Share of the n answers, of all conditions and decodings, on which another grader differs from the study's"
+        " first one: only the first takes the answer for right, only the other does, or one of the two is "
+        "undecided. Counts, without a test; tables/grader_disagreements.csv lists every such answer."
+    ),
+)
 def plot_disagreements(grades: Sequence[Path], stem: Path, settings: Mapping[str, Any]) -> None:
     """A panel a grader beside the first: how many answers the two judge differently, by model and dataset."""
-    first, *others = read_provenance(grades[0])["parameters"]["graders"] if grades else ["policy"]
+    first, *others = read_provenance(grades[0])["parameters"]["graders"]
     table = disagreement_counts(grades, first, others)
     if table.empty:
         save(nothing_to_draw(f"Answers are judged by {first} alone."), stem, table, settings, grades)
@@ -97,11 +118,7 @@ def plot_disagreements(grades: Sequence[Path], stem: Path, settings: Mapping[str
         axes.xaxis.set_major_formatter(PercentFormatter(1))
     grid[0, 0].invert_yaxis()
     legend_under_title(figure, grid[0, 0].get_legend_handles_labels()[0])
-    title(
-        figure, "Where graders disagree",
-        f"Answers, of all conditions and decodings, that another grader judges otherwise than {first}, whose verdicts "
-        "are the study's: only the first takes them for right, only the other does, or one of the two is undecided.",
-    )  # fmt: skip
+    title(figure, "Where graders disagree", caption("disagreements", settings))
     save(figure, stem, table, settings, grades)
 
 

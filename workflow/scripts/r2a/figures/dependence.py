@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
+from r2a.figures.registry import caption, figure
 from r2a.figures.style import (
     CONDITION_COLOURS,
     CONDITION_MARKERS,
@@ -17,7 +18,6 @@ from r2a.figures.style import (
     name_lines,
     nothing_to_draw,
     panels,
-    percent,
     save,
     title,
     whiskers,
@@ -27,6 +27,19 @@ from r2a.study import CONDITIONS
 MEASURES = {"accuracy": "right, of all problems", "compliance": "valid traces"}
 
 
+@figure(
+    scope="study",
+    analysis="answers",
+    reads={"budgets": "<results>/tables/budgets.csv"},
+    category="1 Answers",
+    label="token budgets",
+    caption=(
+        "Share of all problems (n) answered correctly within a budget of completion tokens; a completion that is "
+        "not finished by then counts as wrong. The last point is the study's own limit. Bands, for the first "
+        "decoding: {interval} Wilson intervals over problems, at each budget by itself. tables/budgets.csv has the "
+        "paired difference at each budget."
+    ),
+)
 def plot_budgets(budgets: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A row a dataset and a column a model: accuracy by token budget, in both conditions and every decoding."""
     table = pd.read_csv(budgets)
@@ -49,12 +62,7 @@ def plot_budgets(budgets: Path, stem: Path, settings: Mapping[str, Any]) -> None
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     name_lines(figure, decodings)
-    title(
-        figure, "Accuracy by token budget",
-        "Share of all problems (n) answered right within so many tokens of completion; what is not complete by then "
-        f"counts as wrong. Bands, for {decodings[0]} decoding: {percent(settings)} Wilson intervals "
-        "over problems, at each budget by itself. The last point is what the study's own limit gives.",
-    )  # fmt: skip
+    title(figure, "Accuracy by token budget", caption("budgets", settings))
     save(figure, stem, table, settings, [budgets])
 
 
@@ -67,15 +75,48 @@ def _budget_curve(axes: Axes, rows: pd.DataFrame, condition: str, line: str, has
         axes.fill_between(rows["budget"], *ends, step="post", color=colour, alpha=0.15, linewidth=0)
 
 
-def plot_changes(changes: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Differences in accuracy and in compliance between two decodings, or between a variant and its base.
+@figure(
+    scope="study",
+    analysis="answers",
+    reads={"decodings": "<results>/tables/decodings.csv"},
+    category="1 Answers",
+    label="decodings",
+    caption=(
+        "What another decoding changes in accuracy and in the share of valid traces: differences paired over problems "
+        "(n), with {interval} intervals (Newcombe's). Left of 0, the change does harm; an interval that holds 0 shows "
+        "no change."
+    ),
+)
+def plot_decodings(decodings: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Differences in accuracy and in compliance between two decodings."""
+    _plot_changes("decodings", decodings, "What another decoding changes", "One decoding alone.", stem, settings)
 
-    changes: tables/decodings.csv or tables/variants.csv; a line each model, dataset and decoding.
-    """
+
+@figure(
+    scope="study",
+    analysis="answers",
+    reads={"variants": "<results>/tables/variants.csv"},
+    category="1 Answers",
+    label="variants",
+    caption=(
+        "What another prompt, way of closing the reasoning, tokenization or dtype of the same model changes in "
+        "accuracy and in the share of valid traces: differences paired over problems (n), with {interval} intervals "
+        "(Newcombe's). Left of 0, the change does harm; an interval that holds 0 shows no change."
+    ),
+    where="variants",
+)
+def plot_variants(variants: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Differences in accuracy and in compliance between a variant and its base."""
+    _plot_changes("variants", variants, "What another prompt changes", "No variant can be compared.", stem, settings)
+
+
+def _plot_changes(
+    name: str, changes: Path, heading: str, if_none: str, stem: Path, settings: Mapping[str, Any]
+) -> None:
+    """A line a model, dataset and decoding of tables/decodings.csv or tables/variants.csv."""
     table = pd.read_csv(changes)
     if table.empty:
-        why = "One decoding alone." if stem.name == "decodings" else "No model of this study is a variant of another."
-        save(nothing_to_draw(why), stem, table, settings, [changes])
+        save(nothing_to_draw(if_none), stem, table, settings, [changes])
         return
     table["what"] = _in_words(table)
     names = list(dict.fromkeys(table["what"]))
@@ -93,11 +134,7 @@ def plot_changes(changes: Path, stem: Path, settings: Mapping[str, Any]) -> None
         axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5), xlabel="change (points)")
         axes.set_title(f"{measure}: {meaning}")
     name_lines(figure)
-    title(
-        figure, "What another decoding changes" if stem.name == "decodings" else "What another prompt changes",
-        f"Differences paired over problems (n), with {percent(settings)} intervals (Newcombe's); "
-        "left of 0, the change does harm.",
-    )  # fmt: skip
+    title(figure, heading, caption(name, settings))
     save(figure, stem, table.drop(columns="what"), settings, [changes])
 
 

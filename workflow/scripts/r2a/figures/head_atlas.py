@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from r2a.figures.registry import figure
 from r2a.figures.style import BLUE, GREY, percent, save, titled
 from r2a.store import read_parquet, read_provenance
 
@@ -19,6 +20,18 @@ NUMBER_GAP = 0.055  # between two numbers, as a share of a panel's width
 RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "markersize": 4, "markeredgecolor": "white"}
 
 
+@figure(
+    scope="model and dataset",
+    analysis="attention",
+    reads={"heads": "<results>/heads/{model}/{dataset}.parquet"},
+    category="2 Attention",
+    label="head atlas",
+    caption=(
+        "Every registered score of every head, by layer. Reasoning-Focus Heads are numbered by rank and have "
+        "{interval} bootstrap intervals over traces, or over runs for scores from probes; n is in each title. No "
+        "test."
+    ),
+)
 def plot_head_atlas(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A panel a score, as the table of heads names them: score against layer; the RFHs are numbered by rank."""
     table, labels = read_parquet(heads), read_provenance(heads)["scores"]

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 
+from r2a.figures.registry import figure
 from r2a.figures.style import save
 from r2a.store import read_parquet
 
@@ -23,6 +24,18 @@ MARKS = {
 }
 
 
+@figure(
+    scope="model and dataset",
+    analysis="attention",
+    reads={"heads": "<results>/heads/{model}/{dataset}.parquet"},
+    category="2 Attention",
+    label="head map",
+    caption=(
+        "Attention of the answer tokens to the reasoning (a2r) of every head, as the mean over n traces. Boxed: "
+        "Reasoning-Focus Heads; crossed: induction heads; circled: retrieval heads. Intervals of every score are "
+        "in the table of heads; no test."
+    ),
+)
 def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x head map of a2r: Reasoning-Focus Heads boxed, induction heads crossed, retrieval heads circled."""
     table = read_parquet(heads)

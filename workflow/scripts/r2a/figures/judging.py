@@ -9,18 +9,32 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from r2a.figures.registry import caption, figure
 from r2a.figures.style import (
     CONDITION_COLOURS,
     CONDITION_MARKERS,
     CONDITION_NAMES,
     MODEL_COLOURS,
-    percent,
     save,
     title,
     whiskers,
 )
 
 
+@figure(
+    scope="study",
+    analysis="judging",
+    reads={"scores": "<results>/tables/judge_scores.csv", "effect": "<results>/tables/judge_effect.csv"},
+    category="1 Answers",
+    label="judge scores",
+    where="judged_datasets",
+    caption=(
+        "Scores from 1 to 10 that the study's first judge gave, with and without reasoning, and their paired "
+        "difference: means over problems, by area; n answers have a score. {interval} intervals over "
+        "problems. Tests, in tables/judge_effect.csv: Wilcoxon's signed-rank with Holm's correction over areas. "
+        "Scores of different judges are not comparable."
+    ),
+)
 def plot_judge_scores(scores: Path, effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A row a dataset: mean score by area, a column a model, and the paired difference by area, with intervals.
 
@@ -47,11 +61,7 @@ def plot_judge_scores(scores: Path, effect: Path, stem: Path, settings: Mapping[
         row[0].set_ylim(len(names) - 0.5, -0.5)
     for axes in (grid[-1][0], grid[-1][-1]):
         axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=1)
-    title(
-        figure, f"Scores by {judge}, {decoding} decoding",
-        f"Means over problems, by area, with {percent(settings)} intervals over problems; n answers have a "
-        "score.",
-    )  # fmt: skip
+    title(figure, f"Scores by {judge}, {decoding} decoding", caption("judge_scores", settings))
     save(figure, stem, table, settings, [scores, effect])
 
 

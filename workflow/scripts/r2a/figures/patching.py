@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, percent, save, title, titled
+from r2a.figures.registry import caption, figure
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, nothing_to_draw, save, title, titled
 from r2a.roles import (
     ANSWER_ROLE,
     CLEAN_TO_CORRUPTED,
@@ -41,12 +42,34 @@ PUT_IN = {
 }
 COMPONENTS = {"attn_out": (BLUE, "o", "attention (attn_out)"), "mlp_out": (ORANGE, "s", "MLP (mlp_out)")}
 EFFECT = "normalized logit difference"
+CASE_COLUMNS = ["layer", "role", "normalized_logit_diff", "probe", "pair"]
 
 
+@figure(
+    scope="model and dataset",
+    category="3 Patching",
+    where="pair_datasets",
+    analysis="patching",
+    reads={
+        "patching": "<results>/patching/{model}/{dataset}.h5",
+        "pairs": "<results>/pairs/{model}/{dataset}.parquet",
+        "dataset": "<results>/datasets/{dataset}.parquet",
+    },
+    label="patching case",
+    caption=(
+        "Activation patching of one pair, the one with the median gap between its two runs: how much of the clean "
+        "answer the clean run's residual stream restores in the corrupted run, by layer and token. One example (n "
+        "= 1); nothing is tested."
+    ),
+)
 def plot_patching_case(patching: Path, pairs: Path, dataset: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x token heat map of one pair: of the first probe, the used pair with the median gap between its runs."""
     with open_hdf5(patching) as file:
-        probe = next(probe for probe in axis_labels(file, "probe") if file[probe]["is_used"][:].any())
+        probe = next((probe for probe in axis_labels(file, "probe") if file[probe]["is_used"][:].any()), None)
+        if probe is None:
+            why = "No pair could be used."
+            save(nothing_to_draw(why), stem, pd.DataFrame(columns=CASE_COLUMNS), settings, [patching, pairs])
+            return
         group = file[probe]
         gap = group["clean_logit_diff"][:] - group["corrupted_logit_diff"][:]
         used = np.flatnonzero(group["is_used"][:])
@@ -71,8 +94,8 @@ def plot_patching_case(patching: Path, pairs: Path, dataset: Path, stem: Path, s
     )
     figure.colorbar(image, ax=axes, label=EFFECT, extend="both")
     cells = [(layer, roles[k], values[layer, k]) for layer in range(n_layers) for k in order]
-    table = pd.DataFrame(cells, columns=["layer", "role", "normalized_logit_diff"])
-    save(figure, stem, table.assign(probe=probe, pair=pair), settings, [patching, pairs])
+    table = pd.DataFrame(cells, columns=CASE_COLUMNS[:3]).assign(probe=probe, pair=pair)
+    save(figure, stem, table, settings, [patching, pairs])
 
 
 def _number(axes: Axes, x: float, y: float, value: float) -> None:
@@ -92,6 +115,25 @@ def _token_name(role: str, row: pd.Series) -> str:
     return {FINAL_ROLE: "{ (final)", CONTROL_ROLE: "(random)"}.get(role, role.split(": ")[-1])
 
 
+@figure(
+    scope="model and dataset",
+    category="3 Patching",
+    where="pair_datasets",
+    analysis="patching",
+    reads={
+        "curves": "<results>/tables/{model}/{dataset}/patching_curves.csv",
+        "controls": "<results>/tables/{model}/{dataset}/patching_controls.csv",
+        "hand_off": "<results>/tables/{model}/{dataset}/hand_off.csv",
+    },
+    label="patching curves",
+    caption=(
+        "Activation patching (denoising): the residual stream (resid_pre) of the clean run put into the corrupted "
+        "run, layer by layer. Left: at three tokens, with the hand-off layer; right: at the answer's token, beside"
+        " every control. 0: nothing changed; 1: the clean run's answer is fully restored. Means over n pairs with "
+        "{interval} bootstrap intervals over the pairs' templates. Tests of effect against control, in the table of "
+        "controls: sign-flip permutation over templates with Holm's correction."
+    ),
+)
 def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Mean normalized logit difference by layer when resid_pre is patched, a row of panels a probe.
 
@@ -127,12 +169,7 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
     for axes in grid[-1]:
         axes.set(xlabel="patched layer", xticks=_ticks(table["layer"].max() + 1))
         axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28))
-    title(
-        figure, titled(settings, "residual stream patched"),
-        f"resid_pre of the clean run put into the corrupted run, layer by layer: means over n pairs with "
-        f"{percent(settings)} bootstrap intervals over the pairs' templates. 0: nothing changed; 1: the clean "
-        "run's answer fully restored.",
-    )  # fmt: skip
+    title(figure, titled(settings, "residual stream patched"), caption("patching_curves", settings))
     drawn = pd.concat([table, control_table])
     save(figure, stem, drawn, settings, [curves, controls, hand_off])
 
@@ -150,6 +187,20 @@ def _curve(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, line: str, 
         axes.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.18, linewidth=0)
 
 
+@figure(
+    scope="model and dataset",
+    category="3 Patching",
+    where="pair_datasets",
+    analysis="patching",
+    reads={"curves": "<results>/tables/{model}/{dataset}/patching_curves.csv"},
+    label="patching components",
+    caption=(
+        "Activation patching of what attention (attn_out) or the MLP (mlp_out) of one layer writes at one token: "
+        "its output in the clean run, put into the corrupted run. 0: nothing changed; 1: the clean run's answer is"
+        " fully restored. Means over n pairs with {interval} bootstrap intervals over the pairs' templates. No "
+        "test; the table of controls has their controls."
+    ),
+)
 def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """What attention and the MLP of each layer write at three tokens, patched: a row of panels a probe."""
     table = pd.read_csv(curves).query("direction == @CLEAN_TO_CORRUPTED and role in @KEY_ROLES")
@@ -175,14 +226,24 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     if len(table):
         grid[-1, 1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, fontsize=8)
     title(
-        figure, titled(settings, "which part of a layer carries the answer"),
-        "What attention or the MLP of a layer writes at one token in the clean run, put into the corrupted run: means "
-        f"over n pairs with {percent(settings)} bootstrap intervals over the pairs' templates. 0: nothing changed; 1: "
-        "the clean run's answer fully restored.",
-    )  # fmt: skip
+        figure, titled(settings, "which part of a layer carries the answer"), caption("patching_components", settings)
+    )
     save(figure, stem, table, settings, [curves])
 
 
+@figure(
+    scope="model and dataset",
+    category="3 Patching",
+    where="pair_datasets",
+    analysis="patching",
+    reads={"ranges": "<results>/tables/{model}/{dataset}/patching_ranges.csv"},
+    label="patching ranges",
+    caption=(
+        "Activation patching of a whole range of the reasoning: resid_pre of the clean run put into the corrupted "
+        "run at all of its tokens, by layer. Means over n pairs; bootstrap intervals are in the table of ranges. "
+        "No test."
+    ),
+)
 def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x range heat map of the mean effect of a whole range of the reasoning, a panel a probe."""
     table = pd.read_csv(ranges)
@@ -207,13 +268,27 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
     panels[0, 0].set_ylabel("patched layer")
     if len(table):
         figure.colorbar(image, ax=panels, label=f"mean {EFFECT}", extend="both")
-    title(
-        figure, titled(settings, "\nranges of the reasoning patched"),
-        "resid_pre of a whole range of the clean run's reasoning put into the corrupted run, mean over n pairs.",
-    )  # fmt: skip
+    title(figure, titled(settings, "\nranges of the reasoning patched"), caption("patching_ranges", settings))
     save(figure, stem, table, settings, [ranges])
 
 
+@figure(
+    scope="model and dataset",
+    category="3 Patching",
+    where="pair_datasets",
+    analysis="carriers",
+    reads={
+        "carriers": "<results>/tables/{model}/{dataset}/carriers.csv",
+        "agreement": "<results>/tables/{model}/{dataset}/carriers_agreement.csv",
+    },
+    label="carriers",
+    caption=(
+        "Activation patching of single heads: the output z of one head at one token in the clean run, put into the"
+        " corrupted run; means over n pairs. Framed: the Reasoning-Focus Heads; \N{MINUS SIGN}: a negative effect. "
+        "Above each map: the rank correlation over heads of that effect and a2r, with its {interval} bootstrap "
+        "interval over the pairs' templates."
+    ),
+)
 def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x head maps of the mean effect of one head's z at three tokens; the Reasoning-Focus Heads are framed."""
     table, agreements = pd.read_csv(carriers), pd.read_csv(agreement).set_index(["probe", "role"])
@@ -251,10 +326,5 @@ def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping
         axes.set_xlabel("head")
     if len(table):
         figure.colorbar(image, ax=grid, label=f"mean {EFFECT}", shrink=0.8)
-    title(
-        figure, titled(settings, "which heads carry the answer"),
-        "The output z of one head at one token in the clean run, put into the corrupted run: mean over n pairs. "
-        "Framed: the Reasoning-Focus Heads; \N{MINUS SIGN}: a negative effect. Rank correlation over heads of that "
-        f"effect and a2r, with its {percent(settings)} bootstrap interval over the pairs' templates.",
-    )  # fmt: skip
+    title(figure, titled(settings, "which heads carry the answer"), caption("carriers", settings))
     save(figure, stem, table, settings, [carriers, agreement])

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
+from r2a.figures.registry import caption, figure
 from r2a.figures.style import BLUE, RED, save, title, titled
 from r2a.store import axis_labels, open_hdf5
 from r2a.traces import Bounds
@@ -21,6 +22,20 @@ SPACE = "\N{OPEN BOX}"
 N_COLUMNS = 150  # drawn of a trace's tokens, not to be lost between pixels; of more, a column is their largest
 
 
+@figure(
+    scope="model and dataset",
+    analysis="attention rows",
+    reads={"attention_rows": "<results>/attention_rows/{model}/{dataset}.h5"},
+    category="2 Attention",
+    label="patterns",
+    caption=(
+        "How much each answer token (down) attends to each token of the trace (across), in one head (layer.head, "
+        "Reasoning-Focus Heads by rank) or in the mean of heads; one row per example trace. Darker is more, on a "
+        "square-root scale up to the strongest inside the reasoning. Box: the reasoning, with the prompt to its "
+        "left and the answer to its right; dashed, where there are any: words of self-reflection. Examples; "
+        "nothing is tested."
+    ),
+)
 def plot_patterns(attention_rows: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Attention rows of sample traces' answer tokens: a few RFHs, their mean, and the mean over all heads."""
     with open_hdf5(attention_rows) as file:
@@ -51,15 +66,7 @@ def plot_patterns(attention_rows: Path, stem: Path, settings: Mapping[str, Any])
             bar.ax.tick_params(labelsize=6.5)
         for axes in grid[-1]:
             axes.set_xlabel("attended token", fontsize=7.5)
-        has_cues = any(case["is_cue"][:].any() for case in cases)
-    caption = (
-        "How much each answer token (down) attends to each token of the trace (across) in one head (layer.head, RFHs "
-        "by rank) or in the mean of heads; darker is more, on a square-root scale up to the strongest inside the "
-        f"reasoning. Box: the reasoning, the prompt to its left, the answer to its right. "
-        f"{'Dashed: cue words of self-reflection. ' if has_cues else ''}A row a trace, named at its left; n = "
-        f"{len(cases)}."
-    )
-    title(figure, titled(settings, "attention of answer tokens"), caption)
+    title(figure, titled(settings, "attention of answer tokens"), caption("patterns", settings))
     columns = ["uid", "panel", "row", "first_key", "past_last_key", "attention"]
     save(figure, stem, pd.DataFrame(rows, columns=columns), settings, [attention_rows])
 

@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, percent, save, title, titled, whiskers
+from r2a.figures.registry import caption, figure
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, whiskers
 from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING
 
 # measure: colour, marker, line, name
@@ -27,6 +28,21 @@ NAMES = {
 }
 
 
+@figure(
+    scope="model and dataset",
+    analysis="perturbation",
+    reads={"table": "<results>/tables/{model}/{dataset}/perturbation.csv"},
+    category="1 Answers",
+    label="perturbation",
+    where="perturbed_datasets",
+    caption=(
+        "Answers generated again from a reasoning that was cut off, replaced or changed: how many are right, are "
+        "the original answer, or are what the changed text implies. Shares over n problems; an invalid answer is "
+        "neither right nor the same. {interval} intervals: Wilson's, or a bootstrap over problems with several "
+        "samples. No test; a reasoning kept whole and kinds marked as controls show what to expect without a "
+        "change."
+    ),
+)
 def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Left: shares of the answers by how much of the reasoning is kept. Right: the other perturbations."""
     rows = pd.read_csv(table).query("by == 'all'")
@@ -37,10 +53,10 @@ def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> N
     others = rows.set_index("kind")
     _by_kind(right, others.loc[[kind for kind in NAMES if kind in others.index]])
     title(
-        figure, titled(settings, "answers re-generated from perturbed reasonings"),
-        f"Shares of the answers to {_counts(rows)} problems with {percent(settings)} Wilson intervals over problems; "
-        "an invalid answer is neither right nor the same.",
-    )  # fmt: skip
+        figure,
+        titled(settings, "answers re-generated from perturbed reasonings"),
+        caption("perturbation", settings) + f" {_counts(rows)} problems.",
+    )
     save(figure, stem, rows, settings, [table])
 
 

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from r2a.figures.registry import FIGURES, caption
 from r2a.store import provenance, read_provenance, write_json, write_text
 from r2a.summary.ablation import ablation_sentences
 from r2a.summary.accuracy import effect_sentences, grader_sentence
@@ -31,6 +33,11 @@ QUESTION = (
     "reasoning are put in. Brackets hold {:g} % intervals."
 )
 FUNNEL_COLUMNS = ["model", "dataset", "condition", "decoding", "total", "finished", "well_formed", "extracted"]
+NOTHING = "Not measured: this takes a model whose weights are known and, for patching, comparison pairs."
+LEFT_OUT = (
+    "Traces that each step leaves: finished before the token limit, well formed (its reasoning closed, once), with an "
+    "answer extracted. One that does not survive counts as wrong above."
+)
 PAIR_COLUMNS = ["asked", "both_valid", "both_right", "one_token", "aligned", "own_answer_preferred"]
 
 
@@ -46,11 +53,12 @@ def write_summary(
 
     `inputs` names paths as the rule does; lists hold one path a (model, dataset). benchmarks: the jobs' folder.
     """
+    problems = os.path.relpath(inputs["problems"], summary.parent)
     funnel, effect = pd.read_csv(inputs["funnel"]), pd.read_csv(inputs["effect"])
     funnel["condition"] = funnel["condition"].str.replace("_", " ")
     stage_1, short_1 = effect_sentences(effect)
     stage_1 += dependence_sentences(inputs) + grader_sentence(inputs["disagreements"], summary.parent)
-    stage_1 += judge_sentences(inputs["judge_tables"], summary.parent)
+    stage_1.append(f"- Every problem, right or wrong with and without reasoning, and why: [table]({problems}).")
     text = perturbation_sentences(
         inputs["perturbation"], inputs["perturbation_comparisons"], inputs["perturbation_funnel"]
     )
@@ -58,42 +66,31 @@ def write_summary(
     stage_2 += head_sentences(inputs["probes"], inputs["heads"])
     stage_2 += quality_sentences(inputs["attention_quality"], summary.parent)
     stage_3, short_3 = patching_sentences(inputs)
-    nothing = "Not measured: this takes a model whose weights are known and, for patching, comparison pairs."
-    figures = {
-        name: [os.path.relpath(path, summary.parent) for path in inputs[name]]
-        for name in (
-            "evaluation_figures",
-            "perturbation_figures",
-            "head_figures",
-            "ablation_figures",
-            "patching_figures",
-        )
-    }
-    stage_1_figures = [
-        os.path.relpath(path, summary.parent) for path in (inputs["accuracy_figure"], *inputs["judge_figure"])
-    ]
+    heading = ["### What is left of the answers when the reasoning's text is perturbed?", ""]
+    columns = FUNNEL_COLUMNS + ["repeating"] * bool(funnel["repeating"].any())
     confidence = read_provenance(inputs["effect"])["parameters"]["confidence"]
-    problems = os.path.relpath(inputs["problems"], summary.parent)
     warning = [f"> **Toy models.** {TOY_WARNING}", ""] if settings["is_toy"] else []
     title = f"Does the answer depend on the reasoning? Study “{settings['study']}”"
+    section = partial(_section, inputs["figures"], summary.parent, {"confidence": confidence})
     lines = [
         f"# {title}", "", *warning, QUESTION.format(100 * confidence), "",
         "## In short", "", *answer_sentences(inputs), "",
         "See it trace by trace: [the trace explorer](explorer/index.html).", "",
-        "## 1. Does reasoning improve answers?", "", *stage_1,
-        f"- Every problem, right or wrong with and without reasoning, and why: [table]({problems}).", "",
-        *_images([*stage_1_figures, *figures["evaluation_figures"]]),
-        *(["### What is left of the answers when the reasoning's text is perturbed?", "", *text, ""] if text else []),
-        *_images(figures["perturbation_figures"]),
-        "## 2. What do answer tokens attend to?", "", *(stage_2 or [nothing]), "", *_images(figures["head_figures"]),
-        *ablation_sentences(inputs["ablation"]), "", *_images(figures["ablation_figures"]),
-        "## 3. Does the answer depend on the reasoning's activations?", "", *(stage_3 or [nothing]), "",
-        *_images(figures["patching_figures"]),
-        "## What was left out, and why", "",
-        "Traces that each step leaves: finished before the token limit, well formed (its reasoning closed, once), with "
-        "an answer extracted. One that does not survive counts as wrong above.", "",
-        *_markdown_table(funnel[FUNNEL_COLUMNS + ["repeating"] * bool(funnel["repeating"].any())]), "",
-        *_pair_funnel(inputs["pair_funnels"]),
+        *section("1 Answers", "Does reasoning improve answers?", {
+            "answers": stage_1,
+            "judging": judge_sentences(inputs["judge_tables"], summary.parent),
+            "perturbation": [*heading, *text] if text else [],
+        }),
+        *section("2 Attention", "What do answer tokens attend to?", {
+            "attention": stage_2 or [NOTHING], "attention rows": [], "ablation": ablation_sentences(inputs["ablation"]),
+        }),
+        *section("3 Patching", "Does the answer depend on the reasoning's activations?", {
+            "patching": stage_3 or [NOTHING],
+        }),
+        *section("4 Checks", "What was left out, and why", {
+            "answers": [LEFT_OUT, "", *_markdown_table(funnel[columns])],
+            "patching": _pair_funnel(inputs["pair_funnels"]),
+        }),
         "## What it cost", "", *cost_lines(benchmarks, inputs["traces"]), "",
         "## Where this comes from", "", *_origin_lines(inputs["funnel"]), "",
     ]  # fmt: skip
@@ -105,13 +102,34 @@ def write_summary(
     write_text(findings, "\n".join([f"Summary: {as_page}", *shorts, *last]) + "\n")
 
 
-def _images(paths: Sequence[str]) -> list[str]:
-    """Each figure, relative to the summary, and under it whose it is, and where its vectors and numbers are."""
+def _section(
+    figures: Sequence[Path],
+    folder: Path,
+    settings: Mapping[str, Any],
+    category: str,
+    heading: str,
+    said: Mapping[str, Sequence[str]],
+) -> list[str]:
+    """A heading, what is said of each analysis over its figures of the category, and the category's other figures."""
+    drawn = [path for path in figures if FIGURES[path.stem].category == category]
+    lines = [f"## {heading}", ""]
+    for analysis in dict.fromkeys([*said, *(FIGURES[path.stem].analysis for path in drawn)]):
+        lines += [*said[analysis], ""] if said.get(analysis) else []
+        lines += _images([path for path in drawn if FIGURES[path.stem].analysis == analysis], folder, settings)
+    return lines
+
+
+def _images(paths: Sequence[Path], folder: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Each figure, and under it whose it is, where its vectors and numbers are and, once, its kind's caption."""
     lines = []
-    for path in map(Path, paths):
-        name = ", ".join([*path.parts[1:-1], path.stem.replace("_", " ")])
-        links = f"[SVG]({path.with_suffix('.svg')}), [numbers]({path.with_suffix('.csv')})"
-        lines += [f"![{name}]({path})", f"*{name} ({links})*", ""]
+    for k, path in enumerate(paths):
+        place = Path(os.path.relpath(path, folder))
+        name = ", ".join([*place.parts[1:-1], FIGURES[path.stem].label])
+        links = f"[SVG]({place.with_suffix('.svg')}), [numbers]({place.with_suffix('.csv')})"
+        is_first = path.stem not in [earlier.stem for earlier in paths[:k]]
+        lines += [f"![{name}]({place})", f"*{name} ({links}).*"]
+        lines += [caption(path.stem, settings)] if is_first else []
+        lines += [""]
     return lines
 
 

@@ -1,0 +1,145 @@
+"""Where figures register themselves, and what the workflow, the report and the summary know of them.
+
+A figure is one decorated function `plot_{name}` in any module of this package (or of a plugin; see r2a.registry). Its
+first parameters are the files that it `reads`, by name; then the path of its output without a suffix, and the settings.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from r2a.registry import Entry, Registry, RegistryError
+
+if TYPE_CHECKING:
+    from r2a.study.schema import Study
+
+Scope = Literal["study", "model and dataset"]
+FOLDERS: dict[Scope, str] = {"study": "", "model and dataset": "{model}/{dataset}/"}
+SUFFIXES = ("svg", "png", "csv")
+
+
+@dataclass(kw_only=True)
+class Figure(Entry):
+    """A registered figure.
+
+    scope: what one figure shows. analysis: figures of one scope and analysis are drawn by one job, from the files that
+    any of them reads. reads: files by parameter; with {model} and {dataset} in the scope `study`, those of all.
+    category: its place in the report and the summary. caption: what is drawn, over how many, with what intervals and
+    tests; {interval} stands for the level of intervals. where: the property of Study that lists the datasets which the
+    figure is drawn for, all by default; in the scope `study`, what must not be empty for it to be drawn.
+    """
+
+    scope: Scope
+    analysis: str
+    reads: Mapping[str, str]
+    category: str
+    caption: str
+    where: str = ""
+
+    @property
+    def path(self) -> str:
+        """Where it is drawn, under the study's figures, without a suffix."""
+        return FOLDERS[self.scope] + self.name
+
+
+FIGURES = Registry("figure", Figure, "r2a.figures", prefix="plot_")
+figure = FIGURES.register
+
+
+def caption(name: str, settings: Mapping[str, Any]) -> str:
+    """A figure's caption, with the level of its intervals."""
+    return FIGURES[name].caption.replace("{interval}", f"{100 * settings['confidence']:g} %")
+
+
+@dataclass
+class FigureJob:
+    """What one job draws: the figures of one analysis, from files by name."""
+
+    analysis: str
+    scope: Scope
+    figures: list[Figure]
+    inputs: dict[str, str | list[str]]
+
+    @property
+    def name(self) -> str:
+        return self.analysis.replace(" ", "_")
+
+    @property
+    def folder(self) -> str:
+        return FOLDERS[self.scope]
+
+    @property
+    def subject(self) -> str:
+        """Subcategory in the report, with wildcards."""
+        return "Whole study" if self.scope == "study" else "{model}, {dataset}"
+
+    @property
+    def drawn(self) -> dict[str, dict[str, Any]]:
+        """The figures by name, with what is not in their inputs and yet changes them."""
+        return {one.name: {"version": one.version, "caption": one.caption} for one in self.figures}
+
+
+def figure_jobs(study: "Study") -> list[FigureJob]:
+    """The jobs that draw a study's figures. Raises RegistryError where figures of one analysis don't go together."""
+    jobs: dict[str, FigureJob] = {}
+    for one in FIGURES.values():
+        if one.scope == "study" and one.where and not getattr(study, one.where):
+            continue
+        job = jobs.setdefault(one.analysis, FigureJob(one.analysis, one.scope, [], {}))
+        job.figures.append(one)
+        first, inputs = job.figures[0], _inputs(one, study)
+        has_others = any(job.inputs.get(parameter, path) != path for parameter, path in inputs.items())
+        if one.scope != job.scope or has_others or (one.scope != "study" and one.where != first.where):
+            raise RegistryError(
+                f"figures {first.name} and {one.name} are of one analysis ({one.analysis}), so they need the same "
+                "scope and where, and the same file under the same parameter; give one another analysis"
+            )
+        job.inputs |= inputs
+    return list(jobs.values())
+
+
+def _inputs(one: Figure, study: "Study") -> dict[str, str | list[str]]:
+    if one.scope == "model and dataset":
+        return dict(one.reads)
+    datasets = getattr(study, one.where) if one.where else study.datasets
+    return {
+        parameter: [path.format(model=model, dataset=dataset) for model in study.models for dataset in datasets]
+        if "{" in path
+        else path
+        for parameter, path in one.reads.items()
+    }
+
+
+def figure_paths(study: "Study") -> list[str]:
+    """Every figure of a study, under its figures, without a suffix; those of one kind side by side."""
+    paths = []
+    for one in FIGURES.values():
+        datasets = getattr(study, one.where) if one.where else study.datasets
+        if one.scope == "model and dataset":
+            paths += [one.path.format(model=m, dataset=d) for m in study.weighted_models for d in datasets]
+        elif datasets:
+            paths.append(one.path)
+    return paths
+
+
+def write_captions(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write {name}.rst of every figure: Snakemake's report takes captions from files alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whose = "{{ snakemake.params.settings.model_label }}, {{ snakemake.params.settings.dataset_label }}: "
+    for name, one in FIGURES.items():
+        subject = "" if one.scope == "study" else whose
+        again = (
+            f"Regenerate with ``snakemake -f {{{{ snakemake.output.{name} }}}}``, with the study's ``--configfile``."
+        )
+        (folder / f"{name}.rst").write_text(f"{subject}{caption(name, settings)}\n\n{again}\n")
+
+
+def draw(names: Iterable[str], inputs: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]) -> None:
+    """Draw each figure into the folder, as {name}.svg, {name}.png and, with the drawn numbers, {name}.csv."""
+    from r2a.progress import logger
+
+    for name in names:
+        logger.info(f"draws {name}")
+        one = FIGURES[name]
+        one.function(**{parameter: inputs[parameter] for parameter in one.reads}, stem=folder / name, settings=settings)

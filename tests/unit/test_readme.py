@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 EDGE = r"(\w+) --> (\w+)"
-MADE_FOR_READERS = ("all", "plot_", "tabulate_", "write_")
+MADE_FOR_READERS = ("all", "draw_", "tabulate_", "write_")
 README = (ROOT / "README.md").read_text()
 
 

@@ -16,16 +16,21 @@ from pathlib import Path
 
 
 class Script(BaseHTTPRequestHandler):
-    """Answers each request with the server's next reply (status, content), or what its `reply` makes of the body."""
+    """Answers each request with what the server's `reply` makes of its body: status, content and perhaps headers.
+
+    Content that is no bytes is sent as JSON.
+    """
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((self.path, dict(self.headers), body))
-        status, content = self.server.reply(body)
-        text = json.dumps(content).encode()
+        status, content, *headers = self.server.reply(body)
+        text = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
+        for name, value in dict(*headers).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -40,7 +45,7 @@ def scripted_server() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Script)
     server.seen = []
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()

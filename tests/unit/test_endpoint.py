@@ -1,8 +1,10 @@
 """Traces from an OpenAI-compatible endpoint: against a scripted server, and against vLLM's own."""
 
 import json
+import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 import r2a.endpoint
 from r2a.datasets import load_dataset
 from r2a.endpoint import Endpoint, EndpointError, RefusedError, as_they_finish
+from r2a.endpoint_replies import ReplyError, is_finished
 from r2a.generation import generate_traces
 from r2a.generation.endpoint_engine import read_reply, request_body
 from r2a.generation.requests import Request
@@ -102,16 +105,118 @@ def test_when_one_fails_what_is_under_way_is_still_handed_over():
     assert set(finished) == {1}
 
 
+def reply_to(server, *replies, body=None):
+    server.reply = in_turn(*replies)
+    with Endpoint(server.url, "TEST_KEY", 5) as endpoint:
+        return endpoint.post("completions", body or {"model": "m"})
+
+
+HTML = b"<!DOCTYPE html>\n<title>502 Bad Gateway</title>"
+STREAM = b'data: {"choices": [{"delta": {"content": "so"}}]}\n\ndata: [DONE]\n'
+NO_COMPLETIONS = [
+    # what comes, and what is said of it
+    ({"choices": None, "error": {"code": 429, "message": "slow down"}}, "slow down"),
+    ({"error": {"code": "502", "message": "upstream is gone"}}, "upstream is gone"),
+    ({"error": "overloaded"}, "overloaded"),
+    ({"choices": [{"error": {"code": 503, "message": "provider failed"}, "text": ""}]}, "provider failed"),
+    ({"choices": []}, "without a completion"),
+    ({"object": "error", "message": "not now"}, "not now"),
+    ([1, 2], "without a completion"),
+    (b"null", "without a completion"),
+    (b"", "an empty reply"),
+    (b"  \n", "an empty reply"),
+    (HTML, "no JSON: <!DOCTYPE html> <title>502 Bad Gateway"),
+    (STREAM, "a stream .take stream out of body"),
+    (b'{"choices": [{"text": "it br', "no JSON"),
+    (b"\xff\xfe\x00", "no JSON"),
+    (b"[" * 100_000, "no JSON"),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), NO_COMPLETIONS)
+@pytest.mark.parametrize("status", [200, 202])
+def test_what_is_no_completion_under_a_status_of_success_is_asked_for_again_and_then_told(
+    server, monkeypatch, status, content, said
+):
+    assert reply_to(server, (status, content), (status, content), (200, ANSWER)) == ANSWER
+    monkeypatch.setattr(r2a.endpoint, "N_TRIES", 2)
+    with pytest.raises(EndpointError, match=rf"{server.url}/completions: no success in 2 tries.*{status} .*{said}"):
+        reply_to(server, (status, content), (status, content))
+
+
+@pytest.mark.parametrize(("code", "kind"), [(400, RefusedError), (422, RefusedError), (401, EndpointError)])
+def test_an_error_under_a_status_of_success_is_what_its_code_says(server, code, kind):
+    with pytest.raises(kind, match="too long") as error:
+        reply_to(server, (200, {"error": {"code": code, "message": "too long"}}))
+    assert isinstance(error.value, RefusedError) == (kind is RefusedError)
+    assert len(server.seen) == 1
+
+
+def test_a_reply_of_any_bytes_is_read(server):
+    raw = b'\xef\xbb\xbf {"choices": [{"text": "a\xff\tb", "finish_reason": "stop"}]}'
+    assert reply_to(server, (200, raw))["choices"][0]["text"] == "a\ufffd\tb"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ({"Retry-After": "2"}, 2),
+        ({"Retry-After": "120.5"}, 120.5),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+        ({"Retry-After": "soon"}, 0),
+    ],
+)
+def test_the_server_says_how_long_to_wait(server, monkeypatch, header, seconds):
+    waited = []
+    monkeypatch.setattr(r2a.endpoint.time, "sleep", waited.append)
+    reply_to(server, (429, {}, header), (200, ANSWER))
+    assert waited == [pytest.approx(seconds, abs=0.01)]
+
+
+def test_a_server_that_asks_to_wait_for_hours_is_given_up(server):
+    with pytest.raises(EndpointError, match="asks to wait 7200 seconds: run again then"):
+        reply_to(server, (429, {"error": "quota"}, {"Retry-After": "7200"}))
+
+
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        ("Unrecognized request argument supplied: top_k", "top_k: null"),
+        ("property 'min_p' is unsupported", "min_p: null"),
+        ("Extra inputs are not permitted: body.top_k, body.min_p", "top_k: null, min_p: null"),
+    ],
+)
+def test_a_field_that_a_server_does_not_know_is_told_with_the_way_to_leave_it_out(server, said, fields):
+    body = {"model": "m", "prompt": "p", "top_k": -1, "min_p": 0}
+    with pytest.raises(RefusedError, match=rf"to leave a field out, give the endpoint body: \{{{fields}\}}"):
+        reply_to(server, (400, {"error": said}), body=body)
+    with pytest.raises(RefusedError) as error:
+        reply_to(server, (400, {"error": "top_k of 50 and 600 tokens are too many for the context"}), body=body)
+    assert "leave a field out" not in str(error.value)
+
+
+def test_a_key_that_no_header_holds_is_told(server, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", "schlüssel")
+    with pytest.raises(EndpointError, match="the key in TEST_KEY is not of ASCII characters"):
+        Endpoint(server.url, "TEST_KEY", 5)
+
+
 # ---- what is sent and read
 
 REQUEST = Request("p1", "with_reasoning", "greedy", 0, 7, (), "3?", "<think>\n", 0.6, None, 50, "m")
 SETTINGS = {"model": "owner/name", "kind": "completions", "body": {}, "prefill": {}}
 
 
-def test_a_text_prompt_is_the_papers_and_leaves_the_nucleus_to_the_server():
-    path, body = request_body(REQUEST, SETTINGS | {"body": {"top_k": 5}})
-    expected = {"model": "owner/name", "prompt": "3? <think>\n", "temperature": 0.6, "seed": 7, "max_tokens": 50}
-    assert (path, body) == ("completions", expected | {"top_k": 5})
+def test_a_text_prompt_is_the_papers_and_every_sampling_parameter_is_stated():
+    path, body = request_body(REQUEST, SETTINGS | {"body": {"top_k": 5, "min_p": None, "seed": None}})
+    expected = {"model": "owner/name", "prompt": "3? <think>\n", "temperature": 0.6, "max_tokens": 50}
+    neutral = {"repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
+    assert (path, body) == ("completions", expected | neutral | {"top_k": 5})
+    _, untouched = request_body(replace(REQUEST, top_p=1.0, prompt_ids=(5, 6)), SETTINGS)
+    assert {"top_p": 1, "top_k": -1, "min_p": 0, "seed": 7, "prompt": [5, 6], "return_token_ids": True}.items() <= (
+        untouched.items()
+    )
 
 
 def test_a_chat_opens_the_reasoning_in_a_message_of_its_own():
@@ -123,24 +228,98 @@ def test_a_chat_opens_the_reasoning_in_a_message_of_its_own():
     ]
 
 
+OPEN, CLOSED = "<think>\n", "<think>\nOkay.\n</think>"
+
+
 @pytest.mark.parametrize(
     ("message", "prefill", "text"),
     [
-        ({"content": "so</think>3"}, "<think>\n", "so</think>3"),
-        ({"content": "3", "reasoning_content": "so"}, "<think>\n", "so</think>3"),
-        ({"content": None, "reasoning": "so it never"}, "<think>\n", "so it never"),
-        ({"content": None, "reasoning": "it is 3"}, "<think>\n\n</think>", "it is 3"),
-        ({"content": None}, "<think>\n", ""),
+        ({"content": "so</think>3"}, OPEN, "so</think>3"),
+        ({"content": "3", "reasoning_content": "so"}, OPEN, "so</think>3"),
+        ({"content": None, "reasoning": "so it never"}, OPEN, "so it never"),
+        ({"content": None, "reasoning": "it is 3"}, CLOSED, "it is 3"),
+        ({"content": None}, OPEN, ""),
+        ({"content": None, "refusal": "I won't"}, OPEN, "I won't"),
+        # the prompt's opening, or the thoughts, are told again
+        ({"content": "<think>\nso</think>3"}, OPEN, "so</think>3"),
+        ({"content": "<think>\nOkay.\n</think>\n3"}, CLOSED, "\n3"),
+        ({"content": "so</think>3", "reasoning": "so"}, OPEN, "so</think>3"),
+        # closed beforehand, and thought anew
+        ({"content": "3", "reasoning_content": "no"}, CLOSED, "no</think>3"),
+        ({"content": "<think>no</think>3"}, CLOSED, "<think>no</think>3"),
+        # content as parts, thoughts as parts
+        ({"content": [{"type": "text", "text": "so</think>"}, {"type": "text", "text": "3"}]}, OPEN, "so</think>3"),
+        ({"content": [{"type": "thinking", "thinking": "so"}, {"type": "text", "text": "3"}]}, OPEN, "so</think>3"),
+        (
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "so"}]},
+                    {"type": "text", "text": "3"},
+                ]
+            },
+            OPEN,
+            "so</think>3",
+        ),
+        ({"content": ["3", {"type": "output_text", "text": "4"}]}, OPEN, "34"),
+        ({"content": {"type": "text", "text": "3"}}, OPEN, "3"),
+        ({"content": "3", "reasoning_details": [{"type": "reasoning.text", "text": "so"}]}, OPEN, "so</think>3"),
+        ({"content": [{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "3"}]}, OPEN, "3"),
+        # what no file could hold
+        ({"content": "\ud83d \\boxed{1}\0"}, OPEN, "\ufffd \\boxed{1}\ufffd"),
+        ({"content": "\ud83d\ude42 ok"}, OPEN, "\U0001f642 ok"),
+        ({"content": "3", "reasoning": "\udc00"}, OPEN, "\ufffd</think>3"),
     ],
 )
-def test_reasoning_that_a_server_splits_off_is_joined_again(message, prefill, text):
-    request = Request("p1", "c", "greedy", 0, 7, (), "3?", prefill, 0.6, None, 50, "m")
+def test_the_text_is_what_the_model_wrote_wherever_the_server_puts_it(message, prefill, text):
+    request = replace(REQUEST, prefill=prefill)
     assert read_reply({"choices": [{"message": message, "finish_reason": "stop"}]}, request, 0.1).text == text
 
 
-def test_a_reply_that_is_no_completion_is_told():
-    with pytest.raises(EndpointError, match="no completion"):
-        read_reply({"error": "what?"}, REQUEST, 0.1)
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"error": "what?"},
+        {"choices": [{"finish_reason": "stop"}]},
+        {"choices": [{"message": "3"}]},
+        {"choices": [{"text": 3}]},
+        {"choices": [{"delta": {"content": "3"}}]},
+        {"choices": [{"text": "3"}, {"text": "4"}]},
+        {"choices": [{"message": {"content": [{"type": "image_url", "image_url": "x"}]}}]},
+        {"choices": [{"message": {"content": [{"type": "tool_use", "text": "x"}]}}]},
+        {"choices": [{"text": "3", "token_ids": 5}]},
+    ],
+)
+def test_a_reply_that_is_no_completion_is_told(reply):
+    with pytest.raises(ReplyError, match=r"no completion|no text"):
+        read_reply(reply, REQUEST, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("word", "n_tokens", "reason"),
+    [
+        *[(word, 5, "stop") for word in ("stop", "STOP", "eos", "eos_token", "end", "end_turn", "stop_sequence")],
+        *[(word, 50, "length") for word in ("length", "max_tokens", "MAX_TOKENS", "FINISH_REASON_MAX_TOKENS")],
+        (None, 5, "stop"),
+        (None, None, "stop"),
+        (None, 50, "length"),
+        ("", 5, "stop"),
+        ("stop", 50, "stop"),
+        ("content_filter", 5, "content_filter"),
+        ("tool_calls", 5, "tool_calls"),
+        ("abort", 5, "abort"),
+        ("weary", 5, "weary"),
+        ("weary", 50, "length"),
+        (3, 5, "3"),
+    ],
+)
+def test_servers_words_for_the_end_are_understood(word, n_tokens, reason):
+    reply = {"choices": [{"text": "3", "finish_reason": word}], "usage": {"completion_tokens": n_tokens}}
+    assert read_reply(reply, REQUEST, 0.1).finish_reason == reason
+    assert is_finished(reason) == (reason in ("stop", "weary", "3"))
+
+
+def test_a_reply_without_a_word_for_its_end_has_ended():
+    assert read_reply({"choices": [{"text": "3"}]}, REQUEST, 0.1).finish_reason == "stop"
 
 
 # ---- whole traces
@@ -183,6 +362,42 @@ def test_a_model_without_weights_gives_traces_of_text(tmp_path, server):
     assert set(without["invalid_reason"]) == {"closed_twice"}  # the prompt closed it, and so did the completion
     assert list(table["prompt_text"][:1]) == ["What is 0? <think>\n"]
     assert table["bounds"].isna().all()
+
+
+def test_a_model_that_thinks_anew_closes_its_reasoning_twice(tmp_path, server):
+    message = {"reasoning_content": "maybe \\boxed{7}. no.", "content": "\\boxed{1}"}
+    server.reply = lambda body: (200, {"choices": [{"message": message, "finish_reason": "stop"}]})
+    table = generate(tmp_path, study(tmp_path, served(server.url, kind="chat") | {"prompt": "chat"}))
+    with_reasoning, without = (part for _, part in table.groupby("condition"))
+    assert set(with_reasoning["answer_text"]) == {"\\boxed{1}"} and with_reasoning["is_valid"].all()
+    assert set(without["invalid_reason"]) == {"closed_twice"}
+
+
+def test_an_unknown_word_for_the_end_is_told_once_and_counted_and_costs_no_trace(tmp_path, server, caplog):
+    caplog.set_level("INFO", "r2a")
+    server.reply = lambda body: (200, {"choices": [{"text": "so</think>\\boxed{3}", "finish_reason": "weary"}]})
+    table = generate(tmp_path, study(tmp_path, served(server.url)))
+    assert table.loc[table["condition"] == "with_reasoning", "is_valid"].all()
+    assert set(table["finish_reason"]) == {"weary"}
+    lines = [record.message for record in caplog.records if "weary" in record.message]
+    assert len(lines) == 2 and lines[1] == "8 completions end for 'weary', which is taken for stop"
+
+
+def test_a_reply_that_cannot_be_read_costs_no_other(tmp_path, server):
+    image = {"choices": [{"text": None, "message": {"content": [{"type": "image_url"}]}, "finish_reason": "stop"}]}
+    server.reply = lambda body: (200, image) if "2?" in body["prompt"] else (200, ANSWER)
+    table = generate(tmp_path, study(tmp_path, served(server.url)))
+    assert set(table.loc[table["finish_reason"] == "refused", "uid"]) == {"p2"}
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\0", "\ud83d\\boxed{1}\0\x1b", "\ufeff\u2028\x85"])
+def test_no_text_of_a_reply_hinders_a_second_run(tmp_path, server, text):
+    server.reply = lambda body: (200, {"choices": [{"text": f"{text}</think>{text}", "finish_reason": text}]})
+    chosen = study(tmp_path, served(server.url))
+    first = generate(tmp_path, chosen)
+    server.seen.clear()
+    assert generate(tmp_path, chosen)["completion_text"].equals(first["completion_text"])
+    assert not server.seen
 
 
 def test_a_refused_prompt_costs_no_other(tmp_path, server):
@@ -264,11 +479,22 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{{ ' ' if m[
 
 
 @pytest.fixture(scope="module")
-def vllm_url(tmp_path_factory):
-    """vLLM's real server with a tiny model on a free port of this machine."""
+def penalized(tmp_path_factory):
+    """A tiny model whose generation config asks servers to sample otherwise than the study says."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    shutil.copytree(MODEL, folder)
+    path = folder / "generation_config.json"
+    own = {"repetition_penalty": 1.5, "top_k": 3, "min_p": 0.2, "temperature": 0.3, "max_new_tokens": 4}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vllm_url(tmp_path_factory, penalized):
+    """vLLM's real server with the penalized model on a free port of this machine."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "template.jinja").write_text(TEMPLATE)
-    with vllm_server(folder, MODEL, KEY, "--chat-template", str(folder / "template.jinja")) as url:
+    with vllm_server(folder, penalized, KEY, "--chat-template", str(folder / "template.jinja")) as url:
         yield url
 
 
@@ -281,8 +507,8 @@ BOTH = {"greedy": {"temperature": 0}, "sampled": {"temperature": 0.6, "n_samples
 
 
 @pytest.mark.slow
-def test_the_servers_tokens_are_those_of_the_engine_here(tmp_path, vllm_url, with_key):
-    weights = {"path": str(MODEL), "dtype": "float32"}
+def test_the_servers_tokens_are_those_of_the_engine_here_whatever_its_defaults(tmp_path, vllm_url, penalized, with_key):
+    weights = {"path": str(penalized), "dtype": "float32"}
     tables = []
     for name, model in (("here", weights), ("there", weights | served(vllm_url))):
         (tmp_path / name).mkdir()

@@ -77,6 +77,20 @@ def test_progress_has_done_rate_and_time_left_and_rarer_lines_the_longer_it_last
     assert 120 < len(lines) < 200  # about one a minute, more at first
 
 
+def test_slow_work_has_seconds_each_no_guess_after_the_first_and_one_last_line(monkeypatch, caplog):
+    seconds = [0.0]
+    monkeypatch.setattr("r2a.progress.time.monotonic", lambda: seconds[0])
+    caplog.set_level("INFO", logger="r2a")
+    with Progress("pairs", 3) as progress:
+        for second in (400, 600, 800):
+            seconds[0] = float(second)
+            progress.advance()
+    assert [record.getMessage() for record in caplog.records] == [
+        "pairs: 1/3, 400.0 seconds each", "pairs: 2/3, 300.0 seconds each, 0:05:00 left",
+        "pairs: 3/3, 266.7 seconds each",
+    ]  # fmt: skip
+
+
 def test_without_a_terminal_progress_is_in_the_log_alone(tmp_path):
     done, log = run(tmp_path, WORK)
     assert done.stdout == "after\n"

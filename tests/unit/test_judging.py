@@ -133,7 +133,30 @@ FENCED = 'Sure:\n```json\n{"strengths": "a {b}", "weaknesses": "c", "score": 7}\
         ('{"example": {"score": "3"}, "score": "8', None),
         ('{"example": {"score": "3"}, "weaknesses": "it breaks off', None),
         ('{"score": "8"} and now {"score": ', 8),
-        ('<think>{"score": "3"}', 3),
+        # LaTeX in a text, and what is an escape of JSON's
+        (r'{"strengths":"uses \(x\) and \sqrt{2}","score":"9"}', 9),
+        (r'{"strengths": "\[ \alpha \cdot \{1, 2\} \]", "weaknesses": "50\%, \$3 \_", "score": 4}', 4),
+        (r'{"strengths": "so \\(x\\) and \"\\\" and \u00e9 and \user", "score": "6"}', 6),
+        (r'{"strengths": "\frac{1}{2} \\", "score": 5}', 5),
+        ('```json\n{"strengths": "\\(a\\)",\n "score": "7"}\n```', 7),
+        # a tag that the reply quotes ends no thoughts
+        ('{"strengths":"mentions </think> tag","score":"8"}', 8),
+        ('<think>no</think>{"strengths": "has </think> and </think> in it", "score": "8"}', 8),
+        ('so {"score": "3"}</think>{"weaknesses": "</think> {} stands there", "score": "2"}', 2),
+        ('<think>the tag </think> is odd, {"score": "3"}</think>```json\n{"score": "8"}\n```', 8),
+        # a thought is no verdict
+        ('<think>{"score": "3"}', None),
+        ('<think>{"score": "3"}</think>', None),
+        ('{"score": "3"}</think> I will not say.', None),
+        # scores that the reply quotes
+        ('{"strengths": "it says {\\"score\\": 10} itself", "score": "4"}', 4),
+        ('It says "score": 10, and so {"score": "4"}', 4),
+        ('{"criteria": {"score": "9"}, "score": "4"}', 4),
+        # two scores are none
+        ('{"score": "3", "strengths": "b", "Score": "8"}', None),
+        ('{"score": "3", "score": "3"}', 3),
+        ("[" * 50_000 + "{" * 50_000, None),
+        ('{"score": ' + "9" * 5000 + "}", None),
     ],
 )
 def test_a_score_is_read_leniently_and_ranged_strictly(reply, score):
@@ -279,6 +302,54 @@ def test_an_unreadable_reply_is_asked_for_once_more_with_twice_the_tokens(tmp_pa
     assert not server.seen
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('I use the form {"score": "3"} as asked.\n{"strengths": "long text that is cut', "length"),
+        ('{"strengths": "a", "weaknesses": "b", "score": "3"}\nTo explain', "max_tokens"),
+        ('{"score": "1', "length"),
+        ('{"score": "3"}', "content_filter"),
+    ],
+)
+def test_a_reply_that_breaks_off_is_no_score_whatever_it_holds(tmp_path, server, text, reason):
+    write_inputs(tmp_path, {"a": ["one", None, None, None]})
+    server.reply = lambda body: saying(text, reason) if body["max_tokens"] == 100 else saying('{"score": "8"}')
+    table = judge(tmp_path, at(server), ["a"])
+    assert list(table.loc[table["uid"] == "p0", "score"]) == [8, 8]
+    assert list(table.loc[table["uid"] == "p0", "n_tries"]) == [2, 2]
+    server.seen.clear()
+    server.reply = lambda body: saying(text, reason)
+    table = judge(tmp_path, at(server, max_tokens=100, temperature=1), ["a"])
+    assert set(table.loc[table["uid"] == "p0", "status"]) == {"unparsable"}
+
+
+@pytest.mark.parametrize("reason", ["end_turn", "eos", None, "weary"])
+def test_other_words_for_the_end_of_a_reply_are_understood(tmp_path, server, reason):
+    write_inputs(tmp_path, {"a": ["one", None, None, None]})
+    server.reply = lambda body: saying('{"score": "8"}', reason)
+    assert list(judge(tmp_path, at(server), ["a"])["score"].dropna()) == [8, 8]
+
+
+def test_a_judge_may_think_beside_its_reply_and_write_it_in_parts(tmp_path, server):
+    write_inputs(tmp_path, {"a": ["one", None, None, None]})
+    parts = [{"type": "thinking", "thinking": '{"score": "2"}'}, {"type": "text", "text": '{"score": "8"}'}]
+    for content, beside in (('{"score": "8"}', '{"score": "2"}'), (parts, None)):
+        message = {"content": content, "reasoning_content": beside}
+        server.reply = lambda body, m=message: (200, {"choices": [{"message": m, "finish_reason": "stop"}]})
+        judges = at(server, temperature=0.1 if beside else 0.2)
+        assert list(judge(tmp_path, judges, ["a"])["score"].dropna()) == [8, 8]
+
+
+def test_what_no_file_could_hold_in_a_reply_hinders_no_second_run(tmp_path, server):
+    write_inputs(tmp_path, {"a": ["one", None, None, None]})
+    server.reply = lambda body: saying('{"strengths": "\ud83d\0", "score": "8"}')
+    first = judge(tmp_path, at(server), ["a"])
+    server.seen.clear()
+    assert judge(tmp_path, at(server), ["a"]).equals(first)
+    assert not server.seen
+    assert list(first["score"].dropna()) == [8, 8]
+
+
 def test_an_unreadable_reply_stays_where_the_judge_refuses_twice_the_tokens(tmp_path, server):
     write_inputs(tmp_path, {"a": ["one", None, None, None]})
     server.reply = lambda body: saying("no score") if body["max_tokens"] == 100 else (400, {"error": "too many"})
@@ -391,6 +462,35 @@ def test_requests_go_out_as_a_batch_file_and_replies_find_their_answers(tmp_path
     assert list(zip(scored["condition"], scored["score"], strict=True)) == [
         *[("with_reasoning", 9)] * 2, *[("without_reasoning", 2)] * 2
     ]  # fmt: skip
+
+
+def test_failed_and_repeated_lines_of_batch_files_are_told(tmp_path, caplog):
+    write_inputs(tmp_path, {"a": ["one", None, None, None]})
+    with pytest.raises(JudgingError, match="2 answers wait"):
+        judge(tmp_path, by_file(tmp_path), ["a"])
+    lines = (tmp_path / "first/mine.requests.jsonl").read_text().splitlines()
+    one, two = (json.loads(line)["custom_id"] for line in lines)
+
+    def said(name, text, **changes):
+        body = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+        entry = {"custom_id": name, "response": {"status_code": 200, "body": body}, "error": None} | changes
+        return json.dumps(entry, ensure_ascii=False)
+
+    failures = [
+        said(two, "", response=None, error={"code": "batch_expired"}),
+        said(two, "", response={"status_code": 200, "body": {"error": {"message": "no"}}}),
+        said("of another study", '{"score": "2"}'),
+    ]
+    first = [said(one, '{"strengths": "a\u2028b", "score": "3"}'), *failures, ""]
+    (tmp_path / "replies").mkdir()
+    (tmp_path / "replies/1.jsonl").write_text("\ufeff" + "\r\n".join(first))
+    (tmp_path / "replies/2.jsonl").write_text(said(one, '{"score": "9"}'))
+    with pytest.raises(JudgingError, match="1 answers wait"):
+        judge(tmp_path, by_file(tmp_path), ["a"])
+    assert "2 lines hold no reply (1.jsonl, line 2: {'code': 'batch_expired'}, ...)" in caplog.text
+    assert f"1 requests have several replies ({one}, ...); the last counts" in caplog.text
+    (tmp_path / "replies/3.jsonl").write_text(said(two, '{"score": "5"}'))
+    assert sorted(judge(tmp_path, by_file(tmp_path), ["a"])["score"].dropna()) == [5, 9]
 
 
 def test_a_file_that_is_no_batch_output_is_told(tmp_path):

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2a.models import load_tokenizer, token_pieces
+from r2a.store import add_axis, add_column, axis_labels, new_hdf5, open_hdf5
 from r2a.study import load_study
+from r2a.text.characters import whole_text
 from r2a.text.cues import ALL_CUE_WORDS, CUE_WORDS, is_cue_token
 from r2a.text.sentences import piece_spans, sentence_bounds, sentence_spans, split_sentences, token_bounds
 
@@ -234,3 +236,26 @@ def test_the_default_words_are_the_tables_and_english_has_the_papers():
     )
     assert study.attention.cue_words == ALL_CUE_WORDS
     assert CUE_WORDS["English"] == ("Wait", "Alternatively", "Hmm", "check")
+
+
+# ---- characters
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("plain é 再 🙂", "plain é 再 🙂"),
+        ("a\0b", "a\ufffdb"),
+        ("\ud83d \\boxed{1}", "\ufffd \\boxed{1}"),
+        ("\ud83d\ude42", "🙂"),
+        ("\ude42\ud83d", "\ufffd\ufffd"),
+    ],
+)
+def test_a_text_that_no_file_can_hold_is_made_whole_and_stored(tmp_path, text, whole):
+    assert whole_text(text) == whole
+    with new_hdf5(tmp_path / "store.h5", {}) as file:
+        add_axis(file, "token", [text, "second"])
+        add_column(file, "piece", "token", [text, "second"])
+    with open_hdf5(tmp_path / "store.h5") as file:
+        assert axis_labels(file, "token") == [whole, "second"]
+        assert list(file["piece"].asstr()[:]) == [whole, "second"]

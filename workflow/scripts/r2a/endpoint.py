@@ -3,19 +3,30 @@
 The key comes from an environment variable alone, and stands in no message.
 """
 
+import json
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeGuard, TypeVar
 
 import httpx
 
 N_TRIES = 7
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the second try, doubled from one to the next
-BUSY = (408, 409, 429)  # and 5xx: worth another try
+LONGEST_RETRY_AFTER = 600.0  # seconds that a server may ask to wait; one that asks for more is given up
+BUSY = (408, 409, 425, 429)  # and 5xx: worth another try
+MOST_CHARACTERS = 400  # of a server's words in a message
 REFUSED = (400, 413, 422)  # something about this one request
+NOT_ALLOWED = (401, 403)
+UNKNOWN_FIELD = re.compile(
+    r"un(?:recogni[sz]ed|known|supported|expected)|not (?:supported|permitted|allowed)|extra", re.I
+)
+ALWAYS_SENT = {"model", "messages", "prompt"}
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -41,7 +52,13 @@ class Endpoint:
                 raise EndpointError(
                     f"{self.base_url}: the environment variable {api_key_variable} holds no key; set it"
                 )
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        try:
+            headers = httpx.Headers({"Authorization": f"Bearer {self._key}"} if self._key else {})
+            httpx.URL(self.base_url)
+        except UnicodeEncodeError:
+            raise EndpointError(f"{self.base_url}: the key in {api_key_variable} is not of ASCII characters") from None
+        except httpx.InvalidURL as error:
+            raise EndpointError(f"{self.base_url}: is no address ({error}); mend base_url") from None
         # as many connections as threads ask for
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         self._client = httpx.Client(headers=headers, timeout=timeout_seconds, limits=limits)
@@ -53,35 +70,43 @@ class Endpoint:
         self._client.close()
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The server's reply to a JSON body.
+        """The server's completion, as it replies to a JSON body.
 
-        Tries again while the server is busy, fails or cannot be reached. Raises RefusedError where it finds fault
-        with the body, and EndpointError otherwise.
+        Tries again while the server is busy, fails, cannot be reached, or replies with something else under a status
+        of success. Raises RefusedError where it finds fault with the body, and EndpointError otherwise.
         """
-        said = ""
+        place, said = f"{self.base_url}/{path}", ""
         for number in range(N_TRIES):
             pause = 0.0
             try:
-                response = self._client.post(f"{self.base_url}/{path}", json=body)
-            except httpx.TransportError as error:
-                said = self._without_key(f"{type(error).__name__} {error}")
+                response = self._client.post(place, json=body)
+            except httpx.RequestError as error:
+                said = self._in_words(f"{type(error).__name__} {error}")
             else:
+                status, text = response.status_code, response.content.decode("utf-8", "replace")
+                reply = _json(text) if response.is_success else None
+                if _is_completion(reply):
+                    return reply
+                said = self._in_words(_fault(response.status_code, text, reply))
                 if response.is_success:
-                    return response.json()
-                said = self._without_key(f"{response.status_code} {response.text[:500]}")
-                if response.status_code in REFUSED:
-                    raise RefusedError(f"{self.base_url} refuses a request: {said}")
-                if response.status_code not in BUSY and response.status_code < 500:
-                    hint = f"; is the key in {self.variable} right?" if response.status_code in (401, 403) else ""
-                    raise EndpointError(f"{self.base_url}/{path}: {said}{hint or '; check base_url and model'}")
-                pause = _seconds(response.headers.get("Retry-After"))
+                    status = _code(reply) or 500  # whatever else it is, it may pass
+                if status in REFUSED:
+                    raise RefusedError(f"{place} refuses a request: {said}{_field_to_leave_out(said, body)}")
+                if status not in BUSY and status < 500:
+                    hint = f"is the key in {self.variable} right?" if status in NOT_ALLOWED and self.variable else ""
+                    raise EndpointError(f"{place}: {said}; {hint or 'check base_url and model'}")
+                pause = _seconds(response.headers)
+                if pause > LONGEST_RETRY_AFTER:
+                    raise EndpointError(f"{place}: {said}; it asks to wait {pause:.0f} seconds: run again then")
             if number < N_TRIES - 1:
                 backoff = min(FIRST_WAIT * 2**number, LONGEST_WAIT) * random.uniform(0.75, 1.25)
-                time.sleep(min(max(pause, backoff), LONGEST_WAIT))
-        raise EndpointError(f"{self.base_url}/{path}: no success in {N_TRIES} tries, last: {said}; run again later")
+                time.sleep(max(pause, backoff))
+        raise EndpointError(f"{place}: no success in {N_TRIES} tries, last: {said}; run again later")
 
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+    def _in_words(self, text: str) -> str:
+        """The beginning of what the server said, on one line and without the key."""
+        line = " ".join((text.replace(self._key, "***") if self._key else text).split())
+        return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]} ..."
 
 
 def as_they_finish(
@@ -114,8 +139,58 @@ def as_they_finish(
         raise failure
 
 
-def _seconds(retry_after: str | None) -> float:
+def _json(text: str) -> Any:
     try:
-        return float(retry_after or 0)
-    except ValueError:  # a date
-        return 0.0
+        return json.loads(text.removeprefix("\ufeff"), strict=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_completion(reply: Any) -> TypeGuard[dict[str, Any]]:
+    choices = reply.get("choices") if isinstance(reply, dict) and not reply.get("error") else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return isinstance(first, dict) and not first.get("error")
+
+
+def _fault(status: int, text: str, reply: Any) -> str:
+    """What is wrong with a reply that is no completion, on one line."""
+    if not 200 <= status < 300:
+        return f"{status} {text.strip()}"
+    if not text.strip():
+        return f"{status} with an empty reply"
+    if text.lstrip().startswith(("data:", "event:", ":")):
+        return f"{status} with a stream (take stream out of body, or off in the server): {text.strip()}"
+    return f"{status} without a completion{'' if reply is not None else ', and no JSON'}: {text.strip()}"
+
+
+def _code(reply: Any) -> int | None:
+    """The status that an error under a status of success names: error.code, or code beside a message."""
+    choices = (reply.get("choices") if isinstance(reply, dict) else None) or [None]
+    for place in (reply, choices[0] if isinstance(choices, list) else None):
+        place = (place.get("error") or place) if isinstance(place, dict) else None
+        code = str(place.get("code") or place.get("status") or "") if isinstance(place, dict) else ""
+        if re.fullmatch(r"[45]\d\d", code):
+            return int(code)
+    return None
+
+
+def _field_to_leave_out(said: str, body: Mapping[str, Any]) -> str:
+    """How to leave out the field of the body that a refusal names as unknown, or ''."""
+    named = [field for field in body if field not in ALWAYS_SENT and re.search(rf"\b{re.escape(field)}\b", said)]
+    if not named or not UNKNOWN_FIELD.search(said):
+        return ""
+    return f"; to leave a field out, give the endpoint body: {{{', '.join(f'{field}: null' for field in named)}}}"
+
+
+def _seconds(headers: httpx.Headers) -> float:
+    """How long the server asks to wait, in seconds from now: a number, or a date."""
+    asked = headers.get("Retry-After", "").strip()
+    try:
+        if "retry-after-ms" in headers:
+            return max(float(headers["retry-after-ms"]) / 1000, 0.0)
+        return max(float(asked or 0), 0.0)
+    except ValueError:
+        try:
+            return max((parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds(), 0.0)
+        except (ValueError, TypeError):
+            return 0.0

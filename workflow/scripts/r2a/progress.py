@@ -7,13 +7,17 @@ from types import TracebackType
 from typing import TextIO
 
 LEAST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines: a twentieth of the time so far, within these
+LEAST_DONE = 2  # to tell the time left: the first takes what is paid once too
 logger = logging.getLogger("r2a")
 # Where a person watches; None where nobody does. Set by job_log, which takes the job's own output away from it.
 terminal: TextIO | None = None
 
 
 class Progress:
-    """Logs done, total, rate and time left; every few seconds at first, every minute later, and once at the end."""
+    """Logs done, total, rate and time left; every few seconds at first, every minute later, and once at the end.
+
+    The last line comes when the block ends, whether all is done or not.
+    """
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total = what, total
@@ -25,16 +29,20 @@ class Progress:
         self.done += 1
         self.tokens += tokens
         now = time.monotonic()
-        if now - self.last_line > min(max(LEAST_PAUSE, (now - self.started) / 20), LONGEST_PAUSE):
+        pause = min(max(LEAST_PAUSE, (now - self.started) / 20), LONGEST_PAUSE)
+        if self.done < self.total and now - self.last_line > pause:
             self._log()
 
     def _log(self) -> None:
         self.last_line = time.monotonic()
         seconds = max(self.last_line - self.started, 1e-9)
-        line = f"{self.what}: {self.done}/{self.total}, {self.done / seconds:.1f} a second"
+        line = f"{self.what}: {self.done}/{self.total}"
+        if self.done:
+            rate = self.done / seconds
+            line += f", {rate:.1f} a second" if rate >= 1 else f", {1 / rate:.1f} seconds each"
         if self.tokens:
             line += f", {self.tokens / seconds:,.0f} tokens a second"
-        if 0 < self.done < self.total:
+        if LEAST_DONE <= self.done < self.total:
             line += f", {timedelta(seconds=round(seconds / self.done * (self.total - self.done)))} left"
         logger.info(line)
         if terminal:

@@ -16,6 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from r2a.text.characters import whole_text
+
 PACKAGES = (
     "torch",
     "transformers",
@@ -157,7 +159,8 @@ def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
 
 def add_axis(file: h5py.File, name: str, labels: Sequence[Any]) -> None:
     """A dimension scale of the axis's name: one label a position. In xarray it is a coordinate."""
-    values = [str(label) for label in labels] if any(isinstance(label, str) for label in labels) else np.asarray(labels)
+    texts = any(isinstance(label, str) for label in labels)
+    values = [whole_text(str(label)) for label in labels] if texts else np.asarray(labels)
     file.create_dataset(name, data=values).make_scale(name)
 
 
@@ -176,7 +179,8 @@ def add_array(
 
 def add_column(file: h5py.File, name: str, axis: str, values: Sequence[Any]) -> None:
     """One value, a text or a number, a position of an axis."""
-    _name_axes(file, file.create_dataset(name, data=list(values)), [axis])
+    values = [whole_text(value) if isinstance(value, str) else value for value in values]
+    _name_axes(file, file.create_dataset(name, data=values), [axis])
 
 
 def _name_axes(file: h5py.File, array: h5py.Dataset, axes: Sequence[str]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from r2a.endpoint_replies import is_finished as is_whole
 from r2a.generation.ledger import Ledger
-from r2a.generation.requests import REFUSED, TOO_LONG, Completion, Request
+from r2a.generation.requests import NEUTRAL, REFUSED, TOO_LONG, Completion, Request
 from r2a.models import load_tokenizer, marks_of, read_manifest
 from r2a.progress import Progress, logger
 from r2a.prompts import THINK_CLOSE, prefill, prompt_ids
@@ -35,7 +36,7 @@ def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings
     tokenizer = load_tokenizer(folder) if folder else None
     (identity,) = manifest["models"].values()
     if settings["endpoint"]:
-        identity = {**identity, "endpoint": settings["endpoint"]}
+        identity = {**identity, "endpoint": settings["endpoint"], "sampling": NEUTRAL}
     default_top_p, model = _default_top_p(folder), parameters_hash(identity)
     requests = []
     for row, condition in product(problems.itertuples(), CONDITIONS):
@@ -181,7 +182,7 @@ class _Reader:
             bounds, prompt_text, text = None, request.full_prompt, completion.text
             _, *parts = f"{request.prefill}{text}".split(THINK_CLOSE)
             n_closes, answer_text = len(parts), THINK_CLOSE.join(parts)
-        is_finished = completion.finish_reason == "stop"
+        is_finished = is_whole(completion.finish_reason)
         has_answer = bool(answer_text.strip() if self.is_open_ended else find_boxes(answer_text))
         reason = invalid_reason(is_finished, n_closes, has_answer)
         return {

@@ -5,12 +5,14 @@ A model whose weights are known sends and receives token ids, as vLLM's server c
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from r2a.endpoint import Endpoint, EndpointError, RefusedError, as_they_finish
-from r2a.generation.requests import REFUSED, Completion, Request
+from r2a.endpoint_replies import KNOWN, ReplyError, read_said
+from r2a.generation.requests import NEUTRAL, REFUSED, Completion, Request
 from r2a.progress import logger
 from r2a.prompts import THINK_CLOSE
 
@@ -24,7 +26,7 @@ def complete(
     api_key_variable, timeout_seconds, max_concurrency. A request that the server refuses is completed by nothing,
     with the finish reason "refused". Raises EndpointError where all are refused or the server fails.
     """
-    n_refused = 0
+    n_refused, unknown = 0, Counter[str]()
     with Endpoint(engine["base_url"], engine["api_key_variable"], engine["timeout_seconds"]) as endpoint:
         ask = partial(_complete_one, endpoint, settings)
         for request, (completion, fault) in as_they_finish(ask, requests, engine["max_concurrency"]):
@@ -33,7 +35,13 @@ def complete(
                 logger.warning(f"{request.uid}, {request.condition}: {fault}")
                 if n_refused == len(requests):
                     raise EndpointError(f"all {n_refused} requests are refused; the last: {fault}")
+            if completion.finish_reason not in KNOWN:
+                if completion.finish_reason not in unknown:
+                    logger.warning(f"{request.uid}: ends for {completion.finish_reason!r}, which is taken for stop")
+                unknown[completion.finish_reason] += 1
             yield request, completion
+    for word, n_completions in unknown.items():
+        logger.warning(f"{n_completions} completions end for {word!r}, which is taken for stop")
 
 
 def _complete_one(endpoint: Endpoint, settings: Mapping[str, Any], request: Request) -> tuple[Completion, str]:
@@ -44,58 +52,56 @@ def _complete_one(endpoint: Endpoint, settings: Mapping[str, Any], request: Requ
         reply = endpoint.post(path, body)
     except RefusedError as refusal:
         return Completion((), REFUSED, 0.0), str(refusal)
-    completion = read_reply(reply, request, round(time.monotonic() - started, 3))
-    if request.prompt_ids and not completion.token_ids:
-        raise EndpointError(
-            f"{endpoint.base_url}: the server returns no token ids, so the model's weights cannot be rerun on them; "
-            "use vLLM's server, or give the model neither path nor hub"
-        )
-    return completion, ""
+    try:
+        return read_reply(reply, request, round(time.monotonic() - started, 3)), ""
+    except ReplyError as error:
+        return Completion((), REFUSED, 0.0), f"{endpoint.base_url}/{path}: {error}"
+    except EndpointError as error:
+        raise EndpointError(f"{endpoint.base_url}/{path}: {error}") from None
 
 
 def request_body(request: Request, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Path and JSON body that ask for a request's completion."""
+    """Path and JSON body that ask for a request's completion; settings["body"] adds fields, and null takes one out."""
     body: dict[str, Any] = {
         "model": settings["model"],
         "temperature": request.temperature,
         "seed": request.seed,
         "max_tokens": request.max_new_tokens,
+        **NEUTRAL,
     }
     if request.top_p is not None:
         body["top_p"] = request.top_p
     if settings["kind"] == "chat":
-        opening = {"role": "assistant", "content": request.prefill, **settings["prefill"]}
+        path, opening = "chat/completions", {"role": "assistant", "content": request.prefill, **settings["prefill"]}
         body["messages"] = [{"role": "user", "content": request.prompt}, opening]
-        return "chat/completions", body | settings["body"]
-    if request.prompt_ids:
-        body |= {"prompt": list(request.prompt_ids), "return_token_ids": True}
     else:
-        body["prompt"] = request.full_prompt
-    return "completions", body | settings["body"]
+        path, body["prompt"] = "completions", list(request.prompt_ids) or request.full_prompt
+        if request.prompt_ids:
+            body["return_token_ids"] = True
+    return path, {field: value for field, value in (body | settings["body"]).items() if value is not None}
 
 
 def read_reply(reply: Mapping[str, Any], request: Request, seconds: float) -> Completion:
     """The completion in a server's reply; token ids only where it gives them.
 
-    A server may split a chat's reasoning from its answer: they are joined again, as the model wrote them. Raises
-    EndpointError where the reply holds no completion.
+    A server may split a chat's reasoning from its answer, and repeat what the prompt opened the reply with: the text
+    is joined again as the model wrote it. Where the prompt has closed the reasoning and the server tells thoughts and
+    an answer, the model has thought anew, and the trace is closed twice. Raises ReplyError where the reply holds no
+    completion, and EndpointError where token ids are needed and not given.
     """
-    try:
-        (choice,) = reply["choices"]
-        message = choice.get("message")
-        text = choice["text"] if message is None else message.get("content")
-        finish_reason = choice["finish_reason"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise EndpointError(f"the server's reply is no completion ({type(error).__name__}): {reply!r:.300}") from None
-    reasoning = message and (message.get("reasoning_content") or message.get("reasoning"))
-    if reasoning and THINK_CLOSE not in request.prefill:
-        text = reasoning + (f"{THINK_CLOSE}{text}" if text else "")
-    elif reasoning:  # a server's parser that does not know that the reasoning was closed beforehand
-        text = reasoning + (text or "")
-    return Completion(
-        tuple(choice.get("token_ids") or ()),
-        finish_reason,
-        seconds,
-        text or "",
-        tuple(choice.get("prompt_token_ids") or reply.get("prompt_token_ids") or ()),
-    )
+    said = read_said(reply, request.max_new_tokens)
+    if request.prompt_ids and said.token_ids is None:
+        raise EndpointError(
+            "the server returns no token ids, so the model's weights cannot be rerun on them; "
+            "use vLLM's server, or give the model neither path nor hub"
+        )
+    text = said.text
+    if said.is_message and request.prefill.strip():
+        text = text.removeprefix(request.prefill).removeprefix(request.prefill.strip())
+    if said.thoughts and THINK_CLOSE in text and said.thoughts.strip() in text:
+        pass  # the server tells them twice
+    elif said.thoughts and text:
+        text = f"{said.thoughts}{THINK_CLOSE}{text}"
+    elif said.thoughts:  # it never closed them; or it was closed beforehand, which the server's parser does not know
+        text = said.thoughts
+    return Completion(said.token_ids or (), said.finish_reason, seconds, text, said.prompt_ids or ())

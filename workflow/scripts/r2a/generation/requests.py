@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from r2a.store import parameters_hash
 
 REFUSED = "refused"  # finish reason where the engine would not take the request
+# What samples as the configuration says and no other way. A server is told, as it has defaults of its own: vLLM's are
+# those of the model's generation_config.json, which the engine here does not follow.
+NEUTRAL: Mapping[str, Any] = {
+    "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+}  # fmt: skip
 TOO_LONG = "prompt_too_long"  # finish reason where no engine is asked, as there is no room for an answer
 
 

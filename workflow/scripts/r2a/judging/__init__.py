@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from r2a.endpoint_replies import is_finished
 from r2a.judging import batch_judge, endpoint_judge
 from r2a.judging.replies import SCHEMA, read_score
 from r2a.judging.requests import REFUSED, Ask, JudgingError, Reply, Request
@@ -88,11 +89,18 @@ def replies_to(
             raise JudgingError(f"{settings['judge']} refuses all {len(refused)} requests; the last: {refused[-1].text}")
         for request in requests:
             if request.key in ledger:
-                entry = ledger[request.key]
-                reply = Reply(entry["text"], entry["finish_reason"], entry["seconds"])
-                replies[request.prompt] = reply, n_tries
-        left = [r.prompt for r in requests if r.key in ledger and read_score(ledger[r.key]["text"]) is None]
+                replies[request.prompt] = _reply(ledger[request.key]), n_tries
+        left = [r.prompt for r in requests if r.key in ledger and _score(_reply(ledger[r.key])) is None]
     return replies
+
+
+def _reply(entry: Mapping[str, Any]) -> Reply:
+    return Reply(entry["text"], entry["finish_reason"], entry["seconds"])
+
+
+def _score(reply: Reply) -> int | None:
+    """The score in a reply; None in one that breaks off, whatever it holds."""
+    return read_score(reply.text) if is_finished(reply.finish_reason) else None
 
 
 def _request(prompt: str, identity: Mapping[str, Any], settings: Mapping[str, Any], max_tokens: int) -> Request:
@@ -158,6 +166,6 @@ def _judged(answer: Mapping[str, Any], replies: Mapping[str, tuple[Reply, int]])
         if reply.finish_reason == REFUSED:
             row["status"] = "refused"
         else:
-            row["score"] = read_score(reply.text)
+            row["score"] = _score(reply)
             row["status"] = "unparsable" if row["score"] is None else "scored"
     return row

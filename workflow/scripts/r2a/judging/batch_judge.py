@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r2a.judging.requests import JudgingError, Reply, Request, read_completion, request_body
+from r2a.endpoint_replies import ReplyError
+from r2a.judging.requests import REFUSED, JudgingError, Reply, Request, read_completion, request_body
+from r2a.progress import logger
 from r2a.store import whole_file
 
 
 def ask(
     requests: Sequence[Request], settings: Mapping[str, Any], replies: Path, requests_file: Path
 ) -> Iterator[tuple[Request, Reply]]:
-    """Yield (request, reply) for the replies found in the folder `replies`.
+    """Yield (request, reply) for the replies found in the folder `replies`; one that cannot be read is refused.
 
     Writes the requests that have none to requests_file, then raises JudgingError, which says where to put them.
     """
@@ -23,7 +25,10 @@ def ask(
     missing = [request for request in requests if request.key not in found]
     for request in requests:
         if request.key in found:
-            yield request, read_completion(found[request.key], 0.0)
+            try:
+                yield request, read_completion(found[request.key], request.max_tokens, 0.0)
+            except ReplyError as error:
+                yield request, Reply(str(error), REFUSED, 0.0)
     if missing:
         with whole_file(requests_file) as partial, open(partial, "w") as file:
             for request in missing:
@@ -36,17 +41,34 @@ def ask(
 
 
 def _found(replies: Path) -> dict[str, dict[str, Any]]:
-    """The chat completions in a folder's output files by custom_id; failed ones are left out, so asked again."""
-    found = {}
+    """The chat completions in a folder's output files by custom_id.
+
+    Failed ones are left out, so asked again; of several for one id the last counts, in the order of the files' names.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    failed, repeated = [], []
     for path in sorted(replies.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").split("\n"), 1):
+            if not line.strip():
+                continue
             try:
-                entry = json.loads(line)
-                response = entry["response"] or {}
-                if response.get("status_code") == 200:
-                    found[entry["custom_id"]] = response["body"]
-            except (ValueError, KeyError, TypeError, AttributeError):
+                entry = json.loads(line, strict=False)
+                name, response, error = entry["custom_id"], entry["response"] or {}, entry.get("error")
+                body = response.get("body") if response.get("status_code") == 200 and not error else None
+                choices = body.get("choices") if body else None
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise JudgingError(
                     f"{path}: line {number} is no line of a batch's output file; put only those into {replies}"
                 ) from None
+            if not (body and choices):
+                failed.append(f"{path.name}, line {number}: {error or response!r:.100}")
+                continue
+            repeated += [name] if found.get(name, body) != body else []
+            found[name] = body
+    if failed:
+        logger.warning(f"{replies}: {len(failed)} lines hold no reply ({failed[0]}, ...); those requests go out again")
+    if repeated:
+        logger.warning(
+            f"{replies}: {len(repeated)} requests have several replies ({repeated[0]}, ...); the last counts"
+        )
     return found

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from r2a.endpoint import Endpoint, RefusedError, as_they_finish
+from r2a.endpoint_replies import ReplyError
 from r2a.judging.requests import REFUSED, Reply, Request, read_completion, request_body
 
 
@@ -22,8 +23,8 @@ def ask(
             started = time.monotonic()
             try:
                 body = endpoint.post("chat/completions", request_body(request, settings))
-            except RefusedError as refusal:
+                return read_completion(body, request.max_tokens, round(time.monotonic() - started, 3))
+            except (RefusedError, ReplyError) as refusal:
                 return Reply(str(refusal), REFUSED, 0.0)
-            return read_completion(body, round(time.monotonic() - started, 3))
 
         yield from as_they_finish(ask_one, requests, engine["max_concurrency"])

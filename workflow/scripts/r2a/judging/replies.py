@@ -2,10 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from r2a.prompts import THINK_CLOSE
+from r2a.prompts import THINK_CLOSE, THINK_OPEN
 
 SCORES = range(1, 11)
 # What replies are held to where the engine can: reasons first, so that the score follows from them.
@@ -19,35 +19,57 @@ SCHEMA = {
     "required": ["strengths", "weaknesses", "score"],
     "additionalProperties": False,
 }
+# with the character that makes it an escape of JSON's; LaTeX's, as in \( and \sqrt, are none
+BACKSLASH = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})?')
 WRITTEN_SCORE = re.compile(r"\[?\s*(\d+)(?:\.0+)?\s*\]?\s*(?:/\s*10)?")  # 8, 8.0, [8], 8/10
 
 
 def read_score(reply: str) -> int | None:
-    """The score in the last JSON object of a reply, 1 to 10; None where there is none.
+    """The score in the last JSON object of a reply, 1 to 10; None where there is none, or it says two.
 
     The object may stand in a fence or in prose, the score be a number or a text. What the judge thought before
-    </think> is passed over.
+    </think> is passed over; a tag in the object's own texts ends no thoughts.
     """
-    objects = list(_objects(reply.rpartition(THINK_CLOSE)[2]))
-    named = {key.strip().lower(): value for key, value in objects[-1].items()} if objects else {}
-    score = _whole_number(named.get("score"))
-    return score if score in SCORES else None
+    text = BACKSLASH.sub(lambda match: match.group() if match.group(1) else r"\\", reply.rstrip())
+    if text.lstrip().startswith(THINK_OPEN) and THINK_CLOSE not in text:
+        return None  # it never came to a verdict
+    closes = [match.end() for match in re.finditer(re.escape(THINK_CLOSE), text)]
+    for start in [*reversed(closes), 0]:
+        objects = list(_objects(text, start))
+        if objects and ("score" in objects[-1][0] or start == 0):
+            last, end = objects[-1]
+            score = _whole_number(last.get("score")) if end > max(closes, default=0) else None
+            return score if score in SCORES else None
+    return None
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The outermost JSON objects of a text; one that the text breaks off in is none, nor is what it holds."""
-    decoder = json.JSONDecoder(strict=False)
-    text = text.rstrip()
-    at = text.find("{")
+def _objects(text: str, at: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """The outermost JSON objects of a text from `at` on, and where each ends.
+
+    One that the text breaks off in is none, nor is what it holds.
+    """
+    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_in_lower_case)
+    at = text.find("{", at)
     while at >= 0:
         try:
             found, end = decoder.raw_decode(text, at)
-            yield found
+            yield found, end
         except json.JSONDecodeError as error:
             if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
                 return
             end = at + 1
+        except (RecursionError, ValueError):  # thousands of brackets, or of digits
+            return
         at = text.find("{", end)
+
+
+def _in_lower_case(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object by its keys in lower case; a key that is given two values has none."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        name = key.strip().lower()
+        found[name] = value if found.get(name, value) == value else None
+    return found
 
 
 def _whole_number(value: Any) -> int | None:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from r2a.endpoint_replies import read_said
+
 REFUSED = "refused"  # finish reason where the judge would not take the request
 
 
@@ -47,21 +49,26 @@ Ask = Callable[[Sequence[Request]], Iterator[tuple[Request, Reply]]]
 
 
 def request_body(request: Request, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON body of a chat completion; settings: model (the service's name for it) and body."""
+    """The JSON body of a chat completion; settings: model (the service's name for it) and body.
+
+    body adds fields, and null takes one out.
+    """
     body: dict[str, Any] = {
         "model": settings["model"],
         "messages": [{"role": "user", "content": request.prompt}],
         "temperature": request.temperature,
         "max_tokens": request.max_tokens,
+        "top_p": request.top_p,
+        "seed": request.seed,
+        **settings["body"],
     }
-    optional = {"top_p": request.top_p, "seed": request.seed}
-    return body | {key: value for key, value in optional.items() if value is not None} | settings["body"]
+    return {field: value for field, value in body.items() if value is not None}
 
 
-def read_completion(body: Mapping[str, Any], seconds: float) -> Reply:
-    """The reply in a chat completion. Raises JudgingError where there is none."""
-    try:
-        (choice,) = body["choices"]
-        return Reply(choice["message"].get("content") or "", choice["finish_reason"], seconds)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise JudgingError(f"the reply is no chat completion ({type(error).__name__}): {body!r:.300}") from None
+def read_completion(body: Mapping[str, Any], max_tokens: int, seconds: float) -> Reply:
+    """The reply in a chat completion, without what the judge thought before it. Raises ReplyError where there is none.
+
+    body: the service's reply to a request for at most max_tokens.
+    """
+    said = read_said(body, max_tokens)
+    return Reply(said.text, said.finish_reason, seconds)

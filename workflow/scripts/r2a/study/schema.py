@@ -56,7 +56,9 @@ class Server(Section):
     max_concurrency: int = Field(16, gt=0, description="Requests under way at a time.")
     timeout_seconds: int = Field(1800, gt=0, description="Wall time of one request; then it is sent again.")
     body: dict[str, Any] = Field(
-        default_factory=dict, description="Further fields of every request, e.g. {return_token_ids: true}."
+        default_factory=dict,
+        description="Further fields of every request, e.g. {return_token_ids: true}; null leaves out one that is sent "
+        "else and that a server does not know, e.g. {top_k: null, min_p: null}.",
     )
 
 

@@ -14,14 +14,16 @@ from r2a.evaluation import quality_table, write_attention_quality
 from r2a.figures.head_atlas import plot_head_atlas
 from r2a.figures.heads import plot_head_map
 from r2a.heads import score_heads
-from r2a.heads.focus import rank_heads, top_share
-from r2a.heads.registry import SCORES, head_score, score_columns
-from r2a.heads.scores import receiver_kurtosis
+from r2a.heads.focus import density, rank_heads, sink_free, top_share
+from r2a.heads.lists import compare_lists
+from r2a.heads.registry import SCORES, Weighted, head_score, score_columns, stacked
+from r2a.heads.scores import N_NEIGHBOURS, receiver_kurtosis
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet, write_parquet
 from r2a.summary.heads import head_sentences, quality_sentences
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
 
-N_TRACES, N_LAYERS, N_HEADS, N_SENTENCES = 6, 2, 3, 5
+N_TRACES, N_LAYERS, N_HEADS = 6, 2, 3
+N_SENTENCES = 5 + N_NEIGHBOURS
 DRAWS: dict[str, Any] = {"n_resamples": 500, "confidence": 0.95, "seed": 3}
 NAMES = {"model_label": "Model", "dataset_label": "Texts", "is_toy": True}
 SETTINGS = {"n_top_heads": 2, **DRAWS, **NAMES}
@@ -30,7 +32,7 @@ A2R = (slice(None), slice(None), slice(None), QUERY_SEGMENTS.index("answer"), SE
 
 def columns_of(values: list[list[float]], **changed: Any) -> dict[str, np.ndarray]:
     """score_columns of values [unit][head], one layer."""
-    return score_columns("x", np.array(values)[:, None], **DRAWS | changed)
+    return score_columns("x", stacked(np.array(values)[:, None]), **DRAWS | changed)
 
 
 # ---- intervals
@@ -64,23 +66,81 @@ def test_rank_interval_spans_the_ranks_that_resampled_traces_give():
 # ---- definitions
 
 
+def kurtosis_of(mass: np.ndarray, lengths: list[int] | None = None) -> np.ndarray:
+    """Of masses on sentences of so many tokens, one each by default, after which the reader's neighbours follow."""
+    lengths = lengths or [1] * mass.shape[-1]
+    cuts = np.cumsum([7, *lengths, *[3] * N_NEIGHBOURS])
+    mass = np.concatenate([mass, np.full((*mass.shape[:2], N_NEIGHBOURS), 5.0)], axis=-1)
+    padding = np.full((*mass.shape[:2], 2), np.nan)
+    return receiver_kurtosis(np.concatenate([mass, padding], axis=-1), np.r_[cuts, -1, -1])
+
+
 def test_kurtosis_of_a_head_on_one_of_five_sentences_by_hand():
     # deviations 0.8 and four times -0.2: m2 = 0.16, m4 = 0.0832, 0.0832 / 0.16^2 = 3.25
-    mass = np.array([[[1.0, 0, 0, 0, 0]]])
-    np.testing.assert_allclose(receiver_kurtosis(mass), [[0.25]])
+    np.testing.assert_allclose(kurtosis_of(np.array([[[1.0, 0, 0, 0, 0]]])), [[0.25]])
 
 
-def test_kurtosis_is_scipys_over_the_sentences_that_a_trace_has():
-    mass = np.random.default_rng(0).random((2, 3, 9)).astype(np.float32)
-    mass[:, :, 6:] = np.nan
-    np.testing.assert_allclose(
-        receiver_kurtosis(mass), stats.kurtosis(mass[:, :, :6].astype(float), axis=-1), rtol=1e-6
-    )
+def test_kurtosis_is_scipys_of_attention_per_token_over_the_sentences_that_a_trace_has():
+    mass = np.random.default_rng(0).random((2, 3, 6))
+    lengths = [4, 1, 9, 2, 2, 5]
+    np.testing.assert_allclose(kurtosis_of(mass, lengths), stats.kurtosis(mass / lengths, axis=-1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("mass", [[0.2] * 5, [0.7, 0.2, 0.1]], ids=["even attention", "three sentences"])
-def test_kurtosis_is_undefined_of(mass):
-    assert np.isnan(receiver_kurtosis(np.array([[mass]]))).all()
+@pytest.mark.parametrize(
+    ("mass", "lengths"),
+    [([0.2] * 5, None), ([0.2, 0.4, 0.8, 0.2], [1, 2, 4, 1]), ([0.7, 0.2, 0.1], None)],
+    ids=["even attention", "even attention per token", "three sentences"],
+)
+def test_kurtosis_is_undefined_of(mass, lengths):
+    assert np.isnan(kurtosis_of(np.array([[mass]]), lengths)).all()
+
+
+def masses(**of_head: list[float]) -> np.ndarray:
+    """segment_mass [1, head, query_segment, key_segment] with the answer's masses, a value a head."""
+    found = np.zeros((1, len(next(iter(of_head.values()))), 2, 7))
+    for name, values in of_head.items():
+        found[0, :, QUERY_SEGMENTS.index("answer"), SEGMENTS.index(name)] = values
+    return found
+
+
+def test_without_sinks_the_attention_that_lies_on_bos_is_no_part_of_the_whole():
+    # three heads: half of little, half of all, and all of it on BOS
+    found = sink_free(masses(bos=[0.8, 0.0, 1.0], reasoning=[0.1, 0.5, 0.0], prompt=[0.1, 0.5, 0.0]))
+    np.testing.assert_allclose(found.values[0, :2], 0.5)
+    assert np.isnan(found.values[0, 2])
+    np.testing.assert_allclose(found.weights[0], [0.2, 1, 0], atol=1e-12)
+
+
+def test_the_mean_without_sinks_is_of_parts_over_wholes():
+    first, second = (sink_free(masses(bos=[bos], reasoning=[a2r])) for bos, a2r in ((0.9, 0.1), (0.1, 0.3)))
+    np.testing.assert_allclose(stacked([first, second]).mean(), [[(0.1 + 0.3) / (0.1 + 0.9)]])
+
+
+def test_even_attention_has_density_one_whatever_the_segments_lengths():
+    """BOS, 4 tokens of prompt, <think>, 6 of reasoning, </think>, 3 of answer, which see 1, 2 and 3 of themselves."""
+    bounds = np.array([0, 1, 5, 6, 12, 13, 16, 17])
+    seen = np.arange(14, 17)
+    even = masses(
+        bos=[np.mean(1 / seen)], prompt=[np.mean(4 / seen)], think_open=[np.mean(1 / seen)],
+        reasoning=[np.mean(6 / seen)], think_close=[np.mean(1 / seen)], answer=[np.mean([1, 2, 3] / seen)],
+    )  # fmt: skip
+    assert even[0, 0, 1].sum() == pytest.approx(1)
+    assert density(even, bounds)[0, 0] == pytest.approx(1, abs=0.01)  # long rows weigh less than short ones
+    per_token = masses(prompt=[0.04], reasoning=[0.12], answer=[0.02])
+    assert density(per_token, bounds)[0, 0] == pytest.approx((0.12 / 6) / (0.06 / 6))
+    assert np.isnan(density(masses(reasoning=[0.9]), bounds)).all()
+
+
+def test_lists_of_two_scores_share_the_heads_at_the_top_of_both():
+    rng = np.random.default_rng(1)
+    one = np.arange(20.0) + 0.01 * rng.normal(size=(30, 1, 20))
+    other = one.copy()
+    other[..., [0, 19]] = other[..., [19, 0]]  # the highest and the lowest change places
+    scores = {name: Weighted(v, np.ones(v.shape)) for name, v in (("a2r", one), ("density", other), ("lift", one))}
+    (row,) = compare_lists(scores, 5, **DRAWS).to_dict("records")
+    assert (row["first"], row["second"], row["n_top"], row["n_heads"]) == ("a2r", "density", 5, 20)
+    assert (row["n_shared"], row["n_shared_low"], row["n_shared_high"], row["expected"]) == (4, 4, 4, 25 / 20)
+    assert row["rank_correlation"] == pytest.approx(1 - 6 * 2 * 19**2 / (20 * 399))
 
 
 def test_a_traces_own_top_holds_as_many_heads_as_asked_for():
@@ -99,7 +159,8 @@ def stores(tmp_path: Path) -> dict[str, Path]:
     heads = ("layer", "head")
     of_head = np.arange(N_LAYERS * N_HEADS, dtype=np.float32).reshape(N_LAYERS, N_HEADS) / 10  # 0.0 .. 0.5
     with new_hdf5(paths["attention"], provenance({"decoding": "greedy", **NAMES})) as file:
-        lengths = {"trace": N_TRACES, "layer": N_LAYERS, "head": N_HEADS, "sentence": N_SENTENCES, "bound": 8}
+        lengths = {"trace": N_TRACES, "layer": N_LAYERS, "head": N_HEADS, "sentence": N_SENTENCES}
+        lengths |= {"sentence_bound": N_SENTENCES + 1, "bound": 8}
         for name, length in lengths.items():
             add_axis(file, name, range(length))
         add_axis(file, "query_segment", QUERY_SEGMENTS)
@@ -111,11 +172,14 @@ def stores(tmp_path: Path) -> dict[str, Path]:
         mass[:] = 0
         for k in range(N_TRACES - 1):
             mass[k, :, :, 1, 3] = of_head + 0.01 * k
+            mass[k, :, :, 1, 1] = 0.1
         add_array(file, "bounds", ("trace", "bound"), "token", "int64")[:] = [0, 1, 2, 3, 8, 9, 10, 11]
-        for name in ("tracking", "spread", "cue_preference"):
+        for name in ("tracking", "spread", "cue_preference", "cue_over_initial"):
             add_array(file, name, ("trace", *heads), "number")[:] = of_head
         sentence_mass = add_array(file, "sentence_mass", ("trace", *heads, "sentence"), "share")
-        sentence_mass[:] = np.array([1, 0, 0, 0, 0])
+        sentence_mass[:] = np.array([1, 0, 0, 0, 0, *[1] * N_NEIGHBOURS])
+        cuts = add_array(file, "sentence_bounds", ("trace", "sentence_bound"), "token", "int64", -1)
+        cuts[:] = np.arange(3, 4 + N_SENTENCES)
         file["tracking"][0] = np.nan
     with new_hdf5(paths["probes"], provenance({"model_label": "Model"})) as file:
         for name, length in {"layer": N_LAYERS, "head": N_HEADS, "run": 5}.items():
@@ -126,11 +190,16 @@ def stores(tmp_path: Path) -> dict[str, Path]:
         file["retrieval"][:] = np.where(of_head > 0.45, of_head, 0.05)
         file["retrieval"][:2] = np.nan
         add_column(file, "is_successful", "run", [False, False, True, True, True])
-    return paths | {"heads": tmp_path / "heads.parquet", "by_trace": tmp_path / "by_trace.parquet"}
+    return paths | {
+        "heads": tmp_path / "heads.parquet",
+        "by_trace": tmp_path / "by_trace.parquet",
+        "lists": tmp_path / "lists.csv",
+    }
 
 
 def scored(stores: dict[str, Path]) -> pd.DataFrame:
-    score_heads(stores["attention"], stores["probes"], stores["heads"], stores["by_trace"], SETTINGS)
+    outputs = (stores[name] for name in ("heads", "by_trace", "lists"))
+    score_heads(stores["attention"], stores["probes"], *outputs, SETTINGS)
     return read_parquet(stores["heads"]).set_index(["layer", "head"])
 
 

@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 
 from r2a.figures.attention import plot_decomposition
-from r2a.heads.focus import rank_heads
+from r2a.heads.focus import a2r, density, rank_heads, sink_free
+from r2a.heads.lists import compare_lists
+from r2a.heads.registry import stacked
 from r2a.patching.hand_off import hand_off_layer
 from r2a.store import add_array, add_axis, add_column, new_hdf5, write_parquet
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
@@ -101,6 +103,25 @@ def test_interval_of_a2r_holds_the_published_mean(heads):
     assert (heads["a2r"] <= heads["a2r_high"] + 1e-6).all()
     best = heads.set_index("rank").loc[1]
     assert best["a2r_low"] < best["a2r"] < best["a2r_high"]
+
+
+# measured beforehand, without BOS: how many of the ten heads by a2r are among the ten without sinks
+SURVIVORS = {"qwen-7B": 10, "qwen-1p5B": 6}
+
+
+def test_without_bos_all_of_the_larger_models_ten_stay_and_six_of_the_smaller_ones(mass, bounds, name):
+    """They stay by density as well, though that takes lengths into account."""
+    scores = {
+        "a2r": stacked(a2r(m) for m in mass),
+        "sink_free": stacked(sink_free(m) for m in mass),
+        "density": stacked(density(m, b) for m, b in zip(mass, bounds, strict=True)),
+    }
+    table = compare_lists(scores, 10, n_resamples=100, confidence=0.95, seed=0).set_index(["first", "second"])
+    for other in ("sink_free", "density"):
+        row = table.loc[("a2r", other)]
+        assert row["n_shared"] == SURVIVORS[name]
+        assert row["n_shared_low"] <= row["n_shared"] <= row["n_shared_high"]
+        assert 0.95 < row["rank_correlation"] < 1
 
 
 def test_ten_heads_a_trace_share_the_top(heads):

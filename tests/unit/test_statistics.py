@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from r2a.evaluation.attention_quality import within_problems
-from r2a.heads.registry import score_columns
+from r2a.heads.registry import score_columns, stacked
 from r2a.patching.hand_off import hand_off_layer
 from r2a.statistics import (
     bootstrap_interval,
@@ -139,7 +139,7 @@ def test_taking_samples_for_problems_would_not_cover():
 
 def test_scores_of_heads_are_resampled_by_problem():
     values, problems = of_problems(np.random.default_rng(6), 30, 4, 200)
-    columns = score_columns("x", values.T[:, None], 500, LEVEL, 7, problems)
+    columns = score_columns("x", stacked(values.T[:, None]), 500, LEVEL, 7, problems)
     low, high = bootstrap_interval(values.T, 500, LEVEL, 7, problems)
     np.testing.assert_allclose([columns["x_low"], columns["x_high"]], [low, high])
 

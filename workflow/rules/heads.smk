@@ -29,6 +29,7 @@ rule score_heads:
     output:
         heads="<results>/heads/{model}/{dataset}.parquet",
         by_trace="<results>/heads/{model}/{dataset}.by_trace.parquet",
+        lists="<results>/tables/{model}/{dataset}/head_lists.csv",
     log:
         "<logs>/heads/{model}/{dataset}.log",
     benchmark:

@@ -18,6 +18,7 @@ def main(snakemake: "Snakemake") -> None:
             Path(snakemake.input.probes),
             Path(snakemake.output.heads),
             Path(snakemake.output.by_trace),
+            Path(snakemake.output.lists),
             snakemake.params.settings,
         )
 

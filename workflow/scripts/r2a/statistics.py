@@ -113,22 +113,28 @@ def is_testable(n_pairs: int, confidence: float, n_tests: int = 1) -> bool:
     return n_tests * 2.0 ** (1 - n_pairs) <= 1 - confidence
 
 
-def resampled_means(values: np.ndarray, n_resamples: int, seed: int, clusters: np.ndarray | None = None) -> np.ndarray:
+def resampled_means(
+    values: np.ndarray,
+    n_resamples: int,
+    seed: int,
+    clusters: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
     """Means of values [unit, ...] where defined, over clusters of units drawn with replacement: [resample, ...].
 
     clusters: of which cluster each unit is (a problem's samples, a template's pairs); without, each is its own. A
-    cluster weighs by its defined units; nan in a draw that has none.
+    cluster weighs by its defined units, each by its of weights [unit, ...] or alike; nan in a draw that has none.
     """
     _, of = np.unique(np.arange(len(values)) if clusters is None else clusters, return_inverse=True)
     if not len(of):
         return np.full((n_resamples, *np.shape(values)[1:]), np.nan)
     n_clusters = int(of.max()) + 1
     draws = np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), n_resamples)
-    weights = draws[:, of].astype(float)  # [resample, unit]
+    counts = draws[:, of].astype(float)  # [resample, unit]
     flat = np.asarray(values, float).reshape(len(values), -1)
-    is_defined = ~np.isnan(flat)
+    weight = np.where(np.isnan(flat), 0, 1 if weights is None else np.reshape(weights, flat.shape))
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = (weights @ np.where(is_defined, flat, 0)) / (weights @ is_defined.astype(float))
+        means = (counts @ (weight * np.nan_to_num(flat))) / (counts @ weight)
     return means.reshape(n_resamples, *np.shape(values)[1:])
 
 

@@ -12,7 +12,14 @@ import torch
 from r2a.attention.fused import FUSED, AttentionError
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import check_against_eager, check_masses, predicted_ids, rerun_traces
-from r2a.attention.segments import TraceAttention, cue_preference, segment_mass, sentence_mass, tracking
+from r2a.attention.segments import (
+    TraceAttention,
+    cue_over_initial,
+    cue_preference,
+    segment_mass,
+    sentence_mass,
+    tracking,
+)
 from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
@@ -29,10 +36,11 @@ def capture_attention(
     """Rerun every valid trace of settings["decoding"] (a shard: its own of them) and store what its answer attends to.
 
     By METHOD section 3, float32, nan where undefined: /segment_mass [trace, layer, head, query_segment,
-    key_segment]; /tracking, /spread and /cue_preference [trace, layer, head]; /sentence_mass [trace, layer, head,
-    sentence], the reasoning's sentences being tokens sentence_bounds[k] up to [k + 1] (-1 past a trace's last).
-    Per trace also uid, condition, sample, bounds, n_cue_tokens and argmax_agreement: the share of completion
-    tokens that are the rerun's arg-max (1 where greedy decoding and the rerun agree exactly; nan for sampled ones).
+    key_segment]; /tracking, /spread, /cue_preference and /cue_over_initial [trace, layer, head];
+    /sentence_mass [trace, layer, head, sentence], the reasoning's sentences being tokens sentence_bounds[k] up to
+    [k + 1] (-1 past a trace's last). Per trace also uid, condition, sample, bounds, n_cue_tokens and argmax_agreement:
+    the share of completion tokens that are the rerun's arg-max (1 where greedy decoding and the rerun agree exactly;
+    nan for sampled ones).
     A forward pass holds about `batch_tokens`; with settings["kernel"] eager, one trace. Finished traces are kept
     beside the output (Parts).
     Raises AttentionError where masses do not sum to 1, or the fused kernel differs from eager attention on the
@@ -71,6 +79,9 @@ def capture_attention(
                     "tracking": tracking(kept.centre),
                     "spread": kept.spread.mean(-1),
                     "cue_preference": cue_preference(kept.answer_mass, bounds[number], cues[number]),
+                    "cue_over_initial": cue_over_initial(
+                        kept.answer_mass, bounds[number], cues[number], sentences[number]
+                    ),
                     "sentence_mass": sentence_mass(kept.answer_mass, sentences[number]),
                 }
                 check_masses(found["segment_mass"], dtype, f"{row.uid}, {row.condition}")
@@ -144,4 +155,7 @@ def _lay_out(
         "tracking": add_array(file, "tracking", heads, "Spearman correlation of centre and answer token"),
         "spread": add_array(file, "spread", heads, "share of the reasoning's length, standard deviation"),
         "cue_preference": add_array(file, "cue_preference", heads, "attention per cue token over that per other token"),
+        "cue_over_initial": add_array(
+            file, "cue_over_initial", heads, "attention per cue token over that per other token that begins a sentence"
+        ),
     }

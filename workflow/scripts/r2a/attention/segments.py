@@ -70,10 +70,26 @@ def cue_preference(answer_mass: np.ndarray, bounds: Bounds, is_cue: np.ndarray) 
 
     is_cue: one boolean a reasoning token. 1 is no preference; nan where there is no cue, or nothing else.
     """
-    reasoning = answer_mass[..., bounds.span("reasoning")]
+    return _preference(answer_mass[..., bounds.span("reasoning")], is_cue, ~is_cue)
+
+
+def cue_over_initial(
+    answer_mass: np.ndarray, bounds: Bounds, is_cue: np.ndarray, sentence_bounds: Sequence[int]
+) -> np.ndarray:
+    """Mean attention per cue token over that per other token that begins a reasoning's sentence [layer, head].
+
+    Cue words mostly begin sentences, which heads attend to whatever the word. nan where there is no token of a kind.
+    """
+    is_initial = np.zeros(len(is_cue), bool)
+    is_initial[np.asarray(sentence_bounds[:-1]) - bounds.reasoning] = True
+    return _preference(answer_mass[..., bounds.span("reasoning")], is_cue, is_initial & ~is_cue)
+
+
+def _preference(attention: np.ndarray, some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Mean attention [.., token] on some tokens over that on others; nan where either is empty."""
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is nan
-        return reasoning[..., is_cue].mean(-1) / reasoning[..., ~is_cue].mean(-1)
+        return attention[..., some].mean(-1) / attention[..., others].mean(-1)
 
 
 def sentence_mass(answer_mass: np.ndarray, sentence_bounds: Sequence[int]) -> np.ndarray:

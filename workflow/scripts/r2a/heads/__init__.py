@@ -8,20 +8,23 @@ import numpy as np
 import pandas as pd
 
 from r2a.heads import focus, scores  # noqa: F401 (both register scores)
+from r2a.heads.lists import compare_lists
 from r2a.heads.registry import SCORES, score_columns, scores_of, values_of
-from r2a.store import open_hdf5, provenance, read_provenance, write_parquet
+from r2a.store import open_hdf5, provenance, read_provenance, write_csv, write_parquet
 
 LEAST_SCORE = 0.1  # of a retrieval head (Wu et al. 2024), and, ours, of an induction head
 
 
-def score_heads(attention: Path, probes: Path, output: Path, by_trace: Path, settings: Mapping[str, Any]) -> None:
-    """Write one row a (layer, head) with every registered score; and one row a trace with those of the RFHs.
+def score_heads(
+    attention: Path, probes: Path, output: Path, by_trace: Path, lists: Path, settings: Mapping[str, Any]
+) -> None:
+    """Write one row a (layer, head) with every registered score; one a trace with those of the RFHs; and lists.
 
     By head: rank_heads' columns; every score's score_columns, over traces with reasoning or runs of a probe;
     is_retrieval (retrieval above LEAST_SCORE) and is_induction (among the n_top_heads with the highest induction
     score, as in the paper, and above LEAST_SCORE, so that noise is not named). The provenance's `scores` holds the
     scores' names and labels. By trace: uid, condition, decoding, sample, and each score of the attention store, mean
-    over the RFHs where defined.
+    over the RFHs where defined. Lists: compare_lists.
     """
     draws = {key: settings[key] for key in ("n_resamples", "confidence", "seed")}
     with open_hdf5(attention) as file:
@@ -33,8 +36,9 @@ def score_heads(attention: Path, probes: Path, output: Path, by_trace: Path, set
         traces = pd.DataFrame({"uid": problems, "sample": file["sample"][chosen]})
     traces["condition"] = "with_reasoning"
     traces["decoding"] = read_provenance(attention)["parameters"]["decoding"]
+    compared = compare_lists(values, settings["n_top_heads"], **draws, problems=problems)
     for name, found in values.items():
-        rfhs = found.reshape(len(found), -1)[:, heads["is_rfh"]]
+        rfhs = found.values.reshape(len(found.values), -1)[:, heads["is_rfh"]]
         traces[name] = pd.DataFrame(rfhs).mean(axis=1)  # of the defined ones
 
     with open_hdf5(probes) as file:
@@ -49,3 +53,4 @@ def score_heads(attention: Path, probes: Path, output: Path, by_trace: Path, set
     labels = {score.name: score.label for score in SCORES.values()}
     write_parquet(output, heads, provenance(settings, [attention, probes]) | {"scores": labels})
     write_parquet(by_trace, traces, provenance(settings, [attention]))
+    write_csv(lists, compared, provenance(settings, [attention]))

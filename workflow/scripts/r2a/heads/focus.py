@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from r2a.heads.registry import head_score, score_columns
+from r2a.heads.registry import Weighted, head_score, score_columns, stacked
 from r2a.statistics import percentile_ends, resampled_means
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES, Bounds
+
+LEAST_REST = 1e-4  # attention of which shares are taken; less is rounding
 
 
 def short_mass(mass: np.ndarray, name: str) -> np.ndarray:
@@ -34,6 +36,32 @@ def lift(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     That share, the mean over answer tokens of reasoning tokens / visible tokens, is the a2r of even attention.
     """
     return short_mass(segment_mass, "a2r") / uniform_a2r(Bounds.of(bounds))
+
+
+@head_score("attention", "a2r without sinks")
+def sink_free(segment_mass: np.ndarray) -> Weighted:
+    """a2r of rows re-normalised without BOS, on which a head that does nothing rests its attention.
+
+    The mean over traces is that of a2r over that of what does not lie on BOS.
+    """
+    rest = 1 - short_mass(segment_mass, "a2bos").astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Weighted(np.where(rest > LEAST_REST, short_mass(segment_mass, "a2r") / rest, np.nan), rest)
+
+
+@head_score("attention", "density: per token of the reasoning / other")
+def density(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Attention per reasoning token over that per other token that the answer sees, BOS and delimiters left out.
+
+    Of the answer, answer tokens see themselves and what is before, (n + 1) / 2 tokens on average. 1 is no preference;
+    nan for a head that attends to none of the others.
+    """
+    at = Bounds.of(bounds)
+    n_others = at.think_open - at.prompt + (at.eos - at.answer + 1) / 2
+    others = (short_mass(segment_mass, "a2p") + short_mass(segment_mass, "a2a")).astype(np.float64)
+    per_token = short_mass(segment_mass, "a2r") / (at.think_close - at.reasoning)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(others > LEAST_REST, per_token * n_others / others, np.nan)
 
 
 @head_score("attention", "in a trace's own top")
@@ -74,7 +102,7 @@ def rank_heads(
         "lift": [lift(m, b) for m, b in zip(mass, bounds, strict=True)],
         "top_share": [top_share(m, n_top) for m in mass],
     }
-    columns = [score_columns(name, np.stack(v), n_resamples, confidence, seed, problems) for name, v in focus.items()]
+    columns = [score_columns(name, stacked(v), n_resamples, confidence, seed, problems) for name, v in focus.items()]
     return pd.DataFrame(
         {
             "layer": layers,

@@ -7,16 +7,30 @@ score needs no rerun of a model: the stage reads the stores anew, in seconds, on
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import h5py
 import numpy as np
 
-from r2a.statistics import bootstrap_interval
+from r2a.statistics import percentile_ends, resampled_means
 
-Compute = Callable[..., np.ndarray]
+
+class Weighted(NamedTuple):
+    """Values of a trace or run, or of several, and with what weight each enters the mean; both of one shape."""
+
+    values: np.ndarray
+    weights: np.ndarray
+
+    def mean(self) -> np.ndarray:
+        """Over the first axis, of the defined ones; nan where none is."""
+        weights = np.where(np.isnan(self.values), 0, self.weights)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (weights * np.nan_to_num(self.values)).sum(0) / weights.sum(0)
+
+
+Compute = Callable[..., np.ndarray | Weighted]
 
 
 @dataclass(frozen=True)
@@ -45,29 +59,35 @@ def head_score(store: Literal["attention", "probes"], label: str) -> Callable[[C
     return register
 
 
-def values_of(score: Score, file: h5py.File, settings: Mapping[str, Any], chosen: np.ndarray | None) -> np.ndarray:
+def values_of(score: Score, file: h5py.File, settings: Mapping[str, Any], chosen: np.ndarray | None) -> Weighted:
     """A score's values [trace or run, layer, head], read a position at a time; of the `chosen` ones, or of all."""
     names = list(inspect.signature(score.compute).parameters)
     arrays = [name for name in names if name in file]
     fixed = {name: settings[name] for name in names if name not in file}
     positions = np.arange(len(file[arrays[0]])) if chosen is None else np.flatnonzero(chosen)
-    return np.stack([score.compute(**fixed, **{name: file[name][k] for name in arrays}) for k in positions])
+    return stacked(score.compute(**fixed, **{name: file[name][k] for name in arrays}) for k in positions)
+
+
+def stacked(found: Iterable[np.ndarray | Weighted]) -> Weighted:
+    """What a score computed of several traces or runs, of float64; weights are 1 where it gave none."""
+    both = [one if isinstance(one, Weighted) else Weighted(one, np.ones(np.shape(one))) for one in found]
+    return Weighted(*(np.stack(parts).astype(np.float64) for parts in zip(*both, strict=True)))
 
 
 def score_columns(
-    name: str, values: np.ndarray, n_resamples: int, confidence: float, seed: int, problems: np.ndarray | None = None
+    name: str, found: Weighted, n_resamples: int, confidence: float, seed: int, problems: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Mean of values [trace or run, layer, head] where defined, its bootstrap interval, and over how many it is.
 
     problems: of which problem each trace is, as samples of one are no independent traces. Columns name, {name}_low,
     {name}_high and {name}_n, each [layer * head].
     """
-    flat = values.reshape(len(values), -1).astype(np.float64)
-    is_defined = ~np.isnan(flat)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(is_defined, flat, 0).sum(0) / is_defined.sum(0)
-    low, high = bootstrap_interval(flat, n_resamples, confidence, seed, problems)
-    return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": is_defined.sum(0)}
+    flat = Weighted(*(part.reshape(len(part), -1) for part in found))
+    n_defined = (~np.isnan(flat.values)).sum(0)
+    n_clusters = len(flat.values) if problems is None else len(np.unique(problems))
+    draws = resampled_means(flat.values, n_resamples, seed, problems, flat.weights)
+    low, high = percentile_ends(draws, n_clusters, confidence)
+    return {name: flat.mean(), f"{name}_low": low, f"{name}_high": high, f"{name}_n": n_defined}
 
 
 def scores_of(store: str) -> Iterator[Score]:

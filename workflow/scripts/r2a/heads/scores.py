@@ -1,10 +1,12 @@
 """The scores of heads beyond focus (METHOD section 3), each a registered function; see registry."""
 
 import numpy as np
+from scipy.stats import kurtosis
 
 from r2a.heads.registry import head_score
 
 LEAST_SENTENCES = 4  # of fewer values, kurtosis says nothing
+N_NEIGHBOURS = 4  # sentences right before the reader, which any local head attends to
 
 
 @head_score("attention", "tracking: forward drift")
@@ -25,22 +27,29 @@ def cue_preference(cue_preference: np.ndarray) -> np.ndarray:
     return cue_preference
 
 
-@head_score("attention", "receiver kurtosis")
-def receiver_kurtosis(sentence_mass: np.ndarray) -> np.ndarray:
-    """Excess kurtosis over the reasoning's sentences of the answer's mass on them: high where few receive it all.
+@head_score("attention", "cue / sentence-initial")
+def cue_over_initial(cue_over_initial: np.ndarray) -> np.ndarray:
+    """Attention per cue token over that per other token that begins a sentence, where cue words mostly stand."""
+    return cue_over_initial
 
-    m4 / m2^2 - 3 with moments divided by the number of sentences, as Bogdan et al. (2025, "Thought Anchors") take it
-    of each sentence's attention from later sentences; here later tokens are the answer's. It can reach about the
-    number of sentences, so compare heads, not traces. nan for fewer than 4 sentences, or even attention.
+
+@head_score("attention", "receiver kurtosis")
+def receiver_kurtosis(sentence_mass: np.ndarray, sentence_bounds: np.ndarray) -> np.ndarray:
+    """Excess kurtosis over the reasoning's sentences of the answer's attention per token of them.
+
+    High where few sentences receive it all: m4 / m2^2 - 3 with moments divided by the number of sentences, of mean
+    attention, and without the N_NEIGHBOURS sentences next to the reader, as Bogdan et al. (2025, "Thought Anchors")
+    take it from later sentences; here the answer's tokens are the reader. It can reach about the number of
+    sentences, so compare heads, not traces. nan for fewer than 4 sentences, or even attention.
     """
-    mass = sentence_mass[..., ~np.isnan(sentence_mass).all(axis=(0, 1))].astype(np.float64)
-    if mass.shape[-1] < LEAST_SENTENCES:
-        return np.full(mass.shape[:2], np.nan)
-    deviation = mass - mass.mean(-1, keepdims=True)
-    variance = (deviation**2).mean(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        kurtosis = (deviation**4).mean(-1) / variance**2 - 3
-    return np.where(variance > 1e-14, kurtosis, np.nan)  # below, masses are equal but for rounding
+    lengths = np.diff(sentence_bounds[sentence_bounds >= 0])
+    lengths = lengths[: max(len(lengths) - N_NEIGHBOURS, 0)]
+    if len(lengths) < LEAST_SENTENCES:
+        return np.full(sentence_mass.shape[:2], np.nan)
+    attention = sentence_mass[..., : len(lengths)].astype(np.float64) / lengths
+    variance = attention.var(-1)
+    # below, attention is even but for rounding
+    return np.where(variance > (1e-6 * attention.mean(-1)) ** 2, kurtosis(attention, axis=-1), np.nan)
 
 
 @head_score("probes", "induction (random tokens)")

@@ -39,6 +39,7 @@ from r2a.attention.rerun import (
 from r2a.attention.segments import (
     EmptySegment,
     TraceAttention,
+    cue_over_initial,
     cue_preference,
     segment_mass,
     sentence_mass,
@@ -363,6 +364,15 @@ def test_cue_preference_compares_attention_per_token():
     kept = keep_of_weights(weights_of([[0.3, 0, 0.1, 0.1, 0.1]] * 3), BOUNDS)
     is_cue = np.array([True, False, False, False, True])  # 0.2 a token, against 0.2 / 3
     np.testing.assert_allclose(cue_preference(kept.answer_mass, BOUNDS, is_cue), [[3.0]], rtol=1e-6)
+
+
+def test_cue_tokens_are_compared_with_other_tokens_that_begin_a_sentence():
+    kept = keep_of_weights(weights_of([[0.3, 0, 0.1, 0.2, 0.1]] * 3), BOUNDS)
+    is_cue = np.array([True, False, False, False, False])
+    cuts = [BOUNDS.reasoning, BOUNDS.reasoning + 2, BOUNDS.reasoning + 3, BOUNDS.think_close]  # with 0.1 and 0.2 each
+    found = cue_over_initial(kept.answer_mass, BOUNDS, is_cue, cuts)
+    np.testing.assert_allclose(found, [[0.3 / 0.15]], rtol=1e-6)
+    assert np.isnan(cue_over_initial(kept.answer_mass, BOUNDS, is_cue, [cuts[0], cuts[-1]])).all()
 
 
 @pytest.mark.parametrize("is_cue", [np.zeros(5, bool), np.ones(5, bool)])

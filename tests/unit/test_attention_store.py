@@ -153,7 +153,8 @@ def test_heads_are_scored_from_the_stores_though_no_needle_is_copied(folder, fus
     }  # fmt: skip
     probe_heads(folder / "manifest.json", folder / "haystack.txt", folder / "probes.h5", probes)
     settings = {"n_top_heads": 2, "n_resamples": 100, "confidence": 0.95, "seed": 0}
-    score_heads(fused, folder / "probes.h5", folder / "heads.parquet", folder / "by_trace.parquet", settings)
+    outputs = (folder / name for name in ("heads.parquet", "by_trace.parquet", "lists.csv"))
+    score_heads(fused, folder / "probes.h5", *outputs, settings)
     heads = read_parquet(folder / "heads.parquet")
     assert len(heads) == 3 * 4
     assert heads["tracking_n"].max() == 3 and heads["induction_n"].eq(2).all()

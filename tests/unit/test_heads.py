@@ -12,6 +12,7 @@ from scipy import stats
 
 from r2a.evaluation import quality_table, write_attention_quality
 from r2a.figures.head_atlas import plot_head_atlas
+from r2a.figures.head_lists import plot_head_lists
 from r2a.figures.heads import plot_head_map
 from r2a.heads import score_heads
 from r2a.heads.focus import density, rank_heads, sink_free, top_share
@@ -264,6 +265,15 @@ def test_two_scores_of_one_name_are_refused():
         @head_score("attention", "another")
         def retrieval(tracking: np.ndarray) -> np.ndarray:
             return tracking
+
+
+def test_the_figure_of_lists_holds_every_listed_head_with_its_ranks(stores, tmp_path):
+    heads = scored(stores)
+    plot_head_lists(stores["heads"], stores["lists"], tmp_path / "figure", SETTINGS)
+    drawn = pd.read_csv(tmp_path / "figure.csv").dropna(subset="layer").set_index(["layer", "head"])
+    ranks = heads["a2r"].rank(ascending=False)
+    assert drawn["a2r"].to_dict() == {key: rank for key, rank in ranks.items() if key in drawn.index}
+    assert set(ranks.index[ranks <= 2]) <= set(drawn.index)
 
 
 def test_the_map_draws_one_mark_a_marked_head(stores, tmp_path, monkeypatch):

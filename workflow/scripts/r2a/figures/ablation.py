@@ -35,7 +35,7 @@ SELECTIONS = {
         "Answers generated while the first Reasoning-Focus Heads are ablated, beside equally many random heads of "
         "the same layers. Means over the same n problems, whose reasoning stays as it was. a2r: the answer tokens'"
         " share of attention on the reasoning; an ablated head has none. {interval} intervals over problems: "
-        "Wilson's, and a bootstrap for a2r. Test: sign-flip permutation of the difference with Holm's correction, "
+        "Wilson's, and a bootstrap for a2r. Test: the label RFH moved among a problem's arms, with Holm's correction, "
         "in the ablation table."
     ),
 )

@@ -28,7 +28,7 @@ RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "mark
     label="head atlas",
     caption=(
         "Every registered score of every head, by layer. Reasoning-Focus Heads are numbered by rank and have "
-        "{interval} bootstrap intervals over traces, or over runs for scores from probes; n is in each title. No "
+        "{interval} bootstrap intervals over problems, or over runs for scores from probes; n is in each title. No "
         "test."
     ),
 )

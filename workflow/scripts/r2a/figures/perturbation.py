@@ -38,9 +38,9 @@ NAMES = {
     caption=(
         "Answers generated again from a reasoning that was cut off, replaced or changed: how many are right, are "
         "the original answer, or are what the changed text implies. Shares over n problems; an invalid answer is "
-        "neither right nor the same. {interval} intervals: Wilson's, or a bootstrap over problems with several "
-        "samples. No test; a reasoning kept whole and kinds marked as controls show what to expect without a "
-        "change."
+        "neither right nor the same. {interval} Wilson intervals over problems. Tests against the reasoning kept "
+        "whole, paired by problem, are in the table of comparisons (exact McNemar, or sign flips for several samples, "
+        "Holm's correction); kinds marked as controls show what to expect without a change."
     ),
 )
 def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> None:

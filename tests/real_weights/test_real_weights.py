@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from hooked_patching import hooked_patch, last_logits
 from r2a.attention.probes import repeated_tokens
+from r2a.boxes import final_answer, find_boxes
 from r2a.models import load_tokenizer, marks_of, token_pieces
 from r2a.store import axis_labels, read_parquet
-from r2a.traces import Bounds, find_boxes, segment_bounds
+from r2a.traces import Bounds, segment_bounds
 
 ROOT = Path(__file__).parents[2]
 REASONER, PRETRAINED = "smollm2-reasoner", "smollm2-135m"
@@ -61,7 +62,7 @@ def test_tags_are_single_tokens_that_no_neighbour_merges_with(tokenizer, models)
 def test_numbers_are_split_into_digits_and_boxes_are_found_all_the_same(tokenizer):
     ids = tokenizer.encode("\\boxed{1234}.", add_special_tokens=False)
     assert [tokenizer.decode([token]) for token in ids][-6:] == ["{", "1", "2", "3", "4", "}."]
-    assert find_boxes(tokenizer.decode(ids)) == ["1234"]
+    assert final_answer(tokenizer.decode(ids)) == "1234"
 
 
 def test_segments_tile_every_trace_and_begin_and_end_as_written(results, models, tokenizer):

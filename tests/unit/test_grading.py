@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from r2a.grading.math_answers import equality, load_math_verify
 
 import r2a.grading
 from r2a.grading import GRADERS, Attempt, GradingError, Verdict, final_answer, grade_answer, grade_answers, grade_traces
-from r2a.grading.math_answers import equality, load_math_verify
 from r2a.grading.paper import paper_answer
 from r2a.grading.workers import WorkerError, run_in_workers
 from r2a.store import provenance, read_parquet, read_provenance, write_parquet

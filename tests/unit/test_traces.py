@@ -2,7 +2,7 @@
 
 import pytest
 
-from r2a.traces import SEGMENTS, Marks, find_boxes, invalid_reason, n_think_closes, segment_bounds
+from r2a.traces import SEGMENTS, Marks, invalid_reason, n_think_closes, segment_bounds
 
 BOS, EOS, OPEN, CLOSE = 0, 1, 2, 3
 MARKS = Marks(BOS, frozenset({EOS}), OPEN, CLOSE)
@@ -78,31 +78,9 @@ def test_words_that_only_resemble_a_tag_are_none():
     assert (bounds.think_close, bounds.answer) == (8, 8)
 
 
-@pytest.mark.parametrize(
-    ("text", "boxes"),
-    [
-        (r"\boxed{\frac{\sqrt{3}}{2}}", [r"\frac{\sqrt{3}}{2}"]),
-        (r"first \boxed{3} then \boxed {5}", ["3", "5"]),
-        (r"\boxed{\{1, 2\}}", [r"\{1, 2\}"]),
-        (r"\boxed{a \boxed{b}}", [r"a \boxed{b}"]),
-        (r"\boxed{never closed", []),
-        (r"\boxed 5 and boxed{6}", []),
-        (r"\boxed{3} and \boxed{unclosed", ["3"]),
-    ],
-)
-def test_boxes_are_found_by_matching_braces(text, boxes):
-    assert find_boxes(text) == boxes
-
-
 def test_the_first_failed_step_of_the_funnel_is_the_reason():
     assert invalid_reason(False, 0, False) == "unfinished"
     assert invalid_reason(True, 0, False) == "never_closed"
     assert invalid_reason(True, 2, True) == "closed_twice"
     assert invalid_reason(True, 1, False) == "no_answer"
     assert invalid_reason(True, 1, True) == ""
-
-
-def test_thousands_of_unclosed_boxes_take_no_longer_than_their_length():
-    text = "\\boxed{" * 100_000
-    assert find_boxes(text) == []
-    assert find_boxes(text + "7}") == ["7"]

@@ -44,7 +44,6 @@ SHORT_NAMES = {
 }  # fmt: skip
 # of a trace among those of a model and dataset; the columns that traces, grades and judgements have in common
 TRACE_KEYS = ("uid", "condition", "decoding", "sample")
-BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -98,28 +97,6 @@ def find_tags(ids: Sequence[int], mark: int, texts: Sequence[str], tag: str) -> 
         (bisect_right(ends, match.start()), bisect_left(ends, match.end()) + 1)
         for match in re.finditer(re.escape(tag), "".join(texts))
     ]
-
-
-def find_boxes(text: str) -> list[str]:
-    r"""Contents of every \boxed{...} in the text, outermost first, found by matching braces.
-
-    A box that never closes is left out. Escaped braces (\{ and \}) count as text.
-    """
-    opened: list[int | None] = []  # for every open brace, where its box's content starts; None for a plain one
-    closed: list[tuple[int, int]] = []
-    for match in BRACES.finditer(text):
-        if match.group() == "}":
-            start = opened.pop() if opened else None
-            if start is not None:
-                closed.append((start, match.start()))
-        elif match.group().endswith("{") and match.group() != "\\{":
-            opened.append(None if match.group() == "{" else match.end())
-    boxes, last_end = [], -1
-    for start, end in sorted(closed):
-        if start > last_end:
-            boxes.append(text[start:end])
-            last_end = end
-    return boxes
 
 
 def invalid_reason(is_finished: bool, n_closes: int, has_answer: bool) -> str:

@@ -12,13 +12,14 @@ import torch
 
 from r2a.ablation.arms import Arm, Head, arms_of_trace
 from r2a.ablation.decoding import ABLATED, Answer, Reading, generate, mean_output, read, refuse_deviating
+from r2a.boxes import final_answer
 from r2a.models import load_model, load_tokenizer, marks_of, read_manifest
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.roles import UNABLATED
 from r2a.shards import WHOLE, shard_range
 from r2a.store import provenance, read_parquet, write_parquet
-from r2a.traces import Bounds, Marks, find_boxes, invalid_reason
+from r2a.traces import Bounds, Marks, invalid_reason
 
 
 class AblationError(Exception):
@@ -173,7 +174,7 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[Answer]:
 def _row(trace: pd.Series, arm: Arm, answer: Answer, tokenizer: Any, marks: Marks) -> dict[str, Any]:
     written = answer.token_ids[:-1] if answer.is_finished else answer.token_ids
     text = tokenizer.decode(written)
-    reason = invalid_reason(answer.is_finished, 1 + written.count(marks.think_close), bool(find_boxes(text)))
+    reason = invalid_reason(answer.is_finished, 1 + written.count(marks.think_close), final_answer(text) is not None)
     return {
         "uid": trace["uid"],
         "mode": arm.mode,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from r2a.boxes import final_answer
 from r2a.endpoint_replies import is_finished as is_whole
 from r2a.generation.ledger import Ledger
 from r2a.generation.requests import NEUTRAL, REFUSED, TOO_LONG, Completion, Request
@@ -18,7 +19,7 @@ from r2a.prompts import THINK_CLOSE, prefill, prompt_ids
 from r2a.shards import WHOLE, shard_range
 from r2a.store import parameters_hash, provenance, read_parquet, write_parquet
 from r2a.study import CONDITIONS
-from r2a.traces import find_boxes, invalid_reason, n_think_closes, segment_bounds
+from r2a.traces import invalid_reason, n_think_closes, segment_bounds
 
 
 def request_seed(study_seed: int, uid: str, condition: str, decoding: str, sample: int) -> int:
@@ -183,7 +184,7 @@ class _Reader:
             _, *parts = f"{request.prefill}{text}".split(THINK_CLOSE)
             n_closes, answer_text = len(parts), THINK_CLOSE.join(parts)
         is_finished = is_whole(completion.finish_reason)
-        has_answer = bool(answer_text.strip() if self.is_open_ended else find_boxes(answer_text))
+        has_answer = bool(answer_text.strip()) if self.is_open_ended else final_answer(answer_text) is not None
         reason = invalid_reason(is_finished, n_closes, has_answer)
         return {
             "uid": request.uid,

@@ -6,7 +6,7 @@ It takes any trailing number for the answer where nothing is boxed, and accepts 
 from typing import Any
 
 from r2a.grading.grader import Attempt, Grader, Verdict, undecided, unread
-from r2a.grading.math_answers import load_math_verify
+from r2a.grading.symbolic import load_sympy
 from r2a.grading.workers import Outcome
 
 
@@ -31,4 +31,4 @@ def _judge(attempt: Attempt, outcome: Outcome) -> Verdict:
     return Verdict(is_equal, "math_verify" if is_equal else "mismatch", answer)
 
 
-GRADER = Grader(load_math_verify, _read, compare, _judge)
+GRADER = Grader(load_sympy, _read, compare, _judge)

@@ -1,51 +1,61 @@
-"""The study's own grader (METHOD section 2): texts first, guards, then math-verify on the boxed answers."""
+"""The study's own grader (METHOD section 2): what reading decides at once, then mathematics in a worker."""
 
 import logging
+import re
 from typing import Any
 
-from r2a.grading.grader import Attempt, Grader, Verdict, undecided, unread
-from r2a.grading.math_answers import (
-    asks_for_form,
-    equality,
-    final_answer,
-    is_plain,
-    light_form,
-    load_math_verify,
-    verdict_by_text,
-    without_percent,
-)
+from r2a.boxes import final_answer
+from r2a.grading.comparison import by_reading
+from r2a.grading.grader import MAX_CHARACTERS, MAX_DIGITS, Attempt, Grader, Verdict, undecided, unread
+from r2a.grading.notation import written
+from r2a.grading.symbolic import equality, load_sympy
+from r2a.grading.words import same_words
 from r2a.grading.workers import Outcome
 
 logger = logging.getLogger("r2a")
 
 
 def _read(attempt: Attempt) -> Verdict | tuple[Any, ...]:
-    answer = final_answer(attempt.answer_text)
+    answer, reference = final_answer(attempt.answer_text), attempt.reference
     verdict = unread(attempt, answer)
-    if verdict is None and not attempt.reference.strip():
-        verdict = Verdict(None, "gold_unparsed", answer)
-    if verdict is None:
-        verdict = verdict_by_text(answer, attempt.reference)
     if verdict is not None:
         return verdict
-    assert answer is not None
-    return (*without_percent(answer, attempt.reference, attempt.problem), asks_for_form(attempt.problem))
+    if not reference.strip():
+        return Verdict(None, "gold_unparsed", answer)
+    if answer is None:
+        return Verdict(False, "no_box", None)
+    if "".join(answer.split()) == "".join(reference.split()) and _is_one_word_each(answer, reference):
+        return Verdict(True, "string", answer)
+    if not answer.strip():
+        return Verdict(False, "mismatch", answer)
+    if len(answer) > MAX_CHARACTERS or re.search(rf"\d{{{MAX_DIGITS + 1}}}", answer):
+        return Verdict(None, "error", answer)
+    is_same = by_reading(answer, reference, attempt.problem)
+    if is_same is not None:
+        return Verdict(is_same, "normalised" if is_same else "mismatch", answer)
+    return answer, reference, attempt.problem
+
+
+def _is_one_word_each(answer: str, reference: str) -> bool:
+    """Whether no two digits or letters are apart in only one of the texts (1 2 is not 12)."""
+    apart = re.compile(r"(?<=\d)\s+(?=\d)|(?<=[A-Za-z])\s+(?=[A-Za-z])")
+    return len(apart.findall(answer)) == len(apart.findall(reference))
 
 
 def _judge(attempt: Attempt, outcome: Outcome) -> Verdict:
-    """Light normalisation decides only where the comparison could not."""
+    """Where nothing could be compared as mathematics, the same words are still the same answer."""
     answer, reference = final_answer(attempt.answer_text) or "", attempt.reference
     if outcome.value in ("equal", "different"):
         is_equal = outcome.value == "equal"
         return Verdict(is_equal, "math_verify" if is_equal else "mismatch", answer)
-    if light_form(answer) == light_form(reference):
+    if same_words(written(answer), written(reference)):
         return Verdict(True, "normalised", answer)
     if outcome.status != "done":
         logger.warning(f"not graded ({outcome.status} {outcome.message}): {answer[:80]!r} against {reference!r}")
         return undecided(outcome, answer)
-    if outcome.value == "reference_unparsed" and not is_plain(reference):
+    if outcome.value == "reference_unparsed":
         return Verdict(None, "gold_unparsed", answer)
     return Verdict(False, "mismatch", answer)
 
 
-GRADER = Grader(load_math_verify, _read, equality, _judge)
+GRADER = Grader(load_sympy, _read, equality, _judge)

@@ -1,0 +1,156 @@
+r"""Numbers read exactly, whatever they are written as: 1 000, 2\frac{1}{3}, 1.5 \times 10^{-3}, 0.\overline{3}, five.
+
+All arithmetic is in whole fractions, so two numbers are the same or they are not, at any size.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+MAX_DIGITS = 256  # beyond them nothing is computed
+N_ROUNDED_DIGITS = 6  # with so many decimals, all significant, a number may stand for the one that it rounds
+N_DOUBLE_DIGITS = 16  # of a floating-point number in double precision
+DIGITS = r"(?:[1-9]\d{0,2}(?:[,' ]\d{3})+(?!\d)|[1-9]\d?(?:,\d{2})+,\d{3}(?!\d)|\d+)"
+DECIMAL = re.compile(rf"({DIGITS})(?:\.(\d*))?|\.(\d+)")
+EUROPEAN = re.compile(r"(\d{1,3}(?:\.\d{3})+),(\d+)|(\d{1,3}(?:\.\d{3}){2,})|(\d+),(\d{1,2}|\d{4,})|(0),(\d+)")
+REPEATING = re.compile(
+    rf"({DIGITS})?\.(\d*?)(?:\\(?:overline|bar|overbar)\{{(\d+)\}}(?:\\ldots)?|\((\d+)\)"
+    r"|\\dot\{?(\d)\}?(?:(\d*)\\dot\{?(\d)\}?)?)"
+)
+FRACTION = re.compile(rf"\\frac\{{\s*(-?\s*{DIGITS})\s*\}}\{{\s*(-?\s*{DIGITS})\s*\}}|({DIGITS})\s*/\s*(-?\s*{DIGITS})")
+MIXED = re.compile(r"(\d+)\s*(?:\\frac\{\s*(\d+)\s*\}\{\s*(\d+)\s*\}|\s(\d+)\s*/\s*(\d+))")
+POWER_OF_TEN = re.compile(
+    r"(.*?)\s*(?:\\times|\\cdot|[xX])\s*10\s*\^\s*\{?\s*([+-]?\d{1,4})\s*\}?|(.*?)[eE]([+-]?\d{1,4})"
+)
+SMALL = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+TENS = [
+    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+]  # fmt: skip
+NUMBER_WORDS = {word: value for value, word in enumerate(SMALL)} | {
+    word: 10 * value for value, word in enumerate(TENS, 2)
+}
+
+
+@dataclass(frozen=True)
+class Number:
+    """An exact number and, where it is written as a decimal, how many digits follow its point."""
+
+    value: Fraction
+    n_decimals: int | None = None
+
+    @property
+    def may_be_rounded(self) -> bool:
+        """Whether the number has enough digits to stand for another that it rounds."""
+        if self.n_decimals is None:
+            return False
+        n_digits = N_ROUNDED_DIGITS
+        return self.n_decimals >= n_digits and abs(self.value) * 10**self.n_decimals >= 10 ** (n_digits - 1)
+
+    def rounds(self, value: Fraction) -> bool:
+        """Whether the digits are those of the value, rounded or cut off."""
+        assert self.n_decimals is not None
+        scaled, own = abs(value) * 10**self.n_decimals, abs(self.value) * 10**self.n_decimals
+        if (value < 0) != (self.value < 0):
+            return False
+        if own >= 10 ** (N_DOUBLE_DIGITS - 1):  # as a program prints it: the last digit may be off by one
+            return abs(own - scaled) <= 1
+        return own in (int(scaled), int(scaled + Fraction(1, 2)))
+
+
+@lru_cache(maxsize=4096)
+def read_number(text: str) -> Number | None:
+    """The number that a written text is, or None where it is none, is not sure to be one, or has too many digits."""
+    text = text.strip()
+    if len(text) > 3 * MAX_DIGITS or re.search(rf"\d{{{MAX_DIGITS + 1}}}", text):
+        return None
+    while text.startswith("(") and text.endswith(")") and not set("()") & set(text[1:-1]):
+        text = text[1:-1].strip()
+    sign = 1
+    if match := re.match(r"[+-]\s*", text):
+        sign = -1 if match[0][0] == "-" else 1
+        text = text[match.end() :]
+        if text[:1] in "+-":
+            return None
+    number = _unsigned(text)
+    return None if number is None else Number(sign * number.value, number.n_decimals)
+
+
+def same_number(found: Number, wanted: Number) -> bool:
+    """Equal exactly, or one a decimal of at least six places that rounds the other, which is no decimal."""
+    if found.value == wanted.value:
+        return True
+    return any(
+        decimal.may_be_rounded and exact.n_decimals is None and decimal.rounds(exact.value)
+        for decimal, exact in ((found, wanted), (wanted, found))
+    )
+
+
+def decimal_comma(text: str) -> Number | None:
+    """The number where a comma is its decimal point and points group its digits (1.234,56), else None."""
+    match = re.fullmatch(r"([+-]?)\s*(.*)", text.strip(), re.DOTALL)
+    assert match is not None
+    found = EUROPEAN.fullmatch(match[2])
+    if not found:
+        return None
+    whole = next(part for part in (found[1], found[3], found[4], found[6]) if part is not None).replace(".", "")
+    decimals = found[2] or found[5] or found[7] or ""
+    value = Fraction(int(whole + decimals), 10 ** len(decimals))
+    return Number(-value if match[1] == "-" else value, len(decimals))
+
+
+def _unsigned(text: str) -> Number | None:
+    if match := DECIMAL.fullmatch(text):
+        whole = re.sub(r"\D", "", match[1] or "") or "0"
+        decimals = match[2] or match[3] or ""
+        n_decimals = len(decimals) if decimals else None
+        return Number(Fraction(int(whole + decimals), 10 ** len(decimals)), n_decimals)
+    if match := MIXED.fullmatch(text):
+        units, top, bottom = (int(part) for part in match.groups() if part is not None)
+        return Number(units + Fraction(top, bottom)) if 0 < top < bottom else None
+    if match := FRACTION.fullmatch(text):
+        top, bottom = (int(re.sub(r"[^\d-]", "", part)) for part in match.groups() if part is not None)
+        return Number(Fraction(top, bottom)) if bottom else None
+    if match := REPEATING.fullmatch(text):
+        between = match[5] + match[6] + match[7] if match[7] else match[5]
+        return _repeating(match[1] or "0", match[2], match[3] or match[4] or between)
+    if text.endswith(r"\ldots") and (match := re.fullmatch(rf"({DIGITS})?\.(\d+)\s*\\ldots", text)):
+        return _continued(match[1] or "0", match[2])
+    if match := POWER_OF_TEN.fullmatch(text):
+        factor = read_number(match[1] if match[1] is not None else match[3])
+        exponent = int(match[2] or match[4])
+        if factor is None or (match[3] is not None and abs(exponent) > MAX_DIGITS):
+            return None
+        return Number(factor.value * Fraction(10) ** exponent)
+    if match := re.fullmatch(r"10\^\{\s*([+-]?\d{1,4})\s*\}", text):
+        return Number(Fraction(10) ** int(match[1]))
+    return _in_words(text)
+
+
+def _repeating(whole: str, first: str, again: str) -> Number:
+    start = Fraction(int(re.sub(r"\D", "", whole) + first), 10 ** len(first))
+    return Number(start + Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(first)))
+
+
+def _continued(whole: str, digits: str) -> Number | None:
+    """0.1666... goes on as its last digits say: one digit written three times, or several written twice."""
+    for length in range(1, len(digits) // 2 + 1):
+        again = digits[-length:]
+        n_times = 3 if length == 1 else 2
+        if len(digits) >= length * n_times and digits.endswith(again * n_times):
+            return _repeating(whole, digits[:-length], again)
+    cut_off = Number(Fraction(int(re.sub(r"\D", "", whole) + digits), 10 ** len(digits)), len(digits))
+    return cut_off if cut_off.may_be_rounded else None
+
+
+def _in_words(text: str) -> Number | None:
+    words = re.fullmatch(r"(?:\\text\{)?\s*([A-Za-z]+(?:[ -][a-z]+)?)\s*\}?", text)
+    parts = re.split("[ -]", words[1].lower()) if words else []
+    if not parts or any(part not in NUMBER_WORDS for part in parts):
+        return None
+    if len(parts) == 2 and not (parts[0] in TENS and 0 < NUMBER_WORDS[parts[1]] < 10):
+        return None
+    return Number(Fraction(sum(NUMBER_WORDS[part] for part in parts)))

@@ -1,0 +1,267 @@
+r"""Units of measure: what a text like `\frac{\text{m}}{\text{s}^2}`, `square feet` or `miles per hour` measures.
+
+A unit is an exact factor and the powers of its bases. Units of the same bases convert; a thing that is only counted
+(cards, apples) is a base of its own, and so is every currency.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+Powers = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A factor and the powers of the bases that it is measured in."""
+
+    factor: Fraction
+    powers: Powers
+
+    def __mul__(self, other: "Unit") -> "Unit":
+        powers = dict(self.powers)
+        for base, power in other.powers:
+            powers[base] = powers.get(base, 0) + power
+        return Unit(self.factor * other.factor, tuple(sorted((base, n) for base, n in powers.items() if n)))
+
+    def __pow__(self, power: int) -> "Unit":
+        return Unit(self.factor**power, tuple((base, n * power) for base, n in self.powers if power))
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the unit is a thing that is counted, which no table knows."""
+        return any(base.startswith("a ") for base, _ in self.powers)
+
+
+NOTHING = Unit(Fraction(1), ())
+PREFIXES = {
+    "kilo": ("k", 3), "centi": ("c", -2), "milli": ("m", -3), "micro": (r"\mu", -6), "nano": ("n", -9),
+    "mega": ("M", 6), "giga": ("G", 9), "deci": ("d", -1), "hecto": ("h", 2),
+}  # fmt: skip
+# base units and those of science: symbols, names, factor, powers; all with prefixes
+PREFIXED = (
+    ("m", "meter meters metre metres", "1", "m"),
+    ("g", "gram grams gramme grammes", "1/1000", "kg"),
+    ("L l", "liter liters litre litres", "1/1000", "m3"),
+    ("s", "", "1", "s"),
+    ("A", "ampere amperes amp amps", "1", "A"),
+    ("mol", "mole moles", "1", "mol"),
+    ("Hz", "hertz", "1", "s-1"),
+    ("N", "newton newtons", "1", "kg m s-2"),
+    ("J", "joule joules", "1", "kg m2 s-2"),
+    ("W", "watt watts", "1", "kg m2 s-3"),
+    ("Pa", "pascal pascals", "1", "kg m-1 s-2"),
+    ("V", "volt volts", "1", "kg m2 s-3 A-1"),
+    ("C", "coulomb coulombs", "1", "A s"),
+    (r"\Omega", "ohm ohms", "1", "kg m2 s-3 A-2"),
+    ("F", "farad farads", "1", "kg-1 m-2 s4 A2"),
+    ("T", "tesla teslas", "1", "kg s-2 A-1"),
+    ("eV", "electronvolt electronvolts", "1602176634/10000000000000000000000000000", "kg m2 s-2"),
+    ("cal", "calorie calories", "4184/1000", "kg m2 s-2"),
+    ("B", "byte bytes", "8", "bit"),
+)
+OTHERS = (
+    ("second seconds sec secs", "1", "s"),
+    ("min mins minute minutes", "60", "s"),
+    ("h hr hrs hour hours", "3600", "s"),
+    ("day days", "86400", "s"),
+    ("week weeks wk wks", "604800", "s"),
+    ("month months", "1/12", "year"),
+    ("year years yr yrs", "1", "year"),
+    ("decade decades", "10", "year"),
+    ("century centuries", "100", "year"),
+    ("in in. inch inches", "254/10000", "m"),
+    ("ft ft. foot feet", "3048/10000", "m"),
+    ("yd yds yard yards", "9144/10000", "m"),
+    ("mi mile miles", "1609344/1000", "m"),
+    ("oz ounce ounces", "28349523125/1000000000000", "kg"),
+    ("lb lbs lb. lbs. pound pounds", "45359237/100000000", "kg"),
+    ("tonne tonnes", "1000", "kg"),
+    ("ton tons", "1", "ton"),
+    ("acre acres", "40468564224/10000000", "m2"),
+    ("ha hectare hectares", "10000", "m2"),
+    ("gal gallon gallons", "3785411784/1000000000000", "m3"),
+    ("qt quart quarts", "946352946/1000000000000", "m3"),
+    ("pt pint pints", "473176473/1000000000000", "m3"),
+    ("cup cups", "2365882365/10000000000000", "m3"),
+    ("cc", "1/1000000", "m3"),
+    ("mph", "44704/100000", "m s-1"),
+    ("kph kmph kmh", "10/36", "m s-1"),
+    ("bit bits", "1", "bit"),
+    ("bar bars", "100000", "kg m-1 s-2"),
+    ("atm", "101325", "kg m-1 s-2"),
+    ("rpm", "1/60", "turn s-1"),
+    ("K kelvin kelvins", "1", "kelvin"),
+    ("degC °C celsius centigrade", "1", "celsius"),
+    ("degF °F fahrenheit", "1", "fahrenheit"),
+    ("° deg degree degrees", "1", "degree"),
+    ("rad rads radian radians", "1", "radian"),
+    ("arcminute arcminutes", "1/60", "degree"),
+    ("dollar dollars USD usd US$ $ bucks", "1", "dollar"),
+    ("cent cents ¢", "1/100", "dollar"),
+    ("euro euros EUR €", "1", "euro"),
+    ("GBP £ sterling", "1", "sterling"),
+    ("pence penny pennies", "1/100", "dollar"),
+    ("yuan RMB CNY rmb 元", "1", "yuan"),
+    ("yen JPY ¥", "1", "yen"),
+    ("rupee rupees Rs Rs. rs INR ₹", "1", "rupee"),
+    ("unit units", "1", "unit"),
+    ("point points", "1", "a point"),
+    ("分钟", "60", "s"), ("小时", "3600", "s"), ("秒", "1", "s"), ("天", "86400", "s"),
+    ("厘米", "1/100", "m"), ("千米 公里", "1000", "m"), ("米", "1", "m"),
+    ("千克 公斤", "1", "kg"), ("克", "1/1000", "kg"), ("度", "1", "degree"),
+)  # fmt: skip
+SCALES = {
+    "dozen": 12, "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7,
+    "billion": 10**9, "trillion": 10**12,
+}  # fmt: skip
+# single letters that may as well be variables: a unit only where they stand in words, or apart from their number
+LETTERS = set("mgslLhNJWVCFTABK")
+# words that open a clause: what follows a number there is no unit
+CLAUSES = {
+    "and", "or", "if", "for", "when", "where", "with", "mod", "modulo", "base", "is", "are", "not", "such", "that",
+    "only", "then", "but", "let", "by", "to", "at", "on", "as", "else", "otherwise", "either", "both", "since",
+    "because", "unless", "except", "than", "equals", "equal",
+}  # fmt: skip
+ARTICLES = {
+    "of", "the", "a", "an", "from", "in", "per", "each", "every", "for", "total", "more", "possible", "different",
+    "distinct",
+}  # fmt: skip
+
+
+def _table() -> dict[str, Unit]:
+    units: dict[str, Unit] = {}
+    for symbols, names, factor, powers in PREFIXED:
+        plain = Unit(Fraction(factor), _powers(powers))
+        for word in (*symbols.split(), *names.split()):
+            units[word] = plain
+        for prefix, (symbol, exponent) in PREFIXES.items():
+            scaled = Unit(plain.factor * Fraction(10) ** exponent, plain.powers)
+            units |= {prefix + name: scaled for name in names.split()}
+            units |= {symbol + short: scaled for short in symbols.split()}
+    for words, factor, powers in OTHERS:
+        units |= dict.fromkeys(words.split(), Unit(Fraction(factor), _powers(powers)))
+    return units
+
+
+def _powers(text: str) -> Powers:
+    if text.startswith("a "):
+        return ((text, 1),)
+    return tuple(sorted((match[1], int(match[2] or 1)) for match in re.finditer(r"([A-Za-z]+)(-?\d)?(?: |$)", text)))
+
+
+TABLE = _table()
+TOKEN = re.compile(
+    r"\s*(?:(\\(?:mu|Omega)\s*[A-Za-z]*)|(\^\\circ\s*[CF]?(?![A-Za-z]))|\^\{?\s*(-?\d)\s*\}?|(\\cdot|\\times|[/()·*-])"
+    r"|([A-Za-z]+\.?(?:-[A-Za-z]+)*|US\$|\\?\$|[€£¥₹¢%]|[\u4e00-\u9fff]+))"
+)
+
+
+@lru_cache(maxsize=4096)
+def read_unit(text: str) -> Unit | None:
+    r"""The unit that a written text (with or without \text{}) names, or None where it names none.
+
+    Words that no table knows are things that are counted: the last of them tells which (duck eggs: egg).
+    """
+    text = re.sub(r"\\frac\{((?:[^{}]|\{[^{}]*\})*)\}\{((?:[^{}]|\{[^{}]*\})*)\}", r"(\1)/(\2)", text)
+    text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text).replace("{", " ").replace("}", " ")
+    text = re.sub(r"\^\s*(-?\d)", r"^\1", text)
+    text = re.sub(r"^\s*[(\[]([^()\[\]]*)[)\]]\s*(\^\d)?\s*$", r"\1\2", text).strip()
+    tokens: list[tuple[str, str]] = []
+    position = 0
+    while position < len(text.rstrip()):
+        match = TOKEN.match(text, position)
+        if match is None:
+            return None
+        kind = next(index for index, part in enumerate(match.groups()) if part is not None)
+        tokens.append((("word", "degree", "power", "sign", "word")[kind], match[kind + 1].replace(" ", "")))
+        position = match.end()
+    return _product(tokens) if tokens else None
+
+
+def _product(tokens: list[tuple[str, str]]) -> Unit | None:
+    """Units side by side multiply; all after a / or per divides, up to the next; unknown words are one thing."""
+    unit, sign, power_of_next = NOTHING, 1, 1
+    last: Unit | None = None
+    unknown: list[str] = []
+    depth = 0
+    for kind, text in tokens:
+        if kind == "sign":
+            if text == "(":
+                depth += 1
+            elif text == ")":
+                depth -= 1
+            elif text == "/":
+                sign = -1
+            elif text == "-":
+                continue
+            continue
+        if kind == "power":
+            if last is None:
+                return None
+            unit = unit * last ** (int(text) - 1)
+            last = None
+            continue
+        word = {"degree": "°" + text.removeprefix(r"^\circ")}.get(
+            kind, text.removeprefix("\\") if "$" in text else text
+        )
+        lower = word.lower().rstrip(".")
+        if lower in ("per", "each", "every") and unit is not NOTHING:
+            sign = -1
+        elif lower in ("square", "sq", "squared"):
+            if lower == "squared" and last is not None:
+                unit, last = unit * last, None
+            else:
+                power_of_next = 2
+        elif lower in ("cubic", "cu", "cubed"):
+            if lower == "cubed" and last is not None:
+                unit, last = unit * last**2, None
+            else:
+                power_of_next = 3
+        else:
+            known = TABLE.get(word) or TABLE.get(word.rstrip(".")) or (TABLE.get(lower) if len(lower) > 2 else None)
+            if known is None:
+                if lower in ("a", "an") and unit is not NOTHING and not unknown:
+                    sign = -1  # hours a week
+                    continue
+                if lower in CLAUSES or (len(lower) < 2 and lower.isascii()):
+                    return None
+                if lower not in ARTICLES:
+                    unknown.append(lower)
+                elif unknown:
+                    break  # what a thing is of, or where: eggs from the farm
+                continue
+            if known.powers in (TABLE["celsius"].powers, TABLE["fahrenheit"].powers) and unit == TABLE["degree"]:
+                unit = NOTHING
+            last = known ** (power_of_next * sign)
+            unit, power_of_next = unit * last, 1
+    if depth:
+        return None
+    if power_of_next != 1:  # 42 square
+        unit = unit * TABLE["unit"] ** power_of_next
+    if unknown:
+        thing = Unit(Fraction(1), ((f"a {_singular(unknown[-1])}", 1),))
+        # "miles of road", "dollars profit": what is measured does not change the unit
+        return thing if unit is NOTHING or unit.powers == () else unit
+    return unit
+
+
+def _singular(word: str) -> str:
+    return {"people": "person", "children": "child", "men": "man", "women": "woman"}.get(
+        word, re.sub(r"(?<=[^s])s$", "", re.sub(r"(?<=(?:sh|ch|ss))es$|(?<=x)es$", "", re.sub("ies$", "y", word)))
+    )
+
+
+def factor_between(found: Unit, wanted: Unit) -> Fraction | None:
+    """What a value in the one unit is multiplied by to be in the other, or None where they do not convert.
+
+    A plain "unit" is any length.
+    """
+    bases = [dict(found.powers), dict(wanted.powers)]
+    for mine, other in (bases, bases[::-1]):
+        if "unit" in mine and "m" in other and set(other) == {"m"} and mine["unit"] == other["m"]:
+            return Fraction(1)
+    if found.powers == wanted.powers:
+        return found.factor / wanted.factor
+    return None

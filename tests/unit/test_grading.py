@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from r2a.grading.math_answers import equality, load_math_verify
 
 import r2a.grading
-from r2a.grading import GRADERS, Attempt, GradingError, Verdict, final_answer, grade_answer, grade_answers, grade_traces
+from r2a.grading import (
+    GRADERS,
+    Attempt,
+    GradingError,
+    Verdict,
+    grade_answer,
+    grade_answers,
+    grade_traces,
+    unreadable_references,
+)
 from r2a.grading.paper import paper_answer
 from r2a.grading.workers import WorkerError, run_in_workers
 from r2a.store import provenance, read_parquet, read_provenance, write_parquet
@@ -101,28 +109,6 @@ def test_equivalent_answer_is_right(probe_verdicts, probe):
     assert probe_verdicts[probe].is_correct is True
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (r"first \boxed{3}, then \boxed{4}", "4"),
-        (r"\(\boxed{-5}\), \(\boxed{1}\), and \(\boxed{-4}\)", "-5, 1, -4"),
-        (r"\boxed{3}, \boxed{5}, \boxed{7}.", "3, 5, 7"),
-        (r"$\boxed{x=1}$ or $\boxed{x=2}$", "x=1, x=2"),
-        (r"\[\boxed{1} \text{ and } \boxed{2}\]", "1, 2"),
-        (r"so \boxed{2}, hence \boxed{3}; \boxed{4}", "3, 4"),
-        ("\\[\\boxed{9}\\]\n\n\\[\\boxed{9}\\]", "9"),
-        (r"first \boxed{3} then \boxed{\frac{\sqrt{3}}{2}}", r"\frac{\sqrt{3}}{2}"),
-        (r"\boxed {5}", "5"),
-        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"\boxed{3} but \boxed{4", "3"),
-        ("done by 2024", None),
-        ("", None),
-    ],
-)
-def test_final_answer_is_the_last_run_of_boxes(text, answer):
-    assert final_answer(text) == answer
-
-
 def test_answer_without_a_box_is_never_read():
     assert grade_answer("We are done by 2024", "2024") == Verdict(False, "no_box", None)
 
@@ -134,9 +120,12 @@ def test_trace_that_never_came_to_its_answer_is_wrong_by_name(invalid_reason, re
 
 
 def test_answer_that_cannot_be_parsed_is_compared_as_text():
-    same, other = grade_answers([Attempt(boxed(r"\text{?} \left??"), "????"), Attempt(boxed("????"), "3")])
-    assert (same.reason, other.reason) == ("gold_unparsed", "mismatch")
-    assert grade_answer(boxed(r"\left???"), "???") == Verdict(True, "normalised", r"\left???")
+    same, other = grade_answers([Attempt(boxed(r"\left???"), "???"), Attempt(boxed("????"), "3")])
+    assert (same.is_correct, other.reason) == (True, "mismatch")
+
+
+def test_reference_that_cannot_be_parsed_leaves_answers_undecided():
+    assert grade_answer(boxed("7x"), r"\frac{") == Verdict(None, "gold_unparsed", "7x")
 
 
 def test_bombs_time_out_and_harm_no_other_answer():
@@ -304,11 +293,9 @@ def test_list_of_boxes_that_every_other_grader_misses_is_right(published):
     assert len(lists) and lists["is_right"].all()
 
 
-def test_every_published_reference_equals_itself_as_mathematics(reference):
-    answers = sorted(set(pd.read_parquet(reference / "math500_traces.parquet", columns=["answer"])["answer"]))
-    tasks = [(answer, answer) for answer in answers]
-    outcomes = dict(run_in_workers(load_math_verify, equality, tasks, seconds=10, memory_mb=2000))
-    assert {answers[index]: outcome for index, outcome in outcomes.items() if outcome.value != "equal"} == {}
+def test_every_published_reference_can_be_read(reference):
+    answers = pd.read_parquet(reference / "math500_traces.parquet", columns=["answer"])["answer"]
+    assert unreadable_references({answer: answer for answer in answers}) == {}
 
 
 # ---- tables in, table out
@@ -356,11 +343,11 @@ def test_each_further_grader_adds_its_own_verdicts(tmp_path):
     assert list(grades["reason_paper"]) == ["mismatch", "truncated"]
 
 
-def test_references_that_cannot_be_read_are_refused_before_grading(tmp_path):
-    write_tables(tmp_path, {"good": "1", "odd": r"\frac{", "none": None}, [("good", boxed("1"), "")])
+def test_missing_references_are_refused_before_grading(tmp_path):
+    write_tables(tmp_path, {"good": "1", "none": None, "blank": " "}, [("good", boxed("1"), "")])
     with pytest.raises(GradingError) as refusal:
         grade(tmp_path)
-    for part in ("puzzles.parquet", "2 reference answers", "odd", "none", "LaTeX"):
+    for part in ("puzzles.parquet", "2 reference answers", "none", "blank"):
         assert part in str(refusal.value)
     assert "good" not in str(refusal.value)
     assert not (tmp_path / "grades.parquet").exists()

@@ -23,7 +23,7 @@ SIGN = re.compile(
     r"|\\begin\{[a-z*]+\}(?:\{[^{}]*\})?|\\end\{[a-z*]+\}|\\text" + GROUP + r"|\\[A-Za-z]+|\\.|[()\[\]{},;|=<>:&]"
     r"|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
 )
-SYMBOL = r"(?:[A-Za-z]|\\[A-Za-z]+|\\text\{[^{}]*\})"
+SYMBOL = r"(?:[A-Za-z]|\\text\{[^{}]*\}|\\(?!text)[A-Za-z]+(?![A-Za-z]))"
 # what may stand before =, and is then the name of the answer: x, f(x), x_1, |AB|, \angle ABC, P(A \cup B), Area, a:b
 NAME = re.compile(
     rf"(?:\\(?:angle|overline|vec|hat|bar|triangle)\s*)?\|?{SYMBOL}(?:\s*{SYMBOL})*'*(?:_\{{[^{{}}]*\}}|_\w)?'*(?:\^\{{-1\}})?\|?"
@@ -125,8 +125,9 @@ def without_name(text: str) -> tuple[str, str]:
     if len(parts) > 1 and parts[0] and (len(parts) > 2 or not NAME.fullmatch(parts[0])):
         text = parts[0]
     sides = split(text.replace(r"\approx", "="), "=", r"\in")
-    if re.search(r":\s*[(\[]", text) and signs(text)[-1][0] in (")", "]"):  # x > 1: (1, \infty)
-        return "", split(text, ":")[-1]
+    *condition, region = split(text, ":")
+    if condition and (group := read_group(region)) and group.open:  # x > 1: (1, \infty)
+        return "", region
     if (
         len(sides) < 2
         or any(not side for side in sides)
@@ -209,7 +210,7 @@ def _elements(text: str, is_in_brackets: bool) -> list[str]:
 def _groups_digits(text: str, sign: str, first: int, last: int) -> bool:
     return (
         sign == ","
-        and bool(re.search(r"(?<![\d.])\d{1,3}(?:,\d{2,3})*$", text[:first]))
+        and bool(re.search(r"(?<![\d.])\d{1,3}(?:,\d{2,3})*$", text[max(0, first - 40) : first]))
         and bool(re.match(r"(?:\d{2},)*\d{3}(?!\d)", text[last:]))
     )
 

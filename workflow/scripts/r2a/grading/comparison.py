@@ -335,7 +335,7 @@ def by_reading(answer: str, reference: str, problem: str) -> bool | None:
     """Whether the answer is the reference, or None where they have to be compared as mathematics."""
     try:
         return Comparison(problem, _needs_symbols).same(written(answer), written(reference))
-    except NeedsSymbols:
+    except (NeedsSymbols, RecursionError):
         return None
 
 

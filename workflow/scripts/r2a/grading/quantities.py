@@ -11,6 +11,7 @@ from r2a.grading.notation import words_of
 from r2a.grading.numbers import read_number
 from r2a.grading.units import NOTHING, SCALES, TABLE, Unit, factor_between, read_unit
 
+MAX_CHARACTERS = 400  # of a quantity
 SCALE_WORDS = "|".join(f"{word}s?" for word in SCALES)
 CURRENCY = re.compile(
     r"([+-]?)\s*(?:(\\\$|US\\\$|US\$|[€£¥₹])|\\text\{\s*(?:(Rs\.?|USD|\$|€|£)\s*)\}|(Rs\.?|USD)(?![A-Za-z]))\s*([+-]?)\s*(?=[\d.\\(])"
@@ -51,6 +52,8 @@ class Quantity:
 def read_quantity(text: str) -> Quantity:
     """The value, scale and unit in a written text; the whole text is the value where it has no unit."""
     currency = None
+    if len(text) > MAX_CHARACTERS:
+        return Quantity(text)
     if match := CURRENCY.match(text):
         sign = next((part for part in match.groups() if part), "")
         names = [part for part in (match[2], match[3], match[4]) if part]

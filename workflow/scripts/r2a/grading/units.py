@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from r2a.grading.notation import words_of
+
 Powers = tuple[tuple[str, int], ...]
 
 
@@ -165,7 +167,7 @@ def read_unit(text: str) -> Unit | None:
     Words that no table knows are things that are counted: the last of them tells which (duck eggs: egg).
     """
     text = re.sub(r"\\frac\{((?:[^{}]|\{[^{}]*\})*)\}\{((?:[^{}]|\{[^{}]*\})*)\}", r"(\1)/(\2)", text)
-    text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text).replace("{", " ").replace("}", " ")
+    text = words_of(text).replace("{", " ").replace("}", " ")
     text = re.sub(r"\^\s*(-?\d)", r"^\1", text)
     text = re.sub(r"^\s*[(\[]([^()\[\]]*)[)\]]\s*(\^\d)?\s*$", r"\1\2", text).strip()
     tokens: list[tuple[str, str]] = []

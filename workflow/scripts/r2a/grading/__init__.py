@@ -11,6 +11,7 @@ from typing import Any
 
 from r2a.boxes import final_answer
 from r2a.grading import paper, plain_math_verify, policy
+from r2a.grading.comparison import same_answer
 from r2a.grading.grader import Attempt, Verdict
 from r2a.grading.references import unreadable_references
 from r2a.grading.workers import Outcome, run_in_workers
@@ -26,6 +27,7 @@ __all__ = [
     "grade_answer",
     "grade_answers",
     "grade_traces",
+    "same_answer",
     "unreadable_references",
 ]
 

@@ -331,6 +331,11 @@ class Comparison:
         )
 
 
+def same_answer(one: str, other: str) -> bool | None:
+    r"""Whether two answers are one (\text{moon} and Moon, 1/2 and 0.5), or None where only mathematics would tell."""
+    return by_reading(one, other, "")
+
+
 def by_reading(answer: str, reference: str, problem: str) -> bool | None:
     """Whether the answer is the reference, or None where they have to be compared as mathematics."""
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from r2a.grading import same_answer
 from r2a.models import load_tokenizer, marks_of, read_manifest, token_pieces
 from r2a.perturbation.reasoning import NotPerturbed, Reasoning, corrupt, cut, fill
 from r2a.progress import logger
@@ -144,8 +145,8 @@ def _perturbed(
         fitting = [
             other
             for other in others
-            if other.reference.split() != trace.reference.split()
-            and other.answer.split() != trace.answer.split()
+            if same_answer(other.reference, trace.reference) is False
+            and same_answer(other.answer, trace.answer) is False
             and other.reasoning.token_ids
         ]
         if not fitting:
@@ -154,5 +155,5 @@ def _perturbed(
         return other.reasoning.token_ids, {"source_uid": other.uid, "implied_answer": other.answer}
     ids, was, becomes = corrupt(reasoning, trace.values, 0 if kind == FIRST_RESULT else -1, tokenizer, rng)
     # an earlier result says nothing certain about the answer; nor does one that was not the answer
-    is_implied = kind == LAST_RESULT and was == trace.answer.strip()
+    is_implied = kind == LAST_RESULT and bool(same_answer(was, trace.answer))
     return ids, {"was": was, "becomes": becomes, "implied_answer": becomes if is_implied else None}

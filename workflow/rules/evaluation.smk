@@ -54,6 +54,38 @@ rule tabulate_evaluation:
         "../scripts/tabulate_evaluation.py"
 
 
+rule tabulate_models:
+    input:
+        manifests=expand("<results>/models/{model}.json", model=STUDY.models),
+        effect="<results>/tables/effect.csv",
+        attention=expand(
+            "<results>/attention/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.datasets
+        ),
+        hand_off=expand(
+            "<results>/tables/{model}/{dataset}/hand_off.csv", model=STUDY.weighted_models, dataset=STUDY.pair_datasets
+        ),
+    output:
+        table=report(
+            "<results>/tables/models.csv",
+            caption="../report/models.rst",
+            category="1 Answers",
+            subcategory="Whole study",
+            labels={"result": "across models (table)"},
+        ),
+        trends="<results>/tables/model_trends.csv",
+    log:
+        "<logs>/tables/models.log",
+    benchmark:
+        "<benchmarks>/tables/models.tsv"
+    localrule: True
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    params:
+        settings=stage_settings(STUDY, "across_models"),
+    script:
+        "../scripts/tabulate_models.py"
+
+
 rule tabulate_disagreements:
     input:
         grades=expand("<results>/grades/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.graded_datasets),

@@ -29,6 +29,7 @@ CONDITION_MARKERS = {"with_reasoning": "o", "without_reasoning": "s"}
 CONDITION_NAMES = {"with_reasoning": "with reasoning", "without_reasoning": "without reasoning"}
 TOY_NOTE = "Toy models trained on synthetic tasks: this shows that the machinery works, nothing about real models."
 MODEL_COLOURS = (GREEN, PURPLE, RED, BLUE)
+LEAST_PAIRS = 5  # of fewer problems or pairs nothing is drawn as a finding
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.")  # of decodings or models, taken in turn
 DPI = 160
 

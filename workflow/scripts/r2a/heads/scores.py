@@ -47,9 +47,8 @@ def receiver_kurtosis(sentence_mass: np.ndarray, sentence_bounds: np.ndarray) ->
     if len(lengths) < LEAST_SENTENCES:
         return np.full(sentence_mass.shape[:2], np.nan)
     attention = sentence_mass[..., : len(lengths)].astype(np.float64) / lengths
-    variance = attention.var(-1)
-    # below, attention is even but for rounding
-    return np.where(variance > (1e-6 * attention.mean(-1)) ** 2, kurtosis(attention, axis=-1), np.nan)
+    is_even = attention.std(-1) <= 1e-6 * attention.mean(-1)  # but for rounding
+    return kurtosis(np.where(is_even[..., None], np.nan, attention), axis=-1)
 
 
 @head_score("probes", "induction (random tokens)")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from r2a.models.tokens import load_tokenizer, marks_of
-from r2a.models.weights import ModelError, find_weights
+from r2a.models.weights import ModelError, count_parameters, find_weights
 from r2a.store import provenance, write_json
 
 
@@ -42,6 +42,7 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
         "n_heads": config.num_attention_heads,
         "n_key_value_heads": config.num_key_value_heads,
         "n_positions": config.max_position_embeddings,
+        "n_parameters": count_parameters(folder),
     }
     write_json(output, manifest)
 

@@ -1,6 +1,8 @@
 """A model's weights on disk: finding or downloading them, and what identifies them."""
 
 import hashlib
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,3 +43,13 @@ def _sha256(paths: list[Path]) -> str:
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def count_parameters(folder: Path) -> int:
+    """How many numbers a model's weight files hold, by their headers; packed ones count as the file has them."""
+    n_parameters = 0
+    for path in folder.glob(WEIGHTS):
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        n_parameters += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return n_parameters

@@ -97,6 +97,10 @@ class Model(Source):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="Weights and activations, in vLLM and in reruns."
     )
+    distillation: str | None = Field(
+        None,
+        description="What it was distilled from, and how, e.g. 'DeepSeek-R1, 800k samples'; for tables of all models.",
+    )
     is_toy: bool = Field(False, description="Marks every page that shows this model's results as a toy's.")
     endpoint: Endpoint | None = Field(
         None, description="Generates the traces, in place of vLLM here. Without path or hub there is nothing else."

@@ -10,7 +10,7 @@ from r2a.study.schema import Study
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
 STAGE_VERSIONS = {
     "datasets": 3,
-    "models": 1,
+    "models": 2,
     "judges": 1,
     "traces": 2,
     "grades": 2,
@@ -24,6 +24,7 @@ STAGE_VERSIONS = {
     "probes": 1,
     "heads": 4,
     "attention_quality": 2,
+    "across_models": 1,
     "ablation": 1,
     "ablation_effect": 3,
     "pairs": 3,
@@ -33,6 +34,11 @@ STAGE_VERSIONS = {
     "figures": 1,
     "summary": 3,
 }
+# the stages whose tables have intervals and tests
+STATISTICAL = (
+    "evaluation", "judge_tables", "heads", "attention_quality", "across_models", "ablation_effect", "patching",
+    "figures",
+)  # fmt: skip
 
 
 def stage_settings(
@@ -89,7 +95,7 @@ def stage_settings(
             params["by_file"] = chosen.batch is not None
     if name == "disagreements":
         params["graders"] = study.grading.graders
-    if name in ("evaluation", "judge_tables", "heads", "attention_quality", "ablation_effect", "patching", "figures"):
+    if name in STATISTICAL:
         params |= study.statistics.model_dump()
     if name in ("evaluation", "figures") and model is None:
         params["variants"] = study.variants
@@ -102,8 +108,14 @@ def stage_settings(
         params["uids"] = study.attention.case_uids.get(dataset, [])
     if name == "probes":
         params |= study.probes.model_dump()
-    if name == "heads":
+    if name in ("heads", "across_models"):
         params |= study.attention.model_dump(include={"n_top_heads"})
+    if name == "across_models":
+        told = {"distillation", "variant_of"}
+        params["models"] = {
+            key: {"label": study.model_label(key)} | entry.model_dump(include=told)
+            for key, entry in study.models.items()
+        }
     if name == "ablation":
         params |= study.ablation.model_dump(exclude={"batch_tokens"})
     if name == "ablation_effect":

@@ -1,6 +1,5 @@
 """What is told of several models side by side: sizes, depths, and trends only where there are enough models."""
 
-import json
 from itertools import permutations
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors.numpy import save_file
 from r2a.evaluation.across_models import TOO_FEW_MODELS, trend_table, write_across_models
 from r2a.figures.across_models import plot_across_models
 from r2a.models.weights import count_parameters
-from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, write_csv
+from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, write_csv, write_json
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +31,8 @@ def tables(tmp_path):
     """Two heads of layers 3 and 4 (of 0 to 4) focus in all traces; of one probe there is no hand-off."""
     names = {"model": "small", "model_label": "Small", "dataset": "d", "dataset_label": "Data"}
     origin = {"folder": "here", "architecture": "Qwen2ForCausalLM", "n_parameters": 1_500_000_000, "n_layers": N_LAYERS}
-    (tmp_path / "small.json").write_text(json.dumps({"models": {"small": {}}} | origin))
-    (tmp_path / "served.json").write_text(json.dumps({"models": {"served": {}}, "folder": None}))
+    write_json(tmp_path / "small.json", provenance({}) | {"models": {"small": {}}} | origin)
+    write_json(tmp_path / "served.json", provenance({}) | {"models": {"served": {}}, "folder": None})
     effect = pd.DataFrame({"model": ["Small", "Small chat", "Served", "Small"], "by": ["all", "all", "all", "area"]})
     effect = effect.assign(dataset="Data", decoding="greedy", difference=0.2, low=0.1, high=0.3, n_problems=40)
     write_csv(tmp_path / "effect.csv", effect, provenance({}))

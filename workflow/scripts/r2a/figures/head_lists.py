@@ -29,8 +29,8 @@ NAMES = {"a2r": "a2r", "sink_free": "without\nsinks", "density": "density", "con
         "The heads (layer, head) that are among the first by any of the scores, and their rank by each; filled: among "
         "the first. a2r is attention on the reasoning; without sinks, what BOS takes is no part of the whole; density "
         "is per token of the reasoning over per other token. Right: how many of the first heads two scores share, "
-        "with {interval} bootstrap intervals over problems; grey: what two lists drawn at random share. rho: "
-        "Spearman's rank correlation over all heads. No test."
+        "with {interval} bootstrap intervals over problems (n traces); grey: what two lists drawn at random share. "
+        "rho: Spearman's rank correlation over all heads. No test."
     ),
 )
 def plot_head_lists(heads: Path, lists: Path, stem: Path, settings: Mapping[str, Any]) -> None:
@@ -49,6 +49,7 @@ def plot_head_lists(heads: Path, lists: Path, stem: Path, settings: Mapping[str,
     )  # fmt: skip
     _draw_ranks(left, listed, names, n_top)
     _draw_overlaps(right, pairs, n_top)
+    right.set_title(f"n = {table['a2r_n'].max()} traces", fontsize=8)
     title(figure, titled(settings, f"the first {n_top} heads by different scores"), caption("head_lists", settings))
     save(figure, stem, pd.concat([listed, pairs]), settings, [heads, lists])
 

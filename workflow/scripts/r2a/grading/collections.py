@@ -155,8 +155,9 @@ def without_name(text: str) -> tuple[str, str]:
 def as_intervals(text: str) -> list[Group] | None:
     r"""An inequality in one variable, or several joined by or, as the intervals that it describes; else None."""
     intervals = []
-    for part in split(re.sub(r"\\text\{\s*or\s*\}", " or ", text), "or", ","):
-        interval = _interval(part)
+    for part in split(text, "or"):
+        sides = [_interval(side) for side in split(part, "and")]
+        interval = sides[0] if len(sides) == 1 else _both(sides)
         if interval is None:
             return None
         intervals.append(interval)
@@ -193,6 +194,17 @@ def _interval(text: str) -> Group | None:
     if kinds[0] in ("<", r"\le"):
         return Group((r"-\infty", sides[1]), "(", ")" if kinds[0] == "<" else "]")
     return Group((sides[1], r"\infty"), "(" if kinds[0] == ">" else "[", ")")
+
+
+def _both(sides: Sequence[Group | None]) -> Group | None:
+    """What two inequalities describe together where one is a bound from below and one from above."""
+    if len(sides) != 2 or sides[0] is None or sides[1] is None:
+        return None
+    low, high = sides if sides[0].parts[1] == r"\infty" else sides[::-1]
+    assert low is not None and high is not None
+    if low.parts[1] != r"\infty" or high.parts[0] != r"-\infty":
+        return None
+    return Group((low.parts[0], high.parts[1]), low.open, high.close)
 
 
 def _elements(text: str, is_in_brackets: bool) -> list[str]:

@@ -22,6 +22,7 @@ NUMERAL_IN_BASE = re.compile(
     r"(?<![A-Za-z\\.\d])(\d[\dA-Z.]*|[A-Z][\dA-Z]+)\s*_\s*\{?\s*(?:\\text\{)?\s*\(?"
     rf"(\d+|{'|'.join(BASES)})\)?\s*\}}*"
 )
+LETTERS_IN_ORDER = re.compile(r"[A-Z]{2,}|\d+\s*\\times\s*\d+")  # names of figures, rankings, sizes: no products
 MAX_ELEMENTS = 60  # of a list whose order does not count
 
 Symbolic = Callable[[str, str], bool]
@@ -43,14 +44,14 @@ class Comparison:
 
     def same(self, answer: str, reference: str) -> bool:
         """Whether two written texts say the same; the rules stand in the order in which they decide."""
-        if squeezed(answer) == squeezed(reference):
+        if squeezed(words_of(answer)) == squeezed(words_of(reference)):
             return True
         if not answer or not reference:
             return False
         for rule in (
             self._as_option, self._as_numerals_in_bases, self._as_times, self._with_ellipsis, self._as_words,
-            self._as_named, self._as_numbers, self._as_quantities, self._as_groups, self._as_matrices,
-            self._as_regions, self._as_ratios,
+            self._as_conditions, self._as_named, self._as_numbers, self._as_quantities, self._as_groups,
+            self._as_matrices, self._as_regions, self._as_ratios,
         ):  # fmt: skip
             decided = rule(answer, reference)
             if decided is not None:
@@ -86,7 +87,9 @@ class Comparison:
         return plain[0] == plain[1]
 
     def _as_times(self, answer: str, reference: str) -> bool | None:
-        """Times of day; a:b is a ratio instead where the problem speaks of one."""
+        """Times of day and dates; a:b is a ratio instead where the problem speaks of one."""
+        if words.DATE.fullmatch(answer) or words.DATE.fullmatch(reference):
+            return False  # written alike it would not come here
         wanted, found = words.clock_time(reference), words.clock_time(answer)
         if wanted is None and found is None:
             return None
@@ -116,6 +119,8 @@ class Comparison:
 
     def _as_words(self, answer: str, reference: str) -> bool | None:
         """Words against words; against mathematics they are no answer, save that a number may be in words."""
+        if LETTERS_IN_ORDER.fullmatch(answer) and LETTERS_IN_ORDER.fullmatch(reference):
+            return False
         is_words = words.is_words(answer), words.is_words(reference)
         if not any(is_words):
             return None
@@ -125,7 +130,13 @@ class Comparison:
         if words.same_words(answer, reference):
             return True
         listed, named = (collections.read_group(_and_as_comma(text)) for text in (answer, reference))
-        if all(is_words) and listed and named and not (listed.open or named.open):
+        if (
+            all(is_words)
+            and listed
+            and named
+            and not (listed.open or named.open)
+            and _joins(answer) == _joins(reference)
+        ):
             return sorted(map(words.plain_words, listed.parts)) == sorted(map(words.plain_words, named.parts))
         if all(is_words):
             return False
@@ -134,6 +145,16 @@ class Comparison:
         if re.search(r"\d", other) or not re.fullmatch(r"(?:\\text\{)?\s*[A-Za-z]+\s*\}?", word):
             return None if re.search(r"\d", word) else False
         return None if re.fullmatch(r"\s*[A-Za-z]\s*", words_of(word)) else words_of(word) == words_of(other)
+
+    def _as_conditions(self, answer: str, reference: str) -> bool | None:
+        """Inequalities joined by and, or: as the region that they describe, else the same ones joined alike."""
+        if not _joins(answer) | _joins(reference) or not (_has_relation(answer) or _has_relation(reference)):
+            return None
+        if _region(answer) is not None and _region(reference) is not None:
+            return bool(self._as_regions(answer, reference))
+        if _joins(answer) != _joins(reference):
+            return False
+        return self._in_any_order(*(collections.split(text, "and", "or", ",") for text in (answer, reference)))
 
     def _as_named(self, answer: str, reference: str) -> bool | None:
         r"""x = 5 is 5, and is not y = 5; x \in [0, 1] is [0, 1]."""
@@ -167,7 +188,7 @@ class Comparison:
             return None
         factor = unit_factor(found, wanted, self.problem)
         if factor is None:
-            return False
+            return self._as_angles(found, wanted)
         if found.scale != wanted.scale and not self._asks_for_scale(found, wanted):
             factor *= found.factor / wanted.factor
         if found.is_percent != wanted.is_percent:
@@ -175,6 +196,17 @@ class Comparison:
                 return False
             return self._as_percent(found, wanted)
         return self._times(found.value, wanted.value, factor)
+
+    def _as_angles(self, found: Quantity, wanted: Quantity) -> bool:
+        """Degrees against radians; other units that do not convert are wrong."""
+        sides = {"degree": r"\frac{\pi}{180}\cdot", "radian": ""}
+        bases = [
+            side.unit.powers[0] if side.unit and len(side.unit.powers) == 1 else ("", 0) for side in (found, wanted)
+        ]
+        if {base for base, _ in bases} != set(sides) or any(power != 1 for _, power in bases):
+            return False
+        values = [f"{sides[base]}({side.value})" for (base, _), side in zip(bases, (found, wanted), strict=True)]
+        return self.symbolic(*values)
 
     def _asks_for_scale(self, found: Quantity, wanted: Quantity) -> bool:
         """Whether the problem asks how many millions, so that 18 is 18 million."""
@@ -247,6 +279,8 @@ class Comparison:
         name, rest = collections.without_name(one)
         if name and rest != one:
             return self.same(rest, reference) if found is None else self.same(answer, rest)
+        if found is not None and not found.open and _joins(answer) == {"or"}:  # 1/2 or 0.5
+            return self._in_any_order(found.parts, [one]) or all(self.same(part, one) for part in found.parts)
         if not group.is_ordered:
             listed = collections.read_list(one)
             parts = _signs_of(listed.parts if listed else (one,))
@@ -362,6 +396,13 @@ def _is_equation(*sides: str) -> bool:
     return all(re.search(r"(?<![A-Za-z\\])[a-zA-Z](?![A-Za-z])", side) for side in sides)
 
 
+def _joins(text: str) -> set[str]:
+    """Which of and, or join the text's parts."""
+    return {sign for sign, _, _ in collections.signs(text) if sign in ("and", "or")} | {
+        word for word in ("and", "or") if re.search(rf"\\text\{{[^{{}}]* {word} ", text)
+    }
+
+
 def _has_relation(text: str) -> bool:
     return any(sign in ("<", ">", r"\le", r"\ge", r"\ne") for sign, _, _ in collections.signs(text))
 
@@ -388,7 +429,7 @@ def _region(text: str) -> list[collections.Group] | None:
     groups: list[collections.Group] = []
     for part in collections.split(text, r"\cup"):
         group = collections.read_group(part)
-        if part in (r"\mathbb{R}", r"(-\infty,\infty)"):
+        if part == r"\mathbb{R}":
             group = collections.Group((r"-\infty", r"\infty"), "(", ")")
         if group is None or not group.open:
             groups = []

@@ -44,12 +44,18 @@ NOTHING = re.compile(
 SPACES = re.compile(
     r"(?<!\\)\\[,;: >]|~|\\q?quad(?![A-Za-z])|\\(?:thin|med|thick|hfill)space|\\hspace\*?\{[^{}]*\}|\\newline|\s"
 )
+ORDINAL = (  # 7th
+    r"(?<=\d)(?:\^?\s*(?:st|nd|rd|th)(?![A-Za-z])|\^?\\text\{\s*(?:st|nd|rd|th)\s*\}"
+    r"|\^\{\s*(?:\\text\{\s*(?:st|nd|rd|th)\s*\}|st|nd|rd|th)\s*\})"
+)
+COLOUR = re.compile(r"\\color\s*\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}|\\colorbox\s*\{[^{}]*\}")
+UNDERLINE = re.compile(r"\\(?:underline|uline|mathop|ensuremath|mbox)\s*" + GROUP)
 SAME = [
     (re.compile(pattern), plain)
     for pattern, plain in (
         (r"\s*\{\s*,\s*\}\s*", ","),
         (r"\{\.\}", "."),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\(?:[dtcs]|nice)frac(?![A-Za-z])", r"\\frac"),
         (r"\\(?:leqslant|leqq|leq|le)(?![A-Za-z])|<=|=<", r"\\le "),
         (r"\\(?:geqslant|geqq|geq|ge)(?![A-Za-z])|>=", r"\\ge "),
         (r"\\(?:neq|ne|not\s*=)(?![A-Za-z])|!=", r"\\ne "),
@@ -75,8 +81,11 @@ SAME = [
         (r"\\bigcup(?![A-Za-z_])", r"\\cup "),
         (r"\\(?:ac|dots)?backslash(?![A-Za-z])|\\smallsetminus(?![A-Za-z])", r"\\setminus "),
         (r"\\text\{\s*(?:and|&)\s*\}", " and "),
-        (r"\\text\{\s*or\s*\}|\\(?:vee|lor)(?![A-Za-z])", " or "),
-        (r"\\(?:wedge|land)(?![A-Za-z])", " and "),
+        (r"\\text\{\s*or\s*\}", " or "),
+        (r"\\lor(?![A-Za-z])", r"\\vee "),
+        (r"\\land(?![A-Za-z])", r"\\wedge "),
+        (r"(?i)^\s*(?:\\text\{\s*)?all real(?:s| numbers)\s*\}?\s*$", r"\\mathbb{R}"),
+        (ORDINAL, ""),
         (r"\\text\{\s*,\s*\}", ","),
         (r"\\text\{\s*\}|\\phantom\{[^{}]*\}", " "),
         (r"(^|[,;(]\s*|\\\{\s*|and |or )\\text\{\s*([A-Za-z])\s*\}", r"\1\2"),
@@ -92,7 +101,8 @@ def written(text: str) -> str:
     text = _unicode_in_latex(text)
     text = _without_delimiters(text)
     text = NOTHING.sub("", re.sub(r",\\!\s*", ",", text))
-    text = re.sub(r"\\boxed\s*" + GROUP, r"\1", text)
+    text = re.sub(r"\\(?:boxed|fbox)\s*" + GROUP, r"\1", COLOUR.sub("", text))
+    text = UNDERLINE.sub(r"\1", re.sub(r"^\s*(\*\*|`)(.*)\1\s*$", r"\2", text))
     for _ in range(3):  # fonts in fonts
         text = TEXT_FONT.sub(_text, text)
         text = MATH_FONT.sub(_upright, text)
@@ -157,9 +167,11 @@ def _without_delimiters(text: str) -> str:
 def _text(match: re.Match[str]) -> str:
     r"""\text{} without formulas of its own; a number in it is just that number."""
     content = re.sub(r"\\?\$", "", match[1]) if match[1].count("$") > 1 else match[1]
-    return (
-        content if re.fullmatch(r"\s*-?[\d.,]+\s*", content) and re.search(r"\d", content) else f"\\text{{{content}}}"
-    )
+    if re.fullmatch(r"[^A-Za-z]*\d[^A-Za-z]*", content) and content.isascii():
+        return content
+    if number := re.fullmatch(r"\s*(-?[\d.,]*\d)\s+([A-Za-z].*)", content):  # \text{5 cm}
+        return f"{number[1]} \\text{{{number[2]}}}"
+    return f"\\text{{{content}}}"
 
 
 def _upright(match: re.Match[str]) -> str:

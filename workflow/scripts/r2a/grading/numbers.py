@@ -13,7 +13,7 @@ N_ROUNDED_DIGITS = 6  # with so many decimals, all significant, a number may sta
 N_DOUBLE_DIGITS = 16  # of a floating-point number in double precision
 DIGITS = r"(?:[1-9]\d{0,2}(?:[,' ]\d{3})+(?!\d)|[1-9]\d?(?:,\d{2})+,\d{3}(?!\d)|\d+)"
 DECIMAL = re.compile(rf"({DIGITS})(?:\.(\d*))?|\.(\d+)")
-EUROPEAN = re.compile(r"(\d{1,3}(?:\.\d{3})+),(\d+)|(\d{1,3}(?:\.\d{3}){2,})|(\d+),(\d{1,2}|\d{4,})|(0),(\d+)")
+EUROPEAN = re.compile(r"(\d{1,3}(?:[. ]\d{3})+),(\d+)|(\d{1,3}(?:\.\d{3}){2,})|(\d+),(\d{1,2}|\d{4,})|(0),(\d+)")
 REPEATING = re.compile(
     rf"({DIGITS})?\.(\d*?)(?:\\(?:overline|bar|overbar)\{{(\d+)\}}(?:\\ldots)?|\((\d+)\)"
     r"|\\dot\{?(\d)\}?(?:(\d*)\\dot\{?(\d)\}?)?)"
@@ -96,7 +96,8 @@ def decimal_comma(text: str) -> Number | None:
     found = EUROPEAN.fullmatch(match[2])
     if not found:
         return None
-    whole = next(part for part in (found[1], found[3], found[4], found[6]) if part is not None).replace(".", "")
+    whole = next(part for part in (found[1], found[3], found[4], found[6]) if part is not None)
+    whole = re.sub(r"[. ]", "", whole)
     decimals = found[2] or found[5] or found[7] or ""
     value = Fraction(int(whole + decimals), 10 ** len(decimals))
     return Number(-value if match[1] == "-" else value, len(decimals))

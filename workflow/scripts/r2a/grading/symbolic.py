@@ -149,6 +149,9 @@ def _same_value(found: Any, wanted: Any, answer: str, reference: str) -> bool:
 
     if found == wanted:
         return True
+    found, wanted = (
+        part.doit() if part.has(sympy.Sum, sympy.Product, sympy.Integral) else part for part in (found, wanted)
+    )
     symbols = sorted(found.free_symbols | wanted.free_symbols, key=lambda symbol: symbol.name)
     if not symbols:
         return _is_zero(found - wanted) or _rounds(found, wanted, answer, reference)

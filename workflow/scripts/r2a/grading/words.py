@@ -13,9 +13,10 @@ SHORT_WORDS = {
 PRODUCTS = tuple(map(set, ("xyz", "abc", "pqr", "uvw", "mnk", "rst")))
 WORD = re.compile(r"[^\W\d_]+(?:['.-][^\W\d_]+)*\.?")
 CLOCK = re.compile(
-    r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*([ap])?\.?\s*(?:m\.?)?|(\d{1,2})\s*([ap])\.?\s*m\.?|(noon|midnight)",
+    r"(\d{1,2})\s?:\s?([0-5]\d)(?::([0-5]\d))?\s*([ap])?\.?\s*(?:m\.?)?|(\d{1,2})\s*([ap])\.?\s*m\.?|(noon|midnight)",
     re.IGNORECASE,
 )
+DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
 LETTER = re.compile(r"(?:option|choice|answer)?\s*(?:is)?\s*:?\s*[(\[]?\s*([A-Za-z])\s*[)\]]?\s*\.?", re.IGNORECASE)
 LETTER_WITH_TEXT = re.compile(
     r"(?:(?:option|choice|answer)\s*(?:is)?\s*:?\s*)?(?:[(\[]\s*([A-Z])\s*[)\]]|([A-Z])\s*[:.)\]]|([A-Z])\s+[-\u2013\u2014]\s)\s*(\S.*)",

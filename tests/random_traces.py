@@ -43,7 +43,7 @@ def write_random_traces(folder: Path) -> None:
                 "uid": f"text-{number}", "condition": "with_reasoning", "sample": 0,
                 "decoding": "sampled" if reasoning == "Sampled." else "greedy",
                 "prompt_token_ids": prompt, "completion_token_ids": completion,
-                "bounds": segment_bounds(prompt, completion, marks_of(folder)),
+                "bounds": segment_bounds(prompt, completion, marks_of(folder)), "n_forced_tokens": 0,
                 "is_valid": reasoning != "Not valid.",
             }
         )  # fmt: skip

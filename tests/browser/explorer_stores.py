@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from r2a.explorer import write_explorer
+from r2a.formats.known import THINK_CLOSE, THINK_OPEN
 from r2a.models import load_tokenizer
-from r2a.prompts import THINK_CLOSE, THINK_OPEN
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, write_json, write_parquet
 
 MODEL = Path(__file__).parents[2] / "resources/models/tiny-qwen"

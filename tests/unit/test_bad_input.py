@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -22,10 +23,11 @@ from r2a.attention.fused import AttentionError
 from r2a.boxes import find_boxes
 from r2a.datasets import DatasetError, load_dataset
 from r2a.figures.accuracy import plot_accuracy, plot_areas
+from r2a.formats import FORMATS
 from r2a.generation import generate_traces
 from r2a.generation.requests import Completion
 from r2a.grading import grade_traces
-from r2a.models import ModelError, load_model, read_manifest, resolve_model
+from r2a.models import ModelError, load_model, read_manifest, resolve_model, text_marks
 from r2a.patching.pairs import PairError, align_pairs
 from r2a.perturbation import PerturbationError, perturb_reasoning
 from r2a.store import (
@@ -42,7 +44,7 @@ from r2a.store import (
 )
 from r2a.study import ConfigError, Dataset, load_study, stage_settings
 from r2a.summary.accuracy import effect_sentences
-from r2a.traces import SEGMENTS, Marks, segment_bounds
+from r2a.traces import SEGMENTS, segment_bounds
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -210,7 +212,8 @@ MODELS = {
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
         "only safetensors weights are loaded",
     ),
-    "no think tags": (rename_in("tokenizer.json", "<think>", "<thunk>"), "<think> is . tokens; only models with one"),
+    "no think tags": (
+        rename_in("tokenizer.json", "<think>", "<thunk>"), "what opens and closes its reasoning is not known"),
     "an unknown architecture": (
         rename_in("config.json", '"qwen2"', '"gpt17"'), "m/config.json: .*gpt17.* not recognize"),
     "code of its own": (
@@ -390,15 +393,18 @@ def test_any_configuration_is_a_study_or_an_error_in_words(config):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 6), max_size=30), st.lists(st.integers(0, 6), max_size=30))
 def test_segments_tile_any_trace(prompt, completion):
-    marks = Marks(bos=1, eos=frozenset({2}), think_open=3, think_close=4)
-    if 3 not in prompt + completion:
-        with pytest.raises(ValueError, match="no <think>"):
+    texts = ["a", "b", "e", "<think>", "</think>", "</thi", "nk>"]
+    marks = replace(text_marks(FORMATS["r1"].function(), texts), stops=frozenset({2}))
+    asked, answered = ("".join(texts[token] for token in ids) for ids in (prompt, completion))
+    closes_in_prompt = 0 <= f"{asked}{answered}".find("</think>") < len(asked)
+    if 3 not in prompt + completion and not closes_in_prompt:
+        with pytest.raises(ValueError, match="nothing opens a reasoning"):
             segment_bounds(prompt, completion, marks)
         return
     bounds = segment_bounds(prompt, completion, marks)
     assert bounds.bos == 0
     assert bounds.end == len(prompt) + len(completion)
-    assert bounds == sorted(bounds)
+    assert list(bounds) == sorted(bounds)
     assert len(bounds) == len(SEGMENTS) + 1
 
 

@@ -90,7 +90,8 @@ def test_attention_takes_what_is_estimated(larger, tmp_path, monkeypatch):
         completion = tokenizer.encode(f"{reasoning}</think>{'It is it.' * 6}<eos>", add_special_tokens=False)
         bounds = segment_bounds(prompt, completion, marks_of(larger))
         row = {"uid": f"text-{number}", "condition": "with_reasoning", "sample": 0, "decoding": "greedy"}
-        row |= {"prompt_token_ids": prompt, "completion_token_ids": completion, "bounds": bounds, "is_valid": True}
+        row |= {"prompt_token_ids": prompt, "completion_token_ids": completion, "bounds": bounds}
+        row |= {"is_valid": True, "n_forced_tokens": 0}
         rows.append(row)
     write_parquet(tmp_path / "traces.parquet", pd.DataFrame(rows), {"parameters_hash": "0", "models": {}})
     Path("texts.jsonl").write_text('{"uid": 1}\n' * N_TRACES)

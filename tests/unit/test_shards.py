@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import r2a.generation
+from r2a.formats import FORMATS
 from r2a.generation import generate_traces
 from r2a.generation.requests import Completion
 from r2a.shards import WHOLE, gather_shards, shard_range
@@ -51,7 +52,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     problems = pd.DataFrame({"uid": [f"text-{k}" for k in range(5)], "problem": [f"Is it {k}?" for k in range(5)]})
     write_parquet(tmp_path / "texts.parquet", problems, provenance({}))
     manifest = provenance({}) | {"folder": None, "n_positions": None, "models": {"served": {"source": "served"}}}
-    write_json(tmp_path / "manifest.json", manifest)
+    format_ = {"format": FORMATS["r1"].function().as_mapping(), "declines_reasoning": False}
+    write_json(tmp_path / "manifest.json", manifest | format_)
     return prompts
 
 

@@ -1,17 +1,28 @@
 """Segments, boxes and validity of traces, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
-from r2a.traces import SEGMENTS, Marks, invalid_reason, n_think_closes, segment_bounds
+from r2a.formats import FORMATS
+from r2a.models import text_marks
+from r2a.traces import SEGMENTS, invalid_reason, segment, segment_bounds
 
 BOS, EOS, OPEN, CLOSE = 0, 1, 2, 3
-MARKS = Marks(BOS, frozenset({EOS}), OPEN, CLOSE)
+
+
+def marks_of_texts(texts):
+    """Marks of the format r1 where token k has the text texts[k], and EOS ends a completion."""
+    return replace(text_marks(FORMATS["r1"].function(), texts), stops=frozenset({EOS}))
+
+
+MARKS = marks_of_texts(["B", "E", "<think>", "</think>", *"abcdefghijklmnop"])
 
 
 def segments(prompt, completion, marks=MARKS):
     bounds = segment_bounds(prompt, completion, marks)
     ids = prompt + completion
-    return {name: ids[bounds[k] : bounds[k + 1]] for k, name in enumerate(SEGMENTS)}
+    return {name: ids[bounds.span(name)] for name in SEGMENTS}
 
 
 def test_segments_of_a_trace_with_reasoning():
@@ -32,7 +43,13 @@ def test_a_reasoning_that_never_closes_has_no_answer():
 
 
 def test_a_model_that_opens_its_own_reasoning_is_cut_at_its_own_mark():
-    assert segments([10], [OPEN, 12, CLOSE, 15], Marks(None, frozenset({EOS}), OPEN, CLOSE))["reasoning"] == [12]
+    assert segments([10], [OPEN, 12, CLOSE, 15])["reasoning"] == [12]
+
+
+def test_the_first_token_is_a_segment_of_its_own_whatever_it_is():
+    found = segments([10, 11, OPEN], [12, CLOSE, 15])
+    assert (found["bos"], found["prompt"]) == ([10], [11])
+    assert segments([OPEN], [12, CLOSE, 15])["bos"] == []
 
 
 def test_a_think_mark_within_the_question_does_not_open_the_reasoning():
@@ -40,41 +57,56 @@ def test_a_think_mark_within_the_question_does_not_open_the_reasoning():
 
 
 def test_a_trace_without_a_reasoning_mark_is_refused():
-    with pytest.raises(ValueError, match="no <think>"):
+    with pytest.raises(ValueError, match="nothing opens a reasoning"):
         segment_bounds([BOS, 10], [11], MARKS)
 
 
 def test_closes_are_counted_after_the_opening_only():
     prompt, completion = [BOS, CLOSE, OPEN], [12, CLOSE, 13, CLOSE]
-    assert n_think_closes(prompt + completion, segment_bounds(prompt, completion, MARKS), MARKS) == 2
+    assert segment(prompt, completion, MARKS).n_closes == 2
+
+
+def test_a_reasoning_that_is_opened_again_after_its_close_counts_as_a_second_one():
+    assert segment([BOS, 10, OPEN, CLOSE], [OPEN, 12], MARKS).n_closes == 2
+
+
+def test_a_prompt_that_only_closes_a_reasoning_has_an_empty_one():
+    found = segments([BOS, 10, CLOSE], [12, 13, EOS])
+    assert (found["think_open"], found["reasoning"], found["answer"]) == ([], [], [12, 13])
+
+
+def test_a_declined_reasoning_is_empty_and_one_that_follows_counts_as_a_second():
+    prompt = [BOS, OPEN, 10]  # the question quotes the tag
+    bounds, n_closes, answer = segment(prompt, [12, 13, EOS], MARKS, is_declined=True)
+    assert (bounds.think_open, bounds.answer, n_closes, answer) == (3, 3, 1, "ij")
+    assert segment(prompt, [OPEN, 12, CLOSE, 13, EOS], MARKS, is_declined=True).n_closes == 2
 
 
 # tokens that spell tags: "<", "think>", "</", ">\n" and so on
-SPELLED = ["B", "Q", " ", "<", "think", ">", "Ċ", "so", "</", "thi", "nk", ">ĊĊ", "3", "E"]
+SPELLED = ["B", "Q", " ", "<", "think", ">", "\n", "so", "</", "thi", "nk", ">\n\n", "3", "E"]
 
 
 def test_spelled_tags_are_found_and_the_token_that_holds_more_belongs_to_the_tag():
-    ids = [BOS, *range(10, 22), EOS]
-    bounds = segment_bounds(ids[:7], ids[7:], MARKS, SPELLED)
-    spelled = {name: SPELLED[bounds[k] : bounds[k + 1]] for k, name in enumerate(SEGMENTS)}
+    marks = replace(marks_of_texts(SPELLED), stops=frozenset({13}))
+    bounds, n_closes, answer = segment(range(7), range(7, 14), marks)
+    spelled = {name: SPELLED[bounds.span(name)] for name in SEGMENTS}
     assert spelled == {
-        "bos": ["B"], "prompt": ["Q", " "], "think_open": ["<", "think", ">"], "reasoning": ["Ċ", "so"],
-        "think_close": ["</", "thi", "nk", ">ĊĊ"], "answer": ["3"], "eos": ["E"],
+        "bos": ["B"], "prompt": ["Q", " "], "think_open": ["<", "think", ">"], "reasoning": ["\n", "so"],
+        "think_close": ["</", "thi", "nk", ">\n\n"], "answer": ["3"], "eos": ["E"],
     }  # fmt: skip
-    assert n_think_closes(ids, bounds, MARKS, SPELLED) == 1
+    assert (n_closes, answer) == (1, "\n\n3")
 
 
 def test_a_tag_of_one_token_closes_a_reasoning_whose_tags_may_be_spelled():
     texts = ["B", "<", "think", ">", "so", "</think>", "3", "</", "think", ">"]
-    ids = [BOS, 10, 11, 12, 13, CLOSE, 14, 15, 11, 12]
-    bounds = segment_bounds(ids[:4], ids[4:], MARKS, texts)
+    bounds, n_closes, _ = segment(range(4), range(4, 10), marks_of_texts(texts))
     assert (bounds.think_close, bounds.answer) == (5, 6)
-    assert n_think_closes(ids, bounds, MARKS, texts) == 2
+    assert n_closes == 2
 
 
 def test_words_that_only_resemble_a_tag_are_none():
     texts = ["B", "<", "think", ">", "<", "/", "thinks", ">"]
-    bounds = segment_bounds([BOS, 10, 11, 12], [10, 13, 14, 12], MARKS, texts)
+    bounds = segment_bounds(range(4), range(4, 8), marks_of_texts(texts))
     assert (bounds.think_close, bounds.answer) == (8, 8)
 
 

@@ -1,6 +1,7 @@
 """Variants of a model: their configuration, and prompts whose tags are spelled in pieces."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from r2a.datasets import load_dataset
 from r2a.generation import build_requests
 from r2a.models import ModelError, load_tokenizer, marks_of, read_manifest, resolve_model
-from r2a.prompts import FINISHED_STUB, prompt_ids, tag_pieces
+from r2a.prompts import FINISHED_STUB, RAW, prompt_ids, tag_pieces
 from r2a.store import read_parquet
 from r2a.study import ConfigError, load_study, stage_settings
 from r2a.traces import segment_bounds
@@ -65,8 +66,6 @@ def test_what_does_not_fit_a_variant_is_told(variant, fault):
 
 def test_options_of_generation_that_cannot_be_kept_are_told():
     pieces = {"variant_of": "tiny-qwen", "think_tags": "pieces"}
-    with pytest.raises(ConfigError, match=r"variant\.think_tags: generation\.reasoning_budget needs <think>"):
-        with_variant(pieces, generation={"reasoning_budget": 100})
     served = {"endpoint": {"base_url": "http://host/v1", "model": "m"}}
     repetition = {"min_pattern_size": 9, "max_pattern_size": 8, "min_count": 4}
     with pytest.raises(ConfigError, match=r"generation\.repetition: .*more than max_pattern_size"):
@@ -88,7 +87,8 @@ def test_the_papers_numbers_are_looked_for_by_label():
 def test_pieces_spell_the_same_prompt_and_change_no_other_token(name, condition):
     tokenizer = load_tokenizer(MODEL.with_name(name))
     whole, pieces = (
-        prompt_ids(tokenizer, "Who is <think> quick?", "", condition, think_tags=tags) for tags in ("token", "pieces")
+        prompt_ids(tokenizer, "Who is <think> quick?", "", condition, replace(RAW, think_tags=tags))
+        for tags in ("token", "pieces")
     )
     assert tokenizer.decode(pieces) == tokenizer.decode(whole)
     tags = {tokenizer.convert_tokens_to_ids(tag): tag_pieces(tokenizer, tag) for tag in ("<think>", "</think>")}
@@ -101,7 +101,7 @@ def test_pieces_spell_the_same_prompt_and_change_no_other_token(name, condition)
 TEMPLATE = "{{ bos_token }}{% for turn in messages %}[{{ turn.role }}] {{ turn.content }}\n{% endfor %}[assistant] "
 
 
-@pytest.mark.parametrize("opened", ["", "<think>\n"])
+@pytest.mark.parametrize("opened", ["", "{{ '<think>\n' }}"])
 def test_a_chat_prompt_is_the_models_template_with_our_reasoning_opened_or_closed(tmp_path, opened):
     """Requests of raw and chat differ in nothing but the prompt; some templates open <think> themselves."""
     shutil.copytree(MODEL, tmp_path / "model")
@@ -124,11 +124,11 @@ def test_a_chat_prompt_is_the_models_template_with_our_reasoning_opened_or_close
         expected = f"{tokenizer.bos_token}[user] {asked} Think.\n[assistant] <think>{stub}"
         assert list(chat.prompt_ids) == tokenizer.encode(expected, add_special_tokens=False)
         bounds = segment_bounds(chat.prompt_ids, (5, 6), marks)
-        assert bounds.think_open == chat.prompt_ids.index(marks.think_open)
+        assert bounds.think_open == chat.prompt_ids.index(tokenizer.convert_tokens_to_ids("<think>"))
         assert (bounds.answer == len(chat.prompt_ids)) == (chat.condition == "without_reasoning")
 
 
 def test_a_model_without_a_template_is_refused_as_a_chat_before_anything_is_generated(tmp_path):
     study = with_variant({"variant_of": "tiny-qwen", "prompt": "chat"})
-    with pytest.raises(ModelError, match=r"no chat template; give models\.variant prompt: raw"):
+    with pytest.raises(ModelError, match=r"no chat template; give models\.variant another chat template, prompt: raw"):
         resolve_model(tmp_path / "model.json", stage_settings(study, "models", "variant"))

@@ -63,13 +63,13 @@ def start_engine(
     dtype: Any,
     longest: int,
     engine: Mapping[str, Any],
-    budgeted_tags: tuple[str, str] | None = None,
+    delimiters: tuple[Sequence[int], Sequence[int]] | None = None,
     **options: Any,
 ) -> Any:
     """A vLLM engine with room for `longest` tokens, prompt and output together, in a request.
 
-    `engine`: gpu (how many; 0 runs on the CPU), gpu_memory_percent, cpu_cache_mb. budgeted_tags: what opens and
-    closes a reasoning, for requests that limit its tokens. options: further ones of vLLM's LLM.
+    `engine`: gpu (how many; 0 runs on the CPU), gpu_memory_percent, cpu_cache_mb. delimiters: the tokens that open and
+    close a reasoning, for requests that limit its length. options: further ones of vLLM's LLM.
     Raises EngineError where the model's heads cannot be split over the GPUs, or vLLM's build needs one and has none.
     """
     words = heads_in_words(folder, engine["gpu"])
@@ -96,9 +96,13 @@ def start_engine(
     import vllm
     from vllm.config.reasoning import ReasoningConfig
 
-    if budgeted_tags:
-        opened, closed = budgeted_tags
-        options["reasoning_config"] = ReasoningConfig(reasoning_start_str=opened, reasoning_end_str=closed)
+    if delimiters:
+        opened, closed = map(list, delimiters)
+        # by tokens, not by texts: what is text of several tokens may be spelled otherwise after other text
+        counted = ReasoningConfig()
+        counted._reasoning_start_token_ids = opened
+        counted._reasoning_end_token_ids = counted._natural_reasoning_end_token_ids = closed
+        options["reasoning_config"] = counted
     gc.freeze()  # a start collects garbage five times: no need to go through all that was imported
     return vllm.LLM(model=folder, dtype=dtype, max_model_len=longest, **memory, **options)
 

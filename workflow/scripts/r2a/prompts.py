@@ -1,60 +1,223 @@
 """Prompts, as METHOD section 1 defines them: text in, token ids out, once."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
 from typing import Any
 
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+from r2a.formats import FORMATS, Asked, ReasoningFormat, read_format
+from r2a.study import CONDITIONS
+
+WITH, WITHOUT = CONDITIONS
+UNASKED = Asked()
 FINISHED_STUB = "Okay, I think I have finished thinking."
+OPENED, CLOSED, NEITHER = "open", "closed", "neither"  # how a prompt may end
+# asked of a template before any problem is: what templates are known to lose, escape or take for their own
+TRIAL = 'Is 9.11 < 9.9 & why? Put "it" within \\boxed{}.'
 
 
-def prefill(condition: str, mode: str = "finished") -> str:
-    """What stands in the prompt after the question: an opened reasoning, or one closed beforehand.
+class PromptError(ValueError):
+    """A prompt cannot be made as asked; the message says what the template does."""
 
-    mode "finished" is the paper's stub, "empty" closes an empty reasoning.
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """How a model's prompts are made.
+
+    prompt: "raw" is the paper's, "chat" the model's own template. without_reasoning: "finished" closes the paper's
+    stub beforehand, "empty" an empty reasoning, "native" is the model's own way not to think. think_tags "pieces"
+    spells what delimits the reasoning in tokens of plain text. template_arguments and system_turn: by condition, what
+    is given to the template beside what the format asks for. date: what a template takes for today.
     """
-    if condition == "with_reasoning":
-        return f"{THINK_OPEN}\n"
-    stub = FINISHED_STUB if mode == "finished" else ""
-    return f"{THINK_OPEN}\n{stub}\n{THINK_CLOSE}"
+
+    form: ReasoningFormat
+    prompt: str = "raw"
+    without_reasoning: str = "finished"
+    think_tags: str = "token"
+    template_arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    system_turn: Mapping[str, str] = field(default_factory=dict)
+    date: str = "2025-09-28"
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], form: Mapping[str, Any]) -> "PromptStyle":
+        """The style that a stage's settings ask for, by default the paper's; form as the model's manifest has it."""
+        names = ("prompt", "without_reasoning", "think_tags", "template_arguments", "system_turn", "date")
+        return cls(read_format(form), **{name: settings[name] for name in names if name in settings})
+
+    def asked(self, condition: str) -> Asked:
+        """How the template is asked, in a condition."""
+        is_native = condition != WITH and self.without_reasoning == "native"
+        own = (self.form.no_think or Asked()) if is_native else self.form.think
+        turns = [text for text in (own.system, self.system_turn.get(condition, "")) if text]
+        arguments = {**own.arguments, **self.template_arguments.get(condition, {})}
+        return Asked(arguments, "\n\n".join(turns), own.suffix, own.ending)
+
+    def prefill(self, condition: str) -> str:
+        """What opens the reasoning at the end of a prompt that leaves that to us, or opens and closes it beforehand."""
+        if condition == WITH:
+            return self.form.opening
+        return "" if self.without_reasoning == "native" else self.closed(self.form.opening)
+
+    def closed(self, opened: str) -> str:
+        """A text that ends in an opened reasoning, with that reasoning closed beforehand."""
+        stub = FINISHED_STUB if self.without_reasoning == "finished" else ""
+        line = "\n" if opened.endswith("\n") else ""
+        return f"{opened}{stub}{line}{self.form.close}"
 
 
-def raw_prompt(problem: str, instruction: str, condition: str, mode: str = "finished") -> str:
+RAW = PromptStyle(FORMATS["r1"].function())
+
+
+def raw_prompt(problem: str, instruction: str, condition: str, style: PromptStyle = RAW) -> str:
     """The paper's prompt, without chat template; BOS is put before it as a token."""
-    return f"{problem}{instruction} {prefill(condition, mode)}"
+    return f"{problem}{instruction} {style.prefill(condition)}"
 
 
-def prompt_ids(
-    tokenizer: Any,
-    problem: str,
-    instruction: str,
-    condition: str,
-    prompt_format: str = "raw",
-    mode: str = "finished",
-    think_tags: str = "token",
-) -> list[int]:
-    """Token ids of a prompt, BOS included where the tokenizer has one.
+class ChatTemplate:
+    """A tokenizer's chat template, with one date for today, given a turn's text in the form in which it takes it."""
 
-    prompt_format "raw" is the paper's; "chat" puts problem and instruction into the model's own template,
-    whose own opened <think>, if any, gives way to ours. think_tags "pieces" spells every <think> and </think> in
-    tokens of plain text, and leaves all other tokens as they are.
+    def __init__(self, tokenizer: Any, day: str) -> None:
+        """day: as 2025-09-28. Raises PromptError where the template loses a question, however it is given."""
+        self.tokenizer, self.day = tokenizer, date.fromisoformat(day)
+        faults = []
+        for self.takes_parts in (False, True):
+            try:
+                text = self.render(TRIAL)
+            except PromptError as fault:
+                faults.append(str(fault))
+                continue
+            if TRIAL in text:
+                return
+            faults.append(f"its chat template loses the question or changes it: {text[-300:]!r}")
+        raise PromptError(faults[0])
+
+    def render(self, question: str, asked: Asked = UNASKED, add_generation_prompt: bool = True) -> str:
+        """The prompt's text. Raises PromptError where the template raises."""
+        turns: list[dict[str, Any]] = [{"role": "system", "content": asked.system}] if asked.system else []
+        turns.append({"role": "user", "content": question + asked.suffix})
+        if self.takes_parts:
+            turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+        days = {"strftime_now": self.day.strftime, "date_string": self.day.strftime("%d %b %Y")}
+        try:
+            return self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **days, **asked.arguments
+            )
+        except Exception as error:  # what a template raises is its own affair
+            raise PromptError(f"its chat template fails: {type(error).__name__}: {error}") from error
+
+
+class Prompts:
+    """Makes a model's prompts in a style."""
+
+    def __init__(self, tokenizer: Any, style: PromptStyle) -> None:
+        """Raises PromptError where the chat template is missing, fails or loses questions, or knows no native way."""
+        self.tokenizer, self.style = tokenizer, style
+        self.template: ChatTemplate | None = None
+        is_asked = style.form.no_think or WITHOUT in style.template_arguments or WITHOUT in style.system_turn
+        if style.without_reasoning == "native" and not is_asked:
+            raise PromptError(
+                "its reasoning format has no way of its own not to think; take without_reasoning: finished or empty, "
+                "or say how in template_arguments.without_reasoning"
+            )
+        if style.prompt == "chat":
+            if tokenizer.chat_template is None:
+                raise PromptError("it has no chat template")
+            self.template = ChatTemplate(tokenizer, style.date)
+
+    def text(self, problem: str, instruction: str, condition: str) -> str:
+        """The prompt's text, without the BOS that a raw one begins with.
+
+        A chat template's own opened reasoning stays as it is; where it leaves that to the model, ours follows. Raises
+        PromptError where the template closes the reasoning that the condition opens, or opens or closes it twice, or
+        takes no notice of being asked not to think.
+        """
+        style = self.style
+        if self.template is None:
+            return raw_prompt(problem, instruction, condition, style)
+        asked = style.asked(condition)
+        text = self.template.render(problem + instruction, asked) + asked.ending
+        end = self._ending(text, problem + instruction, asked)
+        if not style.prefill(condition):
+            if end == OPENED:
+                raise PromptError(f"asked not to think, its chat template opens a reasoning: {_tail(text)}")
+            if end == NEITHER and text == self.template.render(problem + instruction, style.asked(WITH)):
+                raise PromptError(f"asked not to think, its chat template takes no notice: {_tail(text)}")
+            return text
+        if end == CLOSED:
+            raise PromptError(f"its chat template closes the reasoning before the model can think: {_tail(text)}")
+        opened = text if end == OPENED else text + style.form.opening
+        return opened if condition == WITH else style.closed(opened)
+
+    def ids(self, problem: str, instruction: str, condition: str) -> list[int]:
+        """Token ids of a prompt, BOS included where the tokenizer has one."""
+        ids = self.tokenizer.encode(self.text(problem, instruction, condition), add_special_tokens=False)
+        if self.template is None and self.tokenizer.bos_token_id is not None:
+            ids = [self.tokenizer.bos_token_id, *ids]
+        return spelled_ids(self.tokenizer, ids, self.style.form) if self.style.think_tags == "pieces" else ids
+
+    @cached_property
+    def declines(self) -> bool:
+        """Whether the prompts without reasoning open none, as the model's own way not to think may have it."""
+        if self.style.without_reasoning != "native" or self.template is None:
+            return False
+        asked = self.style.asked(WITHOUT)
+        text = self.template.render(TRIAL, asked) + asked.ending
+        return self.style.form.open.strip() not in self._written(text, TRIAL, asked)
+
+    def _ending(self, text: str, question: str, asked: Asked) -> str:
+        """How a rendered prompt ends. Raises PromptError where its reasoning is opened or closed twice."""
+        form, written = self.style.form, self._written(text, question, asked)
+        closed = max((written.rfind(closing.strip()), len(closing.strip())) for closing in form.closings)
+        opened = written.rfind(form.open.strip())
+        n_closed = sum(written.count(closing.strip()) for closing in form.closings)
+        if written.count(form.open.strip()) > 1 or n_closed > 1 or (opened > closed[0] >= 0):
+            raise PromptError(f"its chat template opens or closes the reasoning twice: {_tail(text)}")
+        if closed[0] >= 0:
+            return CLOSED
+        if opened < 0:
+            return NEITHER
+        if written[opened + len(form.open.strip()) :].strip():
+            raise PromptError(f"its chat template writes into the reasoning that it opens: {_tail(text)}")
+        return OPENED
+
+    def _written(self, text: str, question: str, asked: Asked) -> str:
+        """What the template writes for the model: what it adds for a generation, or else all after the question."""
+        assert self.template is not None
+        asking = self.template.render(question, asked, add_generation_prompt=False)
+        if text.startswith(asking) and text != asking:
+            return text[len(asking) :]
+        _, found, after = text.rpartition(question.strip())
+        return after if found else text
+
+
+def prompt_ids(tokenizer: Any, problem: str, instruction: str, condition: str, style: PromptStyle = RAW) -> list[int]:
+    """Token ids of one prompt; see Prompts."""
+    return Prompts(tokenizer, style).ids(problem, instruction, condition)
+
+
+def spelled_ids(tokenizer: Any, ids: list[int], form: ReasoningFormat) -> list[int]:
+    """The ids with every token of the format's delimiters spelled in tokens of plain text.
+
+    Raises PromptError where there are none, or the tokenizer has no pieces that spell them.
     """
-    if think_tags == "pieces":
-        ids = prompt_ids(tokenizer, problem, instruction, condition, prompt_format, mode)
-        pieces = {tokenizer.convert_tokens_to_ids(tag): tag_pieces(tokenizer, tag) for tag in (THINK_OPEN, THINK_CLOSE)}
-        return [piece for token in ids for piece in pieces.get(token, [token])]
-    if prompt_format == "raw":
-        ids = tokenizer.encode(raw_prompt(problem, instruction, condition, mode), add_special_tokens=False)
-        return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
-    turn = [{"role": "user", "content": problem + instruction}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    text = text.rstrip().removesuffix(THINK_OPEN) if text.rstrip().endswith(THINK_OPEN) else text
-    return tokenizer.encode(text + prefill(condition, mode), add_special_tokens=False)
+    contents = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
+    marks = [content for content in contents if content in form.open or content in form.close]
+    if not marks:
+        raise PromptError(f"{form.open!r} is spelled in tokens of plain text already; leave think_tags at token")
+    pieces = {contents[mark]: tag_pieces(tokenizer, mark) for mark in marks}
+    return [piece for token in ids for piece in pieces.get(token, [token])]
 
 
 def tag_pieces(tokenizer: Any, tag: str) -> list[int]:
-    """The tokens that would spell a tag, were it not one of its own. Raises ValueError where they don't spell it."""
+    """The tokens that would spell a tag, were it not one of its own. Raises PromptError where they don't spell it."""
     backend = tokenizer.backend_tokenizer
     words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(tag)] if backend.pre_tokenizer else [tag]
     ids = [piece.id for word in words for piece in backend.model.tokenize(word)]
     if len(ids) < 2 or tokenizer.decode(ids) != tag:
-        raise ValueError(f"this tokenizer has no pieces that spell {tag}; leave think_tags at token")
+        raise PromptError(f"this tokenizer has no pieces that spell {tag}; leave think_tags at token")
     return ids
+
+
+def _tail(text: str) -> str:
+    return f"the prompt ends in {text[-120:]!r}"

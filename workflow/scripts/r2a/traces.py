@@ -2,12 +2,10 @@
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
-
-from r2a.prompts import THINK_CLOSE, THINK_OPEN
 
 
 class Bounds(NamedTuple):
@@ -48,55 +46,106 @@ TRACE_KEYS = ("uid", "condition", "decoding", "sample")
 
 @dataclass(frozen=True)
 class Marks:
-    """Ids of the tokens that delimit segments; `bos` is None for a tokenizer that has none."""
+    """What delimits segments. Texts are bytes: a character may be split over tokens.
 
-    bos: int | None
-    eos: frozenset[int]
-    think_open: int
-    think_close: int
+    stops: ids of the tokens that end a completion. opens, closes, answer_opens, answer_closes: patterns of the
+    delimiters, the last two None where the answer has none. bytes_of: a token's text; of a token that is a part of a
+    delimiter, what its pattern has in its place, so that the same characters in other tokens are not taken for it.
+    decode: such bytes as text. close_ids: the tokens that close a reasoning where it is closed for the model.
+    """
+
+    stops: frozenset[int]
+    opens: re.Pattern[bytes]
+    closes: re.Pattern[bytes]
+    answer_opens: re.Pattern[bytes] | None
+    answer_closes: re.Pattern[bytes] | None
+    bytes_of: Callable[[int], bytes]
+    decode: Callable[[bytes], str]
+    close_ids: tuple[int, ...]
+
+    def is_opened(self, ids: Sequence[int]) -> bool:
+        """Whether a reasoning is opened anywhere in the ids."""
+        return self.opens.search(b"".join(map(self.bytes_of, ids))) is not None
 
 
-def segment_bounds(
-    prompt_ids: Sequence[int], completion_ids: Sequence[int], marks: Marks, texts: Sequence[str] = ()
-) -> Bounds:
-    """Where the segments of a trace start.
+class Segmented(NamedTuple):
+    """A trace's bounds, how often its reasoning is closed, and its answer's text."""
 
-    They tile the whole trace; one that is absent is empty. The reasoning starts after the
-    last <think> of the prompt, or the first of the completion where the prompt has none.
-    texts: every token's own text, where tags may be spelled in several tokens (find_tags); else a tag is its token.
-    Raises ValueError where the trace has no <think>.
+    bounds: Bounds
+    n_closes: int
+    answer: str
+
+
+def segment_bounds(prompt_ids: Sequence[int], completion_ids: Sequence[int], marks: Marks) -> Bounds:
+    """Where the segments of a trace start; see segment."""
+    return segment(prompt_ids, completion_ids, marks).bounds
+
+
+def segment(
+    prompt_ids: Sequence[int], completion_ids: Sequence[int], marks: Marks, is_declined: bool = False
+) -> Segmented:
+    """The segments of a trace. They tile it; one that is absent is empty. The first token is `bos`, whatever it is.
+
+    The reasoning starts after the last delimiter that opens one in the prompt, or the first in the completion where
+    the prompt has none; a prompt that only closes one has an empty reasoning before that. think_close holds the
+    answer's own delimiter too, and eos what closes the answer. A token that holds more than its part of a delimiter
+    (">\\n") belongs to the delimiter, but the answer's text loses nothing by that.
+    is_declined: the prompt asks the model not to think, and opens no reasoning (it may end in what closes one). The
+    answer is all that follows, and a reasoning that follows all the same counts as a second one.
+    Raises ValueError where nothing opens or closes a reasoning, though none was declined.
     """
     ids = [*prompt_ids, *completion_ids]
-    opens = find_tags(ids, marks.think_open, texts, THINK_OPEN)
-    closes = find_tags(ids, marks.think_close, texts, THINK_CLOSE)
-    if not opens:
-        raise ValueError("no <think> in the trace")
-    in_prompt = [span for span in opens if span[0] < len(prompt_ids)]
-    think_open, reasoning = in_prompt[-1] if in_prompt else opens[0]
-    n_bos = int(bool(ids) and marks.bos is not None and ids[0] == marks.bos)
-    end = len(ids) - int(bool(completion_ids) and completion_ids[-1] in marks.eos)
-    think_close, answer = next((span for span in closes if span[0] >= reasoning), (end, end))
-    return Bounds(0, n_bos, think_open, reasoning, think_close, answer, end, len(ids))
+    texts = [marks.bytes_of(token) for token in ids]
+    whole, ends = b"".join(texts), list(accumulate(map(len, texts)))
+    n_prompt_bytes = sum(map(len, texts[: len(prompt_ids)]))
+    opens, closes = list(marks.opens.finditer(whole)), list(marks.closes.finditer(whole))
+    eos = len(ids) - int(bool(completion_ids) and completion_ids[-1] in marks.stops)
+
+    def first_token(found: re.Match[bytes]) -> int:
+        return bisect_right(ends, found.start())
+
+    def past_token(found: re.Match[bytes]) -> int:
+        return bisect_left(ends, found.end()) + 1
+
+    opening = closing = None
+    if is_declined:
+        closed = [found for found in closes if found.end() <= n_prompt_bytes]
+        if closed and not whole[closed[-1].end() : n_prompt_bytes].strip():
+            closing = closed[-1]
+        n_closes = 1 + max(sum(found.start() >= n_prompt_bytes for found in those) for those in (opens, closes))
+        answer_from, answer = n_prompt_bytes, len(prompt_ids)
+    else:
+        in_prompt = [found for found in opens if found.start() < n_prompt_bytes]
+        opening = in_prompt[-1] if in_prompt else next(iter(opens), None)
+        closes = [found for found in closes if opening is None or found.start() >= opening.end()]
+        closing = next(iter(closes), None)
+        if opening is None and (closing is None or closing.start() >= n_prompt_bytes):
+            raise ValueError("nothing opens a reasoning in the trace")
+        n_again = sum(closing is not None and found.start() > closing.start() for found in opens)
+        n_closes = max(len(closes), 1 + n_again) if closing else 0
+        answer_from, answer = len(whole), eos
+    think_close = first_token(closing) if closing else answer
+    if closing:
+        answer_from, answer = closing.end(), past_token(closing)
+    named = marks.answer_opens.match(whole, answer_from) if marks.answer_opens else None
+    if named:
+        answer_from, answer = named.end(), past_token(named)
+    think_open = first_token(opening) if opening else think_close
+    reasoning = past_token(opening) if opening else think_close
+    answer_to = ends[eos - 1] if eos else 0
+    ended = [*marks.answer_closes.finditer(whole, answer_from, answer_to)] if marks.answer_closes else []
+    if ended and not whole[ended[-1].end() : answer_to].strip():
+        answer_to = ended[-1].start()
+        eos = max(answer, bisect_left(ends, answer_to) + 1)
+    bounds = Bounds(0, min(1, think_open), think_open, reasoning, think_close, answer, eos, len(ids))
+    return Segmented(bounds, n_closes, marks.decode(whole[answer_from:answer_to]))
 
 
-def n_think_closes(ids: Sequence[int], bounds: Bounds, marks: Marks, texts: Sequence[str] = ()) -> int:
-    """How many </think> follow the trace's <think>; texts as in segment_bounds."""
-    return sum(start >= bounds.reasoning for start, _ in find_tags(ids, marks.think_close, texts, THINK_CLOSE))
-
-
-def find_tags(ids: Sequence[int], mark: int, texts: Sequence[str], tag: str) -> list[tuple[int, int]]:
-    """First token and the one after the last of every tag: the tokens that are the mark, or that spell the tag.
-
-    texts: every token's text, or nothing where only the mark counts. A token that holds more than its part of the
-    tag (">\\n") belongs to the tag.
-    """
-    if not texts:
-        return [(position, position + 1) for position, token in enumerate(ids) if token == mark]
-    ends = list(accumulate(map(len, texts)))
-    return [
-        (bisect_right(ends, match.start()), bisect_left(ends, match.end()) + 1)
-        for match in re.finditer(re.escape(tag), "".join(texts))
-    ]
+def forced_close(bounds: Bounds, ids: Sequence[int], budget: int | None, marks: Marks) -> int:
+    """How many tokens of a trace close its reasoning because it had reached its budget; 0 where the model did."""
+    close = list(marks.close_ids)
+    is_forced = bounds.think_close - bounds.reasoning == budget
+    return len(close) if is_forced and list(ids[bounds.think_close :])[: len(close)] == close else 0
 
 
 def invalid_reason(is_finished: bool, n_closes: int, has_answer: bool) -> str:

@@ -13,13 +13,14 @@ import torch
 from r2a.ablation.arms import Arm, Head, arms_of_trace
 from r2a.ablation.decoding import ABLATED, Answer, Reading, generate, mean_output, read, refuse_deviating
 from r2a.boxes import final_answer
-from r2a.models import load_model, load_tokenizer, marks_of, read_manifest
+from r2a.formats import read_format
+from r2a.models import load_model, marks_of, read_manifest
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.roles import UNABLATED
 from r2a.shards import WHOLE, shard_range
 from r2a.store import provenance, read_parquet, write_parquet
-from r2a.traces import Bounds, Marks, invalid_reason
+from r2a.traces import Bounds, Marks, invalid_reason, segment
 
 
 class AblationError(Exception):
@@ -54,7 +55,7 @@ def ablate_heads(
         )
     arms = [arms_of_trace(ranked, origin["n_heads"], settings, uid) for uid in table["uid"]]
     written_from = provenance(settings, [traces, heads, manifest])
-    tokenizer, marks = load_tokenizer(origin["folder"]), marks_of(origin["folder"])
+    marks = marks_of(origin["folder"], read_format(origin["format"]))
     own = shard_range(shard, len(table))
     parts = Parts(output, written_from, [traces, heads, manifest])
     missing = [number for number in own if str(number) not in parts]
@@ -63,7 +64,7 @@ def ablate_heads(
     if missing:
         _generate_missing(table, arms, missing, origin, settings, batch_tokens, marks, parts)
     rows = [
-        _row(table.iloc[number], arm, answer, tokenizer, marks)
+        _row(table.iloc[number], arm, answer, marks)
         for number in own
         for arm, answer in zip(arms[number], _unpacked(parts[str(number)]), strict=True)
     ]
@@ -120,7 +121,7 @@ def _generate_missing(
                     if number not in readings:
                         readings[number] = read(model, ids[number][: n_read[number]], bounds[number])
                 rows = [(readings[number], arms[number][k]) for number, k in batch]
-                found = generate(model, rows, [rooms[number] for number, _ in batch], mean, marks.eos)
+                found = generate(model, rows, [rooms[number] for number, _ in batch], mean, marks.stops)
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
                     uid = table.iloc[batch[0][0]]["uid"]
@@ -171,10 +172,10 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[Answer]:
     return [Answer(ids[start:end], *of) for (start, end), *of in zip(pairwise(ends), *others, strict=True)]
 
 
-def _row(trace: pd.Series, arm: Arm, answer: Answer, tokenizer: Any, marks: Marks) -> dict[str, Any]:
-    written = answer.token_ids[:-1] if answer.is_finished else answer.token_ids
-    text = tokenizer.decode(written)
-    reason = invalid_reason(answer.is_finished, 1 + written.count(marks.think_close), final_answer(text) is not None)
+def _row(trace: pd.Series, arm: Arm, answer: Answer, marks: Marks) -> dict[str, Any]:
+    ids = [*trace["prompt_token_ids"], *trace["completion_token_ids"]]
+    _, n_closes, text = segment(ids[: Bounds.of(trace["bounds"]).answer], answer.token_ids, marks)
+    reason = invalid_reason(answer.is_finished, n_closes, final_answer(text) is not None)
     return {
         "uid": trace["uid"],
         "mode": arm.mode,

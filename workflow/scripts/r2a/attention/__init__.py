@@ -39,8 +39,8 @@ def capture_attention(
     key_segment]; /tracking, /spread, /cue_preference and /cue_over_initial [trace, layer, head];
     /sentence_mass [trace, layer, head, sentence], the reasoning's sentences being tokens sentence_bounds[k] up to
     [k + 1] (-1 past a trace's last). Per trace also uid, condition, sample, bounds, n_cue_tokens and argmax_agreement:
-    the share of completion tokens that are the rerun's arg-max (1 where greedy decoding and the rerun agree exactly;
-    nan for sampled ones).
+    the share of completion tokens, but for those that a reasoning budget forced, that are the rerun's arg-max (1 where
+    greedy decoding and the rerun agree exactly; nan for sampled ones).
     A forward pass holds about `batch_tokens`; with settings["kernel"] eager, one trace. Finished traces are kept
     beside the output (Parts).
     Raises AttentionError where masses do not sum to 1, or the fused kernel differs from eager attention on the
@@ -88,7 +88,10 @@ def capture_attention(
                 if settings["is_greedy"]:
                     n_prompt = len(row.prompt_token_ids)
                     predicted = predicted_ids(model, hidden[n_prompt - 1 : -1])
-                    found["argmax_agreement"] = np.mean(predicted == ids[number][n_prompt:])
+                    is_own = np.ones(len(predicted), bool)
+                    first = bounds[number].think_close - n_prompt
+                    is_own[first : first + row.n_forced_tokens] = False  # the budget closed the reasoning
+                    found["argmax_agreement"] = np.mean((predicted == ids[number][n_prompt:])[is_own])
                 parts.add(str(number), found)
                 progress.advance(len(ids[number]))
     with new_hdf5(output, written_from) as file:

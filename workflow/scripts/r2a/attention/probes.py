@@ -17,7 +17,7 @@ import torch
 
 from r2a.attention.fused import FUSED, AttentionError, LayerAttention, Span, attention_kernel
 from r2a.attention.rerun import attention_rows, check_against_eager
-from r2a.models import load_model, load_tokenizer, marks_of, read_manifest
+from r2a.models import load_model, load_tokenizer, read_manifest, stop_ids, text_of
 from r2a.progress import Progress, logger
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance
 from r2a.text.sentences import split_sentences
@@ -61,7 +61,7 @@ def probe_heads(manifest: Path, haystack: Path, output: Path, settings: Mapping[
             "answer; give shorter probes.lengths"
         )
 
-    model, eos = load_model(origin, FUSED), marks_of(origin["folder"]).eos
+    model, eos = load_model(origin, FUSED), stop_ids(origin["folder"], tokenizer)
     check_against_eager(model, repeats[0], next(iter(origin["models"].values()))["dtype"])
     with new_hdf5(output, provenance(settings, [manifest])) as file:
         arrays = _lay_out(file, origin, settings, runs)
@@ -76,7 +76,7 @@ def probe_heads(manifest: Path, haystack: Path, output: Path, settings: Mapping[
                 recalls.append(token_recall(prompt.needle_ids, completion))
                 if recalls[-1] > LEAST_RECALL:
                     arrays["retrieval"][k] = retrieval_score(prompt, completion, keys)
-                completions.append(tokenizer.decode(completion))
+                completions.append(text_of(tokenizer, completion))
                 progress.advance(len(prompt.ids) + len(completion))
         add_column(file, "n_tokens", "needle_run", [len(prompt.ids) for prompt in needles])
         add_column(file, "completion", "needle_run", completions)

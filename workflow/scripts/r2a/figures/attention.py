@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from r2a.figures.patterns import N_CASES
 from r2a.figures.registry import caption, figure
 from r2a.figures.style import BLUE, GREEN, GREY, RED, SKY, save, title, titled
-from r2a.prompts import THINK_CLOSE, THINK_OPEN
+from r2a.formats.known import THINK_CLOSE, THINK_OPEN
 from r2a.store import axis_labels, open_hdf5, read_parquet
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES, Bounds
 

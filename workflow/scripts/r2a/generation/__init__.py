@@ -11,15 +11,16 @@ import pandas as pd
 
 from r2a.boxes import final_answer
 from r2a.endpoint_replies import is_finished as is_whole
+from r2a.formats import read_format
 from r2a.generation.ledger import Ledger
 from r2a.generation.requests import NEUTRAL, REFUSED, TOO_LONG, Completion, Request
-from r2a.models import load_tokenizer, marks_of, read_manifest
+from r2a.models import load_tokenizer, marks_of, read_manifest, stop_ids, text_marks, text_of
 from r2a.progress import Progress, logger
-from r2a.prompts import THINK_CLOSE, prefill, prompt_ids
+from r2a.prompts import WITHOUT, Prompts, PromptStyle
 from r2a.shards import WHOLE, shard_range
 from r2a.store import parameters_hash, provenance, read_parquet, write_parquet
 from r2a.study import CONDITIONS
-from r2a.traces import invalid_reason, n_think_closes, segment_bounds
+from r2a.traces import forced_close, invalid_reason, segment
 
 
 def request_seed(study_seed: int, uid: str, condition: str, decoding: str, sample: int) -> int:
@@ -39,14 +40,19 @@ def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings
     if settings["endpoint"]:
         identity = {**identity, "endpoint": settings["endpoint"], "sampling": NEUTRAL}
     default_top_p, model = _default_top_p(folder), parameters_hash(identity)
-    requests = []
+    style = PromptStyle.of(settings, manifest["format"])
+    prompts = Prompts(tokenizer, style) if tokenizer is not None else None
+    stops = tuple(sorted(stop_ids(folder, tokenizer))) if tokenizer is not None else ()
+    requests, changed = [], []
     for row, condition in product(problems.itertuples(), CONDITIONS):
         ids: list[int] = []
         room = settings["max_new_tokens"]
-        if tokenizer is not None:
-            form = settings["prompt"], settings["without_reasoning"], settings["think_tags"]
-            ids = prompt_ids(tokenizer, row.problem, settings["instruction"], condition, *form)
+        asked = style.asked(condition)
+        if prompts is not None:
+            ids = prompts.ids(row.problem, settings["instruction"], condition)
             room = min(room, max(manifest["n_positions"] - len(ids), 0))
+            if row.problem.strip() not in prompts.text(row.problem, settings["instruction"], condition):
+                changed.append(row.uid)
         for decoding, sampler in settings["decodings"].items():
             is_greedy = sampler["temperature"] == 0
             for sample in range(sampler["n_samples"]):
@@ -58,16 +64,26 @@ def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings
                         sample=sample,
                         seed=request_seed(settings["seed"], row.uid, condition, decoding, sample),
                         prompt_ids=tuple(ids),
-                        prompt=f"{row.problem}{settings['instruction']}",
-                        prefill=prefill(condition, settings["without_reasoning"]),
+                        prompt=f"{row.problem}{settings['instruction']}{asked.suffix}",
+                        prefill=style.prefill(condition),
                         temperature=sampler["temperature"],
                         top_p=1.0 if is_greedy else sampler["top_p"] or default_top_p,
                         max_new_tokens=room,
                         model=model,
                         repetition=settings["repetition"],
                         reasoning_budget=settings["reasoning_budget"],
+                        stop_ids=stops,
+                        system=asked.system,
+                        template_arguments=asked.arguments,
+                        close=style.form.close,
                     )
                 )
+    if changed:
+        uids = list(dict.fromkeys(changed))
+        logger.warning(
+            f"{settings['dataset']}: the chat template changes the text of {len(uids)} problems "
+            f"({', '.join(uids[:3])}, ...); see their prompt_text"
+        )
     return requests
 
 
@@ -128,7 +144,7 @@ def write_traces(
             for request, completion in keep(finished, ledger, missing, f"{settings['model']}, {settings['dataset']}"):
                 completions[request.key] = completion
         completions |= {request.key: ledger[request.key] for request in asked if request.key in ledger}
-    reader = _Reader(model["folder"], settings["kind"] == "open_ended", settings["think_tags"] == "pieces")
+    reader = _Reader(model, settings["kind"] == "open_ended", settings["think_tags"] == "pieces")
     rows = [reader.row(request, completions[request.key]) for request in requests]
     write_parquet(output, pd.DataFrame(rows), provenance(settings, inputs))
 
@@ -155,34 +171,36 @@ def _complete(
         return endpoint_engine.complete(requests, settings["endpoint"], engine)
     from r2a.generation import vllm_engine
 
-    return vllm_engine.complete(vllm_engine.start(requests, manifest, engine), requests)
+    llm = vllm_engine.start(requests, manifest, engine, settings["think_tags"] == "pieces")
+    return vllm_engine.complete(llm, requests)
 
 
 class _Reader:
     """Reads completions into rows of the traces' table: by token ids, or by text where no tokenizer is known."""
 
-    def __init__(self, folder: str | None, is_open_ended: bool, has_spelled_tags: bool) -> None:
-        """folder: the model's, or None for one without weights. is_open_ended: any answer will do, boxed or not.
+    def __init__(self, model: Mapping[str, Any], is_open_ended: bool, is_spelled: bool) -> None:
+        """model: the model's manifest. is_open_ended: any answer will do, boxed or not.
 
-        has_spelled_tags: tags count in whatever tokens they are spelled.
+        is_spelled: what delimits the reasoning counts in whatever tokens it is spelled.
         """
-        self.is_open_ended, self.has_spelled_tags = is_open_ended, has_spelled_tags
+        folder = model["folder"]
+        self.is_open_ended, self.form = is_open_ended, read_format(model["format"])
+        self.declines = model["declines_reasoning"]
         self.tokenizer = load_tokenizer(folder) if folder else None
-        self.marks = marks_of(folder) if folder else None
+        self.marks = marks_of(folder, self.form, is_spelled) if folder else None
 
     def row(self, request: Request, completion: Completion) -> dict[str, Any]:
+        is_declined = self.declines and request.condition == WITHOUT
+        n_forced = 0
         if self.tokenizer is not None and self.marks is not None:
             ids = [*request.prompt_ids, *completion.token_ids]
-            texts = self.tokenizer.convert_ids_to_tokens(ids) if self.has_spelled_tags else ()
-            bounds = segment_bounds(request.prompt_ids, completion.token_ids, self.marks, texts)
-            n_closes = n_think_closes(ids, bounds, self.marks, texts)
-            answer_text = self.tokenizer.decode(ids[bounds.span("answer")])
-            prompt_text = self.tokenizer.decode(request.prompt_ids)
-            text = self.tokenizer.decode(completion.token_ids)
+            bounds, n_closes, answer_text = segment(request.prompt_ids, completion.token_ids, self.marks, is_declined)
+            n_forced = forced_close(bounds, ids, request.reasoning_budget, self.marks)
+            prompt_text, text = (text_of(self.tokenizer, of) for of in (request.prompt_ids, completion.token_ids))
         else:
             bounds, prompt_text, text = None, request.full_prompt, completion.text
-            _, *parts = f"{request.prefill}{text}".split(THINK_CLOSE)
-            n_closes, answer_text = len(parts), THINK_CLOSE.join(parts)
+            marks = text_marks(self.form, [request.prefill, text])
+            _, n_closes, answer_text = segment([0], [1], marks, is_declined)
         is_finished = is_whole(completion.finish_reason)
         has_answer = bool(answer_text.strip()) if self.is_open_ended else final_answer(answer_text) is not None
         reason = invalid_reason(is_finished, n_closes, has_answer)
@@ -206,4 +224,5 @@ class _Reader:
             "has_answer": has_answer,
             "is_valid": reason == "",
             "invalid_reason": reason,
+            "n_forced_tokens": n_forced,
         }

@@ -14,7 +14,6 @@ from r2a.endpoint import Endpoint, EndpointError, RefusedError, as_they_finish
 from r2a.endpoint_replies import KNOWN, ReplyError, read_said
 from r2a.generation.requests import NEUTRAL, REFUSED, Completion, Request
 from r2a.progress import logger
-from r2a.prompts import THINK_CLOSE
 
 
 def complete(
@@ -72,12 +71,16 @@ def request_body(request: Request, settings: Mapping[str, Any]) -> tuple[str, di
     if request.top_p is not None:
         body["top_p"] = request.top_p
     if settings["kind"] == "chat":
-        path, opening = "chat/completions", {"role": "assistant", "content": request.prefill, **settings["prefill"]}
-        body["messages"] = [{"role": "user", "content": request.prompt}, opening]
+        turns = [("system", request.system), ("user", request.prompt)]
+        path, body["messages"] = "chat/completions", [{"role": role, "content": text} for role, text in turns if text]
+        if request.prefill:
+            body["messages"].append({"role": "assistant", "content": request.prefill, **settings["prefill"]})
+        if request.template_arguments:
+            body["chat_template_kwargs"] = dict(request.template_arguments)
     else:
         path, body["prompt"] = "completions", list(request.prompt_ids) or request.full_prompt
         if request.prompt_ids:
-            body["return_token_ids"] = True
+            body |= {"return_token_ids": True, "stop_token_ids": list(request.stop_ids)}
     return path, {field: value for field, value in (body | settings["body"]).items() if value is not None}
 
 
@@ -98,10 +101,10 @@ def read_reply(reply: Mapping[str, Any], request: Request, seconds: float) -> Co
     text = said.text
     if said.is_message and request.prefill.strip():
         text = text.removeprefix(request.prefill).removeprefix(request.prefill.strip())
-    if said.thoughts and THINK_CLOSE in text and said.thoughts.strip() in text:
+    if said.thoughts and request.close in text and said.thoughts.strip() in text:
         pass  # the server tells them twice
     elif said.thoughts and text:
-        text = f"{said.thoughts}{THINK_CLOSE}{text}"
+        text = f"{said.thoughts}{request.close}{text}"
     elif said.thoughts:  # it never closed them; or it was closed beforehand, which the server's parser does not know
         text = said.thoughts
     return Completion(said.token_ids or (), said.finish_reason, seconds, text, said.prompt_ids or ())

@@ -1,10 +1,11 @@
 """What is asked of an engine, and what it gives back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from r2a.formats.known import THINK_CLOSE
 from r2a.store import parameters_hash
 
 REFUSED = "refused"  # finish reason where the engine would not take the request
@@ -15,14 +16,19 @@ NEUTRAL: Mapping[str, Any] = {
 }  # fmt: skip
 TOO_LONG = "prompt_too_long"  # finish reason where no engine is asked, as there is no room for an answer
 
+# what a server with a chat template is told beside the question, and the values that tell it nothing
+SERVED: Mapping[str, Any] = {"system": "", "template_arguments": {}, "close": THINK_CLOSE}
+
 
 @dataclass(frozen=True)
 class Request:
     """One prompt to complete. `model` identifies weights, tokenizer and dtype, or an endpoint's model.
 
     prompt_ids is the whole prompt where the tokenizer is known, else empty. prompt is the question's text with its
-    instruction, prefill the text that opens the reasoning. top_p None leaves it to the server. repetition and
-    reasoning_budget are as in the configuration, None where they are off.
+    instruction, prefill the text that opens the reasoning; a server with a chat template is also given the text of a
+    system turn and the template's arguments, and writes close where the reasoning ends. top_p None leaves it to the
+    server. stop_ids are all tokens that end a completion. repetition and reasoning_budget are as in the configuration,
+    None where they are off.
     """
 
     uid: str
@@ -39,6 +45,10 @@ class Request:
     model: str
     repetition: Mapping[str, int] | None = None
     reasoning_budget: int | None = None
+    stop_ids: tuple[int, ...] = ()
+    system: str = ""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    close: str = THINK_CLOSE
 
     @property
     def full_prompt(self) -> str:
@@ -49,8 +59,9 @@ class Request:
     def key(self) -> str:
         """Identifies the completion: everything that determines it, nothing else (so no option that is off)."""
         left_out = {"uid", "condition", "decoding", "sample"}
-        left_out |= {"prompt", "prefill"} if self.prompt_ids else {"prompt_ids"}
-        left_out |= {name for name in ("repetition", "reasoning_budget") if getattr(self, name) is None}
+        left_out |= {"prompt", "prefill", *SERVED} if self.prompt_ids else {"prompt_ids"}
+        defaults = {**dict.fromkeys(("repetition", "reasoning_budget")), "stop_ids": (), **SERVED}
+        left_out |= {name for name, default in defaults.items() if getattr(self, name) == default}
         return parameters_hash({k: v for k, v in vars(self).items() if k not in left_out})
 
 

@@ -3,17 +3,37 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from r2a.engine import finished_outputs, start_engine
+from r2a.engine import EngineError, finished_outputs, start_engine
+from r2a.formats import read_format
 from r2a.generation.requests import Completion, Request
-from r2a.prompts import THINK_CLOSE, THINK_OPEN
+from r2a.models import marks_of
+from r2a.traces import Marks, segment_bounds
 
 
-def start(requests: Sequence[Request], manifest: Mapping[str, Any], engine: Mapping[str, Any]) -> Any:
-    """A vLLM engine that has room for each of the requests; `engine` as start_engine takes it."""
+def start(
+    requests: Sequence[Request], manifest: Mapping[str, Any], engine: Mapping[str, Any], is_spelled: bool = False
+) -> Any:
+    """A vLLM engine that has room for each of the requests; `engine` as start_engine takes it, is_spelled as marks_of.
+
+    Raises EngineError where the requests limit their reasoning, and it cannot be counted.
+    """
     longest = max(len(request.prompt_ids) + request.max_new_tokens for request in requests)
-    tags = (THINK_OPEN, THINK_CLOSE) if any(request.reasoning_budget for request in requests) else None
     (origin,) = manifest["models"].values()
-    return start_engine(manifest["folder"], origin["dtype"], longest, engine, tags)
+    budgeted = [request.prompt_ids for request in requests if request.reasoning_budget]
+    marks = marks_of(manifest["folder"], read_format(manifest["format"]), is_spelled) if budgeted else None
+    delimiters = (_opening_ids(budgeted, marks), marks.close_ids) if marks else None
+    return start_engine(manifest["folder"], origin["dtype"], longest, engine, delimiters)
+
+
+def _opening_ids(prompts: Sequence[Sequence[int]], marks: Marks) -> Sequence[int]:
+    """The tokens that open the reasoning in the prompts, the same in all that open one."""
+    opened = {tuple(ids[segment_bounds(ids, (), marks).span("think_open")]) for ids in prompts if marks.is_opened(ids)}
+    if len(opened) > 1:
+        raise EngineError(
+            "generation.reasoning_budget: the prompts open the reasoning in different tokens, and vLLM counts from one "
+            "sequence of them; take the budget out"
+        )
+    return next(iter(opened), marks.close_ids)
 
 
 def as_vllm_takes_it(request: Request) -> tuple[Any, Any]:
@@ -26,6 +46,7 @@ def as_vllm_takes_it(request: Request) -> tuple[Any, Any]:
         top_p=request.top_p or 1.0,
         seed=request.seed,
         max_tokens=request.max_new_tokens,
+        stop_token_ids=list(request.stop_ids),
         detokenize=False,  # the ids are what is kept
         repetition_detection=RepetitionDetectionParams(**request.repetition) if request.repetition else None,
         thinking_token_budget=request.reasoning_budget,

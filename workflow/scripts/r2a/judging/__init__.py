@@ -129,7 +129,7 @@ def _open_judge(
     from r2a.judging.vllm_judge import VllmJudge
 
     (origin,) = judge["models"].values()
-    here = VllmJudge(judge["folder"], settings["dtype"], prompts, settings["max_tokens"], engine)
+    here = VllmJudge(judge["folder"], settings["dtype"], prompts, settings["max_tokens"], settings["date"], engine)
     return {**origin, "schema": SCHEMA}, here
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from r2a.prompts import THINK_CLOSE, THINK_OPEN
+from r2a.formats.known import THINK_CLOSE, THINK_OPEN
 
 SCORES = range(1, 11)
 # What replies are held to where the engine can: reasons first, so that the score follows from them.

@@ -6,7 +6,8 @@ from typing import Any
 from r2a.engine import finished_outputs, start_engine
 from r2a.judging.replies import SCHEMA
 from r2a.judging.requests import REFUSED, JudgingError, Reply, Request
-from r2a.models import load_tokenizer
+from r2a.models import engine_tokenizer, load_tokenizer
+from r2a.prompts import ChatTemplate, PromptError
 
 # else a weak judge goes on with blanks where any number of them may stand
 JSON_AS = {"backend": "xgrammar", "disable_any_whitespace": True}
@@ -16,11 +17,12 @@ class VllmJudge:
     """Answers requests by a model's own chat template; the engine starts with the first of them."""
 
     def __init__(
-        self, folder: str, dtype: str, prompts: Sequence[str], max_tokens: int, engine: Mapping[str, Any]
+        self, folder: str, dtype: str, prompts: Sequence[str], max_tokens: int, day: str, engine: Mapping[str, Any]
     ) -> None:
         """prompts: all that may be asked, with max_tokens or twice as many for the reply. engine: see start_engine.
 
-        Raises JudgingError where the model has no chat template.
+        day: what the template takes for today. Raises JudgingError where there is no chat template, or none that can
+        ask a question.
         """
         from transformers import AutoConfig
 
@@ -28,6 +30,10 @@ class VllmJudge:
         self.tokenizer = load_tokenizer(folder)
         if self.tokenizer.chat_template is None:
             raise JudgingError(f"{folder}: the judge has no chat template; take a model that is trained to chat")
+        try:
+            self.template = ChatTemplate(self.tokenizer, day)
+        except PromptError as error:
+            raise JudgingError(f"{folder}: {error}; take a judge whose template takes a question") from error
         self.ids = {prompt: self._prompt_ids(prompt) for prompt in prompts}
         self.n_positions = AutoConfig.from_pretrained(folder, trust_remote_code=False).max_position_embeddings
         longest = max(map(len, self.ids.values()), default=0) + 2 * max_tokens
@@ -47,16 +53,13 @@ class VllmJudge:
         if not fitting:
             return
         if self._llm is None:
-            self._llm = start_engine(
-                self.folder, self.dtype, self.longest, self.engine, structured_outputs_config=JSON_AS
-            )
+            options: dict[str, Any] = {"structured_outputs_config": JSON_AS, **engine_tokenizer(self.folder)}
+            self._llm = start_engine(self.folder, self.dtype, self.longest, self.engine, **options)
         for request, choice, seconds in finished_outputs(self._llm, fitting, self._as_vllm_takes_it):
             yield request, Reply(choice.text, choice.finish_reason, seconds)
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        turn = [{"role": "user", "content": prompt}]
-        text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return self.tokenizer.encode(self.template.render(prompt), add_special_tokens=False)
 
     def _as_vllm_takes_it(self, request: Request) -> tuple[Any, Any]:
         import vllm

@@ -2,13 +2,24 @@
 
 from r2a.models.loading import load_model, stack_layers
 from r2a.models.manifest import read_manifest, resolve_judge, resolve_model
-from r2a.models.tokens import load_tokenizer, marks_of, token_pieces
+from r2a.models.tokens import (
+    engine_tokenizer,
+    format_of,
+    load_tokenizer,
+    marks_of,
+    stop_ids,
+    text_marks,
+    text_of,
+    token_pieces,
+)
 from r2a.models.weights import HUB_FILES, ModelError, find_weights
 
 __all__ = [
     "HUB_FILES",
     "ModelError",
+    "engine_tokenizer",
     "find_weights",
+    "format_of",
     "load_model",
     "load_tokenizer",
     "marks_of",
@@ -16,5 +27,8 @@ __all__ = [
     "resolve_judge",
     "resolve_model",
     "stack_layers",
+    "stop_ids",
+    "text_marks",
+    "text_of",
     "token_pieces",
 ]

@@ -5,17 +5,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from r2a.models.tokens import load_tokenizer, marks_of
+from r2a.formats import DEFAULT, choose_format
+from r2a.models.tokens import format_of, load_tokenizer, marks_of
 from r2a.models.weights import ModelError, count_parameters, find_weights
+from r2a.progress import logger
+from r2a.prompts import TRIAL, PromptError, Prompts, PromptStyle
 from r2a.store import provenance, write_json
+from r2a.study import CONDITIONS
+
+# what configurations call the number of positions
+POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
 
 
 def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
-    """Find or download a model and write its manifest: folder, revision, hashes, and sizes.
+    """Find or download a model and write its manifest: folder, revision, hashes, sizes, and reasoning format.
 
-    Of a model that is known to its endpoint alone, only the name is written; its folder is null.
-    Raises ModelError where weights are not safetensors, <think> and </think> are not single tokens, or a model with
-    prompt chat has no template.
+    Of a model that is known to its endpoint alone, name and format are written; its folder is null.
+    Raises ModelError where weights are not safetensors, what delimits the reasoning is not known, the model is no
+    decoder with attention heads, or its prompts cannot be made as the settings ask.
     """
     from transformers import AutoConfig
 
@@ -24,6 +31,9 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     if not source["hub"] and not source["path"]:
         unknown = dict.fromkeys(("revision", "weights", "tokenizer", "dtype"))
         manifest["models"] = {settings["model"]: {"source": f"{endpoint['model']} at an endpoint", **unknown}}
+        name, form, _ = choose_format(settings["reasoning_format"] or DEFAULT, None, False)
+        is_native = settings["without_reasoning"] == "native"
+        manifest |= {"reasoning_format": name, "format": form.as_mapping(), "declines_reasoning": is_native}
         write_json(output, manifest | {"folder": None, "n_positions": None})
         return
     folder, origin = find_weights(source)
@@ -31,20 +41,56 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # None asks whoever is there
     except (OSError, ValueError) as error:  # transformers names what is wrong in the first sentence
         raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
-    marks_of(folder)
-    if settings["prompt"] == "chat" and load_tokenizer(folder).chat_template is None:
-        raise ModelError(f"{folder}: has no chat template; give models.{settings['model']} prompt: raw, or a template")
     manifest["models"] = {settings["model"]: {**origin, "dtype": settings["dtype"]}}
-    manifest |= {
-        "folder": str(folder),
-        "architecture": config.architectures[0],
-        "n_layers": config.num_hidden_layers,
-        "n_heads": config.num_attention_heads,
-        "n_key_value_heads": config.num_key_value_heads,
-        "n_positions": config.max_position_embeddings,
-        "n_parameters": count_parameters(folder),
-    }
+    manifest |= {"folder": str(folder), **_sizes(folder, config), "n_parameters": count_parameters(folder)}
+    manifest |= _reasoning_of(folder, settings)
     write_json(output, manifest)
+
+
+def _sizes(folder: Path, config: Any) -> dict[str, Any]:
+    """Architecture and sizes of a model, or of the text model in it, whatever its configuration calls them.
+
+    Raises ModelError where it is no decoder with attention heads, or its positions are not known.
+    """
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        raise ModelError(f"{folder}/config.json: {kind} is an encoder and a decoder; only decoders can be studied")
+    text = config.get_text_config(decoder=True)
+    n_heads, n_layers = (getattr(text, name, None) for name in ("num_attention_heads", "num_hidden_layers"))
+    if not isinstance(n_heads, int) or not isinstance(n_layers, int):
+        raise ModelError(f"{folder}/config.json: {kind} has no attention heads, or no one number of them and of layers")
+    n_positions = next((n for n in (getattr(text, name, None) for name in POSITIONS) if isinstance(n, int)), None)
+    if n_positions is None:
+        names = " or ".join(POSITIONS[:2])
+        raise ModelError(f"{folder}/config.json: {kind} tells no number of positions; add {names} to the file")
+    return {
+        "architecture": (config.architectures or [type(config).__name__.removesuffix("Config")])[0],
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "n_key_value_heads": getattr(text, "num_key_value_heads", None) or n_heads,
+        "n_positions": n_positions,
+    }
+
+
+def _reasoning_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's reasoning format, tried out on a prompt of each condition.
+
+    Raises ModelError where the format is not certain, or the prompts cannot be made as the settings ask.
+    """
+    model = settings["model"]
+    name, form, how = format_of(folder, settings.get("reasoning_format"))
+    logger.info(f"{model}: reasoning format {name}, {how}")
+    style = PromptStyle.of(settings, form.as_mapping())
+    marks_of(folder, form, style.think_tags == "pieces")
+    try:
+        prompts = Prompts(load_tokenizer(folder), style)
+        for condition in CONDITIONS:
+            prompts.ids(TRIAL, "", condition)
+        declines = prompts.declines
+    except PromptError as error:
+        keys = "another chat template, prompt: raw, template_arguments, system_turn or reasoning_format"
+        raise ModelError(f"{folder}: {error}; give models.{model} {keys}") from error
+    return {"reasoning_format": name, "format": form.as_mapping(), "declines_reasoning": declines}
 
 
 def resolve_judge(output: Path, settings: Mapping[str, Any]) -> None:

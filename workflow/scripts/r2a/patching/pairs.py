@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from r2a.models import load_tokenizer, read_manifest
+from r2a.models import load_tokenizer, read_manifest, text_of
 from r2a.progress import logger
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, ENDING, FINAL_ROLE, PROBE
 from r2a.store import provenance, read_parquet, write_parquet
@@ -92,7 +92,7 @@ def _roles(tokenizer: Any, ids: Sequence[int], prefix: str) -> list[str]:
     """A readable name for each token of a fixed phrase; repeated texts are numbered."""
     names: list[str] = []
     for token in ids:
-        text = tokenizer.decode([token]).strip(" ").replace("\n", "\\n") or "space"
+        text = text_of(tokenizer, [token]).strip(" ").replace("\n", "\\n") or "space"
         name = f"{prefix}{text}"
         names.append(name if name not in names else f"{name} ({sum(n.startswith(name) for n in names) + 1})")
     return names

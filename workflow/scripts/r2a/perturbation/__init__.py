@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from r2a.formats import read_format
 from r2a.grading import same_answer
-from r2a.models import load_tokenizer, marks_of, read_manifest, token_pieces
+from r2a.models import load_tokenizer, marks_of, read_manifest, text_of, token_pieces
 from r2a.perturbation.reasoning import NotPerturbed, Reasoning, corrupt, cut, fill
 from r2a.progress import logger
 from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING
@@ -51,8 +52,9 @@ def perturb_reasoning(
     from the perturbed reasoning, where that is known. settings: decoding, kinds, cuts, filler, n_problems, seed.
     Raises PerturbationError where nothing at all can be perturbed.
     """
-    folder = read_manifest(manifest)["folder"]
-    tokenizer, think_close = load_tokenizer(folder), marks_of(folder).think_close
+    origin = read_manifest(manifest)
+    tokenizer = load_tokenizer(origin["folder"])
+    close_ids = marks_of(origin["folder"], read_format(origin["format"])).close_ids
     filler_ids = tokenizer.encode(settings["filler"], add_special_tokens=False)
     problems = read_parquet(dataset).set_index("uid")
     table = read_parquet(traces).merge(read_parquet(grades, [*TRACE_KEYS, "answer", "is_correct"]), on=list(TRACE_KEYS))
@@ -87,7 +89,7 @@ def perturb_reasoning(
                 except NotPerturbed as reason:
                     rows[-1]["left_out"] = str(reason)
                     continue
-                rows[-1] |= {"prompt_token_ids": [*trace.reasoning.before, *ids, think_close]} | facts
+                rows[-1] |= {"prompt_token_ids": [*trace.reasoning.before, *ids, *close_ids]} | facts
     frame = pd.DataFrame(rows, columns=COLUMNS)
     left_out = frame.groupby("perturbation", sort=False)["left_out"].value_counts()
     logger.info(f"{output}: {len(table)} traces; left out, by reason:\n{left_out.to_string()}")
@@ -116,7 +118,7 @@ def _reasoning(row: Any, tokenizer: Any) -> Reasoning:
     bounds = Bounds.of(row.bounds)
     start = max(bounds.reasoning, len(row.prompt_token_ids))
     own = ids[start : bounds.think_close]
-    return Reasoning(ids[:start], "\n" in tokenizer.decode(ids[start - 1]), own, token_pieces(tokenizer, own))
+    return Reasoning(ids[:start], "\n" in text_of(tokenizer, ids[start - 1 : start]), own, token_pieces(tokenizer, own))
 
 
 def _drawn(uids: Sequence[str], n_problems: int | None, seed: int) -> set[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2a.prompts import THINK_CLOSE, THINK_OPEN
+from r2a.formats.known import THINK_CLOSE, THINK_OPEN
 
 MODELS = Path(".models")
 ADAPTER = Path("resources/models/smollm2-reasoner")

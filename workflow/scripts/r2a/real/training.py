@@ -14,7 +14,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from r2a.prompts import THINK_CLOSE, THINK_OPEN, raw_prompt
+from r2a.formats.known import THINK_CLOSE, THINK_OPEN
+from r2a.prompts import raw_prompt
 from r2a.real.tasks import Problem, held_out_questions, training_problems
 from r2a.study import CONDITIONS
 

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from r2a.engine import heads_in_words
+from r2a.formats import FORMATS
 from r2a.study.schema import VARIED, Endpoint, Model, Section, Study, section_in
 
 MOST_PASSES = 5  # over a configuration's errors; what is put right may hide as many more as sections lie in each other
@@ -131,8 +132,7 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
         if options and model.endpoint:
             asked = f"{' and '.join(options)} cannot be asked of models.{name}.endpoint"
             yield "generation", f"{asked}; put its server's fields into its body"
-        elif "reasoning_budget" in options and model.think_tags == "pieces":
-            yield f"models.{name}.think_tags", "generation.reasoning_budget needs <think> as one token"
+        yield from _format_in_words(f"models.{name}", model)
     labels = [judge.label or name for name, judge in study.judges.items()]
     shared = sorted({label for label in labels if labels.count(label) > 1})
     if shared:
@@ -150,6 +150,23 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
         yield "probes.haystack", f"{study.probes.haystack} is no file; paths start at the repository's root"
     if "resid_pre" not in study.patching.components:
         yield "patching.components", "resid_pre is missing; figures and the hand-off layer are read from it"
+
+
+def _format_in_words(place: str, model: Model) -> Iterator[tuple[str, str]]:
+    """What is wrong with how a model's reasoning is told apart, and how it is asked not to think."""
+    name = model.reasoning_format
+    if isinstance(name, str) and name not in FORMATS:
+        yield f"{place}.reasoning_format", f"{name!r} is not a known reasoning format; known: {', '.join(FORMATS)}"
+    elif isinstance(name, str) and model.without_reasoning == "native" and not FORMATS[name].function().no_think:
+        words = f"{name} has no way of its own not to think; take finished or empty"
+        if not {"without_reasoning"} & {*model.template_arguments, *model.system_turn}:
+            yield f"{place}.without_reasoning", f"{words}, or say how in template_arguments.without_reasoning"
+    if model.prompt == "raw":
+        for key in ("template_arguments", "system_turn"):
+            if getattr(model, key):
+                yield f"{place}.{key}", "a raw prompt has no chat template; give prompt: chat"
+        if model.without_reasoning == "native":
+            yield f"{place}.without_reasoning", "native is asked by the chat template; give prompt: chat"
 
 
 def _sources_in_words(study: Study) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ Read at every parse of the Snakefile, on every cluster job: no heavy import here
 """
 
 import csv
+import datetime
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,10 @@ from r2a.text.cues import ALL_CUE_WORDS
 MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
 DATASET_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".md")  # a dataset's README.md names its subsets' files
 CONDITIONS = ("with_reasoning", "without_reasoning")
-VARIED = ("prompt", "without_reasoning", "think_tags", "dtype")  # what a variant may have otherwise than its base
+# what a variant may have otherwise than its base
+VARIED = (
+    "prompt", "without_reasoning", "think_tags", "reasoning_format", "template_arguments", "system_turn", "dtype",
+)  # fmt: skip
 PAPER_NUMBERS = "resources/paper_numbers.csv"
 
 
@@ -76,18 +80,48 @@ class Endpoint(Server):
     )
 
 
+class GivenFormat(Section):
+    """A reasoning format that is not registered: what opens and closes the reasoning, one token or several."""
+
+    open: str = Field(min_length=1, description="The text that opens the reasoning.")
+    close: str = Field(min_length=1, description="The text that closes it.")
+    before_open: str = Field("", description="What the model writes before it opens the reasoning.")
+    after_open: str = Field("\n", description="What it writes right after it has opened the reasoning.")
+    answer_open: str = Field("", description="The text that opens the answer, after the reasoning is closed, if any.")
+    answer_close: str = Field("", description="The text that closes the answer, if any.")
+
+
+Condition = Literal["with_reasoning", "without_reasoning"]
+
+
 class Model(Source):
     label: str | None = Field(None, description="Name in figures and tables; the key by default.")
     prompt: Literal["raw", "chat"] = Field(
         "raw", description="raw: the paper's format. chat: the model's own template."
     )
-    without_reasoning: Literal["finished", "empty"] = Field(
-        "finished", description="How the reasoning is closed beforehand (METHOD section 1)."
+    without_reasoning: Literal["finished", "empty", "native"] = Field(
+        "finished",
+        description="finished: a reasoning of one sentence is closed beforehand, as in the paper. empty: one of no "
+        "words. native: the model's own way not to think (prompt chat).",
+    )
+    reasoning_format: str | GivenFormat | None = Field(
+        None,
+        description="What opens and closes the reasoning: a name of docs/models.md, or {open: ..., close: ...}; null "
+        "finds it by the chat template and the tokens.",
+    )
+    template_arguments: dict[Condition, dict[str, Any]] = Field(
+        {},
+        description="Arguments of the chat template by condition, beside those of the format, e.g. {with_reasoning: "
+        "{reasoning_effort: high}}.",
+    )
+    system_turn: dict[Condition, str] = Field(
+        {}, description="A system turn by condition, after that of the format where it has one (prompt chat)."
     )
     think_tags: Literal["token", "pieces"] = Field(
         "token",
-        description="token: <think> and </think> are one token each. pieces: the prompt spells them in several tokens, "
-        "and the answer begins where the model has spelled </think>, in whatever tokens (variants only).",
+        description="token: what opens and closes the reasoning is given in the tokens that the tokenizer has for it. "
+        "pieces: it is spelled in tokens of plain text, and the answer begins where the model has spelled what closes "
+        "it, in whatever tokens (variants only).",
     )
     variant_of: Name | None = Field(
         None,
@@ -201,8 +235,8 @@ class Generation(Section):
     reasoning_budget: int | None = Field(
         None,
         gt=0,
-        description="Tokens of reasoning, counted from <think>, after which </think> is put in the model's mouth; off "
-        "by default, and in the paper.",
+        description="Tokens of reasoning, counted from what opens it, after which it is closed for the model; off by "
+        "default, and in the paper.",
     )
     gpu_memory_percent: int = Field(
         90, gt=0, le=100, description="Share of a GPU's memory that vLLM may use, in percent."
@@ -422,6 +456,9 @@ class Study(Section):
 
     study: Name = Field(description="Results go to results/{study}.")
     seed: int = Field(description="Every random choice derives from it.")
+    date: datetime.date = Field(
+        datetime.date(2025, 9, 28), description="What chat templates take for today, so that prompts stay the same."
+    )
     models: dict[Name, Model] = Field(min_length=1, description="The models, by name.")
     datasets: dict[Name, Dataset] = Field(min_length=1, description="The datasets, by name.")
     decodings: dict[Name, Decoding] = Field(min_length=1, description="The decodings, by name.")

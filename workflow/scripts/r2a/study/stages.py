@@ -63,8 +63,9 @@ def stage_settings(
         params |= {"model": model, "model_label": study.model_label(model), "is_toy": settings.is_toy}
         params |= {"source": settings.model_dump(include={"path", "hub", "revision"})}
         params |= {"dtype": settings.dtype, "prompt": settings.prompt}
-        if name in ("traces", "perturbation"):
-            params |= settings.model_dump(include={"without_reasoning", "think_tags"})
+        if name in ("models", "traces", "perturbation"):
+            keys = {"without_reasoning", "think_tags", "reasoning_format", "template_arguments", "system_turn"}
+            params |= settings.model_dump(include=keys) | {"date": study.date.isoformat()}
         if name in ("models", "traces", "perturbation"):
             fields = {"model", "kind", "body", "prefill"}
             params["endpoint"] = settings.endpoint and settings.endpoint.model_dump(include=fields)
@@ -89,6 +90,7 @@ def stage_settings(
         params |= {"judge": judge, "judge_label": chosen.label or judge}
         params |= {"source": chosen.model_dump(include={"path", "hub", "revision"}), "dtype": chosen.dtype}
         if name == "judgements":
+            params["date"] = study.date.isoformat()
             params |= chosen.model_dump(include={"temperature", "top_p", "max_tokens", "n_problems"})
             asked = chosen.endpoint or chosen.batch
             params["request"] = asked and asked.model_dump(include={"model", "body"})

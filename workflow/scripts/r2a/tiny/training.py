@@ -24,7 +24,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from r2a.prompts import THINK_CLOSE, THINK_OPEN, raw_prompt
+from r2a.formats.known import THINK_CLOSE, THINK_OPEN
+from r2a.prompts import raw_prompt
 from r2a.study import CONDITIONS
 from r2a.tiny.datasets import N_PAIRS, held_out_puzzles
 from r2a.tiny.tasks import (

@@ -1,0 +1,121 @@
+"""Where reasoning formats register themselves, and which of them is a model's.
+
+A format is one decorated function without parameters that returns a ReasoningFormat. Read at every parse of the
+Snakefile: no heavy import here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from r2a.registry import Entry, Registry
+
+DEFAULT = "r1"
+
+
+class FormatError(ValueError):
+    """A model's reasoning format is unknown or ambiguous; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a chat template is asked to think, or not to.
+
+    arguments: of the template. system: text of a system turn. suffix: what follows the user's text in its turn.
+    ending: what follows the rendered prompt, where the template leaves it to the model.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    system: str = ""
+    suffix: str = ""
+    ending: str = ""
+
+
+@dataclass(frozen=True)
+class ReasoningFormat:
+    """A model's reasoning as text: open, the reasoning, close, perhaps answer_open, the answer, perhaps answer_close.
+
+    also_close: other texts that models of this format close with. before_open, after_open: what stands around `open`
+    in a prompt whose template leaves opening to the model. no_think: None where the model has no way of its own not
+    to think.
+    """
+
+    open: str
+    close: str
+    also_close: tuple[str, ...] = ()
+    answer_open: str = ""
+    answer_close: str = ""
+    before_open: str = ""
+    after_open: str = "\n"
+    think: Asked = Asked()
+    no_think: Asked | None = None
+
+    @property
+    def opening(self) -> str:
+        """What opens the reasoning at a prompt's end."""
+        return f"{self.before_open}{self.open}{self.after_open}"
+
+    @property
+    def closings(self) -> tuple[str, ...]:
+        """The texts that close the reasoning; the first is the one that is put in beforehand or forced."""
+        return (self.close, *self.also_close)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All delimiters."""
+        return tuple(text for text in (self.open, *self.closings, self.answer_open, self.answer_close) if text)
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Plain values, for a manifest; read_format reads them again."""
+        return asdict(self)
+
+
+@dataclass(kw_only=True)
+class FormatEntry(Entry):
+    """A registered format. signs: texts that are all in the chat template of its models, and not all in others'."""
+
+    signs: tuple[str, ...] = ()
+
+
+FORMATS = Registry("reasoning_format", FormatEntry, "r2a.formats")
+reasoning_format = FORMATS.register
+
+
+def read_format(mapping: Mapping[str, Any]) -> ReasoningFormat:
+    """The format that a manifest or a configuration gives as a mapping."""
+    asked = {name: Asked(**mapping[name]) for name in ("think", "no_think") if mapping.get(name) is not None}
+    also = {"also_close": tuple(mapping["also_close"])} if "also_close" in mapping else {}
+    return ReasoningFormat(**{**mapping, **asked, **also})
+
+
+def choose_format(
+    chosen: str | Mapping[str, Any] | None, template: str | None, has_think_tags: bool
+) -> tuple[str, ReasoningFormat, str]:
+    """A model's format: its name ("given" where the configuration spells it out), the format, and how it was chosen.
+
+    chosen: a name or a mapping, as the configuration has it; None chooses by the chat template: of the formats whose
+    signs are all in it the one with the most, else DEFAULT where the model has <think> and </think> as tokens or its
+    template writes them. Raises FormatError where that is not certain.
+    """
+    if isinstance(chosen, Mapping):
+        return "given", read_format(chosen), "by the configuration"
+    if chosen is not None:
+        return chosen, FORMATS[chosen].function(), "by the configuration"
+    template = template or ""
+    fitting = {name: len(entry.signs) for name, entry in FORMATS.items() if _are_in(entry.signs, template)}
+    best = [name for name, n_signs in fitting.items() if 0 < n_signs == max(fitting.values())]
+    if len(best) > 1:
+        raise FormatError(f"its chat template fits the reasoning formats {' and '.join(best)}; name one of them")
+    if best:
+        return best[0], FORMATS[best[0]].function(), "by its chat template"
+    if has_think_tags or _are_in(("<think>", "</think>"), template):
+        how = "by its tokens <think> and </think>" if has_think_tags else "by the tags that its chat template writes"
+        return DEFAULT, FORMATS[DEFAULT].function(), how
+    raise FormatError(
+        "what opens and closes its reasoning is not known: neither its tokens nor its chat template tell; name one of "
+        f"{', '.join(FORMATS)}, or give {{open: ..., close: ...}}"
+    )
+
+
+def _are_in(signs: tuple[str, ...], template: str) -> bool:
+    return all(sign in template for sign in signs)

@@ -1,6 +1,5 @@
 """Scores of heads: their registry, intervals and definitions; and right against wrong answers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ import pytest
 from scipy import stats
 
 from r2a.evaluation import quality_table, write_attention_quality
+from r2a.extensions import HEAD_SCORES, HeadScore
 from r2a.figures.head_atlas import plot_head_atlas
 from r2a.figures.head_lists import plot_head_lists
 from r2a.figures.heads import plot_head_map
 from r2a.heads import score_heads
 from r2a.heads.focus import density, rank_heads, sink_free, top_share
 from r2a.heads.lists import compare_lists
-from r2a.heads.registry import SCORES, Weighted, head_score, score_columns, stacked
+from r2a.heads.registry import Weighted, score_columns, stacked
 from r2a.heads.scores import N_NEIGHBOURS, receiver_kurtosis
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet, write_parquet
 from r2a.summary.heads import head_sentences, quality_sentences
@@ -206,7 +206,7 @@ def scored(stores: dict[str, Path]) -> pd.DataFrame:
 
 def test_every_score_has_its_interval_and_the_number_of_its_traces_or_runs(stores):
     heads = scored(stores)
-    for score in SCORES:
+    for score in HEAD_SCORES:
         assert (heads[f"{score}_low"] <= heads[score] + 1e-6).all() and (
             heads[score] <= heads[f"{score}_high"] + 1e-6
         ).all()
@@ -238,33 +238,19 @@ def test_scores_by_trace_are_means_over_the_reasoning_focus_heads(stores):
     assert np.isnan(traces["tracking"][0]) and traces["tracking"][1] == pytest.approx(0.45)
 
 
-@pytest.fixture
-def registry() -> Iterator[None]:
-    """Puts the registered scores back."""
-    before = dict(SCORES)
-    yield
-    SCORES.clear()
-    SCORES.update(before)
+def doubled(tracking: np.ndarray, n_top_heads: int) -> np.ndarray:
+    return n_top_heads * tracking
 
 
-def test_a_new_score_is_one_function_and_comes_into_table_and_atlas(stores, tmp_path, registry):
-    @head_score("attention", "doubled")
-    def doubled(tracking: np.ndarray, n_top_heads: int) -> np.ndarray:
-        return n_top_heads * tracking
-
+def test_a_new_score_comes_into_table_and_atlas(stores, tmp_path, monkeypatch):
+    entry = HeadScore(label="doubled", store="attention")
+    entry.name, entry.place = "doubled", f"{__name__}:doubled"
+    monkeypatch.setitem(HEAD_SCORES._entries, "doubled", entry)
     heads = scored(stores)
     np.testing.assert_allclose(heads["doubled"], 2 * heads["tracking"])
     plot_head_atlas(stores["heads"], tmp_path / "atlas", SETTINGS)
     np.testing.assert_allclose(pd.read_csv(tmp_path / "atlas.csv")["doubled_high"], heads["doubled_high"], rtol=1e-5)
     assert "<!-- doubled  (n = 4) -->" in (tmp_path / "atlas.svg").read_text()
-
-
-def test_two_scores_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="two scores are named retrieval"):
-
-        @head_score("attention", "another")
-        def retrieval(tracking: np.ndarray) -> np.ndarray:
-            return tracking
 
 
 def test_the_figure_of_lists_holds_every_listed_head_with_its_ranks(stores, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from planted import GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, planted_model, planted_trace
+from r2a.extensions import CONTROLS
 from r2a.figures.patching import (
     plot_carriers,
     plot_patching_case,
@@ -19,7 +20,7 @@ from r2a.figures.patching import (
 )
 from r2a.patching import runs
 from r2a.patching.carriers import tabulate_carriers
-from r2a.patching.controls import control_sources, random_like
+from r2a.patching.controls import Given, random_like
 from r2a.patching.engine import Engine
 from r2a.patching.measurement import measure
 from r2a.patching.metrics import METRICS
@@ -31,9 +32,11 @@ from r2a.store import axis_labels, provenance, write_json, write_parquet
 from same_stores import assert_same_store
 
 COMPONENTS = ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]
+CONTROL_NAMES = ["same_answer", "unrelated_answer", "random_vector"]
+SOURCES = [(2 * row + k, run, row) for row in range(4) for k, run in enumerate(("clean", "corrupted"))]
 SETTINGS = {
     "model": "planted", "dataset": "pairs", "model_label": "Planted", "dataset_label": "Pairs", "is_toy": True,
-    "seed": 5, "n_resamples": 200, "confidence": 0.95, "components": COMPONENTS,
+    "seed": 5, "n_resamples": 200, "confidence": 0.95, "components": COMPONENTS, "controls": CONTROL_NAMES,
     "range_tokens": 3,
 }  # fmt: skip
 # (clean, corrupted) candidates: the last pair shares its answers with no other
@@ -263,10 +266,18 @@ def test_figures_are_drawn_with_their_numbers(folder):
 
 def test_controls_come_from_another_pair_and_its_fitting_run():
     table = pd.DataFrame({"answer_a_id": [1, 2, 3, 1], "answer_b_id": [2, 1, 4, 5]})
-    seen = [control_sources(table, 0, str(seed)) for seed in range(60)]
-    assert {found["same_answer"] for found in seen} == {("corrupted", 1), ("clean", 3)}
-    assert {found["unrelated_answer"] for found in seen} == {("clean", 2), ("corrupted", 2), ("corrupted", 3)}
-    assert "same_answer" not in control_sources(table, 2, "0")
+
+    def source(control, number, seed):
+        """(run, row) that the control's vectors are taken from; the vectors of a run stand for it here."""
+        taken = {(run, row): torch.tensor(k) for k, run, row in SOURCES}
+        given = Given(torch.zeros(1, 1, 1), "resid_pre", table, number, lambda run, row: taken[run, row], seed)
+        found = CONTROLS[control].function(given)
+        return None if found is None else SOURCES[int(found)][1:]
+
+    seen = {name: {source(name, 0, str(seed)) for seed in range(60)} for name in ("same_answer", "unrelated_answer")}
+    assert seen["same_answer"] == {("corrupted", 1), ("clean", 3)}
+    assert seen["unrelated_answer"] == {("clean", 2), ("corrupted", 2), ("corrupted", 3)}
+    assert source("same_answer", 2, "0") is None
 
 
 def test_random_vectors_have_their_originals_norms_and_no_direction_in_common():

@@ -18,7 +18,7 @@ from r2a.generation.requests import Completion
 from r2a.grading.perturbation import grade_perturbation
 from r2a.models import load_tokenizer, marks_of, resolve_model
 from r2a.perturbation import PerturbationError, perturb_reasoning, result_values
-from r2a.perturbation.reasoning import NotPerturbed, Reasoning, corrupt, cut, fill, find_results
+from r2a.perturbation.reasoning import NotPerturbed, Reasoning, corrupt, cut_at, fill, find_results
 from r2a.store import provenance, write_parquet
 from r2a.traces import segment_bounds
 
@@ -55,21 +55,21 @@ TEXT = "Start north\n1 around south\n2 left east\nFinal answer is east.\n"
     ],
 )
 def test_a_cut_is_made_at_the_nearest_lines_end(tokenizer, percent, kept):
-    ids, n_kept = cut(reasoning_of(tokenizer, TEXT), percent)
+    ids, n_kept = cut_at(reasoning_of(tokenizer, TEXT), percent)
     assert tokenizer.decode(ids) == kept
     assert n_kept == len(ids)
 
 
 def test_a_line_that_is_broken_off_is_ended_as_the_reasoning_was(tokenizer):
     reasoning = reasoning_of(tokenizer, "1 around south 2 left east 3 right north\n")
-    ids, n_kept = cut(reasoning, 50)
+    ids, n_kept = cut_at(reasoning, 50)
     assert ids == [*reasoning.token_ids[: len(reasoning.token_ids) // 2], reasoning.token_ids[-1]]
     assert n_kept == len(ids) - 1
 
 
 def test_nothing_is_appended_where_the_reasoning_ended_no_line(tokenizer):
     reasoning = reasoning_of(tokenizer, "1 around south 2 left east")
-    ids, n_kept = cut(reasoning, 50)
+    ids, n_kept = cut_at(reasoning, 50)
     assert ids == reasoning.token_ids[:n_kept]
 
 
@@ -188,7 +188,7 @@ def test_corrupting_the_carried_token_flips_the_answer_and_any_other_token_leave
 def test_a_cut_keeps_the_answer_as_long_as_it_keeps_the_carried_token(planted, planted_traces):
     for trace in planted_traces:
         for percent in range(0, 101, 10):
-            ids, n_kept = cut(planted_reasoning(trace), percent)
+            ids, n_kept = cut_at(planted_reasoning(trace), percent)
             is_kept = trace.bounds.reasoning + n_kept > trace.said_position
             assert (given(planted, trace, ids) == GIVEN[trace.candidate]) == is_kept
 

@@ -32,6 +32,7 @@ ABLATION = NAMES | {
     "n_problems": 2, "modes": ["zero", "mean", "cut_off"], "doses": [1, 3], "n_draws": 1, "extra_tokens": 4,
 }  # fmt: skip
 PATCHING = NAMES | {"components": ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"], "range_tokens": 3}
+PATCHING["controls"] = ["same_answer", "unrelated_answer", "random_vector"]
 
 
 def preferred_id(model: Any, ids: list[int]) -> int:

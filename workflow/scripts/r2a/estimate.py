@@ -14,6 +14,7 @@ from logging import Logger
 from pathlib import Path
 from typing import NamedTuple
 
+from r2a.extensions import PERTURBATION_KINDS
 from r2a.study import CONDITIONS, Dataset, Model, Study
 
 # what is wrong with a file is told by the job that reads it, and stops no estimate
@@ -40,7 +41,7 @@ USUAL_SIZE, USUAL_PROBLEMS = 8, 1000
 # mean lengths as shares of the length limit: about those of the paper's traces, and of the tiny study's
 LENGTHS = dict(zip(CONDITIONS, (0.25, 0.07), strict=True))
 PROMPT_TOKENS, SENTENCE_TOKENS = 40, 10
-N_ROLES, N_KEY_ROLES, N_METRICS, N_CONTROLS = 20, 3, 11, 3
+N_ROLES, N_KEY_ROLES, N_METRICS = 20, 3, 11
 # bytes, measured: of a number once compressed, a chunk's place in HDF5's index, and a row's keys, in Parquet and ledger
 ACTIVATION, ATTENTION, METRIC, CHUNK, ROW = 3.5, 3, 2.4, 35, 200
 ROWS = 0.55  # what compression leaves of attention rows
@@ -121,18 +122,18 @@ class Reckoning:
     def _patching(self, dataset: str, geometry: Geometry) -> dict[str, float]:
         """Bytes of a dataset's activations and patches, and of what the explorer shows of them."""
         settings, n_layers = self.study.patching, geometry.n_layers
-        n_pairs = self.n_problems[dataset] // 2
+        n_pairs, n_controls = self.n_problems[dataset] // 2, len(settings.controls)
         n_vectors = len({*settings.components} - {"z"}) * n_layers
         n_key_vectors = N_KEY_ROLES * n_layers * ("z" in settings.components)  # all heads' together are one
         numbers = (n_vectors * N_ROLES + n_key_vectors) * geometry.d_model + geometry.vocabulary
-        n_patches = 2 * (n_vectors * N_ROLES + n_key_vectors * geometry.n_heads) + N_CONTROLS * n_vectors * N_KEY_ROLES
+        n_patches = 2 * (n_vectors * N_ROLES + n_key_vectors * geometry.n_heads) + n_controls * n_vectors * N_KEY_ROLES
         n_patches += n_layers * (self.n_reasoned // settings.range_tokens)
-        n_arrays = N_METRICS * ((2 + N_CONTROLS) * len(settings.components) + 1)
+        n_arrays = N_METRICS * ((2 + n_controls) * len(settings.components) + 1)
         n_runs = n_pairs * len(settings.probes)
         return {
             "activations": n_runs * 2 * ACTIVATION * numbers,
             "patching": n_runs * (METRIC * N_METRICS * n_patches + CHUNK * n_arrays),
-            "explorer": SHOWN * n_pairs * n_vectors * N_ROLES * (2 + N_CONTROLS),
+            "explorer": SHOWN * n_pairs * n_vectors * N_ROLES * (2 + n_controls),
         }
 
     def _n_samples(self) -> int:
@@ -141,7 +142,8 @@ class Reckoning:
     def _n_perturbed(self, dataset: str) -> int:
         """Answers that a model gives from a dataset's perturbed reasonings."""
         chosen = self.study.perturbation
-        n_ways = len({*chosen.kinds} - {"cut"}) + len(chosen.cuts) * ("cut" in chosen.kinds)
+        levels = [PERTURBATION_KINDS[kind].levels for kind in chosen.kinds]
+        n_ways = sum(len(getattr(chosen, name)) if name else 1 for name in levels)
         n_problems = min(self.n_problems[dataset], chosen.n_problems or self.n_problems[dataset])
         return n_problems * n_ways * self.study.decodings[chosen.decoding].n_samples
 

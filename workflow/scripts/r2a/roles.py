@@ -18,9 +18,7 @@ PROBE, ENDING = "probe: ", "ending: "  # prefixes of the other tokens' roles
 
 # what is put into which run
 CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN = "clean_to_corrupted", "corrupted_to_clean"
-# what is put into the corrupted run in place of the clean run's vectors
-SAME_ANSWER, UNRELATED_ANSWER, RANDOM_VECTOR = "same_answer", "unrelated_answer", "random_vector"
-CONTROLS = (SAME_ANSWER, UNRELATED_ANSWER, RANDOM_VECTOR)
+DIRECTIONS = (CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN)
 
 # how right and wrong answers are compared: samples of one problem, or answers to different ones
 WITHIN, BETWEEN = "within problems", "between problems"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from r2a.models import load_tokenizer, read_manifest, token_pieces
 from r2a.progress import Progress, logger
-from r2a.roles import CONTROLS
+from r2a.roles import DIRECTIONS
 from r2a.store import axis_labels, open_hdf5, read_parquet, read_provenance, write_text
 from r2a.traces import TRACE_KEYS
 
@@ -197,7 +197,7 @@ class _Collection:
                     for patch, measured in of_probe[component].items():
                         found = measured[EFFECT][number]
                         whole = np.full((len(found), len(roles)), np.nan, np.float32)
-                        whole[:, key_places if patch in CONTROLS else slice(None)] = found
+                        whole[:, key_places if patch not in DIRECTIONS else slice(None)] = found
                         effects[f"{component}, {patch}"] = _array(whole)
                 yield (
                     pair,

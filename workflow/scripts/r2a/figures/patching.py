@@ -1,5 +1,6 @@
 """Figures of stage 3: what patching the reasoning's activations does to the answer."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from r2a.extensions import CONTROLS, PROBES
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, nothing_to_draw, save, title, titled
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, nothing_to_draw, save, title, titled
 from r2a.roles import (
     ANSWER_ROLE,
     CLEAN_TO_CORRUPTED,
@@ -18,25 +20,19 @@ from r2a.roles import (
     CONTROL_ROLE,
     FINAL_ROLE,
     KEY_ROLES,
-    RANDOM_VECTOR,
-    SAME_ANSWER,
-    UNRELATED_ANSWER,
 )
 from r2a.store import axis_labels, open_hdf5, read_parquet
 
-PROBE_NAMES = {"plain": "Final answer is X.", "boxed": "Final answer is \\boxed{X}."}
 # the roles that curves are drawn for: colour, marker, name
 CURVES = {
     ANSWER_ROLE: (BLUE, "o", "answer in the reasoning's last line"),
     CLOSE_ROLE: (GREEN, "^", "</think>"),
     FINAL_ROLE: (RED, "s", "last token before the answer"),
 }
-# what is put in at the answer's token, or elsewhere
-PUT_IN = {
-    "effect": (BLUE, "o", "-", "clean run's vector at the answer's token"),
-    SAME_ANSWER: (GREEN, "^", "--", "control: another pair's, of the same answer"),
-    UNRELATED_ANSWER: (ORANGE, "v", "--", "control: another pair's, of an unrelated answer"),
-    RANDOM_VECTOR: (GREY, "x", "--", "control: random, of the same norm"),
+EFFECT_LINE = (BLUE, "o", "-", "clean run's vector at the answer's token")
+CONTROL_STYLES = ((GREEN, "^"), (ORANGE, "v"), (GREY, "x"), (SKY, "+"), ("black", "*"))  # taken in turn
+# the clean run's own vectors, elsewhere
+ELSEWHERE = {
     "other_probe_tokens": (RED, "s", ":", "control: clean run's, at that line's other tokens"),
     "random_reasoning_token": (PURPLE, "d", ":", "control: clean run's, at a random reasoning token"),
 }
@@ -151,7 +147,7 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
         for role, (colour, marker, name) in CURVES.items():
             rows = table[(table["probe"] == probe) & (table["role"] == role)]
             _curve(left, rows, colour, marker, "-", name)
-        for control, (colour, marker, line, name) in PUT_IN.items():
+        for control, (colour, marker, line, name) in _put_in(control_table).items():
             rows = control_table[(control_table["probe"] == probe) & (control_table["control"] == control)]
             _curve(right, rows, colour, marker, line, name, 7 if control == "effect" else 4)
         layer, low, high = crossing[["layer", "low", "high"]]
@@ -164,7 +160,7 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
             left.annotate(name, (layer, 0.5), (4, 0), textcoords="offset points", fontsize=7, color=PURPLE, va="center")
         for axes, what in ((left, "by token"), (right, "beside controls")):
             _levels(axes)
-            axes.set_title(f"“{PROBE_NAMES[str(probe)]}”, {what} (n = {crossing['n_pairs']:.0f})", fontsize=9)
+            axes.set_title(f"“{PROBES[str(probe)].label}”, {what} (n = {crossing['n_pairs']:.0f})", fontsize=9)
         left.set_ylabel(EFFECT)
     for axes in grid[-1]:
         axes.set(xlabel="patched layer", xticks=_ticks(table["layer"].max() + 1))
@@ -172,6 +168,14 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
     title(figure, titled(settings, "residual stream patched"), caption("patching_curves", settings))
     drawn = pd.concat([table, control_table])
     save(figure, stem, drawn, settings, [curves, controls, hand_off])
+
+
+def _put_in(controls: pd.DataFrame) -> dict[str, tuple[str, str, str, str]]:
+    """What is put in at the answer's token, or elsewhere, by its name in the table: colour, marker, line and label."""
+    measured = [name for name in dict.fromkeys(controls["control"]) if name not in ("effect", *ELSEWHERE)]
+    styles = itertools.cycle(CONTROL_STYLES)
+    lines = {name: (*next(styles), "--", f"control: {CONTROLS[name].label}") for name in measured}
+    return {"effect": EFFECT_LINE, **lines, **ELSEWHERE}
 
 
 def _levels(axes: Axes) -> None:
@@ -218,7 +222,7 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
             _levels(axes)
             axes.set_title(CURVES[role][2], fontsize=9)
         n_pairs = f", n = {rows['n_pairs'].iloc[0]}" if len(rows) else ""
-        panels[0].set_ylabel(f"{EFFECT}\n“{PROBE_NAMES.get(probe, '')}”{n_pairs}", fontsize=7)
+        panels[0].set_ylabel(f"{EFFECT}\n“{PROBES[probe].label if probe else ''}”{n_pairs}", fontsize=7)
     for axes in grid[-1]:
         axes.set_xlabel("patched layer")
         if len(table):
@@ -264,7 +268,7 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
         counts = rows.groupby("tokens_before_probe")["n_pairs"].first()[::-1]
         axes.set(xticks=range(len(grid.columns)), yticks=_ticks(len(grid)), xlabel="range begins … tokens before probe")
         axes.set_xticklabels([f"{label}\nn={count}" for label, count in counts.items()], fontsize=7)
-        axes.set_title(f"“{PROBE_NAMES[probe]}”", fontsize=9)
+        axes.set_title(f"“{PROBES[probe].label}”", fontsize=9)
     panels[0, 0].set_ylabel("patched layer")
     if len(table):
         figure.colorbar(image, ax=panels, label=f"mean {EFFECT}", extend="both")
@@ -321,7 +325,7 @@ def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping
             axes.set_title(f"{CURVES[role][2]}\n{correlation}", fontsize=7)
             axes.set(xticks=_ticks(n_heads), yticks=_ticks(n_layers))
         if len(table):
-            panels[0].set_ylabel(f"“{PROBE_NAMES[probe]}”\nn = {found['n_pairs']:.0f}; layer", fontsize=7)
+            panels[0].set_ylabel(f"“{PROBES[probe].label}”\nn = {found['n_pairs']:.0f}; layer", fontsize=7)
     for axes in grid[-1]:
         axes.set_xlabel("head")
     if len(table):

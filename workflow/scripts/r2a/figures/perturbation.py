@@ -1,5 +1,6 @@
 """The figure of the trace's text: what remains of the answers when the reasoning is perturbed."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from r2a.extensions import PERTURBATION_KINDS
 from r2a.figures.registry import caption, figure
 from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, whiskers
-from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING
+from r2a.roles import CUT
 
 # measure: colour, marker, line, name
 MEASURES = {
     "agreement": (BLUE, "o", "-", "same as the original answer"),
     "accuracy": (ORANGE, "s", "--", "right"),
     "follows": (GREEN, "^", ":", "what the perturbed text implies"),
-}
-NAMES = {
-    FILLER: "filler of\nequal length",
-    OTHER_REASONING: "another problem's\nreasoning",
-    LAST_RESULT: "last result\ncorrupted",
-    FIRST_RESULT: "first result corrupted\n(control)",
 }
 
 
@@ -50,8 +46,7 @@ def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> N
         1, 2, figsize=(9, 4.1), layout="constrained", width_ratios=(1, 1.15), gridspec_kw={"wspace": 0.05}
     )
     _by_cut(left, rows[rows["kind"] == CUT].sort_values("cut"))
-    others = rows.set_index("kind")
-    _by_kind(right, others.loc[[kind for kind in NAMES if kind in others.index]])
+    _by_kind(right, rows[rows["kind"] != CUT])
     title(
         figure,
         titled(settings, "answers re-generated from perturbed reasonings"),
@@ -85,13 +80,16 @@ def _by_cut(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _by_kind(axes: Axes, rows: pd.DataFrame) -> None:
+    levels = [None if np.isnan(level) else level for level in rows["cut"]]
+    kinds = [PERTURBATION_KINDS[kind] for kind in rows["kind"]]
+    names = [textwrap.fill(kind.said(level), 22) for kind, level in zip(kinds, levels, strict=True)]
     for k, (measure, (colour, marker, _, name)) in enumerate(MEASURES.items()):
         axes.errorbar(
             rows[measure], np.arange(len(rows)) + (k - 1.5) * 0.17, fmt=marker, color=colour, capsize=2, markersize=5,
             linewidth=1, label=name, xerr=whiskers(rows, measure, f"{measure}_low", f"{measure}_high"),
         )  # fmt: skip
     axes.plot(rows["valid_share"], np.arange(len(rows)) + 0.26, "x", color=GREY, markersize=4, label="valid")
-    axes.set(yticks=range(len(rows)), yticklabels=[NAMES[kind] for kind in rows.index], xlim=(-0.03, 1.03))
+    axes.set(yticks=range(len(rows)), yticklabels=names, xlim=(-0.03, 1.03))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlabel="share of answers", title="replaced")
     axes.xaxis.set_major_formatter(PercentFormatter(1))

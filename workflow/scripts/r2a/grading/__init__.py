@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from r2a.boxes import final_answer
-from r2a.grading import paper, plain_math_verify, policy
+from r2a.extensions import GRADERS
 from r2a.grading.comparison import same_answer
 from r2a.grading.grader import Attempt, Verdict
 from r2a.grading.references import unreadable_references
@@ -31,7 +31,6 @@ __all__ = [
     "unreadable_references",
 ]
 
-GRADERS = {"policy": policy.GRADER, "math_verify": plain_math_verify.GRADER, "paper": paper.GRADER}
 logger = logging.getLogger("r2a")
 
 
@@ -63,7 +62,7 @@ def grade_answers(
     What takes more than reading is compared in processes of `memory_mb` that are killed after `seconds`; equal
     comparisons are made once. `what` names the work in progress lines.
     """
-    chosen = GRADERS[grader]
+    chosen = GRADERS[grader].function()
     read = [chosen.read(attempt) for attempt in attempts]
     tasks = [task for task in read if not isinstance(task, Verdict)]
     outcomes = _compare(chosen.prepare, chosen.compare, tasks, seconds, memory_mb, what)

@@ -8,6 +8,7 @@ normalisation and comparison from the graders of Hendrycks et al., 2021 (MATH), 
 import re
 from typing import Any
 
+from r2a.extensions import grader
 from r2a.grading.grader import MAX_CHARACTERS, Attempt, Grader, Verdict, undecided, unread
 from r2a.grading.workers import Outcome
 
@@ -203,4 +204,7 @@ def _load_sympy() -> None:
     import sympy  # type: ignore[import-untyped]  # noqa: F401
 
 
-GRADER = Grader(_load_sympy, _read, compare, _judge)
+@grader(label="as in the paper")
+def paper() -> Grader:
+    """As in the paper."""
+    return Grader(_load_sympy, _read, compare, _judge)

@@ -5,6 +5,7 @@ It takes any trailing number for the answer where nothing is boxed, and accepts 
 
 from typing import Any
 
+from r2a.extensions import grader
 from r2a.grading.grader import Attempt, Grader, Verdict, undecided, unread
 from r2a.grading.symbolic import load_sympy
 from r2a.grading.workers import Outcome
@@ -31,4 +32,7 @@ def _judge(attempt: Attempt, outcome: Outcome) -> Verdict:
     return Verdict(is_equal, "math_verify" if is_equal else "mismatch", answer)
 
 
-GRADER = Grader(load_sympy, _read, compare, _judge)
+@grader(label="math-verify as it comes")
+def math_verify() -> Grader:
+    """By math-verify as it comes."""
+    return Grader(load_sympy, _read, compare, _judge)

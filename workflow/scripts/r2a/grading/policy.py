@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from r2a.boxes import final_answer
+from r2a.extensions import grader
 from r2a.grading.comparison import by_reading
 from r2a.grading.grader import MAX_CHARACTERS, MAX_DIGITS, Attempt, Grader, Verdict, undecided, unread
 from r2a.grading.notation import written
@@ -58,4 +59,7 @@ def _judge(attempt: Attempt, outcome: Outcome) -> Verdict:
     return Verdict(False, "mismatch", answer)
 
 
-GRADER = Grader(load_sympy, _read, equality, _judge)
+@grader(label="METHOD section 2")
+def policy() -> Grader:
+    """By the project's policy (METHOD section 2)."""
+    return Grader(load_sympy, _read, equality, _judge)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from r2a.heads import focus, scores  # noqa: F401 (both register scores)
+from r2a.extensions import HEAD_SCORES
+from r2a.heads import focus
 from r2a.heads.lists import compare_lists
-from r2a.heads.registry import SCORES, score_columns, scores_of, values_of
+from r2a.heads.registry import score_columns, scores_of, values_of
 from r2a.store import open_hdf5, provenance, read_provenance, write_csv, write_parquet
 
 LEAST_SCORE = 0.1  # of a retrieval head (Wu et al. 2024), and, ours, of an induction head
@@ -45,12 +46,12 @@ def score_heads(
         values |= {score.name: values_of(score, file, settings, None) for score in scores_of("probes")}
     for name, found in values.items():
         if name not in heads:
-            of = problems if SCORES[name].store == "attention" else None
+            of = problems if HEAD_SCORES[name].store == "attention" else None
             heads = heads.assign(**score_columns(name, found, **draws, problems=of))
     highest = np.argsort(-heads["induction"].to_numpy(), kind="stable")[: settings["n_top_heads"]]
     heads["is_induction"] = heads.index.isin(highest) & (heads["induction"] > LEAST_SCORE)
     heads["is_retrieval"] = heads["retrieval"] > LEAST_SCORE
-    labels = {score.name: score.label for score in SCORES.values()}
+    labels = {score.name: score.label for score in HEAD_SCORES.values()}
     write_parquet(output, heads, provenance(settings, [attention, probes]) | {"scores": labels})
     write_parquet(by_trace, traces, provenance(settings, [attention]))
     write_csv(lists, compared, provenance(settings, [attention]))

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from r2a.heads.registry import Weighted, head_score, score_columns, stacked
+from r2a.extensions import head_score
+from r2a.heads.registry import Weighted, score_columns, stacked
 from r2a.statistics import percentile_ends, resampled_means
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES, Bounds
 
@@ -23,13 +24,13 @@ def uniform_a2r(bounds: Bounds) -> float:
     return float((bounds.think_close - bounds.reasoning) * np.mean(1 / n_visible))
 
 
-@head_score("attention", "a2r: on the reasoning")
+@head_score(label="a2r: on the reasoning", store="attention")
 def a2r(segment_mass: np.ndarray) -> np.ndarray:
     """Share of the answer tokens' attention that lies on the reasoning; it grows with the reasoning's length."""
     return short_mass(segment_mass, "a2r")
 
 
-@head_score("attention", "lift: a2r / even attention's")
+@head_score(label="lift: a2r / even attention's", store="attention")
 def lift(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """a2r adjusted for length: over the reasoning's share of what the answer tokens see.
 
@@ -38,7 +39,7 @@ def lift(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     return short_mass(segment_mass, "a2r") / uniform_a2r(Bounds.of(bounds))
 
 
-@head_score("attention", "a2r without sinks")
+@head_score(label="a2r without sinks", store="attention")
 def sink_free(segment_mass: np.ndarray) -> Weighted:
     """a2r of rows re-normalised without BOS, on which a head that does nothing rests its attention.
 
@@ -49,7 +50,7 @@ def sink_free(segment_mass: np.ndarray) -> Weighted:
         return Weighted(np.where(rest > LEAST_REST, short_mass(segment_mass, "a2r") / rest, np.nan), rest)
 
 
-@head_score("attention", "density: per token of the reasoning / other")
+@head_score(label="density: per token of the reasoning / other", store="attention")
 def density(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """Attention per reasoning token over that per other token that the answer sees, BOS and delimiters left out.
 
@@ -64,7 +65,7 @@ def density(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
         return np.where(others > LEAST_REST, per_token * n_others / others, np.nan)
 
 
-@head_score("attention", "in a trace's own top")
+@head_score(label="in a trace's own top", store="attention")
 def top_share(segment_mass: np.ndarray, n_top_heads: int) -> np.ndarray:
     """1 where the head is among the trace's own n_top_heads by a2r, else 0; its mean is a share of traces."""
     values = short_mass(segment_mass, "a2r")

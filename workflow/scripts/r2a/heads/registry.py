@@ -1,19 +1,17 @@
-"""Where scores of heads register themselves, and what becomes of their values.
+"""What becomes of the values of registered scores of heads (r2a.extensions.head_score).
 
-A score is one decorated function, in a module that r2a.heads imports. Its parameters name arrays of a store without
-their first axis, that is, of one trace (attention store) or one run of a probe (probe store), or settings of the stage
-`heads`; it returns [layer, head], nan where undefined. The table of heads, its intervals and the atlas follow. A new
-score needs no rerun of a model: the stage reads the stores anew, in seconds, once its version is bumped.
+The table of heads, its intervals and the atlas follow from the registration. A new score needs no rerun of a model: the
+stage reads the stores anew, in seconds.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
+from r2a.extensions import HEAD_SCORES, HeadScore
 from r2a.statistics import percentile_ends, resampled_means
 
 
@@ -30,42 +28,14 @@ class Weighted(NamedTuple):
             return (weights * np.nan_to_num(self.values)).sum(0) / weights.sum(0)
 
 
-Compute = Callable[..., np.ndarray | Weighted]
-
-
-@dataclass(frozen=True)
-class Score:
-    """A registered score; `label` is its name in figures, `store` where its parameters are read from."""
-
-    name: str
-    store: Literal["attention", "probes"]
-    label: str
-    compute: Compute
-
-
-SCORES: dict[str, Score] = {}
-
-
-def head_score(store: Literal["attention", "probes"], label: str) -> Callable[[Compute], Compute]:
-    """Registers a function as the score of its name. Raises ValueError where the name is taken."""
-
-    def register(compute: Compute) -> Compute:
-        name = compute.__name__
-        if name in SCORES:
-            raise ValueError(f"two scores are named {name}")
-        SCORES[name] = Score(name, store, label, compute)
-        return compute
-
-    return register
-
-
-def values_of(score: Score, file: h5py.File, settings: Mapping[str, Any], chosen: np.ndarray | None) -> Weighted:
+def values_of(score: HeadScore, file: h5py.File, settings: Mapping[str, Any], chosen: np.ndarray | None) -> Weighted:
     """A score's values [trace or run, layer, head], read a position at a time; of the `chosen` ones, or of all."""
-    names = list(inspect.signature(score.compute).parameters)
+    compute = score.function
+    names = list(inspect.signature(compute).parameters)
     arrays = [name for name in names if name in file]
     fixed = {name: settings[name] for name in names if name not in file}
     positions = np.arange(len(file[arrays[0]])) if chosen is None else np.flatnonzero(chosen)
-    return stacked(score.compute(**fixed, **{name: file[name][k] for name in arrays}) for k in positions)
+    return stacked(compute(**fixed, **{name: file[name][k] for name in arrays}) for k in positions)
 
 
 def stacked(found: Iterable[np.ndarray | Weighted]) -> Weighted:
@@ -90,5 +60,5 @@ def score_columns(
     return {name: flat.mean(), f"{name}_low": low, f"{name}_high": high, f"{name}_n": n_defined}
 
 
-def scores_of(store: str) -> Iterator[Score]:
-    return (score for score in SCORES.values() if score.store == store)
+def scores_of(store: str) -> Iterator[HeadScore]:
+    return (score for score in HEAD_SCORES.values() if score.store == store)

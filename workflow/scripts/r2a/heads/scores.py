@@ -1,39 +1,39 @@
-"""The scores of heads beyond focus (METHOD section 3), each a registered function; see registry."""
+"""The scores of heads beyond focus (METHOD section 3), each a registered function."""
 
 import numpy as np
 from scipy.stats import kurtosis
 
-from r2a.heads.registry import head_score
+from r2a.extensions import head_score
 
 LEAST_SENTENCES = 4  # of fewer values, kurtosis says nothing
 N_NEIGHBOURS = 4  # sentences right before the reader, which any local head attends to
 
 
-@head_score("attention", "tracking: forward drift")
+@head_score(label="tracking: forward drift", store="attention")
 def tracking(tracking: np.ndarray) -> np.ndarray:
     """Spearman correlation of the attention's centre in the reasoning with the answer token's index."""
     return tracking
 
 
-@head_score("attention", "spread")
+@head_score(label="spread", store="attention")
 def spread(spread: np.ndarray) -> np.ndarray:
     """Standard deviation of the attended position, in shares of the reasoning's length, mean over answer tokens."""
     return spread
 
 
-@head_score("attention", "cue preference")
+@head_score(label="cue preference", store="attention")
 def cue_preference(cue_preference: np.ndarray) -> np.ndarray:
     """Attention per cue token of the reasoning over that per other token of it; 1 is no preference."""
     return cue_preference
 
 
-@head_score("attention", "cue / sentence-initial")
+@head_score(label="cue / sentence-initial", store="attention")
 def cue_over_initial(cue_over_initial: np.ndarray) -> np.ndarray:
     """Attention per cue token over that per other token that begins a sentence, where cue words mostly stand."""
     return cue_over_initial
 
 
-@head_score("attention", "receiver kurtosis")
+@head_score(label="receiver kurtosis", store="attention")
 def receiver_kurtosis(sentence_mass: np.ndarray, sentence_bounds: np.ndarray) -> np.ndarray:
     """Excess kurtosis over the reasoning's sentences of the answer's attention per token of them.
 
@@ -51,25 +51,25 @@ def receiver_kurtosis(sentence_mass: np.ndarray, sentence_bounds: np.ndarray) ->
     return kurtosis(np.where(is_even[..., None], np.nan, attention), axis=-1)
 
 
-@head_score("probes", "induction (random tokens)")
+@head_score(label="induction (random tokens)", store="probes")
 def induction(induction_repeats: np.ndarray) -> np.ndarray:
     """Mean attention from the second copy of a random block to the token after each one's first occurrence."""
     return induction_repeats
 
 
-@head_score("probes", "induction (paper's form)")
+@head_score(label="induction (paper's form)", store="probes")
 def induction_in_text(induction_prompts: np.ndarray) -> np.ndarray:
     """Share of attention that follows the induction pattern of a text (Zhang et al. 2025; TransformerLens)."""
     return induction_prompts
 
 
-@head_score("probes", "previous token")
+@head_score(label="previous token", store="probes")
 def previous_token(previous_token: np.ndarray) -> np.ndarray:
     """Mean attention to the token before, on the second copy of a random block."""
     return previous_token
 
 
-@head_score("probes", "retrieval")
+@head_score(label="retrieval", store="probes")
 def retrieval(retrieval: np.ndarray) -> np.ndarray:
     """Share of a needle's distinct tokens that a head copies, over successful runs (Wu et al. 2024)."""
     return retrieval

@@ -1,33 +1,63 @@
 """What is put in place of the clean run's vectors to see what a flip proves (METHOD section 4)."""
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
 
-from r2a.roles import SAME_ANSWER, UNRELATED_ANSWER
+from r2a.extensions import control
 
 
-def control_sources(table: pd.DataFrame, number: int, seed: str) -> dict[str, tuple[str, int]]:
-    """For one pair of a table of pairs, (run, row) of a run of another pair to take a control's vectors from.
+@dataclass(frozen=True)
+class Given:
+    """What a control is given, for one pair and component.
 
-    same_answer: one whose answer is the clean run's. unrelated_answer: one whose answer is neither run's. Drawn at
-    random; a control that no run fits is absent.
+    clean: the clean run's vectors [layer, role, d_model], whose shape the control's have. pairs: the table of pairs,
+    and number: the pair's row in it. vectors: those of a run ("clean" or "corrupted") of the pair of a row. seed: of
+    the pair, for what is drawn.
     """
-    answers = [
-        (run, row, answer)
+
+    clean: torch.Tensor
+    component: str
+    pairs: pd.DataFrame
+    number: int
+    vectors: Callable[[str, int], torch.Tensor]
+    seed: str
+
+
+@control(label="another pair's vector of the same answer")
+def same_answer(given: Given) -> torch.Tensor | None:
+    """Vectors of a run of another pair whose answer is the clean run's."""
+    clean_answer = given.pairs["answer_a_id"].iloc[given.number]
+    source = drawn_run(given.pairs, given.number, f"{given.seed} same_answer", lambda answer: answer == clean_answer)
+    return source and given.vectors(*source)
+
+
+@control(label="another pair's vector of an unrelated answer")
+def unrelated_answer(given: Given) -> torch.Tensor | None:
+    """Vectors of a run of another pair whose answer is neither run's."""
+    own = [given.pairs[f"answer_{side}_id"].iloc[given.number] for side in "ab"]
+    source = drawn_run(given.pairs, given.number, f"{given.seed} unrelated_answer", lambda answer: answer not in own)
+    return source and given.vectors(*source)
+
+
+@control(label="a random vector of the same norm")
+def random_vector(given: Given) -> torch.Tensor:
+    """Vectors of random directions, each of the clean run's norm."""
+    return random_like(given.clean, random.Random(f"{given.seed} {given.component}").getrandbits(32))
+
+
+def drawn_run(pairs: pd.DataFrame, number: int, seed: str, fits: Callable[[int], bool]) -> tuple[str, int] | None:
+    """(run, row) of a run of another pair whose answer's id fits, drawn at random; None where there is none."""
+    fitting = [
+        (run, row)
         for run, column in (("clean", "answer_a_id"), ("corrupted", "answer_b_id"))
-        for row, answer in enumerate(table[column])
-        if row != number
+        for row, answer in enumerate(pairs[column])
+        if row != number and fits(answer)
     ]
-    a, b = table["answer_a_id"].iloc[number], table["answer_b_id"].iloc[number]
-    fitting = {
-        SAME_ANSWER: [(run, row) for run, row, answer in answers if answer == a],
-        UNRELATED_ANSWER: [(run, row) for run, row, answer in answers if answer not in (a, b)],
-    }
-    return {
-        control: random.Random(f"{seed} {control}").choice(sources) for control, sources in fitting.items() if sources
-    }
+    return random.Random(seed).choice(fitting) if fitting else None
 
 
 def random_like(vectors: torch.Tensor, seed: int) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """Every patch of a pair: what is put in where, and what it does to the answer (METHOD section 4)."""
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import h5py
@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from r2a.patching.controls import control_sources, random_like
+from r2a.extensions import CONTROLS
+from r2a.patching.controls import Given
 from r2a.patching.engine import Engine, KeptRun, Patch, final_logits, refuse_deviating
 from r2a.patching.metrics import METRICS, logit_diff, patch_metrics
-from r2a.roles import CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, KEY_ROLES, RANDOM_VECTOR
+from r2a.roles import CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, KEY_ROLES
 from r2a.store import axis_labels
 
 RUNS = ("clean", "corrupted")
-DIRECTIONS = {CLEAN_TO_CORRUPTED: RUNS, CORRUPTED_TO_CLEAN: RUNS[::-1]}  # the run put in, and the run that is patched
+RUNS_OF = {CLEAN_TO_CORRUPTED: RUNS, CORRUPTED_TO_CLEAN: RUNS[::-1]}  # the run put in, and the run that is patched
 RANGES = "reasoning_ranges"
 NULL = "null"
 LOGITS_AT_A_TIME = 2**24  # that are held of several patches, over the whole vocabulary
@@ -113,22 +114,26 @@ class _Pair:
         found = torch.tensor(self.activations[f"{run}/{component}"][self.number if number is None else number])
         return found.transpose(1, 2) if component == "z" else found
 
+    def _vectors_of(self, component: str, run: str, number: int) -> torch.Tensor:
+        return self.vectors(run, component, number)
+
     def jobs(self, engine: Engine) -> list[Job]:
         jobs = []
         seed = f"{self.settings['seed']} {self.row['pair']}"
-        sources = control_sources(self.table, self.number, seed)
         for component in self.settings["components"]:
             places = self.key_places if component == "z" else list(range(len(self.row["roles"])))
             put_in = {
                 direction: (base, self.vectors(source, component), places)
-                for direction, (source, base) in DIRECTIONS.items()
+                for direction, (source, base) in RUNS_OF.items()
             }
             if component != "z":
-                others = {control: self.vectors(run, component, other) for control, (run, other) in sources.items()}
-                drawn = random.Random(f"{seed} {component}").getrandbits(32)
-                others[RANDOM_VECTOR] = random_like(put_in[CLEAN_TO_CORRUPTED][1], drawn)
-                for control, vectors in others.items():
-                    put_in[control] = ("corrupted", vectors[:, self.key_places], self.key_places)
+                vectors_of = partial(self._vectors_of, component)
+                clean = put_in[CLEAN_TO_CORRUPTED][1]
+                given = Given(clean, component, self.table, self.number, vectors_of, seed)
+                for control in self.settings["controls"]:
+                    vectors = CONTROLS[control].function(given)
+                    if vectors is not None:
+                        put_in[control] = ("corrupted", vectors[:, self.key_places], self.key_places)
             for patch, (base, vectors, at) in put_in.items():
                 patches = engine.patches(self.runs[base], component, vectors, at)
                 jobs.append(Job(f"{component}/{patch}", base, patches, tuple(vectors.shape[:-1])))
@@ -168,7 +173,7 @@ class _Pair:
         """Gradient of the patched run times the difference between the runs, as normalized_logit_diff."""
         clean, corrupted = (logit_diff(self.logits[run], *self.answers["corrupted"]) for run in RUNS)
         found = {}
-        for direction, (source, base) in DIRECTIONS.items():
+        for direction, (source, base) in RUNS_OF.items():
             gradients = engine.gradients(self.runs[base], *self.answers[base])
             for component in self.settings["components"]:
                 gradient = gradients[component][:, self.key_places] if component == "z" else gradients[component]

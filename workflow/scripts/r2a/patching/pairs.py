@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from r2a.extensions import PROBES
 from r2a.models import load_tokenizer, read_manifest, text_of
 from r2a.progress import logger
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, ENDING, FINAL_ROLE, PROBE
@@ -16,11 +17,6 @@ from r2a.store import provenance, read_parquet, write_parquet
 from r2a.traces import SEGMENTS, TRACE_KEYS, Bounds
 
 REASONING, CLOSE, ANSWER = (SEGMENTS.index(name) for name in ("reasoning", "think_close", "answer"))
-# (before X, X, after X), X being the answer
-PROBES = {
-    "plain": ("Final answer is", " {answer}", ".\n"),
-    "boxed": ("Final answer is \\boxed{{", "{answer}", "}}.\n"),
-}
 ANSWER_ENDING = ("\n\nThus, the", " {comparator}", " one is \\boxed{{")
 # why a pair is left out, in the order in which it is found out
 INVALID, WRONG = "a trace is not valid", "an answer is wrong"
@@ -108,7 +104,7 @@ def build_run(
     tokens ("ending: ..."; of a comparator of several tokens the last; the final one is "final"). A space apart before
     the answer has none, so that all pairs have the same. Raises PairError where the answer is not one token.
     """
-    before, given, after = _piece_ids(tokenizer, PROBES[probe], answer=answer)
+    before, given, after = _piece_ids(tokenizer, PROBES[probe].function(), answer=answer)
     lead, compared, box = _piece_ids(tokenizer, ANSWER_ENDING, comparator=comparator)
     form = answer_form(tokenizer, answer)
     if BARE not in form:

@@ -1,6 +1,6 @@
 """The two jobs of stage 3: keep both runs' activations, and patch one into the other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import pandas as pd
 from r2a.models import load_model, read_manifest
 from r2a.parts import Parts
 from r2a.patching.engine import Engine, batches, capture
-from r2a.patching.measurement import DIRECTIONS, RANGES, RUNS, is_used, measure, range_counts
+from r2a.patching.measurement import RANGES, RUNS, is_used, measure, range_counts
 from r2a.patching.metrics import METRICS
 from r2a.progress import Progress, logger
-from r2a.roles import CONTROLS, KEY_ROLES
+from r2a.roles import DIRECTIONS, KEY_ROLES
 from r2a.shards import WHOLE, shard_range
 from r2a.store import add_array, add_axis, add_column, axis_labels, new_hdf5, open_hdf5, provenance, read_parquet
 
@@ -94,7 +94,7 @@ def patch_pairs(
     /{probe}/{component}/{patch}/{metric} [pair, layer, role], [pair, layer, head, key_role] for z, for every metric of
     METRICS. Patches: clean_to_corrupted and corrupted_to_clean put one run of a pair into the other; `a` in a metric's
     name is the answer of the run that vectors come from, `b` that of the run they are put into. Beside their metrics
-    stands first_order, what the gradient of the patched run expects of normalized_logit_diff. CONTROLS [pair, layer,
+    stands first_order, what the gradient of the patched run expects of normalized_logit_diff. Controls [pair, layer,
     key_role], which z has not, put other vectors into the corrupted run in place of the clean run's, measured as these
     are; nan where no other pair has such vectors.
     /{probe}/reasoning_ranges/{metric} [pair, layer, range]: resid_pre of a whole range of the clean run's reasoning put
@@ -133,7 +133,7 @@ def patch_pairs(
                 n_ranges = max(range_counts(table, settings["range_tokens"]))
                 add_axis(group, "range", settings["range_tokens"] * np.arange(1, n_ranges + 1))
                 measured = {number: parts[f"{probe}-{number}"] for number in shard_range(shard, len(table))}
-                _write(group, measured, settings["components"])
+                _write(group, measured, settings["components"], settings["controls"])
                 floor = max((float(arrays["null_patch_error"]) for arrays in measured.values()), default=np.nan)
                 logger.info(f"{probe}: noise floor {floor:.2g}")
 
@@ -159,7 +159,12 @@ def _add_axes(group: h5py.Group, pairs: pd.Series, roles: list[str], engine: Eng
     return list(roles)
 
 
-def _write(group: h5py.Group, measured: Mapping[int, Mapping[str, np.ndarray]], components: list[str]) -> None:
+def _write(
+    group: h5py.Group,
+    measured: Mapping[int, Mapping[str, np.ndarray]],
+    components: Sequence[str],
+    controls: Sequence[str],
+) -> None:
     """What `measure` found in pairs of a probe, by their numbers, into its arrays."""
 
     every_role, key_roles, heads = (
@@ -176,7 +181,7 @@ def _write(group: h5py.Group, measured: Mapping[int, Mapping[str, np.ndarray]], 
     for component in components:
         patches = dict.fromkeys(DIRECTIONS, heads if component == "z" else every_role)
         if component != "z":
-            patches |= dict.fromkeys(CONTROLS, key_roles)
+            patches |= dict.fromkeys(controls, key_roles)
         for patch, axes in patches.items():
             part = f"{component}/{patch}"
             for k, (metric, unit) in enumerate(METRICS.items()):

@@ -1,6 +1,6 @@
 """Stage 3 in numbers: curves by layer and role, controls, ranges, the gradient's guess, and the hand-off layer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from r2a.roles import (
     ANSWER_ROLE,
     CLEAN_TO_CORRUPTED,
     CONTROL_ROLE,
-    CONTROLS,
-    CORRUPTED_TO_CLEAN,
+    DIRECTIONS,
     FINAL_ROLE,
     KEY_ROLES,
     PROBE,
@@ -23,7 +22,6 @@ from r2a.roles import (
 from r2a.statistics import bootstrap_interval, holm, is_testable, sign_flip_p
 from r2a.store import axis_labels, open_hdf5, provenance, write_csv
 
-DIRECTIONS = (CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN)
 METRIC = "normalized_logit_diff"
 N_TOP = 10  # places with the greatest effect
 
@@ -113,7 +111,7 @@ def _controls(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
     parts = []
     for component in (name for name in settings["components"] if name != "z"):
         rows = []
-        effects, *others = _put_in(pairs, component)
+        effects, *others = _put_in(pairs, component, settings["controls"])
         n_tests = len(others) * len(pairs.layers)
         for name, values, flips in (effects, *others):
             there = ~np.isnan(values[:, 0])  # the pairs that have the control
@@ -139,14 +137,14 @@ def _controls(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def _put_in(pairs: UsedPairs, component: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _put_in(pairs: UsedPairs, component: str, controls: Sequence[str]) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(name, normalized_logit_diff, is_flipped), each [pair, layer]: the effect first, then every control.
 
     Of other tokens than the answer's, the clean run's own vectors are put in; the probe's are averaged.
     """
     probe = [k for k, role in enumerate(pairs.roles) if role.startswith(PROBE)]
     places = [("effect", CLEAN_TO_CORRUPTED, [pairs.roles.index(ANSWER_ROLE)])]
-    places += [(control, control, [KEY_ROLES.index(ANSWER_ROLE)]) for control in CONTROLS]
+    places += [(control, control, [KEY_ROLES.index(ANSWER_ROLE)]) for control in controls]
     places.append(("other_probe_tokens", CLEAN_TO_CORRUPTED, probe))
     if CONTROL_ROLE in pairs.roles:
         places.append(("random_reasoning_token", CLEAN_TO_CORRUPTED, [pairs.roles.index(CONTROL_ROLE)]))

@@ -3,18 +3,16 @@
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from r2a.extensions import PERTURBATION_KINDS
 from r2a.formats import read_format
-from r2a.grading import same_answer
 from r2a.models import load_tokenizer, marks_of, read_manifest, text_of, token_pieces
-from r2a.perturbation.reasoning import NotPerturbed, Reasoning, corrupt, cut, fill
+from r2a.perturbation.reasoning import Given, NotPerturbed, Reasoning, Trace
 from r2a.progress import logger
-from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING
 from r2a.store import provenance, read_parquet, write_parquet
 from r2a.traces import TRACE_KEYS, Bounds
 
@@ -29,33 +27,20 @@ class PerturbationError(ValueError):
     """No reasoning can be perturbed; the message names the file and the reasons."""
 
 
-@dataclass(frozen=True)
-class Trace:
-    """A valid trace with its answer and, as words that a result may be, `values`; none where results are integers."""
-
-    uid: str
-    sample: int
-    reasoning: Reasoning
-    answer: str
-    reference: str
-    values: list[str]
-
-
 def perturb_reasoning(
     traces: Path, grades: Path, dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any]
 ) -> None:
     """Write one row a trace with reasoning and perturbation: the prompt up to </think>, or why there is none.
 
-    Columns: uid, area, decoding, sample, perturbation (its name), kind, cut (percent, of kind cut), left_out
-    ('' | a reason), prompt_token_ids, kept_share (of kind cut), source_uid (of kind other_reasoning), was and
+    Columns: uid, area, decoding, sample, perturbation (its name), kind, cut (the level, of a kind that has levels),
+    left_out ('' | a reason), prompt_token_ids, kept_share (of kind cut), source_uid (of kind other_reasoning), was and
     becomes (the corrupted result's value), original_answer, original_is_correct, and implied_answer: what follows
-    from the perturbed reasoning, where that is known. settings: decoding, kinds, cuts, filler, n_problems, seed.
-    Raises PerturbationError where nothing at all can be perturbed.
+    from the perturbed reasoning, where that is known. settings: decoding, kinds, n_problems, seed, and what the kinds
+    take (cuts, filler). Raises PerturbationError where nothing at all can be perturbed.
     """
     origin = read_manifest(manifest)
     tokenizer = load_tokenizer(origin["folder"])
     close_ids = marks_of(origin["folder"], read_format(origin["format"])).close_ids
-    filler_ids = tokenizer.encode(settings["filler"], add_special_tokens=False)
     problems = read_parquet(dataset).set_index("uid")
     table = read_parquet(traces).merge(read_parquet(grades, [*TRACE_KEYS, "answer", "is_correct"]), on=list(TRACE_KEYS))
     table = table[(table["condition"] == "with_reasoning") & (table["decoding"] == settings["decoding"])]
@@ -74,9 +59,10 @@ def perturb_reasoning(
         known = {"uid": row.uid, "area": problems.at[row.uid, "area"], "decoding": row.decoding, "sample": row.sample}
         known |= {"original_answer": row.answer, "original_is_correct": row.is_correct}
         for kind in settings["kinds"]:
-            for percent in settings["cuts"] if kind == CUT else [None]:
-                name = kind if percent is None else f"{kind}_{percent}"
-                rows.append(known | {"perturbation": name, "kind": kind, "cut": percent, "left_out": ""})
+            entry = PERTURBATION_KINDS[kind]
+            for level in settings[entry.levels] if entry.levels else [None]:
+                name = kind if level is None else f"{kind}_{level}"
+                rows.append(known | {"perturbation": name, "kind": kind, "cut": level, "left_out": ""})
                 try:
                     if row.uid not in drawn:
                         raise NotPerturbed("not drawn")
@@ -85,11 +71,12 @@ def perturb_reasoning(
                     if not trace.reasoning.token_ids:
                         raise NotPerturbed("no reasoning")
                     rng = random.Random(f"{settings['seed']} {row.uid} {row.sample} {name}")
-                    ids, facts = _perturbed(trace, kind, percent, filler_ids, tokenizer, others, rng)
+                    perturbed = entry.function(Given(trace, level, others, tokenizer, settings, rng))
                 except NotPerturbed as reason:
                     rows[-1]["left_out"] = str(reason)
                     continue
-                rows[-1] |= {"prompt_token_ids": [*trace.reasoning.before, *ids, *close_ids]} | facts
+                rows[-1] |= {name: value for name, value in vars(perturbed).items() if name in COLUMNS}
+                rows[-1]["prompt_token_ids"] = [*trace.reasoning.before, *perturbed.token_ids, *close_ids]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     left_out = frame.groupby("perturbation", sort=False)["left_out"].value_counts()
     logger.info(f"{output}: {len(table)} traces; left out, by reason:\n{left_out.to_string()}")
@@ -125,37 +112,3 @@ def _drawn(uids: Sequence[str], n_problems: int | None, seed: int) -> set[str]:
     if n_problems is None or n_problems >= len(uids):
         return set(uids)
     return set(random.Random(f"{seed} perturbed problems").sample(uids, n_problems))
-
-
-def _perturbed(
-    trace: Trace,
-    kind: str,
-    percent: int | None,
-    filler_ids: Sequence[int],
-    tokenizer: Any,
-    others: Sequence[Trace],
-    rng: random.Random,
-) -> tuple[list[int], dict[str, Any]]:
-    """What stands in the reasoning's place, and what there is to know about it (columns of perturb_reasoning)."""
-    reasoning = trace.reasoning
-    if percent is not None:
-        ids, n_kept = cut(reasoning, percent)
-        return ids, {"kept_share": n_kept / len(reasoning.token_ids)}
-    if kind == FILLER:
-        return fill(reasoning, filler_ids), {}
-    if kind == OTHER_REASONING:
-        fitting = [
-            other
-            for other in others
-            if same_answer(other.reference, trace.reference) is False
-            and same_answer(other.answer, trace.answer) is False
-            and other.reasoning.token_ids
-        ]
-        if not fitting:
-            raise NotPerturbed("no problem with another answer")
-        other = rng.choice(fitting)
-        return other.reasoning.token_ids, {"source_uid": other.uid, "implied_answer": other.answer}
-    ids, was, becomes = corrupt(reasoning, trace.values, 0 if kind == FIRST_RESULT else -1, tokenizer, rng)
-    # an earlier result says nothing certain about the answer; nor does one that was not the answer
-    is_implied = kind == LAST_RESULT and bool(same_answer(was, trace.answer))
-    return ids, {"was": was, "becomes": becomes, "implied_answer": becomes if is_implied else None}

@@ -3,7 +3,7 @@
 import random
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, cycle, islice
 from typing import Any
@@ -35,7 +35,46 @@ class Reasoning:
         return self.token_ids[-1:] if "\n" in self.pieces[-1] else []
 
 
-def cut(reasoning: Reasoning, percent: float) -> tuple[list[int], int]:
+@dataclass(frozen=True)
+class Trace:
+    """A valid trace with its answer and, as words that a result may be, `values`; none where results are integers."""
+
+    uid: str
+    sample: int
+    reasoning: Reasoning
+    answer: str
+    reference: str
+    values: list[str]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a kind of perturbation is given: a trace, at a level or at none, and all valid traces of its dataset.
+
+    settings: those of the section `perturbation`. rng: its own for every trace, kind and level.
+    """
+
+    trace: Trace
+    level: float | None
+    others: Sequence[Trace]
+    tokenizer: Any
+    settings: Mapping[str, Any]
+    rng: random.Random
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """What stands in the reasoning's place, and what there is to know about it (columns of perturb_reasoning)."""
+
+    token_ids: list[int]
+    kept_share: float | None = None
+    source_uid: str | None = None
+    was: str | None = None
+    becomes: str | None = None
+    implied_answer: str | None = None
+
+
+def cut_at(reasoning: Reasoning, percent: float) -> tuple[list[int], int]:
     """The first `percent` of the tokens, closed as the whole was, and how many are kept.
 
     The cut is moved to the nearest line's end where one is not further away than an eighth of the reasoning. The

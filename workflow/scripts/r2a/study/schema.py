@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from r2a.engine import gpus_by_default
+from r2a.extensions import CONTROLS, GRADERS, PERTURBATION_KINDS, PROBES
+from r2a.registry import Registry
 from r2a.text.cues import ALL_CUE_WORDS
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
@@ -30,6 +32,20 @@ def _distinct(entries: list[Any]) -> list[Any]:
     if repeated:
         raise ValueError(f"{' and '.join(repeated)} {'is' if len(repeated) == 1 else 'are'} named twice")
     return entries
+
+
+if typing.TYPE_CHECKING:
+    Kind: typing.TypeAlias = str
+    Control: typing.TypeAlias = str
+    Probe: typing.TypeAlias = str
+    Grader: typing.TypeAlias = str
+else:  # whatever is registered when the schema is read
+    Kind, Control, Probe, Grader = (Literal[tuple(r)] for r in (PERTURBATION_KINDS, CONTROLS, PROBES, GRADERS))
+
+
+def _told(registry: Registry[Any, Any]) -> str:
+    """What each registered thing is, for the meaning of a key."""
+    return " ".join(f"{name}: {entry.purpose}" for name, entry in registry.items())
 
 
 Entry = TypeVar("Entry")
@@ -245,11 +261,11 @@ class Generation(Section):
 
 
 class Grading(Section):
-    graders: Distinct[Literal["policy", "math_verify", "paper"]] = Field(
+    graders: Distinct[Grader] = Field(
         ["policy"],
         min_length=1,
-        description="How answers are judged: policy (METHOD section 2), math_verify as it comes, or as in the paper. "
-        "The first's verdicts are the study's; a table lists where the others differ.",
+        description=f"How answers are judged. {_told(GRADERS)} The first's verdicts are the study's; a table lists "
+        "where the others differ.",
     )
     seconds: float = Field(10, gt=0, description="Wall time for one answer; beyond it the verdict is timeout.")
     memory_mb: int = Field(2000, gt=0, description="Memory of a grading process, in MB.")
@@ -404,12 +420,11 @@ class Perturbation(Section):
     """Answers re-generated from a perturbed reasoning."""
 
     decoding: str = Field("greedy", description="The decoding whose traces are perturbed, and of the new answers.")
-    kinds: Distinct[Literal["cut", "filler", "other_reasoning", "first_result", "last_result"]] = Field(
+    kinds: Distinct[Kind] = Field(
         ["cut", "filler", "other_reasoning", "first_result", "last_result"],
-        description="What is done to the reasoning: cut off; filler of equal length in its place; the reasoning of a "
-        "problem with another answer in its place; its last result replaced by another value, or, as a control, its "
-        "first. A result is a mention of one of the pair's candidates, of a word that is a reference answer of the "
-        "same area, or, where the reference is no word, an integer. Empty: nothing is perturbed.",
+        description=f"What is done to the reasoning. {_told(PERTURBATION_KINDS)} A result is a mention of one of the "
+        "pair's candidates, of a word that is a reference answer of the same area, or, where the reference is no word, "
+        "an integer. Empty: nothing is perturbed.",
     )
     cuts: Distinct[Annotated[int, Field(ge=0, le=100)]] = Field(
         [0, 25, 50, 75, 100], description="Percent of the reasoning's tokens that a cut keeps; 100 is the control."
@@ -422,8 +437,15 @@ class Perturbation(Section):
 
 class Patching(Section):
     decoding: str = Field("greedy", description="The decoding whose traces make the pairs.")
-    probes: Distinct[Literal["plain", "boxed"]] = Field(
-        ["plain", "boxed"], min_length=1, description="plain: 'Final answer is X.' (v0); boxed: X in a box (v1)."
+    probes: Distinct[Probe] = Field(
+        ["plain", "boxed"],
+        min_length=1,
+        description=f"The line, with the answer X, that ends the reasoning. {_told(PROBES)}",
+    )
+    controls: Distinct[Control] = Field(
+        ["same_answer", "unrelated_answer", "random_vector"],
+        description="What is put into the corrupted run in place of the clean run's vectors, to see what its effect "
+        f"proves. {_told(CONTROLS)}",
     )
     keep_reasoning: bool = Field(
         True, description="Keep the model's own reasoning before the probe; else the probe alone."

@@ -5,6 +5,7 @@ Read at every parse of the Snakefile, on every cluster job: no heavy import here
 
 from typing import Any
 
+from r2a.extensions import CONTROLS, GRADERS, HEAD_SCORES, PERTURBATION_KINDS, PROBES
 from r2a.study.schema import Study
 
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
@@ -83,8 +84,10 @@ def stage_settings(
         params |= study.generation.model_dump(include={"max_new_tokens", "repetition", "reasoning_budget"})
     if name == "perturbation":
         params |= study.perturbation.model_dump()
+        params["kind_versions"] = PERTURBATION_KINDS.versions(study.perturbation.kinds)
     if name == "grades":
         params |= study.grading.model_dump()
+        params["grader_versions"] = GRADERS.versions(study.grading.graders)
     if judge is not None:
         chosen = study.judges[judge]
         params |= {"judge": judge, "judge_label": chosen.label or judge}
@@ -112,6 +115,8 @@ def stage_settings(
         params |= study.probes.model_dump()
     if name in ("heads", "across_models"):
         params |= study.attention.model_dump(include={"n_top_heads"})
+    if name == "heads":
+        params["scores"] = HEAD_SCORES.versions(HEAD_SCORES)
     if name == "across_models":
         told = {"distillation", "variant_of"}
         params["models"] = {
@@ -122,10 +127,13 @@ def stage_settings(
         params |= study.ablation.model_dump(exclude={"batch_tokens"})
     if name == "ablation_effect":
         params |= {"grader": study.grading.graders[0], **study.grading.model_dump(exclude={"graders"})}
+        params["grader_versions"] = GRADERS.versions(study.grading.graders[:1])
     if name in ("pairs", "patching"):
         params |= study.patching.model_dump(include={"decoding", "probes", "keep_reasoning", "alignment"})
+        params["probe_versions"] = PROBES.versions(study.patching.probes)
     if name in ("activations", "patching"):
         params["components"] = study.patching.components
     if name == "patching":
-        params["range_tokens"] = study.patching.range_tokens
+        params |= study.patching.model_dump(include={"range_tokens", "controls"})
+        params["control_versions"] = CONTROLS.versions(study.patching.controls)
     return params

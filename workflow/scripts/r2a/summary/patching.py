@@ -7,23 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from r2a.extensions import CONTROLS
 from r2a.roles import (
     ANSWER_ROLE,
     CLEAN_TO_CORRUPTED,
     CONTROL_ROLE,
     FINAL_ROLE,
-    RANDOM_VECTOR,
-    SAME_ANSWER,
-    UNRELATED_ANSWER,
 )
 from r2a.store import open_hdf5, read_provenance
 from r2a.summary.words import said_p
-
-CONTROL_NAMES = {
-    SAME_ANSWER: "another pair's vector of the same answer restores",
-    UNRELATED_ANSWER: "one of an unrelated answer",
-    RANDOM_VECTOR: "a random one of the same norm",
-}
 
 
 def patching_sentences(inputs: Mapping[str, Any]) -> tuple[list[str], str]:
@@ -71,11 +63,13 @@ def _effect(best: pd.DataFrame, controls: pd.DataFrame) -> str:
         text += f"; at a random reasoning token it restores at most {best.loc[CONTROL_ROLE, 'mean']:.2f}"
     controls = controls[controls["layer"] == answer["layer"]].set_index("control")
     named = [
-        f"{name} {controls.loc[key, 'mean']:.2f} (flips {controls.loc[key, 'flip_rate']:.0%}; "
-        f"{said_p(controls.loc[key, 'p_holm'])} for the difference)"
-        for key, name in CONTROL_NAMES.items()
-        if key in controls.index
+        f"{CONTROLS[name].label} restores {row['mean']:.2f} (flips {row['flip_rate']:.0%}; "
+        f"{said_p(row['p_holm'])} for the difference)"
+        for name, row in controls.iterrows()
+        if name in CONTROLS
     ]
+    if not named:
+        return f"{text}."
     return f"{text}. Put in its place, {', '.join(named)}; p by sign flips over the pairs' templates, Holm-corrected."
 
 

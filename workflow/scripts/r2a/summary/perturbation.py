@@ -5,16 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from r2a.roles import CUT, FILLER, FIRST_RESULT, LAST_RESULT, OTHER_REASONING, UNTOUCHED
+from r2a.extensions import PERTURBATION_KINDS
+from r2a.roles import CUT, FIRST_RESULT, LAST_RESULT, UNTOUCHED
 from r2a.store import read_provenance
 from r2a.summary.words import said_p
-
-NAMES = {
-    FILLER: "filler of equal length in its place",
-    OTHER_REASONING: "the reasoning of a problem with another answer",
-    LAST_RESULT: "its last result replaced",
-    FIRST_RESULT: "its first result replaced (control)",
-}
 
 
 def perturbation_sentences(tables: Sequence[Path], comparisons: Sequence[Path], funnels: Sequence[Path]) -> list[str]:
@@ -26,8 +20,8 @@ def perturbation_sentences(tables: Sequence[Path], comparisons: Sequence[Path], 
         compared = pd.read_csv(compared_path).query("measure == 'agreement'").set_index(["perturbation", "control"])
         cuts = rows[rows["kind"] == CUT].sort_values("cut")
         parts = []
-        for _, row in [*cuts.iterrows(), *rows[rows["kind"].isin(NAMES)].iterrows()]:
-            name = NAMES.get(row["kind"]) or f"{row['cut']:.0f} % of it"
+        for _, row in pd.concat([cuts, rows[rows["kind"] != CUT]]).iterrows():
+            name = PERTURBATION_KINDS[row["kind"]].said(None if pd.isna(row["cut"]) else row["cut"])
             part = f"{_share(row, 'agreement')} with {name}{_valid(row)}"
             if row["n_implied"]:
                 part += f", where {_share(row, 'follows')} are what that text implies"

@@ -1,0 +1,77 @@
+"""The sorts of things that a study can be extended by, each with its decorator (docs/extending.md shows them).
+
+Figures and reasoning formats, which the workflow asks more of, stand in r2a.figures.registry and r2a.formats.registry.
+Read at every parse of the Snakefile: no heavy import here.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from r2a.registry import Entry, Registry
+
+
+@dataclass(kw_only=True)
+class PerturbationKind(Entry):
+    """A way to perturb a reasoning: a function of r2a.perturbation.reasoning.Given that returns Perturbed.
+
+    label: what the reasoning then is, e.g. "filler of equal length"; {level} stands for its level. levels: the key of
+    the section `perturbation` that lists its levels, where it has any; the reasoning is perturbed once at each.
+    """
+
+    levels: str = ""
+
+    def said(self, level: float | None = None) -> str:
+        """The label, at one of its levels."""
+        return self.label if level is None else self.label.replace("{level}", f"{level:g}")
+
+
+PERTURBATION_KINDS = Registry("perturbation_kind", PerturbationKind, "r2a.perturbation")
+perturbation_kind = PERTURBATION_KINDS.register
+
+
+@dataclass(kw_only=True)
+class Control(Entry):
+    """A control of patching: a function of r2a.patching.controls.Given that returns vectors, or None where it has none.
+
+    label: whose vectors they are, e.g. "a random vector of the same norm".
+    """
+
+
+CONTROLS = Registry("control", Control, "r2a.patching")
+control = CONTROLS.register
+
+
+@dataclass(kw_only=True)
+class Probe(Entry):
+    """A line that ends the reasoning before patching: a function that returns what stands before X, X, and after it.
+
+    X is the answer, {answer} in the text. label: the line, for readers.
+    """
+
+
+PROBES = Registry("probe", Probe, "r2a.patching")
+probe = PROBES.register
+
+
+@dataclass(kw_only=True)
+class GraderEntry(Entry):
+    """A way to judge answers with a reference: a function that returns an r2a.grading.grader.Grader."""
+
+
+GRADERS = Registry("grader", GraderEntry, "r2a.grading")
+grader = GRADERS.register
+
+
+@dataclass(kw_only=True)
+class HeadScore(Entry):
+    """A score of heads: a function of arrays of a store that returns [layer, head], nan where it is undefined.
+
+    Its parameters name arrays of the store without their first axis, that is, of one trace (attention store) or one run
+    of a probe (probe store), or settings of the stage `heads`.
+    """
+
+    store: Literal["attention", "probes"]
+
+
+HEAD_SCORES = Registry("head_score", HeadScore, "r2a.heads")
+head_score = HEAD_SCORES.register

@@ -1,0 +1,15 @@
+"""The lines that end the reasoning before patching, each a registered function (METHOD section 4)."""
+
+from r2a.extensions import probe
+
+
+@probe(label="Final answer is X.")
+def plain() -> tuple[str, str, str]:
+    """'Final answer is X.' (v0 of the paper's code)."""
+    return "Final answer is", " {answer}", ".\n"
+
+
+@probe(label="Final answer is \\boxed{X}.")
+def boxed() -> tuple[str, str, str]:
+    """The same with X in a box (v1)."""
+    return "Final answer is \\boxed{{", "{answer}", "}}.\n"

@@ -1,4 +1,4 @@
-"""docs/extending.md: its studies are valid, and its files, changes and commands work in a copy of the repository."""
+"""docs/extending.md: its studies are valid, and its files and commands work in a copy of the repository."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from r2a.datasets import load_dataset
 from r2a.study import load_study, stage_settings
 
 PAGE = (Path(__file__).parents[2] / "docs/extending.md").read_text()
-BLOCK = re.compile(r"(?:^(?:At the end of )?`([^`]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"(?:^`([^`]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = BLOCK.findall(PAGE)
 STUDY = {
     "study": "mine",
@@ -26,29 +26,16 @@ STUDY = {
 }
 
 
-def change(path, difference):
-    """Put the lines of a difference with + in the place of those with -; the others tell where."""
-    lines = difference.splitlines()
-    before, after = ("".join(f"{line[1:]}\n" for line in lines if line[0] in kept) for kept in (" -", " +"))
-    text = path.read_text()
-    assert text.count(before) == 1, (path, before)
-    path.write_text(text.replace(before, after))
-
-
 @pytest.fixture
 def extended(study, tmp_path):
-    """A copy of the complete study with every file and change of the page, and its commands run."""
+    """A copy of the complete study with every file of the page, and its commands run."""
     folder = tmp_path / "r2a"
     shutil.copytree(study.folder, folder)
     commands = []
     for name, language, text in BLOCKS:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if language == "diff":
-            change(path, text)
-        elif language == "snakemake":
-            path.write_text(path.read_text() + text)
-        elif name:
+        if name:
             path.write_text(text)
         elif language == "sh":
             commands.append(text)
@@ -77,19 +64,27 @@ def test_the_pages_studies_are_valid(tmp_path, monkeypatch):
     assert pd.read_parquet("my/pairs.parquet")["pair"].nunique() == 2
 
 
-def test_the_pages_score_grader_control_and_figure_work(extended):
+def test_everything_that_the_page_adds_works_as_written(extended):
     results = extended / "results/tiny"
+    perturbed = pd.read_csv(results / "tables/tiny-llama/comparisons/perturbation.csv").query("by == 'all'")
+    assert perturbed["kind"].eq("shuffled_lines").sum() == 1
+    drawn = (results / "figures/tiny-llama/comparisons/perturbation.svg").read_text()
+    assert "<!-- lines in another order -->" in drawn
     heads = pd.read_parquet(results / "heads/tiny-qwen/puzzles.parquet")
     assert heads["first_sentence"].between(0, 1).all()
     assert (heads["first_sentence_low"] <= heads["first_sentence"]).all()
     assert "first_sentence" in pd.read_csv(results / "figures/tiny-qwen/puzzles/head_atlas.csv")
     assert (extended / "my/verdicts.txt").read_text() == "True near\nNone error\n"
-    length = pd.read_csv(results / "figures/tiny-llama/puzzles/length.csv")
-    assert length["n_tokens"].min() > 0
-    code = (
-        "from r2a.figures.patching import PUT_IN; from r2a.patching import measurement; from r2a.roles import CONTROLS"
-    )
-    command = [sys.executable, "-c", f"{code}; assert set(CONTROLS) < set(PUT_IN)"]
-    environment = os.environ | {"PYTHONPATH": "workflow/scripts"}
-    done = subprocess.run(command, cwd=extended, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    controls = pd.read_csv(results / "tables/tiny-llama/comparisons/patching_controls.csv")
+    assert set(controls["control"]) >= {"effect", "opposite_vector"}
+    assert set(controls["probe"]) == {"conclusion"}
+    opposite = controls.query("control == 'opposite_vector' and component == 'resid_pre'")
+    assert opposite["mean"].max() < controls.query("control == 'effect'")["mean"].max()
+    assert pd.read_csv(results / "figures/tiny-llama/puzzles/length.csv")["n_tokens"].min() > 0
+
+
+def test_what_the_page_adds_is_refused_by_name_where_it_is_not_installed(copy):
+    done = copy.run("--dry-run", "--config", "perturbation={kinds: [shuffled_lines]}")
+    assert done.returncode != 0
+    assert "perturbation.kinds" in done.stdout + done.stderr
+    assert "'cut'" in done.stdout + done.stderr

@@ -148,7 +148,7 @@ DATA_FILES = {
     "a missing uid": ("problems", "x.jsonl", [ROW | {"uid": None}], "have a uid"),
     "an empty problem": ("problems", "x.jsonl", [ROW | {"problem": "  "}], "have no problem text"),
     "no problem": ("problems", "x.jsonl", [ROW | {"problem": None}], "have no problem text"),
-    "a missing reference": ("problems", "x.jsonl", [ROW | {"answer": None}], "have no reference answer"),
+    "a missing reference": ("problems", "x.jsonl", [ROW | {"answer": None}], "cannot be compared with answers"),
     "torn JSON": ("problems", "x.jsonl", '{"uid": "a", "prob', r"x\.jsonl: cannot be read \(.+\); mend the file"),
     "no JSON at all": ("problems", "x.jsonl", "hello\nworld\n", r"x\.jsonl: cannot be read \(.+\); mend the file"),
     "no Parquet": ("problems", "x.parquet", "PAR1 not really", r"x\.parquet: .*cannot be read"),

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from r2a.datasets import DatasetError, load_dataset
+from r2a.grading import Attempt, grade_answers
 from r2a.store import read_provenance
 from r2a.study import Dataset, load_study
 
@@ -306,3 +307,40 @@ def test_a_dataset_of_the_hub_is_read_at_the_commit_that_its_provenance_names(tm
     load(tmp_path, settings(tmp_path) | {"path": None, "hub": "me/sums", "revision": "main"})
     assert asked == [("me/sums", "main"), ("me/sums", commit)]
     assert read_provenance(tmp_path / "out.parquet")["revision"] == commit
+
+
+REFERENCES = ["1", r"\frac{", "No solution.", r"x^{2}+", "5 km", None]
+
+
+def with_references(tmp_path, references, remedy):
+    path = tmp_path / "data.jsonl"
+    rows = [{"uid": f"p{k}", "problem": f"problem {k}", "answer": answer} for k, answer in enumerate(references)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return settings(path, fields={"area": None, "level": None}, unreadable_references=remedy)
+
+
+def test_unreadable_references_are_all_told_by_row_and_reason_before_anything_is_written(tmp_path):
+    with pytest.raises(DatasetError) as refusal:
+        load(tmp_path, with_references(tmp_path, REFERENCES, "stop"))
+    for part in ("3 references", "row 2, p1", r"\frac{", "row 4, p3", "row 6, p5: missing", "unreadable_references"):
+        assert part in str(refusal.value)
+    assert "p2" not in str(refusal.value)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_problems_with_unreadable_references_are_dropped_and_named_in_the_provenance(tmp_path):
+    table = load(tmp_path, with_references(tmp_path, REFERENCES, "drop"))
+    assert list(table["uid"]) == ["p0", "p2", "p4"]
+    assert list(read_provenance(tmp_path / "out.parquet")["unreadable_references"]) == ["p1", "p3", "p5"]
+
+
+def test_unreadable_references_become_texts_that_only_their_own_words_equal(tmp_path):
+    table = load(tmp_path, with_references(tmp_path, ["1", "x^{2}+"], "text"))
+    reference = table["answer"][1]
+    same, other = grade_answers([Attempt(r"\boxed{x^2+}", reference), Attempt(r"\boxed{x^2}", reference)])
+    assert (same.is_correct, other.is_correct, other.reason) == (True, False, "mismatch")
+
+
+def test_missing_references_are_no_texts(tmp_path):
+    with pytest.raises(DatasetError, match="missing"):
+        load(tmp_path, with_references(tmp_path, ["1", None], "text"))

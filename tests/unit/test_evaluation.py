@@ -322,7 +322,8 @@ def test_funnel_counts_each_step_and_gives_compliance_with_its_interval(paper):
     finish = np.where(np.arange(n_total) < n_total - 40, "length", "repetition")
     finish = np.where(traces["is_finished"], "stop", finish)
     traces = traces.assign(uid=np.arange(n_total).astype(str), sample=0, finish_reason=finish)
-    row = funnel_table(traces.assign(**names), 0.95).iloc[0]
+    row = funnel_table(traces.assign(**names), 0.95, {"D": 7}).iloc[0]
+    assert row["unreadable"] == 7
     assert [row[step] for step in ("total", "finished", "well_formed", "extracted")] == [500, 412, 379, 373]
     assert row["repeating"] == 40
     assert row["compliance"] == 373 / 500

@@ -10,11 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from r2a.grading import as_text, unreadable_references
+from r2a.progress import logger
 from r2a.store import provenance, write_parquet
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 PAIR_COLUMNS = ("query_a", "answer_a", "query_b", "answer_b")
 LETTERS = string.ascii_uppercase
+REMEDIES = {"drop": "their problems are left out", "text": "answers are compared with them as texts"}
 DEFAULT_COMPARATOR = "correct"  # the paper's pairs ask "which is correct: X or Y?"
 
 
@@ -29,7 +32,9 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
     Where fields name them, also history (the problem's text before the last turn) and checklist (a list of texts).
     Areas are renamed or left out by settings["areas"]; settings["filter"] keeps some areas or levels, of which
     settings["n_problems"] draws a part by the seed. Raises DatasetError before anything is written: missing columns,
-    empty or repeated rows, a filter that nothing meets. The provenance holds the commit of one from the hub.
+    empty or repeated rows, a filter that nothing meets, references that no answer can be compared with (unless
+    settings["unreadable_references"] says to drop their problems or to compare them as text). The provenance holds
+    the commit of one from the hub, and why each such reference could not be read.
     """
     place = settings["path"] or f"{settings['hub']} (hub)"
     revision = _commit(settings["hub"], settings["revision"]) if settings["hub"] else None
@@ -65,8 +70,12 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
             names, min(settings["n_problems"], len(names))
         )
         frame = frame[frame[units].isin(drawn)]
-    _check(frame, settings["kind"], place)
-    write_parquet(output, frame.reset_index(drop=True), provenance(settings) | {"revision": revision})
+    _check(frame, place)
+    unreadable: dict[str, str] = {}
+    if settings["kind"] != "open_ended":
+        frame, unreadable = _with_readable_references(frame, settings["unreadable_references"], place)
+    origin = provenance(settings) | {"revision": revision, "unreadable_references": unreadable}
+    write_parquet(output, frame.reset_index(drop=True), origin)
 
 
 def _commit(hub: str, revision: str | None) -> str | None:
@@ -214,15 +223,39 @@ def _kind(answer: Any) -> str:
     return "yes_no" if str(answer).lower() in ("yes", "no") else "word"
 
 
-def _check(frame: pd.DataFrame, kind: str, place: str) -> None:
+def _with_readable_references(frame: pd.DataFrame, remedy: str, place: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The problems as the remedy leaves them, and by uid why a reference could not be read.
+
+    Words and sentences are readable: they are compared as texts. A missing reference is no text.
+    """
+    why = unreadable_references(dict(zip(frame["uid"], frame["answer"], strict=True)))
+    if not why:
+        return frame, why
+    rows = {uid: number for number, uid in zip(frame.index + 1, frame["uid"], strict=True)}
+    lines = "\n".join(f"  row {rows[uid]}, {uid}: {reason}" for uid, reason in why.items())
+    if remedy == "stop" or (remedy == "text" and "missing" in why.values()):
+        raise DatasetError(
+            f"{place}: {len(why)} references cannot be compared with answers; mend them, or set unreadable_references "
+            f"to drop (leaves their problems out){' or text' if 'missing' not in why.values() else ''}:\n{lines}"
+        )
+    logger.warning(f"{place}: {len(why)} references cannot be read, so {REMEDIES[remedy]}:\n{lines}")
+    is_unreadable = frame["uid"].isin(why)
+    if remedy == "drop":
+        units = "pair" if "pair" in frame else "uid"
+        frame = frame[~frame[units].isin(frame.loc[is_unreadable, units])]
+        if frame.empty:
+            raise DatasetError(f"{place}: no problem has a reference that can be read:\n{lines}")
+        return frame, why
+    return frame.assign(answer=frame["answer"].mask(is_unreadable, frame["answer"].map(as_text))), why
+
+
+def _check(frame: pd.DataFrame, place: str) -> None:
     if frame.empty:
         raise DatasetError(f"{place}: no problem is left; check areas and filter in the configuration")
     wrong = {
         "have no problem text": frame["problem"].isna() | (frame["problem"].str.strip() == ""),
         "have a uid that occurs more than once": frame["uid"].duplicated(keep=False) | frame["uid"].isna(),
     }
-    if kind == "problems":
-        wrong["have no reference answer"] = frame["answer"].isna()
     if "pair" in frame:
         answers = frame.groupby("pair")["answer"].transform("nunique")
         wrong["are pairs whose two answers are the same or missing"] = answers != 2

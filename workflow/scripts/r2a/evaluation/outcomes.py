@@ -55,6 +55,17 @@ def read_traces(
     return pd.concat(parts, ignore_index=True), with_outcomes(all_graded)
 
 
+def n_unreadable(traces: Sequence[Path], datasets: Sequence[Path]) -> dict[str, int]:
+    """By a dataset's label, how many problems were left out as their references cannot be read."""
+    labels = {_names(path)["dataset"]: _names(path)["dataset_label"] for path in traces}
+    found = {}
+    for path in datasets:
+        origin = read_provenance(path)
+        if origin["parameters"].get("unreadable_references") == "drop" and _names(path)["dataset"] in labels:
+            found[labels[_names(path)["dataset"]]] = len(origin["unreadable_references"])
+    return found
+
+
 def with_outcomes(graded: pd.DataFrame) -> pd.DataFrame:
     """A graded table with is_undecided and is_right beside its columns."""
     is_valid = graded["is_valid"].astype(bool)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from r2a.evaluation.budgets import budget_table
 from r2a.evaluation.changes import decoding_table, variant_table
-from r2a.evaluation.outcomes import WITH, WITHOUT, mean, n_samples, problem_shares, read_traces
+from r2a.evaluation.outcomes import WITH, WITHOUT, mean, n_samples, n_unreadable, problem_shares, read_traces
 from r2a.evaluation.problems import problem_table
 from r2a.progress import logger
 from r2a.statistics import (
@@ -30,7 +30,7 @@ from r2a.study import CONDITIONS
 FUNNEL_STEPS = {"finished": "is_finished", "well_formed": "is_well_formed", "extracted": "is_valid"}
 NAMES = ["model", "dataset", "condition", "decoding"]
 GROUPING = ["by", "group", "area", "level"]
-FUNNEL_COLUMNS = [*NAMES, "total", *FUNNEL_STEPS, "repeating", "compliance", "low", "high"]
+FUNNEL_COLUMNS = [*NAMES, "total", *FUNNEL_STEPS, "repeating", "unreadable", "compliance", "low", "high"]
 ACCURACY_COLUMNS = [
     *NAMES, *GROUPING, "n_problems", "n_samples", "n_undecided", "accuracy", "low", "high", "n_valid",
     "valid_accuracy",
@@ -43,12 +43,13 @@ EFFECT_COLUMNS = [
 ]  # fmt: skip
 
 
-def funnel_table(traces: pd.DataFrame, confidence: float) -> pd.DataFrame:
+def funnel_table(traces: pd.DataFrame, confidence: float, unreadable: Mapping[str, int] | None = None) -> pd.DataFrame:
     """One row a model, dataset, condition and decoding: how many traces each step of the funnel leaves.
 
     traces: model, dataset, uid, condition, decoding, sample, is_finished, is_well_formed, is_valid, finish_reason.
     repeating: those that were stopped because they repeated themselves; they are not finished. compliance is
-    extracted / total, with its interval (share_interval).
+    extracted / total, with its interval (share_interval). unreadable: problems of the dataset that were left out before
+    generation, as their references cannot be read (by the dataset's label; not part of total).
     """
     rows = []
     for names, part in traces.groupby(NAMES, sort=False):
@@ -56,7 +57,8 @@ def funnel_table(traces: pd.DataFrame, confidence: float) -> pd.DataFrame:
         low, high = share_interval(shares, n_samples(part), confidence)
         rows.append(
             dict(zip(NAMES, names, strict=True))
-            | {"total": len(part), "repeating": int((part["finish_reason"] == "repetition").sum())}
+            | {"total": len(part), "unreadable": (unreadable or {}).get(str(part["dataset"].iloc[0]), 0)}
+            | {"repeating": int((part["finish_reason"] == "repetition").sum())}
             | {step: int(part[column].sum()) for step, column in FUNNEL_STEPS.items()}
             | {"compliance": part["is_valid"].mean(), "low": low, "high": high}
         )
@@ -126,7 +128,7 @@ def write_evaluation(
     all_traces, graded = read_traces(traces, grades, datasets)
     confidence = settings["confidence"]
     tables = {
-        "funnel": funnel_table(all_traces, confidence),
+        "funnel": funnel_table(all_traces, confidence, n_unreadable(traces, datasets)),
         "accuracy": accuracy_table(graded, confidence),
         "effect": effect_table(graded, settings["n_resamples"], confidence, settings["seed"]),
         "budgets": budget_table(graded, settings["n_resamples"], confidence, settings["seed"]),

@@ -13,7 +13,7 @@ from r2a.boxes import final_answer
 from r2a.extensions import GRADERS
 from r2a.grading.comparison import same_answer
 from r2a.grading.grader import Attempt, Verdict
-from r2a.grading.references import unreadable_references
+from r2a.grading.references import as_text, unreadable_references
 from r2a.grading.workers import Outcome, run_in_workers
 from r2a.progress import Progress
 from r2a.traces import TRACE_KEYS
@@ -23,6 +23,7 @@ __all__ = [
     "Attempt",
     "GradingError",
     "Verdict",
+    "as_text",
     "final_answer",
     "grade_answer",
     "grade_answers",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from r2a.grading import collections, words
 from r2a.grading.comparison import NUMERAL_IN_BASE
 from r2a.grading.grader import MAX_CHARACTERS, MAX_DIGITS
-from r2a.grading.notation import written
+from r2a.grading.notation import GROUP, written
 from r2a.grading.numbers import read_number
 from r2a.grading.quantities import read_quantity
 from r2a.grading.symbolic import is_readable, load_sympy
@@ -39,6 +39,12 @@ def unreadable_references(
         if unread := [part for part in parts if part in bad]:
             why[uid] = f"neither words nor readable mathematics: {unread[0]}"
     return {uid: why[uid] for uid in references if uid in why}
+
+
+def as_text(reference: str) -> str:
+    r"""The reference so written that answers are compared with it as a text: in \text{}."""
+    plain = written(reference)
+    return f"\\text{{{plain}}}" if re.fullmatch(rf"\\text{GROUP}", f"\\text{{{plain}}}") else reference
 
 
 def _formulas(text: str) -> list[str]:

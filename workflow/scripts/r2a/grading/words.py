@@ -3,7 +3,7 @@ r"""Answers in words: names, yes and no, sentences, option letters, times of day
 import re
 from functools import lru_cache
 
-from r2a.grading.notation import words_of
+from r2a.grading.notation import GROUP, words_of
 
 # what is no product of variables though it is short
 SHORT_WORDS = {
@@ -32,6 +32,8 @@ def is_words(text: str) -> bool:
     and mathematics are mixed in a sentence.
     """
     plain = words_of(text)
+    if re.fullmatch(rf"\\text{GROUP}", text) and not re.fullmatch(r"[A-Za-z]", plain):
+        return True
     if not plain or "\\" in plain.replace(r"\text", ""):
         return False
     if re.search(r"[\u0400-\uffef]", plain):

@@ -217,6 +217,11 @@ class Dataset(Source):
     filter: dict[Literal["area", "level"], list[str | int]] = Field(
         {}, description="Only problems of these areas (as renamed) and levels, e.g. {level: [4, 5]}."
     )
+    unreadable_references: Literal["stop", "drop", "text"] = Field(
+        "stop",
+        description="What to do with references that no answer can be compared with, neither words nor readable "
+        "mathematics: stop and list them, drop their problems (counted in the funnel), or compare them as text.",
+    )
     single_turn: bool = Field(False, description="Leaves out conversations that have earlier turns.")
     n_problems: int | None = Field(
         None, gt=0, description="Only so many of the problems (or pairs) left, drawn by the study's seed."

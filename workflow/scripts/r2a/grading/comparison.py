@@ -143,7 +143,8 @@ class Comparison:
         other = reference if is_words[0] else answer
         word = answer if is_words[0] else reference
         if re.search(r"\d", other) or not re.fullmatch(r"(?:\\text\{)?\s*[A-Za-z]+\s*\}?", word):
-            return False
+            is_quantity = bool(re.search(r"\d", word)) and not words.is_text(word)
+            return None if is_quantity else False
         return None if re.fullmatch(r"\s*[A-Za-z]\s*", words_of(word)) else words_of(word) == words_of(other)
 
     def _as_conditions(self, answer: str, reference: str) -> bool | None:

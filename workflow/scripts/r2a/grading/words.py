@@ -32,7 +32,7 @@ def is_words(text: str) -> bool:
     and mathematics are mixed in a sentence.
     """
     plain = words_of(text)
-    if re.fullmatch(rf"\\text{GROUP}", text) and not re.fullmatch(r"[A-Za-z]", plain):
+    if is_text(text) and not re.fullmatch(r"[A-Za-z]", plain):
         return True
     if not plain or "\\" in plain.replace(r"\text", ""):
         return False
@@ -48,6 +48,11 @@ def is_words(text: str) -> bool:
     return all(len(part) > 2 or part.lower() in SHORT_WORDS for part in parts) or (
         len(parts) > 1 and sum(len(part) > 2 for part in parts) >= len(parts) / 2
     )
+
+
+def is_text(text: str) -> bool:
+    r"""Whether all of a written text is in \text{}."""
+    return bool(re.fullmatch(rf"\\text{GROUP}", text))
 
 
 def is_prose(text: str) -> bool:

@@ -363,7 +363,7 @@ def test_answers_that_are_all_invalid_need_no_judge(tmp_path, server):
     table = judge(tmp_path, at(server), ["a"])
     assert not server.seen
     assert list(table["status"]) == ["invalid", "invalid", "empty", "invalid"] * 2
-    scores = score_table(table.assign(judge="J"), 200, 0.95, 1)
+    scores = score_table(table.assign(judge="J"), 0.95)
     assert list(scores["n_scores"]) == [1, 1, 0, 1, 1, 0]
 
 
@@ -507,8 +507,10 @@ def test_a_file_that_is_no_batch_output_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "fault"),
     [
-        ({}, "judges.first: give exactly one of path, hub, endpoint and batch"),
+        ({}, "judges.first: give exactly one of path, hub, endpoint, batch and kind"),
         ({"hub": "a/b", "batch": {"model": "m", "replies": "r"}}, "judges.first: give exactly one of"),
+        ({"kind": "endpoint"}, "judges.first.kind: endpoint is asked for by endpoint"),
+        ({"kind": "oracle"}, "judges.first.kind: input should be 'weights', 'endpoint' or 'batch'"),
         ({"path": "no/such/folder"}, "judges.first.path: no/such/folder does not exist"),
         ({"endpoint": {"base_url": "http://h/v1", "model": "m", "api_key": "sk-1"}}, "did you mean api_key_variable"),
         ({"hub": "a/b", "max_token": 5}, "did you mean max_tokens"),
@@ -543,7 +545,7 @@ def test_the_papers_judge_is_asked_as_in_the_paper():
     study = load_study(yaml.safe_load((ROOT / "config/paper.yaml").read_text()))
     settings = stage_settings(study, "judgements", dataset="wildbench", judge="gpt-4o")
     request = Request("m", "prompt", settings["temperature"], settings["top_p"], None, settings["max_tokens"])
-    assert request_body(request, settings["request"]) == {
+    assert request_body(request, settings["options"]) == {
         "model": "gpt-4o-2024-05-13", "messages": [{"role": "user", "content": "prompt"}], "temperature": 0,
         "top_p": 0.95, "max_tokens": 1024, "response_format": {"type": "json_object"},
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """What is registered is found by its source alone, in the project and in installed packages."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -92,6 +93,26 @@ def test_an_entry_point_that_leads_nowhere_is_named(tmp_path, monkeypatch):
     with pytest.raises(RegistryError, match=r"'gone' of r2a.plugins names 'no_such_plugin', which cannot be found"):
         registry._plugin_modules()
     registry._plugin_modules.cache_clear()
+
+
+def test_an_installed_package_adds_its_own(tmp_path):
+    (tmp_path / "extra.py").write_text(
+        "from r2a.extensions import perturbation_kind\n\n"
+        '@perturbation_kind(label="nothing", version=7)\ndef nothing(given):\n    """Nothing at all."""\n'
+    )
+    info = tmp_path / "extra-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[r2a.plugins]\nextra = extra\n")
+    code = (
+        "from r2a.extensions import PERTURBATION_KINDS as kinds; from r2a.study.schema import Perturbation; "
+        "print(list(kinds)[-1], kinds['nothing'].version, kinds['nothing'].function.__name__, "
+        "Perturbation(kinds=['nothing']).kinds)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=SCRIPTS, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "nothing 7 nothing ['nothing']\n"
 
 
 def test_the_snakefile_learns_of_all_that_is_registered_without_a_heavy_import():

@@ -75,3 +75,12 @@ class HeadScore(Entry):
 
 HEAD_SCORES = Registry("head_score", HeadScore, "r2a.heads")
 head_score = HEAD_SCORES.register
+
+
+@dataclass(kw_only=True)
+class JudgeKind(Entry):
+    """A way to ask a judge: a function of r2a.judging.requests.Given that returns what identifies it, and its Ask."""
+
+
+JUDGE_KINDS = Registry("judge_kind", JudgeKind, "r2a.judging")
+judge_kind = JUDGE_KINDS.register

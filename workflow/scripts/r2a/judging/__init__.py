@@ -3,16 +3,15 @@
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from r2a.endpoint_replies import is_finished
-from r2a.judging import batch_judge, endpoint_judge
-from r2a.judging.replies import SCHEMA, read_score
-from r2a.judging.requests import REFUSED, Ask, JudgingError, Reply, Request
+from r2a.extensions import JUDGE_KINDS
+from r2a.judging.replies import read_score
+from r2a.judging.requests import REFUSED, Ask, Given, JudgingError, Reply, Request
 from r2a.judging.template import fill
 from r2a.ledger import Ledger
 from r2a.models import read_manifest
@@ -50,8 +49,9 @@ def judge_answers(
     ]
     answers.loc[is_judged, "prompt"] = prompts
     with Ledger(output.with_name(f".{output.stem}.ledger.jsonl")) as ledger:
-        judge = read_manifest(manifest)
-        identity, ask = _open_judge(judge, settings, engine, prompts, output.with_suffix(".requests.jsonl"))
+        requests_file = output.with_suffix(".requests.jsonl")
+        given = Given(read_manifest(manifest), settings, engine, prompts, requests_file)
+        identity, ask = JUDGE_KINDS[settings["judge_kind"]].function(given)
         replies = replies_to(prompts, identity, ask, ledger, settings)
     rows = [_judged(row, replies) for row in answers.to_dict("records")]
     table = pd.DataFrame(rows).astype({"score": "Int64"})
@@ -110,27 +110,6 @@ def _request(prompt: str, identity: Mapping[str, Any], settings: Mapping[str, An
         seed = random.Random(f"{settings['seed']} {prompt}").randrange(2**31)
     judge = parameters_hash(identity)
     return Request(judge, prompt, settings["temperature"], settings["top_p"], seed, max_tokens)
-
-
-def _open_judge(
-    judge: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    engine: Mapping[str, Any],
-    prompts: Sequence[str],
-    requests_file: Path,
-) -> tuple[dict[str, Any], Ask]:
-    """What identifies the judge, given by its manifest, and how it is asked."""
-    asked = settings["request"]
-    if asked and settings["by_file"]:
-        way = partial(batch_judge.ask, settings=asked, replies=Path(engine["replies"]), requests_file=requests_file)
-        return asked, way
-    if asked:
-        return asked, partial(endpoint_judge.ask, settings=asked, engine=engine)
-    from r2a.judging.vllm_judge import VllmJudge
-
-    (origin,) = judge["models"].values()
-    here = VllmJudge(judge["folder"], settings["dtype"], prompts, settings["max_tokens"], settings["date"], engine)
-    return {**origin, "schema": SCHEMA}, here
 
 
 def _answers(traces: Sequence[Path], dataset: Path, settings: Mapping[str, Any]) -> pd.DataFrame:

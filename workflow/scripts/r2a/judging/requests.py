@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from r2a.endpoint_replies import read_said
@@ -46,6 +47,22 @@ class Reply:
 
 
 Ask = Callable[[Sequence[Request]], Iterator[tuple[Request, Reply]]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a kind of judge is given.
+
+    manifest: of the judge's weights, if it has any. settings: the stage's; a kind's own are settings["options"].
+    engine: where and how fast a server is asked. prompts: all that may be asked. requests_file: beside the output, for
+    requests that people carry.
+    """
+
+    manifest: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    engine: Mapping[str, Any]
+    prompts: Sequence[str]
+    requests_file: Path
 
 
 def request_body(request: Request, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from r2a.engine import heads_in_words
 from r2a.formats import FORMATS
 from r2a.study.schema import VARIED, Endpoint, Model, Section, Study, section_in
 
+SHIPPED_JUDGES = {"weights": "path or hub", "endpoint": "endpoint", "batch": "batch"}  # the keys that ask for them
 MOST_PASSES = 5  # over a configuration's errors; what is put right may hide as many more as sections lie in each other
 
 
@@ -173,14 +174,16 @@ def _sources_in_words(study: Study) -> Iterator[tuple[str, str]]:
     """What is wrong with where models, datasets and judges are."""
     for section in ("models", "datasets", "judges"):
         for name, entry in getattr(study, section).items():
-            ways = ["path", "hub", "endpoint", "batch"] if section == "judges" else ["path", "hub"]
+            ways = ["path", "hub", "endpoint", "batch", "kind"] if section == "judges" else ["path", "hub"]
             n_given = sum(getattr(entry, way) is not None for way in ways)
             served = section == "models" and entry.endpoint is not None
             if n_given != 1 and not (served and n_given == 0):
                 words = "path (local) and hub (an id on the Hugging Face hub)"
                 words += ", or an endpoint" if section == "models" else ""
-                words = "path, hub, endpoint and batch" if section == "judges" else words
+                words = "path, hub, endpoint, batch and kind" if section == "judges" else words
                 yield f"{section}.{name}", f"give exactly one of {words}"
+            elif section == "judges" and entry.kind in SHIPPED_JUDGES:
+                yield f"{section}.{name}.kind", f"{entry.kind} is asked for by {SHIPPED_JUDGES[entry.kind]}"
             if entry.path is not None and not Path(entry.path).exists():
                 yield f"{section}.{name}.path", f"{entry.path} does not exist; paths start at the repository's root"
             elif entry.path is not None and section != "datasets" and not entry.endpoint:

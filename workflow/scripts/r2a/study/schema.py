@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from r2a.engine import gpus_by_default
-from r2a.extensions import CONTROLS, GRADERS, PERTURBATION_KINDS, PROBES
+from r2a.extensions import CONTROLS, GRADERS, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
 from r2a.registry import Registry
 from r2a.text.cues import ALL_CUE_WORDS
 
@@ -39,8 +39,10 @@ if typing.TYPE_CHECKING:
     Control: typing.TypeAlias = str
     Probe: typing.TypeAlias = str
     Grader: typing.TypeAlias = str
+    OtherJudge: typing.TypeAlias = str
 else:  # whatever is registered when the schema is read
     Kind, Control, Probe, Grader = (Literal[tuple(r)] for r in (PERTURBATION_KINDS, CONTROLS, PROBES, GRADERS))
+    OtherJudge = Literal[tuple(JUDGE_KINDS)]
 
 
 def _told(registry: Registry[Any, Any]) -> str:
@@ -292,6 +294,11 @@ class Judge(Source):
     label: str | None = Field(None, description="Name in figures and tables; the key by default.")
     endpoint: Server | None = Field(None, description="Asked in place of vLLM here.")
     batch: Batch | None = Field(None, description="Asked by files, which people carry to the service and back.")
+    kind: OtherJudge | None = Field(
+        None,
+        description="In place of the above: a kind of judge that you have registered (docs/extending.md).",
+    )
+    options: dict[str, Any] = Field({}, description="What such a kind takes.")
     temperature: float = Field(0, ge=0, description="0 is greedy.")
     top_p: float | None = Field(None, gt=0, le=1, description="Nucleus; not sent by default.")
     max_tokens: int = Field(

@@ -5,7 +5,7 @@ Read at every parse of the Snakefile, on every cluster job: no heavy import here
 
 from typing import Any
 
-from r2a.extensions import CONTROLS, GRADERS, HEAD_SCORES, PERTURBATION_KINDS, PROBES
+from r2a.extensions import CONTROLS, GRADERS, HEAD_SCORES, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
 from r2a.study.schema import Study
 
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
@@ -96,8 +96,9 @@ def stage_settings(
             params["date"] = study.date.isoformat()
             params |= chosen.model_dump(include={"temperature", "top_p", "max_tokens", "n_problems"})
             asked = chosen.endpoint or chosen.batch
-            params["request"] = asked and asked.model_dump(include={"model", "body"})
-            params["by_file"] = chosen.batch is not None
+            kind = chosen.kind or ("endpoint" if chosen.endpoint else "batch" if chosen.batch else "weights")
+            params["judge_kind"], params["judge_kind_version"] = kind, JUDGE_KINDS[kind].version
+            params["options"] = asked.model_dump(include={"model", "body"}) if asked else chosen.options
     if name == "disagreements":
         params["graders"] = study.grading.graders
     if name in STATISTICAL:

@@ -42,10 +42,10 @@ def build(way: str) -> Any:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from r2a.attention.fused import FUSED
+    from r2a.models.attention import SEAM
 
     torch.manual_seed(0)
-    attention = {"sdpa": "sdpa", "ours": FUSED}.get(way, "eager")
+    attention = {"sdpa": "sdpa", "ours": SEAM}.get(way, "eager")
     model = Qwen2ForCausalLM(Qwen2Config(**SIZES, attn_implementation=attention)).eval()
     return through_transformer_lens(model) if way == "transformer_lens" else model
 

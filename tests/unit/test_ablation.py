@@ -13,8 +13,6 @@ import pytest
 import torch
 import yaml
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -24,9 +22,10 @@ from transformers import (
 )
 
 import r2a.ablation.runs
+from families import tiny_model
 from planted import GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, planted_model, planted_trace
 from r2a.ablation.arms import Arm, arms_of_trace, random_heads
-from r2a.ablation.decoding import ABLATED, MODES, Rows, generate, mean_output, read, refuse_deviating
+from r2a.ablation.decoding import MODES, Rows, generate, mean_output, read, refuse_deviating
 from r2a.ablation.runs import AblationError, ablate_heads
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import segment_mass
@@ -35,6 +34,7 @@ from r2a.figures.ablation import plot_ablation
 from r2a.grading.ablation import grade_ablation
 from r2a.heads.focus import short_mass
 from r2a.models import ModelError, load_model, load_tokenizer, marks_of, read_manifest, resolve_model
+from r2a.models.attention import SEAM
 from r2a.prompts import prompt_ids
 from r2a.roles import RANDOM, RFH, UNABLATED
 from r2a.shards import WHOLE, gather_shards
@@ -64,7 +64,7 @@ BOUNDS = [Bounds(0, 1, 4, 5, 10, 11, 15, 15), Bounds(0, 1, 2, 3, 6, 7, 11, 11)]
 def model(request: pytest.FixtureRequest) -> Any:
     kind, config = ARCHITECTURES[request.param]
     torch.manual_seed(3)
-    return kind(config(**SIZES, attn_implementation=ABLATED)).eval()
+    return kind(config(**SIZES, attn_implementation=SEAM)).eval()
 
 
 def head_outputs(model: Any, ids: list[int]) -> torch.Tensor:
@@ -83,7 +83,7 @@ def eager(model: Any, ids: list[int]) -> torch.Tensor:
     """Logits of one whole run without a cache, [token, vocabulary]."""
     model.set_attn_implementation("eager")
     logits = model(torch.tensor([ids]), use_cache=False).logits[0]
-    model.set_attn_implementation(ABLATED)
+    model.set_attn_implementation(SEAM)
     return logits
 
 
@@ -186,7 +186,7 @@ def test_a2r_is_that_of_eager_attention_and_leaves_out_ablated_heads(model):
     shorter = bounds._replace(eos=end, end=end)
     model.set_attn_implementation("eager")
     kept, _ = rerun_eager(model, [*ids[: bounds.answer], *written], shorter)
-    model.set_attn_implementation(ABLATED)
+    model.set_attn_implementation(SEAM)
     a2r = short_mass(segment_mass(kept, shorter), "a2r")
     assert answer.a2r == pytest.approx(float(a2r.mean()), abs=1e-5)
     for arm, found in zip(arms, total / len(written), strict=True):
@@ -196,11 +196,16 @@ def test_a2r_is_that_of_eager_attention_and_leaves_out_ablated_heads(model):
         assert float(found) == pytest.approx(float(left.mean()), abs=1e-5), arm
 
 
-def test_an_architecture_whose_logits_come_out_otherwise_is_refused_by_name():
-    config = Gemma2Config(**SIZES, attn_logit_softcapping=0.5, query_pre_attn_scalar=8, attn_implementation=ABLATED)
-    torch.manual_seed(1)
-    with pytest.raises(ModelError, match="Gemma2ForCausalLM"):
-        refuse_deviating(Gemma2ForCausalLM(config).eval(), IDS[0], BOUNDS[0])
+def test_a_model_with_recurrent_layers_is_refused_by_name():
+    with pytest.raises(ModelError, match=r"^Lfm2ForCausalLM: its heads cannot be ablated: its recurrent layers"):
+        refuse_deviating(tiny_model("lfm2"), IDS[0], BOUNDS[0])
+
+
+def test_a_model_whose_tokens_reach_later_ones_outside_of_attention_is_refused_by_name():
+    model = tiny_model("llama")
+    model.model.layers[2].mlp.register_forward_hook(lambda _module, _inputs, output: output.cumsum(1))
+    with pytest.raises(ModelError, match=r"^LlamaForCausalLM: .* standard deviations away from the model's own"):
+        refuse_deviating(model, IDS[0], BOUNDS[0])
 
 
 # ---- the planted model
@@ -209,7 +214,7 @@ def test_an_architecture_whose_logits_come_out_otherwise_is_refused_by_name():
 @pytest.fixture(scope="module")
 def planted() -> tuple[Any, list[Any]]:
     model, rng = planted_model(), random.Random(2)
-    model.set_attn_implementation(ABLATED)
+    model.set_attn_implementation(SEAM)
     return model, [planted_trace(rng, candidate) for candidate in range(len(GIVEN))]
 
 

@@ -9,8 +9,6 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -25,7 +23,7 @@ from transformers import (
 
 from planted import planted_model
 from r2a.attention import rerun
-from r2a.attention.fused import FUSED, AttentionError, Span, attention_kernel
+from r2a.attention.fused import BLOCK_ELEMENTS, FusedPass, Span
 from r2a.attention.reference import keep_of_weights, rerun_eager
 from r2a.attention.rerun import (
     SegmentRecorder,
@@ -45,7 +43,8 @@ from r2a.attention.segments import (
     sentence_mass,
     tracking,
 )
-from r2a.models import ModelError, load_model
+from r2a.models.attention import SEAM, AttentionError, attention_kernel, seam_attention
+from r2a.models.decoder import Decoder
 from r2a.store import SCHEMA_VERSION, StoreError, new_hdf5, open_hdf5
 from r2a.traces import Bounds
 
@@ -68,7 +67,7 @@ def random_model(name: str, **more: Any) -> Any:
 SIZES = {
     "vocab_size": 48, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "initializer_range": 0.3,
-    "attn_implementation": FUSED,
+    "attn_implementation": SEAM,
 }  # fmt: skip
 
 
@@ -89,7 +88,7 @@ def traces() -> tuple[list[list[int]], list[list[int]]]:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few rows, so that each trace takes several."""
-    monkeypatch.setattr("r2a.attention.fused.BLOCK_ELEMENTS", 4 * 83 * 5)
+    monkeypatch.setitem(BLOCK_ELEMENTS, "cpu", 4 * 83 * 5)
 
 
 def quantities(kept: TraceAttention, bounds: Bounds) -> dict[str, np.ndarray]:
@@ -134,11 +133,8 @@ def test_fused_equals_eager_on_every_quantity_with_left_padding(model, traces):
     positions = torch.stack([(torch.arange(width) - (width - n)).clamp(min=0) for n in LENGTHS])
     recorder = SegmentRecorder([Span(row, width - n, width) for row, n in enumerate(LENGTHS)], bounds)
     with torch.no_grad():
-        model.model(
-            input_ids=padded, attention_mask=(padded != 0).long(), position_ids=positions, use_cache=False,
-            recorder=recorder,
-        )  # fmt: skip
-    for number, kept in enumerate(recorder.kept()):
+        Decoder(model).run(padded, FusedPass(recorder), attention_mask=(padded != 0).long(), position_ids=positions)
+    for number, kept in enumerate(recorder.kept(3)):
         assert_equal(kept, eager(model, ids[number], bounds[number]), bounds[number])
 
 
@@ -173,7 +169,7 @@ def test_predicted_ids_are_the_arg_max_of_the_logits_however_few_rows_are_held(m
     ids, bounds = traces
     monkeypatch.setattr(rerun, "LOGIT_ELEMENTS", 48 * 7)
     held: list[int] = []
-    watch = model.lm_head.register_forward_hook(lambda _module, _inputs, logits: held.append(len(logits)))
+    watch = model.lm_head.register_forward_hook(lambda _module, _inputs, logits: held.append(logits.shape[1]))
     ((_, hidden),) = rerun_batch(model, ids[:1], bounds[:1])
     assert held == []  # the rerun itself needs no logits
     with attention_kernel(model, "sdpa"), torch.no_grad():
@@ -216,29 +212,11 @@ def test_fused_equals_eager_on_a_gpu(traces):
 # ---- what is refused
 
 
-def test_a_window_narrower_than_a_trace_is_refused_by_name(traces):
-    narrow = random_model("mistral", sliding_window=82)
-    with pytest.raises(AttentionError, match=r"MistralAttention, layer 0: .*window of 82 tokens, and a trace has 83"):
-        rerun_batch(narrow, *traces)
-
-
-def test_a_model_with_layers_of_another_kind_is_refused_by_name(tmp_path):
-    settings = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
-    random_model("qwen2", **settings).save_pretrained(tmp_path)
-    manifest = {"models": {"windowed": {"dtype": "float32"}}, "folder": str(tmp_path)}
-    with pytest.raises(ModelError, match="windowed: layers with sliding_attention are not supported"):
-        load_model(manifest, FUSED)
-
-
-def test_capped_scores_are_refused_by_name(traces):
-    capped = Gemma2ForCausalLM(Gemma2Config(**SIZES)).eval()
-    with pytest.raises(AttentionError, match="Gemma2Attention, layer 0: attention with softcap is not supported"):
-        rerun_batch(capped, *traces)
-
-
-def test_a_forward_pass_that_nobody_watches_is_refused(traces):
-    with pytest.raises(AttentionError, match="no recorder"):
-        random_model("llama").model(torch.tensor(traces[0][:1]))
+def test_keywords_that_change_attention_in_unknown_ways_are_refused():
+    states = torch.zeros(1, 1, 2, 8)
+    module = type("OddAttention", (), {"layer_idx": 0})()
+    with pytest.raises(AttentionError, match="OddAttention: attention with position_bias is not supported"):
+        seam_attention(module, states, states, states, None, position_bias=states)
 
 
 def test_a_trace_without_answer_is_refused(traces):
@@ -265,7 +243,7 @@ def test_batches_hold_what_the_budget_allows_and_at_least_one_trace(monkeypatch)
     calls: list[list[int]] = []
     monkeypatch.setattr(rerun, "rerun_batch", fail_above(1000, calls))
     ids = [[k] * n for k, n in enumerate((30, 40, 30, 200, 10, 90))]
-    assert [first for first, _ in rerun_traces(None, ids, ids, 100)] == [0, 1, 2, 3, 4, 5]
+    assert [first for first, _ in rerun_traces(random_model("llama"), ids, ids, 100)] == [0, 1, 2, 3, 4, 5]
     assert calls == [[30, 40, 30], [200], [10, 90]]
 
 
@@ -274,7 +252,7 @@ def test_out_of_memory_halves_the_budget_and_loses_no_trace(monkeypatch, caplog)
     monkeypatch.setattr(rerun, "rerun_batch", fail_above(50, calls))
     ids = [[k] * 20 for k in range(7)]
     with caplog.at_level("WARNING", "r2a"):
-        assert [first for first, _ in rerun_traces(None, ids, ids, 100)] == list(range(7))
+        assert [first for first, _ in rerun_traces(random_model("llama"), ids, ids, 100)] == list(range(7))
     assert calls == [[20] * 5, [20] * 2, [20] * 2, [20] * 2, [20]]
     assert "out of memory at 100 tokens a batch; going on with 50" in caplog.text
 
@@ -282,7 +260,7 @@ def test_out_of_memory_halves_the_budget_and_loses_no_trace(monkeypatch, caplog)
 def test_a_trace_too_long_for_the_memory_is_named(monkeypatch):
     monkeypatch.setattr(rerun, "rerun_batch", fail_above(50, []))
     with pytest.raises(AttentionError, match="trace 1: its 60 tokens alone"):
-        list(rerun_traces(None, [[0] * 20, [1] * 60], [[], []], 80))
+        list(rerun_traces(random_model("llama"), [[0] * 20, [1] * 60], [[], []], 80))
 
 
 def test_self_check_passes_a_right_kernel(model, traces):

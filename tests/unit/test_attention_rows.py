@@ -13,10 +13,10 @@ import xarray
 from transformers import Qwen2ForCausalLM
 
 from r2a.attention import capture_attention
-from r2a.attention.fused import AttentionError
 from r2a.attention.rows import MEANS, capture_rows, n_kept_rows, spread_evenly
 from r2a.figures.attention import plot_decomposition, plot_tracking
 from r2a.figures.patterns import N_COLUMNS, plot_patterns, pooled
+from r2a.models.attention import AttentionError
 from r2a.store import read_parquet, read_provenance, write_parquet
 from r2a.traces import Bounds
 from random_traces import REASONINGS, write_random_traces

@@ -11,10 +11,10 @@ import xarray
 from transformers import Qwen2ForCausalLM
 
 from r2a.attention import capture_attention, rerun
-from r2a.attention.fused import AttentionError
 from r2a.attention.probes import probe_heads
 from r2a.attention.segments import TraceAttention
 from r2a.heads import score_heads
+from r2a.models.attention import AttentionError
 from r2a.shards import WHOLE, gather_shards
 from r2a.store import read_parquet
 from random_traces import write_random_traces

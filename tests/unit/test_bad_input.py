@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 import r2a.generation
 from r2a.ablation.runs import AblationError, ablate_heads
 from r2a.attention import capture_attention
-from r2a.attention.fused import AttentionError
 from r2a.boxes import find_boxes
 from r2a.datasets import DatasetError, load_dataset
 from r2a.figures.accuracy import plot_accuracy, plot_areas
@@ -28,6 +27,7 @@ from r2a.generation import generate_traces
 from r2a.generation.requests import Completion
 from r2a.grading import grade_traces
 from r2a.models import ModelError, load_model, read_manifest, resolve_model, text_marks
+from r2a.models.attention import SEAM, AttentionError
 from r2a.patching.pairs import PairError, align_pairs
 from r2a.perturbation import PerturbationError, perturb_reasoning
 from r2a.store import (
@@ -290,7 +290,7 @@ def spoilt_weights(tmp_path_factory):
     return read_manifest(folder / "m.json")
 
 
-@pytest.mark.parametrize("attention", ["r2a_fused", "r2a_ablated", "sdpa", "eager"])
+@pytest.mark.parametrize("attention", [SEAM, "sdpa", "eager"])
 def test_numbers_that_are_none_are_told_in_every_rerun_with_model_and_dtype(attention, spoilt_weights):
     model = load_model(spoilt_weights, attention)
     with pytest.raises(ModelError, match=r"^m: computes nan or infinity in float32.*check its weights"):

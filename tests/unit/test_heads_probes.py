@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from r2a.attention.fused import AttentionError
 from r2a.attention.probes import (
     NeedlePrompt,
     copy_needle,
@@ -24,6 +23,7 @@ from r2a.attention.probes import (
     token_recall,
 )
 from r2a.models import load_tokenizer, resolve_model
+from r2a.models.attention import AttentionError
 
 TINY = Path(__file__).parents[2] / "resources/models/tiny-qwen"
 HAYSTACKS = Path(__file__).parents[2] / "resources/haystacks"
@@ -194,7 +194,7 @@ def test_copied_tokens_and_their_keys_equal_those_of_whole_eager_passes(tiny, to
             output = tiny(torch.tensor([ids]), output_attentions=True)
         assert output.logits[0, -1].argmax() == token
         rows = torch.stack(output.attentions)[:, 0, :, -1].numpy()
-        chosen = np.take_along_axis(rows, keys[:, :, step, None], -1)[..., 0]
+        chosen = np.take_along_axis(rows, keys[:, :, step, None].astype(int), -1)[..., 0]
         np.testing.assert_allclose(chosen, rows.max(-1), atol=1e-5)
         ids.append(token)
     assert completion[:2] == tokenizer.encode("5 red")  # the model does copy it

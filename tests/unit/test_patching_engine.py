@@ -8,12 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GraniteConfig,
-    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -22,6 +16,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from families import tiny_model
 from hooked_patching import hooked_patch, last_logits
 from r2a.models import ModelError
 from r2a.patching.engine import COMPONENTS, Engine, Patch, capture, patch_resid_pre
@@ -223,18 +218,16 @@ def test_small_steps_change_the_logits_as_the_gradient_says(engine, component):
     assert exact.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("kind", "config"),
-    [
-        # halves what a layer writes; has two more norms a layer; has other modules altogether
-        (GraniteForCausalLM, GraniteConfig(**SIZES, residual_multiplier=0.5)),
-        (Gemma2ForCausalLM, Gemma2Config(**SIZES)),
-        (GPT2LMHeadModel, GPT2Config(vocab_size=48, n_embd=32, n_layer=3, n_head=4, n_positions=64)),
-    ],
-)
-def test_an_architecture_that_restarts_do_not_reproduce_is_refused_by_name(kind, config):
-    with pytest.raises(ModelError, match=f"^{kind.__name__}: patching cannot restart"):
-        Engine(kind(config).eval())
+def test_a_model_with_recurrent_layers_is_refused_by_name():
+    with pytest.raises(ModelError, match=r"^Lfm2ForCausalLM: patching cannot restart .* recurrent layers"):
+        Engine(tiny_model("lfm2"))
+
+
+def test_a_model_whose_tokens_reach_later_ones_outside_of_attention_is_refused_by_name():
+    model = tiny_model("llama")
+    model.model.layers[2].mlp.register_forward_hook(lambda _module, _inputs, output: output.cumsum(1))
+    with pytest.raises(ModelError, match=r"^LlamaForCausalLM: patching cannot restart .* of their spread away"):
+        Engine(model)
 
 
 # ---- TransformerLens

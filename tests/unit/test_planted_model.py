@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from planted import ANSWER_LOGIT, GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, PlantedTrace, planted_model, planted_trace
-from r2a.attention.fused import FUSED, attention_kernel
 from r2a.attention.reference import keep_of_weights, rerun_eager
 from r2a.attention.rerun import attention_rows, predicted_ids, rerun_batch
 from r2a.attention.segments import segment_mass, tracking
 from r2a.heads.focus import rank_heads
+from r2a.models.attention import SEAM, attention_kernel
 from r2a.patching.engine import capture_resid_pre, patch_resid_pre
 from r2a.patching.hand_off import hand_off_layer
 from r2a.patching.metrics import patch_metrics
@@ -49,7 +49,7 @@ def reruns(request: pytest.FixtureRequest, model: Any, traces: list[PlantedTrace
     if request.param == "eager":
         found = [rerun_eager(model, trace.token_ids, trace.bounds) for trace in traces]
     else:
-        with attention_kernel(model, FUSED):
+        with attention_kernel(model, SEAM):
             found = rerun_batch(model, [trace.token_ids for trace in traces], [trace.bounds for trace in traces])
     return [(segment_mass(kept, trace.bounds), hidden) for (kept, hidden), trace in zip(found, traces, strict=True)]
 
@@ -100,7 +100,7 @@ def test_planted_heads_rows_lie_on_the_said_token_and_stand_still(model, traces)
     answer = range(trace.bounds.answer, trace.bounds.eos)
     (rows,) = attention_rows(model, trace.token_ids, [(LAYER, HEAD)], answer)
     np.testing.assert_allclose(rows[:, trace.said_position], 1, atol=1e-5)
-    with attention_kernel(model, FUSED):
+    with attention_kernel(model, SEAM):
         ((kept, _),) = rerun_batch(model, [trace.token_ids], [trace.bounds])
     said = (trace.said_position - trace.bounds.reasoning) / (trace.bounds.think_close - 1 - trace.bounds.reasoning)
     np.testing.assert_allclose(kept.centre[LAYER, HEAD], said, atol=1e-5)

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from pretended_gpus import PretendedGpus, spread
-from r2a.ablation.decoding import ABLATED
 from r2a.ablation.runs import ablate_heads
 from r2a.attention import capture_attention
-from r2a.attention.fused import FUSED
 from r2a.attention.probes import probe_heads
 from r2a.attention.rows import capture_rows
 from r2a.models import ModelError, load_model, read_manifest
+from r2a.models.attention import SEAM
 from r2a.patching.runs import capture_activations, patch_pairs
 from r2a.roles import KEY_ROLES
 from r2a.store import provenance, read_parquet, write_parquet
@@ -53,7 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_parquet(folder / "traces.parquet", traces, provenance({}, [folder / "manifest.json"]))
     model, pairs = load_model(read_manifest(folder / "manifest.json"), "sdpa"), []
     for number, (clean, corrupted) in enumerate([(0, 2), (2, 0)]):
-        row: dict[str, Any] = {"probe": "plain", "pair": f"pair-{number}", "left_out": "", "roles": list(KEY_ROLES)}
+        row: dict[str, Any] = {"probe": "plain", "pair": f"pair-{number}", "left_out": "", "roles": list(KEY_ROLES)} | {
+            "template": "t"
+        }
         for run, of, answer in (("clean", clean, "answer_a_id"), ("corrupted", corrupted, "answer_b_id")):
             trace = traces.iloc[of]
             ids = [*trace["prompt_token_ids"], *trace["completion_token_ids"]][:-3]
@@ -109,7 +110,7 @@ def test_two_pretended_devices_give_the_stores_of_one(folder, monkeypatch, stage
     if not one.exists():
         stage(folder, one)
     manifest = read_manifest(folder / "manifest.json")
-    models = {name: spread(load_model(manifest, name), unembedding) for name in ("eager", "sdpa", FUSED, ABLATED)}
+    models = {name: spread(load_model(manifest, name), unembedding) for name in ("eager", SEAM)}
     for module in MODULES:
         monkeypatch.setattr(f"r2a.{module}.load_model", lambda _, name: models[name])
     with PretendedGpus():

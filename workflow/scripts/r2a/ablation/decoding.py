@@ -6,67 +6,36 @@ forward pass. Ablation begins with the row of the first answer token: </think> i
 the arms share, so the token that follows it is the same in every arm.
 
 Attention is computed in float32 from whole rows of scores. That gives the mass on the reasoning as well, and any
-head's keys can be hidden. Works on decoders whose attention is a causal softmax scaled by a constant.
+head's keys can be hidden.
 """
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from torch.nn.functional import pad
 
 from r2a.ablation.arms import Arm
 from r2a.models import ModelError, stack_layers
+from r2a.models.attention import Rule, attention_kernel, plain_attention
+from r2a.models.decoder import Decoder
 from r2a.roles import UNABLATED
 from r2a.traces import Bounds
 
 MODES = ("zero", "mean", "cut_off")  # see arms.Arm
-ABLATED = "r2a_ablated"  # the name by which transformers knows ablated_attention
 # how far logits without ablation may be from the model's own: largest difference over the logits' standard deviation
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
-
-
-class Pass(Protocol):
-    """A forward pass under way: it computes each layer's attention output [row, token, head, d_head]."""
-
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
-    ) -> torch.Tensor: ...
-
-
-def ablated_attention(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: None,
-    scaling: float,
-    forward_pass: Pass,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """A layer's attention as transformers asks for it; pass `forward_pass` to the model's forward."""
-    return forward_pass.attend(module.layer_idx, query, key, value, scaling), None
-
-
-def no_mask(**_: Any) -> None:
-    """The pass knows who sees whom. Without a function of this name transformers would drop masks silently."""
-
-
-AttentionInterface.register(ABLATED, ablated_attention)
-AttentionMaskInterface.register(ABLATED, no_mask)
 
 
 @dataclass
 class Reading:
     """What rows go on from: a trace's first tokens, read unablated.
 
-    reasoning: its tokens. keys, values: an entry a layer, float32 [kv_head, token, d_head]. z: heads' outputs at the
-    tokens from `kept_from` on, an entry a layer, float32 [token, head, d_head]. logits: [vocabulary], after the last
-    token.
+    reasoning: its tokens. keys, values: an entry a layer, float32 [kv_head, token, d_head] and [kv_head, token,
+    d_value]. z: heads' outputs at the tokens from `kept_from` on, an entry a layer, float32 [token, head, d_value].
+    logits: [vocabulary], after the last token.
     """
 
     n_tokens: int
@@ -77,33 +46,35 @@ class Reading:
     z: list[torch.Tensor] = field(default_factory=list)
     logits: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
-    ) -> torch.Tensor:
+    def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         self.keys.append(key[0].float())
         self.values.append(value[0].float())
-        sharing = query.shape[1] // key.shape[1]
-        key, value = (side.repeat_interleave(sharing, 1) for side in (key, value))
-        z = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling).transpose(1, 2)
+        z = plain_attention(rule, query, key, value)
         self.z.append(z[0, self.kept_from :].float())
         return z
 
 
 @torch.no_grad()
 def read(model: Any, token_ids: Sequence[int], bounds: Bounds, kept_from: int | None = None) -> Reading:
-    """Read the first tokens of a trace. `model` must have been loaded with ABLATED as its attention."""
+    """Read the first tokens of a trace."""
+    decoder = Decoder(model)
     n_tokens = len(token_ids)
     reading = Reading(n_tokens, bounds.span("reasoning"), n_tokens if kept_from is None else kept_from)
     ids = torch.tensor([list(token_ids)], device=model.device)
-    hidden = model.model(input_ids=ids, use_cache=False, forward_pass=reading).last_hidden_state
-    reading.logits = model.lm_head(hidden[0, -1]).to(model.device)
+    reading.logits = decoder.logits(decoder.run(ids, reading)[0, -1:])[0].to(model.device)
     return reading
 
 
 def mean_output(model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Bounds]) -> torch.Tensor:
-    """Every head's mean output over the answer tokens of whole, unablated traces, float32 [layer, head, d_head]."""
+    """Every head's mean output over the answer tokens of whole, unablated traces, float32 [layer, head, d_value].
+
+    0 beyond the width of a layer whose heads are narrower.
+    """
+    widest = max(Decoder(model).d_values)
     sums = [
-        stack_layers(read(model, ids[: b.eos], b, kept_from=b.answer).z).sum(1)
+        stack_layers(
+            [pad(z, (0, widest - z.shape[-1])) for z in read(model, ids[: b.eos], b, kept_from=b.answer).z]
+        ).sum(1)
         for ids, b in zip(token_ids, bounds, strict=True)
     ]
     return torch.stack(sums).sum(0) / sum(b.eos - b.answer for b in bounds)
@@ -114,8 +85,8 @@ class Rows:
 
     def __init__(self, model: Any, rows: Sequence[tuple[Reading, Arm]], mean: torch.Tensor | None) -> None:
         """mean: mean_output, where an arm of mode mean is among the rows."""
-        n_layers, n_heads = model.config.num_hidden_layers, model.config.num_attention_heads
-        self.model = model
+        self.model, self.decoder = model, Decoder(model)
+        n_layers, n_heads = self.decoder.n_layers, self.decoder.n_heads
         self.readings = [reading for reading, _ in rows]
         self.positions = torch.tensor([reading.n_tokens for reading in self.readings], device=model.device)
         ablated = {mode: torch.zeros(len(rows), n_layers, n_heads, dtype=torch.bool) for mode in MODES}
@@ -124,6 +95,8 @@ class Rows:
                 ablated[arm.mode][row, layer, head] = True
         self.ablated = {mode: mask.to(model.device) for mode, mask in ablated.items()}  # [row, layer, head]
         self.mean = mean
+        self.is_ablated = {mode: mask.any((0, 2)).tolist() for mode, mask in ablated.items()}  # [layer]
+        self.starts = torch.tensor([reading.n_tokens for reading in self.readings], device=model.device)
         self.keys: list[torch.Tensor] = []  # of the answers, an entry a layer: [row, kv_head, token, d_head]
         self.values: list[torch.Tensor] = []
         self.on_reasoning = torch.zeros(len(rows), device=model.device)
@@ -136,25 +109,21 @@ class Rows:
         where a head's output is replaced, it counts as 0.
         """
         self.on_reasoning.zero_()
-        hidden = self.model.model(
-            input_ids=tokens[:, None], position_ids=self.positions[:, None], use_cache=False, forward_pass=self
-        ).last_hidden_state
-        self.on_reasoning /= self.model.config.num_hidden_layers * self.model.config.num_attention_heads
+        hidden = self.decoder.run(tokens[:, None], self, position_ids=self.positions[:, None])
+        self.on_reasoning /= self.decoder.n_layers * self.decoder.n_heads
         self.positions = self.positions + 1
-        return self.model.lm_head(hidden[:, 0])
+        return self.decoder.logits(hidden[:, 0]).to(tokens.device)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows, in their order."""
         self.readings = [self.readings[row] for row in rows]
         at = list(rows)
-        self.positions, self.on_reasoning = self.positions[at], self.on_reasoning[at]
+        self.positions, self.starts, self.on_reasoning = self.positions[at], self.starts[at], self.on_reasoning[at]
         self.ablated = {mode: mask[at] for mode, mask in self.ablated.items()}
         self.keys, self.values = ([layer[at] for layer in side] for side in (self.keys, self.values))
 
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
-    ) -> torch.Tensor:
-        key, value = key.float(), value.float()
+    def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        layer, key, value = rule.layer, key.float(), value.float()
         if layer == len(self.keys):
             self.keys.append(key)
             self.values.append(value)
@@ -163,25 +132,41 @@ class Rows:
             self.values[layer] = torch.cat([self.values[layer], value], 2)
         # heads that share keys stand together: [row, kv_head, sharing head, d_head]
         shape = (key.shape[1], query.shape[1] // key.shape[1])
-        queries = query[:, :, 0].float().unflatten(1, shape) * scaling
+        queries = query[:, :, 0].float().unflatten(1, shape) * rule.scaling
+        own = rule.capped(queries @ self.keys[layer].transpose(2, 3))
+        n_own = own.shape[-1]
         # the layer may be on another GPU than what is kept for all of them
-        ablated = {mode: mask[:, layer].to(query.device) for mode, mask in self.ablated.items()}
-        is_cut = ablated["cut_off"].unflatten(1, shape)
-        own = queries @ self.keys[layer].transpose(2, 3)
-        z, on_reasoning = torch.empty_like(queries), torch.empty_like(queries[..., 0])
+        positions, starts = self.positions.to(query.device), self.starts.to(query.device)
+        is_local = rule.window is not None or rule.chunk is not None
+        if is_local:
+            places = starts[:, None] + torch.arange(n_own, device=query.device)
+            own = own.masked_fill(~rule.sees(positions[:, None], places)[:, None, None], -torch.inf)
+        sinks = [] if rule.sinks is None else [rule.sinks.float().view(1, *shape, 1)]
+        is_cut = None
+        if self.is_ablated["cut_off"][layer]:
+            is_cut = self.ablated["cut_off"][:, layer].to(query.device).unflatten(1, shape)[..., None]
+        z = queries.new_empty(*queries.shape[:-1], value.shape[-1])
+        on_reasoning = torch.empty_like(queries[..., 0])
         for rows, reading in self._groups():
-            scores = torch.einsum("rkgd,ktd->rkgt", queries[rows], reading.keys[layer])
-            scores[..., reading.reasoning].masked_fill_(is_cut[rows, ..., None], -torch.inf)
-            weights = torch.cat([scores, own[rows]], -1).softmax(-1)
+            scores = rule.capped(torch.einsum("rkgd,ktd->rkgt", queries[rows], reading.keys[layer]))
+            if is_local:
+                places = torch.arange(reading.n_tokens, device=query.device)
+                scores.masked_fill_(~rule.sees(positions[rows, None], places)[:, None, None], -torch.inf)
+            if is_cut is not None:
+                scores[..., reading.reasoning].masked_fill_(is_cut[rows], -torch.inf)
+            ends = [sink.expand(*scores.shape[:-1], 1) for sink in sinks]
+            weights = torch.cat([scores, own[rows], *ends], -1).softmax(-1)
             on_reasoning[rows] = weights[..., reading.reasoning].sum(-1)
-            before, after = weights.split([reading.n_tokens, own.shape[-1]], -1)
+            before, after = weights[..., : reading.n_tokens], weights[..., reading.n_tokens : reading.n_tokens + n_own]
             z[rows] = torch.einsum("rkgt,ktd->rkgd", before, reading.values[layer]) + after @ self.values[layer][rows]
         z, on_reasoning = z.flatten(1, 2), on_reasoning.flatten(1, 2)
-        is_zero, is_mean = ablated["zero"], ablated["mean"]
-        z.masked_fill_(is_zero[..., None], 0)
-        if self.mean is not None:
-            z = torch.where(is_mean[..., None], self.mean[layer].to(z.device), z)
-        self.on_reasoning += on_reasoning.masked_fill_(is_zero | is_mean, 0).sum(1).to(self.on_reasoning.device)
+        for mode in ("zero", "mean"):
+            if self.is_ablated[mode][layer]:
+                mask = self.ablated[mode][:, layer].to(z.device)
+                put_in = 0.0 if mode == "zero" or self.mean is None else self.mean[layer, :, : z.shape[-1]].to(z.device)
+                z = torch.where(mask[..., None], put_in, z)
+                on_reasoning = on_reasoning.masked_fill(mask, 0)
+        self.on_reasoning += on_reasoning.sum(1).to(self.on_reasoning.device)
         return z[:, None].to(query.dtype)
 
     def _groups(self) -> Iterator[tuple[slice, Reading]]:
@@ -241,16 +226,18 @@ def generate(
 @torch.no_grad()
 def refuse_deviating(model: Any, token_ids: Sequence[int], bounds: Bounds) -> None:
     """Raise ModelError where decoding a trace's first answer token unablated does not give the model's own logits."""
+    decoder = Decoder(model)
+    if decoder.apart:
+        raise ModelError(f"{decoder.name}: its heads cannot be ablated: {decoder.apart}")
     n_read = bounds.answer
     rows = Rows(model, [(read(model, token_ids[:n_read], bounds), Arm(UNABLATED, UNABLATED, 0, ()))], None)
     found = rows.step(torch.tensor([token_ids[n_read]], device=model.device))[0].float().cpu()
-    model.set_attn_implementation("sdpa")
     ids = torch.tensor([list(token_ids[: n_read + 1])], device=model.device)
-    own = model(ids, use_cache=False, logits_to_keep=1).logits[0, -1].float().cpu()
-    model.set_attn_implementation(ABLATED)
+    with attention_kernel(model, "eager"):
+        own = decoder.logits(decoder.body(input_ids=ids, use_cache=False).last_hidden_state[0, -1:])[0].float().cpu()
     deviation = float((found - own).abs().max() / own.std())
     if not deviation <= TOLERANCES[model.dtype]:
         raise ModelError(
-            f"{type(model).__name__}: heads of this architecture cannot be ablated: without ablation logits come out "
+            f"{decoder.name}: heads of this architecture cannot be ablated: without ablation logits come out "
             f"{deviation:.2g} standard deviations away from the model's own, and {TOLERANCES[model.dtype]} is rounding"
         )

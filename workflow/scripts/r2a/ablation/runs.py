@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 
 from r2a.ablation.arms import Arm, Head, arms_of_trace
-from r2a.ablation.decoding import ABLATED, Answer, Reading, generate, mean_output, read, refuse_deviating
+from r2a.ablation.decoding import Answer, Reading, generate, mean_output, read, refuse_deviating
 from r2a.boxes import final_answer
 from r2a.formats import read_format
 from r2a.models import load_model, marks_of, read_manifest
+from r2a.models.attention import SEAM
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.roles import UNABLATED
@@ -98,7 +99,7 @@ def _generate_missing(
     settings: Mapping[str, Any], batch_tokens: int, marks: Marks, parts: Parts,
 ) -> None:  # fmt: skip
     """Add the part of every missing trace: its answers under all arms. Where memory runs out, batches are halved."""
-    model = load_model(manifest, ABLATED)
+    model = load_model(manifest, SEAM)
     ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
     bounds = [Bounds.of(row) for row in table["bounds"]]
     refuse_deviating(model, ids[0], bounds[0])

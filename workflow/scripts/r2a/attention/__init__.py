@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from r2a.attention.fused import FUSED, AttentionError
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import check_against_eager, check_masses, predicted_ids, rerun_traces
 from r2a.attention.segments import (
@@ -21,6 +20,8 @@ from r2a.attention.segments import (
     tracking,
 )
 from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
+from r2a.models.attention import SEAM, AttentionError
+from r2a.models.decoder import Decoder
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.shards import WHOLE, shard_range
@@ -35,8 +36,9 @@ def capture_attention(
 ) -> None:
     """Rerun every valid trace of settings["decoding"] (a shard: its own of them) and store what its answer attends to.
 
-    By METHOD section 3, float32, nan where undefined: /segment_mass [trace, layer, head, query_segment,
-    key_segment]; /tracking, /spread, /cue_preference and /cue_over_initial [trace, layer, head];
+    By METHOD section 3, float32, nan where undefined and in layers without attention:
+    /segment_mass [trace, layer, head, query_segment, key_segment];
+    /tracking, /spread, /cue_preference and /cue_over_initial [trace, layer, head];
     /sentence_mass [trace, layer, head, sentence], the reasoning's sentences being tokens sentence_bounds[k] up to
     [k + 1] (-1 past a trace's last). Per trace also uid, condition, sample, bounds, n_cue_tokens and argmax_agreement:
     the share of completion tokens, but for those that a reasoning budget forced, that are the rerun's arg-max (1 where
@@ -64,8 +66,9 @@ def capture_attention(
     logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already there")
     if missing:
         is_fused = settings["kernel"] == "fused"
-        model = load_model(origin, FUSED if is_fused else "eager")
+        model = load_model(origin, SEAM if is_fused else "eager")
         missing_ids, missing_bounds = [ids[number] for number in missing], [bounds[number] for number in missing]
+        decoder = Decoder(model)
         if is_fused:
             check_against_eager(model, ids[0], dtype)
             reruns = rerun_traces(model, missing_ids, missing_bounds, batch_tokens)
@@ -84,7 +87,8 @@ def capture_attention(
                     ),
                     "sentence_mass": sentence_mass(kept.answer_mass, sentences[number]),
                 }
-                check_masses(found["segment_mass"], dtype, f"{row.uid}, {row.condition}")
+                mass = found["segment_mass"][decoder.attending]
+                check_masses(mass, dtype, f"{row.uid}, {row.condition}", decoder.has_sinks)
                 if settings["is_greedy"]:
                     n_prompt = len(row.prompt_token_ids)
                     predicted = predicted_ids(model, hidden[n_prompt - 1 : -1])

@@ -5,21 +5,17 @@ scores. With it every part of the attention matrix is exact on its own, A[i, j] 
 beyond a plain forward pass only the rows and keys that a quantity needs are computed, a block of rows at a time.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from torch.nn.functional import pad
 
-FUSED = "r2a_fused"  # the name by which transformers knows fused_attention
-BLOCK_ELEMENTS = 2**21  # attention values held at once, over all heads
+from r2a.models.attention import Rule
 
-
-class AttentionError(Exception):
-    """A rerun does not reproduce what it must, or a model's attention is not supported; the message says which."""
+# Attention values held at once, over all heads: few on a CPU, for its caches; many on a GPU, for few operators.
+BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}
 
 
 @dataclass(frozen=True)
@@ -33,17 +29,23 @@ class Span:
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """One trace in one layer: query [head, token, d_head], key [kv_head, token, d_head], lse [head, token]."""
+    """One trace in one layer: query [head, token, d_head], key [kv_head, token, d_head], lse [head, token].
+
+    lse has the sink's score in it, where the layer has sinks; the keys' share of each row is then `on_keys`
+    [head, token], and None where it is all.
+    """
 
     query: torch.Tensor
     key: torch.Tensor
     lse: torch.Tensor
-    scaling: float
+    rule: Rule
+    on_keys: torch.Tensor | None = None
 
     def of_heads(self, heads: Sequence[int]) -> "LayerAttention":
         n_groups = len(self.query) // len(self.key)
         key_heads = [head // n_groups for head in heads]
-        return LayerAttention(self.query[list(heads)], self.key[key_heads], self.lse[list(heads)], self.scaling)
+        on_keys = None if self.on_keys is None else self.on_keys[list(heads)]
+        return LayerAttention(self.query[list(heads)], self.key[key_heads], self.lse[list(heads)], self.rule, on_keys)
 
     def rows(self, rows: Sequence[int], n_keys: int | None = None) -> torch.Tensor:
         """Exact attention of ascending rows on the first n_keys tokens (all that the last row sees), float32.
@@ -51,109 +53,151 @@ class LayerAttention:
         Returns [head, row, key]; 0 where a row cannot see a key.
         """
         n_keys = rows[-1] + 1 if n_keys is None else n_keys
-        n_key_heads, _, d_head = self.key.shape
-        chosen = slice(rows.start, rows.stop) if isinstance(rows, range) else list(rows)
-        query = self.query[:, chosen].float().reshape(n_key_heads, -1, d_head)
-        key = self.key[:, :n_keys].float().transpose(1, 2)
-        lse = self.lse[:, chosen].float().reshape(n_key_heads, -1, 1)
-        attention = torch.baddbmm(lse, query, key, beta=-1, alpha=self.scaling).exp_()
-        attention = attention.view(len(self.query), len(rows), n_keys)
-        if n_keys > rows[0] + 1:
-            keys = torch.arange(rows[0], n_keys, device=key.device)
-            hidden = keys > torch.tensor(rows, device=key.device)[:, None]
-            attention[..., rows[0] :].masked_fill_(hidden, 0)
-        return attention
+        return self._rows(rows, self.key[:, :n_keys].float().transpose(1, 2))
 
     def blocks(self, rows: Sequence[int], n_keys: int | None = None) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
         """The same in blocks of rows that hold at most BLOCK_ELEMENTS values: the block's rows, their attention."""
+        keys = self.key[:, : n_keys or rows[-1] + 1].float().transpose(1, 2)
+        most = BLOCK_ELEMENTS[self.key.device.type]
         start = 0
         while start < len(rows):
-            width = n_keys or rows[-1] + 1
-            block = rows[start : start + max(1, BLOCK_ELEMENTS // (len(self.query) * width))]
-            yield block, self.rows(block, n_keys)
+            block = rows[start : start + max(1, most // (len(self.query) * keys.shape[-1]))]
+            yield block, self._rows(block, keys if n_keys else keys[..., : block[-1] + 1])
             start += len(block)
+
+    def _rows(self, rows: Sequence[int], key: torch.Tensor) -> torch.Tensor:
+        """`rows` on keys [kv_head, d_head, key] in float32."""
+        n_key_heads, d_head, n_keys = key.shape
+        chosen = slice(rows.start, rows.stop) if isinstance(rows, range) else list(rows)
+        query = self.query[:, chosen].float().reshape(n_key_heads, -1, d_head)
+        lse = self.lse[:, chosen].float().reshape(n_key_heads, -1, 1)
+        if self.rule.softcap is None:
+            attention = torch.baddbmm(lse, query, key, beta=-1, alpha=self.rule.scaling).exp_()
+        else:
+            attention = (self.rule.capped(query @ key * self.rule.scaling) - lse).exp_()
+        attention = attention.view(len(self.query), len(rows), n_keys)
+        first = 0 if self.rule.is_local(rows[-1] + 1) else rows[0]  # keys before it are seen by all
+        if n_keys > first + 1:
+            keys = torch.arange(first, n_keys, device=key.device)
+            places = (
+                torch.arange(rows[0], rows[-1] + 1, device=key.device)
+                if isinstance(rows, range)
+                else torch.tensor(rows, device=key.device)
+            )
+            attention[..., first:].masked_fill_(~self.rule.sees(places[:, None], keys), 0)
+        return attention
 
 
 class Recorder(Protocol):
     """What a forward pass is watched for: the traces in its batch, and what to do with each one's attention."""
 
-    spans: Sequence[Span]
+    @property
+    def spans(self) -> Sequence[Span]: ...
 
     def record(self, layer: int, trace: int, attention: LayerAttention) -> None: ...
 
 
-def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Causal attention by the kernel that scaled_dot_product_attention would take, and its rows' log-sum-exp.
+class FusedPass:
+    """A forward pass of packed traces, on which a recorder looks; its spans say who sees whom."""
 
-    query [1, head, token, d_head], key and value [1, kv_head, token, d_head]; returns [1, head, token, d_head]
-    and [1, head, token].
-    """
-    aten = torch.ops.aten
-    if query.device.type == "cpu":
-        return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=scaling)
-    n_groups = query.shape[1] // key.shape[1]
-    if query.dtype == torch.float32:  # flash attention takes 16-bit numbers only
-        key, value = (x.repeat_interleave(n_groups, dim=1) for x in (key, value))
-        output, lse, *_ = aten._scaled_dot_product_efficient_attention(
-            query, key, value, None, True, 0.0, True, scale=scaling
-        )
-        return output, lse[..., : query.shape[2]]
-    output, lse, *_ = aten._scaled_dot_product_flash_attention(query, key, value, 0.0, True, False, scale=scaling)
-    return output, lse
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
 
-
-def fused_attention(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: None,
-    scaling: float,
-    recorder: Recorder | None = None,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """A layer's attention output [row, token, head, d_head], as transformers asks for it; a recorder looks on.
-
-    Pass `recorder` to the model's forward. Its spans say who sees whom, so no mask is made, and tokens outside
-    of every span get zeros. Raises AttentionError where a layer's attention is more than a causal softmax.
-    """
-    layer = f"{type(module).__name__}, layer {module.layer_idx}"
-    if recorder is None:
-        raise AttentionError(f"{layer}: no recorder came through the model's forward; use attention.kernel: eager")
-    for name in ("softcap", "s_aux", "position_bias"):
-        if kwargs.get(name) is not None:
-            raise AttentionError(f"{layer}: attention with {name} is not supported; use attention.kernel: eager")
-    output = torch.zeros_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-    for number, span in enumerate(recorder.spans):
-        if sliding_window is not None and span.last - span.first > sliding_window:
-            raise AttentionError(
-                f"{layer}: attends within a sliding window of {sliding_window} tokens, and a trace has "
-                f"{span.last - span.first}; use attention.kernel: eager"
+    def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """z [row, token, head, d_value]; tokens outside of every span get zeros."""
+        n_rows, n_heads, n_tokens, _ = query.shape
+        output = query.new_zeros(n_rows, n_tokens, n_heads, value.shape[-1])
+        for number, span in enumerate(self.recorder.spans):
+            place = slice(span.row, span.row + 1), slice(None), slice(span.first, span.last)
+            mixed, lse = attend(rule, query[place], key[place], value[place])
+            on_keys = None
+            if rule.sinks is not None:
+                with_sink = torch.logaddexp(lse, rule.sinks.float().view(1, -1, 1))
+                on_keys = (lse - with_sink).exp()
+                mixed = mixed * on_keys[..., None].to(mixed.dtype)
+                lse, on_keys = with_sink, on_keys[0]
+            output[span.row, span.first : span.last] = mixed[0].transpose(0, 1)
+            self.recorder.record(
+                rule.layer, number, LayerAttention(query[place][0], key[place][0], lse[0], rule, on_keys)
             )
-        place = slice(span.row, span.row + 1), slice(None), slice(span.first, span.last)
-        mixed, lse = attend(query[place], key[place], value[place], scaling)
-        output[span.row, span.first : span.last] = mixed[0].transpose(0, 1)
-        recorder.record(module.layer_idx, number, LayerAttention(query[place][0], key[place][0], lse[0], scaling))
-    return output, None
+        return output
 
 
-def no_mask(**_: Any) -> None:
-    """Spans take the mask's place. Without a function of this name transformers would drop masks silently."""
+def attend(
+    rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of one whole trace, sinks left out, and its rows' log-sum-exp.
+
+    query [1, head, token, d_head], key [1, kv_head, token, d_head], value [1, kv_head, token, d_value]; returns
+    [1, head, token, d_value] and [1, head, token]. Local attention is computed a stretch of queries at a time, on
+    those keys that one of them sees.
+    """
+    n_tokens = query.shape[2]
+    if rule.softcap is not None:
+        stretch = max(1, BLOCK_ELEMENTS[query.device.type] // (query.shape[1] * n_tokens))
+    elif rule.is_local(n_tokens):
+        stretch = rule.chunk or max(256, int(rule.window or 0))
+    else:
+        return _kernel(query, key, value, None, rule.scaling)
+    outputs, sums = [], []
+    for first in range(0, n_tokens, stretch):
+        last = min(first + stretch, n_tokens)
+        start = first if rule.chunk else 0 if rule.window is None else max(0, first - rule.window + 1)
+        parts = query[:, :, first:last], key[:, :, start:last], value[:, :, start:last]
+        if rule.softcap is None and start == first and not (rule.window and last - first > rule.window):
+            mixed, lse = _kernel(*parts, None, rule.scaling)
+        else:
+            places = torch.arange(start, last, device=query.device)
+            visible = rule.sees(places[first - start :, None], places)
+            if rule.softcap is None:
+                mixed, lse = _kernel(*parts, visible, rule.scaling)
+            else:
+                mixed, lse = _capped(rule, *parts, visible)
+        outputs.append(mixed)
+        sums.append(lse)
+    return torch.cat(outputs, 2), torch.cat(sums, 2)
 
 
-AttentionInterface.register(FUSED, fused_attention)
-AttentionMaskInterface.register(FUSED, no_mask)
+def _kernel(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kernel that scaled_dot_product_attention would take; causal where `visible` [query, key] is None."""
+    aten = torch.ops.aten
+    d_value, is_causal = value.shape[-1], visible is None
+    multiple = 1 if query.device.type == "cpu" else 8
+    width = -(-max(query.shape[-1], d_value) // multiple) * multiple
+    query, key, value = (pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x for x in (query, key, value))
+    mask = None
+    if visible is not None:
+        mask = torch.zeros(visible.shape, dtype=query.dtype, device=query.device).masked_fill_(~visible, -torch.inf)
+    if query.device.type == "cpu":
+        output, lse = aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, is_causal, attn_mask=mask, scale=scaling
+        )
+    elif query.dtype == torch.float32 or mask is not None or width > 256:  # not what flash attention takes
+        n_groups = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(n_groups, dim=1) for x in (key, value))
+        if mask is not None:  # the kernel reads masks in whole lines of 16 numbers
+            n_queries, n_keys = mask.shape
+            mask = pad(mask, (0, -n_keys % 16))[:, :n_keys].expand(1, query.shape[1], n_queries, n_keys)
+        output, lse, *_ = aten._scaled_dot_product_efficient_attention(
+            query, key, value, mask, True, 0.0, is_causal, scale=scaling
+        )
+        lse = lse[..., : query.shape[2]]
+    else:
+        output, lse, *_ = aten._scaled_dot_product_flash_attention(
+            query, key, value, 0.0, is_causal, False, scale=scaling
+        )
+    return output[..., :d_value], lse
 
 
-@contextlib.contextmanager
-def attention_kernel(model: Any, name: str) -> Iterator[None]:
-    """The model with another attention implementation, until the block ends."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(name)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
+def _capped(
+    rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same from whole rows of scores in float32, where scores are capped."""
+    queries = query.float().unflatten(1, (key.shape[1], -1))
+    scores = rule.capped(queries @ key.float().transpose(2, 3)[:, :, None] * rule.scaling)
+    scores = scores.masked_fill(~visible, -torch.inf)
+    lse = scores.logsumexp(-1)
+    mixed = (scores - lse[..., None]).exp() @ value.float()[:, :, None]
+    return mixed.flatten(1, 2).to(query.dtype), lse.flatten(1, 2)

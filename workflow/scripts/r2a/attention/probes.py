@@ -15,9 +15,11 @@ import h5py
 import numpy as np
 import torch
 
-from r2a.attention.fused import FUSED, AttentionError, LayerAttention, Span, attention_kernel
-from r2a.attention.rerun import attention_rows, check_against_eager
+from r2a.attention.fused import FusedPass, LayerAttention, Span
+from r2a.attention.rerun import attention_rows, check_against_eager, in_every_layer
 from r2a.models import load_model, load_tokenizer, read_manifest, stop_ids, text_of
+from r2a.models.attention import SEAM, AttentionError, attention_kernel
+from r2a.models.decoder import Decoder
 from r2a.progress import Progress, logger
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance
 from r2a.text.sentences import split_sentences
@@ -61,7 +63,7 @@ def probe_heads(manifest: Path, haystack: Path, output: Path, settings: Mapping[
             "answer; give shorter probes.lengths"
         )
 
-    model, eos = load_model(origin, FUSED), stop_ids(origin["folder"], tokenizer)
+    model, eos = load_model(origin, SEAM), stop_ids(origin["folder"], tokenizer)
     check_against_eager(model, repeats[0], next(iter(origin["models"].values()))["dtype"])
     with new_hdf5(output, provenance(settings, [manifest])) as file:
         arrays = _lay_out(file, origin, settings, runs)
@@ -140,7 +142,8 @@ def induction_of_prompt(model: Any, ids: Sequence[int]) -> np.ndarray:
 
 def _all_rows(model: Any, ids: Sequence[int], rows: range) -> np.ndarray:
     """Attention of a short prompt's rows [layer, head, row, token]."""
-    n_layers, n_heads = model.config.num_hidden_layers, model.config.num_attention_heads
+    decoder = Decoder(model)
+    n_layers, n_heads = decoder.n_layers, decoder.n_heads
     found = attention_rows(model, ids, list(product(range(n_layers), range(n_heads))), rows)
     return found.reshape(n_layers, n_heads, len(rows), len(ids))
 
@@ -189,41 +192,45 @@ class ArgmaxRecorder:
     def __init__(self, n_tokens: int, rows: range) -> None:
         self.spans = [Span(0, 0, n_tokens)]
         self.rows = rows
-        self.layers: list[np.ndarray] = []
+        self.layers: dict[int, torch.Tensor] = {}
 
     def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
         blocks = [block.argmax(-1) for _, block in attention.blocks(self.rows)]
-        self.layers.append(torch.cat(blocks, dim=1).cpu().numpy())
+        self.layers[layer] = torch.cat(blocks, dim=1).float()
 
 
 @torch.no_grad()
 def copy_needle(model: Any, prompt: NeedlePrompt, eos: Collection[int]) -> tuple[list[int], np.ndarray]:
-    """What the model greedily goes on with, and the key [layer, head, step] that led each step's attention."""
+    """What the model greedily goes on with, and the key [layer, head, step] that led each step's attention.
+
+    nan in layers that do not attend.
+    """
     completion: list[int] = []
     step, cache = torch.tensor([prompt.ids], device=model.device), None
-    with attention_kernel(model, "sdpa"):
+    with attention_kernel(model, "sdpa" if model._supports_sdpa else "eager"):
         while len(completion) < max_new_tokens(prompt) and not (completion and completion[-1] in eos):
             output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
             step, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
             completion.append(int(step))
     ids = [*prompt.ids, *completion]
     recorder = ArgmaxRecorder(len(ids), range(len(prompt.ids) - 1, len(ids) - 1))
-    with attention_kernel(model, FUSED):
-        model.model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, recorder=recorder)
-    return completion, np.stack(recorder.layers)
+    decoder = Decoder(model)
+    decoder.run(torch.tensor([ids], device=model.device), FusedPass(recorder))
+    return completion, in_every_layer(recorder.layers, decoder.n_layers)
 
 
 def retrieval_score(prompt: NeedlePrompt, completion: Sequence[int], keys: np.ndarray) -> np.ndarray:
     """Share of the needle's distinct tokens that each head copied [layer, head].
 
-    keys [layer, head, step]: the key with most attention. A head copies on a step where that key lies in the needle
-    and is the token then generated. METHOD section 3; Wu et al. 2024.
+    keys [layer, head, step]: the key with most attention, nan in layers without attention. A head copies on a step
+    where that key lies in the needle and is the token then generated. METHOD section 3; Wu et al. 2024.
     """
     generated = np.asarray(completion)
     tokens = np.asarray([*prompt.ids, *completion])
-    is_copy = (keys >= prompt.first) & (keys < prompt.last) & (tokens[keys] == generated)
+    is_copy = (keys >= prompt.first) & (keys < prompt.last) & (tokens[np.nan_to_num(keys).astype(int)] == generated)
     distinct = sorted(set(prompt.needle_ids))
-    return np.mean([(is_copy & (generated == token)).any(-1) for token in distinct], axis=0)
+    share = np.mean([(is_copy & (generated == token)).any(-1) for token in distinct], axis=0)
+    return np.where(np.isnan(keys).any(-1), np.nan, share)
 
 
 def token_recall(needle: Sequence[int], completion: Sequence[int]) -> float:

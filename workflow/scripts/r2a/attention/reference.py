@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from r2a.attention.segments import TraceAttention, query_rows
+from r2a.models.decoder import Decoder
 from r2a.traces import SEGMENTS, Bounds
 
 
@@ -26,14 +27,32 @@ def keep_of_weights(weights: torch.Tensor, bounds: Bounds) -> TraceAttention:
 
 @torch.no_grad()
 def rerun_eager(model: Any, token_ids: Sequence[int], bounds: Bounds) -> tuple[TraceAttention, torch.Tensor]:
-    """What is kept of a trace's attention, and its last hidden states [token, d_model].
+    """What is kept of a trace's attention, nan in layers that do not attend; its last hidden states [token, d_model].
 
     `model` must use eager attention. Raises ValueError where it returns no attention weights.
     """
-    ids = torch.tensor([list(token_ids)], device=model.device)
-    output = model.model(input_ids=ids, output_attentions=True, use_cache=False)
-    if not output.attentions:
+    decoder = Decoder(model)
+    found, hidden = eager_weights(decoder, token_ids)
+    kept = {layer: keep_of_weights(weights, bounds) for layer, weights in found.items()}
+    layers = []
+    for name in TraceAttention.__dataclass_fields__:
+        arrays = np.concatenate([getattr(k, name) for k in kept.values()])
+        layers.append(np.full((decoder.n_layers, *arrays.shape[1:]), np.nan, np.float32))
+        layers[-1][list(kept)] = arrays
+    return TraceAttention(*layers), hidden
+
+
+@torch.no_grad()
+def eager_weights(decoder: Decoder, token_ids: Sequence[int]) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    """Attention [1, head, token, token] of each layer that attends, and the last hidden states [token, d_model].
+
+    Raises ValueError where the model returns none.
+    """
+    ids = torch.tensor([list(token_ids)], device=decoder.model.device)
+    output = decoder.body(input_ids=ids, output_attentions=True, use_cache=False)
+    weights = list(output.attentions or ())
+    if len(weights) == decoder.n_layers:
+        weights = [weights[layer] for layer in decoder.attending]
+    if len(weights) != len(decoder.attending):
         raise ValueError("the model returned no attention weights; load it with attn_implementation='eager'")
-    kept = [keep_of_weights(weights, bounds) for weights in output.attentions]
-    layers = (np.concatenate([getattr(k, name) for k in kept]) for name in TraceAttention.__dataclass_fields__)
-    return TraceAttention(*layers), output.last_hidden_state[0]
+    return dict(zip(decoder.attending, weights, strict=True)), output.last_hidden_state[0]

@@ -1,15 +1,17 @@
 """The rerun of traces through the fused kernel, several a forward pass, with no logits but those asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from r2a.attention.fused import FUSED, AttentionError, LayerAttention, Span, attention_kernel
+from r2a.attention.fused import FusedPass, LayerAttention, Span
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import TraceAttention, query_rows, segment_mass
 from r2a.models import stack_layers
+from r2a.models.attention import AttentionError, attention_kernel
+from r2a.models.decoder import Decoder
 from r2a.progress import logger
 from r2a.traces import SEGMENTS, Bounds
 
@@ -27,8 +29,8 @@ class SegmentRecorder:
     def __init__(self, spans: Sequence[Span], bounds: Sequence[Bounds]) -> None:
         self.spans, self.bounds = spans, bounds
         self.rows = [query_rows(trace_bounds) for trace_bounds in bounds]
-        # per trace one tuple a layer, in the order of TraceAttention
-        self.layers: list[list[tuple[torch.Tensor, ...]]] = [[] for _ in spans]
+        # per trace and layer a tuple in the order of TraceAttention
+        self.layers: list[dict[int, tuple[torch.Tensor, ...]]] = [{} for _ in spans]
 
     def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
         bounds = self.bounds[trace]
@@ -42,7 +44,8 @@ class SegmentRecorder:
         reasoning_mass = torch.zeros(n_heads, len(SEGMENTS), device=device)
         for k, segment in enumerate(SEGMENTS[:REASONING]):
             reasoning_mass[:, k] = before[:, bounds.span(segment)].sum(-1)
-        reasoning_mass[:, REASONING] = 1 - before.sum(-1)
+        whole = 1 if attention.on_keys is None else attention.on_keys[:, rows.start : rows.stop].mean(-1)
+        reasoning_mass[:, REASONING] = whole - before.sum(-1)
 
         rows = self.rows[trace]["answer"]
         columns, middles = _position_columns(bounds.think_close - bounds.reasoning, device)
@@ -52,14 +55,27 @@ class SegmentRecorder:
             answer_mass[:, : block.shape[-1]] += block.sum(1) / len(rows)
             moments.append(block[..., bounds.span("reasoning")] @ columns)
         centre, spread = _centre_and_spread(torch.cat(moments, dim=1), middles)
-        self.layers[trace].append((reasoning_mass, answer_mass, centre, spread))
+        self.layers[trace][layer] = reasoning_mass, answer_mass, centre, spread
 
-    def kept(self) -> list[TraceAttention]:
-        """What was kept, a trace each, after the forward pass."""
+    def kept(self, n_layers: int) -> list[TraceAttention]:
+        """What was kept, a trace each, after the forward pass; nan in layers that do not attend."""
         return [
-            TraceAttention(*(stack_layers(layers).cpu().numpy() for layers in zip(*trace, strict=True)))
+            TraceAttention(
+                *(
+                    in_every_layer(dict(zip(trace, arrays, strict=True)), n_layers)
+                    for arrays in zip(*trace.values(), strict=True)
+                )
+            )
             for trace in self.layers
         ]
+
+
+def in_every_layer(found: Mapping[int, torch.Tensor], n_layers: int) -> np.ndarray:
+    """Arrays of those layers that attend as one array [layer, ...], nan in the others."""
+    stacked = stack_layers(list(found.values())).cpu().numpy()
+    whole = np.full((n_layers, *stacked.shape[1:]), np.nan, np.float32)
+    whole[list(found)] = stacked
+    return whole
 
 
 def _position_columns(n_tokens: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,16 +109,18 @@ def rerun_batch(
     """Of each trace, what is kept of its attention, and its last hidden states [token, d_model].
 
     The traces follow each other in one row, each with its own positions and seeing itself alone: no padding.
-    `model` must have been loaded with fused.FUSED as its attention.
+    Raises AttentionError where several traces of a model are given that cannot share a pass (Decoder.apart).
     """
+    decoder = Decoder(model)
+    if decoder.apart and len(token_ids) > 1:
+        raise AttentionError(f"{decoder.name}: its traces cannot share a forward pass: {decoder.apart}")
     ends = np.cumsum([len(ids) for ids in token_ids]).tolist()
     spans = [Span(0, end - len(ids), end) for ids, end in zip(token_ids, ends, strict=True)]
     recorder = SegmentRecorder(spans, bounds)
     packed = torch.tensor([token for ids in token_ids for token in ids], device=model.device)
     positions = torch.cat([torch.arange(len(ids), device=model.device) for ids in token_ids])
-    output = model.model(input_ids=packed[None], position_ids=positions[None], use_cache=False, recorder=recorder)
-    hidden = output.last_hidden_state[0].split([len(ids) for ids in token_ids])
-    return list(zip(recorder.kept(), hidden, strict=True))
+    hidden = decoder.run(packed[None], FusedPass(recorder), position_ids=positions[None])[0]
+    return list(zip(recorder.kept(decoder.n_layers), hidden.split([len(ids) for ids in token_ids]), strict=True))
 
 
 def rerun_traces(
@@ -110,13 +128,15 @@ def rerun_traces(
 ) -> Iterator[tuple[TraceAttention, torch.Tensor]]:
     """rerun_batch over traces in their order, as many a forward pass as batch_tokens hold, and at least one.
 
+    One a pass where they cannot share it (Decoder.apart).
+
     Where memory runs out the budget is halved and the same traces are tried again; raises AttentionError where a
     single trace is too long.
     """
-    start = 0
+    start, is_shared = 0, not Decoder(model).apart
     while start < len(token_ids):
         stop, n_tokens = start + 1, len(token_ids[start])
-        while stop < len(token_ids) and n_tokens + len(token_ids[stop]) <= batch_tokens:
+        while is_shared and stop < len(token_ids) and n_tokens + len(token_ids[stop]) <= batch_tokens:
             n_tokens += len(token_ids[stop])
             stop += 1
         try:
@@ -139,17 +159,21 @@ def rerun_traces(
 @torch.no_grad()
 def predicted_ids(model: Any, hidden: torch.Tensor) -> np.ndarray:
     """The arg-max next token after each of the last hidden states [token, d_model], some rows of logits at a time."""
-    n_rows = max(1, LOGIT_ELEMENTS // model.config.vocab_size)
-    return torch.cat([model.lm_head(rows).argmax(-1) for rows in hidden.split(n_rows)]).cpu().numpy()
+    decoder = Decoder(model)
+    n_rows = max(1, LOGIT_ELEMENTS // decoder.config.vocab_size)
+    return torch.cat([decoder.logits(rows).argmax(-1) for rows in hidden.split(n_rows)]).cpu().numpy()
 
 
-def check_masses(mass: np.ndarray, dtype: str, trace: str) -> None:
+def check_masses(mass: np.ndarray, dtype: str, trace: str, has_sinks: bool = False) -> None:
     """Raise AttentionError where segment masses [.., key_segment] do not sum to 1, or one is below 0.
+
+    Sinks take a part of each row, so with them the sum may be below 1.
 
     The fused kernel's answer rows are summed over all keys; its reasoning rows are whole by construction, and what
     they leave for the reasoning is checked by its sign and by check_against_eager.
     """
-    error = max(float(np.abs(mass.sum(-1) - 1).max()), float(-mass.min()))
+    off = mass.sum(-1) - 1
+    error = max(float((off if has_sinks else np.abs(off)).max()), float(-mass.min()))
     if not error <= TOLERANCE[dtype]:
         raise AttentionError(f"{trace}: attention masses miss 1 by {error:.2g}; the rerun's attention is wrong")
 
@@ -165,14 +189,14 @@ def check_against_eager(model: Any, token_ids: Sequence[int], dtype: str) -> flo
     ((fused, _),) = rerun_batch(model, [ids], [bounds])
     with attention_kernel(model, "eager"):
         eager, _ = rerun_eager(model, ids, bounds)
-    differences = np.abs(segment_mass(fused, bounds) - segment_mass(eager, bounds))
+    differences = np.abs(segment_mass(fused, bounds) - segment_mass(eager, bounds))[Decoder(model).attending]
     difference = float(differences.max() if dtype == "float32" else differences.mean())
     logger.info(f"fused against eager attention on {n} tokens: largest difference of a mass {differences.max():.2g}")
     if not difference <= TOLERANCE[dtype]:
         worst = np.unravel_index(differences.argmax(), differences.shape)
         raise AttentionError(
             f"fused and eager attention differ by {difference:.2g} on the first {n} tokens of a trace (worst in "
-            f"layer {worst[0]}, head {worst[1]}: {differences.max():.2g}); use attention.kernel: eager"
+            f"layer {Decoder(model).attending[worst[0]]}, head {worst[1]}: {differences.max():.2g})"
         )
     return difference
 
@@ -201,9 +225,10 @@ def attention_rows(
 ) -> np.ndarray:
     """Exact attention rows of chosen (layer, head) pairs, float32 [head, row, token]; rows ascend.
 
-    0 beyond each row's own token. Any attention implementation that the model was loaded with is put back.
+    0 beyond each row's own token; nan in a layer that does not attend.
     """
+    decoder = Decoder(model)
     recorder = RowRecorder(len(token_ids), heads, rows)
-    with attention_kernel(model, FUSED):
-        model.model(input_ids=torch.tensor([list(token_ids)], device=model.device), use_cache=False, recorder=recorder)
+    decoder.run(torch.tensor([list(token_ids)], device=model.device), FusedPass(recorder))
+    recorder.attention[[layer not in decoder.attending for layer, _ in heads]] = np.nan
     return recorder.attention

@@ -11,10 +11,13 @@ import pandas as pd
 import torch
 
 from r2a.attention import read_traces_to_rerun
-from r2a.attention.fused import FUSED, AttentionError, LayerAttention, Span
+from r2a.attention.fused import FusedPass, LayerAttention, Span
+from r2a.attention.reference import eager_weights
 from r2a.attention.rerun import check_against_eager, check_masses
 from r2a.attention.segments import query_rows
 from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
+from r2a.models.attention import SEAM, AttentionError
+from r2a.models.decoder import Decoder
 from r2a.progress import Progress, logger
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
 from r2a.text.cues import is_cue_token
@@ -30,7 +33,8 @@ def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settin
     attention [head, row, key] of the kept heads (settings["row_heads"]: the Reasoning-Focus Heads in the order of
     their ranks, or all), 0 where a row cannot see a key; rfh_mean and all_mean [row, key]: the mean over the
     Reasoning-Focus Heads, and over all heads of all layers; centre [every_head, row]: the attention-weighted mean
-    position inside the reasoning, 0..1, of every head (METHOD section 3, tracking). Axis `head` reads layer.head,
+    position inside the reasoning, 0..1, of every head (METHOD section 3, tracking), nan in layers without
+    attention. Axis `head` reads layer.head,
     `row` is the answer token's position in the trace. Beside them layer, head_in_layer, rank and is_rfh [head];
     token_ids, token_text and is_cue [key]; bounds [bound].
     A trace's rows take at most settings["case_megabytes"] before compression (see n_kept_rows): at the default of 8,
@@ -46,7 +50,7 @@ def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settin
         kept_heads = kept_heads[kept_heads["is_rfh"]].sort_values("rank")
     tokenizer = load_tokenizer(origin["folder"])
     is_fused = settings["kernel"] == "fused"
-    model = load_model(origin, FUSED if is_fused else "eager")
+    model = load_model(origin, SEAM if is_fused else "eager")
     if is_fused:
         first = table.iloc[0]
         check_against_eager(model, [*first.prompt_token_ids, *first.completion_token_ids], identity["dtype"])
@@ -66,7 +70,7 @@ def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settin
             if n_rows < len(answer):
                 logger.info(f"{row.uid}: {n_rows} of {len(answer)} answer tokens kept")
             case = case_attention(model, ids, bounds, spread_evenly(answer, n_rows), kept_heads)
-            check_masses(case.attention, identity["dtype"], row.uid)
+            check_masses(case.attention, identity["dtype"], row.uid, Decoder(model).has_sinks)
             pieces = token_pieces(tokenizer, ids)
             is_cue = np.zeros(len(ids), bool)
             reasoning = bounds.span("reasoning")
@@ -110,7 +114,7 @@ class CaseRecorder:
         self.heads, self.rows, self.n_all = heads, rows, n_all
         self.attention = np.zeros((len(heads), len(rows), bounds.end), np.float32)
         self.all_mean = np.zeros((len(rows), bounds.end), np.float32)
-        self.centre: list[np.ndarray] = []  # a layer each [head, row]
+        self.centre: dict[int, np.ndarray] = {}  # by layer [head, row]
 
     def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
         n_done = 0
@@ -118,11 +122,11 @@ class CaseRecorder:
         for rows, block in attention.blocks(self.rows):
             centres.append(self._keep(layer, slice(n_done, n_done + len(rows)), block))
             n_done += len(rows)
-        self.centre.append(np.concatenate(centres, axis=1))
+        self.centre[layer] = np.concatenate(centres, axis=1)
 
     def record_weights(self, layer: int, weights: torch.Tensor) -> None:
         """The same from a layer's whole attention [head, token, token]."""
-        self.centre.append(self._keep(layer, slice(0, len(self.rows)), weights[:, list(self.rows)].float()))
+        self.centre[layer] = self._keep(layer, slice(0, len(self.rows)), weights[:, list(self.rows)].float())
 
     def _keep(self, layer: int, places: slice, block: torch.Tensor) -> np.ndarray:
         """Add a layer's rows [head, row, key] at these places; return their centres [head, row]."""
@@ -144,22 +148,23 @@ def case_attention(
 
     kept_heads: a row a kept head, with its layer, head and is_rfh.
     """
-    config = model.config
+    decoder = Decoder(model)
     heads = list(zip(kept_heads["layer"], kept_heads["head"], strict=True))
-    recorder = CaseRecorder(bounds, heads, rows, config.num_hidden_layers * config.num_attention_heads)
-    ids = torch.tensor([list(token_ids)], device=model.device)
-    if config._attn_implementation == FUSED:
-        model.model(input_ids=ids, use_cache=False, recorder=recorder)
+    recorder = CaseRecorder(bounds, heads, rows, len(decoder.attending) * decoder.n_heads)
+    if model.config._attn_implementation == SEAM:
+        decoder.run(torch.tensor([list(token_ids)], device=model.device), FusedPass(recorder))
     else:
-        output = model.model(input_ids=ids, use_cache=False, output_attentions=True)
-        for layer, weights in enumerate(output.attentions):
+        for layer, weights in eager_weights(decoder, token_ids)[0].items():
             recorder.record_weights(layer, weights[0])
+    centre = np.full((decoder.n_layers, decoder.n_heads, len(rows)), np.nan, np.float32)
+    for layer, found in recorder.centre.items():
+        centre[layer] = found
     return CaseAttention(
         rows=rows,
         attention=recorder.attention,
         rfh_mean=recorder.attention[kept_heads["is_rfh"].to_numpy()].mean(0),
         all_mean=recorder.all_mean,
-        centre=np.concatenate(recorder.centre),
+        centre=centre.reshape(-1, len(rows)),
     )
 
 

@@ -10,10 +10,13 @@ from r2a.models.weights import ModelError
 def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
     """The model in evaluation mode, its layers spread over all visible GPUs; `attention` as transformers names it.
 
-    Raises ModelError where its weights do not fit into them, or a layer does not attend to all tokens before.
+    Rotary factors are those that generation has (fix_rotation). Raises ModelError where its weights do not fit into
+    them, or a part of the model is not found (Decoder).
     """
     import torch
     from transformers import AutoModelForCausalLM
+
+    from r2a.models.decoder import Decoder, fix_rotation
 
     (name, origin), *_ = manifest["models"].items()
     n_gpus = torch.cuda.device_count()
@@ -27,10 +30,9 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
     )
     if n_gpus > 1 and {parameter.device.type for parameter in model.parameters()} != {"cuda"}:
         raise ModelError(f"{name}: its weights do not fit into {n_gpus} GPUs; raise models.{name}.gpus")
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise ModelError(f"{name}: layers with {', '.join(sorted(kinds - {'full_attention'}))} are not supported")
-    model.model.norm.register_forward_hook(partial(_refuse_non_finite, name, origin["dtype"]))
+    decoder = Decoder(model)
+    fix_rotation(decoder)
+    decoder.norm.register_forward_hook(partial(_refuse_non_finite, name, origin["dtype"]))
     model.eval()
     return model if n_gpus > 1 else model.to("cuda" if n_gpus else "cpu")
 

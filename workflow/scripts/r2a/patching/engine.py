@@ -5,28 +5,151 @@ patched is kept once, with its keys, values and residual stream, and every patch
 from p on is computed again, from layer l on, and of the last layer only the last token. The tails of all patches
 are packed into one list of tokens, so layers, positions and runs share every matrix product.
 
+Tails go through the model's own layers; only attention is ours, which joins kept keys and values to a tail's own.
 Any component's patch at layer l and some positions is a patch of resid_pre at layer l + 1 and the same positions:
 what follows attention in a layer works on each token by itself. So there is one kind of job, a Patch.
-
-Works on decoders that are built as Qwen2, Qwen3 and Llama are; an engine compares itself with the model's own forward
-pass when it is made, and refuses any other model by name.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from inspect import signature
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
-from r2a.models import ModelError, stack_layers
+from r2a.models import ModelError
+from r2a.models.attention import SEAM, Rule, attend, attention_kernel, watched_by
+from r2a.models.decoder import Decoder
 
 COMPONENTS = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
 # How far the engine's logits may be from the model's own: root mean square, relative to the logits'.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
-VOCABULARY_ROWS = 16_384  # of the unembedding, turned into float32 at a time
+
+
+# ---- where components are
+
+
+class Places:
+    """Where each component stands in a model's layers.
+
+    resid_pre enters a layer; attn_out leaves its attention and mlp_out its MLP, both before any norm or factor that
+    follows; z enters attention's output projection. resid_mid, the residual stream between the two, is what enters the
+    module that `mid` names in each layer, and None where attention and MLP run side by side.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.mid = _middles(decoder)
+
+    @property
+    def components(self) -> list[str]:
+        """The components that the model has in every layer."""
+        decoder = self.decoder
+        missing = set()
+        if None in decoder.attentions:
+            missing |= {"attn_out", "z", "resid_mid"}
+        if None in decoder.mlps:
+            missing |= {"mlp_out", "resid_mid"}
+        if None in self.mid:
+            missing.add("resid_mid")
+        return [component for component in COMPONENTS if component not in missing]
+
+    def refuse_missing(self, components: Sequence[str]) -> None:
+        """Raise ModelError where a component is not in every layer."""
+        missing = [component for component in components if component not in self.components]
+        if missing:
+            raise ModelError(
+                f"{self.decoder.name}: has no {', '.join(missing)} in every layer; give patching.components without "
+                f"{'it' if len(missing) == 1 else 'them'}: {', '.join(self.components)}"
+            )
+
+    @contextmanager
+    def hooked(self, number: int, component: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+        """A component [row, token, ...] of a layer is what `change` makes of it, until the block ends.
+
+        resid_mid is changed in place, as the layer adds to the same tensor later.
+        """
+        layer = self.decoder.layers[number]
+
+        def enters(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return (change(inputs[0]), *inputs[1:])
+
+        def enters_in_place(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            changed = change(inputs[0])
+            if changed is not inputs[0]:
+                inputs[0].copy_(changed)
+
+        def leaves(_module: Any, _inputs: Any, output: Any) -> Any:
+            return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+        if component == "resid_pre":
+            hook = layer.register_forward_pre_hook(enters)
+        elif component == "resid_mid":
+            hook = self.mid[number].register_forward_pre_hook(enters_in_place)
+        elif component == "attn_out":
+            hook = self.decoder.attentions[number].register_forward_hook(leaves)
+        elif component == "mlp_out":
+            hook = self.decoder.mlps[number].register_forward_hook(leaves)
+        else:
+            hook = self.decoder.projections[number].register_forward_pre_hook(enters)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+_PLACES: WeakKeyDictionary[Any, Places] = WeakKeyDictionary()
+
+
+def places_of(model: Any) -> Places:
+    """A model's Places, found once."""
+    if model not in _PLACES:
+        _PLACES[model] = Places(Decoder(model))
+    return _PLACES[model]
+
+
+@torch.no_grad()
+def _middles(decoder: Decoder) -> list[Any]:
+    """The module of each layer that resid_mid enters, found by what it is: with an MLP that gives 0, what enters
+    there is what leaves the layer.
+    """
+    entering: list[list[tuple[Any, torch.Tensor]]] = [[] for _ in decoder.layers]
+    leaving: list[torch.Tensor] = []
+
+    def first_of(output: Any) -> torch.Tensor:
+        return output[0] if isinstance(output, tuple) else output
+
+    def zero(_module: Any, _inputs: Any, output: Any) -> Any:
+        return (output[0] * 0, *output[1:]) if isinstance(output, tuple) else output * 0
+
+    def note(number: int) -> Callable[..., None]:
+        def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            if inputs and isinstance(inputs[0], torch.Tensor):
+                entering[number].append((module, inputs[0].clone()))
+
+        return hook
+
+    def forget(number: int) -> Callable[..., None]:
+        return lambda *_: entering[number].clear()
+
+    with ExitStack() as hooks:
+        for number, layer in enumerate(decoder.layers):
+            for child in layer.children():
+                if child is decoder.attentions[number]:  # what came before it was no resid_mid
+                    hooks.callback(child.register_forward_hook(forget(number)).remove)
+                else:
+                    hooks.callback(child.register_forward_pre_hook(note(number)).remove)
+            if decoder.mlps[number] is not None:
+                hooks.callback(decoder.mlps[number].register_forward_hook(zero).remove)
+            hooks.callback(layer.register_forward_hook(lambda *io: leaving.append(first_of(io[2]).clone())).remove)
+        decoder.run(torch.tensor([[2, 3, 5]], device=decoder.model.device))
+    return [
+        next((module for module, hidden in noted if hidden.shape == left.shape and torch.equal(hidden, left)), None)
+        for noted, left in zip(entering, leaving, strict=True)
+    ]
 
 
 # ---- capture
@@ -34,9 +157,7 @@ VOCABULARY_ROWS = 16_384  # of the unembedding, turned into float32 at a time
 
 def final_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Logits of what leaves the last layer, in float32 throughout: [..., d_model] -> [..., vocabulary]."""
-    unembedding = model.lm_head.weight
-    normed = model.model.norm(hidden.float()).float().to(unembedding.device)
-    return torch.cat([normed @ rows.float().T for rows in unembedding.split(VOCABULARY_ROWS)], -1)
+    return Decoder(model).final_logits(hidden)
 
 
 @torch.no_grad()
@@ -50,42 +171,38 @@ def capture(
     """One run's activations at the given positions, and its last logits, by the model's own forward pass.
 
     `hidden` positions are padding: attention does not see them, and they count for no other token's place.
-    Returns float32 [layer, position, d_model] a component, [layer, position, head, d_head] for z, and float32
-    [vocabulary], on the CPU.
+    Returns float32 [layer, position, d_model] a component, [layer, position, head, d_head] for z (0 beyond the width
+    of a layer whose heads are narrower), and float32 [vocabulary], on the CPU.
     """
+    places = places_of(model)
+    places.refuse_missing(components)
+    decoder = places.decoder
     kept: dict[str, list[torch.Tensor]] = {component: [] for component in components}
+
+    def keep(component: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        def look(found: torch.Tensor) -> torch.Tensor:
+            at = found[0, list(positions)].float().cpu()
+            kept[component].append(_as_heads(decoder, at) if component == "z" else at)
+            return found
+
+        return look
+
     last: list[torch.Tensor] = []
-
-    def keep(component: str) -> Callable[..., None]:
-        def hook(_module: Any, inputs: tuple[torch.Tensor, ...], output: Any = None) -> None:
-            found = inputs[0] if output is None else output[0] if isinstance(output, tuple) else output
-            kept[component].append(found[0, list(positions)].float().cpu())
-
-        return hook
-
     with ExitStack() as hooks:
-        for layer in model.model.layers:
-            attention = layer.self_attn
-            places = {
-                "resid_pre": layer.register_forward_pre_hook,
-                "resid_mid": layer.post_attention_layernorm.register_forward_pre_hook,
-                "attn_out": attention.register_forward_hook,
-                "mlp_out": layer.mlp.register_forward_hook,
-                "z": attention.o_proj.register_forward_pre_hook,
-            }
+        for number in range(decoder.n_layers):
             for component in components:
-                hooks.callback(places[component](keep(component)).remove)
-        hooks.callback(
-            model.model.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0][0, -1])).remove
-        )
+                hooks.enter_context(places.hooked(number, component, keep(component)))
+        hooks.callback(decoder.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0][0, -1:])).remove)
         seen, numbers = _seen_and_places(model, len(token_ids), hidden)
-        model.model(
-            input_ids=_batch_of_one(model, token_ids), attention_mask=seen, position_ids=numbers, use_cache=False
-        )
+        decoder.run(_batch_of_one(model, token_ids), attention_mask=None if seen.all() else seen, position_ids=numbers)
     found = {component: torch.stack(layers) for component, layers in kept.items()}
-    if "z" in found:
-        found["z"] = found["z"].unflatten(-1, (model.config.num_attention_heads, -1))
-    return found, final_logits(model, last[0]).cpu()
+    return found, decoder.final_logits(last[0])[0].cpu()
+
+
+def _as_heads(decoder: Decoder, joined: torch.Tensor) -> torch.Tensor:
+    """z with its heads apart, [..., head, d_head] with the widest layer's d_head."""
+    heads = joined.unflatten(-1, (decoder.n_heads, -1))
+    return torch.nn.functional.pad(heads, (0, max(decoder.d_values) - heads.shape[-1]))
 
 
 def capture_resid_pre(
@@ -103,22 +220,22 @@ def capture_resid_pre(
 class KeptRun:
     """What patches need of the run that they restart from; the lists have an entry a layer.
 
-    start: the first position that can be patched. keys, values: [1, kv_head, token, d_head], keys with their rotation.
-    resid_pre: [token from `start` on, d_model], and once more what leaves the last layer, [1, d_model], of the last
-    token alone. resid_mid [position, d_model] and z [position, head, d_head], at `positions`. rotation: cosines and
-    sines, [token, d_head]. seen: [token], false where attention does not see a token.
+    start: the first position that can be patched. keys [1, kv_head, token, d_head] with their rotation, and values
+    [1, kv_head, token, d_value]. resid_pre: [token from `start` on, d_model], and once more what leaves the last
+    layer, [1, d_model], of the last token alone. z [position, head * d_value], at `positions`. options: what the model
+    hands to the layer beside the residual stream. seen: [token], false where attention does not see a token; None
+    where it sees all.
     """
 
     positions: tuple[int, ...]
     start: int
     n_tokens: int
-    rotation: tuple[torch.Tensor, torch.Tensor]
-    seen: torch.Tensor
+    seen: torch.Tensor | None
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     resid_pre: list[torch.Tensor] = field(default_factory=list)
-    resid_mid: list[torch.Tensor] = field(default_factory=list)
     z: list[torch.Tensor] = field(default_factory=list)
+    options: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,14 +265,81 @@ Tails = dict[Place, torch.Tensor]  # [row, token from there on, ...], a row a pa
 Shapes = dict[Place, tuple[int, int]]  # rows and tokens of each of several tails that are packed, [token, ...]
 
 
-class Attended(NamedTuple):
-    """What a layer's attention makes of tails: resid_mid and z (heads joined), packed; keys and values, heads apart."""
+class _Enough(Exception):
+    """Keys and values are there; the rest of the layer is not needed."""
 
-    mid: torch.Tensor
-    z: torch.Tensor
-    keys: Tails
-    values: Tails
-    shapes: Shapes  # of mid and z
+
+class _Keeping:
+    """The pass of a whole run, whose keys and values are kept."""
+
+    def __init__(self, kept: KeptRun) -> None:
+        self.kept = kept
+
+    def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        self.kept.keys.append(key)
+        self.kept.values.append(value)
+        return _see(rule, self.kept, range(self.kept.n_tokens), query, key, value)
+
+
+@dataclass
+class _Restart:
+    """The pass of packed tails through one layer. A tail sees kept keys and values before its start, then its own.
+
+    own: the tails' keys and values, where they are there already and the tokens under way are the tails' last ones;
+    else they are those of the pass. batch_tokens bounds the keys seen at a time, in tokens.
+    """
+
+    shapes: Shapes
+    batch_tokens: int
+    own: tuple[Tails, Tails] | None = None
+    is_enough: bool = False
+
+    def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        if self.is_enough:
+            self.own = self._heads(key), self._heads(value)
+            raise _Enough
+        keys, values = self.own or (self._heads(key), self._heads(value))
+        parts = []
+        lasts = {place: (rows, 1) for place, (rows, _) in self.shapes.items()}
+        for place, queries in self._heads(query, lasts if self.own else None).items():
+            kept, start = place
+            at = range(kept.n_tokens - queries.shape[2], kept.n_tokens)
+            before = [side[rule.layer][:, :, :start] for side in (kept.keys, kept.values)]
+            rows_at_a_time = max(1, self.batch_tokens // kept.n_tokens)
+            for first in range(0, len(queries), rows_at_a_time):
+                rows = slice(first, first + rows_at_a_time)
+                n_rows = len(queries[rows])
+                both = (
+                    torch.cat([side.expand(n_rows, -1, -1, -1), own[rows]], 2) if start else own[rows]
+                    for side, own in zip(before, (keys[place], values[place]), strict=True)
+                )
+                parts.append(_see(rule, kept, at, queries[rows], *both).flatten(0, 1))
+        return torch.cat(parts)[None]
+
+    def _heads(self, packed: torch.Tensor, shapes: Shapes | None = None) -> Tails:
+        """[1, head, token, d] of all tails as [row, head, token, d] a place."""
+        unpacked = _unpack(packed[0].transpose(0, 1), shapes or self.shapes)
+        return {place: part.transpose(1, 2) for place, part in unpacked.items()}
+
+
+class _Elsewhere:
+    """A pass whose attention is put in behind it, at the output projection."""
+
+    def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
+
+
+def _see(
+    rule: Rule, kept: KeptRun, at: range, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
+    """z [row, query, head, d_value] of queries at some positions of a run, on keys of all of its tokens."""
+    visible = None
+    if len(at) < kept.n_tokens or kept.seen is not None or rule.is_local(kept.n_tokens):
+        places = torch.arange(kept.n_tokens, device=query.device)
+        visible = rule.sees(places[at.start :, None], places)
+        if kept.seen is not None:
+            visible = visible & kept.seen.to(query.device)
+    return attend(rule, query, key, value, visible).transpose(1, 2)
 
 
 class Engine:
@@ -164,19 +348,24 @@ class Engine:
     def __init__(self, model: Any) -> None:
         """Raises ModelError, naming the architecture, where restarts don't give the model's own logits."""
         self.model = model.requires_grad_(False)
+        self.decoder = Decoder(model)
+        if self.decoder.apart:
+            raise ModelError(f"{self.decoder.name}: patching cannot restart its runs: {self.decoder.apart}")
+        self.places = places_of(model)
         self._check()
 
     @property
     def n_layers(self) -> int:
-        return len(self.model.model.layers)
+        return self.decoder.n_layers
 
     @property
     def n_heads(self) -> int:
-        return self.model.config.num_attention_heads
+        return self.decoder.n_heads
 
     @property
     def d_head(self) -> int:
-        return self.model.model.layers[0].self_attn.head_dim
+        """The width of z, in the layer where it is widest."""
+        return max(self.decoder.d_values)
 
     @torch.no_grad()
     def keep(
@@ -186,24 +375,29 @@ class Engine:
 
         hidden: as in `capture`.
         """
-        n_tokens, at = len(token_ids), list(positions)
-        states = self.model.model.embed_tokens(_batch_of_one(self.model, token_ids))
-        seen, places = _seen_and_places(self.model, n_tokens, hidden)
-        cos, sin = self.model.model.rotary_emb(states, places)
+        at = list(positions)
+        seen, numbers = _seen_and_places(self.model, len(token_ids), hidden)
         first = min(at) if start is None else start
-        kept = KeptRun(tuple(positions), first, n_tokens, (cos[0], sin[0]), seen[0])
-        place = (kept, 0)
-        for number in range(self.n_layers):
-            kept.resid_pre.append(states[0, kept.start :].clone())
-            is_last = number == self.n_layers - 1
-            found = self._attention(number, {place: states}, [*at, n_tokens - 1] if is_last else None)
-            kept.keys.append(found.keys[place])
-            kept.values.append(found.values[place])
-            rows = slice(len(at)) if is_last else at
-            kept.resid_mid.append(found.mid[rows])
-            kept.z.append(found.z[rows].unflatten(-1, (-1, found.keys[place].shape[-1])))
-            states = self._mlp(number, found.mid)[None]
-        kept.resid_pre.append(states[0, -1:])
+        kept = KeptRun(tuple(positions), first, len(token_ids), None if seen.all() else seen[0])
+
+        def enter(layer: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+            handed = signature(layer.forward).bind(*inputs, **options).arguments
+            kept.resid_pre.append(handed.pop(next(iter(handed)))[0, first:].clone())
+            kept.options.append(handed.pop("kwargs", {}) | handed)
+
+        def keep_z(z: torch.Tensor) -> torch.Tensor:
+            kept.z.append(z[0, at])
+            return z
+
+        def leave(_norm: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            kept.resid_pre.append(inputs[0][0, -1:].clone())
+
+        with ExitStack() as hooks:
+            for number, layer in enumerate(self.decoder.layers):
+                hooks.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
+                hooks.enter_context(self.places.hooked(number, "z", keep_z))
+            hooks.callback(self.decoder.norm.register_forward_pre_hook(leave).remove)
+            self.decoder.run(_batch_of_one(self.model, token_ids), _Keeping(kept), position_ids=numbers)
         return kept
 
     @torch.no_grad()
@@ -233,12 +427,11 @@ class Engine:
             for layer in range(min(patches[number].layer for number in batch), self.n_layers):
                 for place, numbers in joining[layer].items():
                     tail = _patched_tail([patches[number] for number in numbers])
-                    tails[place] = torch.cat([tails[place], tail]) if place in tails else tail
+                    tails[place] = torch.cat([tails[place], tail.to(tails[place])]) if place in tails else tail
                     rows[place] += numbers
-                found = self._attention(layer, tails, [-1] if layer == self.n_layers - 1 else None, batch_tokens)
-                tails = _unpack(self._mlp(layer, found.mid), found.shapes)
+                tails = (self._layer if layer < self.n_layers - 1 else self._last_layer)(layer, tails, batch_tokens)
             for place, tail in tails.items():
-                left[rows[place]] = tail[:, 0]
+                left[rows[place]] = tail[:, -1].to(left)
         return left
 
     def patches(
@@ -249,6 +442,7 @@ class Engine:
         vectors: [layer, position, d_model], [layer, position, head, d_head] for z; for the positions of `kept`, or
         for those of them that `places` numbers.
         """
+        self.places.refuse_missing([component])
         places = range(len(kept.positions)) if places is None else places
         later = 0 if component == "resid_pre" else 1
         return [
@@ -271,35 +465,47 @@ class Engine:
         """Float32 logits [..., vocabulary] of what leaves the last layer, on the CPU."""
         return final_logits(self.model, left).cpu()
 
-    def gradients(self, kept: KeptRun, answer_a: int, answer_b: int) -> dict[str, torch.Tensor]:
-        """Gradient of logit(a) - logit(b) at the last token with respect to each component, at the kept positions.
+    def gradients(
+        self, kept: KeptRun, answer_a: int, answer_b: int, components: Sequence[str] = COMPONENTS
+    ) -> dict[str, torch.Tensor]:
+        """Gradient of logit(a) - logit(b) at the last token with respect to components, at the kept positions.
 
-        Float32 [layer, position, d_model], [layer, position, head, d_head] for z, on the CPU. What follows attention
-        in a layer works on each token by itself, so three of the components' are another one's, or linear in it.
+        Float32 [layer, position, d_model], [layer, position, head, d_head] for z, on the CPU. Layers are gone through
+        from the last to the first, each computed once more from what enters it, so memory holds one at a time.
         """
+        self.places.refuse_missing(components)
         first = min(kept.positions)
         place, at = (kept, first), [position - first for position in kept.positions]
-        tail = kept.resid_pre[0][first - kept.start :][None].requires_grad_()
-        streams, mids = [tail], []
-        for number in range(self.n_layers):
-            found = self._attention(number, {place: streams[-1]}, None)
-            mids.append(found.mid)
-            streams.append(self._mlp(number, found.mid)[None])
-        rows = self.model.lm_head.weight[[answer_a, answer_b]].float()
-        logits = self.model.model.norm(streams[-1][0, -1].float()).float().to(rows.device) @ rows.T
-        gradients = torch.autograd.grad(logits[0] - logits[1], [*mids, *streams])
-        of_mids, of_streams = gradients[: self.n_layers], gradients[self.n_layers :]
-        found_at = {
-            "resid_pre": [gradient[0, at] for gradient in of_streams[:-1]],
-            "mlp_out": [gradient[0, at] for gradient in of_streams[1:]],
-            "resid_mid": [gradient[at] for gradient in of_mids],
-        }
-        found_at["attn_out"] = found_at["resid_mid"]
-        found_at["z"] = [
-            (gradient @ layer.self_attn.o_proj.weight).unflatten(-1, (-1, layer.self_attn.head_dim))
-            for gradient, layer in zip(found_at["attn_out"], self.model.model.layers, strict=True)
-        ]
-        return {component: stack_layers(layers).float().cpu() for component, layers in found_at.items()}
+        leaving = kept.resid_pre[-1].clone().requires_grad_()
+        logits = self.decoder.final_logits(leaving, [answer_a, answer_b])[0]
+        (gradient,) = torch.autograd.grad(logits[0] - logits[1], leaving)
+        upstream = gradient.new_zeros(1, kept.n_tokens - first, gradient.shape[-1])
+        upstream[0, -1] = gradient[0]
+        of_layers: dict[str, list[torch.Tensor]] = {component: [] for component in components}
+        for number in reversed(range(self.n_layers)):
+            found: dict[str, torch.Tensor] = {}
+            with torch.enable_grad(), ExitStack() as hooks:
+                tail = kept.resid_pre[number][first - kept.start :][None].clone().requires_grad_()
+
+                def note(component: str, found: dict[str, torch.Tensor] = found) -> Callable[..., torch.Tensor]:
+                    def look(tensor: torch.Tensor) -> torch.Tensor:
+                        found[component] = tensor
+                        return tensor
+
+                    return look
+
+                for component in components:
+                    if component != "resid_pre":
+                        hooks.enter_context(self.places.hooked(number, component, note(component)))
+                left = self._layer(number, {place: tail}, 0)[place]
+                asked = {"resid_pre": tail, **found}
+                gradients = torch.autograd.grad(left, list(asked.values()), upstream.to(left))
+            by_name = dict(zip(asked, gradients, strict=True))
+            upstream = by_name["resid_pre"]
+            for component in components:
+                of_place = by_name[component].flatten(0, -2)[at].float().cpu()
+                of_layers[component].append(_as_heads(self.decoder, of_place) if component == "z" else of_place)
+        return {component: torch.stack(layers[::-1]) for component, layers in of_layers.items()}
 
     @torch.no_grad()
     def _entering(
@@ -307,75 +513,79 @@ class Engine:
     ) -> torch.Tensor:
         """What enters the next layer (resid_pre: this layer) at some kept positions when a component is replaced.
 
-        [position, d_model], for z [position, head, d_model]; `vectors` and `places` as in `patches`.
+        [position, d_model], for z [position, head, d_model]; `vectors` and `places` as in `patches`. The layer is run
+        on the patched tokens alone, with their kept attention in it.
         """
-        at, layer = list(places), self.model.model.layers[number]
-        mid, new = kept.resid_mid[number][at], vectors[number].to(kept.resid_mid[number])
+        stream, z = kept.resid_pre[number], kept.z[number][list(places)]
+        new = vectors[number].to(z)
         if component == "resid_pre":
             return new
-        if component == "mlp_out":
-            return mid + new
-        if component == "attn_out":
-            mid = kept.resid_pre[number][[kept.positions[place] - kept.start for place in at]].to(new.device) + new
-        elif component == "resid_mid":
-            mid = new
-        else:
-            written_by = layer.self_attn.o_proj.weight.unflatten(1, new.shape[1:])  # [d_model, head, d_head]
-            mid = mid[:, None] + torch.einsum("phe,dhe->phd", new - kept.z[number][at], written_by)
-        return self._mlp(number, mid)
+        at = [kept.positions[place] for place in places]
+        if component == "z":  # a token a head
+            n_heads, width = self.n_heads, z.shape[-1] // self.n_heads
+            replaced = z.unflatten(-1, (n_heads, width))[:, None].repeat(1, n_heads, 1, 1)
+            heads = torch.arange(n_heads, device=z.device)
+            replaced[:, heads, heads] = new[..., :width]
+            z, at = replaced.flatten(2).flatten(0, 1), [position for position in at for _ in range(n_heads)]
+        states = stream[[position - kept.start for position in at]].to(z.device)
+        with ExitStack() as hooks:
+            hooks.enter_context(self.places.hooked(number, "z", lambda old: z[None].to(old.device)))
+            if component != "z":
+                hooks.enter_context(self.places.hooked(number, component, lambda old: new[None].to(old.device)))
+            left = self._through(number, states, [(kept, torch.tensor(at, device=states.device))], _Elsewhere())
+        return left.unflatten(0, (-1, self.n_heads)) if component == "z" else left
 
-    def _mlp(self, number: int, mid: torch.Tensor) -> torch.Tensor:
-        """The second half of a layer: resid_mid to the next layer's resid_pre, [..., d_model]."""
-        layer = self.model.model.layers[number]
-        return mid + layer.mlp(layer.post_attention_layernorm(mid))
+    def _layer(self, number: int, tails: Tails, batch_tokens: int) -> Tails:
+        """Tails of resid_pre of a layer and of the next one."""
+        packed, shapes = _pack(self._moved(number, tails))
+        return _unpack(
+            self._through(number, packed, _tokens_of(shapes, packed.device), _Restart(shapes, batch_tokens)), shapes
+        )
 
-    def _attention(self, number: int, tails: Tails, asked: list[int] | None, batch_tokens: int = 0) -> Attended:
-        """The first half of a layer, for tails of resid_pre; mid and z only at the positions asked for, if any are.
-
-        A tail sees the kept keys and values before its start, then its own. `batch_tokens` bounds the keys seen at a
-        time, in tokens.
-        """
-        layer = self.model.model.layers[number]
-        attention = layer.self_attn
-        device = attention.o_proj.weight.device
-        tails = {place: tail.to(device) for place, tail in tails.items()}  # the layer before may be on another GPU
+    def _last_layer(self, number: int, tails: Tails, batch_tokens: int) -> Tails:
+        """The same of the tails' last tokens alone: keys and values are made first, then those tokens' layer."""
+        tails = self._moved(number, tails)
         packed, shapes = _pack(tails)
-        normed = layer.input_layernorm(packed)
-        all_keys, all_values = (_unpack(side(normed), shapes) for side in (attention.k_proj, attention.v_proj))
-        if asked is not None:
-            (packed, _), (normed, shapes) = _pack(_at(tails, asked)), _pack(_at(_unpack(normed, shapes), asked))
-        keys, values, parts = {}, {}, []
-        for (kept, start), queries in _unpack(attention.q_proj(normed), shapes).items():
-            place, own = (kept, start), slice(start, None)
-            asked_for = own if asked is None else [position % kept.n_tokens for position in asked]
-            queries = _heads(queries, attention, "q_norm", kept.rotation, asked_for)
-            keys[place] = _heads(all_keys[place], attention, "k_norm", kept.rotation, own)
-            values[place] = all_values[place].unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-            before = [side[number][:, :, :start] for side in (kept.keys, kept.values)] if start else []
-            every_place = torch.arange(kept.n_tokens, device=device)
-            is_whole = not before and asked is None and bool(kept.seen.all())
-            visible = None if is_whole else kept.seen.to(device) & (every_place <= every_place[asked_for, None])
-            rows_at_a_time = max(1, batch_tokens // kept.n_tokens)
-            for first in range(0, len(queries), rows_at_a_time):
-                rows = slice(first, first + rows_at_a_time)
-                own_sides = (queries[rows], keys[place][rows], values[place][rows])
-                found = _attend(*own_sides, before, visible, attention.scaling)
-                parts.append(found.transpose(1, 2).flatten(2).flatten(0, 1))
-        z = torch.cat(parts)
-        return Attended(packed + attention.o_proj(z), z, keys, values, shapes)
+        restart = _Restart(shapes, batch_tokens, is_enough=True)
+        try:
+            self._through(number, packed, _tokens_of(shapes, packed.device), restart)
+        except _Enough:
+            restart.is_enough = False
+        lasts, last_shapes = _pack({place: tail[:, -1:] for place, tail in tails.items()})
+        at = [
+            (kept, torch.full((rows,), kept.n_tokens - 1, device=packed.device))
+            for (kept, _), (rows, _) in last_shapes.items()
+        ]
+        return _unpack(self._through(number, lasts, at, restart), last_shapes)
+
+    def _moved(self, number: int, tails: Tails) -> Tails:
+        """Tails on the GPU of a layer: the layer before may be on another."""
+        device = next(self.decoder.layers[number].parameters()).device
+        return {place: tail.to(device) for place, tail in tails.items()}
+
+    def _through(
+        self, number: int, states: torch.Tensor, tokens: Sequence[tuple[KeptRun, torch.Tensor]], forward_pass: Any
+    ) -> torch.Tensor:
+        """States [token, d_model] of tokens at some positions of runs, through one of the model's own layers."""
+        with watched_by(forward_pass):
+            output = self.decoder.layers[number](states[None], **_options(number, tokens))
+        return (output[0] if isinstance(output, tuple) else output)[0]
 
     @torch.no_grad()
     def _check(self) -> None:
         """Compare a short run, and a restart of it that changes nothing, with the model's own forward pass."""
-        name = type(self.model).__name__
-        ids = torch.randint(self.model.config.vocab_size, (12,), generator=torch.Generator().manual_seed(0)).tolist()
+        name = self.decoder.name
+        n_vocabulary = self.decoder.config.vocab_size
+        ids = torch.randint(n_vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
         try:
-            own = self.model(_batch_of_one(self.model, ids), use_cache=False).logits[0, -1].float().cpu()
+            with attention_kernel(self.model, "eager"):
+                own = self.model(_batch_of_one(self.model, ids), use_cache=False).logits[0, -1].float().cpu()
+            self.model.set_attn_implementation(SEAM)
             kept = self.keep(ids, [5])
             layer = self.n_layers // 2
             null = self.finish([Patch(kept, layer, (5,), kept.resid_pre[layer][:1])], len(ids))
             found = self.logits(torch.cat([kept.resid_pre[-1], null]))
-        except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
             raise ModelError(f"{name}: patching cannot restart runs of this architecture ({error})") from error
         refuse_deviating(name, found, own, self.model.dtype)
 
@@ -453,59 +663,30 @@ def _unpack(packed: torch.Tensor, shapes: Shapes) -> Tails:
     return {place: part.unflatten(0, shape) for (place, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def _at(tails: Tails, positions: Sequence[int]) -> Tails:
-    """The tokens of tails at positions of their runs; -1 is the last."""
-    return {
-        (kept, start): tail[:, [position % kept.n_tokens - start for position in positions]]
-        for (kept, start), tail in tails.items()
-    }
+def _tokens_of(shapes: Shapes, device: torch.device) -> list[tuple[KeptRun, torch.Tensor]]:
+    """The positions of all tokens of packed tails, a place each."""
+    return [
+        (kept, torch.arange(start, kept.n_tokens, device=device).repeat(rows))
+        for (kept, start), (rows, _) in shapes.items()
+    ]
 
 
-def _heads(
-    joined: torch.Tensor,
-    attention: Any,
-    norm: str,
-    rotation: tuple[torch.Tensor, torch.Tensor],
-    places: slice | list[int],
-) -> torch.Tensor:
-    """Queries or keys [row, token, d] at the given places, normed if the model norms them, and rotated.
+def _options(number: int, tokens: Sequence[tuple[KeptRun, torch.Tensor]]) -> dict[str, Any]:
+    """What the model handed to a layer in the kept runs, for tokens at some positions of them, packed.
 
-    Returns [row, head, token, d_head].
+    Whatever has an entry a token is taken apart: rotations, places, inputs of each layer.
     """
-    heads = joined.unflatten(-1, (-1, attention.head_dim))
-    if hasattr(attention, norm):
-        heads = getattr(attention, norm)(heads)
-    heads = heads.transpose(1, 2)
-    cos, sin = (side[places].to(heads.device) for side in rotation)
-    half = attention.head_dim // 2
-    rotated = heads * cos
-    rotated[..., :half] -= heads[..., half:] * sin[..., :half]
-    rotated[..., half:] += heads[..., :half] * sin[..., half:]
-    return rotated
+    first, _ = tokens[0]
 
+    def taken(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], tuple):
+            return tuple(taken(each) for each in zip(*values, strict=True))
+        if not isinstance(values[0], torch.Tensor):
+            return values[0]
+        axis = 0 if values[0].ndim == 1 else 1
+        if values[0].shape[axis] != first.n_tokens:
+            return values[0]
+        parts = [value.index_select(axis, at.to(value.device)) for value, (_, at) in zip(values, tokens, strict=True)]
+        return torch.cat(parts, axis)
 
-def _attend(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
-    before: Sequence[torch.Tensor], visible: torch.Tensor | None, scaling: float,
-) -> torch.Tensor:  # fmt: skip
-    """z of queries, both [row, head, query, d_head].
-
-    Keys are those `before`, as the values [1, kv_head, token, d_head], then the row's own; `visible` says which of
-    them each query sees, [query, token]. With None the queries stand at all the keys' places and see up to their own.
-    """
-    n_rows, n_heads, n_queries, d_head = queries.shape
-    sharing = n_heads // keys.shape[1]
-    if before:
-        keys, values = (
-            torch.cat([prefix.expand(n_rows, -1, -1, -1), own], 2)
-            for prefix, own in zip(before, (keys, values), strict=True)
-        )
-    if visible is None:
-        keys, values = (side.repeat_interleave(sharing, 1) for side in (keys, values))
-        return scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling)
-    # heads that share keys stand behind each other as queries of one head, so keys need not be repeated
-    z = scaled_dot_product_attention(
-        queries.reshape(n_rows, -1, sharing * n_queries, d_head), keys, values,
-        attn_mask=visible.repeat(sharing, 1), scale=scaling,
-    )  # fmt: skip
-    return z.reshape(queries.shape)
+    return {name: taken([kept.options[number][name] for kept, _ in tokens]) for name in first.options[number]}

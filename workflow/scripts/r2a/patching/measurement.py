@@ -174,7 +174,7 @@ class _Pair:
         clean, corrupted = (logit_diff(self.logits[run], *self.answers["corrupted"]) for run in RUNS)
         found = {}
         for direction, (source, base) in RUNS_OF.items():
-            gradients = engine.gradients(self.runs[base], *self.answers[base])
+            gradients = engine.gradients(self.runs[base], *self.answers[base], self.settings["components"])
             for component in self.settings["components"]:
                 gradient = gradients[component][:, self.key_places] if component == "z" else gradients[component]
                 change = self.vectors(source, component) - self.vectors(base, component)

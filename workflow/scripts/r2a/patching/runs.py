@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from r2a.models import load_model, read_manifest
+from r2a.models.attention import SEAM
 from r2a.parts import Parts
 from r2a.patching.engine import Engine, batches, capture
 from r2a.patching.measurement import RANGES, RUNS, is_used, measure, range_counts
@@ -43,7 +44,7 @@ def capture_activations(
     """
     by_probe = used_pairs(pairs)
     origin = read_manifest(manifest)
-    model = load_model(origin, "sdpa")
+    model = load_model(origin, SEAM)
     engine = Engine(model)
     components = settings["components"]
     n_runs = sum(len(RUNS) * len(shard_range(shard, len(table))) for table in by_probe.values())
@@ -55,9 +56,9 @@ def capture_activations(
         for probe, table in by_probe.items():
             group = file.create_group(probe)
             roles = _add_axes(group, table["pair"], table["roles"].iloc[0], engine)
-            add_axis(group, "d_model", range(model.config.hidden_size))
+            add_axis(group, "d_model", range(engine.decoder.d_model))
             add_axis(group, "d_head", range(engine.d_head))
-            add_axis(group, "vocabulary", range(model.config.vocab_size))
+            add_axis(group, "vocabulary", range(engine.decoder.config.vocab_size))
             for run in RUNS:
                 for component in components:
                     axes = ("head", "key_role", "d_head") if component == "z" else ("role", "d_model")
@@ -107,7 +108,7 @@ def patch_pairs(
     model's own, PatchingError where no pair is left.
     """
     by_probe = used_pairs(pairs)
-    engine = Engine(load_model(read_manifest(manifest), "sdpa"))
+    engine = Engine(load_model(read_manifest(manifest), SEAM))
     origin = provenance(settings, [pairs, activations])
     parts = Parts(output, origin, [pairs, activations])
     n_pairs = sum(len(shard_range(shard, len(table))) for table in by_probe.values())

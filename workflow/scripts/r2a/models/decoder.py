@@ -1,0 +1,218 @@
+"""A decoder seen through its own modules, whatever its family calls them.
+
+Everything else in r2a that looks into a model goes through a Decoder: the embedding, the layers, each layer's
+attention with its output projection, its MLP, the final norm and the head.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from r2a.models.attention import SEAM, Pass, attention_kernel, watched_by
+from r2a.models.weights import ModelError
+
+ATTENTION = ("self_attn", "attention", "attn", "mixer")
+PROJECTION = ("o_proj", "dense", "out_proj", "c_proj", "wo")
+MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
+NORM = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "embedding_norm")
+# classes of modules by which a token's state reaches later tokens outside of attention
+RECURRENT = re.compile("Mamba|DeltaNet|Lightning|LinearAttention|ShortConv|Recurrent|SSM|RWKV|GatedLinear")
+HEAD_ROWS = 16_384  # of the unembedding, turned into float32 at a time
+
+
+class Decoder:
+    """A causal language model of transformers and its parts; lists have an entry a layer.
+
+    attentions, projections: None where a layer does not attend by softmax; mlps: None where a layer has none.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """Raises ModelError, naming the architecture, where a part is not found."""
+        self.model, self.name = model, type(model).__name__
+        self.config = model.config.get_text_config(decoder=True)
+        body = model.get_decoder()
+        self.body = getattr(body, "model", body)  # llama4's is the whole model
+        self.layers = self._find_layers()
+        self.attentions = [_softmax_attention(layer) for layer in self.layers]
+        self.projections = [attention and self._part(attention, PROJECTION) for attention in self.attentions]
+        self.mlps = [_named(layer, MLP) for layer in self.layers]
+        self.norm = self._part(self.body, NORM)
+        self.head = model.get_output_embeddings()
+        self.embedding = model.get_input_embeddings()
+        if self.head is None or self.embedding is None:
+            raise ModelError(f"{self.name}: has no embedding or no head; only causal language models can be studied")
+        self.is_recurrent = any(map(_is_recurrent, self.layers))
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def n_heads(self) -> int:
+        return self.config.num_attention_heads
+
+    @property
+    def d_model(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def attending(self) -> list[int]:
+        """The layers that attend by softmax."""
+        return [number for number, attention in enumerate(self.attentions) if attention is not None]
+
+    @property
+    def d_values(self) -> list[int]:
+        """The width of a head's output in each layer, 0 in a layer that does not attend."""
+        return [0 if p is None else _width_in(p) // self.n_heads for p in self.projections]
+
+    @property
+    def has_sinks(self) -> bool:
+        """Whether a part of each row of attention falls on no token."""
+        return any(getattr(attention, "sinks", None) is not None for attention in self.attentions)
+
+    @property
+    def apart(self) -> str:
+        """Why traces cannot share a forward pass; empty where they can."""
+        if self.is_recurrent:
+            return "its recurrent layers carry a state from token to token"
+        if getattr(self.config, "attn_temperature_tuning", False):
+            return "it scales queries by their place in the forward pass"
+        return ""
+
+    def run(self, token_ids: torch.Tensor, forward_pass: Pass | None = None, **options: Any) -> torch.Tensor:
+        """Last hidden states [row, token, d_model], normed, of tokens [row, token]; options go to the model's body."""
+        with attention_kernel(self.model, SEAM), watched_by(forward_pass) if forward_pass else contextlib.nullcontext():
+            return self.body(input_ids=token_ids, use_cache=False, **options).last_hidden_state
+
+    def logits(self, normed: torch.Tensor) -> torch.Tensor:
+        """The model's own logits [row, vocabulary] of normed last hidden states [row, d_model]."""
+        placeholders = torch.zeros(1, len(normed), dtype=torch.long, device=self.model.device)
+        output = _Hidden(normed[None].to(_device_of(self.head, normed)))
+        called = self.body if self.model.base_model is self.model else self.model.base_model
+        with _forward_of(called, lambda *_, **__: output):
+            return self.model(input_ids=placeholders).logits[0]
+
+    def final_logits(self, leaving: torch.Tensor, token_ids: Sequence[int] | None = None) -> torch.Tensor:
+        """Logits of what leaves the last layer, [..., d_model] -> [..., vocabulary], float32 throughout.
+
+        token_ids: those of the vocabulary that are asked for.
+        """
+        floats = {name: tensor.float() for name, tensor in self.norm.named_parameters()}
+        normed = torch.func.functional_call(
+            self.norm, floats, (leaving.float().to(_device_of(self.norm, leaving)),)
+        ).float()
+
+        def unembed(hidden: torch.Tensor) -> torch.Tensor:
+            weight, bias = self.head.weight, getattr(self.head, "bias", None)
+            if token_ids is not None:
+                weight, bias = weight[list(token_ids)], None if bias is None else bias[list(token_ids)]
+            logits = torch.cat([hidden @ rows.float().T for rows in weight.split(HEAD_ROWS)], -1)
+            return logits if bias is None else logits + bias.float()
+
+        with _forward_of(self.head, unembed):
+            logits = self.logits(normed.reshape(-1, normed.shape[-1]))
+        return logits.reshape(*leaving.shape[:-1], -1)
+
+    def _find_layers(self) -> list[Any]:
+        found = [
+            child
+            for child in self.body.children()
+            if isinstance(child, torch.nn.ModuleList) and len(child) == self.config.num_hidden_layers
+        ]
+        if not found:
+            raise ModelError(f"{self.name}: no list of {self.config.num_hidden_layers} layers was found in it")
+        return list(found[0])
+
+    def _part(self, module: Any, names: Sequence[str]) -> Any:
+        found = _named(module, names)
+        if found is None:
+            raise ModelError(
+                f"{self.name}: {type(module).__name__} has none of {', '.join(names)}; it cannot be studied"
+            )
+        return found
+
+
+def _named(module: Any, names: Sequence[str]) -> Any:
+    """The first child of one of these names, or None."""
+    children = dict(module.named_children())
+    return next((children[name] for name in names if name in children), None)
+
+
+def _is_recurrent(layer: Any) -> bool:
+    """Whether a token's state reaches later tokens of a layer outside of attention."""
+    return any(
+        isinstance(part, torch.nn.Conv1d) or RECURRENT.search(type(part).__name__) is not None
+        for part in layer.modules()
+    )
+
+
+def _softmax_attention(layer: Any) -> Any:
+    attention = _named(layer, ATTENTION)
+    name = type(attention).__name__
+    return attention if "Attention" in name and not RECURRENT.search(name) else None
+
+
+def _width_in(projection: Any) -> int:
+    """Of what a projection takes; gpt2's stands the other way round."""
+    return projection.weight.shape[0 if type(projection).__name__ == "Conv1D" else 1]
+
+
+def _device_of(module: Any, tensor: torch.Tensor) -> torch.device:
+    """Where a module is, or, if it has no parameter, a tensor."""
+    return next(module.parameters(), tensor).device
+
+
+class _Hidden(tuple):
+    """What a model's body would return, but for all that is not asked for."""
+
+    def __new__(cls, hidden: torch.Tensor) -> "_Hidden":
+        return super().__new__(cls, (hidden,))
+
+    @property
+    def last_hidden_state(self) -> torch.Tensor:
+        return self[0]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+@contextlib.contextmanager
+def _forward_of(module: Any, forward: Any) -> Iterator[None]:
+    """The module computes this in place of its own, until the block ends."""
+    before = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+# ---- rotary factors
+
+
+def fix_rotation(decoder: Decoder) -> None:
+    """Make rotary factors the same for every trace, where transformers chooses them by the longest in a pass.
+
+    They are those that vLLM takes: of longrope those for long texts (`longrope_switch`), of dynamic scaling those for
+    texts of up to max_position_embeddings.
+    """
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    for module in decoder.body.modules():
+        kinds = getattr(module, "rope_type", None)
+        if isinstance(kinds, dict) and any(kind == "longrope" or "dynamic" in kind for kind in kinds.values()):
+            raise ModelError(f"{decoder.name}: rotary factors that change with the length in some layers only")
+        if kinds == "longrope":
+            switch = decoder.config.rope_parameters["original_max_position_embeddings"]
+            factors, module.attention_scaling = ROPE_INIT_FUNCTIONS[kinds](
+                decoder.config, module.inv_freq.device, seq_len=switch + 1
+            )
+            module.register_buffer("inv_freq", factors, persistent=False)
+        if kinds == "longrope" or (isinstance(kinds, str) and "dynamic" in kinds):
+            module.rope_type = "fixed"

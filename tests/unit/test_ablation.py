@@ -29,7 +29,7 @@ from r2a.ablation.decoding import MODES, Rows, generate, mean_output, read, refu
 from r2a.ablation.runs import AblationError, ablate_heads
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import segment_mass
-from r2a.evaluation.ablation import effect_table, write_ablation
+from r2a.evaluation.ablation import ablation_effect_table, write_ablation
 from r2a.figures.ablation import plot_ablation
 from r2a.grading.ablation import grade_ablation
 from r2a.heads.focus import short_mass
@@ -473,7 +473,7 @@ def test_effects_are_paired_by_problem_with_draws_averaged_first():
         rows.append(row(uid, UNABLATED, UNABLATED, 0, 0, whole, 0))
         rows.append(row(uid, "zero", RFH, 1, 0, rfh, 3))
         rows += [row(uid, "zero", RANDOM, 1, draw, right, (3, 1)[draw]) for draw, right in enumerate(draws)]
-    table = effect_table(pd.DataFrame(rows), SETTINGS).set_index(["metric", "selection"])
+    table = ablation_effect_table(pd.DataFrame(rows), SETTINGS).set_index(["metric", "selection"])
     unablated, rfhs, ablated = (table.loc[("accuracy", selection)] for selection in (UNABLATED, RFH, RANDOM))
     assert unablated["value"] == 0.75
     assert np.isnan([unablated["difference"], rfhs["difference"]]).all()
@@ -499,7 +499,9 @@ def test_the_label_is_moved_among_the_arms_of_a_problem_and_one_arm_against_one_
         for selection, draw, right in ((RFH, 0, 0), (RANDOM, 0, 1), (RANDOM, 1, 1), ("prompt", 0, k > 0)):
             row = common | {"uid": str(k), "selection": selection, "draw": draw, "a2r": 0.1}
             rows.append(pd.DataFrame(row | dict.fromkeys(("accuracy", "agreement", "format"), float(right))))
-    table = effect_table(pd.concat(rows), SETTINGS | {"n_resamples": 20_000}).set_index(["metric", "selection"])
+    table = ablation_effect_table(pd.concat(rows), SETTINGS | {"n_resamples": 20_000}).set_index(
+        ["metric", "selection"]
+    )
     random_heads, prompt_heads = table.loc[("accuracy", RANDOM)], table.loc[("accuracy", "prompt")]
     assert (random_heads["test"], prompt_heads["test"]) == ("label permutation", "exact McNemar")
     assert random_heads["p"] == pytest.approx(1 / 3**8, abs=4e-4)

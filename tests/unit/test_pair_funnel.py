@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from r2a.evaluation.pairs import tabulate_pairs
 from r2a.models import load_tokenizer, marks_of
-from r2a.patching.funnel import tabulate_pairs
 from r2a.patching.pairs import align_pairs
 from r2a.prompts import prompt_ids
 from r2a.store import add_array, add_axis, new_hdf5, provenance, read_parquet, write_json, write_parquet

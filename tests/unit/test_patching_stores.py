@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from planted import GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, planted_model, planted_trace
+from r2a.evaluation.carriers import tabulate_carriers
+from r2a.evaluation.patching import tabulate_patching
 from r2a.extensions import CONTROLS
 from r2a.figures.patching import (
     plot_carriers,
@@ -19,13 +21,11 @@ from r2a.figures.patching import (
     plot_patching_ranges,
 )
 from r2a.patching import runs
-from r2a.patching.carriers import tabulate_carriers
 from r2a.patching.controls import Given, random_like
 from r2a.patching.engine import Engine
 from r2a.patching.measurement import measure
 from r2a.patching.metrics import METRICS
 from r2a.patching.runs import capture_activations, patch_pairs
-from r2a.patching.tables import tabulate_patching
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, FINAL_ROLE, KEY_ROLES, PROBE
 from r2a.shards import gather_shards
 from r2a.store import axis_labels, provenance, write_json, write_parquet

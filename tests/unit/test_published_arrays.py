@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from r2a.evaluation.hand_off import hand_off_layer
 from r2a.figures.attention import plot_decomposition
 from r2a.heads.focus import a2r, density, rank_heads, sink_free
 from r2a.heads.lists import compare_lists
 from r2a.heads.registry import stacked
-from r2a.patching.hand_off import hand_off_layer
 from r2a.store import add_array, add_axis, add_column, new_hdf5, write_parquet
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
 

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from r2a.evaluation.attention_quality import within_problems
+from r2a.evaluation.hand_off import hand_off_layer
 from r2a.heads.registry import score_columns, stacked
-from r2a.patching.hand_off import hand_off_layer
 from r2a.statistics import (
     bootstrap_interval,
     difference_interval,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
-        from r2a.patching.carriers import tabulate_carriers
+        from r2a.evaluation.carriers import tabulate_carriers
 
         tabulate_carriers(
             Path(snakemake.input.patching),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
-        from r2a.patching.funnel import tabulate_pairs
+        from r2a.evaluation.pairs import tabulate_pairs
 
         tabulate_pairs(
             Path(snakemake.input.pairs),

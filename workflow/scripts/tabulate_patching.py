@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
-        from r2a.patching.tables import tabulate_patching
+        from r2a.evaluation.patching import tabulate_patching
 
         tabulate_patching(
             Path(snakemake.input.patching),

@@ -1,4 +1,4 @@
-"""Stage 1 in numbers: the funnel, the accuracies, and the effect of reasoning (METHOD section 2)."""
+"""The tables of every analysis, from its stores: shares and means with intervals and tests (METHOD)."""
 
 from r2a.evaluation.attention_quality import quality_table, write_attention_quality
 from r2a.evaluation.disagreements import disagreement_table, write_disagreements

@@ -31,11 +31,11 @@ COLUMNS = [
 
 
 def write_ablation(graded: Path, effect: Path, settings: Mapping[str, Any]) -> None:
-    """Write effect_table of one model and dataset as CSV. settings: n_resamples, confidence, seed."""
-    write_csv(effect, effect_table(read_parquet(graded), settings), provenance(settings, [graded]))
+    """Write ablation_effect_table of one model and dataset as CSV. settings: n_resamples, confidence, seed."""
+    write_csv(effect, ablation_effect_table(read_parquet(graded), settings), provenance(settings, [graded]))
 
 
-def effect_table(graded: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+def ablation_effect_table(graded: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """One row a (mode, dose, selection, metric): what is left of a metric, problem by problem; METHOD section 3.
 
     value: the mean over problems, a problem's samples and a selection's draws being averaged first; the unablated

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from r2a.patching.tables import METRIC, mean_and_interval, used_pairs_of
+from r2a.evaluation.patching import METRIC, mean_and_interval, used_pairs_of
 from r2a.roles import CLEAN_TO_CORRUPTED, KEY_ROLES
 from r2a.statistics import percentile_ends, resampled_means
 from r2a.store import open_hdf5, provenance, read_parquet, write_csv

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from r2a.patching.hand_off import hand_off_layer
+from r2a.evaluation.hand_off import hand_off_layer
 from r2a.roles import (
     ANSWER_ROLE,
     CLEAN_TO_CORRUPTED,

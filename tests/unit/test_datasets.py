@@ -92,8 +92,11 @@ def test_a_filter_keeps_areas_as_renamed_and_levels(tmp_path):
 def test_missing_columns_and_repeated_uids_are_told_with_the_file(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(map(json.dumps, ROWS + ROWS[:1])))
-    with pytest.raises(DatasetError, match=r"data\.jsonl: row 1 has no problem; name the right column"):
+    with pytest.raises(
+        DatasetError, match=r"data\.jsonl: each of 7 rows \(1, 2, 3 and 4 more\) has no problem; name"
+    ) as e:
         load(tmp_path, settings(path, fields=FIELDS | {"problem": "problem"}))
+    assert "there are: unique_id, q, gold, subject" in str(e.value)
     with pytest.raises(
         DatasetError, match=r"data\.jsonl: 2 rows \(p0, p0, \.\.\.\) have a uid that occurs more than once"
     ):
@@ -287,26 +290,67 @@ def test_a_change_anywhere_in_a_datasets_folder_counts(monkeypatch, gsm8k):
     assert names == files | {"README.md"}
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def in_cache(monkeypatch, folder):
+    """The hub's cache as a download leaves it, for an owner's dataset of two subsets, and no network."""
+    kept = folder / "datasets--me--sums"
+    snapshot = kept / "snapshots" / COMMIT
+    for subset in ("easy", "hard"):
+        (snapshot / subset).mkdir(parents=True)
+        row = {"uid": "007", "problem": "1 + 1?", "answer": 9007199254740993, "area": subset, "level": 1.50}
+        (snapshot / subset / "test.jsonl").write_text(json.dumps(row))
+    configs = [{"config_name": name, "data_files": f"{name}/test.jsonl"} for name in ("easy", "hard")]
+    (snapshot / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return snapshot
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_a_dataset_of_the_hub_is_read_from_the_cache_where_there_is_no_network(tmp_path, monkeypatch, revision):
+    in_cache(monkeypatch, tmp_path / "hub")
+    chosen = settings(tmp_path) | {"path": None, "hub": "me/sums", "revision": revision, "subset": "hard"}
+    with pytest.raises(DatasetError, match="has no split test; there are: train"):
+        load(tmp_path, chosen)
+    table = load(tmp_path, chosen | {"split": "train"})
+    assert table.to_numpy().tolist() == [["007", "1 + 1?", "9007199254740993", "hard", "1.5"]]
+    assert read_provenance(tmp_path / "out.parquet")["revision"] == COMMIT
+    with pytest.raises(DatasetError, match=r"'easier' not found.*easy.*mend subset"):
+        load(tmp_path, chosen | {"subset": "easier"})
+    with pytest.raises(DatasetError, match=r"me/other \(hub\): cannot be reached .*not in the cache"):
+        load(tmp_path, chosen | {"hub": "me/other"})
+
+
 def test_a_dataset_of_the_hub_is_read_at_the_commit_that_its_provenance_names(tmp_path, monkeypatch):
-    """Stands in for the hub, whose main may move on between the two questions."""
+    """Stands in for the hub, whose main may move on between two questions."""
+    snapshot = in_cache(monkeypatch, tmp_path / "hub")
     asked = []
-    commit = "0123456789abcdef0123456789abcdef01234567"
 
     def dataset_info(self, hub, revision):
         asked.append((hub, revision))
-        return SimpleNamespace(sha=commit)
+        return SimpleNamespace(sha=COMMIT)
 
-    def read(hub, subset, split, revision):
+    def builder(hub, subset, revision):
         asked.append((hub, revision))
-        return datasets.Dataset.from_list(
-            [{"uid": "p1", "problem": "1 + 1?", "answer": "2", "area": "a", "level": "1"}]
-        )
+        files = {"test": [f"hf://datasets/{hub}@{revision}/{subset}/test.jsonl"]}
+        return SimpleNamespace(config=SimpleNamespace(data_files=files))
+
+    def download(hub, name, repo_type, revision):
+        asked.append((hub, revision))
+        assert repo_type == "dataset"
+        return str(snapshot / name)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
-    monkeypatch.setattr(datasets, "load_dataset", read)
-    load(tmp_path, settings(tmp_path) | {"path": None, "hub": "me/sums", "revision": "main"})
-    assert asked == [("me/sums", "main"), ("me/sums", commit)]
-    assert read_provenance(tmp_path / "out.parquet")["revision"] == commit
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    chosen = settings(tmp_path) | {"path": None, "hub": "me/sums", "revision": "main", "subset": "easy"}
+    assert list(load(tmp_path, chosen)["area"]) == ["easy"]
+    assert asked == [("me/sums", "main"), ("me/sums", COMMIT), ("me/sums", COMMIT)]
+    assert read_provenance(tmp_path / "out.parquet")["revision"] == COMMIT
 
 
 REFERENCES = ["1", r"\frac{", "No solution.", r"x^{2}+", "5 km", None]

@@ -68,7 +68,7 @@ def test_a_conversation_is_asked_and_judged_with_the_same_turns(tmp_path):
     [
         ({"said": [{"role": "assistant", "content": "b"}]}, "ends with the user's"),
         ({"said": []}, "ends with the user's"),
-        ({"said": "a?"}, "row 1 is not a list of turns"),
+        ({"said": "a?"}, "row 1 has no list of turns"),
         ({"points": []}, "have an empty checklist"),
         ({"points": None}, "have an empty checklist"),
         ({"points": ...}, "row 1 has no points"),

@@ -1,28 +1,24 @@
-"""Problems and comparison pairs, from a local file or the Hugging Face hub, into one table."""
+"""Problems and comparison pairs, from a local file or the Hugging Face hub, into one table of texts."""
 
 import random
 import re
 import string
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from r2a.dataset_files import DatasetError, Faults, Row, files_of_folder, files_of_hub, plain_text, reach, read_rows
 from r2a.grading import as_text, unreadable_references
 from r2a.progress import logger
 from r2a.store import provenance, write_parquet
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 PAIR_COLUMNS = ("query_a", "answer_a", "query_b", "answer_b")
+OPTIONAL_PAIR_COLUMNS = ("uid", "domain", "comparator_a", "comparator_b", "kind", "template")
 LETTERS = string.ascii_uppercase
 REMEDIES = {"drop": "their problems are left out", "text": "answers are compared with them as texts"}
 DEFAULT_COMPARATOR = "correct"  # the paper's pairs ask "which is correct: X or Y?"
-
-
-class DatasetError(Exception):
-    """A dataset cannot be used; the message names the file, the rows and the remedy."""
 
 
 def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
@@ -30,15 +26,17 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
     and template, by which pairs made alike are known.
 
     Where fields name them, also history (the problem's text before the last turn) and checklist (a list of texts).
-    Areas are renamed or left out by settings["areas"]; settings["filter"] keeps some areas or levels, of which
-    settings["n_problems"] draws a part by the seed. Raises DatasetError before anything is written: missing columns,
-    empty or repeated rows, a filter that nothing meets, references that no answer can be compared with (unless
+    Everything is text, as it is written in the file: no type is inferred. Areas are renamed or left out by
+    settings["areas"]; settings["filter"] keeps some areas or levels, of which settings["n_problems"] draws a part by
+    the seed. Raises DatasetError before anything is written: missing columns, values that are no text, empty or
+    repeated rows, a filter that nothing meets, references that no answer can be compared with (unless
     settings["unreadable_references"] says to drop their problems or to compare them as text). The provenance holds
     the commit of one from the hub, and why each such reference could not be read.
     """
     place = settings["path"] or f"{settings['hub']} (hub)"
-    revision = _commit(settings["hub"], settings["revision"]) if settings["hub"] else None
-    rows = _read_rows({**settings, "revision": revision})
+    revision, rows = _read_rows(settings)
+    if not rows:
+        raise DatasetError(f"{place}: holds no rows; name a file that does")
     if settings["kind"] == "comparison_pairs":
         frame = _pairs(rows, place)
     else:
@@ -78,93 +76,104 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
     write_parquet(output, frame.reset_index(drop=True), origin)
 
 
-def _commit(hub: str, revision: str | None) -> str | None:
-    """What a branch or tag of a dataset on the hub stands for now."""
-    from huggingface_hub import HfApi
-
-    return HfApi().dataset_info(hub, revision=revision).sha
-
-
-def _read_rows(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    import datasets  # takes seconds to import
-
+def _read_rows(settings: Mapping[str, Any]) -> tuple[str | None, list[Row]]:
+    """The commit of a dataset from the hub, and the rows of all its files."""
+    revision, subset, split = settings["revision"], settings["subset"], settings["split"]
     if settings["hub"]:
-        loaded = datasets.load_dataset(
-            settings["hub"], settings["subset"], split=settings["split"], revision=settings["revision"]
-        )
-        return loaded.to_list()
-    path = Path(settings["path"])
-    if path.is_dir():
-        chosen: dict[str, Any] = {"path": str(path), "name": settings["subset"], "split": settings["split"]}
-    elif path.suffix in BUILDERS:
-        chosen = {"path": BUILDERS[path.suffix], "data_files": str(path), "split": "train"}
+        revision, files = files_of_hub(settings["hub"], subset, split, revision)
+    elif Path(settings["path"]).is_dir():
+        files = files_of_folder(Path(settings["path"]), subset, split)
     else:
-        raise DatasetError(f"{path}: unknown kind of file; use one of {', '.join(BUILDERS)}")
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            return datasets.load_dataset(**chosen, cache_dir=cache).to_list()
-        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError, StopIteration) as error:
-            said = str(error.__cause__ or error).splitlines() or ["it holds no rows"]
-            raise DatasetError(f"{path}: cannot be read ({said[0]}); mend the file") from error
+        files = [Path(settings["path"])]
+    wanted = list(PAIR_COLUMNS)
+    if settings["kind"] != "comparison_pairs":
+        named = settings["fields"].values()
+        wanted = [name for value in named if value for name in ([value] if isinstance(value, str) else value)]
+    return revision, [row for file in files for row in read_rows(file, wanted, settings["delimiter"])]
 
 
-def _reach(row: Mapping[str, Any], field: str, place: str, number: int) -> Any:
-    """The value at a dotted path, e.g. conversation.0.content."""
-    value: Any = row
-    for part in field.split("."):
-        try:
-            value = value[int(part)] if isinstance(value, Sequence) and not isinstance(value, str) else value[part]
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise DatasetError(f"{place}: row {number} has no {field}; name the right column under fields") from None
-    return value
+def _column(rows: Sequence[Row], field: str, faults: Faults, is_needed: bool = True) -> list[Any]:
+    """The values at a path; a row without it is a fault, or a missing value."""
+    values = []
+    for number, row in enumerate(rows, 1):
+        value, is_there = reach(row, field)
+        if not is_there and is_needed:
+            faults.add(number, f"has no {field}; name the right column under fields (there are: {', '.join(row)})")
+        values.append(value)
+    return values
 
 
-def _problems(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, Any], place: str, seed: str) -> pd.DataFrame:
-    def column(field: str | None) -> list[str | None]:
-        if field is None:
-            return [None] * len(rows)
-        values = (_reach(row, field, place, number) for number, row in enumerate(rows, 1))
-        return [None if value is None else str(value) for value in values]
+def _texts(rows: Sequence[Row], field: str, faults: Faults, is_needed: bool = True) -> list[str | None]:
+    """The texts at a path; a value that is no text is a fault."""
+    return [_text(value, field, n, faults) for n, value in enumerate(_column(rows, field, faults, is_needed), 1)]
 
+
+def _text(value: Any, field: str, number: int, faults: Faults) -> str | None:
+    try:
+        return plain_text(value)
+    except ValueError as error:
+        faults.add(number, f"{str(error).replace('{field}', field)} ({field} is to be a text)")
+        return None
+
+
+def _problems(rows: Sequence[Row], fields: Mapping[str, Any], place: str, seed: str) -> pd.DataFrame:
+    faults = Faults(place)
     if fields["conversation"]:
         fields = {**fields, "problem": None}
-    names = ("uid", "problem", "answer", "area", "level")
-    frame = pd.DataFrame({name: pd.Series(column(fields[name]), dtype="str") for name in names})
+    columns = {
+        name: _texts(rows, fields[name], faults) if fields[name] else [None] * len(rows)
+        for name in ("uid", "problem", "answer", "area", "level")
+    }
+    wrong = [_texts(rows, field, faults) for field in fields["wrong_answers"]]
+    turns = _column(rows, fields["conversation"], faults) if fields["conversation"] else []
+    points = _column(rows, fields["checklist"], faults) if fields["checklist"] else []
+    faults.raise_if_any()
+    frame = pd.DataFrame({name: pd.Series(values, dtype="str") for name, values in columns.items()})
     if fields["uid"] is None:
         frame["uid"] = [f"problem-{number:05d}" for number in range(1, len(rows) + 1)]
     if fields["answer_after"]:
         _check_marker(frame, fields["answer_after"], place)
         frame["answer"] = frame["answer"].str.rsplit(fields["answer_after"], n=1).str[-1].str.strip()
-    if fields["wrong_answers"]:
-        wrong = zip(*map(column, fields["wrong_answers"]), strict=True)
+    if wrong:
+        right = frame["answer"].astype(object).where(frame["answer"].notna(), None)
         chosen = [
             _as_choices(uid, problem, [answer, *others], place, seed)
-            for uid, problem, answer, others in zip(frame["uid"], frame["problem"], frame["answer"], wrong, strict=True)
+            for uid, problem, answer, others in zip(
+                frame["uid"], frame["problem"], right, zip(*wrong, strict=True), strict=True
+            )
         ]
         frame["problem"], frame["answer"] = zip(*chosen, strict=True)
     if fields["conversation"]:
-        turns = [_reach(row, fields["conversation"], place, number) for number, row in enumerate(rows, 1)]
-        texts = [_conversation(said, place, number) for number, said in enumerate(turns, 1)]
+        texts = [_conversation(said, fields["conversation"], n, faults) for n, said in enumerate(turns, 1)]
         frame["history"] = [history for history, _ in texts]
         frame["problem"] = [history + last for history, last in texts]
     if fields["checklist"]:
-        points = [_reach(row, fields["checklist"], place, number) for number, row in enumerate(rows, 1)]
-        frame["checklist"] = [[point] if isinstance(point, str) else list(point or []) for point in points]
+        frame["checklist"] = [_checklist(said, fields["checklist"], n, faults) for n, said in enumerate(points, 1)]
+    faults.raise_if_any()
     return frame
 
 
-def _conversation(turns: Any, place: str, number: int) -> tuple[str, str]:
+def _checklist(points: Any, field: str, number: int, faults: Faults) -> list[str]:
+    """A list of texts, or one text; the missing ones are left out."""
+    named = enumerate(points) if isinstance(points, list) else [(None, points)]
+    texts = [_text(point, field if k is None else f"{field}.{k}", number, faults) for k, point in named]
+    return [text for text in texts if text]
+
+
+def _conversation(turns: Any, field: str, number: int, faults: Faults) -> tuple[str, str]:
     """The text of the turns before the last one, '' without any, and the last one's, which must be the user's."""
-    try:
-        *earlier, (role, last) = [(turn["role"], turn["content"]) for turn in turns]
-    except (KeyError, TypeError, ValueError):
-        role, earlier, last = None, [], ""
-    if role != "user":
-        raise DatasetError(
-            f"{place}: the conversation in row {number} is not a list of turns {{role, content}} that ends with the "
-            "user's; mend it, or name another column under fields.conversation"
+    told = [turn for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
+    if not told or len(told) < len(turns) or told[-1].get("role") != "user" or any("content" not in t for t in told):
+        faults.add(
+            number,
+            f"has no list of turns {{role, content}} that ends with the user's in {field}; mend it, or name another "
+            "column under fields.conversation",
         )
-    return "".join(f"{role.capitalize()}: {content}\n\n" for role, content in earlier), last
+        return "", ""
+    texts = [_text(turn["content"], f"{field}.{k}.content", number, faults) or "" for k, turn in enumerate(told)]
+    roles = [str(turn["role"]).capitalize() for turn in told]
+    earlier = zip(roles[:-1], texts[:-1], strict=True)
+    return "".join(f"{role}: {text}\n\n" for role, text in earlier), texts[-1]
 
 
 def _check_marker(frame: pd.DataFrame, marker: str, place: str) -> None:
@@ -185,24 +194,29 @@ def _as_choices(uid: str, problem: str, answers: Sequence[str | None], place: st
     return "\n".join([f"{problem}\n", *lines]), LETTERS[order.index(0)]
 
 
-def _pairs(rows: Sequence[Mapping[str, Any]], place: str) -> pd.DataFrame:
-    missing = [name for name in PAIR_COLUMNS if rows and name not in rows[0]]
+def _pairs(rows: Sequence[Row], place: str) -> pd.DataFrame:
+    faults = Faults(place)
+    missing = [name for name in PAIR_COLUMNS if not any(name in row for row in rows)]
     if missing:
         raise DatasetError(f"{place}: no column {', '.join(missing)}; pairs need {', '.join(PAIR_COLUMNS)}")
+    needed = {name: _texts(rows, name, faults) for name in PAIR_COLUMNS}
+    others = {name: _texts(rows, name, faults, is_needed=False) for name in OPTIONAL_PAIR_COLUMNS}
+    faults.raise_if_any()
+    names = [uid if uid is not None else f"pair-{number:04d}" for number, uid in enumerate(others["uid"], 1)]
     sides = [
         {
-            "uid": f"{row.get('uid') or f'pair-{number:04d}'}.{side}",
-            "problem": row[f"query_{side}"],
-            "answer": None if row[f"answer_{side}"] is None else str(row[f"answer_{side}"]),
-            "area": row.get("domain"),
+            "uid": f"{name}.{side}",
+            "problem": needed[f"query_{side}"][k],
+            "answer": needed[f"answer_{side}"][k],
+            "area": others["domain"][k],
             "level": None,
-            "pair": row.get("uid") or f"pair-{number:04d}",
+            "pair": name,
             "side": side,
-            "comparator": row.get(f"comparator_{side}") or DEFAULT_COMPARATOR,
-            "kind": row.get("kind") or _kind(row["answer_a"]),
-            "template": row.get("template") or _template(row),
+            "comparator": others[f"comparator_{side}"][k] or DEFAULT_COMPARATOR,
+            "kind": others["kind"][k] or _kind(needed["answer_a"][k]),
+            "template": others["template"][k] or _template({name: texts[k] for name, texts in needed.items()}),
         }
-        for number, row in enumerate(rows, 1)
+        for k, name in enumerate(names)
         for side in "ab"
     ]
     return pd.DataFrame(sides)

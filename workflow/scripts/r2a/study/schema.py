@@ -18,7 +18,8 @@ from r2a.registry import Registry
 from r2a.text.cues import ALL_CUE_WORDS
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
-DATASET_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".md")  # a dataset's README.md names its subsets' files
+# a dataset's README.md names its subsets' files
+DATASET_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz", ".zst", ".md")
 CONDITIONS = ("with_reasoning", "without_reasoning")
 # what a variant may have otherwise than its base
 VARIED = (
@@ -211,6 +212,13 @@ class Dataset(Source):
     label: str | None = Field(None, description="Name in figures and tables; the key by default.")
     subset: str | None = Field(None, description="Configuration of a dataset on the hub or in a folder.")
     split: str = Field("test", description="Split of a dataset on the hub or in a folder.")
+    delimiter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="What stands between the columns of a CSV file; by default the one of comma, semicolon, tab and | "
+        "that finds the columns.",
+    )
     instruction: str = Field("", description="Appended to each problem, as it is.")
     fields: Fields = Field(
         default_factory=Fields, description="Names of the columns, for kinds other than comparison_pairs."

@@ -10,7 +10,7 @@ from r2a.study.schema import Study
 
 # Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
 STAGE_VERSIONS = {
-    "datasets": 4,
+    "datasets": 5,
     "models": 2,
     "judges": 1,
     "traces": 2,

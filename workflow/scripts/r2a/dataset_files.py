@@ -1,0 +1,360 @@
+"""Rows of a dataset's files, as they are written: no value is taken for a number, a date or a missing one.
+
+Numbers of JSON keep their digits (`Written`), cells of CSV are texts; only Parquet has types of its own.
+"""
+
+import csv
+import gzip
+import json
+import math
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+TABLES = {".csv": None, ".tsv": "\t"}  # with the delimiter where it is known
+OBJECTS = (".jsonl", ".ndjson", ".json")
+PACKED = (".gz", ".zst")
+SUFFIXES = (*OBJECTS, *TABLES, ".parquet")
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")
+DELIMITERS = ",;\t|"
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+BLANK = re.compile(r"\s*")
+MOST_NAMED = 3  # of rows with the same fault
+
+
+class DatasetError(Exception):
+    """A dataset cannot be used; the message names the file, the rows and the remedy."""
+
+
+class Written(str):
+    """A number of a JSON file, by its digits."""
+
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path, wanted: Sequence[str], delimiter: str | None = None) -> list[Row]:
+    """The rows of a file, one mapping a row.
+
+    wanted: the columns that a CSV file's delimiter is found by, where it is not given. Raises DatasetError where the
+    file is of another kind, in another encoding, or malformed, with every place of the same kind.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    kind = suffixes[-2] if suffixes[-1:] and suffixes[-1] in PACKED and suffixes[:-1] else "".join(suffixes[-1:])
+    if kind in SPREADSHEETS:
+        raise DatasetError(f"{path}: is a spreadsheet, whose cells are retyped; save the sheet as CSV (UTF-8)")
+    if kind in ARCHIVES:
+        raise DatasetError(f"{path}: is an archive; unpack it, and name the file or folder in it")
+    if kind not in SUFFIXES:
+        raise DatasetError(
+            f"{path}: unknown kind of file; use one of {', '.join(SUFFIXES)}, of which texts may be packed as "
+            f"{' or '.join(PACKED)}"
+        )
+    if kind == ".parquet":
+        return _parquet_rows(path)
+    text = _text(path)
+    if kind in TABLES:
+        return _table_rows(path, text, wanted, delimiter or TABLES[kind])
+    return _object_rows(path, text, kind != ".json")
+
+
+def files_of_folder(folder: Path, subset: str | None, split: str) -> list[Path]:
+    """The data files of a folder that is laid out as on the hub. Raises DatasetError."""
+    import datasets  # takes seconds to import
+
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            files = datasets.load_dataset_builder(str(folder), subset, cache_dir=cache).config.data_files
+        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+            raise DatasetError(
+                f"{folder}: {str(error).splitlines()[0]}; mend subset, or name a file as path"
+            ) from error
+    if split not in (files or {}):
+        there = ", ".join(map(str, files or {})) or "none"
+        raise DatasetError(f"{folder}: has no split {split}; there are: {there}")
+    return [Path(file) for file in files[split]]
+
+
+def files_of_hub(hub: str, subset: str | None, split: str, revision: str | None) -> tuple[str, list[Path]]:
+    """The commit that a branch or tag of a dataset on the hub stands for, and its data files, downloaded.
+
+    Without a network, those that the hub's cache on this machine holds. Raises DatasetError.
+    """
+    import datasets
+    import huggingface_hub
+
+    try:
+        commit = huggingface_hub.HfApi().dataset_info(hub, revision=revision).sha
+    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
+        return _files_in_cache(hub, subset, split, revision, error)
+    try:
+        files = datasets.load_dataset_builder(hub, subset, revision=commit).config.data_files
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise DatasetError(f"{hub} (hub): {str(error).splitlines()[0]}; mend subset") from error
+    if split not in (files or {}):
+        raise DatasetError(
+            f"{hub} (hub): has no split {split}; there are: {', '.join(map(str, files or {})) or 'none'}"
+        )
+    names = [file.partition(f"@{commit}/")[2] for file in files[split]]
+    return str(commit), [
+        Path(huggingface_hub.hf_hub_download(hub, name, repo_type="dataset", revision=commit)) for name in names
+    ]
+
+
+def _files_in_cache(
+    hub: str, subset: str | None, split: str, revision: str | None, error: Exception
+) -> tuple[str, list[Path]]:
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(hub, repo_type="dataset", revision=revision, local_files_only=True)
+    except (OSError, ValueError):
+        raise DatasetError(
+            f"{hub} (hub): cannot be reached ({type(error).__name__}: {str(error).splitlines()[0]:.200}), and is not "
+            "in the cache; check hub and revision, or download it where there is a network"
+        ) from error
+    return Path(folder).name, files_of_folder(Path(folder), subset, split)
+
+
+# ---- texts
+
+
+def _text(path: Path) -> str:
+    """The file's text, unpacked and decoded. Raises DatasetError."""
+    try:
+        content = path.read_bytes()
+        if path.suffix.lower() == ".gz":
+            content = gzip.decompress(content)
+        elif path.suffix.lower() == ".zst":
+            import pyarrow
+
+            with pyarrow.input_stream(str(path), compression="zstd") as stream:
+                content = stream.read()
+    except (OSError, EOFError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be unpacked ({error}); download it again") from error
+    if content.startswith(b"version https://git-lfs"):
+        raise DatasetError(f"{path}: is a pointer of Git LFS, not the file; run git lfs pull")
+    encoding = _encoding(content)
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DatasetError(
+            f"{path}: byte {error.start} (line {line}) is {content[error.start]:#04x}, which is no {encoding.upper()}; "
+            "save the file as UTF-8 (iconv -f latin1 -t utf-8, if it is Latin-1)"
+        ) from error
+
+
+def _encoding(content: bytes) -> str:
+    """By the byte order mark, or by where an ASCII character's zeros stand; else UTF-8."""
+    marks = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"))
+    for mark, encoding in (*marks, (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if content.startswith(mark):
+            return encoding
+    zeros = [byte == 0 for byte in content[:4]]
+    return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(
+        tuple(zeros),  # type: ignore[arg-type]
+        "utf-8",
+    )
+
+
+# ---- CSV
+
+
+def _table_rows(path: Path, text: str, wanted: Sequence[str], delimiter: str | None) -> list[Row]:
+    csv.field_size_limit(sys.maxsize)
+    delimiter = delimiter or _delimiter(text, wanted)
+    reader = csv.reader(_lines(text), delimiter=delimiter, strict=True)
+    try:
+        read = [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise DatasetError(
+            f"{path}: line {reader.line_num}: {error}; mend the quotation marks (one inside a cell is doubled)"
+        ) from error
+    filled = [(line, cells) for line, cells in read if cells]
+    if not filled:
+        return []
+    (_, header), *rows = filled
+    header = [name.strip() for name in header]
+    repeated = sorted({name for name in header if name and header.count(name) > 1 and name in wanted})
+    if repeated:
+        raise DatasetError(f"{path}: several columns are called {', '.join(repeated)}; give each its own name")
+    ragged = [f"line {line} has {len(cells)}" for line, cells in rows if len(cells) != len(header)]
+    if ragged:
+        raise DatasetError(
+            f"{path}: the header has {len(header)} columns, and {_some(ragged)}; mend them, or give the "
+            f"file's delimiter ({delimiter!r} was taken)"
+        )
+    return [{name: cell or None for name, cell in zip(header, cells, strict=True)} for _, cells in rows]
+
+
+def _lines(text: str) -> list[str]:
+    """With their ends: \\n, \\r\\n or \\r, and no other character that Unicode calls a line's end."""
+    return re.findall(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+$", text)
+
+
+def _delimiter(text: str, wanted: Sequence[str]) -> str:
+    """The delimiter that finds most of the wanted columns in the header; of several, that with most columns."""
+
+    def found(delimiter: str) -> tuple[int, int]:
+        try:
+            names = [name.strip() for name in next(csv.reader(_lines(text[:100_000]), delimiter=delimiter), [])]
+        except csv.Error:
+            return 0, 0
+        return len(set(names) & set(wanted)), len(names)
+
+    return max(DELIMITERS, key=found)
+
+
+# ---- JSON
+
+
+def _object_rows(path: Path, text: str, is_lines: bool) -> list[Row]:
+    faults: list[str] = []
+    values: list[tuple[str, Any]] = []  # with where each stands
+    stripped = text.strip()
+    decoder = json.JSONDecoder(
+        parse_int=Written, parse_float=Written, parse_constant=_constant, object_pairs_hook=_object, strict=False
+    )
+    if is_lines and not stripped.startswith("["):
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    values.append((f"line {number}", decoder.decode(line)))
+                except (ValueError, RecursionError) as error:
+                    faults.append(f"line {number} is no JSON ({_said(error)})")
+    else:
+        at = 0
+        while at < len(stripped) and not faults:
+            try:
+                value, end = decoder.raw_decode(stripped, at)
+            except (ValueError, RecursionError) as error:
+                number = stripped.count("\n", 0, getattr(error, "pos", at)) + 1
+                faults.append(f"line {number} is no JSON ({_said(error)})")
+            else:
+                values.append((f"value {len(values) + 1}", value))
+                at = BLANK.match(stripped, end).end()  # type: ignore[union-attr]
+        if len(values) == 1 and isinstance(values[0][1], list):
+            values = [(f"entry {number}", value) for number, value in enumerate(values[0][1], 1)]
+    faults += [f"{place} is no object" for place, value in values if not isinstance(value, dict)]
+    if faults:
+        raise DatasetError(f"{path}: {_some(faults)}; give one JSON object a line, or an array of objects")
+    return [value for _, value in values]
+
+
+def _said(error: Exception) -> str:
+    return str(error).splitlines()[0] if isinstance(error, ValueError) else "too deeply nested"
+
+
+def _constant(name: str) -> Written | None:
+    return None if name == "NaN" else Written(name)
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> Row:
+    names = [name for name, _ in pairs]
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise ValueError(f"the key {repeated[0]} stands twice in an object")
+    return dict(pairs)
+
+
+# ---- Parquet
+
+
+def _parquet_rows(path: Path) -> list[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path}: cannot be read ({str(error).splitlines()[0]}); download it again") from error
+    columns: dict[str, list[Any]] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        values = column.to_pylist()
+        if pa.types.is_float16(column.type) or pa.types.is_float32(column.type):
+            shortest = column.type.to_pandas_dtype()  # by its own precision: 9.8, not 9.800000190734863
+            values = [None if value is None else float(str(shortest(value))) for value in values]
+        columns[name] = values
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+
+
+# ---- values
+
+
+def reach(row: Mapping[str, Any], field: str) -> tuple[Any, bool]:
+    """The value at a dotted path, e.g. conversation.0.content, and whether there is one.
+
+    A name that holds dots itself comes before a path.
+    """
+    return _reach(row, field.split("."))
+
+
+def _reach(value: Any, parts: Sequence[str]) -> tuple[Any, bool]:
+    if not parts:
+        return value, True
+    if isinstance(value, Mapping):
+        for n_parts in range(len(parts), 0, -1):
+            name = ".".join(parts[:n_parts])
+            if name in value:
+                found = _reach(value[name], parts[n_parts:])
+                if found[1]:
+                    return found
+    elif isinstance(value, list) and re.fullmatch(r"-?\d+", parts[0]):
+        number = int(parts[0])
+        if -len(value) <= number < len(value):
+            return _reach(value[number], parts[1:])
+    return None, False
+
+
+def plain_text(value: Any) -> str | None:
+    """A value as text, None for a missing one. Raises ValueError, in words, for one that is no text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        if SURROGATE.search(value):
+            raise ValueError("holds half of a surrogate pair, which no file can store")
+        return str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
+    if isinstance(value, list):
+        raise ValueError(f"holds a list of {len(value)}; name one of its entries, e.g. {{field}}.0")
+    if isinstance(value, Mapping):
+        inside = next(iter(value), "name")
+        names = ", ".join(map(str, value)) or "nothing"
+        raise ValueError(f"holds a record of {names}; name one of its parts, e.g. {{field}}.{inside}")
+    if isinstance(value, bytes):
+        raise ValueError("holds bytes; name a column of text")
+    return str(value)  # whole numbers, decimals, dates and times
+
+
+class Faults:
+    """What is wrong with rows, all of it: each kind of fault with the rows that have it."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.rows: dict[str, list[int]] = {}
+
+    def add(self, row: int, what: str) -> None:
+        """what: the fault and its remedy, after "row 3 ..."."""
+        self.rows.setdefault(what, []).append(row)
+
+    def raise_if_any(self) -> None:
+        if self.rows:
+            lines = [f"{_numbered(rows)} {what}" for what, rows in self.rows.items()]
+            raise DatasetError(f"{self.place}: " + "\n  ".join(lines))
+
+
+def _numbered(rows: Sequence[int]) -> str:
+    return f"row {rows[0]}" if len(rows) == 1 else f"each of {len(rows)} rows ({_some(list(map(str, rows)))})"
+
+
+def _some(named: Sequence[str]) -> str:
+    more = len(named) - MOST_NAMED
+    return ", ".join(named[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

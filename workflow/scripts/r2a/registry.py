@@ -105,6 +105,9 @@ class Registry(Mapping[str, EntryType], Generic[Fields, EntryType]):
             raise RegistryError(f"{name!r} is not a known {sort}; known: {', '.join(self._entries)}")
         return self._entries[name]
 
+    def __str__(self) -> str:
+        return self._decorator
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

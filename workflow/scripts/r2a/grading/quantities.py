@@ -14,7 +14,8 @@ from r2a.grading.units import NOTHING, SCALES, TABLE, Unit, factor_between, read
 MAX_CHARACTERS = 400  # of a quantity
 SCALE_WORDS = "|".join(f"{word}s?" for word in SCALES)
 CURRENCY = re.compile(
-    r"([+-]?)\s*(?:(\\\$|US\\\$|US\$|[€£¥₹])|\\text\{\s*(?:(Rs\.?|USD|\$|€|£)\s*)\}|(Rs\.?|USD)(?![A-Za-z]))\s*([+-]?)\s*(?=[\d.\\(])"
+    r"(?P<before>[+-]?)\s*(?:\\text\{\s*)?(?P<name>US\\?\$|\\?\$|[€£¥₹]|(?:Rs\.?|USD)(?![A-Za-z]))\s*\}?"
+    r"\s*(?P<after>[+-]?)\s*(?=[\d.\\(])"
 )
 SCALE = re.compile(
     rf"\s*(?:\\text\{{\s*)?((?:{SCALE_WORDS})(?:\s+(?:{SCALE_WORDS}))*)(?![A-Za-z])(\s*\}})?", re.IGNORECASE
@@ -29,7 +30,8 @@ ASKED_IN = re.compile(
 )
 # where a unit may start: a command for text, a fraction of texts, a degree sign, a letter after something else
 STARTS = re.compile(
-    r"\\text\{|\\frac\{\s*\\text|\^\\circ|\\mu|\\\$|[€£¥₹¢]|/\s*\\text|/\s*(?=[A-Za-z])|(?<![A-Za-z\\{])[A-Za-z]|[\u4e00-\u9fff]|\(\s*(?:\\text|[A-Za-z])"
+    r"\\text\{|\\frac\{\s*\\text|\^\\circ|\\mu|\\\$|[€£¥₹¢]|/\s*\\text|/\s*(?=[A-Za-z])"
+    r"|(?<![A-Za-z\\{])[A-Za-z]|[\u4e00-\u9fff]|\(\s*(?:\\text|[A-Za-z])"
 )
 
 
@@ -55,12 +57,8 @@ def read_quantity(text: str) -> Quantity:
     if len(text) > MAX_CHARACTERS:
         return Quantity(text)
     if match := CURRENCY.match(text):
-        sign = next((part for part in match.groups() if part), "")
-        names = [part for part in (match[2], match[3], match[4]) if part]
-        currency = TABLE.get(names[0].replace("\\", "")) or TABLE.get(names[0])
-        minus = "-" if "-" in (match[1], match[5]) else ""
-        del sign
-        text = minus + text[match.end() :]
+        currency = TABLE[match["name"].replace("\\", "")]
+        text = ("-" if "-" in match["before"] + match["after"] else "") + text[match.end() :]
     if (match := PERCENT.search(text)) and not text[match.end() :].strip():
         return Quantity(text[: match.start()].strip(), currency, is_percent=True)
     for match in STARTS.finditer(text):
@@ -117,8 +115,8 @@ def asked_units(problem: str) -> tuple[Unit, ...]:
 
 
 def asks_in_percent(problem: str) -> bool:
-    """Whether the problem speaks of percent."""
-    return bool(re.search(r"%|\bper ?cent|\bpct\b", problem))
+    """Whether the problem speaks of percent otherwise than of a number of them: what percent, as a percentage."""
+    return bool(re.search(r"(?i)(?<![\d}\\$])(?<![\d}$] )(?:%|\bper ?cent|\bpct\b)", problem))
 
 
 def unit_factor(found: Quantity, wanted: Quantity, problem: str) -> Fraction | None:
@@ -139,12 +137,15 @@ def unit_factor(found: Quantity, wanted: Quantity, problem: str) -> Fraction | N
     convertible = [factor for other in asked if (factor := factor_between(unit, other)) is not None]
     if convertible:
         return convertible[0]
-    return Fraction(1) if _is_of_another_kind(unit, asked) else None
+    return Fraction(1) if _is_of_another_kind(unit, asked, problem) else None
 
 
-def _is_of_another_kind(unit: Unit, asked: tuple[Unit, ...]) -> bool:
+def _is_of_another_kind(unit: Unit, asked: tuple[Unit, ...], problem: str) -> bool:
     """Whether the units asked for say nothing of this one: several kinds, or no power of the same bases."""
-    return len(asked) > 1 or {base for base, _ in unit.powers} != {base for base, _ in asked[0].powers}
+    bases, asked_bases = ({base for base, _ in other.powers} for other in (unit, asked[0]))
+    is_other_angle = bases | asked_bases == {"degree", "radian"}
+    is_counted = bool(re.search(r"(?i)\bhow many\b", problem))  # sides in inches may have an area in square inches
+    return not is_other_angle and (len(asked) > 1 or bases != asked_bases or not is_counted)
 
 
 def _may_be_unit(value: str, text: str, unit: Unit, is_apart: bool) -> bool:

@@ -154,9 +154,12 @@ def _powers(text: str) -> Powers:
 
 
 TABLE = _table()
+BEFORE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}  # square feet
+AFTER = {"squared": 2, "cubed": 3}  # feet squared
+DIVIDING = {"per", "each", "every", "a", "an"}
 TOKEN = re.compile(
-    r"\s*(?:(\\(?:mu|Omega)\s*[A-Za-z]*)|(\^\\circ\s*[CF]?(?![A-Za-z]))|\^\{?\s*(-?\d)\s*\}?|(\\cdot|\\times|[/()·*-])"
-    r"|([A-Za-z]+\.?(?:-[A-Za-z]+)*|US\$|\\?\$|[€£¥₹¢%]|[\u4e00-\u9fff]+))"
+    r"\s*(?:(?P<degree>\^\\circ\s*[CF]?(?![A-Za-z]))|\^\{?\s*(?P<power>-?\d)\s*\}?|(?P<sign>\\cdot|\\times|[/()·*-])"
+    r"|(?P<word>\\(?:mu|Omega)\s*[A-Za-z]*|[A-Za-z]+\.?(?:-[A-Za-z]+)*|US\$|\\?\$|[€£¥₹¢%]|[\u4e00-\u9fff]+))"
 )
 
 
@@ -169,84 +172,64 @@ def read_unit(text: str) -> Unit | None:
     text = re.sub(r"\\frac\{((?:[^{}]|\{[^{}]*\})*)\}\{((?:[^{}]|\{[^{}]*\})*)\}", r"(\1)/(\2)", text)
     text = words_of(text).replace("{", " ").replace("}", " ")
     text = re.sub(r"\^\s*(-?\d)", r"^\1", text)
-    text = re.sub(r"^\s*[(\[]([^()\[\]]*)[)\]]\s*(\^\d)?\s*$", r"\1\2", text).strip()
+    text = re.sub(r"^\s*[(\[]([^()\[\]]*)[)\]]\s*$|^\s*\(([A-Za-z]+)\)\s*(?=\^\d$)", r"\1\2", text).strip()
     tokens: list[tuple[str, str]] = []
     position = 0
-    while position < len(text.rstrip()):
+    while position < len(text):
         match = TOKEN.match(text, position)
-        if match is None:
+        if match is None or match.lastgroup is None:
             return None
-        kind = next(index for index, part in enumerate(match.groups()) if part is not None)
-        tokens.append((("word", "degree", "power", "sign", "word")[kind], match[kind + 1].replace(" ", "")))
+        tokens.append((match.lastgroup, match[match.lastgroup].replace(" ", "")))
         position = match.end()
     return _product(tokens) if tokens else None
 
 
 def _product(tokens: list[tuple[str, str]]) -> Unit | None:
-    """Units side by side multiply; all after a / or per divides, up to the next; unknown words are one thing."""
+    """Units side by side multiply; all after a / or per divides; unknown words are one thing that is counted."""
     unit, sign, power_of_next = NOTHING, 1, 1
-    last: Unit | None = None
+    last: Unit | None = None  # what a power that follows belongs to
     unknown: list[str] = []
-    depth = 0
     for kind, text in tokens:
-        if kind == "sign":
-            if text == "(":
-                depth += 1
-            elif text == ")":
-                depth -= 1
-            elif text == "/":
-                sign = -1
-            elif text == "-":
-                continue
-            continue
-        if kind == "power":
+        word = text.lower().rstrip(".")
+        known = _known(kind, text)
+        if text == ")":
+            last = None
+        elif kind == "power" or (word in AFTER and last is not None):
             if last is None:
                 return None
-            unit = unit * last ** (int(text) - 1)
-            last = None
-            continue
-        word = {"degree": "°" + text.removeprefix(r"^\circ")}.get(
-            kind, text.removeprefix("\\") if "$" in text else text
-        )
-        lower = word.lower().rstrip(".")
-        if lower in ("per", "each", "every") and unit is not NOTHING:
+            unit, last = unit * last ** ((int(text) if kind == "power" else AFTER[word]) - 1), None
+        elif text == "/" or (word in DIVIDING and unit is not NOTHING and not unknown):
             sign = -1
-        elif lower in ("square", "sq", "squared"):
-            if lower == "squared" and last is not None:
-                unit, last = unit * last, None
-            else:
-                power_of_next = 2
-        elif lower in ("cubic", "cu", "cubed"):
-            if lower == "cubed" and last is not None:
-                unit, last = unit * last**2, None
-            else:
-                power_of_next = 3
-        else:
-            known = TABLE.get(word) or TABLE.get(word.rstrip(".")) or (TABLE.get(lower) if len(lower) > 2 else None)
-            if known is None:
-                if lower in ("a", "an") and unit is not NOTHING and not unknown:
-                    sign = -1  # hours a week
-                    continue
-                if lower in CLAUSES or (len(lower) < 2 and lower.isascii()):
-                    return None
-                if lower not in ARTICLES:
-                    unknown.append(lower)
-                elif unknown:
-                    break  # what a thing is of, or where: eggs from the farm
-                continue
-            if known.powers in (TABLE["celsius"].powers, TABLE["fahrenheit"].powers) and unit == TABLE["degree"]:
-                unit = NOTHING
+        elif word in BEFORE:
+            power_of_next = BEFORE[word]
+        elif known is not None:
+            if known in (TABLE["celsius"], TABLE["fahrenheit"]) and unit == TABLE["degree"]:
+                unit = NOTHING  # degrees Celsius
             last = known ** (power_of_next * sign)
             unit, power_of_next = unit * last, 1
-    if depth:
-        return None
+        elif word in CLAUSES or (kind == "word" and len(word) < 2 and word.isascii() and word not in ARTICLES):
+            return None
+        elif kind == "word" and word not in ARTICLES:
+            unknown.append(word)
+        elif unknown and kind == "word":
+            break  # what a thing is of, or where: eggs from the farm
     if power_of_next != 1:  # 42 square
         unit = unit * TABLE["unit"] ** power_of_next
-    if unknown:
-        thing = Unit(Fraction(1), ((f"a {_singular(unknown[-1])}", 1),))
-        # "miles of road", "dollars profit": what is measured does not change the unit
-        return thing if unit is NOTHING or unit.powers == () else unit
-    return unit
+    # "miles of road", "dollars profit": what is measured does not change the unit
+    return Unit(Fraction(1), ((f"a {_singular(unknown[-1])}", 1),)) if unknown and not unit.powers else unit
+
+
+def _known(kind: str, text: str) -> Unit | None:
+    if kind == "degree":
+        return TABLE.get("°" + text.removeprefix(r"^\circ"))
+    if kind != "word":
+        return None
+    word = text.removeprefix("\\") if "$" in text else text
+    return (
+        TABLE.get(word)
+        or TABLE.get(word.rstrip("."))
+        or (TABLE.get(word.lower().rstrip(".")) if len(word) > 2 else None)
+    )
 
 
 def _singular(word: str) -> str:

@@ -7,6 +7,12 @@ UNTOUCHED = "cut_100"  # the whole reasoning
 
 # which heads are ablated: none, the Reasoning-Focus Heads, or random ones of their layers
 UNABLATED, RFH, RANDOM = "unablated", "rfh", "random"
+# how a head is ablated, and what is said of it
+ABLATION_MODES = {
+    "zero": "set to zero",
+    "mean": "set to their mean",
+    "cut_off": "cut off from the reasoning",
+}
 
 # the token roles that both runs of a pair have
 ANSWER_ROLE = "answer"  # the answer within the probe, the reasoning's last line

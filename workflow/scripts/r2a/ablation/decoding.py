@@ -21,10 +21,10 @@ from r2a.ablation.arms import Arm
 from r2a.models import ModelError, stack_layers
 from r2a.models.attention import Rule, attention_kernel, plain_attention
 from r2a.models.decoder import Decoder
-from r2a.roles import UNABLATED
+from r2a.roles import ABLATION_MODES, UNABLATED
 from r2a.traces import Bounds
 
-MODES = ("zero", "mean", "cut_off")  # see arms.Arm
+MODES = tuple(ABLATION_MODES)  # see arms.Arm
 # how far logits without ablation may be from the model's own: largest difference over the logits' standard deviation
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 

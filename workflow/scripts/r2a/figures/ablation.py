@@ -1,5 +1,6 @@
 """Dose-response of the heads' ablation while the answer is generated."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pandas as pd
 
 from r2a.figures.registry import caption, figure
 from r2a.figures.style import BLUE, GREY, legend_under_title, save, title, titled
-from r2a.roles import RANDOM, RFH, UNABLATED
+from r2a.roles import ABLATION_MODES, RANDOM, RFH, UNABLATED
 
 METRICS = {
     "accuracy": "share of right answers",
@@ -17,7 +18,6 @@ METRICS = {
     "format": "share finished, with\na closed box",
     "a2r": "a2r that remains,\nmean over all heads",
 }
-MODES = {"zero": "put to zero", "mean": "put to their mean", "cut_off": "cut off from\nthe reasoning"}
 SELECTIONS = {
     RFH: (BLUE, "o", "-", "Reasoning-Focus Heads, by rank"),
     RANDOM: (GREY, "s", "--", "random heads of the same layers, mean of draws"),
@@ -62,7 +62,7 @@ def plot_ablation(effect: Path, stem: Path, settings: Mapping[str, Any]) -> None
                 axes.set_title(name, fontsize=9)
             if mode == modes[-1]:
                 axes.set_xlabel("ablated heads")
-        axes_row[0].set_ylabel(f"heads {MODES[mode]}")
+        axes_row[0].set_ylabel(textwrap.fill(f"heads {ABLATION_MODES[mode]}", 20))
     legend_under_title(figure, grid[0, 0].get_legend_handles_labels()[0])
     title(
         figure,

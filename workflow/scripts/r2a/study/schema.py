@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from r2a.engine import gpus_by_default
 from r2a.extensions import CONTROLS, GRADERS, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
 from r2a.registry import Registry
+from r2a.roles import ABLATION_MODES
 from r2a.text.cues import ALL_CUE_WORDS
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
@@ -41,9 +42,10 @@ if typing.TYPE_CHECKING:
     Probe: typing.TypeAlias = str
     Grader: typing.TypeAlias = str
     OtherJudge: typing.TypeAlias = str
+    Mode: typing.TypeAlias = str
 else:  # whatever is registered when the schema is read
     Kind, Control, Probe, Grader = (Literal[tuple(r)] for r in (PERTURBATION_KINDS, CONTROLS, PROBES, GRADERS))
-    OtherJudge = Literal[tuple(JUDGE_KINDS)]
+    OtherJudge, Mode = Literal[tuple(JUDGE_KINDS)], Literal[tuple(ABLATION_MODES)]
 
 
 def _told(registry: Registry[Any, Any]) -> str:
@@ -369,11 +371,11 @@ class Ablation(Section):
     n_problems: int | None = Field(
         100, gt=0, description="Only so many traces of a dataset, drawn by the study's seed; null takes all."
     )
-    modes: Distinct[Literal["zero", "mean", "cut_off"]] = Field(
+    modes: Distinct[Mode] = Field(
         ["zero", "mean", "cut_off"],
         min_length=1,
-        description="A head's output is put to zero or its mean over answer tokens, or its attention to the reasoning "
-        "is cut off and the rest normalised again.",
+        description="A head's output is set to zero or to its mean over answer tokens, or its attention to the "
+        "reasoning is cut off and the rest normalised again (attention knockout).",
     )
     doses: Distinct[Annotated[int, Field(gt=0)]] = Field(
         [1, 2, 5, 10, 20], min_length=1, description="Heads that are ablated at a time, by their rank."

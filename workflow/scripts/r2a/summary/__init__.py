@@ -28,7 +28,7 @@ TOY_WARNING = (
 )
 QUESTION = (
     "A reasoning model writes its thoughts, then an answer. Three stages ask whether the answer depends on them: is it "
-    "right more often with reasoning, and does it go along when the reasoning's text is changed; which attention heads "
+    "right more often with reasoning, and does it follow when the reasoning's text is changed; which attention heads "
     "read the reasoning while the answer is written; and does the answer flip when activations of another question's "
     "reasoning are put in. Brackets hold {:g} % intervals."
 )

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from r2a.roles import RFH, UNABLATED
+from r2a.roles import ABLATION_MODES, RFH, UNABLATED
 from r2a.store import read_provenance
 from r2a.summary.words import said_p
 
-MODES = {"zero": "put to zero", "mean": "put to their mean", "cut_off": "cut off from the reasoning"}
 SELECTIONS = {"random": "as many random heads of the same layers"}
 
 
@@ -29,7 +28,7 @@ def ablation_sentences(effects: Sequence[Path]) -> list[str]:
             rows = table[table["mode"] == mode].sort_values("dose")
             rfh = rows[rows["selection"] == RFH]
             doses = _list(rfh["dose"])
-            part = f"with the first {doses} Reasoning-Focus Heads {MODES.get(mode, mode)} {_course(rfh)} are right"
+            part = f"with the first {doses} Reasoning-Focus Heads {ABLATION_MODES[mode]} {_course(rfh)} are right"
             for selection, others in rows[rows["selection"] != RFH].groupby("selection", sort=False):
                 most = others.loc[others["difference"].abs().idxmax()]
                 part += (

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AddedToken
+from tokenizers import Tokenizer, decoders, models
+from transformers import CONFIG_MAPPING, AddedToken, PreTrainedTokenizerFast
 
-from r2a.formats import FORMATS, read_format
-from r2a.models import ModelError, format_of, load_tokenizer, marks_of, resolve_model, text_of
+from r2a.formats import FORMATS, FormatError, choose_format, read_format
+from r2a.models import ModelError, format_of, load_tokenizer, marks_of, resolve_model, text_of, token_pieces
 from r2a.prompts import CONDITIONS, FINISHED_STUB, Prompts, PromptStyle
 from r2a.traces import SEGMENTS, segment
 
@@ -305,3 +306,261 @@ def test_a_format_survives_the_manifest(sample):
     manifest = resolved(folder, reasoning_format=name)
     assert manifest["reasoning_format"] == name
     assert read_format(manifest["format"]) == FORMATS[name].function()
+
+
+# ---- which format a model has
+
+
+def test_a_model_whose_template_fits_two_formats_is_refused_until_one_is_named():
+    both = "".join([*FORMATS["magistral"].signs, *FORMATS["seed_oss"].signs])
+    with pytest.raises(FormatError, match=r"magistral and seed_oss; name one of them"):
+        choose_format(None, both, has_think_tags=True)
+    assert choose_format("seed_oss", both, has_think_tags=True)[0] == "seed_oss"
+
+
+def test_what_neither_template_nor_tokens_tell_is_asked_for():
+    with pytest.raises(FormatError, match=r"name one of r1, .*seed_oss.*, or give \{open: \.\.\., close: \.\.\.\}"):
+        choose_format(None, CHATML, has_think_tags=False)
+    name, form, how = choose_format(None, None, has_think_tags=True)
+    assert (name, form.open, how) == ("r1", "<think>", "by its tokens <think> and </think>")
+
+
+def test_a_format_may_be_spelled_out_in_the_configuration(tmp_path):
+    folder = make_model(tmp_path / "m", CHATML, has_tags=False)
+    given = {"open": "<mm:think>", "close": "</mm:think>", "after_open": ""}
+    manifest = resolved(folder, reasoning_format=given)
+    assert manifest["reasoning_format"] == "given"
+    form = read_format(manifest["format"])
+    prompt = Prompts(load_tokenizer(folder), PromptStyle(form, "chat")).ids(QUESTION, "", "with_reasoning")
+    completion = load_tokenizer(folder).encode(f"{REASONING}</mm:think>{ANSWER}", add_special_tokens=False)
+    found = segment(prompt, completion, marks_of(folder, form))
+    assert (found.n_closes, found.answer) == (1, ANSWER)
+
+
+# ---- prompts that are refused, or opened by the template's own argument (P01)
+
+CLOSES_ALWAYS = CHATML + "{% if add_generation_prompt %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+CLOSES_BY_DEFAULT = (
+    CHATML + "{% if add_generation_prompt and not think_aloud %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+)
+DOUBLED = CHATML + "{% if add_generation_prompt %}{{ '<think></think><think>\n' }}{% endif %}"
+LEADS = CHATML + "{% if add_generation_prompt %}{{ '<think>\n</think>\nThe answer: ' }}{% endif %}"
+WRITES_IN = CHATML + "{% if add_generation_prompt %}{{ '<think>\nOkay, ' }}{% endif %}"
+TWICE = CHATML + "{% if add_generation_prompt %}{{ '<think>\n<think>\n' }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        (CLOSES_ALWAYS, r"closes the reasoning before the model can think: the prompt ends in .*</think>"),
+        (LEADS, r"closes the reasoning before the model can think: the prompt ends in .*The answer: "),
+        (DOUBLED, r"opens or closes the reasoning twice: the prompt ends in .*<think></think><think>"),
+        (TWICE, r"opens or closes the reasoning twice"),
+        (WRITES_IN, r"writes into the reasoning that it opens: the prompt ends in .*Okay, "),
+    ],
+)
+def test_a_template_that_ends_against_the_condition_is_refused_with_its_end_and_the_keys_to_change(
+    tmp_path, template, fault
+):
+    folder = make_model(tmp_path / "m", template)
+    with pytest.raises(ModelError, match=fault) as refusal:
+        resolved(folder, reasoning_format="r1")
+    assert "models.mine another chat template, prompt: raw, template_arguments" in str(refusal.value)
+    assert not (folder / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "qwen3_5", "exaone4", "command_a", "gemma"])
+def test_a_template_that_closes_by_default_is_opened_by_its_own_argument(tmp_path, name):
+    chosen = SAMPLES[name]
+    folder = make_model(tmp_path / "m", chosen.template, chosen.tokens, chosen.has_tags)
+    with pytest.raises(ModelError, match="closes the reasoning before the model can think"):
+        resolved(folder, template_arguments={"with_reasoning": dict.fromkeys(ARGUMENTS, False)})
+    assert resolved(folder)["reasoning_format"] == name
+
+
+ARGUMENTS = ("thinking", "enable_thinking", "reasoning")
+
+
+def test_an_argument_that_no_format_knows_is_given_by_the_configuration(tmp_path):
+    folder = make_model(tmp_path / "m", CLOSES_BY_DEFAULT)
+    with pytest.raises(ModelError, match="closes the reasoning"):
+        resolved(folder)
+    arguments = {"with_reasoning": {"think_aloud": True}, "without_reasoning": {"think_aloud": False}}
+    resolved(folder, template_arguments=arguments, without_reasoning="native")
+
+
+def test_a_template_that_takes_no_notice_of_being_asked_not_to_think_is_refused(tmp_path):
+    folder = make_model(tmp_path / "m", CHATML)
+    with pytest.raises(ModelError, match="asked not to think, its chat template takes no notice"):
+        resolved(folder, reasoning_format="qwen3", without_reasoning="native")
+    opens = make_model(tmp_path / "opens", SAMPLES["r1"].template)
+    with pytest.raises(ModelError, match="asked not to think, its chat template opens a reasoning"):
+        resolved(opens, reasoning_format="qwen3", without_reasoning="native")
+
+
+def test_a_system_turn_follows_the_formats_own(tmp_path):
+    folder = make_model(tmp_path / "m", LLAMA, has_tags=False)
+    style = PromptStyle(FORMATS["nemotron_v1"].function(), "chat", system_turn={"with_reasoning": "Be brief."})
+    prompts = Prompts(load_tokenizer(folder), style)
+    assert "system<|end_header_id|>\n\ndetailed thinking on\n\nBe brief.<|eot_id|>" in prompts.text(
+        "Q?", "", CONDITIONS[0]
+    )
+    assert "Be brief." not in prompts.text("Q?", "", CONDITIONS[1])
+
+
+# ---- templates that want parts, lose the question or fail (P02)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{% for part in turn.content %}{{ part.text }}{% endfor %}",
+        "{{ turn.content[0]['text'] }}",
+        "{% for part in turn.content %}{% if part.type == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}",
+    ],
+)
+def test_a_template_that_wants_content_in_parts_is_given_parts(tmp_path, content):
+    folder = make_model(tmp_path / "m", CHATML.replace("{{ turn.content }}", content))
+    resolved(folder)
+    style = PromptStyle(FORMATS["r1"].function(), "chat")
+    assert QUESTION in Prompts(load_tokenizer(folder), style).text(QUESTION, "", "with_reasoning")
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        (CHATML.replace("{{ turn.content }}", ""), "loses the question or changes it"),
+        (CHATML.replace("turn.content", "turn.content | upper"), "loses the question or changes it"),
+        (CHATML.replace("turn.content", "turn.content | e"), "loses the question or changes it"),
+        (CHATML.replace("{{ turn.content }}", "{{ turn.content.split('\\\\')[0] }}"), "loses the question"),
+        ("{{ raise_exception('roles must alternate') }}", "fails: TemplateError: roles must alternate"),
+        (CHATML + "{{ missing.field }}", "fails: UndefinedError"),
+        ("{% for turn in messages %}{{ turn.content }}", "fails: TemplateSyntaxError"),
+    ],
+)
+def test_a_template_that_loses_the_question_or_fails_is_refused_by_name(tmp_path, template, fault):
+    folder = make_model(tmp_path / "m", template)
+    with pytest.raises(ModelError, match=fault) as refusal:
+        resolved(folder)
+    assert str(folder) in str(refusal.value)
+
+
+# ---- dates (P03)
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["{{ strftime_now('%d %b %Y') }}", "{{ date_string }}", "{% set day = strftime_now('%d %b %Y') %}{{ day }}"],
+)
+def test_a_template_takes_the_studys_date_for_today(tmp_path, date):
+    folder = make_model(tmp_path / "m", f"Today Date: {date}\n{CHATML}")
+    tokenizer, form = load_tokenizer(folder), FORMATS["r1"].function()
+    text = Prompts(tokenizer, PromptStyle(form, "chat")).text("Q?", "", "with_reasoning")
+    assert text.startswith("Today Date: 28 Sep 2025\n")
+    text = Prompts(tokenizer, PromptStyle(form, "chat", date="2031-02-03")).text("Q?", "", "with_reasoning")
+    assert text.startswith("Today Date: 03 Feb 2031\n")
+
+
+# ---- what ends a completion (P04)
+
+
+@pytest.mark.parametrize(
+    ("files", "stops"),
+    [
+        ({"config": {"eos_token_id": [1, 284]}}, {1, 284}),
+        ({"config": {"eos_token_id": 284}, "generation_config": {"eos_token_id": [1, 7]}}, {1, 7, 284}),
+        ({"config": {"eos_token_id": None, "text_config": {"eos_token_id": 9}}}, {1, 9}),
+        ({"generation_config": {"eos_token_id": None}}, {1}),
+    ],
+)
+def test_stop_tokens_are_those_of_all_three_files(tmp_path, files, stops):
+    folder = make_model(tmp_path / "m")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    for stem, held in files.items():
+        path = folder / f"{stem}.json"
+        path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | held))
+    assert marks_of(folder).stops == stops
+
+
+# ---- the exact text of tokens
+
+
+def test_token_texts_are_exact_in_a_byte_level_vocabulary(tmp_path):
+    tokenizer = load_tokenizer(make_model(tmp_path / "m"))
+    for text in ("  two  spaces , and 'quotes' .\n\n", "naïve 日本 🙂 x", "\ttabs\r\n", "<think>\n</think> a"):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert text_of(tokenizer, ids) == text
+        pieces = token_pieces(tokenizer, ids)
+        assert "".join(pieces) == text
+        assert len(pieces) == len(ids)
+
+
+def test_a_character_that_is_split_over_tokens_is_its_first_ones_and_a_part_alone_is_replaced(tmp_path):
+    tokenizer = load_tokenizer(make_model(tmp_path / "m"))
+    ids = tokenizer.encode("a日b", add_special_tokens=False)
+    assert len(ids) == 5
+    assert token_pieces(tokenizer, ids) == ["a", "日", "", "", "b"]
+    assert token_pieces(tokenizer, ids[:2]) == ["a", "\ufffd"]
+
+
+def test_ids_that_logits_have_and_the_tokenizer_lacks_have_no_text(tmp_path):
+    tokenizer = load_tokenizer(make_model(tmp_path / "m"))
+    beyond = len(tokenizer) + 5
+    (known,) = tokenizer.encode("a", add_special_tokens=False)
+    assert token_pieces(tokenizer, [known, beyond, known]) == ["a", "", "a"]
+    assert text_of(tokenizer, [beyond, known]) == "a"
+
+
+def test_token_texts_are_exact_in_a_sentencepiece_vocabulary_with_bytes():
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581the", "\u2581", "cat", "."]
+    backend = Tokenizer(
+        models.BPE({word: k for k, word in enumerate(words)}, [], byte_fallback=True, unk_token="<unk>")
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=True)
+    the, space, cat, stop = range(259, 263)
+    face = [3 + byte for byte in "🙂".encode()]
+    assert text_of(tokenizer, [the, space, cat, space, stop]) == " the cat ."
+    assert token_pieces(tokenizer, [the, *face, cat]) == [" the", "🙂", "", "", "", "cat"]
+
+
+# ---- configurations of other shapes (P06)
+
+
+def with_config(folder: Path, config: Any) -> Path:
+    make_model(folder)
+    (folder / "config.json").write_text(json.dumps(config.to_dict() if hasattr(config, "to_dict") else config))
+    return folder
+
+
+def test_a_nested_configuration_is_that_of_its_text_model(tmp_path):
+    text = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 99}
+    for kind in ("gemma3", "mistral3", "qwen3_5"):
+        config = CONFIG_MAPPING[kind](text_config=text).to_dict() | {"architectures": ["Nested"]}
+        manifest = resolved(with_config(tmp_path / kind, config), prompt="raw")
+        sizes = [manifest[key] for key in ("n_layers", "n_heads", "n_key_value_heads", "n_positions")]
+        assert sizes == [3, 4, 2, 99]
+
+
+def test_a_configuration_of_other_names_is_read(tmp_path):
+    old = CONFIG_MAPPING["gpt_neox"](num_hidden_layers=2, num_attention_heads=4, hidden_size=32)
+    manifest = resolved(with_config(tmp_path / "neox", old), prompt="raw")
+    assert (manifest["n_key_value_heads"], manifest["architecture"]) == (4, "GPTNeoX")
+    older = CONFIG_MAPPING["gpt2"](n_layer=3, n_head=2, n_embd=32, n_positions=77)
+    manifest = resolved(with_config(tmp_path / "gpt2", older), prompt="raw")
+    assert [manifest[key] for key in ("n_layers", "n_heads", "n_positions")] == [3, 2, 77]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        ("mamba", "mamba has no attention heads"),
+        ("t5", "t5 is an encoder and a decoder"),
+        ("rwkv", "rwkv has no attention heads"),
+    ],
+)
+def test_a_model_that_is_no_decoder_with_heads_is_refused_by_name(tmp_path, kind, fault):
+    with pytest.raises(ModelError, match=fault):
+        resolved(with_config(tmp_path / "m", CONFIG_MAPPING[kind]()), prompt="raw")

@@ -38,7 +38,7 @@ def traces(*rows, **columns):
         ]
     )  # fmt: skip
     defaults = {"model": "M", "dataset": "D", "decoding": "greedy", "area": "easy", "level": None}
-    defaults |= {"is_well_formed": frame["is_finished"], "finish_reason": "stop"}
+    defaults |= {"is_well_formed": frame["is_finished"], "finish_reason": "stop", "n_forced_tokens": 0}
     return with_outcomes(frame.astype({"is_correct": object}).assign(**{**defaults, **columns}))
 
 

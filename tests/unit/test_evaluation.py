@@ -321,11 +321,12 @@ def test_funnel_counts_each_step_and_gives_compliance_with_its_interval(paper):
     names = {"model": "M", "dataset": "D", "condition": "with_reasoning", "decoding": "sampled"}
     finish = np.where(np.arange(n_total) < n_total - 40, "length", "repetition")
     finish = np.where(traces["is_finished"], "stop", finish)
-    traces = traces.assign(uid=np.arange(n_total).astype(str), sample=0, finish_reason=finish)
+    traces = traces.assign(uid=np.arange(n_total).astype(str), sample=0, finish_reason=finish, n_forced_tokens=0)
+    traces.loc[:2, "n_forced_tokens"] = 5
     row = funnel_table(traces.assign(**names), 0.95, {"D": 7}).iloc[0]
     assert row["unreadable"] == 7
     assert [row[step] for step in ("total", "finished", "well_formed", "extracted")] == [500, 412, 379, 373]
-    assert row["repeating"] == 40
+    assert (row["repeating"], row["closed_by_budget"]) == (40, 3)
     assert row["compliance"] == 373 / 500
     assert (row["low"], row["high"]) == pytest.approx(wilson_interval(373, 500, 0.95))
 
@@ -333,7 +334,7 @@ def test_funnel_counts_each_step_and_gives_compliance_with_its_interval(paper):
 def test_compliance_interval_of_repeated_samples_counts_problems():
     once, often = (graded_frame([("r", "r")] * 60 + [("i", "r")] * 40, n).assign(finish_reason="") for n in (1, 9))
     low = [
-        funnel_table(table.assign(is_finished=True, is_well_formed=True), 0.95)["low"].iloc[0]
+        funnel_table(table.assign(is_finished=True, is_well_formed=True, n_forced_tokens=0), 0.95)["low"].iloc[0]
         for table in (once, often)
     ]
     assert low[1] == pytest.approx(low[0], abs=2e-3)
@@ -348,7 +349,7 @@ def write_inputs(folder: Path, model: str, label: str, dataset: str, graded: pd.
     paths["dataset"] = folder / "datasets" / f"{dataset}.parquet"
     keys = ["uid", "condition", "decoding", "sample"]
     traces = graded[[*keys, "is_valid", "invalid_reason"]].assign(
-        is_finished=True, is_well_formed=True, finish_reason="stop"
+        is_finished=True, is_well_formed=True, finish_reason="stop", n_forced_tokens=0
     )
     traces["completion_token_ids"] = [[1, 2, 3]] * len(traces)
     write_parquet(paths["traces"], traces, provenance(settings))

@@ -4,22 +4,26 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from transformers import AutoModelForCausalLM
 
+from format_samples import SAMPLES, make_model
 from r2a.datasets import load_dataset
+from r2a.formats import FORMATS
 from r2a.generation import generate_traces
-from r2a.models import resolve_model
+from r2a.models import load_tokenizer, marks_of, resolve_model
 from r2a.study import load_study, stage_settings
+from r2a.traces import Bounds
 
 ROOT = Path(__file__).parents[2]
 ENGINE = {"gpu": 0, "gpu_memory_percent": 90, "cpu_cache_mb": 64}
 pytestmark = pytest.mark.slow
 
 
-def traces(folder, monkeypatch, generation, **variant):
-    """Traces of the tiny Llama on six puzzles, by uid and condition; of its variant where one is given."""
+def traces(folder, monkeypatch, generation, models=None, **variant):
+    """Traces of a model, by default the tiny Llama, on six puzzles; of its variant where one is given."""
     monkeypatch.chdir(ROOT)
     folder.mkdir()
-    models = {"tiny": {"path": "resources/models/tiny-llama", "dtype": "float32"}}
+    models = models or {"tiny": {"path": "resources/models/tiny-llama", "dtype": "float32"}}
     name = "variant" if variant else "tiny"
     if variant:
         models["variant"] = {"variant_of": "tiny", **variant}
@@ -54,6 +58,8 @@ def test_a_budget_closes_the_reasoning_at_its_token_and_leaves_shorter_ones(tmp_
     assert lengths.max() > budget
     cut = traces(tmp_path / "cut", monkeypatch, {"reasoning_budget": budget})
     assert list(reasoning_lengths(cut)) == list(lengths.clip(upper=budget))
+    assert list(cut.loc["with_reasoning", "n_forced_tokens"] == 1) == list(lengths >= budget)
+    assert (cut.loc["without_reasoning", "n_forced_tokens"] == 0).all() and (plain["n_forced_tokens"] == 0).all()
     same = cut["completion_token_ids"].map(list) == plain["completion_token_ids"].map(list)
     assert same["without_reasoning"].all()
     assert list(same["with_reasoning"]) == list(lengths <= budget)
@@ -81,3 +87,26 @@ def test_a_reasoning_opened_in_pieces_is_segmented_however_the_model_closes_it(t
         assert (row.bounds[5] > row.bounds[4]) == ("</think>" in f"{row.prompt_text}{row.completion_text}")
     closed_beforehand = table.loc["without_reasoning", "bounds"].map(lambda bounds: bounds[5] - bounds[4])
     assert (closed_beforehand > 2).all()
+
+
+@pytest.mark.parametrize("name", ["olmo3", "harmony"])
+def test_a_budget_closes_a_reasoning_whose_delimiters_are_several_tokens(tmp_path, monkeypatch, name):
+    """A model that has never seen the format: it goes on until the budget closes its reasoning in all the tokens."""
+    chosen = SAMPLES[name]
+    folder = make_model(tmp_path / "model", chosen.template, chosen.tokens, chosen.has_tags)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    model.resize_token_embeddings(len(load_tokenizer(folder)))
+    model.save_pretrained(folder)
+    models = {"tiny": {"path": str(folder), "dtype": "float32", "prompt": "chat", "without_reasoning": "empty"}}
+    table = traces(tmp_path / "traces", monkeypatch, {"reasoning_budget": 12, "max_new_tokens": 40}, models)
+    form, marks = FORMATS[name].function(), marks_of(folder, FORMATS[name].function())
+    assert len(marks.close_ids) > 2
+    for row in table.loc["with_reasoning"].itertuples():
+        bounds, ids = Bounds.of(row.bounds), [*row.prompt_token_ids, *row.completion_token_ids]
+        assert bounds.think_close - bounds.reasoning == 12
+        assert tuple(ids[bounds.span("think_close")]) == marks.close_ids
+        assert row.n_forced_tokens == len(marks.close_ids)
+        assert row.completion_text.count(form.close) == 1
+    for row in table.loc["without_reasoning"].itertuples():
+        assert Bounds.of(row.bounds).answer == len(row.prompt_token_ids)
+        assert row.n_forced_tokens == 0

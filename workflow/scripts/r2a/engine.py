@@ -103,6 +103,9 @@ def start_engine(
         counted._reasoning_start_token_ids = opened
         counted._reasoning_end_token_ids = counted._natural_reasoning_end_token_ids = closed
         options["reasoning_config"] = counted
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = (
+            "0"  # the two runners count differently: generation.vllm_engine.complete
+        )
     gc.freeze()  # a start collects garbage five times: no need to go through all that was imported
     return vllm.LLM(model=folder, dtype=dtype, max_model_len=longest, **memory, **options)
 

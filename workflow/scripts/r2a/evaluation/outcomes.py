@@ -17,7 +17,9 @@ from r2a.traces import TRACE_KEYS
 
 WITH, WITHOUT = CONDITIONS
 SHORT = {condition: condition.split("_")[0] for condition in CONDITIONS}  # in names of columns
-TRACE_COLUMNS = [*TRACE_KEYS, "is_finished", "is_well_formed", "is_valid", "invalid_reason", "finish_reason"]
+TRACE_COLUMNS = [
+    *TRACE_KEYS, "is_finished", "is_well_formed", "is_valid", "invalid_reason", "finish_reason", "n_forced_tokens",
+]  # fmt: skip
 
 
 class EvaluationError(Exception):

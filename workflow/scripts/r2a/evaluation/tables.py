@@ -30,7 +30,9 @@ from r2a.study import CONDITIONS
 FUNNEL_STEPS = {"finished": "is_finished", "well_formed": "is_well_formed", "extracted": "is_valid"}
 NAMES = ["model", "dataset", "condition", "decoding"]
 GROUPING = ["by", "group", "area", "level"]
-FUNNEL_COLUMNS = [*NAMES, "total", *FUNNEL_STEPS, "repeating", "unreadable", "compliance", "low", "high"]
+FUNNEL_COLUMNS = [
+    *NAMES, "total", *FUNNEL_STEPS, "repeating", "closed_by_budget", "unreadable", "compliance", "low", "high",
+]  # fmt: skip
 ACCURACY_COLUMNS = [
     *NAMES, *GROUPING, "n_problems", "n_samples", "n_undecided", "accuracy", "low", "high", "n_valid",
     "valid_accuracy",
@@ -46,10 +48,11 @@ EFFECT_COLUMNS = [
 def funnel_table(traces: pd.DataFrame, confidence: float, unreadable: Mapping[str, int] | None = None) -> pd.DataFrame:
     """One row a model, dataset, condition and decoding: how many traces each step of the funnel leaves.
 
-    traces: model, dataset, uid, condition, decoding, sample, is_finished, is_well_formed, is_valid, finish_reason.
-    repeating: those that were stopped because they repeated themselves; they are not finished. compliance is
-    extracted / total, with its interval (share_interval). unreadable: problems of the dataset that were left out before
-    generation, as their references cannot be read (by the dataset's label; not part of total).
+    traces: model, dataset, uid, condition, decoding, sample, is_finished, is_well_formed, is_valid, finish_reason,
+    n_forced_tokens. repeating: those that were stopped because they repeated themselves; they are not finished.
+    closed_by_budget: those whose reasoning was closed at generation.reasoning_budget. compliance is extracted / total,
+    with its interval (share_interval). unreadable: problems of the dataset that were left out before generation, as
+    their references cannot be read (by the dataset's label; not part of total).
     """
     rows = []
     for names, part in traces.groupby(NAMES, sort=False):
@@ -59,6 +62,7 @@ def funnel_table(traces: pd.DataFrame, confidence: float, unreadable: Mapping[st
             dict(zip(NAMES, names, strict=True))
             | {"total": len(part), "unreadable": (unreadable or {}).get(str(part["dataset"].iloc[0]), 0)}
             | {"repeating": int((part["finish_reason"] == "repetition").sum())}
+            | {"closed_by_budget": int((part["n_forced_tokens"] > 0).sum())}
             | {step: int(part[column].sum()) for step, column in FUNNEL_STEPS.items()}
             | {"compliance": part["is_valid"].mean(), "low": low, "high": high}
         )

@@ -66,6 +66,7 @@ def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
             ends = [[row.compliance - row.low], [row.high - row.compliance]]
             axes.errorbar(places[-1:], [row.compliance], yerr=ends, capsize=2, fmt="none", color=colour)
             stopped = f", {row.repeating} repeating" if row.repeating else ""
+            stopped += f", {row.closed_by_budget} closed by the budget" if row.closed_by_budget else ""
             axes.text(
                 0.02, 0.03 + 0.085 * line, fontsize=6.5, color=GREY,
                 s=f"{row.decoding}, {CONDITION_NAMES[row.condition]}: {row.extracted} of {row.total} valid{stopped}",

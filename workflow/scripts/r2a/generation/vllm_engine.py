@@ -1,6 +1,7 @@
 """Completions from the vLLM offline engine, one a job, handed over as they finish."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from r2a.engine import EngineError, finished_outputs, start_engine
@@ -22,6 +23,12 @@ def start(
     budgeted = [request.prompt_ids for request in requests if request.reasoning_budget]
     marks = marks_of(manifest["folder"], read_format(manifest["format"]), is_spelled) if budgeted else None
     delimiters = (_opening_ids(budgeted, marks), marks.close_ids) if marks else None
+    least = min((request.reasoning_budget for request in requests if request.reasoning_budget), default=0)
+    if delimiters and least < len(delimiters[0]):
+        raise EngineError(
+            f"generation.reasoning_budget: {least} is fewer than the {len(delimiters[0])} tokens that open a reasoning "
+            "here; vLLM cannot count so few, so raise it"
+        )
     return start_engine(manifest["folder"], origin["dtype"], longest, engine, delimiters)
 
 
@@ -36,8 +43,8 @@ def _opening_ids(prompts: Sequence[Sequence[int]], marks: Marks) -> Sequence[int
     return next(iter(opened), marks.close_ids)
 
 
-def as_vllm_takes_it(request: Request) -> tuple[Any, Any]:
-    """A request's prompt and sampling parameters, in vLLM's own types."""
+def as_vllm_takes_it(request: Request, n_uncounted: int = 0) -> tuple[Any, Any]:
+    """A request's prompt and sampling parameters, in vLLM's own types. n_uncounted: see complete."""
     import vllm
     from vllm.sampling_params import RepetitionDetectionParams
 
@@ -49,12 +56,20 @@ def as_vllm_takes_it(request: Request) -> tuple[Any, Any]:
         stop_token_ids=list(request.stop_ids),
         detokenize=False,  # the ids are what is kept
         repetition_detection=RepetitionDetectionParams(**request.repetition) if request.repetition else None,
-        thinking_token_budget=request.reasoning_budget,
+        thinking_token_budget=request.reasoning_budget and request.reasoning_budget - n_uncounted,
     )
     return {"prompt_token_ids": list(request.prompt_ids)}, sampling
 
 
 def complete(llm: Any, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
-    """Yield (request, completion) in the order in which they finish; llm is what `start` gives."""
-    for request, choice, seconds in finished_outputs(llm, requests, as_vllm_takes_it):
+    """Yield (request, completion) in the order in which they finish; llm is what `start` gives.
+
+    Where the prompt opens the reasoning in several tokens, vLLM 0.32 takes all but one of them off its count of the
+    reasoning, so as many are taken off the budget.
+    """
+    ask = as_vllm_takes_it
+    if any(request.reasoning_budget for request in requests):
+        counted = llm.llm_engine.vllm_config.reasoning_config
+        ask = partial(as_vllm_takes_it, n_uncounted=len(counted.reasoning_start_token_ids) - 1)
+    for request, choice, seconds in finished_outputs(llm, requests, ask):
         yield request, Completion(tuple(choice.token_ids), choice.finish_reason, seconds)

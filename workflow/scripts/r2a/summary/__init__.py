@@ -67,7 +67,8 @@ def write_summary(
     stage_2 += quality_sentences(inputs["attention_quality"], summary.parent)
     stage_3, short_3 = patching_sentences(inputs)
     heading = ["### What is left of the answers when the reasoning's text is perturbed?", ""]
-    columns = FUNNEL_COLUMNS + [step for step in ("repeating", "unreadable") if funnel[step].any()]
+    told = [step for step in ("repeating", "closed_by_budget", "unreadable") if funnel[step].any()]
+    columns = FUNNEL_COLUMNS + told
     confidence = read_provenance(inputs["effect"])["parameters"]["confidence"]
     warning = [f"> **Toy models.** {TOY_WARNING}", ""] if settings["is_toy"] else []
     title = f"Does the answer depend on the reasoning? Study “{settings['study']}”"

@@ -13,3 +13,7 @@ def reference() -> Path:
     if not REFERENCE.is_dir():
         pytest.skip(f"the paper's published data is not at {REFERENCE}")
     return REFERENCE
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-models", action="store_true", help="write what architectures give into docs/models.md")

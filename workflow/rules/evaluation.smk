@@ -62,7 +62,7 @@ rule tabulate_models:
             "<results>/attention/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.datasets
         ),
         hand_off=expand(
-            "<results>/tables/{model}/{dataset}/hand_off.csv", model=STUDY.weighted_models, dataset=STUDY.pair_datasets
+            "<results>/tables/{model}/{dataset}/hand_off.csv", model=STUDY.patched_models, dataset=STUDY.pair_datasets
         ),
     output:
         table=report(

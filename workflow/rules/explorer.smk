@@ -12,10 +12,10 @@ rule write_explorer:
         ),
         heads=expand("<results>/heads/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.datasets),
         pairs=expand(
-            "<results>/pairs/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.pair_datasets
+            "<results>/pairs/{model}/{dataset}.parquet", model=STUDY.patched_models, dataset=STUDY.pair_datasets
         ),
         patching=expand(
-            "<results>/patching/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.pair_datasets
+            "<results>/patching/{model}/{dataset}.h5", model=STUDY.patched_models, dataset=STUDY.pair_datasets
         ),
     output:
         index="<results>/explorer/index.html",

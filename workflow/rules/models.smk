@@ -16,6 +16,29 @@ rule resolve_model:
         "../scripts/resolve_model.py"
 
 
+rule check_model:
+    input:
+        manifest="<results>/models/{model}.json",
+    output:
+        check="<results>/model_checks/{model}.json",
+    log:
+        "<logs>/model_checks/{model}.log",
+    benchmark:
+        "<benchmarks>/model_checks/{model}.tsv"
+    conda:
+        f"../../envs/{STUDY.environment}.yaml"
+    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+    resources:
+        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
+        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
+        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
+        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+    params:
+        settings=lambda wildcards: stage_settings(STUDY, "model_check", model=wildcards.model),
+    script:
+        "../scripts/check_model.py"
+
+
 # Not part of any study: makes what ships under resources/models again.
 rule train_tiny_model:
     input:

@@ -41,38 +41,38 @@ rule write_summary:
         attention_quality="<results>/tables/attention_by_correctness.csv",
         ablation=expand(
             "<results>/tables/{model}/{dataset}/ablation.csv",
-            model=STUDY.weighted_models,
+            model=STUDY.ablated_models,
             dataset=STUDY.graded_datasets,
         ),
         pair_funnels=expand(
             "<results>/tables/{model}/{dataset}/pair_funnel.csv",
-            model=STUDY.weighted_models,
+            model=STUDY.patched_models,
             dataset=STUDY.pair_datasets,
         ),
         patching=expand(
-            "<results>/patching/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.pair_datasets
+            "<results>/patching/{model}/{dataset}.h5", model=STUDY.patched_models, dataset=STUDY.pair_datasets
         ),
         curves=expand(
             "<results>/tables/{model}/{dataset}/patching_curves.csv",
-            model=STUDY.weighted_models,
+            model=STUDY.patched_models,
             dataset=STUDY.pair_datasets,
         ),
         controls=expand(
             "<results>/tables/{model}/{dataset}/patching_controls.csv",
-            model=STUDY.weighted_models,
+            model=STUDY.patched_models,
             dataset=STUDY.pair_datasets,
         ),
         hand_off=expand(
-            "<results>/tables/{model}/{dataset}/hand_off.csv", model=STUDY.weighted_models, dataset=STUDY.pair_datasets
+            "<results>/tables/{model}/{dataset}/hand_off.csv", model=STUDY.patched_models, dataset=STUDY.pair_datasets
         ),
         first_order=expand(
             "<results>/tables/{model}/{dataset}/patching_first_order.csv",
-            model=STUDY.weighted_models,
+            model=STUDY.patched_models,
             dataset=STUDY.pair_datasets,
         ),
         carriers=expand(
             "<results>/tables/{model}/{dataset}/carriers_agreement.csv",
-            model=STUDY.weighted_models,
+            model=STUDY.patched_models,
             dataset=STUDY.pair_datasets,
         ),
     output:

@@ -2,6 +2,9 @@ rule generate_traces:
     input:
         dataset="<results>/datasets/{dataset}.parquet",
         manifest="<results>/models/{model}.json",
+        checked=lambda wildcards: (
+            ["<results>/model_checks/{model}.json"] if wildcards.model in STUDY.weighted_models else []
+        ),
     output:
         traces="<results>/traces/{model}/{dataset}.parquet",
     log:

@@ -72,9 +72,9 @@ class Reckoning:
                 stores = [self._answers(dataset, token)]
                 if geometry:
                     stores.append(self._attention(dataset, geometry))
-                if geometry and dataset in self.study.graded_datasets:
+                if name in self.study.ablated_models and dataset in self.study.graded_datasets:
                     stores.append(self._ablation(dataset, token))
-                if geometry and dataset in self.study.pair_datasets:
+                if geometry and name in self.study.patched_models and dataset in self.study.pair_datasets:
                     stores.append(self._patching(dataset, geometry))
                 for sizes in stores:
                     found += Counter({stage: round(size) for stage, size in sizes.items()})

@@ -117,7 +117,9 @@ def figure_paths(study: "Study") -> list[str]:
     for one in FIGURES.values():
         datasets = getattr(study, one.where) if one.where else study.datasets
         if one.scope == "model and dataset":
-            paths += [one.path.format(model=m, dataset=d) for m in study.weighted_models for d in datasets]
+            models = study.patched_models if one.where == "pair_datasets" else study.weighted_models
+            models = study.ablated_models if one.analysis == "ablation" else models
+            paths += [one.path.format(model=m, dataset=d) for m in models for d in datasets]
         elif datasets:
             paths.append(one.path)
     return paths

@@ -160,6 +160,9 @@ class Model(Source):
     endpoint: Endpoint | None = Field(
         None, description="Generates the traces, in place of vLLM here. Without path or hub there is nothing else."
     )
+    leave_out: list[Literal["ablation", "patching"]] = Field(
+        [], description="Stages that this model has no part in, e.g. because check_model finds that they do not hold."
+    )
     gpus: int = Field(
         default_factory=gpus_by_default,
         ge=0,
@@ -321,6 +324,9 @@ class Judge(Source):
         "whether two agree.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Weights and activations in vLLM.")
+    leave_out: list[Literal["ablation", "patching"]] = Field(
+        [], description="Stages that this model has no part in, e.g. because check_model finds that they do not hold."
+    )
     gpus: int = Field(
         default_factory=gpus_by_default,
         ge=0,
@@ -549,6 +555,16 @@ class Study(Section):
     def weighted_models(self) -> list[str]:
         """The models whose weights are known, and so their attention and activations; variants have their bases'."""
         return [name for name, model in self.models.items() if (model.path or model.hub) and not model.variant_of]
+
+    @property
+    def ablated_models(self) -> list[str]:
+        """The models whose heads are ablated."""
+        return [name for name in self.weighted_models if "ablation" not in self.models[name].leave_out]
+
+    @property
+    def patched_models(self) -> list[str]:
+        """The models whose activations are patched."""
+        return [name for name in self.weighted_models if "patching" not in self.models[name].leave_out]
 
     @property
     def sharded_models(self) -> list[str]:

@@ -12,6 +12,7 @@ from r2a.study.schema import Study
 STAGE_VERSIONS = {
     "datasets": 5,
     "models": 2,
+    "model_check": 1,
     "judges": 1,
     "traces": 2,
     "grades": 2,
@@ -132,7 +133,11 @@ def stage_settings(
     if name in ("pairs", "patching"):
         params |= study.patching.model_dump(include={"decoding", "probes", "keep_reasoning", "alignment"})
         params["probe_versions"] = PROBES.versions(study.patching.probes)
-    if name in ("activations", "patching"):
+    if name == "model_check" and model is not None:
+        params["stages"] = ["attention"]
+        params["stages"] += ["ablation"] * (model in study.ablated_models and bool(study.graded_datasets))
+        params["stages"] += ["patching"] * (model in study.patched_models and bool(study.pair_datasets))
+    if name in ("activations", "patching", "model_check"):
         params["components"] = study.patching.components
     if name == "patching":
         params |= study.patching.model_dump(include={"range_tokens", "controls"})

@@ -1,0 +1,276 @@
+"""Every family of decoders gives, stage by stage, what the model's own forward pass gives, or is refused by name.
+
+Short and long traces share a pass; the long one goes beyond each window, chunk and switch of rotary factors.
+`pytest --write-models` writes what is found into docs/models.md.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from families import FAMILIES, N_HEADS, WINDOW, random_ids, tiny_model
+from r2a.ablation.arms import Arm
+from r2a.ablation.decoding import generate, mean_output, read
+from r2a.attention.reference import rerun_eager
+from r2a.attention.rerun import attention_rows, rerun_traces
+from r2a.model_check import check_model, long_length, stages_that_hold
+from r2a.models import ModelError
+from r2a.models.attention import SEAM, attention_kernel
+from r2a.models.decoder import Decoder, fix_rotation
+from r2a.patching.engine import COMPONENTS, Engine, capture, places_of
+from r2a.roles import RFH, UNABLATED
+from r2a.store import provenance, write_json
+from r2a.traces import Bounds
+
+LENGTHS = (30, 100, 51)
+POSITIONS = [45, 70, 99]
+N_ANSWER = 8
+APART = ["qwen3_next", "qwen3_5_text", "granitemoehybrid", "falcon_h1", "nemotron_h", "minimax", "lfm2", "llama4_text"]
+SIDE_BY_SIDE = ["gpt_neox", "phi", "cohere", "cohere2"]  # attention and MLP
+RESTARTED = [family for family in FAMILIES if family not in APART]
+NOTHING = Arm(UNABLATED, UNABLATED, 0, ())
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+FOUND: dict[str, dict[str, str]] = {}
+
+
+def seen_through(family: str) -> tuple[Any, Decoder]:
+    model = tiny_model(family, SEAM)
+    decoder = Decoder(model)
+    fix_rotation(decoder)
+    return model.requires_grad_(False), decoder
+
+
+def note(family: str, stage: str, words: str) -> None:
+    FOUND.setdefault(family, {})[stage] = words
+
+
+def bounds_of(n: int) -> Bounds:
+    return Bounds(0, 1, n // 4, n // 4 + 1, n // 2, n // 2 + 1, n - 1, n)
+
+
+def own_logits(model: Any, ids: list[int]) -> torch.Tensor:
+    with attention_kernel(model, "eager"):
+        return model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).square().mean().sqrt() / expected.std())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def page(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if request.config.getoption("--write-models"):
+        write_page(FOUND)
+
+
+# ---- attention
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_of_traces_that_share_passes_is_eager_attention_of_each_alone(family):
+    model, decoder = seen_through(family)
+    ids = [random_ids(n, seed=n) for n in LENGTHS]
+    bounds = [bounds_of(n) for n in LENGTHS]
+    for trace, of, (kept, hidden) in zip(ids, bounds, list(rerun_traces(model, ids, bounds, 1000)), strict=True):
+        with attention_kernel(model, "eager"):
+            expected, own_hidden = rerun_eager(model, trace, of)
+        for name in ("reasoning_mass", "answer_mass", "centre", "spread"):
+            np.testing.assert_allclose(getattr(kept, name), getattr(expected, name), atol=1e-4, err_msg=name)
+        assert not np.isnan(kept.answer_mass[decoder.attending]).any()
+        assert distance(hidden, own_hidden) < 1e-4
+        assert distance(decoder.logits(hidden[-1:])[0], own_logits(model, trace)) < 1e-4
+    layers = len(decoder.attending)
+    note(family, "attention", "exact" if layers == decoder.n_layers else "exact in the layers that attend")
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "gemma2", "deepseek_v3", "mistral+window", "llama4_text", "lfm2"])
+def test_chosen_rows_are_those_of_eager_attention(family):
+    model, decoder = seen_through(family)
+    ids, rows = random_ids(90), [0, 7, 60, 89]
+    heads = [(layer, head) for layer in decoder.attending for head in (0, 3)]
+    found = attention_rows(model, ids, heads, rows)
+    with attention_kernel(model, "eager"):
+        whole = decoder.body(torch.tensor([ids]), output_attentions=True, use_cache=False).attentions
+    by_layer = dict(zip(decoder.attending, whole, strict=True))
+    for number, (layer, head) in enumerate(heads):
+        np.testing.assert_allclose(found[number], by_layer[layer][0, head, rows], atol=1e-5)
+
+
+# ---- patching
+
+
+@pytest.mark.parametrize("family", RESTARTED)
+def test_restarts_give_what_whole_hooked_passes_give_for_every_component(family):
+    model, decoder = seen_through(family)
+    engine, places = Engine(model), places_of(model)
+    ids, other = random_ids(LENGTHS[1], seed=1), random_ids(LENGTHS[1], seed=2)
+    has_middle = family not in SIDE_BY_SIDE and not family.startswith("gemma4")
+    assert places.components == [name for name in COMPONENTS if name != "resid_mid" or has_middle]
+    vectors, logits = capture(model, other, POSITIONS, places.components)
+    assert distance(logits, own_logits(model, other)) < 1e-4
+    kept = engine.keep(ids, POSITIONS)
+    for component in places.components:
+        patched = engine.logits(engine.patch(kept, component, vectors[component], 1000))
+        for layer in range(decoder.n_layers):
+            for place, position in enumerate(POSITIONS):
+                head = (layer + place) % N_HEADS
+
+                def put(found: torch.Tensor, at: Any = (component, layer, place, position, head)) -> torch.Tensor:
+                    component, layer, place, position, head = at
+                    changed = found.clone()
+                    if component == "z":
+                        heads = changed.unflatten(-1, (N_HEADS, -1))
+                        heads[0, position, head] = vectors["z"][layer, place, head, : heads.shape[-1]]
+                    else:
+                        changed[0, position] = vectors[component][layer, place]
+                    return changed
+
+                with places.hooked(layer, component, put):
+                    expected = own_logits(model, ids)
+                found = patched[layer, place, head] if component == "z" else patched[layer, place]
+                assert distance(found, expected) < 1e-4, (component, layer, position)
+    note(family, "patching", "exact" if has_middle else "exact; has no resid_mid")
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "gpt_neox", "deepseek_v3", "granite"])
+def test_gradients_are_those_of_a_whole_pass(family):
+    model, _ = seen_through(family)
+    engine = Engine(model)
+    ids, components = random_ids(60), engine.places.components
+    gradients = engine.gradients(engine.keep(ids, [20, 59]), 3, 4, components)
+    captured: dict[str, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor, component: str) -> torch.Tensor:
+        captured[component] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        return captured[component]
+
+    for component in components:
+        with engine.places.hooked(2, component, lambda tensor, name=component: keep(tensor, name)), torch.enable_grad():
+            if component == "resid_mid":  # is changed in place, which a leaf cannot be: resid_pre's graph has it
+                with engine.places.hooked(2, "resid_pre", lambda tensor: tensor.detach().requires_grad_()):
+                    logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+            else:
+                logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+            (expected,) = torch.autograd.grad(logits[3] - logits[4], captured[component])
+        found = gradients[component][2].flatten(1)
+        torch.testing.assert_close(found, expected[0, [20, 59]], atol=1e-5, rtol=1e-3, msg=component)
+
+
+# ---- ablation
+
+
+def greedy(model: Any, ids: list[int], n_tokens: int) -> list[int]:
+    """What the model greedily goes on with, by whole eager passes."""
+    answer: list[int] = []
+    while len(answer) < n_tokens:
+        answer.append(int(own_logits(model, [*ids, *answer]).argmax()))
+    return answer
+
+
+@pytest.mark.parametrize("family", RESTARTED)
+def test_answers_of_short_and_long_traces_are_those_of_whole_passes(family):
+    """Unablated token by token; with heads put to zero or their mean, as whole passes with hooks go on."""
+    model, decoder = seen_through(family)
+    traces = [random_ids(n, seed=n) for n in LENGTHS]
+    bounds = [Bounds(0, 1, 6, 7, n - 4, n - 3, n, n) for n in LENGTHS]
+    cut = [trace[: of.answer] for trace, of in zip(traces, bounds, strict=True)]
+    readings = [read(model, ids, of) for ids, of in zip(cut, bounds, strict=True)]
+    mean, heads = mean_output(model, traces, bounds), ((0, 1), (2, 3))
+    arms = [NOTHING, *(Arm(mode, RFH, 0, heads) for mode in ("zero", "mean"))]
+    rows = [(reading, arm) for reading in readings for arm in arms]
+    answers = iter(generate(model, rows, [N_ANSWER] * len(rows), mean, eos=[]))
+    places = places_of(model)
+    for ids in cut:
+        assert next(answers).token_ids == greedy(model, ids, N_ANSWER)
+        for arm in arms[1:]:
+            found = next(answers).token_ids
+
+            def put(layer: int, head: int, n_read: int, mode: str = arm.mode) -> Any:
+                def change(z: torch.Tensor) -> torch.Tensor:
+                    changed = z.clone()
+                    of_heads = changed.unflatten(-1, (N_HEADS, -1))
+                    of_heads[0, n_read:, head] = 0 if mode == "zero" else mean[layer, head, : of_heads.shape[-1]]
+                    return changed
+
+                return places.hooked(layer, "z", change)
+
+            with put(*heads[0], len(ids)), put(*heads[1], len(ids)):
+                assert found == greedy(model, ids, N_ANSWER), arm.mode
+    note(family, "ablation", "exact")
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("family", APART)
+def test_what_cannot_be_exact_is_refused_by_stage_and_name(family):
+    model, decoder = seen_through(family)
+    found = {
+        s["stage"]: s
+        for s in stages_that_hold(model, ["attention", "patching", "ablation"], 512, "float32", COMPONENTS)
+    }
+    assert found["attention"]["holds"] and found["attention"]["deviation"] < 1e-4
+    for stage in ("patching", "ablation"):
+        assert not found[stage]["holds"]
+        assert found[stage]["reason"].endswith(decoder.apart)
+        note(family, stage, f"refused: {decoder.apart}")
+
+
+def written(family: str, folder: Path) -> Path:
+    """A model's manifest."""
+    tiny_model(family).save_pretrained(folder)
+    origin = {"source": "here", "revision": None, "weights": None, "tokenizer": None, "dtype": "float32"}
+    sizes = {"folder": str(folder), "n_positions": 512}
+    write_json(folder / "manifest.json", provenance({}) | {"models": {"mine": origin}} | sizes)
+    return folder / "manifest.json"
+
+
+def test_check_model_says_what_fails_what_holds_and_how_to_leave_the_rest_out(tmp_path):
+    settings = {"model": "mine", "stages": ["attention", "ablation", "patching"], "components": ["resid_pre"]}
+    manifest = written("lfm2", tmp_path)
+    with pytest.raises(ModelError) as refused:
+        check_model(manifest, tmp_path / "check.json", settings)
+    message = str(refused.value)
+    assert "mine: ablation does not hold" in message and "; patching does not hold" in message
+    assert "Hold: answers, perturbation, attention." in message
+    assert message.endswith("give models.mine leave_out: [ablation, patching]")
+    check_model(manifest, tmp_path / "check.json", settings | {"stages": ["attention"]})
+    assert '"holds": true' in (tmp_path / "check.json").read_text()
+
+
+def test_check_model_goes_beyond_windows_and_switches():
+    for family, longest in {"mistral+window": WINDOW, "phi3+longrope": 64, "llama4_text": 48, "ministral3": 64}.items():
+        assert long_length(tiny_model(family).config, 512) > longest
+
+
+def test_a_wrong_stage_is_told_with_its_deviation():
+    model, _ = seen_through("llama")
+    model.model.layers[2].mlp.register_forward_hook(lambda _module, _inputs, output: output.cumsum(1))
+    (found,) = stages_that_hold(model, ["patching"], 512, "float32", COMPONENTS)
+    assert not found["holds"] and "away from the model's own" in found["reason"]
+
+
+# ---- the page
+
+
+def write_page(found: dict[str, dict[str, str]]) -> None:
+    """Put what was found in place of the page's table."""
+    stages = ("attention", "patching", "ablation")
+    rows = [f"| {family} | " + " | ".join(found[family].get(stage, "") for stage in stages) + " |" for family in found]
+    versions = f"Tried with torch {torch.__version__} and transformers {transformers.__version__}."
+    table = ["| family | attention | patching | ablation |", "|---|---|---|---|", *rows, "", versions]
+    before, _, after = PAGE.read_text().partition("<!-- architectures: written by `pytest --write-models` -->\n")
+    _, _, after = after.partition("<!-- end of architectures -->\n")
+    mark = "<!-- architectures: written by `pytest --write-models` -->\n"
+    PAGE.write_text(before + mark + "\n".join(table) + "\n<!-- end of architectures -->\n" + after)
+
+
+def test_the_page_tells_every_family():
+    page = PAGE.read_text()
+    assert [family for family in FAMILIES if f"| {family} |" not in page] == []

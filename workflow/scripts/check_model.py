@@ -1,0 +1,20 @@
+"""Try on random tokens whether every stage that the study asks for holds for a model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.model_check import check_model
+
+        check_model(Path(snakemake.input.manifest), Path(snakemake.output.check), snakemake.params.settings)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

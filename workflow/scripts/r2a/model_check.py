@@ -1,0 +1,204 @@
+"""Whether each stage holds for a model, tried on random tokens before anything is generated.
+
+A stage holds where it gives what the model's own forward pass gives, on every position, in traces that share a pass,
+and beyond every length at which the model itself changes: windows, chunks, the original length of its positions.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from r2a.ablation.arms import Arm
+from r2a.ablation.decoding import TOLERANCES as ABLATION_TOLERANCES
+from r2a.ablation.decoding import Rows, read
+from r2a.attention.reference import rerun_eager
+from r2a.attention.rerun import TOLERANCE as ATTENTION_TOLERANCES
+from r2a.attention.rerun import check_masses, rerun_traces
+from r2a.attention.segments import segment_mass
+from r2a.models import ModelError, load_model, read_manifest
+from r2a.models.attention import SEAM, AttentionError, attention_kernel
+from r2a.models.decoder import Decoder
+from r2a.patching.engine import TOLERANCES as PATCHING_TOLERANCES
+from r2a.patching.engine import Engine, capture
+from r2a.progress import logger
+from r2a.roles import UNABLATED
+from r2a.store import provenance, write_json
+from r2a.traces import Bounds
+
+SHORT = 48  # tokens of the short traces
+BEYOND = 40  # tokens of the long one beyond the last switch
+LONGEST = 8192  # no switch farther out than this is tried: whole attention would not fit
+MOST_WEIGHTS = 2**29  # attention weights that are compared one by one; of longer traces, the logits are
+N_DECODED = 4  # answer tokens decoded one by one
+
+Stage = Callable[[Any, Sequence[Sequence[int]], Mapping[str, Any]], tuple[float, float]]
+
+
+def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> None:
+    """Try every stage of settings["stages"] on a model and write which hold.
+
+    The file lists, of each stage, `holds`, `deviation` (the largest from the model's own, in the unit of the stage's
+    own check), `tolerance`, `reason` where it does not hold, and `n_tokens` of the longest trace. Raises ModelError
+    where a stage does not hold: which, why, what holds, and how to leave the rest out.
+    """
+    origin = read_manifest(manifest)
+    (identity,) = origin["models"].values()
+    model = load_model(origin, SEAM)
+    found = stages_that_hold(
+        model, settings["stages"], origin["n_positions"], identity["dtype"], settings["components"]
+    )
+    for stage in found:
+        logger.info(f"{settings['model']}: {_in_words(stage)}")
+    failed = [stage for stage in found if not stage["holds"]]
+    if failed:
+        holding = ", ".join(["answers", "perturbation", *(stage["stage"] for stage in found if stage["holds"])])
+        optional = [stage["stage"] for stage in failed if stage["stage"] != "attention"]
+        remedy = f"give models.{settings['model']} leave_out: [{', '.join(optional)}]"
+        if len(optional) < len(failed):
+            remedy = f"take models.{settings['model']} out"
+        raise ModelError(
+            f"{settings['model']}: {'; '.join(map(_in_words, failed))}. Hold: {holding}. To study these alone, {remedy}"
+        )
+    write_json(output, provenance(settings, [manifest]) | {"stages": found})
+
+
+def stages_that_hold(
+    model: Any, stages: Sequence[str], n_positions: int, dtype: str, components: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What check_model writes of each stage; whatever a stage raises is its reason not to hold."""
+    decoder = Decoder(model)
+    lengths = [SHORT, long_length(decoder.config, n_positions), SHORT + 9]
+    random = torch.Generator().manual_seed(0)
+    ids = [torch.randint(decoder.config.vocab_size, (n,), generator=random).tolist() for n in lengths]
+    found = []
+    for stage in stages:
+        deviation, tolerance, reason = None, None, ""
+        try:
+            deviation, tolerance = STAGES[stage](model, ids, {"dtype": dtype, "components": components})
+            if not deviation <= tolerance:
+                reason = f"{deviation:.2g} away from the model's own, and {tolerance:.2g} is rounding"
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+        found.append(
+            {
+                "stage": stage, "holds": not reason, "deviation": deviation, "tolerance": tolerance, "reason": reason,
+                "n_tokens": max(lengths),
+            }
+        )  # fmt: skip
+    return found
+
+
+def long_length(config: Any, n_positions: int) -> int:
+    """Tokens of a trace that goes beyond every length at which the model changes, as far as it has positions."""
+    switches = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    rotary = getattr(config, "rope_parameters", None) or {}
+    for part in (rotary, *rotary.values()):
+        if isinstance(part, Mapping):
+            switches.append(part.get("original_max_position_embeddings"))
+    most = min(n_positions, LONGEST)
+    reached = [switch + BEYOND for switch in switches if isinstance(switch, int) and switch + BEYOND <= most]
+    return min(n_positions, max(2 * SHORT, *reached, 0))
+
+
+def _in_words(stage: Mapping[str, Any]) -> str:
+    if stage["holds"]:
+        return f"{stage['stage']} holds ({stage['deviation']:.2g} away from the model's own)"
+    return f"{stage['stage']} does not hold: {stage['reason']}"
+
+
+def _bounds(n: int) -> Bounds:
+    return Bounds(0, 1, n // 4, n // 4 + 1, n // 2, n // 2 + 1, n - 1, n)
+
+
+def _attention(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
+    """Traces that share passes against eager attention, one by one: largest difference of a mass (mean in 16 bits)."""
+    decoder, dtype, deviations = Decoder(model), settings["dtype"], []
+    bounds = [_bounds(len(trace)) for trace in ids]
+    reruns = list(rerun_traces(model, ids, bounds, sum(map(len, ids))))
+    for trace, of, (fused, hidden) in zip(ids, bounds, reruns, strict=True):
+        mass = segment_mass(fused, of)[decoder.attending]
+        check_masses(mass, dtype, "random tokens", decoder.has_sinks)
+        if decoder.n_layers * decoder.n_heads * len(trace) ** 2 <= MOST_WEIGHTS:
+            with attention_kernel(model, "eager"):
+                expected = segment_mass(rerun_eager(model, trace, of)[0], of)[decoder.attending]
+            difference = np.abs(mass - expected)
+            deviations.append(float(difference.max() if dtype == "float32" else difference.mean()))
+        logits, own = decoder.logits(hidden[-1:])[0].float().cpu(), _own_logits(model, trace)
+        if not _distance(logits, own) <= PATCHING_TOLERANCES[model.dtype]:
+            raise AttentionError(
+                f"the rerun's logits are {_distance(logits, own):.2g} of their spread off the model's own"
+            )
+    return float(np.max(deviations)), ATTENTION_TOLERANCES[dtype]
+
+
+@torch.no_grad()
+def _own_logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    with attention_kernel(model, "sdpa" if model._supports_sdpa else "eager"):
+        return model(torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0, -1].float().cpu()
+
+
+def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Of logits, root mean square, relative to the spread of those expected."""
+    return float((found - expected).square().mean().sqrt() / expected.std())
+
+
+def _patching(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
+    """Patches of one run into another against whole passes with hooks: root mean square, relative to the logits'."""
+    engine = Engine(model)
+    places, dtype = engine.places, model.dtype
+    base, n_tokens = ids[1], len(ids[1])
+    positions, layers = [n_tokens // 3, n_tokens - 2], sorted({0, engine.n_layers // 2, engine.n_layers - 1})
+    vectors, _ = capture(model, list(reversed(base)), positions, settings["components"])
+    kept = engine.keep(base, positions)
+    deviations = [_distance(engine.logits(kept.resid_pre[-1])[0], _own_logits(model, base))]
+    for component in settings["components"]:
+        left = engine.logits(engine.patch(kept, component, vectors[component], 4 * n_tokens))
+        for layer in layers:
+            for place, position in enumerate(positions):
+                vector = vectors[component][layer, place]
+
+                put = partial(_put, component, position, vector, engine.n_heads)
+                with places.hooked(layer, component, put):
+                    expected = _own_logits(model, base)
+                patched = left[layer, place, 0] if component == "z" else left[layer, place]
+                deviations.append(_distance(patched, expected))
+    return max(deviations), PATCHING_TOLERANCES[dtype]
+
+
+def _put(component: str, position: int, vector: torch.Tensor, n_heads: int, found: torch.Tensor) -> torch.Tensor:
+    """A component [1, token, ...] with a vector in place of one position's, of z in place of its first head's."""
+    changed = found.clone()
+    if component == "z":
+        heads = changed.unflatten(-1, (n_heads, -1))
+        heads[0, position, 0] = vector[0, : heads.shape[-1]].to(heads)
+    else:
+        changed[0, position] = vector.to(changed)
+    return changed
+
+
+def _ablation(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
+    """Answers of short and long traces, decoded together, unablated: largest difference over the logits' spread."""
+    decoder = Decoder(model)
+    if decoder.apart:
+        raise ModelError(f"its heads cannot be ablated: {decoder.apart}")
+    nothing = Arm(UNABLATED, UNABLATED, 0, ())
+    cuts = [len(trace) - N_DECODED for trace in ids]
+    readings = [
+        (read(model, trace[:cut], Bounds(0, 1, 2, 3, cut - 1, cut, cut, cut)), nothing)
+        for trace, cut in zip(ids, cuts, strict=True)
+    ]
+    rows, deviations = Rows(model, readings, None), []
+    for step in range(N_DECODED):
+        tokens = torch.tensor([trace[cut + step] for trace, cut in zip(ids, cuts, strict=True)], device=model.device)
+        found = rows.step(tokens).float().cpu()
+        for row, (trace, cut) in enumerate(zip(ids, cuts, strict=True)):
+            own = _own_logits(model, trace[: cut + step + 1])
+            deviations.append(float((found[row] - own).abs().max() / own.std()))
+    return max(deviations), ABLATION_TOLERANCES[model.dtype]
+
+
+STAGES: dict[str, Stage] = {"attention": _attention, "patching": _patching, "ablation": _ablation}

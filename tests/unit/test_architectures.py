@@ -176,7 +176,7 @@ def greedy(model: Any, ids: list[int], n_tokens: int) -> list[int]:
 @pytest.mark.parametrize("family", RESTARTED)
 def test_answers_of_short_and_long_traces_are_those_of_whole_passes(family):
     """Unablated token by token; with heads put to zero or their mean, as whole passes with hooks go on."""
-    model, decoder = seen_through(family)
+    model, _ = seen_through(family)
     traces = [random_ids(n, seed=n) for n in LENGTHS]
     bounds = [Bounds(0, 1, 6, 7, n - 4, n - 3, n, n) for n in LENGTHS]
     cut = [trace[: of.answer] for trace, of in zip(traces, bounds, strict=True)]

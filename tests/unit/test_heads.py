@@ -331,3 +331,14 @@ def test_without_a_wrong_answer_nothing_is_compared_and_the_summary_says_so(stor
     assert found["n_wrong"].eq(0).all() and found[["wrong", "auc", "p", "p_holm"]].isna().all(axis=None)
     (sentence,) = quality_sentences(table, tmp_path)
     assert sentence == "- **Model**, Texts: 5 answers are right and 0 wrong, so there is nothing to compare."
+
+
+def test_heads_of_layers_without_attention_rank_last_and_are_no_rfhs():
+    mass = np.random.default_rng(0).random((4, 3, 2, len(QUERY_SEGMENTS), len(SEGMENTS)))
+    mass[:, 1] = np.nan
+    bounds = np.array([[0, 1, 5, 6, 20, 21, 29, 30]] * 4)
+    heads = rank_heads(mass, bounds, 5, 50, 0.95, 0)
+    assert set(heads.loc[heads["layer"] == 1, "rank"]) == {5, 6}
+    assert heads.loc[heads["is_rfh"], "layer"].tolist() == [0, 0, 2, 2]
+    assert heads.loc[heads["layer"] == 1, "a2r"].isna().all()
+    assert heads.loc[heads["layer"] != 1, ["rank_low", "rank_high"]].max().max() <= 4

@@ -114,6 +114,7 @@ def _bounds(n: int) -> Bounds:
     return Bounds(0, 1, n // 4, n // 4 + 1, n // 2, n // 2 + 1, n - 1, n)
 
 
+@torch.no_grad()
 def _attention(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
     """Traces that share passes against eager attention, one by one: largest difference of a mass (mean in 16 bits)."""
     decoder, dtype, deviations = Decoder(model), settings["dtype"], []
@@ -146,6 +147,7 @@ def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).square().mean().sqrt() / expected.std())
 
 
+@torch.no_grad()
 def _patching(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
     """Patches of one run into another against whole passes with hooks: root mean square, relative to the logits'."""
     engine = Engine(model)

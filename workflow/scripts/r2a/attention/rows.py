@@ -51,6 +51,7 @@ def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settin
     tokenizer = load_tokenizer(origin["folder"])
     is_fused = settings["kernel"] == "fused"
     model = load_model(origin, SEAM if is_fused else "eager")
+    kept_heads = kept_heads[kept_heads["layer"].isin(Decoder(model).attending)]
     if is_fused:
         first = table.iloc[0]
         check_against_eager(model, [*first.prompt_token_ids, *first.completion_token_ids], identity["dtype"])

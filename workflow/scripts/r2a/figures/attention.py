@@ -45,11 +45,13 @@ def plot_decomposition(attention: Path, heads: Path, stem: Path, settings: Mappi
         chosen = file["condition"].asstr()[:] == "with_reasoning"
         mass, uids = file["segment_mass"][chosen], file["uid"].asstr()[:][chosen]
     table = read_parquet(heads).sort_values(["layer", "head"])
+    is_there = ~np.isnan(mass).all((0, 3, 4)).ravel()  # but for layers without attention
+    table = table[is_there]
     is_rfh = table["is_rfh"].to_numpy()
     by_head = {}
     for name, (query, key) in MASSES.items():
         masses = mass[..., QUERY_SEGMENTS.index(query), SEGMENTS.index(key)]
-        by_head[name] = masses.reshape(len(uids), -1).astype(np.float64)
+        by_head[name] = masses.reshape(len(uids), -1)[:, is_there].astype(np.float64)
     head_names = (table["layer"].astype(str) + "." + table["head"].astype(str)).to_numpy()
     rfhs = f"{is_rfh.sum()} RFHs"
     panels = {

@@ -87,10 +87,12 @@ def rank_heads(
     problem each trace is (without, each of its own), as problems are resampled, with all their samples.
     Columns: layer, head, the paper's short names, rank (1 is the highest a2r), rank_low and rank_high (bootstrap over
     problems), bootstrap_share (share of bootstrap draws in whose n_top it is), is_rfh (rank <= n_top), and the
-    score_columns of a2r, lift and top_share.
+    score_columns of a2r, lift and top_share. Heads of layers without attention, nan in every trace, rank last.
     """
     n_traces, n_layers, n_heads = mass.shape[:3]
     values = short_mass(mass, "a2r").reshape(n_traces, -1).astype(np.float64)
+    is_there = ~np.isnan(values).all(0)
+    values = np.nan_to_num(values, nan=-1)  # heads of layers without attention rank last
     resampled = resampled_means(values, n_resamples, seed, problems)
     n_problems = n_traces if problems is None else len(np.unique(problems))
     ends = percentile_ends(rankdata(-resampled, axis=1, method="ordinal"), n_problems, confidence)
@@ -113,7 +115,7 @@ def rank_heads(
             "rank_low": rank_low,
             "rank_high": rank_high,
             "bootstrap_share": _in_top(resampled, n_top).mean(0),
-            "is_rfh": rank <= n_top,
+            "is_rfh": (rank <= n_top) & is_there,
             **{name: column for found in columns for name, column in found.items()},
         }
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from r2a import registry
+from r2a.figures.registry import Figure
 from r2a.registry import Entry, Registry, RegistryError
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
@@ -76,6 +77,19 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(fruits):
 def test_a_decorator_that_cannot_be_read_is_named_with_its_line(fruits, decorator, told):
     with pytest.raises(RegistryError, match=rf"wrong.py:2: @fruit cannot be read .*{told}|wrong.py:2: .*{told}"):
         list(fruits(wrong=f"\n{decorator}\ndef grow_x(): ...\n"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"scope": "model"}, "scope 'model' is none of study, model and dataset"),
+        ({"category": "Mine"}, "category 'Mine' is none of 1 Answers, 2 Attention"),
+    ],
+)
+def test_a_figure_that_no_page_would_show_is_refused(entry, told):
+    fields = {"scope": "study", "analysis": "a", "reads": {}, "category": "1 Answers", "label": "x", "caption": "n."}
+    with pytest.raises(ValueError, match=told):
+        Figure(**fields | entry)
 
 
 def test_two_of_one_name_are_refused_with_both_places(fruits):

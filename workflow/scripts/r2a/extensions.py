@@ -72,6 +72,10 @@ class HeadScore(Entry):
 
     store: Literal["attention", "probes"]
 
+    def __post_init__(self) -> None:
+        if self.store not in ("attention", "probes"):
+            raise ValueError(f"store {self.store!r} is none of attention, probes")
+
 
 HEAD_SCORES = Registry("head_score", HeadScore, "r2a.heads")
 head_score = HEAD_SCORES.register

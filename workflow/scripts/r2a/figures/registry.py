@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Scope = Literal["study", "model and dataset"]
 FOLDERS: dict[Scope, str] = {"study": "", "model and dataset": "{model}/{dataset}/"}
-SUFFIXES = ("svg", "png", "csv")
+CATEGORIES = ("1 Answers", "2 Attention", "3 Patching", "4 Checks")  # of the report; the summary's sections
 
 
 @dataclass(kw_only=True)
@@ -36,6 +36,11 @@ class Figure(Entry):
     category: str
     caption: str
     where: str = ""
+
+    def __post_init__(self) -> None:
+        for key, known in (("scope", tuple(FOLDERS)), ("category", CATEGORIES)):
+            if getattr(self, key) not in known:
+                raise ValueError(f"{key} {getattr(self, key)!r} is none of {', '.join(known)}")
 
     @property
     def path(self) -> str:

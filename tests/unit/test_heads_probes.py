@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from r2a.attention.probes import (
+    LEAST_RECALL,
     NeedlePrompt,
     copy_needle,
     induction_of_prompt,
@@ -24,6 +25,7 @@ from r2a.attention.probes import (
 )
 from r2a.models import load_tokenizer, resolve_model
 from r2a.models.attention import AttentionError
+from r2a.study.schema import Probes
 
 TINY = Path(__file__).parents[2] / "resources/models/tiny-qwen"
 HAYSTACKS = Path(__file__).parents[2] / "resources/haystacks"
@@ -137,7 +139,7 @@ def test_repeated_tokens_are_two_like_blocks_of_different_plain_tokens(tokenizer
 @pytest.fixture
 def prompt() -> NeedlePrompt:
     """Tokens 10, 11, 12 are the needle, at 3 to 5; token 11 also stands at 1, outside of it."""
-    return NeedlePrompt([0, 11, 9, 10, 11, 12, 8], 3, 6)
+    return NeedlePrompt([0, 11, 9, 10, 11, 12, 8], 3, 6, [10, 12])
 
 
 @pytest.mark.parametrize(
@@ -155,12 +157,40 @@ def test_retrieval_score_by_hand(prompt, completion, keys, score):
 
 
 def test_a_repeated_needle_token_is_one_of_its_distinct_tokens():
-    prompt = NeedlePrompt([0, 10, 10, 11], 1, 4)
+    prompt = NeedlePrompt([0, 10, 10, 11], 1, 4, [10, 10, 11])
     assert retrieval_score(prompt, [10], np.array([[[2]]]))[0, 0] == 0.5
 
 
 def test_recall_counts_a_token_as_often_as_the_needle_has_it():
     assert token_recall([5, 5, 6, 7], [5, 7, 7, 7, 1]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("needle", "question", "own"),
+    [
+        ("The key is red.", "Where is the key?", " red"),
+        ("Ant, bee and cat.", "Which ants?", "Ant bee and cat"),
+        ("5 red", "Which colour has 5?", " red"),
+    ],
+)
+def test_a_needles_own_words_are_those_that_the_question_does_not_hold(tokenizer, needle, question, own):
+    prompt = needle_prompt(tokenizer, "So it is. " * 9, needle, question, 200, 0.5)
+    assert tokenizer.decode(prompt.own_ids).split() == own.split()
+    only_the_question = tokenizer.encode(question, add_special_tokens=False)
+    assert token_recall(prompt.own_ids, only_the_question) < LEAST_RECALL
+
+
+def test_a_question_that_holds_the_whole_needle_is_refused(tokenizer):
+    with pytest.raises(
+        AttentionError, match=r"probes.needles: the question .* holds all words of 'It is red.'; ask in"
+    ):
+        needle_prompt(tokenizer, "So it is. " * 9, "It is red.", "is it RED?", 200, 0.5)
+
+
+def test_no_default_question_shares_a_word_with_its_needle():
+    for entry in Probes().needles:
+        needle, question = (set(re.findall(r"\w+", text.lower())) for text in (entry.needle, entry.question))
+        assert needle & question <= {"the", "to", "of", "s"}, entry
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.3, 0.5, 1.0])
@@ -223,7 +253,7 @@ def test_store_scores_the_runs_whose_needle_was_copied_and_no_other(manifest, tm
         assert file["needle"].asstr()[:].tolist() == ["5 red"] * 2 + ["so it is"] * 2
         assert file["depth"][:].tolist() == [0, 1, 0, 1]
         is_successful, retrieval = file["is_successful"][:], file["retrieval"][:]
-        assert is_successful.tolist() == [text.startswith("5 red") for text in file["completion"].asstr()[:]]
+        assert is_successful.tolist() == ["red" in text.split() for text in file["completion"].asstr()[:]]
         assert is_successful[1] and not is_successful[2:].any()
         assert (np.isfinite(retrieval).all(axis=(1, 2)) == is_successful).all()
         for name, axis in (("induction_repeats", "repeat"), ("induction_prompts", "induction_prompt")):

@@ -4,6 +4,7 @@ METHOD section 3. Everything is read off exact attention rows; only short prompt
 """
 
 import random
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,16 +25,23 @@ from r2a.progress import Progress, logger
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance
 from r2a.text.sentences import split_sentences
 
-LEAST_RECALL = 0.5  # a completion of more of the needle's tokens than this share counts (Wu et al. 2024)
+# A completion of more of the needle's own tokens than this share counts (Wu et al. 2024, of all its tokens: then a run
+# that only repeats the question's words would count).
+LEAST_RECALL = 0.5
 
 
 @dataclass(frozen=True)
 class NeedlePrompt:
-    """A haystack with its needle and question: the ids, and the needle's tokens, first up to last."""
+    """A haystack with its needle and question: the ids, the needle's tokens, first up to last, and its own words'.
+
+    own_ids are the tokens of the needle's words that the question does not hold, so that only who reads the needle can
+    write them.
+    """
 
     ids: list[int]
     first: int
     last: int
+    own_ids: list[int]
 
     @property
     def needle_ids(self) -> list[int]:
@@ -75,7 +83,7 @@ def probe_heads(manifest: Path, haystack: Path, output: Path, settings: Mapping[
             completions, recalls = [], []
             for k, prompt in enumerate(needles):
                 completion, keys = copy_needle(model, prompt, eos)
-                recalls.append(token_recall(prompt.needle_ids, completion))
+                recalls.append(token_recall(prompt.own_ids, completion))
                 if recalls[-1] > LEAST_RECALL:
                     arrays["retrieval"][k] = retrieval_score(prompt, completion, keys)
                 completions.append(text_of(tokenizer, completion))
@@ -155,7 +163,7 @@ def needle_prompt(tokenizer: Any, haystack: str, needle: str, question: str, len
     """The needle between two sentences (or lines) of the haystack at `depth`, and the question after it.
 
     The haystack is repeated, and cut at a sentence's end so that the prompt has at most `length` tokens.
-    Raises AttentionError where not even one sentence fits.
+    Raises AttentionError where not even one sentence fits, or the question holds all the needle's words.
     """
     sentences = split_sentences(haystack.strip() + "\n")
     sizes = [len(tokenizer.encode(sentence, add_special_tokens=False)) for sentence in sentences]
@@ -178,7 +186,17 @@ def needle_prompt(tokenizer: Any, haystack: str, needle: str, question: str, len
     inside = [k for k, (first, last) in enumerate(encoded["offset_mapping"]) if first < end and last > start]
     ids = _with_bos(tokenizer, encoded["input_ids"])
     n_bos = len(ids) - len(encoded["input_ids"])
-    return NeedlePrompt(ids, inside[0] + n_bos, inside[-1] + 1 + n_bos)
+    asked = {word.lower() for word in re.findall(r"\w+", question)}
+    words = [match.span() for match in re.finditer(r"\w+", needle) if match.group().lower() not in asked]
+    own = [
+        encoded["input_ids"][k]
+        for k in inside
+        for first, last in [encoded["offset_mapping"][k]]
+        if any(first < start + word_end and last > start + word_start for word_start, word_end in words)
+    ]
+    if not own:
+        raise AttentionError(f"probes.needles: the question {question!r} holds all words of {needle!r}; ask in others")
+    return NeedlePrompt(ids, inside[0] + n_bos, inside[-1] + 1 + n_bos, own)
 
 
 def max_new_tokens(prompt: NeedlePrompt) -> int:
@@ -234,7 +252,7 @@ def retrieval_score(prompt: NeedlePrompt, completion: Sequence[int], keys: np.nd
 
 
 def token_recall(needle: Sequence[int], completion: Sequence[int]) -> float:
-    """Share of the needle's tokens that the completion holds, each as often at most as it stands there (ROUGE-1)."""
+    """Share of a needle's tokens that the completion holds, each as often at most as the needle has it (ROUGE-1)."""
     return (Counter(needle) & Counter(completion)).total() / len(needle)
 
 

@@ -393,10 +393,15 @@ class Ablation(Section):
     batch_tokens: int = Field(16_384, gt=0, description="Tokens whose keys and values are held at a time.")
 
 
+QUOTE = 'Quote what was written about it above.\nAnswer: "'
+
+
 class Needle(Section):
     needle: str = Field(min_length=1, description="A sentence or line that the haystack does not hold.")
     question: str = Field(
-        min_length=1, description="Text after the haystack, up to where the model goes on by copying the needle."
+        min_length=1,
+        description="Text after the haystack, up to where the model goes on by copying the needle. Words that it "
+        "shares with the needle do not count as copied: ask in other words.",
     )
 
 
@@ -422,15 +427,15 @@ class Probes(Section):
         [
             Needle(
                 needle="Every morning the lighthouse keeper of Port Sorrel feeds seven gray gulls.",
-                question="\n\nQuestion: What does the lighthouse keeper of Port Sorrel do, as the text says?\nAnswer:",
+                question=f"\n\nQuestion: Who looks after seabirds? {QUOTE}",
             ),
             Needle(
                 needle="The spare key to the observatory hangs behind the copper barometer.",
-                question="\n\nQuestion: Where is the spare key to the observatory, as the text says?\nAnswer:",
+                question=f"\n\nQuestion: How can people get in to see stars? {QUOTE}",
             ),
             Needle(
                 needle="Mira won the village race wearing her grandfather's wooden shoes.",
-                question="\n\nQuestion: What was Mira wearing in the village race, as the text says?\nAnswer:",
+                question=f"\n\nQuestion: Whose footwear was odd in a running contest? {QUOTE}",
             ),
         ],
         min_length=1,

@@ -23,7 +23,7 @@ STAGE_VERSIONS = {
     "disagreements": 1,
     "attention": 3,
     "attention_rows": 2,
-    "probes": 1,
+    "probes": 2,
     "heads": 4,
     "attention_quality": 2,
     "across_models": 1,

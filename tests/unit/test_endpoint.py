@@ -165,6 +165,8 @@ def test_a_reply_of_any_bytes_is_read(server):
         ({"retry-after-ms": "1500"}, 1.5),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
         ({"Retry-After": "soon"}, 0),
+        ({"Retry-After": "nan"}, 0),
+        ({"Retry-After": "-5"}, 0),
     ],
 )
 def test_the_server_says_how_long_to_wait(server, monkeypatch, header, seconds):

@@ -68,6 +68,10 @@ def test_a_conversation_is_asked_and_judged_with_the_same_turns(tmp_path):
     [
         ({"said": [{"role": "assistant", "content": "b"}]}, "ends with the user's"),
         ({"said": []}, "ends with the user's"),
+        ({"said": [{"content": "a?"}, {"role": "user", "content": "b?"}]}, "ends with the user's"),
+        ({"said": [5, {"role": "user", "content": "b?"}]}, "ends with the user's"),
+        ({"said": [{"role": "user", "content": [{"type": "text"}]}]}, r"holds a list of 1.*said\.0\.content\.0"),
+        ({"points": ["a?", ["b?"]]}, r"holds a list of 1.*points\.1\.0"),
         ({"said": "a?"}, "row 1 has no list of turns"),
         ({"points": []}, "have an empty checklist"),
         ({"points": None}, "have an empty checklist"),

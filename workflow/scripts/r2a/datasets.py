@@ -162,8 +162,9 @@ def _checklist(points: Any, field: str, number: int, faults: Faults) -> list[str
 
 def _conversation(turns: Any, field: str, number: int, faults: Faults) -> tuple[str, str]:
     """The text of the turns before the last one, '' without any, and the last one's, which must be the user's."""
-    told = [turn for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
-    if not told or len(told) < len(turns) or told[-1].get("role") != "user" or any("content" not in t for t in told):
+    told = turns if isinstance(turns, list) else []
+    are_turns = all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in told)
+    if not told or not are_turns or told[-1]["role"] != "user":
         faults.add(
             number,
             f"has no list of turns {{role, content}} that ends with the user's in {field}; mend it, or name another "

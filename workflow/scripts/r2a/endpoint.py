@@ -186,11 +186,10 @@ def _seconds(headers: httpx.Headers) -> float:
     """How long the server asks to wait, in seconds from now: a number, or a date."""
     asked = headers.get("Retry-After", "").strip()
     try:
-        if "retry-after-ms" in headers:
-            return max(float(headers["retry-after-ms"]) / 1000, 0.0)
-        return max(float(asked or 0), 0.0)
+        seconds = float(headers.get("retry-after-ms") or 0) / 1000 or float(asked or 0)
     except ValueError:
         try:
-            return max((parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds(), 0.0)
-        except (ValueError, TypeError):
+            seconds = (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, OverflowError):
             return 0.0
+    return seconds if seconds > 0 else 0.0  # and none for "nan"

@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 from format_samples import CHATML, LLAMA, SAMPLES, Sample, make_model
 from r2a.formats import FORMATS, FormatError, choose_format, read_format
+from r2a.formats.table import BEGIN, END, formats_table
 from r2a.models import ModelError, format_of, load_tokenizer, marks_of, resolve_model, text_of, token_pieces
 from r2a.prompts import CONDITIONS, FINISHED_STUB, Prompts, PromptStyle
 from r2a.traces import SEGMENTS, segment
@@ -371,3 +372,7 @@ def test_a_configuration_of_other_names_is_read(tmp_path):
 def test_a_model_that_is_no_decoder_with_heads_is_refused_by_name(tmp_path, kind, fault):
     with pytest.raises(ModelError, match=fault):
         resolved(with_config(tmp_path / "m", CONFIG_MAPPING[kind]()), prompt="raw")
+
+
+def test_the_documented_table_is_that_of_the_registered_formats():
+    assert f"{BEGIN}{formats_table()}{END}" in Path("docs/formats.md").read_text()

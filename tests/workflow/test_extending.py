@@ -83,6 +83,7 @@ def test_everything_that_the_page_adds_works_as_written(extended):
     assert set(controls["probe"]) == {"conclusion"}
     opposite = controls.query("control == 'opposite_vector' and component == 'resid_pre'")
     assert opposite["mean"].max() < controls.query("control == 'effect'")["mean"].max()
+    assert "| `mindful` | Mindful 7B | `<\\|mind\\|>` |" in (extended / "docs/formats.md").read_text()
     assert pd.read_csv(results / "figures/tiny-llama/puzzles/length.csv")["n_tokens"].min() > 0
 
 

@@ -127,7 +127,7 @@ class Model(Source):
     )
     reasoning_format: str | GivenFormat | None = Field(
         None,
-        description="What opens and closes the reasoning: a name of docs/models.md, or {open: ..., close: ...}; null "
+        description="What opens and closes the reasoning: a name of docs/formats.md, or {open: ..., close: ...}; null "
         "finds it by the chat template and the tokens.",
     )
     template_arguments: dict[Condition, dict[str, Any]] = Field(

@@ -16,7 +16,7 @@ from r2a.endpoint import Endpoint, EndpointError, RefusedError, as_they_finish
 from r2a.endpoint_replies import ReplyError, is_finished
 from r2a.generation import generate_traces
 from r2a.generation.endpoint_engine import read_reply, request_body
-from r2a.generation.requests import Request
+from r2a.generation.requests import NEUTRAL, Request
 from r2a.models import resolve_model
 from r2a.study import ConfigError, load_study, stage_settings
 from servers import scripted_server, vllm_server
@@ -512,14 +512,18 @@ BOTH = {"greedy": {"temperature": 0}, "sampled": {"temperature": 0.6, "n_samples
 def test_the_servers_tokens_are_those_of_the_engine_here_whatever_its_defaults(tmp_path, vllm_url, penalized, with_key):
     weights = {"path": str(penalized), "dtype": "float32"}
     tables = []
-    for name, model in (("here", weights), ("there", weights | served(vllm_url))):
+    untold = served(vllm_url, body=dict.fromkeys(NEUTRAL))  # null leaves a field out
+    models = {"here": weights, "there": weights | served(vllm_url), "untold": weights | untold}
+    for name, model in models.items():
         (tmp_path / name).mkdir()
         tables.append(generate(tmp_path / name, study(tmp_path / name, model, decodings=BOTH)))
-    here, there = tables
+    here, there, by_its_defaults = tables
     for column in ("prompt_token_ids", "completion_token_ids", "bounds"):
         assert [list(value) for value in here[column]] == [list(value) for value in there[column]], column
     assert list(here["finish_reason"]) == list(there["finish_reason"])
     assert len(here) == 4 * 2 * 3
+    greedy = [table.loc[table["decoding"] == "greedy", "completion_text"] for table in (here, by_its_defaults)]
+    assert (greedy[0] != greedy[1]).any()  # so its defaults would count
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ WESTERN = [
     "\\begin{aligned}a &= 1. B\\\\\nc\\end{aligned} | \\boxed{A. B}. | Next.".replace(" | \\boxed", " \\boxed"),
     "```python\nx = f(1). Y\n\nprint(x)\n```\n | Then `a. B` runs.",
     "He paid $5. | Then he paid $6. | So $11.",
-    "5! = 120 and n! is big. | (n-1)! / 2 is odd! | Great! | so there.",
+    "5! = 120 and n! is big. | (n-1)! / 2 is odd! | |n|! is too, as v . w is. | Great! | so there.",
     # ellipses
     "Hmm... let me think. | Hmm... | Let me think again… and again.",
     "1, 2, ..., n and 1 + 2 + ... + 100. | Add 1, 2, ... 10.",

@@ -178,10 +178,12 @@ def _is_end(text: str, match: re.Match[str], start: int) -> bool:
     found = WORD_BEFORE.search(text, max(start, match.start() - 40), match.start())
     word = found.group() if found else ""
     if mark == "!":
-        is_factorial = word.isdecimal() or len(word) == 1 or text[match.start() - 1 : match.start()] == ")"
+        is_factorial = word.isdecimal() or len(word) == 1 or text[match.start() - 1 : match.start()] in set(")|]}")
         return not is_factorial or _begins_anew(text, after)
     if mark != ".":
         return True
+    if text[match.start() - 1 : match.start()] == " " and not _begins_anew(text, after):
+        return False  # a product, v . w
     if ENUMERATOR.fullmatch(text, start, match.start()):
         return False
     before = text[start : match.start() - len(word)].split()

@@ -16,7 +16,9 @@ SIGNS = {
     "∠": r"\angle ", "∑": r"\sum ", "∫": r"\int ", "∧": r"\wedge ", "∨": r"\vee ", "¬": r"\neg ", "…": r"\ldots ",
     "⋯": r"\ldots ", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "、": ",", "。": ".", "∶": ":", "⟨": r"\langle ",
     "⟩": r"\rangle ", "∘": r"^\circ ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
-    "ℂ": r"\mathbb{C}", "\u200b": "", "\u2061": "", "\ufeff": "",
+    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∣": "|",
+    "〈": r"\langle ", "〉": r"\rangle ",
+    "∆": r"\Delta ", "ℂ": r"\mathbb{C}", "\u200b": "", "\u2061": "", "\ufeff": "",
 }  # fmt: skip
 GREEK_NAMES = [
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
@@ -79,7 +81,7 @@ SAME = [
         (r"\^\s*\{\s*((?:'\s*)+)\}|\^\s*('+)", r"\1\2"),
         (r"'\s+(?=')", "'"),
         (r"\\bigcup(?![A-Za-z_])", r"\\cup "),
-        (r"\\(?:ac|dots)?backslash(?![A-Za-z])|\\smallsetminus(?![A-Za-z])", r"\\setminus "),
+        (r"\\(?:backslash|smallsetminus)(?![A-Za-z])", r"\\setminus "),
         (r"\\text\{\s*(?:and|&)\s*\}", " and "),
         (r"\\text\{\s*or\s*\}", " or "),
         (r"\\lor(?![A-Za-z])", r"\\vee "),
@@ -138,8 +140,9 @@ def _unicode_in_latex(text: str) -> str:
         f"[{''.join(SUPERSCRIPTS)}]+", lambda match: f"^{{{''.join(SUPERSCRIPTS[c] for c in match[0])}}}", text
     )
     text = re.sub(f"[{''.join(SUBSCRIPTS)}]+", lambda match: f"_{{{''.join(SUBSCRIPTS[c] for c in match[0])}}}", text)
-    text = re.sub(r"√\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
-    text = re.sub(r"√\s*(\d+)", r"\\sqrt{\1}", text)
+    for sign, root in (("√", r"\\sqrt"), ("∛", r"\\sqrt[3]")):
+        text = re.sub(rf"{sign}\s*\(([^()]*)\)", rf"{root}{{\1}}", text)
+        text = re.sub(rf"{sign}\s*(\d+|[A-Za-z])", rf"{root}{{\1}}", text)
     return "".join(_in_latex(character) for character in text)
 
 
@@ -177,11 +180,12 @@ def _text(match: re.Match[str]) -> str:
 def _upright(match: re.Match[str]) -> str:
     r"""An upright letter is that letter, an upright function name that function; all else is words."""
     content = SPACES.sub(" ", match[1] if match[1] is not None else match[2]).strip()
+    follows_number = re.search(r"[\d}/]\s*$", match.string[: match.start()])
+    if follows_number and re.fullmatch("[mgsLhNJWVAK]|min|sec", content):
+        return f"\\text{{{content}}}"  # a unit
     if re.fullmatch(r"[A-Za-z0-9]|\\[A-Za-z]+|\d+", content):
         return f"{content} " if content.startswith("\\") else content
-    if content in FUNCTIONS and not (
-        content in ("min", "sec") and re.search(r"[\d}/]\s*$", match.string[: match.start()])
-    ):
+    if content in FUNCTIONS:
         return f"\\{content} "
     if re.fullmatch(r"[A-Za-z .,'-]+", content):
         return f"\\text{{{content}}}"
@@ -198,6 +202,7 @@ def _plain_notation(text: str) -> str:
         names = "pi|theta|alpha|beta|gamma|lambda|phi|omega|sigma"
         text = re.sub(rf"(?<![A-Za-z\\{{])({names})(?![A-Za-z}}])", r"\\\1 ", text)
         text = re.sub(rf"(?<![A-Za-z\\{{])({'|'.join(FUNCTIONS)})(?=\s*[({{])", r"\\\1", text)
+    text = re.sub(r"(?<![A-Za-z\\])abs\(([^()]*)\)", r"|\1|", text)
     for opening in (r"\sqrt(", "^("):
         while (start := text.find(opening)) >= 0:
             first = start + len(opening) - 1

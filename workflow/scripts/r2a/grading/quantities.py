@@ -12,6 +12,7 @@ from r2a.grading.numbers import read_number
 from r2a.grading.units import NOTHING, SCALES, TABLE, Unit, factor_between, read_unit
 
 MAX_CHARACTERS = 400  # of a quantity
+TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 SCALE_WORDS = "|".join(f"{word}s?" for word in SCALES)
 CURRENCY = re.compile(
     r"(?P<before>[+-]?)\s*(?:\\text\{\s*)?(?P<name>US\\?\$|\\?\$|[€£¥₹]|(?:Rs\.?|USD)(?![A-Za-z]))\s*\}?"
@@ -63,6 +64,8 @@ def read_quantity(text: str) -> Quantity:
         return Quantity(text[: match.start()].strip(), currency, is_percent=True)
     for match in STARTS.finditer(text):
         value, rest = text[: match.start()].strip(), text[match.start() :]
+        if match[0] == r"^\circ" and TRIGONOMETRIC.search(value):
+            continue  # sin 30° is no quantity of 30 degrees
         if not value or not re.search(r"[\d}\])A-Za-z|!]$", value) or value in ("+", "-"):
             continue
         found = SCALE.match(rest)

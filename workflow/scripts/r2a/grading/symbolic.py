@@ -12,6 +12,7 @@ from typing import Any
 from r2a.grading.comparison import Comparison
 from r2a.grading.notation import written
 from r2a.grading.numbers import read_number
+from r2a.grading.quantities import TRIGONOMETRIC
 
 ASKS_FOR_FORM = re.compile(
     r"(?i)(?:^|[.,:;!?]\s*|\b(?:and|to|completely|fully|then)\s+)(?:factor(?:i[sz]e)?|expand)\b"
@@ -78,9 +79,9 @@ def same_mathematics(answer: str, reference: str, is_form_asked: bool = False, i
         return not is_form_asked or _shape(found) == _shape(wanted)
     if isinstance(wanted, sympy.Eq) and isinstance(found, sympy.Eq):
         return _same_equation(found, wanted)
-    if isinstance(wanted, sympy.Expr) != isinstance(found, sympy.Expr) and isinstance(wanted, sympy.Eq) != isinstance(
-        found, sympy.Eq
-    ):
+    if {sympy.Expr, sympy.Eq} == {
+        next((kind for kind in (sympy.Expr, sympy.Eq) if isinstance(side, kind)), None) for side in (found, wanted)
+    }:
         return False  # a value and an equation that is not its name
     return _verified(found, wanted)
 
@@ -120,6 +121,8 @@ def _prepared(text: str) -> str:
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(?<![\d.])(\d*)\.(\d+)", _as_fraction, text)
     text = re.sub(r"([A-Za-z])('+)", lambda match: f"{match[1]}_{{{'p' * len(match[2])}}}", text)
+    if TRIGONOMETRIC.search(text):
+        text = re.sub(r"(\d+|\([^()]*\))\s*\^\\circ(?![A-Za-z])", r"(\\frac{\\pi}{180}\\cdot \1)", text)
     text = re.sub(r"\^\\circ(?![A-Za-z])", "", text)
     return text.replace("%", "").replace(r"\$", "")
 
@@ -189,12 +192,11 @@ def _is_zero(difference: Any) -> bool:
     value = difference.evalf(N_DIGITS, maxn=MAX_CANCELLED)
     if not value.is_number or value in (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
         return False
-    return all(part == 0 or part._prec == 1 for part in value.as_real_imag())
+    return all(part == 0 or getattr(part, "_prec", None) == 1 for part in value.as_real_imag())
 
 
 def _rounds(found: Any, wanted: Any, answer: str, reference: str) -> bool:
     """Whether one text is a decimal of enough digits and the other's value rounds to it."""
-
     for text, other, exact in ((answer, reference, wanted), (reference, answer, found)):
         number = read_number(text)
         if number is None or not number.may_be_rounded or read_number(other) is not None:
@@ -216,7 +218,6 @@ def _fraction(value: Any) -> Any:
 
 def _same_equation(found: Any, wanted: Any) -> bool:
     """Whether two equations say the same: their differences are in one ratio everywhere, or their solutions are one."""
-
     differences = [equation.lhs - equation.rhs for equation in (found, wanted)]
     if differences[0].free_symbols != differences[1].free_symbols:
         return False

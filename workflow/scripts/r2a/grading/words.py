@@ -19,7 +19,7 @@ CLOCK = re.compile(
 DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
 LETTER = re.compile(r"(?:option|choice|answer)?\s*(?:is)?\s*:?\s*[(\[]?\s*([A-Za-z])\s*[)\]]?\s*\.?", re.IGNORECASE)
 LETTER_WITH_TEXT = re.compile(
-    r"(?:(?:option|choice|answer)\s*(?:is)?\s*:?\s*)?(?:[(\[]\s*([A-Z])\s*[)\]]|([A-Z])\s*[:.)\]]|([A-Z])\s+[-\u2013\u2014]\s)\s*(\S.*)",
+    r"(?:(?:option|choice|answer)\s*(?:is)?\s*:?\s*)?(?:[(\[]\s*([A-Z])\s*[)\]]|([A-Z])\s*[:.)\]]|([A-Z])\s+(?:[-\u2013\u2014]\s|(?=\([a-z])))\s*(\S.*)",
     re.DOTALL,
 )
 

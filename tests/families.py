@@ -103,16 +103,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3+window": {"sliding_window": WINDOW},
     "starcoder2+window": {"sliding_window": WINDOW},
     "exaone4+window": {"sliding_window": WINDOW, "sliding_window_pattern": 4},
-    "phi3+longrope": {"sliding_window": None, "rope_parameters": LONGROPE},
+    "phi3+longrope": {
+        "sliding_window": None, "rope_parameters": LONGROPE, "original_max_position_embeddings": 64
+    },
     "llama+dynamic": {
         "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}, "max_position_embeddings": 64
     },
 }  # fmt: skip
 
 
-def tiny_model(family: str, attention: str = "eager") -> Any:
-    """A model of the family, float32, on the CPU; no parameter has the value that it trivially starts with."""
-    settings = COMMON | FAMILIES[family]
+def tiny_model(family: str, attention: str = "eager", **more: Any) -> Any:
+    """A model of the family, float32, on the CPU; no parameter has the value that it trivially starts with.
+
+    more: further settings of its configuration.
+    """
+    settings = COMMON | FAMILIES[family] | more
     config = CONFIG_MAPPING[family.split("+")[0]](**settings)
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import yaml
 
 from families import FAMILIES, N_HEADS, WINDOW, random_ids, tiny_model
 from r2a.ablation.arms import Arm
 from r2a.ablation.decoding import generate, mean_output, read
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import attention_rows, rerun_traces
+from r2a.config_file import longrope_switch, no_restarts, read_config
 from r2a.model_check import check_model, long_length, stages_that_hold
 from r2a.models import ModelError
 from r2a.models.attention import SEAM, attention_kernel
@@ -25,6 +27,7 @@ from r2a.models.decoder import Decoder, fix_rotation
 from r2a.patching.engine import COMPONENTS, Engine, capture, places_of
 from r2a.roles import RFH, UNABLATED
 from r2a.store import provenance, write_json
+from r2a.study import ConfigError, load_study
 from r2a.traces import Bounds
 
 LENGTHS = (30, 100, 51)
@@ -274,3 +277,49 @@ def write_page(found: dict[str, dict[str, str]]) -> None:
 def test_the_page_tells_every_family():
     page = PAGE.read_text()
     assert [family for family in FAMILIES if f"| {family} |" not in page] == []
+
+
+# ---- what config.json gives away
+
+
+def test_a_study_is_told_at_once_what_a_recurrent_model_must_leave_out(tmp_path, monkeypatch):
+    tiny_model("lfm2").config.save_pretrained(tmp_path)
+    config = yaml.safe_load(Path("config/config.yaml").read_text())
+    config["models"]["liquid"] = {"path": str(tmp_path)}
+    with pytest.raises(ConfigError, match=r"models.liquid.leave_out: .* kind conv .*; give \[ablation, patching\]"):
+        load_study(config)
+    config["models"]["liquid"]["leave_out"] = ["ablation", "patching"]
+    study = load_study(config)
+    assert "liquid" in study.weighted_models
+    assert "liquid" not in [*study.ablated_models, *study.patched_models]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_config_files_give_away_which_models_have_no_restarts(family, tmp_path):
+    tiny_model(family).config.save_pretrained(tmp_path)
+    assert bool(no_restarts(read_config(str(tmp_path)))) == (family in APART)
+
+
+def test_a_cached_models_config_file_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
+    tiny_model("lfm2").config.save_pretrained(snapshot)
+    assert read_config(None, "org/name") is None
+    refs = tmp_path / "models--org--name" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("abc")
+    assert no_restarts(read_config(None, "org/name"))
+    assert no_restarts(read_config(None, "org/name", "abc"))
+
+
+def test_longrope_models_get_the_factors_for_long_texts_in_reruns_and_in_vllm(tmp_path):
+    model = tiny_model("phi3+longrope")
+    model.config.save_pretrained(tmp_path)
+    assert longrope_switch(read_config(str(tmp_path))) == 64  # start_engine asks for a longer max_model_len
+    short = own_logits(model, random_ids(30))
+    fix_rotation(Decoder(model))
+    fixed = own_logits(model, random_ids(30))
+    assert distance(short, fixed) > 0.01
+    ids = random_ids(100)
+    free = tiny_model("phi3+longrope")
+    torch.testing.assert_close(own_logits(free, ids), own_logits(model, ids))

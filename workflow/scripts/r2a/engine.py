@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from r2a.config_file import longrope_switch, read_config
+
 # In the engine at a time: enough to keep it busy, so few that a study of millions does not sit in its memory.
 MOST_WAITING, FEWEST_WAITING = 2048, 1024
 Task = TypeVar("Task")
@@ -106,6 +108,11 @@ def start_engine(
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = (
             "0"  # the two runners count differently: generation.vllm_engine.complete
         )
+    switch = longrope_switch(read_config(folder) or {})
+    if (
+        switch is not None
+    ):  # by max_model_len vLLM chooses the factors for all requests; reruns have those for long ones
+        longest = max(longest, switch + 1)
     gc.freeze()  # a start collects garbage five times: no need to go through all that was imported
     return vllm.LLM(model=folder, dtype=dtype, max_model_len=longest, **memory, **options)
 

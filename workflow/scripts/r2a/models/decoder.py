@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from r2a.config_file import longrope_switch
 from r2a.models.attention import SEAM, Pass, attention_kernel, watched_by
 from r2a.models.weights import ModelError
 
@@ -199,8 +200,8 @@ def _forward_of(module: Any, forward: Any) -> Iterator[None]:
 def fix_rotation(decoder: Decoder) -> None:
     """Make rotary factors the same for every trace, where transformers chooses them by the longest in a pass.
 
-    They are those that vLLM takes: of longrope those for long texts (`longrope_switch`), of dynamic scaling those for
-    texts of up to max_position_embeddings.
+    They are those that vLLM takes: of longrope those for long texts, if the model has positions for them; of dynamic
+    scaling those for texts of up to max_position_embeddings.
     """
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -208,9 +209,9 @@ def fix_rotation(decoder: Decoder) -> None:
         kinds = getattr(module, "rope_type", None)
         if isinstance(kinds, dict) and any(kind == "longrope" or "dynamic" in kind for kind in kinds.values()):
             raise ModelError(f"{decoder.name}: rotary factors that change with the length in some layers only")
-        if kinds == "longrope":
-            switch = decoder.config.rope_parameters["original_max_position_embeddings"]
-            factors, module.attention_scaling = ROPE_INIT_FUNCTIONS[kinds](
+        switch = longrope_switch(decoder.config.to_dict()) if kinds == "longrope" else None
+        if switch is not None:
+            factors, module.attention_scaling = ROPE_INIT_FUNCTIONS["longrope"](
                 decoder.config, module.inv_freq.device, seq_len=switch + 1
             )
             module.register_buffer("inv_freq", factors, persistent=False)

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from r2a.config_file import no_restarts, read_config
 from r2a.engine import heads_in_words
 from r2a.formats import FORMATS
 from r2a.study.schema import VARIED, Endpoint, Model, Section, Study, section_in
@@ -134,6 +135,7 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
             asked = f"{' and '.join(options)} cannot be asked of models.{name}.endpoint"
             yield "generation", f"{asked}; put its server's fields into its body"
         yield from _format_in_words(f"models.{name}", model)
+    yield from _stages_in_words(study)
     labels = [judge.label or name for name, judge in study.judges.items()]
     shared = sorted({label for label in labels if labels.count(label) > 1})
     if shared:
@@ -190,6 +192,18 @@ def _sources_in_words(study: Study) -> Iterator[tuple[str, str]]:
                 unsplit = heads_in_words(entry.path, entry.gpus)
                 if unsplit:
                     yield f"{section}.{name}.gpus", unsplit
+
+
+def _stages_in_words(study: Study) -> Iterator[tuple[str, str]]:
+    """Stages that a model's config.json already says cannot be exact for it, where it is at hand."""
+    for name in study.weighted_models:
+        model = study.models[name]
+        asked = ["ablation"] * (name in study.ablated_models and bool(study.graded_datasets))
+        asked += ["patching"] * (name in study.patched_models and bool(study.pair_datasets))
+        reason = asked and no_restarts(read_config(model.path, model.hub, model.revision) or {})
+        if reason:
+            words = f"{reason}, so it can be studied by its answers, perturbation and attention alone"
+            yield f"models.{name}.leave_out", f"{words}; give [{', '.join(asked)}]"
 
 
 def _endpoint_in_words(place: str, model: Model, endpoint: Endpoint) -> Iterator[tuple[str, str]]:

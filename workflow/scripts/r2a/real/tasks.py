@@ -1,8 +1,7 @@
 """The small reasoner's problems in plain English, each with a short reasoning text and an answer sentence.
 
-Six areas of problems, each with levels (the number of moves, or of lines):
+Five areas of problems, each with levels (the number of moves, or of lines):
     totals     somebody gains and loses things (serial work)
-    boxes      things are moved between two boxes (serial work, two numbers at a time)
     cups       a ball under one of three cups, of which two are swapped at a time (serial work, does not commute)
     holders    three people swap what they have (the same with names)
     turns      somebody turns left, right or around (serial work)
@@ -26,7 +25,6 @@ NAMES = {
 THINGS = ("apples", "books", "coins", "cards", "balls", "eggs", "pens", "stones", "stamps", "shells")
 GAINS = ("buys {} more", "finds {} more", "gets {} more from a friend", "picks up {} more")
 LOSSES = ("gives {} to a friend", "loses {}", "sells {}", "drops {}")
-COLOURS = ("red", "blue", "green", "black", "white", "yellow")
 CUPS = ("left", "middle", "right")
 HELD = ("key", "coin", "ring", "book", "map", "pen", "hat", "ball")
 TURNS = {"right": 1, "around": 2, "left": 3}
@@ -34,7 +32,7 @@ GOODS = ("cup", "hat", "pen", "book", "bag", "toy", "lamp", "cake", "ball", "rin
 MOST = 40  # no running total is greater
 
 LEVELS = {
-    "totals": (2, 3, 4, 5, 6), "boxes": (2, 3, 4, 5), "cups": (2, 3, 4, 5, 6), "holders": (2, 3, 4, 5, 6),
+    "totals": (2, 3, 4, 5, 6), "cups": (2, 3, 4, 5, 6), "holders": (2, 3, 4, 5, 6),
     "turns": (2, 3, 4, 5, 6), "prices": (2, 4, 6),
 }  # fmt: skip
 SLIP_SHARE = 0.15  # of the reasonings that can go wrong
@@ -66,7 +64,7 @@ COMPARISON_INSTRUCTION = (
 
 @dataclass(frozen=True)
 class Problem(Example):
-    """A problem with the texts that the model is trained to write; `steps` are numbered lines of the reasoning."""
+    """A problem with the texts that the model is trained to write; the first of `steps` says how it begins."""
 
     instruction: str = INSTRUCTION
 
@@ -77,11 +75,11 @@ class Problem(Example):
         slip_at = rng.choice(slippery) if slippery and rng.random() < SLIP_SHARE else None
         for k, step in enumerate(self.steps):
             if k == slip_at:
-                lines += [f"{k + 1}. {self.slips[k]}", f"Wait, that is wrong. {step}"]
+                lines += [str(self.slips[k]), f"Wait, that is wrong. {step.split('. ', 1)[-1]}"]
             else:
-                lines.append(f"{k + 1}. {step}")
+                lines.append(step)
         if len(self.steps) > CHECKED_MOVES:
-            lines.append(f"Wait, let me check the end. {self.steps[-1]}")
+            lines.append(f"Wait, let me check the end. {self.steps[-1].split('. ', 1)[-1]}")
         lines.append(f"Final answer is {self.answer}.")
         return "\n".join(lines) + "\n"
 
@@ -96,48 +94,22 @@ def totals(rng: random.Random, level: int) -> Problem:
     start = f"{name} has {total} {things}."
     sentences, steps = [start], [start]
     slips: list[str | None] = [None]
-    for _ in range(level):
+    for number in range(1, level + 1):
         gains = total < 2 or (total <= MOST - 9 and rng.random() < 0.5)
         amount = rng.randint(1, 9 if gains else min(9, total))
         move = rng.choice(GAINS if gains else LOSSES).format(amount)
         after = total + amount if gains else total - amount
-        sentences.append(f"{NAMES[name]} {move}.")
+        sentences.append(f"{number}. {NAMES[name]} {move}.")
         wrong = max(0, after + rng.choice((-2, -1, 1, 2)))
         wrong = wrong if wrong != after else after + 1
-        sum_text = f"{NAMES[name]} {move}: {total} {'+' if gains else '-'} {amount} ="
+        sum_text = f"{number}. {NAMES[name]} {move}: {total} {'+' if gains else '-'} {amount} ="
         steps.append(f"{sum_text} {after}.")
         slips.append(f"{sum_text} {wrong}.")
         total = after
     return Problem(
-        " ".join([*sentences, f"How many {things} does {name} have now?"]),
+        "\n".join([*sentences, f"How many {things} does {name} have now?"]),
         "Okay, let me count step by step.", tuple(steps), tuple(slips),
         f"{name} has \\boxed{{{total}}} {things}.", str(total), "totals", level,
-    )  # fmt: skip
-
-
-def boxes(rng: random.Random, level: int) -> Problem:
-    colours, things = rng.sample(COLOURS, 2), rng.choice(THINGS)
-    held = {colour: rng.randint(3, 12) for colour in colours}
-    first, second = colours
-    sentences = [f"The {first} box holds {held[first]} {things} and the {second} box holds {held[second]} {things}."]
-    steps: list[str] = [f"The {first} box has {held[first]}, the {second} box has {held[second]}."]
-    slips: list[str | None] = [None]
-    for _ in range(level):
-        giver = rng.choice([colour for colour in colours if held[colour] > 1])
-        taker = second if giver == first else first
-        amount = rng.randint(1, min(6, held[giver]))
-        sentences.append(f"Then {amount} {things} are moved from the {giver} box to the {taker} box.")
-        left, got = held[giver] - amount, held[taker] + amount
-        line = f"Move {amount} from {giver} to {taker}: {giver} {held[giver]} - {amount} = {{}}, "
-        line += f"{taker} {held[taker]} + {amount} = {got}."
-        steps.append(line.format(left))
-        slips.append(line.format(left + rng.choice((1, 2))))
-        held = {giver: left, taker: got}
-    asked = rng.choice(colours)
-    return Problem(
-        " ".join([*sentences, f"How many {things} does the {asked} box hold now?"]),
-        "Okay, let me follow both boxes.", tuple(steps), tuple(slips),
-        f"The {asked} box holds \\boxed{{{held[asked]}}} {things}.", str(held[asked]), "boxes", level,
     )  # fmt: skip
 
 
@@ -145,16 +117,16 @@ def cups(rng: random.Random, level: int) -> Problem:
     place = rng.choice(CUPS)
     sentences, steps = [f"A ball is under the {place} cup."], [f"The ball is under the {place} cup."]
     slips: list[str | None] = [None]
-    for _ in range(level):
+    for number in range(1, level + 1):
         one, two = rng.sample(CUPS, 2)
-        sentences.append(f"The {one} cup and the {two} cup are swapped.")
+        sentences.append(f"{number}. Swap {one} and {two}.")
         after = {one: two, two: one}.get(place, place)
-        line = f"Swap {one} and {two}: from {place} to {{}}."
+        line = f"{number}. Swap {one} and {two}: from {place} to {{}}."
         steps.append(line.format(after))
         slips.append(line.format(other(rng, CUPS, after)))
         place = after
     return Problem(
-        " ".join([*sentences, "Under which cup is the ball now?"]),
+        "\n".join([*sentences, "Under which cup is the ball now?"]),
         "Okay, let me follow the ball.", tuple(steps), tuple(slips),
         f"The ball is under the \\boxed{{{place}}} cup.", place, "cups", level,
     )  # fmt: skip
@@ -168,16 +140,16 @@ def holders(rng: random.Random, level: int) -> Problem:
     sentences = [f"{has[0]}, {has[1]}, and {has[2]}."]
     steps: list[str] = [f"{holder} has the {thing}."]
     slips: list[str | None] = [None]
-    for _ in range(level):
+    for number in range(1, level + 1):
         one, two = rng.sample(names, 2)
-        sentences.append(f"{one} and {two} swap what they have.")
+        sentences.append(f"{number}. {one} and {two} swap.")
         after = {one: two, two: one}.get(holder, holder)
-        line = f"{one} and {two} swap: from {holder} to {{}}."
+        line = f"{number}. {one} and {two} swap: from {holder} to {{}}."
         steps.append(line.format(after))
         slips.append(line.format(other(rng, tuple(names), after)))
         holder = after
     return Problem(
-        " ".join([*sentences, f"Who has the {thing} now?"]),
+        "\n".join([*sentences, f"Who has the {thing} now?"]),
         f"Okay, let me follow the {thing}.", tuple(steps), tuple(slips),
         f"The {thing} is with \\boxed{{{holder}}}.", holder, "holders", level,
     )  # fmt: skip
@@ -188,16 +160,16 @@ def turns(rng: random.Random, level: int) -> Problem:
     start = f"{name} faces {point}."
     sentences, steps = [start], [start]
     slips: list[str | None] = [None]
-    for _ in range(level):
+    for number in range(1, level + 1):
         turn = rng.choice(list(TURNS))
         after = COMPASS[(COMPASS.index(point) + TURNS[turn]) % 4]
-        sentences.append(f"{NAMES[name]} turns {turn}.")
-        line = f"{NAMES[name]} turns {turn}: from {point} to {{}}."
+        sentences.append(f"{number}. {NAMES[name]} turns {turn}.")
+        line = f"{number}. {NAMES[name]} turns {turn}: from {point} to {{}}."
         steps.append(line.format(after))
         slips.append(line.format(other(rng, COMPASS, after)))
         point = after
     return Problem(
-        " ".join([*sentences, f"Which way does {name} face now?"]),
+        "\n".join([*sentences, f"Which way does {name} face now?"]),
         "Okay, let me turn step by step.", tuple(steps), tuple(slips),
         f"{name} faces \\boxed{{{point}}}.", point, "turns", level,
     )  # fmt: skip
@@ -218,7 +190,7 @@ def prices(rng: random.Random, level: int) -> Problem:
 
 
 AREAS: dict[str, Callable[[random.Random, int], Problem]] = {
-    "totals": totals, "boxes": boxes, "cups": cups, "holders": holders, "turns": turns, "prices": prices,
+    "totals": totals, "cups": cups, "holders": holders, "turns": turns, "prices": prices,
 }  # fmt: skip
 
 

@@ -17,20 +17,23 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import r2a.generation
-from r2a.ablation.runs import AblationError, ablate_heads
+from r2a.ablation.runs import ablate_heads
 from r2a.attention import capture_attention
 from r2a.boxes import find_boxes
 from r2a.datasets import DatasetError, load_dataset
 from r2a.figures.accuracy import plot_accuracy, plot_areas
 from r2a.formats import FORMATS
 from r2a.generation import generate_traces
+from r2a.generation.perturbed import regenerate_answers
 from r2a.generation.requests import Completion
 from r2a.grading import grade_traces
 from r2a.models import ModelError, load_model, read_manifest, resolve_model, text_marks
-from r2a.models.attention import SEAM, AttentionError
-from r2a.patching.pairs import PairError, align_pairs
-from r2a.perturbation import PerturbationError, perturb_reasoning
+from r2a.models.attention import SEAM
+from r2a.patching.pairs import align_pairs
+from r2a.patching.runs import capture_activations
+from r2a.perturbation import perturb_reasoning
 from r2a.store import (
+    NothingToMeasure,
     StoreError,
     add_array,
     add_axis,
@@ -313,7 +316,7 @@ def stages(monkeypatch, tmp_path):
     config = copy.deepcopy(SHIPPED)
     config["datasets"]["comparisons"]["n_problems"] = 3
     study = load_study(config)
-    names = "models", "datasets", "traces", "grades", "attention", "ablation", "pairs", "perturbation"
+    names = "models", "datasets", "traces", "grades", "attention", "ablation", "pairs", "activations", "perturbation"
     settings = {name: stage_settings(study, name, "tiny-qwen", "comparisons") for name in names}
 
     def run(completion):
@@ -346,15 +349,18 @@ def test_a_model_that_never_answers_is_counted_and_later_stages_say_so_in_one_se
     assert list(reasons) == [reason]
     assert not read_parquet(paths["grades"])["is_correct"].any()
     dataset, manifest, output = paths["dataset"], paths["manifest"], paths["output"]
-    with pytest.raises(AttentionError, match="traces: no valid greedy trace; see the funnel table"):
+    with pytest.raises(NothingToMeasure, match="no valid greedy trace"):
         capture_attention(paths["traces"], manifest, output, settings["attention"], 1000)
-    with pytest.raises(AblationError, match="traces: no valid greedy trace with reasoning; see the funnel table"):
+    with pytest.raises(NothingToMeasure, match="no valid greedy trace with reasoning"):
         ablate_heads(paths["traces"], paths["heads"], manifest, output, settings["ablation"], 1000)
-    with pytest.raises(PairError, match=r"no pair can be used \({'a trace is not valid': \d+}\)"):
-        align_pairs(paths["traces"], paths["grades"], dataset, manifest, output, settings["pairs"])
-    with pytest.raises(PerturbationError, match=r"no reasoning can be perturbed \({'the trace is not valid': \d+}\)"):
-        perturb_reasoning(paths["traces"], paths["grades"], dataset, manifest, output, settings["perturbation"])
     assert not output.exists()
+    align_pairs(paths["traces"], paths["grades"], dataset, manifest, output, settings["pairs"])
+    assert set(read_parquet(output)["left_out"]) == {"a trace is not valid"}
+    with pytest.raises(NothingToMeasure, match="no pair can be used"):
+        capture_activations(output, manifest, output.with_suffix(".h5"), settings["activations"])
+    perturb_reasoning(paths["traces"], paths["grades"], dataset, manifest, output, settings["perturbation"])
+    with pytest.raises(NothingToMeasure, match=r"no reasoning can be perturbed \(\d+ times: the trace is not valid\)"):
+        regenerate_answers(output, dataset, manifest, output, settings["perturbation"], {})
 
 
 def test_a_study_of_open_ended_datasets_alone_has_empty_figures_and_says_that_nothing_is_graded(tmp_path):

@@ -17,7 +17,7 @@ from r2a.generation.perturbed import regenerate_answers
 from r2a.generation.requests import Completion
 from r2a.grading.perturbation import grade_perturbation
 from r2a.models import load_tokenizer, marks_of, resolve_model
-from r2a.perturbation import PerturbationError, perturb_reasoning, result_values
+from r2a.perturbation import perturb_reasoning, result_values
 from r2a.perturbation.reasoning import NotPerturbed, Reasoning, corrupt, cut_at, fill, find_results
 from r2a.store import provenance, write_parquet
 from r2a.traces import segment_bounds
@@ -270,11 +270,16 @@ def test_each_trace_that_is_not_perturbed_has_its_reason(study):
     assert whole[("a", "first_result")] == "the first result is the last"
 
 
-def test_nothing_to_perturb_at_all_is_an_error(study):
+def test_where_no_trace_is_valid_each_row_says_so(study):
     traces = pd.read_parquet(study["traces"]).assign(is_valid=False)
     write_parquet(study["traces"], traces, provenance({}))
-    with pytest.raises(PerturbationError, match="the trace is not valid"):
-        perturbed(study)
+    assert set(perturbed(study)["left_out"]) == {"the trace is not valid"}
+
+
+def test_problems_are_drawn_among_those_with_a_valid_trace(study):
+    found = perturbed(study, n_problems=1)["left_out"]
+    drawn = {uid for uid, _ in found[~found.isin(["not drawn", "the trace is not valid"])].index}
+    assert len(drawn) == 1
 
 
 def test_answers_are_generated_as_their_traces_were_and_graded(study, tokenizer, monkeypatch):

@@ -14,14 +14,16 @@ def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.patching.runs import capture_activations
         from r2a.shards import WHOLE
+        from r2a.store import empty_if_nothing
 
-        capture_activations(
-            Path(snakemake.input.pairs),
-            Path(snakemake.input.manifest),
-            Path(snakemake.output.activations),
-            snakemake.params.settings,
-            snakemake.wildcards.get("shard", WHOLE),
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            capture_activations(
+                Path(snakemake.input.pairs),
+                Path(snakemake.input.manifest),
+                Path(snakemake.output.activations),
+                snakemake.params.settings,
+                snakemake.wildcards.get("shard", WHOLE),
+            )
 
 
 if __name__ == "__main__":

@@ -14,15 +14,17 @@ def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.attention import capture_attention
         from r2a.shards import WHOLE
+        from r2a.store import empty_if_nothing
 
-        capture_attention(
-            Path(snakemake.input.traces),
-            Path(snakemake.input.manifest),
-            Path(snakemake.output.attention),
-            snakemake.params.settings,
-            snakemake.resources.batch_tokens,
-            snakemake.wildcards.get("shard", WHOLE),
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            capture_attention(
+                Path(snakemake.input.traces),
+                Path(snakemake.input.manifest),
+                Path(snakemake.output.attention),
+                snakemake.params.settings,
+                snakemake.resources.batch_tokens,
+                snakemake.wildcards.get("shard", WHOLE),
+            )
 
 
 if __name__ == "__main__":

@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.attention.rows import capture_rows
+        from r2a.store import empty_if_nothing
 
-        capture_rows(
-            Path(snakemake.input.traces),
-            Path(snakemake.input.manifest),
-            Path(snakemake.input.heads),
-            Path(snakemake.output.rows),
-            snakemake.params.settings,
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            capture_rows(
+                Path(snakemake.input.traces),
+                Path(snakemake.input.manifest),
+                Path(snakemake.input.heads),
+                Path(snakemake.output.rows),
+                snakemake.params.settings,
+            )
 
 
 if __name__ == "__main__":

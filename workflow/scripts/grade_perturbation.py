@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
         from r2a.grading.perturbation import grade_perturbation
+        from r2a.store import empty_if_nothing
 
-        grade_perturbation(
-            Path(snakemake.input.answers),
-            Path(snakemake.input.prompts),
-            Path(snakemake.input.dataset),
-            Path(snakemake.output.grades),
-            snakemake.params.settings,
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            grade_perturbation(
+                Path(snakemake.input.answers),
+                Path(snakemake.input.prompts),
+                Path(snakemake.input.dataset),
+                Path(snakemake.output.grades),
+                snakemake.params.settings,
+            )
 
 
 if __name__ == "__main__":

@@ -13,14 +13,16 @@ def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
         from r2a.evaluation.ablation import write_ablation
         from r2a.grading.ablation import grade_ablation
+        from r2a.store import empty_if_nothing
 
-        grade_ablation(
-            Path(snakemake.input.answers),
-            Path(snakemake.input.dataset),
-            Path(snakemake.output.graded),
-            snakemake.params.settings,
-        )
-        write_ablation(Path(snakemake.output.graded), Path(snakemake.output.effect), snakemake.params.settings)
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            grade_ablation(
+                Path(snakemake.input.answers),
+                Path(snakemake.input.dataset),
+                Path(snakemake.output.graded),
+                snakemake.params.settings,
+            )
+            write_ablation(Path(snakemake.output.graded), Path(snakemake.output.effect), snakemake.params.settings)
 
 
 if __name__ == "__main__":

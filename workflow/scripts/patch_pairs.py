@@ -14,16 +14,18 @@ def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.patching.runs import patch_pairs
         from r2a.shards import WHOLE
+        from r2a.store import empty_if_nothing
 
-        patch_pairs(
-            Path(snakemake.input.pairs),
-            Path(snakemake.input.activations),
-            Path(snakemake.input.manifest),
-            Path(snakemake.output.patching),
-            snakemake.params.settings,
-            snakemake.resources.batch_tokens,
-            snakemake.wildcards.get("shard", WHOLE),
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            patch_pairs(
+                Path(snakemake.input.pairs),
+                Path(snakemake.input.activations),
+                Path(snakemake.input.manifest),
+                Path(snakemake.output.patching),
+                snakemake.params.settings,
+                snakemake.resources.batch_tokens,
+                snakemake.wildcards.get("shard", WHOLE),
+            )
 
 
 if __name__ == "__main__":

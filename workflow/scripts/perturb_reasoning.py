@@ -14,23 +14,25 @@ def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.generation.perturbed import regenerate_answers
         from r2a.perturbation import perturb_reasoning
+        from r2a.store import empty_if_nothing
 
-        perturb_reasoning(
-            Path(snakemake.input.traces),
-            Path(snakemake.input.grades),
-            Path(snakemake.input.dataset),
-            Path(snakemake.input.manifest),
-            Path(snakemake.output.prompts),
-            snakemake.params.settings,
-        )
-        regenerate_answers(
-            Path(snakemake.output.prompts),
-            Path(snakemake.input.dataset),
-            Path(snakemake.input.manifest),
-            Path(snakemake.output.answers),
-            snakemake.params.settings,
-            dict(snakemake.resources.items()),
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            perturb_reasoning(
+                Path(snakemake.input.traces),
+                Path(snakemake.input.grades),
+                Path(snakemake.input.dataset),
+                Path(snakemake.input.manifest),
+                Path(snakemake.output.prompts),
+                snakemake.params.settings,
+            )
+            regenerate_answers(
+                Path(snakemake.output.prompts),
+                Path(snakemake.input.dataset),
+                Path(snakemake.input.manifest),
+                Path(snakemake.output.answers),
+                snakemake.params.settings,
+                dict(snakemake.resources.items()),
+            )
 
 
 if __name__ == "__main__":

@@ -12,15 +12,17 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
         from r2a.heads import score_heads
+        from r2a.store import empty_if_nothing
 
-        score_heads(
-            Path(snakemake.input.attention),
-            Path(snakemake.input.probes),
-            Path(snakemake.output.heads),
-            Path(snakemake.output.by_trace),
-            Path(snakemake.output.lists),
-            snakemake.params.settings,
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            score_heads(
+                Path(snakemake.input.attention),
+                Path(snakemake.input.probes),
+                Path(snakemake.output.heads),
+                Path(snakemake.output.by_trace),
+                Path(snakemake.output.lists),
+                snakemake.params.settings,
+            )
 
 
 if __name__ == "__main__":

@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
         from r2a.evaluation.carriers import tabulate_carriers
+        from r2a.store import empty_if_nothing
 
-        tabulate_carriers(
-            Path(snakemake.input.patching),
-            Path(snakemake.input.heads),
-            Path(snakemake.output.carriers),
-            Path(snakemake.output.agreement),
-            snakemake.params.settings,
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            tabulate_carriers(
+                Path(snakemake.input.patching),
+                Path(snakemake.input.heads),
+                Path(snakemake.output.carriers),
+                Path(snakemake.output.agreement),
+                snakemake.params.settings,
+            )
 
 
 if __name__ == "__main__":

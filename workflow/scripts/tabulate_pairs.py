@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
         from r2a.evaluation.pairs import tabulate_pairs
+        from r2a.store import empty_if_nothing
 
-        tabulate_pairs(
-            Path(snakemake.input.pairs),
-            Path(snakemake.input.patching),
-            Path(snakemake.output.funnel),
-            Path(snakemake.output.outcomes),
-            snakemake.params.settings,
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            tabulate_pairs(
+                Path(snakemake.input.pairs),
+                Path(snakemake.input.patching),
+                Path(snakemake.output.funnel),
+                Path(snakemake.output.outcomes),
+                snakemake.params.settings,
+            )
 
 
 if __name__ == "__main__":

@@ -12,16 +12,18 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
         from r2a.evaluation.patching import tabulate_patching
+        from r2a.store import empty_if_nothing
 
-        tabulate_patching(
-            Path(snakemake.input.patching),
-            Path(snakemake.output.curves),
-            Path(snakemake.output.controls),
-            Path(snakemake.output.hand_off),
-            Path(snakemake.output.ranges),
-            Path(snakemake.output.first_order),
-            snakemake.params.settings,
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            tabulate_patching(
+                Path(snakemake.input.patching),
+                Path(snakemake.output.curves),
+                Path(snakemake.output.controls),
+                Path(snakemake.output.hand_off),
+                Path(snakemake.output.ranges),
+                Path(snakemake.output.first_order),
+                snakemake.params.settings,
+            )
 
 
 if __name__ == "__main__":

@@ -12,15 +12,17 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
         from r2a.evaluation.perturbation import write_perturbation
+        from r2a.store import empty_if_nothing
 
-        write_perturbation(
-            Path(snakemake.input.prompts),
-            Path(snakemake.input.grades),
-            Path(snakemake.output.table),
-            Path(snakemake.output.comparisons),
-            Path(snakemake.output.funnel),
-            snakemake.params.settings,
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            write_perturbation(
+                Path(snakemake.input.prompts),
+                Path(snakemake.input.grades),
+                Path(snakemake.output.table),
+                Path(snakemake.output.comparisons),
+                Path(snakemake.output.funnel),
+                snakemake.params.settings,
+            )
 
 
 if __name__ == "__main__":

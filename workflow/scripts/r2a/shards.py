@@ -11,7 +11,16 @@ from pathlib import Path
 import h5py
 import pandas as pd
 
-from r2a.store import StoreError, open_hdf5, read_parquet, read_provenance, whole_file, write_parquet
+from r2a.store import (
+    StoreError,
+    open_hdf5,
+    read_parquet,
+    read_provenance,
+    whole_file,
+    why_empty,
+    write_empty,
+    write_parquet,
+)
 
 WHOLE = "1-of-1"
 SHARDED_AXES = ("trace", "pair")
@@ -33,6 +42,9 @@ def gather_shards(shards: Sequence[Path], output: Path) -> None:
         differing = [key for key in origin if origin[key] != origins[0][key]]
         if differing:
             raise StoreError(f"{path}: has other {' and '.join(differing)} than {shards[0]}; delete both and run again")
+    if why_empty(shards[0]) is not None:
+        write_empty(output, read_provenance(shards[0]))
+        return
     if output.suffix == ".parquet":
         tables = [table for table in map(read_parquet, shards) if len(table)]
         write_parquet(output, pd.concat(tables, ignore_index=True), read_provenance(shards[0]))

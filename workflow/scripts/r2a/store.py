@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from r2a.progress import logger
 from r2a.text.characters import whole_text
 
 PACKAGES = (
@@ -31,9 +32,14 @@ PACKAGES = (
     "scipy",
     "math-verify",
 )
+NOTHING = "nothing_to_measure"  # in the provenance of an empty store: why it is empty
 KEY = "r2a"  # the name of the provenance in a file's metadata
 SCHEMA_VERSION = 1  # of the HDF5 files; bumped when a reader of one schema would misread the next
 FORMULA = re.compile(r"(?![+-][\d.]+$)[=+\-@\t\r]")  # as a spreadsheet sees it; a number is none
+
+
+class NothingToMeasure(Exception):
+    """A stage has nothing to work on; the message says why. Its stores are written empty, and the study goes on."""
 
 
 class StoreError(Exception):
@@ -69,6 +75,41 @@ def provenance(parameters: Mapping[str, Any], inputs: Sequence[Path | str] = ())
         "models": models,
         "inputs": sources,
     }
+
+
+@contextlib.contextmanager
+def empty_if_nothing(outputs: Iterable[str], settings: Mapping[str, Any], inputs: Iterable[str]) -> Iterator[None]:
+    """Where the block has nothing to measure, write those of its outputs that it has not written empty, and say why."""
+    try:
+        yield
+    except NothingToMeasure as reason:
+        logger.warning(f"nothing to measure: {reason}")
+        for path in map(Path, outputs):
+            if not path.exists():
+                write_empty(path, provenance(settings, [*inputs]) | {NOTHING: str(reason)})
+
+
+def write_empty(path: Path, origin: Mapping[str, Any]) -> None:
+    """A store, or a table, that holds nothing but its provenance and why it holds nothing."""
+    reason = pd.DataFrame({NOTHING: [origin[NOTHING]]})
+    if path.suffix == ".h5":
+        with new_hdf5(path, origin):
+            pass
+    elif path.suffix == ".csv":
+        write_csv(path, reason, origin)
+    else:
+        write_parquet(path, reason, origin)
+
+
+def why_empty(path: Path | str) -> str | None:
+    """Why a store or table is empty; None where it is not."""
+    origin = _provenance_text(Path(path))
+    return json.loads(origin).get(NOTHING) if origin else None
+
+
+def filled(paths: Iterable[Path]) -> list[Path]:
+    """Those stores and tables that are not empty."""
+    return [path for path in paths if why_empty(path) is None]
 
 
 @contextlib.contextmanager
@@ -139,8 +180,12 @@ def new_hdf5(path: Path | str, origin: Mapping[str, Any]) -> Iterator[h5py.File]
 
 @contextlib.contextmanager
 def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
-    """An HDF5 store for reading. Raises StoreError where it is torn, or of a newer schema than this code knows."""
+    """An HDF5 store for reading.
+
+    Raises StoreError where it is torn, or of a newer schema than this code knows; NothingToMeasure where it is empty.
+    """
     with _told_if_torn(path):
+        _refuse_empty(path)
         file = h5py.File(path)
     with file:
         found = int(file.attrs.get("schema_version", 0))
@@ -194,6 +239,12 @@ def axis_labels(file: h5py.File, name: str) -> list[Any]:
     return list(scale.asstr()[:]) if h5py.check_string_dtype(scale.dtype) else scale[:].tolist()
 
 
+def _refuse_empty(path: Path | str) -> None:
+    reason = why_empty(path)
+    if reason is not None:
+        raise NothingToMeasure(reason)
+
+
 def read_provenance(path: Path | str) -> dict[str, Any]:
     """The provenance of a stored file. Raises StoreError where it has none."""
     path = Path(path)
@@ -219,7 +270,9 @@ def _provenance_text(path: Path) -> str | None:
 
 
 def read_parquet(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """A stored table. Raises StoreError where it is torn, NothingToMeasure where it is empty."""
     with _told_if_torn(path):
+        _refuse_empty(path)
         chosen = list(columns) if columns else None
         return pd.read_parquet(path, columns=chosen, page_checksum_verification=True)
 

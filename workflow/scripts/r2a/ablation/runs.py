@@ -20,7 +20,7 @@ from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.roles import UNABLATED
 from r2a.shards import WHOLE, shard_range
-from r2a.store import provenance, read_parquet, write_parquet
+from r2a.store import NothingToMeasure, provenance, read_parquet, write_parquet
 from r2a.traces import Bounds, Marks, invalid_reason, segment
 
 
@@ -43,8 +43,8 @@ def ablate_heads(
     is_finished, is_valid and invalid_reason (METHOD section 1), a2r (decoding.Answer), and original_text, the trace's
     own answer. An answer may be settings["extra_tokens"] longer than the trace's. Finished traces are kept beside the
     output (Parts).
-    Raises AblationError for doses beyond the model's heads, or without a valid trace; ModelError for an architecture
-    that does not give its own logits here.
+    Raises AblationError for doses beyond the model's heads; NothingToMeasure without a valid trace; ModelError for an
+    architecture that does not give its own logits here.
     """
     table = _ablated_traces(traces, settings)
     origin = read_manifest(manifest)
@@ -82,9 +82,7 @@ def _ablated_traces(traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
     chosen = (table["decoding"] == settings["decoding"]) & (table["condition"] == "with_reasoning")
     table = table[table["is_valid"] & chosen]
     if table.empty:
-        raise AblationError(
-            f"{traces}: no valid {settings['decoding']} trace with reasoning; see the funnel table for the reasons"
-        )
+        raise NothingToMeasure(f"no valid {settings['decoding']} trace with reasoning (the funnel says why)")
     n_problems = min(settings["n_problems"] or len(table), len(table))
     return table.sample(n_problems, random_state=settings["seed"]).sort_index()
 

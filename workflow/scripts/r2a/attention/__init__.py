@@ -25,7 +25,7 @@ from r2a.models.decoder import Decoder
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.shards import WHOLE, shard_range
-from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
+from r2a.store import NothingToMeasure, add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
 from r2a.text.cues import is_cue_token
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, Bounds
@@ -116,7 +116,7 @@ def capture_attention(
 
 
 def read_traces_to_rerun(traces: Path, decoding: str) -> pd.DataFrame:
-    """The valid traces that are rerun. Raises AttentionError where there is none."""
+    """The valid traces that are rerun. Raises NothingToMeasure where there is none."""
     table = read_parquet(traces)
     table = table[table["is_valid"] & (table["decoding"] == decoding)]
     # a reasoning of no token has no attention rows of its own
@@ -125,7 +125,7 @@ def read_traces_to_rerun(traces: Path, decoding: str) -> pd.DataFrame:
     logger.info(f"{traces}: {len(table)} valid {decoding} traces, {n_empty} of empty reasoning left out")
     table = table[has_reasoning]
     if table.empty:
-        raise AttentionError(f"{traces}: no valid {decoding} trace; see the funnel table for the reasons")
+        raise NothingToMeasure(f"no valid {decoding} trace (the funnel says why)")
     return table
 
 

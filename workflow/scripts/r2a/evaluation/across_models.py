@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from r2a.heads.focus import short_mass
 from r2a.statistics import holm, percentile_ends, resampled_means
-from r2a.store import open_hdf5, provenance, read_provenance, write_csv
+from r2a.store import filled, open_hdf5, provenance, read_provenance, write_csv
 
 MODEL_COLUMNS = [
     "model", "family", "n_parameters", "n_layers", "distillation", "dataset", "measure", "value", "low", "high", "n",
@@ -40,6 +40,7 @@ def write_across_models(
     variants of a model are left out, being that model. attention and hand_off: one file a model and dataset.
     settings: models (label, distillation and whether a variant, by name), n_top_heads, n_resamples, confidence, seed.
     """
+    attention, hand_off = filled(attention), filled(hand_off)
     origins = {name: origin for path in manifests for name, origin in _manifest(path)}
     models = {name: model for name, model in settings["models"].items() if not model["variant_of"]}
     rows = []

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from r2a.patching.pairs import INVALID, NO_REASONING, SPLIT_IN_BOX, SPLIT_IN_PROBE, WRONG
-from r2a.store import axis_labels, open_hdf5, provenance, read_parquet, write_csv
+from r2a.store import axis_labels, open_hdf5, provenance, read_parquet, why_empty, write_csv
 
 OWN_ANSWER_NOT_PREFERRED = "a run does not prefer its own answer"
 # each step of the funnel, and what a pair fails it by
@@ -29,10 +29,11 @@ def tabulate_pairs(pairs: Path, patching: Path, funnel: Path, outcomes: Path, se
     """
     table = read_parquet(pairs).rename(columns={"area": "domain"})
     used = set()
-    with open_hdf5(patching) as file:
-        for probe in axis_labels(file, "probe"):
-            names = zip(axis_labels(file[probe], "pair"), file[probe]["is_used"][:], strict=True)
-            used |= {(probe, pair) for pair, is_used in names if is_used}
+    if why_empty(patching) is None:
+        with open_hdf5(patching) as file:
+            for probe in axis_labels(file, "probe"):
+                names = zip(axis_labels(file[probe], "pair"), file[probe]["is_used"][:], strict=True)
+                used |= {(probe, pair) for pair, is_used in names if is_used}
     is_used = pd.Series(list(zip(table["probe"], table["pair"], strict=True)), index=table.index).isin(used)
     unused = (table["left_out"] == "") & ~is_used
     table.loc[unused, "left_out"] = OWN_ANSWER_NOT_PREFERRED

@@ -111,11 +111,11 @@ def write_perturbation(
 ) -> None:
     """Write the three tables of one model and dataset as CSV files. settings: n_resamples, confidence, seed."""
     asked = read_parquet(prompts).drop(columns="prompt_token_ids")
+    write_csv(funnel, funnel_table(asked), provenance(settings, [prompts]))
     answers = asked.merge(read_parquet(grades), on=KEYS, validate="1:1")
     origin = provenance(settings, [prompts, grades])
     write_csv(table, perturbation_table(answers, settings["confidence"]), origin)
     write_csv(comparisons, comparison_table(answers, settings), origin)
-    write_csv(funnel, funnel_table(asked), origin)
     logger.info(f"{table}: {len(answers)} answers")
 
 

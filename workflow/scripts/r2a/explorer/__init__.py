@@ -13,7 +13,7 @@ import pandas as pd
 from r2a.models import load_tokenizer, read_manifest, token_pieces
 from r2a.progress import Progress, logger
 from r2a.roles import DIRECTIONS
-from r2a.store import axis_labels, open_hdf5, read_parquet, read_provenance, write_text
+from r2a.store import axis_labels, filled, open_hdf5, read_parquet, read_provenance, write_text
 from r2a.traces import TRACE_KEYS
 
 PAGE = Path(__file__).parent
@@ -34,7 +34,7 @@ def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path
     problems = {name: table.where(table.notna(), None).set_index("uid", drop=False) for name, table in tables.items()}
     folders = {path.stem: read_manifest(path)["folder"] for path in inputs["manifests"]}
     stores = {
-        name: {(path.parent.name, path.stem): path for path in paths}
+        name: {(path.parent.name, path.stem): path for path in filled(paths)}
         for name, paths in inputs.items()
         if name not in ("datasets", "manifests")
     }

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from r2a.store import provenance, whole_file, write_csv
+from r2a.store import NOTHING, provenance, whole_file, write_csv, write_empty
 
 # Okabe and Ito's palette: told apart by the colour-blind, and in grey by lightness
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
@@ -86,6 +86,15 @@ def nothing_to_draw(why: str) -> Figure:
     figure = plt.figure(figsize=(6, 1))
     figure.text(0.02, 0.5, why, va="center")
     return figure
+
+
+def draw_empty(stem: Path, why: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> None:
+    """Say in a figure's place why there is nothing to draw; {stem}.csv becomes an empty table."""
+    words = f"{settings['model_label']}, {settings['dataset_label']}: " if "model_label" in settings else ""
+    save(
+        nothing_to_draw(textwrap.fill(f"{words}nothing to measure: {why}.", 90)), stem, pd.DataFrame(), settings, inputs
+    )
+    write_empty(stem.with_suffix(".csv"), provenance(settings, inputs) | {NOTHING: why})
 
 
 def title(figure: Figure, text: str, caption: str) -> None:

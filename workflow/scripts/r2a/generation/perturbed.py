@@ -7,7 +7,7 @@ from typing import Any
 
 from r2a.generation import build_requests, write_traces
 from r2a.models import read_manifest
-from r2a.store import read_parquet
+from r2a.store import NothingToMeasure, read_parquet
 from r2a.study import CONDITIONS
 
 
@@ -22,6 +22,7 @@ def regenerate_answers(
     """Complete every perturbed prompt as its trace was completed; a row's condition is the perturbation's name.
 
     Sampling and seed are those of the trace's own request. The table and its ledger are as generate_traces' are.
+    Raises NothingToMeasure where no reasoning is perturbed.
     """
     model = read_manifest(manifest)
     own = {
@@ -39,4 +40,7 @@ def regenerate_answers(
         )
         for row in table[table["left_out"] == ""].itertuples()
     ]
+    if not requests:
+        reasons = ", ".join(f"{n} times: {why}" for why, n in table["left_out"].value_counts().items())
+        raise NothingToMeasure(f"no reasoning can be perturbed ({reasons})")
     write_traces(requests, model, output, settings, engine, [prompts, dataset, manifest])

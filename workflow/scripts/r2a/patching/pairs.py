@@ -200,11 +200,9 @@ def align_pairs(
         rows.append(row)
     frame = pd.DataFrame(rows)
     logger.info(f"{output}: {len(frame)} pairs; left out: {frame['left_out'].value_counts().to_dict()}")
-    if (frame["left_out"] != "").all():
-        raise PairError(f"{dataset}: no pair can be used ({frame['left_out'].value_counts().to_dict()})")
     # absent in the pairs left out
     whole = ("answer_a_id", "answer_b_id", "clean_reasoning_start", "corrupted_reasoning_start")
-    frame = frame.astype(dict.fromkeys(whole, "Int64"))
+    frame = frame.reindex(columns=list(dict.fromkeys([*frame, *whole]))).astype(dict.fromkeys(whole, "Int64"))
     write_parquet(output, frame, provenance(settings, [traces, grades, dataset, manifest]))
 
 

@@ -17,11 +17,17 @@ from r2a.patching.metrics import METRICS
 from r2a.progress import Progress, logger
 from r2a.roles import DIRECTIONS, KEY_ROLES
 from r2a.shards import WHOLE, shard_range
-from r2a.store import add_array, add_axis, add_column, axis_labels, new_hdf5, open_hdf5, provenance, read_parquet
-
-
-class PatchingError(Exception):
-    """Patching cannot go on; the message says why, with numbers."""
+from r2a.store import (
+    NothingToMeasure,
+    add_array,
+    add_axis,
+    add_column,
+    axis_labels,
+    new_hdf5,
+    open_hdf5,
+    provenance,
+    read_parquet,
+)
 
 
 def used_pairs(pairs: Path) -> dict[str, pd.DataFrame]:
@@ -43,6 +49,8 @@ def capture_activations(
     patching does not work on.
     """
     by_probe = used_pairs(pairs)
+    if not by_probe:
+        raise NothingToMeasure("no pair can be used (the pair funnel says why)")
     origin = read_manifest(manifest)
     model = load_model(origin, SEAM)
     engine = Engine(model)
@@ -105,7 +113,7 @@ def patch_pairs(
     /{probe}/is_used [pair] is 0 for pairs one of whose runs does not prefer its own answer. null_patch_error [pair] is
     the largest change of a logit when a run's own vectors are put in: the noise floor.
     Finished pairs are kept beside the output (Parts). Raises ModelError where restarted runs are not the
-    model's own, PatchingError where no pair is left.
+    model's own, NothingToMeasure where no pair is left.
     """
     by_probe = used_pairs(pairs)
     engine = Engine(load_model(read_manifest(manifest), SEAM))
@@ -140,14 +148,14 @@ def patch_pairs(
 
 
 def _refuse_unused(pairs: Path, by_probe: Mapping[str, pd.DataFrame], activations: h5py.File) -> None:
-    """Raise PatchingError where in no pair both runs prefer their own answers."""
+    """Raise NothingToMeasure where in no pair both runs prefer their own answers."""
     n_used = 0
     for probe, table in by_probe.items():
         used = [is_used(table, activations[probe], number) for number in range(len(table))]
         logger.info(f"{probe}: {sum(used)} of {len(table)} pairs prefer their own answers in both runs")
         n_used += sum(used)
     if n_used == 0:
-        raise PatchingError(f"{pairs}: in no pair do both runs prefer their own answers; nothing can be measured")
+        raise NothingToMeasure("in no pair do both runs prefer their own answers")
 
 
 def _add_axes(group: h5py.Group, pairs: pd.Series, roles: list[str], engine: Engine) -> list[str]:

@@ -23,10 +23,6 @@ COLUMNS = [
 WORDS = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)*")
 
 
-class PerturbationError(ValueError):
-    """No reasoning can be perturbed; the message names the file and the reasons."""
-
-
 def perturb_reasoning(
     traces: Path, grades: Path, dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any]
 ) -> None:
@@ -36,7 +32,7 @@ def perturb_reasoning(
     left_out ('' | a reason), prompt_token_ids, kept_share (of kind cut), source_uid (of kind other_reasoning), was and
     becomes (the corrupted result's value), original_answer, original_is_correct, and implied_answer: what follows
     from the perturbed reasoning, where that is known. settings: decoding, kinds, n_problems, seed, and what the kinds
-    take (cuts, filler). Raises PerturbationError where nothing at all can be perturbed.
+    take (cuts, filler).
     """
     origin = read_manifest(manifest)
     tokenizer = load_tokenizer(origin["folder"])
@@ -52,7 +48,8 @@ def perturb_reasoning(
         for row in table[table["is_valid"]].itertuples()
     }
     others = list(valid.values())
-    drawn = _drawn(list(problems.index), settings["n_problems"], settings["seed"])
+    can_be = {uid for (uid, _), trace in valid.items() if trace.reasoning.token_ids}
+    drawn = _drawn([uid for uid in problems.index if uid in can_be], settings["n_problems"], settings["seed"])
     rows: list[dict[str, Any]] = []
     for row in table.itertuples():
         trace = valid.get((row.uid, row.sample))
@@ -64,12 +61,12 @@ def perturb_reasoning(
                 name = kind if level is None else f"{kind}_{level}"
                 rows.append(known | {"perturbation": name, "kind": kind, "cut": level, "left_out": ""})
                 try:
-                    if row.uid not in drawn:
-                        raise NotPerturbed("not drawn")
                     if trace is None:
                         raise NotPerturbed("the trace is not valid")
                     if not trace.reasoning.token_ids:
                         raise NotPerturbed("no reasoning")
+                    if row.uid not in drawn:
+                        raise NotPerturbed("not drawn")
                     rng = random.Random(f"{settings['seed']} {row.uid} {row.sample} {name}")
                     perturbed = entry.function(Given(trace, level, others, tokenizer, settings, rng))
                 except NotPerturbed as reason:
@@ -80,10 +77,6 @@ def perturb_reasoning(
     frame = pd.DataFrame(rows, columns=COLUMNS)
     left_out = frame.groupby("perturbation", sort=False)["left_out"].value_counts()
     logger.info(f"{output}: {len(table)} traces; left out, by reason:\n{left_out.to_string()}")
-    if (frame["left_out"] != "").all():
-        raise PerturbationError(
-            f"{traces}: no reasoning can be perturbed ({frame['left_out'].value_counts().to_dict()})"
-        )
     write_parquet(output, frame.astype({"cut": "Int64"}), provenance(settings, [traces, grades, dataset, manifest]))
 
 

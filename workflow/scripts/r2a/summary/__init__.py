@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from r2a.figures.registry import FIGURES, caption
-from r2a.store import provenance, read_provenance, write_json, write_text
+from r2a.store import provenance, read_provenance, why_empty, write_json, write_text
 from r2a.summary.ablation import ablation_sentences
 from r2a.summary.accuracy import effect_sentences, grader_sentence
 from r2a.summary.answers import answer_sentences
@@ -113,6 +113,7 @@ def _section(
 ) -> list[str]:
     """A heading, what is said of each analysis over its figures of the category, and the category's other figures."""
     drawn = [path for path in figures if FIGURES[path.stem].category == category]
+    drawn = [path for path in drawn if why_empty(path.with_suffix(".csv")) is None]
     lines = [f"## {heading}", ""]
     for analysis in dict.fromkeys([*said, *(FIGURES[path.stem].analysis for path in drawn)]):
         lines += [*said[analysis], ""] if said.get(analysis) else []

@@ -7,7 +7,7 @@ import pandas as pd
 
 from r2a.roles import ABLATION_MODES, RFH, UNABLATED
 from r2a.store import read_provenance
-from r2a.summary.words import said_p
+from r2a.summary.words import said_empty, said_p
 
 SELECTIONS = {"random": "as many random heads of the same layers"}
 
@@ -16,6 +16,9 @@ def ablation_sentences(effects: Sequence[Path]) -> list[str]:
     """A bullet per model and dataset: the accuracy at every dose, of the RFHs and of what they are compared with."""
     bullets = []
     for path in effects:
+        if said := said_empty(path):
+            bullets += said
+            continue
         settings = read_provenance(path)["parameters"]
         table = pd.read_csv(path, keep_default_na=False, na_values=[""]).query("metric == 'accuracy'")
         whole = table[table["mode"] == UNABLATED].iloc[0]

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, OTHER_REASONING
-from r2a.store import read_provenance
+from r2a.store import filled, read_provenance
 
 
 def answer_sentences(inputs: Mapping[str, Any]) -> list[str]:
@@ -39,7 +39,7 @@ def answer_sentences(inputs: Mapping[str, Any]) -> list[str]:
 
 def _follows(tables: list[Path]) -> Iterator[tuple[str, str]]:
     """(model, how many answers from another problem's reasoning are what that implies), one a dataset."""
-    for path in tables:
+    for path in filled(tables):
         origin, table = read_provenance(path)["parameters"], pd.read_csv(path)
         rows = table[(table["by"] == "all") & (table["kind"] == OTHER_REASONING) & (table["n_implied"] > 0)]
         for row in rows.itertuples():
@@ -49,7 +49,7 @@ def _follows(tables: list[Path]) -> Iterator[tuple[str, str]]:
 
 def _restores(tables: list[Path]) -> Iterator[tuple[str, str]]:
     """(model, what patching the answer's token restores at its best layer under the first probe), one a dataset."""
-    for path in tables:
+    for path in filled(tables):
         origin, table = read_provenance(path)["parameters"], pd.read_csv(path)
         is_shown = (table["component"] == "resid_pre") & (table["direction"] == CLEAN_TO_CORRUPTED)
         shown = table[is_shown & (table["role"] == ANSWER_ROLE)].dropna(subset="mean")  # empty where no pair is used

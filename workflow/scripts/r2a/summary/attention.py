@@ -6,12 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from r2a.store import open_hdf5, read_parquet, read_provenance
+from r2a.summary.words import said_empty
 
 
 def attention_sentences(attention: Sequence[Path], heads: Sequence[Path]) -> tuple[list[str], str]:
     """A bullet per model and dataset; and one line on all."""
     bullets, short = [], []
     for path, heads_path in zip(attention, heads, strict=True):
+        if said := said_empty(heads_path):
+            bullets += said
+            continue
         settings = read_provenance(path)["parameters"]
         table = read_parquet(heads_path).sort_values("rank")
         rfhs, others = table[table["is_rfh"]], table[~table["is_rfh"]]
@@ -32,4 +36,8 @@ def attention_sentences(attention: Sequence[Path], heads: Sequence[Path]) -> tup
             bullet += f" {100 * agreement:.2f} % of the completion tokens are the rerun's arg-max too."
         bullets.append(bullet)
         short.append(f"{settings['model_label']}, {settings['dataset_label']} {first_name} with {first['a2r']:.2f}")
-    return bullets, f"2. The head that attends most to the reasoning, and its share: {'; '.join(short)}."
+    said = "; ".join(short) or "nothing to measure"
+    return (
+        bullets,
+        f"2. The head that attends most to the reasoning, and its share: {said}.",
+    )

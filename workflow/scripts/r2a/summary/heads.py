@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from r2a.roles import WITHIN
-from r2a.store import open_hdf5, read_parquet, read_provenance
+from r2a.store import filled, open_hdf5, read_parquet, read_provenance
 from r2a.summary.words import said_p
 
 QUALITY_NAMES = {
@@ -28,7 +28,7 @@ def head_sentences(probes: Sequence[Path], heads: Sequence[Path]) -> list[str]:
         bullet = f"- **{read_provenance(path)['parameters']['model_label']}** copied the needle from its haystack in "
         bullet += f"{n_copied} of {n_runs} runs, " if n_copied else f"none of {n_runs} runs, "
         bullets.append(bullet + ("whose retrieval scores count." if n_copied else "so it has no retrieval scores."))
-    for path in heads:
+    for path in filled(heads):
         settings, table = read_provenance(path)["parameters"], read_parquet(path)
         rfhs = table[table["is_rfh"]]
         kinds = " and ".join(_overlap(rfhs, table, kind) for kind in ("induction", "retrieval"))

@@ -15,7 +15,7 @@ from r2a.roles import (
     FINAL_ROLE,
 )
 from r2a.store import open_hdf5, read_provenance
-from r2a.summary.words import said_p
+from r2a.summary.words import said_empty, said_p
 
 
 def patching_sentences(inputs: Mapping[str, Any]) -> tuple[list[str], str]:
@@ -28,6 +28,9 @@ def patching_sentences(inputs: Mapping[str, Any]) -> tuple[list[str], str]:
     for pair_funnel, patching, curves, controls, hand_off, first_order, carriers in zip(
         *(inputs[name] for name in names), strict=True
     ):
+        if said := said_empty(patching) or said_empty(carriers):
+            bullets += said
+            continue
         settings = read_provenance(patching)["parameters"]
         funnel = pd.read_csv(pair_funnel).query("by == 'all'").set_index("probe")
         crossings = pd.read_csv(hand_off).set_index("probe")
@@ -48,7 +51,8 @@ def patching_sentences(inputs: Mapping[str, Any]) -> tuple[list[str], str]:
                 answer = best.loc[ANSWER_ROLE]
                 flipped = f"{100 * answer['flip_rate']:.0f} % flipped (n = {answer['n_pairs']})"
                 short.append(f"{settings['model_label']} restores {answer['mean']:.2f}, {flipped}")
-    return bullets, f"3. Patching the answer's token in the reasoning: {'; '.join(short)}."
+    said = "; ".join(short) or "nothing to measure"
+    return bullets, f"3. Patching the answer's token in the reasoning: {said}."
 
 
 def _effect(best: pd.DataFrame, controls: pd.DataFrame) -> str:

@@ -8,13 +8,16 @@ import pandas as pd
 from r2a.extensions import PERTURBATION_KINDS
 from r2a.roles import CUT, FIRST_RESULT, LAST_RESULT, UNTOUCHED
 from r2a.store import read_provenance
-from r2a.summary.words import said_p
+from r2a.summary.words import said_empty, said_p
 
 
 def perturbation_sentences(tables: Sequence[Path], comparisons: Sequence[Path], funnels: Sequence[Path]) -> list[str]:
     """A bullet per model and dataset."""
     bullets = []
     for path, compared_path, funnel_path in zip(tables, comparisons, funnels, strict=True):
+        if said := said_empty(path):
+            bullets += said
+            continue
         settings = read_provenance(path)["parameters"]
         rows = pd.read_csv(path).query("by == 'all'").set_index("perturbation")
         compared = pd.read_csv(compared_path).query("measure == 'agreement'").set_index(["perturbation", "control"])

@@ -20,7 +20,7 @@ from r2a.attention.segments import (
     tracking,
 )
 from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
-from r2a.models.attention import SEAM, AttentionError
+from r2a.models.attention import SEAM
 from r2a.models.decoder import Decoder
 from r2a.parts import Parts
 from r2a.progress import Progress, logger

@@ -36,8 +36,8 @@ def attention_sentences(attention: Sequence[Path], heads: Sequence[Path]) -> tup
             bullet += f" {100 * agreement:.2f} % of the completion tokens are the rerun's arg-max too."
         bullets.append(bullet)
         short.append(f"{settings['model_label']}, {settings['dataset_label']} {first_name} with {first['a2r']:.2f}")
-    said = "; ".join(short) or "nothing to measure"
+    all_said = "; ".join(short) or "nothing to measure"
     return (
         bullets,
-        f"2. The head that attends most to the reasoning, and its share: {said}.",
+        f"2. The head that attends most to the reasoning, and its share: {all_said}.",
     )

@@ -51,8 +51,8 @@ def patching_sentences(inputs: Mapping[str, Any]) -> tuple[list[str], str]:
                 answer = best.loc[ANSWER_ROLE]
                 flipped = f"{100 * answer['flip_rate']:.0f} % flipped (n = {answer['n_pairs']})"
                 short.append(f"{settings['model_label']} restores {answer['mean']:.2f}, {flipped}")
-    said = "; ".join(short) or "nothing to measure"
-    return bullets, f"3. Patching the answer's token in the reasoning: {said}."
+    all_said = "; ".join(short) or "nothing to measure"
+    return bullets, f"3. Patching the answer's token in the reasoning: {all_said}."
 
 
 def _effect(best: pd.DataFrame, controls: pd.DataFrame) -> str:

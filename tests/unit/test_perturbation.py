@@ -262,9 +262,9 @@ def test_what_is_put_in_implies_an_answer(study, tokenizer):
 
 
 def test_each_trace_that_is_not_perturbed_has_its_reason(study):
-    found = perturbed(study, n_problems=2)["left_out"]
-    drawn = {uid for uid, _ in found[found != "not drawn"].index}
-    assert len(drawn) == 2
+    found = perturbed(study, n_problems=1)["left_out"]
+    drawn = {uid for uid, _ in found[~found.isin(["not drawn", "the trace is not valid"])].index}
+    assert len(drawn) == 1  # among those with a valid trace
     whole = perturbed(study)["left_out"]
     assert set(whole["c"]) == {"the trace is not valid"}
     assert whole[("a", "first_result")] == "the first result is the last"
@@ -274,12 +274,6 @@ def test_where_no_trace_is_valid_each_row_says_so(study):
     traces = pd.read_parquet(study["traces"]).assign(is_valid=False)
     write_parquet(study["traces"], traces, provenance({}))
     assert set(perturbed(study)["left_out"]) == {"the trace is not valid"}
-
-
-def test_problems_are_drawn_among_those_with_a_valid_trace(study):
-    found = perturbed(study, n_problems=1)["left_out"]
-    drawn = {uid for uid, _ in found[~found.isin(["not drawn", "the trace is not valid"])].index}
-    assert len(drawn) == 1
 
 
 def test_answers_are_generated_as_their_traces_were_and_graded(study, tokenizer, monkeypatch):

@@ -185,9 +185,9 @@ def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
     Raises StoreError where it is torn, or of a newer schema than this code knows; NothingToMeasure where it is empty.
     """
     with _told_if_torn(path):
-        _refuse_empty(path)
         file = h5py.File(path)
     with file:
+        _refuse_empty(file.attrs.get(KEY))
         found = int(file.attrs.get("schema_version", 0))
         if found > SCHEMA_VERSION:
             raise StoreError(
@@ -239,9 +239,9 @@ def axis_labels(file: h5py.File, name: str) -> list[Any]:
     return list(scale.asstr()[:]) if h5py.check_string_dtype(scale.dtype) else scale[:].tolist()
 
 
-def _refuse_empty(path: Path | str) -> None:
-    reason = why_empty(path)
-    if reason is not None:
+def _refuse_empty(origin: str | bytes | None) -> None:
+    """Raise NothingToMeasure where a file's provenance says that it is empty."""
+    if origin and (reason := json.loads(origin).get(NOTHING)):
         raise NothingToMeasure(reason)
 
 
@@ -272,7 +272,7 @@ def _provenance_text(path: Path) -> str | None:
 def read_parquet(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """A stored table. Raises StoreError where it is torn, NothingToMeasure where it is empty."""
     with _told_if_torn(path):
-        _refuse_empty(path)
+        _refuse_empty((pq.read_schema(path).metadata or {}).get(KEY.encode()))
         chosen = list(columns) if columns else None
         return pd.read_parquet(path, columns=chosen, page_checksum_verification=True)
 

@@ -175,7 +175,7 @@ def stores(tmp_path: Path) -> dict[str, Path]:
             mass[k, :, :, 1, 3] = of_head + 0.01 * k
             mass[k, :, :, 1, 1] = 0.1
         add_array(file, "bounds", ("trace", "bound"), "token", "int64")[:] = [0, 1, 2, 3, 8, 9, 10, 11]
-        for name in ("tracking", "spread", "cue_preference", "cue_over_initial"):
+        for name in ("tracking", "spread", "cue_preference", "cue_over_initial", "contribution", "output_share"):
             add_array(file, name, ("trace", *heads), "number")[:] = of_head
         sentence_mass = add_array(file, "sentence_mass", ("trace", *heads, "sentence"), "share")
         sentence_mass[:] = np.array([1, 0, 0, 0, 0, *[1] * N_NEIGHBOURS])

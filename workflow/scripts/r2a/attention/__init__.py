@@ -36,17 +36,16 @@ def capture_attention(
 ) -> None:
     """Rerun every valid trace of settings["decoding"] (a shard: its own of them) and store what its answer attends to.
 
-    By METHOD section 3, float32, nan where undefined and in layers without attention:
-    /segment_mass [trace, layer, head, query_segment, key_segment];
-    /tracking, /spread, /cue_preference and /cue_over_initial [trace, layer, head];
-    /sentence_mass [trace, layer, head, sentence], the reasoning's sentences being tokens sentence_bounds[k] up to
-    [k + 1] (-1 past a trace's last). Per trace also uid, condition, sample, bounds, n_cue_tokens and argmax_agreement:
-    the share of completion tokens, but for those that a reasoning budget forced, that are the rerun's arg-max (1 where
-    greedy decoding and the rerun agree exactly; nan for sampled ones).
-    A forward pass holds about `batch_tokens`; with settings["kernel"] eager, one trace. Finished traces are kept
-    beside the output (Parts).
-    Raises AttentionError where masses do not sum to 1, or the fused kernel differs from eager attention on the
-    beginning of the first trace.
+        By METHOD section 3, float32, nan where undefined and in layers without attention: /segment_mass [trace, layer,
+    head, query_segment, key_segment]; /tracking, /spread, /cue_preference, /cue_over_initial, /contribution and
+    /output_share [trace, layer, head]; /sentence_mass [trace, layer, head, sentence], the reasoning's sentences being
+    tokens sentence_bounds[k] up to [k + 1] (-1 past a trace's last). Per trace also uid, condition, sample, bounds,
+    n_cue_tokens and argmax_agreement: the share of completion tokens, but for those that a reasoning budget forced,
+    that are the rerun's arg-max (1 where greedy decoding and the rerun agree exactly; nan for sampled ones).
+        A forward pass holds about `batch_tokens`; with settings["kernel"] eager, one trace. Finished traces are kept
+        beside the output (Parts).
+        Raises AttentionError where masses do not sum to 1, or the fused kernel differs from eager attention on the
+        beginning of the first trace.
     """
     origin = read_manifest(manifest)
     (identity,) = origin["models"].values()
@@ -81,6 +80,8 @@ def capture_attention(
                     "segment_mass": segment_mass(kept, bounds[number]),
                     "tracking": tracking(kept.centre),
                     "spread": kept.spread.mean(-1),
+                    "contribution": kept.contribution,
+                    "output_share": kept.output_share,
                     "cue_preference": cue_preference(kept.answer_mass, bounds[number], cues[number]),
                     "cue_over_initial": cue_over_initial(
                         kept.answer_mass, bounds[number], cues[number], sentences[number]
@@ -161,6 +162,10 @@ def _lay_out(
         "sentence_mass": add_array(file, "sentence_mass", (*heads, "sentence"), share),
         "tracking": add_array(file, "tracking", heads, "Spearman correlation of centre and answer token"),
         "spread": add_array(file, "spread", heads, "share of the reasoning's length, standard deviation"),
+        "contribution": add_array(
+            file, "contribution", heads, "norm from the reasoning over that of the layer's heads"
+        ),
+        "output_share": add_array(file, "output_share", heads, "norm of the output over that of the layer's heads"),
         "cue_preference": add_array(file, "cue_preference", heads, "attention per cue token over that per other token"),
         "cue_over_initial": add_array(
             file, "cue_over_initial", heads, "attention per cue token over that per other token that begins a sentence"

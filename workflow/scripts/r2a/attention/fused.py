@@ -31,13 +31,15 @@ class Span:
 class LayerAttention:
     """One trace in one layer: query [head, token, d_head], key [kv_head, token, d_head], lse [head, token].
 
-    lse has the sink's score in it, where the layer has sinks; the keys' share of each row is then `on_keys`
-    [head, token], and None where it is all.
+    value [kv_head, token, d_value], and z [head, token, d_value], what the kernel gives. lse has the sink's score in
+    it, where the layer has sinks; the keys' share of each row is then `on_keys` [head, token], None where it is all.
     """
 
     query: torch.Tensor
     key: torch.Tensor
     lse: torch.Tensor
+    value: torch.Tensor
+    z: torch.Tensor
     rule: Rule
     on_keys: torch.Tensor | None = None
 
@@ -45,7 +47,8 @@ class LayerAttention:
         n_groups = len(self.query) // len(self.key)
         key_heads = [head // n_groups for head in heads]
         on_keys = None if self.on_keys is None else self.on_keys[list(heads)]
-        return LayerAttention(self.query[list(heads)], self.key[key_heads], self.lse[list(heads)], self.rule, on_keys)
+        query, lse, z = (part[list(heads)] for part in (self.query, self.lse, self.z))
+        return LayerAttention(query, self.key[key_heads], lse, self.value[key_heads], z, self.rule, on_keys)
 
     def rows(self, rows: Sequence[int], n_keys: int | None = None) -> torch.Tensor:
         """Exact attention of ascending rows on the first n_keys tokens (all that the last row sees), float32.
@@ -88,6 +91,12 @@ class LayerAttention:
         return attention
 
 
+def weighted_values(attention: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Sums of values [kv_head, key, d_value], weighted by attention [head, row, key]: [head, row, d_value], float32."""
+    n_key_heads, n_keys, _ = value.shape
+    return (attention.reshape(n_key_heads, -1, n_keys) @ value.float()).view(*attention.shape[:2], -1)
+
+
 class Recorder(Protocol):
     """What a forward pass is watched for: the traces in its batch, and what to do with each one's attention."""
 
@@ -118,7 +127,9 @@ class FusedPass:
                 lse, on_keys = with_sink, on_keys[0]
             output[span.row, span.first : span.last] = mixed[0].transpose(0, 1)
             self.recorder.record(
-                rule.layer, number, LayerAttention(query[place][0], key[place][0], lse[0], rule, on_keys)
+                rule.layer,
+                number,
+                LayerAttention(query[place][0], key[place][0], lse[0], value[place][0], mixed[0], rule, on_keys),
             )
         return output
 

@@ -7,12 +7,19 @@ import numpy as np
 import torch
 
 from r2a.attention.segments import TraceAttention, query_rows
+from r2a.models.attention import Rule, plain_attention
 from r2a.models.decoder import Decoder
 from r2a.traces import SEGMENTS, Bounds
 
 
-def keep_of_weights(weights: torch.Tensor, bounds: Bounds) -> TraceAttention:
-    """What segments.TraceAttention keeps, from post-softmax attention [layer, head, query token, key token]."""
+def keep_of_weights(
+    weights: torch.Tensor, bounds: Bounds, written: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> TraceAttention:
+    """What segments.TraceAttention keeps, from post-softmax attention [layer, head, query token, key token].
+
+    written: values [layer, head, key token, d_value], and heads' parts of the output projection [layer, head, d_value,
+    d_model]; without them, what heads write is nan.
+    """
     rows = query_rows(bounds)
     reasoning, answer = (weights[:, :, rows[name].start : rows[name].stop].double() for name in ("reasoning", "answer"))
     masses = [reasoning[..., bounds.span(segment)].sum(-1).mean(-1) for segment in SEGMENTS]
@@ -21,8 +28,26 @@ def keep_of_weights(weights: torch.Tensor, bounds: Bounds) -> TraceAttention:
     share = inside / inside.sum(-1, keepdim=True)
     centre = share @ position
     spread = (share * (position - centre[..., None]) ** 2).sum(-1).sqrt()
-    kept = torch.stack(masses, dim=-1), answer.mean(2), centre, spread
+    shares = torch.full((2, *weights.shape[:2]), torch.nan)
+    if written is not None:
+        values, projection = (part.double() for part in written)
+        from_reasoning = (inside @ values[:, :, bounds.span("reasoning")]) @ projection
+        whole = (answer @ values) @ projection
+        together = whole.sum(1, keepdim=True).norm(dim=-1)
+        shares = torch.stack([(part.norm(dim=-1) / together).mean(-1) for part in (from_reasoning, whole)])
+    kept = torch.stack(masses, dim=-1), answer.mean(2), centre, spread, *shares
     return TraceAttention(*(x.cpu().numpy().astype(np.float32) for x in kept))
+
+
+class ValuePass:
+    """A forward pass that keeps each layer's values [1, kv_head, token, d_value]."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, torch.Tensor] = {}
+
+    def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        self.found[rule.layer] = value
+        return plain_attention(rule, query, key, value)
 
 
 @torch.no_grad()
@@ -33,7 +58,13 @@ def rerun_eager(model: Any, token_ids: Sequence[int], bounds: Bounds) -> tuple[T
     """
     decoder = Decoder(model)
     found, hidden = eager_weights(decoder, token_ids)
-    kept = {layer: keep_of_weights(weights, bounds) for layer, weights in found.items()}
+    values = ValuePass()
+    decoder.run(torch.tensor([list(token_ids)], device=model.device), values)
+    kept = {}
+    for layer, weights in found.items():
+        projection = decoder.output_weights(layer)
+        value = values.found[layer].repeat_interleave(weights.shape[1] // values.found[layer].shape[1], 1)
+        kept[layer] = keep_of_weights(weights, bounds, None if projection is None else (value, projection[None]))
     layers = []
     for name in TraceAttention.__dataclass_fields__:
         arrays = np.concatenate([getattr(k, name) for k in kept.values()])

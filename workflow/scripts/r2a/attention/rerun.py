@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from r2a.attention.fused import FusedPass, LayerAttention, Span
+from r2a.attention.fused import FusedPass, LayerAttention, Span, weighted_values
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import TraceAttention, query_rows, segment_mass
 from r2a.models import stack_layers
@@ -26,8 +26,9 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
 class SegmentRecorder:
     """Keeps of every trace in a batch what segments.TraceAttention holds."""
 
-    def __init__(self, spans: Sequence[Span], bounds: Sequence[Bounds]) -> None:
-        self.spans, self.bounds = spans, bounds
+    def __init__(self, spans: Sequence[Span], bounds: Sequence[Bounds], decoder: Decoder) -> None:
+        self.spans, self.bounds, self.decoder = spans, bounds, decoder
+        self.weights: dict[int, tuple[torch.Tensor, torch.Tensor] | None] = {}  # of the layer under way
         self.rows = [query_rows(trace_bounds) for trace_bounds in bounds]
         # per trace and layer a tuple in the order of TraceAttention
         self.layers: list[dict[int, tuple[torch.Tensor, ...]]] = [{} for _ in spans]
@@ -50,12 +51,30 @@ class SegmentRecorder:
         rows = self.rows[trace]["answer"]
         columns, middles = _position_columns(bounds.think_close - bounds.reasoning, device)
         answer_mass = torch.zeros(n_heads, bounds.end, device=device)
-        moments = []
+        moments, from_reasoning = [], []
+        reasoning = bounds.span("reasoning")
+        values = attention.value[:, reasoning]
         for _, block in attention.blocks(rows):
             answer_mass[:, : block.shape[-1]] += block.sum(1) / len(rows)
-            moments.append(block[..., bounds.span("reasoning")] @ columns)
+            moments.append(block[..., reasoning] @ columns)
+            from_reasoning.append(weighted_values(block[..., reasoning], values))
         centre, spread = _centre_and_spread(torch.cat(moments, dim=1), middles)
-        self.layers[trace][layer] = reasoning_mass, answer_mass, centre, spread
+        shares = self._shares(layer, torch.cat(from_reasoning, dim=1), attention.z[:, rows.start : rows.stop].float())
+        self.layers[trace][layer] = reasoning_mass, answer_mass, centre, spread, *shares
+
+    def _shares(self, layer: int, *parts: torch.Tensor) -> list[torch.Tensor]:
+        """Of parts of z [head, row, d_value], the last being all of it: contribution and output_share [head]."""
+        if layer not in self.weights:
+            weights = self.decoder.output_weights(layer)
+            # norms of what is written, |z W|^2 = z (W W^T) z, without writing [head, row, d_model]
+            self.weights = {layer: None if weights is None else (weights, weights @ weights.transpose(1, 2))}
+        found = self.weights[layer]
+        if found is None:
+            return [torch.full((len(part),), torch.nan, device=part.device) for part in parts]
+        weights, products = found
+        written = torch.einsum("hrd,hdm->rm", parts[-1], weights).norm(dim=-1)
+        norms = (((part @ products) * part).sum(-1).clamp(min=0).sqrt() for part in parts)
+        return [(norm / written).mean(-1) for norm in norms]
 
     def kept(self, n_layers: int) -> list[TraceAttention]:
         """What was kept, a trace each, after the forward pass; nan in layers that do not attend."""
@@ -116,7 +135,7 @@ def rerun_batch(
         raise AttentionError(f"{decoder.name}: its traces cannot share a forward pass: {decoder.apart}")
     ends = np.cumsum([len(ids) for ids in token_ids]).tolist()
     spans = [Span(0, end - len(ids), end) for ids, end in zip(token_ids, ends, strict=True)]
-    recorder = SegmentRecorder(spans, bounds)
+    recorder = SegmentRecorder(spans, bounds, decoder)
     packed = torch.tensor([token for ids in token_ids for token in ids], device=model.device)
     positions = torch.cat([torch.arange(len(ids), device=model.device) for ids in token_ids])
     hidden = decoder.run(packed[None], FusedPass(recorder), position_ids=positions[None])[0]

@@ -23,13 +23,17 @@ class TraceAttention:
 
     reasoning_mass [layer, head, key_segment]: mean over reasoning tokens; answer_mass [layer, head, token]: on each
     token, mean over answer tokens; centre and spread [layer, head, answer token]: mean position and standard
-    deviation, weighted by the attention inside the reasoning; nan where there is none.
+    deviation, weighted by the attention inside the reasoning; nan where there is none. contribution and output_share
+    [layer, head]: norm of what a head writes to the residual stream, of the reasoning's values alone and of all, over
+    the norm of what the layer's heads write together, mean over answer tokens.
     """
 
     reasoning_mass: np.ndarray
     answer_mass: np.ndarray
     centre: np.ndarray
     spread: np.ndarray
+    contribution: np.ndarray
+    output_share: np.ndarray
 
 
 def query_rows(bounds: Bounds) -> dict[str, range]:

@@ -15,6 +15,18 @@ def tracking(tracking: np.ndarray) -> np.ndarray:
     return tracking
 
 
+@head_score(label="contribution: written of the reasoning", store="attention")
+def contribution(contribution: np.ndarray) -> np.ndarray:
+    """Norm of what a head writes of the reasoning's values, over that of what the layer's heads write together."""
+    return contribution
+
+
+@head_score(label="output: all that is written", store="attention")
+def output_share(output_share: np.ndarray) -> np.ndarray:
+    """Norm of what a head writes, over that of what the layer's heads write together; small where it idles."""
+    return output_share
+
+
 @head_score(label="spread", store="attention")
 def spread(spread: np.ndarray) -> np.ndarray:
     """Standard deviation of the attended position, in shares of the reasoning's length, mean over answer tokens."""

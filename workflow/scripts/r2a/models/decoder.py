@@ -21,6 +21,7 @@ MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
 NORM = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "embedding_norm")
 # classes of modules by which a token's state reaches later tokens outside of attention
 RECURRENT = re.compile("Mamba|DeltaNet|Lightning|LinearAttention|ShortConv|Recurrent|SSM|RWKV|GatedLinear")
+GATE = re.compile(r"gate|^g_proj$")  # children of an attention that gate its heads' outputs
 HEAD_ROWS = 16_384  # of the unembedding, turned into float32 at a time
 
 
@@ -68,6 +69,19 @@ class Decoder:
     def d_values(self) -> list[int]:
         """The width of a head's output in each layer, 0 in a layer that does not attend."""
         return [0 if p is None else _width_in(p) // self.n_heads for p in self.projections]
+
+    def output_weights(self, layer: int) -> torch.Tensor | None:
+        """Each head's part of a layer's output projection, float32 [head, d_value, d_model].
+
+        None where heads' outputs are gated before it, so that what attention gives is not what is projected.
+        """
+        attention, projection = self.attentions[layer], self.projections[layer]
+        if any(GATE.search(name) for name, _ in attention.named_children()):
+            return None
+        if self.d_values[layer] and _width_in_query(attention) == 2 * self.n_heads * self.d_values[layer]:
+            return None  # queries and gates from one matrix
+        weight = projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T
+        return weight.float().unflatten(0, (self.n_heads, self.d_values[layer]))
 
     @property
     def has_sinks(self) -> bool:
@@ -159,6 +173,12 @@ def _softmax_attention(layer: Any) -> Any:
 def _width_in(projection: Any) -> int:
     """Of what a projection takes; gpt2's stands the other way round."""
     return projection.weight.shape[0 if type(projection).__name__ == "Conv1D" else 1]
+
+
+def _width_in_query(attention: Any) -> int:
+    """How many numbers the query's projection gives, 0 where it is not one by itself."""
+    query = _named(attention, ("q_proj",))
+    return 0 if query is None else len(query.weight)
 
 
 def _device_of(module: Any, tensor: torch.Tensor) -> torch.device:

@@ -2,10 +2,12 @@
 
 import json
 import random
+import sys
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -24,8 +26,18 @@ from transformers import (
 import r2a.ablation.runs
 from families import tiny_model
 from planted import GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, planted_model, planted_trace
-from r2a.ablation.arms import Arm, arms_of_trace, random_heads
-from r2a.ablation.decoding import MODES, Rows, generate, mean_output, read, refuse_deviating
+from r2a.ablation.arms import Arm, arms_of_trace, matched_heads, random_heads
+from r2a.ablation.decoding import (
+    MODES,
+    REPLACED,
+    Outputs,
+    Reading,
+    Rows,
+    answer_outputs,
+    generate,
+    read,
+    refuse_deviating,
+)
 from r2a.ablation.runs import AblationError, ablate_heads
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import segment_mass
@@ -36,7 +48,7 @@ from r2a.heads.focus import short_mass
 from r2a.models import ModelError, load_model, load_tokenizer, marks_of, read_manifest, resolve_model
 from r2a.models.attention import SEAM
 from r2a.prompts import prompt_ids
-from r2a.roles import RANDOM, RFH, UNABLATED
+from r2a.roles import RANDOM, RFH, RFH_FROM_PROMPT, UNABLATED
 from r2a.shards import WHOLE, gather_shards
 from r2a.statistics import difference_interval
 from r2a.store import provenance, write_parquet
@@ -87,13 +99,32 @@ def eager(model: Any, ids: list[int]) -> torch.Tensor:
     return logits
 
 
-def hooked(model: Any, ids: list[int], bounds: Bounds, arm: Arm, mean: torch.Tensor) -> torch.Tensor:
+MOVED_TO = [slice(6, 8), slice(4, 6)]  # a sentence of each trace's reasoning
+
+
+def reading_of(model: Any, trace: int, outputs: Outputs) -> Reading:
+    """A trace's reading, with what the other trace puts in."""
+    reading = read(model, IDS[trace][: BOUNDS[trace].answer], BOUNDS[trace])
+    reading.mean, reading.resampled = outputs.of_others(trace, 1 - trace)
+    reading.moved_to = MOVED_TO[trace]
+    return reading
+
+
+def hooked(model: Any, trace: int, arm: Arm, outputs: Outputs) -> torch.Tensor:
     """The slow reference: logits of one whole run whose answer rows are ablated by hooks, [token, vocabulary]."""
+    ids, bounds, reading = IDS[trace], BOUNDS[trace], reading_of(model, trace, outputs)
+    answer, reasoning = slice(bounds.answer, None), bounds.span("reasoning")
+    put_in = {
+        "zero": torch.zeros_like(reading.resampled[:1]),
+        "mean": reading.mean[None],
+        "resample": reading.resampled,
+    }
 
     def replace(number: int, heads: list[int]) -> Any:
         def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             z = inputs[0].unflatten(-1, (model.config.num_attention_heads, -1)).clone()
-            z[0, bounds.answer :, heads] = mean[number, heads] if arm.mode == "mean" else 0.0
+            for step, row in enumerate(range(bounds.answer, len(ids))):
+                z[0, row, heads] = put_in[arm.mode][step % len(put_in[arm.mode]), number, heads]
             return (z.flatten(2),)
 
         return hook
@@ -102,17 +133,34 @@ def hooked(model: Any, ids: list[int], bounds: Bounds, arm: Arm, mean: torch.Ten
         def hook(_module: Any, inputs: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             causal = torch.full((len(ids), len(ids)), -torch.inf).triu(1)
             mask = causal.repeat(1, model.config.num_attention_heads, 1, 1)
-            mask[0, heads, bounds.answer :, bounds.reasoning : bounds.think_close] = -torch.inf
+            mask[0, heads, answer, bounds.span(arm.hides)] = -torch.inf
             return inputs, arguments | {"attention_mask": mask}
 
         return hook
 
+    def edit(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        _, weights = whole(module, query, key, value, *rest, **named)
+        for head in (head for at, head in arm.heads if at == module.layer_idx):
+            inside = weights[0, head, answer, reasoning]
+            mass = inside.sum(-1, keepdim=True)
+            edited = mass * inside**2 / (inside**2).sum(-1, keepdim=True)
+            if arm.mode == "moved":
+                edited = torch.zeros_like(inside)
+                there = slice(reading.moved_to.start - bounds.reasoning, reading.moved_to.stop - bounds.reasoning)
+                edited[:, there] = mass / (there.stop - there.start)
+            weights[0, head, answer, reasoning] = edited
+        value = value.repeat_interleave(query.shape[1] // value.shape[1], 1)
+        return (weights @ value).transpose(1, 2).contiguous(), weights
+
+    whole = sys.modules[type(model).__module__].eager_attention_forward
     with ExitStack() as hooks:
+        if arm.mode in ("moved", "sharpened"):
+            hooks.enter_context(patch.object(sys.modules[type(model).__module__], "eager_attention_forward", edit))
         for number, layer in enumerate(model.model.layers):
             heads = [head for at, head in arm.heads if at == number]
             if heads and arm.mode == "cut_off":
                 handle = layer.self_attn.register_forward_pre_hook(hide(heads), with_kwargs=True)
-            elif heads:
+            elif heads and arm.mode in put_in:
                 handle = layer.self_attn.o_proj.register_forward_pre_hook(replace(number, heads))
             else:
                 continue
@@ -120,30 +168,32 @@ def hooked(model: Any, ids: list[int], bounds: Bounds, arm: Arm, mean: torch.Ten
         return eager(model, ids)
 
 
-def forced(model: Any, rows: list[tuple[int, Arm]], mean: torch.Tensor | None) -> torch.Tensor:
+def forced(model: Any, rows: list[tuple[int, Arm]]) -> torch.Tensor:
     """Logits after each of a trace's own answer tokens, a row a (trace, arm): [row, token, vocabulary]."""
-    readings = [read(model, ids[: b[5]], b) for ids, b in zip(IDS, BOUNDS, strict=True)]
-    decoding = Rows(model, [(readings[trace], arm) for trace, arm in rows], mean)
+    outputs = answer_outputs(model, IDS, BOUNDS)
+    readings = [reading_of(model, trace, outputs) for trace in range(2)]
+    decoding = Rows(model, [(readings[trace], arm) for trace, arm in rows])
     answers = [IDS[trace][BOUNDS[trace][5] :] for trace, _ in rows]
     return torch.stack([decoding.step(torch.tensor(tokens)) for tokens in zip(*answers, strict=True)], 1)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, "cut off from the prompt"])
 def test_decoding_from_the_shared_reading_equals_whole_runs_with_hooks(model, mode):
-    mean = mean_output(model, IDS, BOUNDS)
+    outputs = answer_outputs(model, IDS, BOUNDS)
     several = [((0, 0),), ((2, 3),), ((0, 1), (1, 2), (2, 0), (2, 1)), tuple(np.ndindex(3, 4))]
-    rows = [(trace, Arm(mode, RFH, 0, heads)) for trace in range(2) for heads in several]
-    found = forced(model, rows, mean)
+    named = (mode, "reasoning") if mode in MODES else ("cut_off", "prompt")
+    rows = [(trace, Arm(named[0], RFH, 0, heads, named[1])) for trace in range(2) for heads in several]
+    found = forced(model, rows)
     for logits, (trace, arm) in zip(found, rows, strict=True):
         first = BOUNDS[trace][5]
-        slow = hooked(model, IDS[trace], BOUNDS[trace], arm, mean)[first:]
+        slow = hooked(model, trace, arm, outputs)[first:]
         np.testing.assert_allclose(logits, slow, atol=1e-4, err_msg=f"trace {trace}, {arm}")
         # the ablation does something, else the comparison would prove nothing
-        assert float((slow - eager(model, IDS[trace])[first:]).abs().max()) > 1e-2
+        assert float((slow - eager(model, IDS[trace])[first:]).abs().max()) > 1e-3
 
 
 def test_unablated_decoding_is_the_models_own(model):
-    found = forced(model, [(0, NOTHING), (1, NOTHING)], None)
+    found = forced(model, [(0, NOTHING), (1, NOTHING)])
     for trace, logits in enumerate(found):
         np.testing.assert_allclose(logits, eager(model, IDS[trace])[BOUNDS[trace][5] :], atol=1e-4)
         reading = read(model, IDS[trace][: BOUNDS[trace][5]], BOUNDS[trace])
@@ -155,9 +205,9 @@ def test_unablated_decoding_is_the_models_own(model):
 def test_rows_that_stay_are_not_changed_by_rows_that_leave(model):
     arms = [NOTHING, Arm("zero", RFH, 0, ((1, 1),)), Arm("cut_off", RFH, 0, ((2, 0),))]
     rows = [(trace, arm) for trace in range(2) for arm in arms]
-    whole = forced(model, rows, None)
+    whole = forced(model, rows)
     readings = [read(model, ids[: b[5]], b) for ids, b in zip(IDS, BOUNDS, strict=True)]
-    decoding = Rows(model, [(readings[trace], arm) for trace, arm in rows], None)
+    decoding = Rows(model, [(readings[trace], arm) for trace, arm in rows])
     staying, answers = [1, 2, 5], [IDS[trace][BOUNDS[trace][5] :] for trace, _ in rows]
     decoding.step(torch.tensor([tokens[0] for tokens in answers]))
     decoding.keep(staying)
@@ -165,19 +215,23 @@ def test_rows_that_stay_are_not_changed_by_rows_that_leave(model):
     np.testing.assert_allclose(found, whole[staying, 1], atol=1e-5)
 
 
-def test_mean_output_is_the_mean_over_answer_tokens_of_all_traces(model):
-    tokens = torch.cat([head_outputs(model, ids)[:, b.answer : b.eos] for ids, b in zip(IDS, BOUNDS, strict=True)], 1)
-    np.testing.assert_allclose(mean_output(model, IDS, BOUNDS), tokens.mean(1), atol=1e-5)
+def test_means_are_of_the_other_traces_each_weighing_the_same_however_long(model):
+    ids, bounds = [*IDS, IDS[0][:13]], [*BOUNDS, BOUNDS[0]._replace(eos=13, end=13)]
+    outputs = answer_outputs(model, ids, bounds)
+    own = [head_outputs(model, i)[:, b.answer : b.eos] for i, b in zip(ids, bounds, strict=True)]
+    mean, kept = outputs.of_others(1, 2)
+    np.testing.assert_allclose(mean, (own[0].mean(1) + own[2].mean(1)) / 2, atol=1e-5)
+    np.testing.assert_allclose(kept[[0, -1]], own[2][:, [0, -1]].transpose(0, 1), atol=1e-5)
 
 
 def test_a2r_is_that_of_eager_attention_and_leaves_out_ablated_heads(model):
     """Of heads of the last layer, so that no other head's attention changes."""
-    ids, bounds, mean = IDS[0], BOUNDS[0], mean_output(model, IDS, BOUNDS)
-    reading = read(model, ids[: bounds.answer], bounds)
-    (answer,) = generate(model, [(reading, NOTHING)], [5], None, {1000})
+    ids, bounds = IDS[0], BOUNDS[0]
+    reading = reading_of(model, 0, answer_outputs(model, IDS, BOUNDS))
+    (answer,) = generate(model, [(reading, NOTHING)], [5], {1000})
     written = answer.token_ids[:-1]
-    arms = [NOTHING, *(Arm(mode, RFH, 0, ((2, 0), (2, 3))) for mode in MODES)]
-    decoding = Rows(model, [(reading, arm) for arm in arms], mean)
+    arms = [NOTHING, *(Arm(mode, RFH, 0, ((2, 0), (2, 3))) for mode in (*REPLACED, "cut_off"))]
+    decoding = Rows(model, [(reading, arm) for arm in arms])
     total = torch.zeros(len(arms))
     for token in written:
         decoding.step(torch.full((len(arms),), token))
@@ -194,6 +248,24 @@ def test_a2r_is_that_of_eager_attention_and_leaves_out_ablated_heads(model):
         for head in arm.heads:
             left[head] = 0
         assert float(found) == pytest.approx(float(left.mean()), abs=1e-5), arm
+
+
+def test_the_centre_is_that_of_the_heads_left_alone(model):
+    ids, bounds = IDS[0], BOUNDS[0]
+    reading = reading_of(model, 0, answer_outputs(model, IDS, BOUNDS))
+    arms = [NOTHING, Arm("zero", RFH, 0, ((2, 0), (2, 3))), Arm("moved", RFH, 0, ((2, 1),))]
+    decoding = Rows(model, [(reading, arm) for arm in arms])
+    decoding.step(torch.full((3,), ids[bounds.answer]))
+    model.set_attn_implementation("eager")
+    output = model(torch.tensor([ids[: bounds.answer + 1]]), output_attentions=True, use_cache=False)
+    model.set_attn_implementation(SEAM)
+    weights = torch.stack(output.attentions)[:, 0, :, -1, bounds.span("reasoning")].detach()  # [layer, head, token]
+    position = torch.linspace(0, 1, weights.shape[-1])
+    for arm, found in zip(arms, decoding.centre, strict=True):
+        left = weights.clone()
+        for head in arm.heads:
+            left[head] = 0
+        assert float(found) == pytest.approx(float((left @ position).sum() / left.sum()), abs=1e-5), arm
 
 
 def test_a_model_with_recurrent_layers_is_refused_by_name():
@@ -219,14 +291,18 @@ def planted() -> tuple[Any, list[Any]]:
 
 
 def given_logits(planted: tuple[Any, list[Any]], arms: list[Arm]) -> np.ndarray:
-    """Logits of all candidates where the answer is given, [trace, arm, candidate]."""
+    """Logits of all candidates where the answer is given, [trace, arm, candidate]; the next trace is the donor.
+
+    Attention is moved to the first token of the reasoning, which says nothing.
+    """
     model, traces = planted
-    # the mean over whole answers of all candidates, one each, prefers none
-    mean = mean_output(model, [trace.token_ids for trace in traces], [trace.bounds for trace in traces])
+    outputs = answer_outputs(model, [trace.token_ids for trace in traces], [trace.bounds for trace in traces])
     found = []
-    for trace in traces:
+    for k, trace in enumerate(traces):
         reading = read(model, trace.token_ids[: trace.bounds.answer], trace.bounds)
-        decoding = Rows(model, [(reading, arm) for arm in arms], mean)
+        reading.mean, reading.resampled = outputs.of_others(k, (k + 1) % len(traces))
+        reading.moved_to = slice(trace.bounds.reasoning, trace.bounds.reasoning + 1)
+        decoding = Rows(model, [(reading, arm) for arm in arms])
         for token in trace.run_ids[trace.bounds.answer :]:
             logits = decoding.step(torch.full((len(arms),), token))
         found.append(logits[:, GIVEN.start : GIVEN.stop].numpy())
@@ -237,26 +313,41 @@ def given_logits(planted: tuple[Any, list[Any]], arms: list[Arm]) -> np.ndarray:
 def test_ablating_the_planted_head_destroys_the_answer_and_any_other_leaves_it(planted, mode):
     heads = list(np.ndindex(N_LAYERS, N_HEADS))
     found = given_logits(planted, [NOTHING, *(Arm(mode, RFH, 0, (head,)) for head in heads)])
-    unablated = found[:, 0]
+    unablated, own = found[:, 0], np.eye(len(GIVEN), dtype=bool)
     assert (unablated.argmax(-1) == np.arange(len(GIVEN))).all()
     for k, head in enumerate(heads, start=1):
-        if head == (LAYER, HEAD):
-            own = np.eye(len(GIVEN), dtype=bool)
-            # what is left says nothing of the trace: every trace's logits are the same
-            np.testing.assert_allclose(found[:, k], np.broadcast_to(found[0, k], found[:, k].shape), atol=1e-3)
-            assert found[:, k][own].max() < unablated[own].min() / 2
-        else:
+        if head != (LAYER, HEAD) or mode == "sharpened":  # its attention lies on one token already
             np.testing.assert_allclose(found[:, k], unablated, atol=1e-3, err_msg=str(head))
+        elif mode == "resample":  # the answer is then the donor's
+            assert (found[:, k].argmax(-1) == np.roll(np.arange(len(GIVEN)), -1)).all()
+        else:
+            assert found[:, k][own].max() < unablated[own].min() / 2
+            assert (found[:, k][own] <= found[:, k].max(-1) + 1e-3).all()
+
+
+def test_cutting_the_planted_head_off_from_the_prompt_instead_leaves_the_answer(planted):
+    arms = [NOTHING, *(Arm("cut_off", RFH, 0, ((LAYER, HEAD),), hides) for hides in ("prompt", "reasoning"))]
+    unablated, prompt, reasoning = given_logits(planted, arms).swapaxes(0, 1)
+    np.testing.assert_allclose(prompt, unablated, atol=1e-3)
+    assert np.abs(reasoning - unablated).max() > 1
 
 
 # ---- which heads
+
+
+def scored(n_layers: int, n_heads: int, **columns: Any) -> pd.DataFrame:
+    """A table of heads, ranked by their order, that write more and attend to the prompt more the later they come."""
+    layers, heads = np.divmod(np.arange(n_layers * n_heads), n_heads)
+    values = np.linspace(0.1, 0.9, len(layers))
+    table = {"layer": layers, "head": heads, "rank": range(1, len(layers) + 1), "a2p": values, "a2bos": 1 - values}
+    return pd.DataFrame(table | {"output_share": values, "contribution": values} | columns)
 
 
 def test_random_heads_stand_in_the_same_layers_and_are_others_where_a_layer_has_enough():
     chosen = [(0, 1), (3, 0), (3, 2), (5, 1), (5, 2), (5, 3)]
     seen = set()
     for seed in range(200):
-        drawn = random_heads(chosen, 4, random.Random(seed))
+        drawn = random_heads(chosen, scored(6, 4), random.Random(seed))
         assert len(set(drawn)) == 6
         assert Counter(layer for layer, _ in drawn) == {0: 1, 3: 2, 5: 3}
         assert not set(drawn) & {(0, 1), (3, 0), (3, 2)}
@@ -266,17 +357,41 @@ def test_random_heads_stand_in_the_same_layers_and_are_others_where_a_layer_has_
     assert seen == {(0, 0), (0, 2), (0, 3), (3, 1), (3, 3), (5, 0), (5, 1), (5, 2), (5, 3)}
 
 
+def test_an_idle_head_is_never_matched_to_one_that_writes():
+    """Heads of even numbers rest on BOS and write next to nothing; the chosen one and the odd ones do not."""
+    is_idle = np.arange(24) % 2 == 0
+    heads = scored(4, 6, output_share=np.where(is_idle, 1e-4, 0.4), a2bos=np.where(is_idle, 0.98, 0.1))
+    for seed in range(50):
+        (matched,) = matched_heads([(0, 1)], heads, random.Random(seed))
+        assert matched[1] % 2 == 1 and matched != (0, 1)
+        several = matched_heads([(0, 1), (2, 3), (0, 0)], heads, random.Random(seed))
+        assert len(set(several)) == 3 and sum(head % 2 for _, head in several) == 2
+        assert not set(several) & {(0, 1), (2, 3), (0, 0)}
+
+
+def test_where_all_heads_are_chosen_the_matched_ones_are_these():
+    every = [(layer, head) for layer in range(2) for head in range(3)]
+    assert sorted(matched_heads(every, scored(2, 3), random.Random(1))) == every
+
+
 def test_modes_share_their_draws_and_every_trace_has_its_own():
-    settings = {"doses": [1, 3], "modes": ["zero", "cut_off"], "n_draws": 4, "seed": 7}
-    ranked = [(0, 0), (1, 0), (1, 1), *((layer, head) for layer in range(2) for head in range(2, 16))]
-    arms = arms_of_trace(ranked, 16, settings, "a")
+    settings = {"doses": [1, 3], "n_draws": 4, "seed": 7, "selections": ["random", "matched", "prompt", "contribution"]}
+    heads, modes = scored(2, 16), ["zero", "cut_off"]
+    arms = arms_of_trace(heads, modes, settings, "a")
     assert arms[0] == NOTHING
-    assert len(arms) == 1 + 2 * 2 * (1 + 4)
-    by_mode = {mode: [arm.heads for arm in arms if arm.mode == mode] for mode in settings["modes"]}
+    assert len(arms) == 1 + 2 * 2 * (1 + 4 + 4 + 1 + 1) + 2
+    by_mode = {
+        mode: [arm.heads for arm in arms if arm.mode == mode and arm.selection != RFH_FROM_PROMPT] for mode in modes
+    }
     assert by_mode["zero"] == by_mode["cut_off"]
-    assert [arm.heads for arm in arms if arm.selection == RFH] == [((0, 0),)] * 2 + [tuple(ranked[:3])] * 2
-    assert arms == arms_of_trace(ranked, 16, settings, "a")
-    assert arms != arms_of_trace(ranked, 16, settings, "b")
+    assert [arm.heads for arm in arms if arm.selection == RFH] == [((0, 0),)] * 2 + [((0, 0), (0, 1), (0, 2))] * 2
+    for selection in ("prompt", "contribution"):
+        assert {arm.heads for arm in arms if arm.selection == selection} == {((1, 15),), ((1, 15), (1, 14), (1, 13))}
+    assert [(arm.mode, arm.hides, len(arm.heads)) for arm in arms if arm.selection == RFH_FROM_PROMPT] == [
+        ("cut_off", "prompt", 1), ("cut_off", "prompt", 3)
+    ]  # fmt: skip
+    assert arms == arms_of_trace(heads, modes, settings, "a")
+    assert arms != arms_of_trace(heads, modes, settings, "b")
 
 
 # ---- the job, on a shipped model
@@ -285,9 +400,12 @@ def test_modes_share_their_draws_and_every_trace_has_its_own():
 SETTINGS = {
     "model": "tiny-qwen", "dataset": "puzzles", "model_label": "Tiny Qwen2", "dataset_label": "Puzzles",
     "is_toy": True, "seed": 5, "decoding": "greedy", "n_problems": 6, "modes": list(MODES), "doses": [1, 24],
+    "selections": ["random", "contribution"],
     "n_draws": 2, "extra_tokens": 4, "n_resamples": 200, "confidence": 0.95, "grader": "policy", "seconds": 10,
     "memory_mb": 2000,
 }  # fmt: skip
+# unablated; at two doses, in six modes, RFHs, two draws of random heads, contributing ones; and cut off from the prompt
+N_ARMS = 1 + 2 * (6 * (1 + 2 + 1) + 1)
 MODEL = {
     "model": "tiny-qwen", "source": {"path": str(ROOT / "resources/models/tiny-qwen"), "hub": None, "revision": None},
     "dtype": "float32", "endpoint": None, "prompt": "raw",
@@ -316,9 +434,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "answer_text": tokenizer.decode(ids[bounds.answer : bounds.eos]),
             }
         )  # fmt: skip
-    heads = pd.DataFrame([(layer, head) for layer in range(4) for head in range(6)], columns=["layer", "head"])
     write_parquet(folder / "traces.parquet", pd.DataFrame(rows), provenance({}))
-    write_parquet(folder / "heads.parquet", heads.assign(rank=range(24, 0, -1)), provenance({}))
+    backwards = scored(4, 6, rank=range(24, 0, -1))
+    write_parquet(folder / "heads.parquet", backwards, provenance({}))
     write_parquet(folder / "dataset.parquet", problems, provenance({}))
     ablate(folder, "answers.parquet")
     grade_ablation(folder / "answers.parquet", folder / "dataset.parquet", folder / "graded.parquet", SETTINGS)
@@ -350,7 +468,7 @@ def test_unablated_answers_are_the_traces_own_token_by_token(folder):
 
 def test_every_trace_has_every_arm_and_the_first_answer_token_is_the_same_in_all(folder):
     graded = pd.read_parquet(folder / "graded.parquet")
-    assert len(graded) == SETTINGS["n_problems"] * (1 + 3 * 2 * (1 + 2))
+    assert len(graded) == SETTINGS["n_problems"] * N_ARMS
     keys = ["uid", "mode", "selection", "dose", "draw"]
     assert not graded.duplicated(keys).any()
     assert (graded.groupby("uid")["token_ids"].agg(lambda ids: len({row[0] for row in ids})) == 1).all()
@@ -364,7 +482,8 @@ def test_cutting_all_heads_off_from_the_reasoning_destroys_what_the_answer_has_f
     assert effect.loc[(UNABLATED, "accuracy", UNABLATED, 0), "value"] >= 0.8
     assert effect.loc[("cut_off", "accuracy", RFH, 24), "value"] <= 0.5
     for mode in MODES:
-        assert effect.loc[(mode, "a2r", RFH, 24), "value"] == pytest.approx(0, abs=1e-6)
+        if mode in (*REPLACED, "cut_off"):
+            assert effect.loc[(mode, "a2r", RFH, 24), "value"] == pytest.approx(0, abs=1e-6)
         # all heads are ablated either way
         assert effect.loc[(mode, "accuracy", RANDOM, 24), ["overlap", "difference", "p"]].tolist() == [1, 0, 1]
 
@@ -419,8 +538,7 @@ def test_a_killed_job_goes_on_with_the_traces_that_are_missing(folder, monkeypat
     monkeypatch.setattr(r2a.ablation.runs, "generate", killed_in_its_third_batch)
     with pytest.raises(KeyboardInterrupt):
         ablate(folder, "killed.parquet", 1000)
-    n_arms = 1 + 3 * 2 * (1 + 2)
-    n_complete = sum(n_rows) // n_arms
+    n_complete = sum(n_rows) // N_ARMS
     assert 0 < n_complete < SETTINGS["n_problems"]
     n_rows.clear()
 
@@ -430,7 +548,7 @@ def test_a_killed_job_goes_on_with_the_traces_that_are_missing(folder, monkeypat
 
     monkeypatch.setattr(r2a.ablation.runs, "generate", counted)
     found = ablate(folder, "killed.parquet", 1000)
-    assert sum(n_rows) == (SETTINGS["n_problems"] - n_complete) * n_arms
+    assert sum(n_rows) == (SETTINGS["n_problems"] - n_complete) * N_ARMS
     pd.testing.assert_frame_equal(found, pd.read_parquet(folder / "answers.parquet"), atol=1e-5)
 
 

@@ -103,6 +103,8 @@ def quantities(kept: TraceAttention, bounds: Bounds) -> dict[str, np.ndarray]:
         "cue_preference": cue_preference(kept.answer_mass, bounds, is_cue),
         "sentence_mass": sentence_mass(kept.answer_mass, cut),
         "answer_mass": kept.answer_mass,
+        "contribution": kept.contribution,
+        "output_share": kept.output_share,
     }
 
 
@@ -131,9 +133,10 @@ def test_fused_equals_eager_on_every_quantity_with_left_padding(model, traces):
     width = max(LENGTHS)
     padded = torch.tensor([[0] * (width - len(i)) + i for i in ids])
     positions = torch.stack([(torch.arange(width) - (width - n)).clamp(min=0) for n in LENGTHS])
-    recorder = SegmentRecorder([Span(row, width - n, width) for row, n in enumerate(LENGTHS)], bounds)
+    decoder = Decoder(model)
+    recorder = SegmentRecorder([Span(row, width - n, width) for row, n in enumerate(LENGTHS)], bounds, decoder)
     with torch.no_grad():
-        Decoder(model).run(padded, FusedPass(recorder), attention_mask=(padded != 0).long(), position_ids=positions)
+        decoder.run(padded, FusedPass(recorder), attention_mask=(padded != 0).long(), position_ids=positions)
     for number, kept in enumerate(recorder.kept(3)):
         assert_equal(kept, eager(model, ids[number], bounds[number]), bounds[number])
 

@@ -115,7 +115,9 @@ class Reckoning:
 
     def _ablation(self, dataset: str, token: int) -> dict[str, float]:
         settings = self.study.ablation
-        n_arms = 1 + len(settings.modes) * len(settings.doses) * (1 + settings.n_draws)
+        n_drawn = len({"random", "matched"} & set(settings.selections))
+        n_selected = 1 + len(settings.selections) + n_drawn * (settings.n_draws - 1)
+        n_arms = 1 + len(settings.doses) * (len(settings.modes) * n_selected + ("cut_off" in settings.modes))
         n_ablated = min(self.n_problems[dataset], settings.n_problems or self.n_problems[dataset])
         return {"ablation": n_ablated * n_arms * token * self.n_answer}
 

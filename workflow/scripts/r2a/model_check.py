@@ -193,7 +193,7 @@ def _ablation(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, A
         (read(model, trace[:cut], Bounds(0, 1, 2, 3, cut - 1, cut, cut, cut)), nothing)
         for trace, cut in zip(ids, cuts, strict=True)
     ]
-    rows, deviations = Rows(model, readings, None), []
+    rows, deviations = Rows(model, readings), []
     for step in range(N_DECODED):
         tokens = torch.tensor([trace[cut + step] for trace, cut in zip(ids, cuts, strict=True)], device=model.device)
         found = rows.step(tokens).float().cpu()

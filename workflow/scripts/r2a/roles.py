@@ -5,13 +5,21 @@ CUT, FILLER, OTHER_REASONING = "cut", "filler", "other_reasoning"
 FIRST_RESULT, LAST_RESULT = "first_result", "last_result"
 UNTOUCHED = "cut_100"  # the whole reasoning
 
-# which heads are ablated: none, the Reasoning-Focus Heads, or random ones of their layers
+# which heads are ablated: none, the Reasoning-Focus Heads, random ones of their layers, ones that write as much and
+# attend to BOS as much, those that attend most to the prompt or write most of the reasoning; or the RFHs, cut off from
+# the prompt instead
 UNABLATED, RFH, RANDOM = "unablated", "rfh", "random"
+MATCHED, PROMPT_HEADS, CONTRIBUTION = "matched", "prompt", "contribution"
+RFH_FROM_PROMPT = "rfh_from_prompt"
+
 # how a head is ablated, and what is said of it
 ABLATION_MODES = {
     "zero": "set to zero",
-    "mean": "set to their mean",
+    "mean": "set to their mean in other traces",
+    "resample": "set to another trace's output",
     "cut_off": "cut off from the reasoning",
+    "moved": "moved to another sentence of the reasoning",
+    "sharpened": "sharpened within the reasoning",
 }
 
 # the token roles that both runs of a pair have

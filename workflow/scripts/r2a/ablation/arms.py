@@ -1,4 +1,4 @@
-"""What is ablated: Reasoning-Focus Heads, and as a control equally many random heads of the same layers."""
+"""Which heads are ablated in which way: the Reasoning-Focus Heads, and those that they are compared with."""
 
 import random
 from collections import Counter
@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from r2a.roles import RANDOM, RFH, UNABLATED
+import numpy as np
+import pandas as pd
+
+from r2a.roles import CONTRIBUTION, PROMPT_HEADS, RANDOM, RFH, RFH_FROM_PROMPT, UNABLATED
+
+N_NEAREST = 3  # heads that one to be matched is drawn from
 
 Head = tuple[int, int]  # (layer, head)
 
@@ -15,43 +20,90 @@ Head = tuple[int, int]  # (layer, head)
 class Arm:
     """One way in which an answer is generated: some heads ablated in one mode.
 
-    mode: zero puts nothing in place of a head's output, mean its mean over answer tokens; cut_off hides the reasoning
-    from the head, whose attention is normalised over the other tokens; unablated leaves all heads alone.
+    mode: zero puts nothing in place of a head's output, mean its mean over the answers of other traces, resample its
+    output in one of them; cut_off hides a segment from the head, whose attention is normalised over the other tokens;
+    moved puts its attention on the reasoning on one sentence of it, sharpened squares it, its share staying as it is;
+    unablated leaves all heads alone. hides: the segment that cut_off hides.
     """
 
     mode: str
     selection: str
     draw: int
     heads: tuple[Head, ...]
+    hides: str = "reasoning"
 
 
-def arms_of_trace(ranked: Sequence[Head], n_heads: int, settings: Mapping[str, Any], uid: str) -> list[Arm]:
-    """The unablated answer, then for every mode and dose the top heads and n_draws draws of random ones.
+def arms_of_trace(heads: pd.DataFrame, modes: Sequence[str], settings: Mapping[str, Any], uid: str) -> list[Arm]:
+    """The unablated answer, then for every mode and dose the top heads by a2r and the selections beside them.
 
-    ranked: all heads, by a2r; n_heads: of a layer. Every trace has draws of its own, so that intervals over traces
-    cover the choice of heads; the modes share them.
+    heads: the stage's table of them. Selections: random, of the same layers, and matched, n_draws draws each; prompt
+    and contribution, the top heads by attention on the prompt and by what they write of the reasoning. In mode
+    cut_off the RFHs are also cut off from the prompt instead. Every trace has draws of its own, so that intervals over
+    traces cover the choice of heads; the modes share them.
     """
     arms = [Arm(UNABLATED, UNABLATED, 0, ())]
+    ranked = {
+        RFH: _first(heads, heads["rank"]),
+        PROMPT_HEADS: _first(heads, -heads["a2p"]),
+        CONTRIBUTION: _first(heads, -heads["contribution"]),
+    }
     for dose in settings["doses"]:
-        chosen = tuple(ranked[:dose])
-        draws = [
-            random_heads(chosen, n_heads, random.Random(f"{settings['seed']} {uid} {dose} {draw}"))
-            for draw in range(settings["n_draws"])
-        ]
-        for mode in settings["modes"]:
-            arms.append(Arm(mode, RFH, 0, chosen))
-            arms += [Arm(mode, RANDOM, draw, heads) for draw, heads in enumerate(draws)]
+        chosen = ranked[RFH][:dose]
+        selected: list[tuple[str, int, tuple[Head, ...]]] = [(RFH, 0, chosen)]
+        for selection in settings["selections"]:
+            if selection in ranked:
+                selected.append((selection, 0, ranked[selection][:dose]))
+                continue
+            draw_heads = random_heads if selection == RANDOM else matched_heads
+            for draw in range(settings["n_draws"]):
+                rng = random.Random(f"{settings['seed']} {uid} {dose} {draw}")
+                selected.append((selection, draw, draw_heads(chosen, heads, rng)))
+        for mode in modes:
+            arms += [Arm(mode, *one) for one in selected]
+            if mode == "cut_off":
+                arms.append(Arm(mode, RFH_FROM_PROMPT, 0, chosen, "prompt"))
     return arms
 
 
-def random_heads(chosen: Sequence[Head], n_heads: int, rng: random.Random) -> tuple[Head, ...]:
+def _first(heads: pd.DataFrame, order: pd.Series) -> tuple[Head, ...]:
+    """All heads, the lowest of an order first, those without one last."""
+    heads = heads.loc[order.sort_values(kind="stable").index]
+    return tuple(zip(heads["layer"].tolist(), heads["head"].tolist(), strict=True))
+
+
+def random_heads(chosen: Sequence[Head], heads: pd.DataFrame, rng: random.Random) -> tuple[Head, ...]:
     """As many heads of each layer as are chosen in it, drawn among the others of the layer.
 
     A layer with too few others gives all of them, and the rest are drawn among the chosen.
     """
     drawn: list[Head] = []
+    n_heads = int(heads["head"].max()) + 1
     for layer, n_drawn in sorted(Counter(layer for layer, _ in chosen).items()):
-        heads = [(layer, head) for head in range(n_heads)]
-        rng.shuffle(heads)
-        drawn += sorted(heads, key=lambda head: head in chosen)[:n_drawn]  # stable: the others first
+        of_layer = [(layer, head) for head in range(n_heads)]
+        rng.shuffle(of_layer)
+        drawn += sorted(of_layer, key=lambda head: head in chosen)[:n_drawn]  # stable: the others first
+    return tuple(sorted(drawn))
+
+
+def matched_heads(chosen: Sequence[Head], heads: pd.DataFrame, rng: random.Random) -> tuple[Head, ...]:
+    """For each chosen head another that writes as much and attends to BOS as much: so no idle one where it is not.
+
+    Drawn among the N_NEAREST of all layers in log output_share and a2bos, each in standard deviations over heads. Where
+    no other head is left, among the chosen.
+    """
+    with np.errstate(divide="ignore"):
+        features = np.stack([np.log(heads["output_share"].to_numpy(float)), heads["a2bos"].to_numpy(float)], axis=1)
+    features[~np.isfinite(features)] = np.nan
+    features = (features - np.nanmean(features, 0)) / np.maximum(np.nanstd(features, 0), 1e-12)
+    features = np.nan_to_num(features)
+    names: list[Head] = list(zip(heads["layer"].tolist(), heads["head"].tolist(), strict=True))
+    left = [k for k, name in enumerate(names) if name not in set(chosen)]
+    drawn: list[Head] = []
+    for name in chosen:
+        if not left:
+            drawn += [other for other in chosen if other not in drawn][: len(chosen) - len(drawn)]
+            break
+        distances = np.abs(features[left] - features[names.index(name)]).sum(1)
+        taken = left.pop(int(np.argsort(distances, kind="stable")[rng.randrange(min(N_NEAREST, len(left)))]))
+        drawn.append(names[taken])
     return tuple(sorted(drawn))

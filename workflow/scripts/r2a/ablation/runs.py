@@ -1,5 +1,6 @@
 """The job that generates every trace's answer under every ablation."""
 
+import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -10,18 +11,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from r2a.ablation.arms import Arm, Head, arms_of_trace
-from r2a.ablation.decoding import Answer, Reading, generate, mean_output, read, refuse_deviating
+from r2a.ablation.arms import Arm, arms_of_trace
+from r2a.ablation.decoding import Answer, Reading, answer_outputs, generate, read, refuse_deviating
 from r2a.boxes import final_answer
 from r2a.formats import read_format
-from r2a.models import load_model, marks_of, read_manifest
+from r2a.models import load_model, load_tokenizer, marks_of, read_manifest, token_pieces
 from r2a.models.attention import SEAM
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.roles import UNABLATED
 from r2a.shards import WHOLE, shard_range
 from r2a.store import NothingToMeasure, provenance, read_parquet, write_parquet
+from r2a.text.sentences import sentence_bounds
 from r2a.traces import Bounds, Marks, invalid_reason, segment
+
+OF_OTHERS = ("mean", "resample")  # modes that put in what other traces' heads give
 
 
 class AblationError(Exception):
@@ -40,21 +44,26 @@ def ablate_heads(
     """Generate each trace's answer again (a shard: its own traces'), greedily, under every arm of arms.arms_of_trace.
 
     One row a (uid, mode, selection, dose, draw): the ablated heads as layers and heads, token_ids (EOS included), text,
-    is_finished, is_valid and invalid_reason (METHOD section 1), a2r (decoding.Answer), and original_text, the trace's
-    own answer. An answer may be settings["extra_tokens"] longer than the trace's. Finished traces are kept beside the
-    output (Parts).
+    is_finished, is_valid and invalid_reason (METHOD section 1), a2r and tracking (decoding.Answer), and original_text,
+    the trace's own answer. An answer may be settings["extra_tokens"] longer than the trace's. Finished traces are kept
+    beside the output (Parts). With one trace alone, modes that put in what other traces give are left out.
     Raises AblationError for doses beyond the model's heads; NothingToMeasure without a valid trace; ModelError for an
     architecture that does not give its own logits here.
     """
     table = _ablated_traces(traces, settings)
     origin = read_manifest(manifest)
-    ranked = _ranked_heads(heads)
-    if max(settings["doses"]) > len(ranked):
+    scored = read_parquet(heads, ["layer", "head", "rank", "a2p", "a2bos", "output_share", "contribution"])
+    if max(settings["doses"]) > len(scored):
         raise AblationError(
             f"ablation.doses: {max(settings['doses'])} heads are to be ablated, and {settings['model']} has "
-            f"{len(ranked)}; lower ablation.doses"
+            f"{len(scored)}; lower ablation.doses"
         )
-    arms = [arms_of_trace(ranked, origin["n_heads"], settings, uid) for uid in table["uid"]]
+    modes = [mode for mode in settings["modes"] if len(table) > 1 or mode not in OF_OTHERS]
+    if len(modes) < len(settings["modes"]):
+        logger.warning(
+            f"{traces}: one trace alone has no others, so no {' and no '.join(OF_OTHERS)} of theirs is put in"
+        )
+    arms = [arms_of_trace(scored, modes, settings, uid) for uid in table["uid"]]
     written_from = provenance(settings, [traces, heads, manifest])
     marks = marks_of(origin["folder"], read_format(origin["format"]))
     own = shard_range(shard, len(table))
@@ -87,21 +96,17 @@ def _ablated_traces(traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
     return table.sample(n_problems, random_state=settings["seed"]).sort_index()
 
 
-def _ranked_heads(heads: Path) -> list[Head]:
-    table = read_parquet(heads, ["layer", "head", "rank"]).sort_values("rank")
-    return [(int(row.layer), int(row.head)) for row in table.itertuples()]
-
-
 def _generate_missing(
     table: pd.DataFrame, arms: Sequence[Sequence[Arm]], missing: Sequence[int], manifest: Mapping[str, Any],
     settings: Mapping[str, Any], batch_tokens: int, marks: Marks, parts: Parts,
 ) -> None:  # fmt: skip
     """Add the part of every missing trace: its answers under all arms. Where memory runs out, batches are halved."""
-    model = load_model(manifest, SEAM)
+    model, tokenizer = load_model(manifest, SEAM), load_tokenizer(manifest["folder"])
     ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
     bounds = [Bounds.of(row) for row in table["bounds"]]
     refuse_deviating(model, ids[0], bounds[0])
-    mean = mean_output(model, ids, bounds) if "mean" in settings["modes"] else None
+    modes = {arm.mode for arm in arms[0]}
+    outputs = answer_outputs(model, ids, bounds) if modes & set(OF_OTHERS) else None
     n_read = {number: bounds[number].answer for number in missing}
     more = 1 + settings["extra_tokens"]
     rooms = {number: bounds[number].eos - bounds[number].answer + more for number in missing}
@@ -119,8 +124,13 @@ def _generate_missing(
                 for number in present:
                     if number not in readings:
                         readings[number] = read(model, ids[number][: n_read[number]], bounds[number])
+                        rng = random.Random(f"{settings['seed']} {table.iloc[number]['uid']}")
+                        if outputs is not None:
+                            donor = rng.choice([other for other in range(len(ids)) if other != number])
+                            readings[number].mean, readings[number].resampled = outputs.of_others(number, donor)
+                        readings[number].moved_to = _sentence(tokenizer, ids[number], bounds[number], rng)
                 rows = [(readings[number], arms[number][k]) for number, k in batch]
-                found = generate(model, rows, [rooms[number] for number, _ in batch], mean, marks.stops)
+                found = generate(model, rows, [rooms[number] for number, _ in batch], marks.stops)
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
                     uid = table.iloc[batch[0][0]]["uid"]
@@ -138,6 +148,12 @@ def _generate_missing(
                 if k == len(arms[number]) - 1:
                     parts.add(str(number), _packed(answers.pop(number)))
                     progress.advance()
+
+
+def _sentence(tokenizer: Any, ids: Sequence[int], bounds: Bounds, rng: random.Random) -> slice:
+    """The tokens of a sentence of the reasoning, drawn among all."""
+    cuts = sentence_bounds(token_pieces(tokenizer, ids[bounds.span("reasoning")]), bounds.reasoning)
+    return slice(*rng.choice(list(pairwise(cuts))))
 
 
 def _first_rows(
@@ -162,12 +178,13 @@ def _packed(answers: Sequence[Answer]) -> dict[str, np.ndarray]:
         "n_tokens": np.array([len(answer.token_ids) for answer in answers]),
         "is_finished": np.array([answer.is_finished for answer in answers]),
         "a2r": np.array([answer.a2r for answer in answers]),
+        "tracking": np.array([answer.tracking for answer in answers]),
     }
 
 
 def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[Answer]:
     ids, ends = arrays["token_ids"].tolist(), accumulate(arrays["n_tokens"].tolist(), initial=0)
-    others = arrays["is_finished"].tolist(), arrays["a2r"].tolist()
+    others = arrays["is_finished"].tolist(), arrays["a2r"].tolist(), arrays["tracking"].tolist()
     return [Answer(ids[start:end], *of) for (start, end), *of in zip(pairwise(ends), *others, strict=True)]
 
 
@@ -190,4 +207,5 @@ def _row(trace: pd.Series, arm: Arm, answer: Answer, marks: Marks) -> dict[str, 
         "is_valid": reason == "",
         "invalid_reason": reason,
         "a2r": answer.a2r,
+        "tracking": answer.tracking,
     }

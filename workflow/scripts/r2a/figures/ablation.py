@@ -9,19 +9,34 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREY, legend_under_title, save, title, titled
-from r2a.roles import ABLATION_MODES, RANDOM, RFH, UNABLATED
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, legend_under_title, save, title, titled
+from r2a.roles import (
+    ABLATION_MODES,
+    CONTRIBUTION,
+    MATCHED,
+    PROMPT_HEADS,
+    RANDOM,
+    RFH,
+    RFH_FROM_PROMPT,
+    UNABLATED,
+)
 
 METRICS = {
     "accuracy": "share of right answers",
     "agreement": "share with the trace's\nown final answer",
     "format": "share finished, with\na closed box",
+    "tracking": "tracking of the heads\nleft alone",
     "a2r": "a2r that remains,\nmean over all heads",
 }
 SELECTIONS = {
     RFH: (BLUE, "o", "-", "Reasoning-Focus Heads, by rank"),
     RANDOM: (GREY, "s", "--", "random heads of the same layers, mean of draws"),
+    MATCHED: (ORANGE, "^", "--", "heads that write as much, mean of draws"),
+    PROMPT_HEADS: (GREEN, "v", ":", "prompt-focus heads"),
+    CONTRIBUTION: (PURPLE, "D", "-", "heads that write most of the reasoning"),
+    RFH_FROM_PROMPT: (SKY, "x", "-.", "Reasoning-Focus Heads cut off from the prompt"),
 }
+RANGES = {"tracking": (-1.04, 1.04), "a2r": (0, None)}  # of the vertical axis
 
 
 @figure(
@@ -32,38 +47,42 @@ SELECTIONS = {
     label="ablation",
     where="graded_datasets",
     caption=(
-        "Answers generated while the first Reasoning-Focus Heads are ablated, beside equally many random heads of "
-        "the same layers. Means over the same n problems, whose reasoning stays as it was. a2r: the answer tokens'"
-        " share of attention on the reasoning; an ablated head has none. {interval} intervals over problems: "
-        "Wilson's, and a bootstrap for a2r. Test: the label RFH moved among a problem's arms, with Holm's correction, "
-        "in the ablation table."
+        "Answers generated while the first Reasoning-Focus Heads, or others beside them, are ablated. Means over "
+        "the same n problems, whose reasoning stays as it was. Tracking: rank correlation of the centre of the "
+        "other heads' attention in the reasoning with the answer token's index. a2r: the answer tokens' share of "
+        "attention on the reasoning; a head whose output is replaced has none. {interval} intervals over problems: "
+        "Wilson's, and a bootstrap for tracking and a2r. Tests, with Holm's correction, in the ablation table: the "
+        "label RFH moved among a problem's arms, or exact McNemar; none of a2r, which only checks the ablation."
     ),
 )
 def plot_ablation(effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A row of panels a mode, a column a metric: RFHs against random heads over the number of ablated heads."""
+    """A row of panels a mode, a column a metric: RFHs and other heads over the number of ablated heads."""
     table = pd.read_csv(effect)
     unablated = table[table["mode"] == UNABLATED]
     modes, doses = [mode for mode in table["mode"].unique() if mode != UNABLATED], sorted(table["dose"].unique())
     figure, grid = plt.subplots(
-        len(modes), len(METRICS), figsize=(9.2, 1.2 + 1.75 * len(modes)), layout="constrained",
+        len(modes), len(METRICS), figsize=(11, 1.6 + 1.75 * len(modes)), layout="constrained",
         sharex=True, squeeze=False,
     )  # fmt: skip
     for axes_row, mode in zip(grid, modes, strict=True):
         for axes, (metric, name) in zip(axes_row, METRICS.items(), strict=True):
             rows = pd.concat([unablated, table[table["mode"] == mode]]).query("metric == @metric")
             for selection, (colour, marker, line, label) in SELECTIONS.items():
+                if selection not in rows["selection"].to_numpy():
+                    continue
                 course = rows[rows["selection"].isin((UNABLATED, selection))].sort_values("dose")
                 places = [doses.index(dose) for dose in course["dose"]]
-                axes.fill_between(places, course["low"], course["high"], color=colour, alpha=0.22)
+                axes.fill_between(places, course["low"], course["high"], color=colour, alpha=0.15, linewidth=0)
                 axes.plot(places, course["value"], line, color=colour, marker=marker, markersize=4, label=label)
             axes.set(xticks=range(len(doses)), xticklabels=doses)
-            axes.set_ylim((-0.04, 1.04) if metric != "a2r" else (0, None))
+            axes.set_ylim(RANGES.get(metric, (-0.04, 1.04)))
             if mode == modes[0]:
                 axes.set_title(name, fontsize=9)
             if mode == modes[-1]:
                 axes.set_xlabel("ablated heads")
         axes_row[0].set_ylabel(textwrap.fill(f"heads {ABLATION_MODES[mode]}", 20))
-    legend_under_title(figure, grid[0, 0].get_legend_handles_labels()[0])
+    handles = {h.get_label(): h for axes in grid[:, 0] for h in axes.get_legend_handles_labels()[0]}
+    legend_under_title(figure, list(handles.values()))
     title(
         figure,
         titled(settings, "answers generated while heads are ablated"),

@@ -380,15 +380,20 @@ class Ablation(Section):
     modes: Distinct[Mode] = Field(
         ["zero", "mean", "cut_off"],
         min_length=1,
-        description="A head's output is set to zero or to its mean over answer tokens, or its attention to the "
-        "reasoning is cut off and the rest normalised again (attention knockout).",
+        description="A head's output is set to zero, to its mean over the answers of other traces, or to its output in "
+        "one of them; or its attention to the reasoning is cut off and the rest normalised again (attention knockout), "
+        "moved to one sentence of the reasoning, or sharpened (squared), its share staying as it is.",
+    )
+    selections: Distinct[Literal["random", "matched", "prompt", "contribution"]] = Field(
+        ["random", "matched", "prompt", "contribution"],
+        min_length=1,
+        description="The heads beside the Reasoning-Focus Heads: random ones of the same layers; ones that write as "
+        "much and attend to BOS as much; those that attend most to the prompt; those that write most of the reasoning.",
     )
     doses: Distinct[Annotated[int, Field(gt=0)]] = Field(
         [1, 2, 5, 10, 20], min_length=1, description="Heads that are ablated at a time, by their rank."
     )
-    n_draws: int = Field(
-        5, gt=0, description="Draws of equally many random heads of the same layers, each trace its own."
-    )
+    n_draws: int = Field(5, gt=0, description="Draws of random and of matched heads, each trace its own.")
     extra_tokens: int = Field(64, ge=0, description="Tokens that an answer may be longer than the original one.")
     batch_tokens: int = Field(16_384, gt=0, description="Tokens whose keys and values are held at a time.")
 

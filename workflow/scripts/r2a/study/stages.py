@@ -27,7 +27,7 @@ STAGE_VERSIONS = {
     "heads": 4,
     "attention_quality": 2,
     "across_models": 1,
-    "ablation": 1,
+    "ablation": 2,
     "ablation_effect": 3,
     "pairs": 3,
     "activations": 2,

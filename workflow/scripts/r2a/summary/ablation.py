@@ -5,11 +5,24 @@ from pathlib import Path
 
 import pandas as pd
 
-from r2a.roles import ABLATION_MODES, RFH, UNABLATED
+from r2a.roles import (
+    ABLATION_MODES,
+    CONTRIBUTION,
+    MATCHED,
+    PROMPT_HEADS,
+    RANDOM,
+    RFH,
+    RFH_FROM_PROMPT,
+    UNABLATED,
+)
 from r2a.store import read_provenance
 from r2a.summary.words import said_empty, said_p
 
-SELECTIONS = {"random": "as many random heads of the same layers"}
+SELECTIONS = {
+    RANDOM: "as many random heads of the same layers", MATCHED: "as many that write and attend to BOS as much",
+    PROMPT_HEADS: "as many that attend most to the prompt", CONTRIBUTION: "as many that write most of the reasoning",
+    RFH_FROM_PROMPT: "the same ones cut off from the prompt instead",
+}  # fmt: skip
 
 
 def ablation_sentences(effects: Sequence[Path]) -> list[str]:
@@ -20,7 +33,8 @@ def ablation_sentences(effects: Sequence[Path]) -> list[str]:
             bullets += said
             continue
         settings = read_provenance(path)["parameters"]
-        table = pd.read_csv(path, keep_default_na=False, na_values=[""]).query("metric == 'accuracy'")
+        whole_table = pd.read_csv(path)
+        table = whole_table[whole_table["metric"] == "accuracy"]
         whole = table[table["mode"] == UNABLATED].iloc[0]
         bullet = (
             f"- **{settings['model_label']}**, {settings['dataset_label']}: of {whole['n_problems']} answers generated "
@@ -41,11 +55,32 @@ def ablation_sentences(effects: Sequence[Path]) -> list[str]:
                 )
             parts.append(part)
         bullet += f"{'; '.join(parts)}; p after Holm's correction over all doses and modes."
-        overlap = table["overlap"].max()
+        bullet += _tracking(whole_table)
+        overlap = table.loc[table["selection"] == RANDOM, "overlap"].max()
         if overlap > 0:
             bullet += f" Up to {100 * overlap:.0f} % of the random heads are Reasoning-Focus Heads, for want of others."
         bullets.append(bullet)
     return bullets
+
+
+def _tracking(table: pd.DataFrame) -> str:
+    """How far the other heads go on to move forward, at the highest dose of the first mode."""
+    rows = table[(table["metric"] == "tracking") & table["value"].notna()]
+    whole, ablated = rows[rows["mode"] == UNABLATED], rows[rows["mode"] != UNABLATED]
+    if whole.empty or ablated.empty:
+        return ""
+    of_mode = ablated[(ablated["mode"] == ablated["mode"].iloc[0])]
+    at = of_mode[of_mode["dose"] == of_mode["dose"].max()].set_index("selection")
+    if RFH not in at.index:
+        return ""
+    row = at.loc[RFH]
+    told = f" The attention of the heads left alone follows the reasoning with a rank correlation of {_value(row)} at "
+    told += f"{row['dose']} heads ({ABLATION_MODES[row['mode']]}), {_value(whole.iloc[0])} without ablation"
+    return told + (f" and {_value(at.loc[RANDOM])} with random heads." if RANDOM in at.index else ".")
+
+
+def _value(row: pd.Series) -> str:
+    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def _list(values: Sequence[int]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import httpx
 import huggingface_hub
 import pandas as pd
 import pytest
@@ -323,6 +324,17 @@ def test_a_dataset_of_the_hub_is_read_from_the_cache_where_there_is_no_network(t
         load(tmp_path, chosen | {"subset": "easier"})
     with pytest.raises(DatasetError, match=r"me/other \(hub\): cannot be reached .*not in the cache"):
         load(tmp_path, chosen | {"hub": "me/other"})
+
+
+def test_a_network_that_fails_is_no_network(tmp_path, monkeypatch):
+    in_cache(monkeypatch, tmp_path / "hub")
+
+    def dataset_info(self, hub, revision):
+        raise httpx.ConnectError("")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    chosen = settings(tmp_path) | {"path": None, "hub": "me/sums", "subset": "easy", "split": "train"}
+    assert list(load(tmp_path, chosen)["area"]) == ["easy"]
 
 
 def test_a_dataset_of_the_hub_is_read_at_the_commit_that_its_provenance_names(tmp_path, monkeypatch):

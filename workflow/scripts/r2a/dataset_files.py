@@ -70,9 +70,7 @@ def files_of_folder(folder: Path, subset: str | None, split: str) -> list[Path]:
         try:
             files = datasets.load_dataset_builder(str(folder), subset, cache_dir=cache).config.data_files
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-            raise DatasetError(
-                f"{folder}: {str(error).splitlines()[0]}; mend subset, or name a file as path"
-            ) from error
+            raise DatasetError(f"{folder}: {_said(error)}; mend subset, or name a file as path") from error
     if split not in (files or {}):
         there = ", ".join(map(str, files or {})) or "none"
         raise DatasetError(f"{folder}: has no split {split}; there are: {there}")
@@ -85,16 +83,17 @@ def files_of_hub(hub: str, subset: str | None, split: str, revision: str | None)
     Without a network, those that the hub's cache on this machine holds. Raises DatasetError.
     """
     import datasets
+    import httpx
     import huggingface_hub
 
     try:
         commit = huggingface_hub.HfApi().dataset_info(hub, revision=revision).sha
-    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
+    except (OSError, httpx.HTTPError, huggingface_hub.errors.HfHubHTTPError) as error:
         return _files_in_cache(hub, subset, split, revision, error)
     try:
         files = datasets.load_dataset_builder(hub, subset, revision=commit).config.data_files
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise DatasetError(f"{hub} (hub): {str(error).splitlines()[0]}; mend subset") from error
+        raise DatasetError(f"{hub} (hub): {_said(error)}; mend subset") from error
     if split not in (files or {}):
         raise DatasetError(
             f"{hub} (hub): has no split {split}; there are: {', '.join(map(str, files or {})) or 'none'}"
@@ -114,7 +113,7 @@ def _files_in_cache(
         folder = huggingface_hub.snapshot_download(hub, repo_type="dataset", revision=revision, local_files_only=True)
     except (OSError, ValueError):
         raise DatasetError(
-            f"{hub} (hub): cannot be reached ({type(error).__name__}: {str(error).splitlines()[0]:.200}), and is not "
+            f"{hub} (hub): cannot be reached ({type(error).__name__}: {_said(error):.200}), and is not "
             "in the cache; check hub and revision, or download it where there is a network"
         ) from error
     return Path(folder).name, files_of_folder(Path(folder), subset, split)
@@ -247,7 +246,8 @@ def _object_rows(path: Path, text: str, is_lines: bool) -> list[Row]:
 
 
 def _said(error: Exception) -> str:
-    return str(error).splitlines()[0] if isinstance(error, ValueError) else "too deeply nested"
+    """An error's first line."""
+    return "too deeply nested" if isinstance(error, RecursionError) else (str(error).splitlines() or ["no reason"])[0]
 
 
 def _constant(name: str) -> Written | None:
@@ -272,7 +272,7 @@ def _parquet_rows(path: Path) -> list[Row]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{path}: cannot be read ({str(error).splitlines()[0]}); download it again") from error
+        raise DatasetError(f"{path}: cannot be read ({_said(error)}); download it again") from error
     columns: dict[str, list[Any]] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         values = column.to_pylist()

@@ -23,6 +23,7 @@ help:
 	@echo "make test-fast   the unit tests that take two minutes together, for daily work"
 	@echo "make docs   the documentation site with the Python API, into docs/_build, in an environment of its own"
 	@echo "make targets   every file that can be asked for, what it is and whether it is done; CONFIG=my/study.yaml for yours"
+	@echo "make targets KEY=patching.components   what would be made again if this key changed, and which rules run a model"
 	@echo "make bench-generation   tokens a second beside vLLM alone, into results/benchmarks"
 	@echo "make bench-attention   time and memory of the attention rerun (ten minutes), into results/benchmarks"
 	@echo "make bench-patching   time of patching against slower ways (a quarter of an hour), into results/benchmarks"
@@ -57,7 +58,7 @@ docs: .venv-docs/.installed
 	@echo "Open docs/_build/index.html."
 
 targets: $(installed)
-	@$(in_environment) PYTHONPATH=workflow/scripts python -m r2a.targets $(if $(CONFIG),--configfile "$(CONFIG)")
+	@$(in_environment) PYTHONPATH=workflow/scripts python -m $(if $(KEY),r2a.reruns "$(KEY)",r2a.targets) $(if $(CONFIG),--configfile "$(CONFIG)")
 
 bench-generation: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts python tests/benchmarks/generation.py

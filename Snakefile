@@ -6,7 +6,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
-from r2a.study import PAPER_NUMBERS, load_study, stage_settings
+from r2a.study import CONDITIONS, PAPER_NUMBERS, load_study, stage_settings
 from r2a.estimate import announce
 
 # A study of one's own (--configfile) replaces the shipped one; merged, both would run.
@@ -30,9 +30,12 @@ wildcard_constraints:
     model="|".join(STUDY.models),
     dataset="|".join(STUDY.datasets),
     judge="|".join(STUDY.judges),
+    condition="|".join(CONDITIONS),
+    decoding="|".join(STUDY.decodings),
     shard=r"\d+-of-\d+",
 
 
+include: "workflow/rules/common.smk"
 include: "workflow/rules/datasets.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/traces.smk"
@@ -58,6 +61,15 @@ rule all:
     input:
         "<results>/summary.md",
         "<results>/explorer/index.html",
+
+
+onstart:
+    from r2a.generation.plan import write_plans
+
+    write_plans(
+        (job for job in workflow.dag.needrun_jobs() if job.rule.name.startswith("generate_traces")),
+        Path(f"results/{STUDY.study}/traces"),
+    )
 
 
 onsuccess:

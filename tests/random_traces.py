@@ -15,7 +15,7 @@ REASONINGS = ["One is 1. Wait, two is 2.\nCheck: 2!", "Fine.", "Hmm. Hmm. Go on 
 
 
 def write_random_traces(folder: Path) -> None:
-    """Write the model, manifest.json and traces.parquet: four valid greedy traces, one sampled, one invalid."""
+    """Write the model, manifest.json, traces.parquet (greedy: four valid ones, one not) and sampled.parquet (one)."""
     marks = ["<bos>", "<eos>", "<think>", "</think>"]
     alphabet = {token: k for k, token in enumerate([*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     bytes_alone = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
@@ -48,4 +48,7 @@ def write_random_traces(folder: Path) -> None:
             }
         )  # fmt: skip
     origin = {"parameters_hash": "0", "models": read_manifest(folder / "manifest.json")["models"]}
-    write_parquet(folder / "traces.parquet", pd.DataFrame(rows), origin)
+    table = pd.DataFrame(rows)
+    is_sampled = table["decoding"] == "sampled"
+    write_parquet(folder / "traces.parquet", table[~is_sampled], origin)
+    write_parquet(folder / "sampled.parquet", table[is_sampled], origin)

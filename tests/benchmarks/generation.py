@@ -72,7 +72,7 @@ def measure(number: int) -> dict[str, Any]:
     from r2a.models import read_manifest, resolve_model
 
     config = yaml.safe_load(Path(CONFIG).read_text())
-    config["decodings"] = {"greedy": {"temperature": 0}, "sampled": {"temperature": 0.6, "n_samples": N_SAMPLES}}
+    config["decodings"]["sampled"]["n_samples"] = N_SAMPLES
     study = load_study(config, CONFIG)
     with tempfile.TemporaryDirectory(dir=OUTPUT.parent) as name:  # the disk that results go to
         folder = Path(name)
@@ -80,11 +80,12 @@ def measure(number: int) -> dict[str, Any]:
         resolve_model(folder / "model.json", stage_settings(study, "models", MODEL))
         manifest = read_manifest(folder / "model.json")
         problems = pd.read_parquet(folder / "dataset.parquet")
+        settings = stage_settings(study, "traces", MODEL, DATASET, None, "with_reasoning", "sampled")
         began = time.monotonic()
         from vllm import LLM  # noqa: F401
 
         imported = time.monotonic()
-        requests = build_requests(problems, manifest, stage_settings(study, "traces", MODEL, DATASET))
+        requests = build_requests(problems, manifest, settings)
         engine: dict[str, Any] = {"gpu": 0, **study.generation.model_dump()}
         started = time.monotonic()
         llm = start(requests, manifest, engine)
@@ -110,7 +111,7 @@ def measure(number: int) -> dict[str, Any]:
             for way in WAYS if turn % 2 == 0 else reversed(WAYS):
                 llm.reset_prefix_cache()
                 # their keys unmade
-                asked = build_requests(problems, manifest, stage_settings(study, "traces", MODEL, DATASET))
+                asked = build_requests(problems, manifest, settings)
                 wall, processor = time.monotonic(), time.process_time()
                 one["tokens"] = ways[way](asked)
                 one[way] = {"wall": time.monotonic() - wall, "processor": time.process_time() - processor}

@@ -11,7 +11,7 @@ from r2a.models import load_tokenizer
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, write_json, write_parquet
 
 MODEL = Path(__file__).parents[2] / "resources/models/tiny-qwen"
-ORIGIN = provenance({"model": "m", "model_label": "M", "dataset": "d", "dataset_label": "D"})
+ORIGIN = provenance({"model": "m", "dataset": "d"})
 N_LAYERS, N_HEADS = 2, 3
 
 
@@ -55,7 +55,8 @@ def write_study(folder: Path, texts: dict[str, tuple[str, str, str]]) -> Path:
     inputs = {name: [path] for name, path in paths.items()}
     inputs |= {"datasets": [stores / "datasets/d.parquet"], "manifests": [stores / "models/m.json"]}
     page = folder / "explorer/index.html"
-    settings = {"study": folder.name, "is_toy": True, "decoding": "greedy", "n_problems": 1000}
+    settings = {"study": folder.name, "is_toy": True, "n_problems": 1000}
+    settings |= {"model_labels": {"m": "M"}, "dataset_labels": {"d": "D"}}
     write_explorer(inputs, page, folder / "explorer/data", settings)
     return page
 

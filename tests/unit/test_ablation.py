@@ -444,9 +444,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ablate(folder: Path, output: str, batch_tokens: int = 10_000, shard: str = WHOLE, **settings: Any) -> pd.DataFrame:
+def ablate(
+    folder: Path,
+    output: str,
+    batch_tokens: int = 10_000,
+    shard: str = WHOLE,
+    traces: str = "traces.parquet",
+    **settings: Any,
+) -> pd.DataFrame:
     ablate_heads(
-        *(folder / name for name in ("traces.parquet", "heads.parquet", "manifest.json", output)),
+        *(folder / name for name in (traces, "heads.parquet", "manifest.json", output)),
         SETTINGS | settings,
         batch_tokens,
         shard,
@@ -555,8 +562,10 @@ def test_a_killed_job_goes_on_with_the_traces_that_are_missing(folder, monkeypat
 def test_more_heads_than_the_model_has_and_no_valid_trace_are_errors_in_words(folder):
     with pytest.raises(AblationError, match=r"25 heads are to be ablated, and tiny-qwen has 24"):
         ablate(folder, "none.parquet", doses=[1, 25])
-    with pytest.raises(AblationError, match="no valid sampled trace"):
-        ablate(folder, "none.parquet", decoding="sampled")
+    table = pd.read_parquet(folder / "traces.parquet").assign(is_valid=False)
+    write_parquet(folder / "invalid.parquet", table, provenance({}))
+    with pytest.raises(AblationError, match="no valid greedy trace"):
+        ablate(folder, "none.parquet", traces="invalid.parquet")
 
 
 def test_the_figure_and_the_sentences_tell_the_tables_numbers(folder):

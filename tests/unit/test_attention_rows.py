@@ -21,12 +21,13 @@ from r2a.store import read_parquet, read_provenance, write_parquet
 from r2a.traces import Bounds
 from random_traces import REASONINGS, write_random_traces
 
+RANKED = [(2, 1), (0, 3)]  # the Reasoning-Focus Heads, the first first
 SETTINGS = {
     "model": "random", "dataset": "texts", "decoding": "greedy", "kernel": "fused", "cue_words": ["Wait", "check"],
-    "n_cases": 2, "uids": [], "row_heads": "all", "row_dtype": "float32", "case_megabytes": 8, "seed": 1,
+    "n_cases": 2, "n_top_heads": len(RANKED), "uids": [], "row_heads": "all",
+    "row_dtype": "float32", "case_megabytes": 8, "seed": 1,
 }  # fmt: skip
 DRAWING = {"confidence": 0.95, "model_label": "Random", "dataset_label": "Texts", "is_toy": False}
-RANKED = [(2, 1), (0, 3)]  # the Reasoning-Focus Heads, the first first
 N_LAYERS, N_HEADS = 3, 4
 
 
@@ -163,8 +164,8 @@ def test_a_named_problem_without_a_trace_stops_the_job_in_words(folder):
 
 @pytest.fixture(scope="module")
 def attention(folder: Path) -> Path:
-    settings = SETTINGS | {"is_greedy": True}
-    capture_attention(folder / "traces.parquet", folder / "manifest.json", folder / "attention.h5", settings, 1000)
+    settings = SETTINGS | {"temperature": 0}
+    capture_attention([folder / "traces.parquet"], folder / "manifest.json", folder / "attention.h5", settings, 1000)
     return folder / "attention.h5"
 
 

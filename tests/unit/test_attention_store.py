@@ -16,12 +16,12 @@ from r2a.attention.segments import TraceAttention
 from r2a.heads import score_heads
 from r2a.models.attention import AttentionError
 from r2a.shards import WHOLE, gather_shards
-from r2a.store import read_parquet
+from r2a.store import provenance, read_parquet, write_parquet
 from random_traces import write_random_traces
 from same_stores import assert_same_store
 
 SETTINGS = {
-    "model": "random", "dataset": "texts", "decoding": "greedy", "is_greedy": True, "kernel": "fused",
+    "model": "random", "dataset": "texts", "decoding": "greedy", "temperature": 0, "kernel": "fused",
     "cue_words": ["Wait", "Hmm", "check"],
 }  # fmt: skip
 QUANTITIES = ["segment_mass", "tracking", "spread", "cue_preference", "sentence_mass", "argmax_agreement"]
@@ -29,16 +29,18 @@ QUANTITIES = ["segment_mass", "tracking", "spread", "cue_preference", "sentence_
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with its manifest, and traces.parquet: four valid greedy traces, one sampled, one invalid."""
+    """A model with its manifest, and traces.parquet: four valid greedy traces and an invalid one; one in sampled."""
     folder = tmp_path_factory.mktemp("random")
     write_random_traces(folder)
     return folder
 
 
-def captured(folder: Path, name: str, batch_tokens: int = 1000, shard: str = WHOLE, **changed: Any) -> Path:
+def captured(
+    folder: Path, name: str, batch_tokens: int = 1000, shard: str = WHOLE, traces: str = "traces", **changed: Any
+) -> Path:
     output = folder / f"{name}.h5"
     settings = SETTINGS | changed
-    capture_attention(folder / "traces.parquet", folder / "manifest.json", output, settings, batch_tokens, shard)
+    capture_attention([folder / f"{traces}.parquet"], folder / "manifest.json", output, settings, batch_tokens, shard)
     return output
 
 
@@ -57,11 +59,11 @@ def test_stores_of_either_kernel_and_any_budget_hold_the_same(folder, fused, oth
 
 
 @pytest.mark.parametrize("n_shards", [2, 5])
-@pytest.mark.parametrize("is_greedy", [True, False])
-def test_shards_make_the_store_of_one_job_though_some_are_empty(folder, is_greedy, n_shards):
-    whole = captured(folder, "whole", is_greedy=is_greedy)
+@pytest.mark.parametrize("temperature", [0, 0.6])
+def test_shards_make_the_store_of_one_job_though_some_are_empty(folder, temperature, n_shards):
+    whole = captured(folder, "whole", temperature=temperature)
     names = [f"{number}-of-{n_shards}" for number in range(1, n_shards + 1)]
-    shards = [captured(folder, name, shard=name, is_greedy=is_greedy) for name in names]
+    shards = [captured(folder, name, shard=name, temperature=temperature) for name in names]
     gather_shards(shards, folder / "gathered.h5")
     assert_same_store(whole, folder / "gathered.h5")
 
@@ -129,7 +131,7 @@ def test_cues_are_found_in_the_tokens_text_and_their_lack_is_undefined(fused):
 
 def test_sampled_decodings_need_no_logits_and_have_no_agreement(folder, monkeypatch):
     monkeypatch.setattr("r2a.attention.predicted_ids", None)
-    with h5py.File(captured(folder, "sampled", decoding="sampled", is_greedy=False)) as file:
+    with h5py.File(captured(folder, "sampled", traces="sampled", decoding="sampled", temperature=0.6)) as file:
         assert np.isnan(file["argmax_agreement"][:]).tolist() == [True]
 
 
@@ -175,7 +177,9 @@ def test_a_kernel_that_fails_its_check_stops_the_job_with_numbers(folder, monkey
     assert not (folder / "wrong.h5").exists()
 
 
-def test_a_decoding_without_a_valid_trace_stops_the_job_in_words(folder):
-    with pytest.raises(AttentionError, match="no valid nucleus trace; see the funnel table"):
-        captured(folder, "none", decoding="nucleus")
+def test_traces_of_which_none_is_valid_stop_the_job_in_words(folder):
+    table = read_parquet(folder / "traces.parquet").assign(is_valid=False)
+    write_parquet(folder / "invalid.parquet", table, provenance({}))
+    with pytest.raises(AttentionError, match=r"invalid\.parquet: no valid trace; see the funnel table"):
+        captured(folder, "none", traces="invalid")
     assert not (folder / "none.h5").exists()

@@ -317,7 +317,8 @@ def stages(monkeypatch, tmp_path):
     config["datasets"]["comparisons"]["n_problems"] = 3
     study = load_study(config)
     names = "models", "datasets", "traces", "grades", "attention", "ablation", "pairs", "activations", "perturbation"
-    settings = {name: stage_settings(study, name, "tiny-qwen", "comparisons") for name in names}
+    of_job = "tiny-qwen", "comparisons", None, "with_reasoning", "greedy"
+    settings = {name: stage_settings(study, name, *of_job) for name in (*names, "perturbed_answers")}
 
     def run(completion):
         paths = {name: tmp_path / name for name in ("dataset", "manifest", "traces", "grades", "heads", "output")}
@@ -344,13 +345,11 @@ def stages(monkeypatch, tmp_path):
 )
 def test_a_model_that_never_answers_is_counted_and_later_stages_say_so_in_one_sentence(completion, reason, stages):
     paths, settings = stages(completion)
-    traces = read_parquet(paths["traces"])
-    reasons = traces[traces["condition"] == "with_reasoning"]["invalid_reason"].unique()
-    assert list(reasons) == [reason]
+    assert list(read_parquet(paths["traces"])["invalid_reason"].unique()) == [reason]
     assert not read_parquet(paths["grades"])["is_correct"].any()
     dataset, manifest, output = paths["dataset"], paths["manifest"], paths["output"]
     with pytest.raises(NothingToMeasure, match="no valid greedy trace"):
-        capture_attention(paths["traces"], manifest, output, settings["attention"], 1000)
+        capture_attention([paths["traces"]], manifest, output, settings["attention"], 1000)
     with pytest.raises(NothingToMeasure, match="no valid greedy trace with reasoning"):
         ablate_heads(paths["traces"], paths["heads"], manifest, output, settings["ablation"], 1000)
     assert not output.exists()
@@ -360,7 +359,7 @@ def test_a_model_that_never_answers_is_counted_and_later_stages_say_so_in_one_se
         capture_activations(output, manifest, output.with_suffix(".h5"), settings["activations"])
     perturb_reasoning(paths["traces"], paths["grades"], dataset, manifest, output, settings["perturbation"])
     with pytest.raises(NothingToMeasure, match=r"no reasoning can be perturbed \(\d+ times: the trace is not valid\)"):
-        regenerate_answers(output, dataset, manifest, output, settings["perturbation"], {})
+        regenerate_answers(output, dataset, manifest, output, settings["perturbed_answers"], {})
 
 
 def test_a_study_of_open_ended_datasets_alone_has_empty_figures_and_says_that_nothing_is_graded(tmp_path):

@@ -229,8 +229,12 @@ def test_disagreements_are_counted_by_who_takes_an_answer_for_right(tmp_path):
     grades = pd.DataFrame(
         {"is_correct": [True, True, False, None, None], "is_correct_paper": [True, False, True, True, None]}
     ).astype(object)
-    names = {"model_label": "A", "dataset_label": "D", "graders": ["policy", "paper"]}
-    write_parquet(tmp_path / "grades.parquet", grades, provenance(names))
-    (row,) = disagreement_counts([tmp_path / "grades.parquet"], "policy", ["paper"]).to_dict("records")
+    names = {"model": "a", "dataset": "d", "graders": ["policy", "paper"]}
+    grades["uid"] = [f"p{number}" for number in range(len(grades))]
+    files = [tmp_path / f"{decoding}.parquet" for decoding in ("greedy", "sampled")]
+    for file, part in zip(files, (grades[:2], grades[2:]), strict=True):
+        write_parquet(file, part, provenance(names))
+    labels = {"model_labels": {"a": "A"}, "dataset_labels": {"d": "D"}}
+    (row,) = disagreement_counts(files, "policy", ["paper"], labels).to_dict("records")
     assert (row["n"], row["n_differing"], row["undecided"]) == (5, 3, 1)
     assert (row["only the first right"], row["only the other right"]) == (1, 1)

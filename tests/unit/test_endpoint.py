@@ -7,14 +7,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 import r2a.endpoint
+from generated import generate_all
 from r2a.datasets import load_dataset
 from r2a.endpoint import Endpoint, EndpointError, RefusedError, as_they_finish
 from r2a.endpoint_replies import ReplyError, is_finished
-from r2a.generation import generate_traces
 from r2a.generation.endpoint_engine import read_reply, request_body
 from r2a.generation.requests import NEUTRAL, Request
 from r2a.models import resolve_model
@@ -344,12 +343,11 @@ def study(folder, model, max_new_tokens=40, decodings=None):
 
 
 def generate(folder, chosen):
-    paths = [folder / name for name in ("dataset.parquet", "model.json", "traces.parquet")]
+    paths = [folder / name for name in ("dataset.parquet", "model.json")]
     load_dataset(paths[0], stage_settings(chosen, "datasets", dataset="mine"))
     resolve_model(paths[1], stage_settings(chosen, "models", "served"))
     engine = chosen.endpoint_resources("served") | {"gpu": 0, "gpu_memory_percent": 90, "cpu_cache_mb": 64}
-    generate_traces(*paths, stage_settings(chosen, "traces", "served", "mine"), engine)
-    return pd.read_parquet(paths[2])
+    return generate_all(chosen, "served", "mine", *paths, folder, engine)
 
 
 def served(url, **changes):

@@ -98,7 +98,7 @@ def test_attention_takes_what_is_estimated(larger, tmp_path, monkeypatch):
     study = study_of(larger, datasets={"texts": {"kind": "open_ended", "path": "texts.jsonl"}})
     output = tmp_path / "attention.h5"
     settings = stage_settings(study, "attention", "random", "texts")
-    capture_attention(tmp_path / "traces.parquet", larger / "manifest.json", output, settings, 16_000)
+    capture_attention([tmp_path / "traces.parquet"], larger / "manifest.json", output, settings, 16_000)
     estimated = Reckoning(study).bytes_by_stage()["attention"]
     assert 1 / 1.5 < estimated / output.stat().st_size < 1.5
 

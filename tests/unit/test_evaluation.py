@@ -343,8 +343,8 @@ def test_compliance_interval_of_repeated_samples_counts_problems():
 # ---- files in, files out
 
 
-def write_inputs(folder: Path, model: str, label: str, dataset: str, graded: pd.DataFrame) -> dict[str, Path]:
-    settings = {"model": model, "model_label": label, "dataset": dataset, "dataset_label": dataset.title()}
+def write_inputs(folder: Path, model: str, dataset: str, graded: pd.DataFrame) -> dict[str, Path]:
+    settings = {"model": model, "dataset": dataset}
     paths = {kind: folder / kind / model / f"{dataset}.parquet" for kind in ("traces", "grades")}
     paths["dataset"] = folder / "datasets" / f"{dataset}.parquet"
     keys = ["uid", "condition", "decoding", "sample"]
@@ -355,11 +355,14 @@ def write_inputs(folder: Path, model: str, label: str, dataset: str, graded: pd.
     write_parquet(paths["traces"], traces, provenance(settings))
     write_parquet(paths["grades"], graded[[*keys, "is_correct", "reason"]], provenance(settings))
     problems = graded[["uid", "area", "level"]].drop_duplicates("uid")
-    write_parquet(paths["dataset"], problems, provenance({"dataset": dataset, "dataset_label": dataset.title()}))
+    write_parquet(paths["dataset"], problems, provenance({"dataset": dataset}))
     return paths
 
 
-def evaluate(folder: Path, inputs: list[dict[str, Path]]) -> list[pd.DataFrame]:
+LABELS = {"model_labels": {"a": "A", "b": "B"}, "dataset_labels": {"puzzles": "Puzzles", "chat": "Chat"}}
+
+
+def evaluate(folder: Path, inputs: list[dict[str, Path]], **changed: Any) -> list[pd.DataFrame]:
     names = ("funnel", "accuracy", "effect", "budgets", "problems", "decodings", "variants")
     outputs = {name: folder / f"{name}.csv" for name in names}
     write_evaluation(
@@ -367,14 +370,14 @@ def evaluate(folder: Path, inputs: list[dict[str, Path]]) -> list[pd.DataFrame]:
         [paths["grades"] for paths in inputs if "grades" in paths],
         sorted({paths["dataset"] for paths in inputs if "grades" in paths}),
         outputs,
-        {"stage": "evaluation", "variants": {}, **DRAWS},
+        {"stage": "evaluation", "variants": {}, **DRAWS, **LABELS, **changed},
     )
     return [pd.read_csv(outputs[name]) for name in names[:3]]
 
 
 def test_tables_name_models_and_datasets_by_their_labels(tmp_path):
     graded = graded_frame([("r", "w"), ("r", "r")])
-    inputs = [write_inputs(tmp_path, name, name.upper(), "puzzles", graded) for name in ("a", "b")]
+    inputs = [write_inputs(tmp_path, name, "puzzles", graded) for name in ("a", "b")]
     funnel, accuracy, effect = evaluate(tmp_path, inputs)
     assert list(zip(effect["model"], effect["dataset"], strict=True)) == [("A", "Puzzles"), ("B", "Puzzles")]
     assert list(effect["difference"]) == [0.5, 0.5]
@@ -384,7 +387,7 @@ def test_tables_name_models_and_datasets_by_their_labels(tmp_path):
 
 
 def test_dataset_without_references_has_a_funnel_only(tmp_path):
-    paths = write_inputs(tmp_path, "a", "A", "chat", graded_frame([("r", "w")]))
+    paths = write_inputs(tmp_path, "a", "chat", graded_frame([("r", "w")]))
     del paths["grades"]
     funnel, accuracy, effect = evaluate(tmp_path, [paths])
     assert (len(funnel), len(accuracy), len(effect)) == (2, 0, 0)
@@ -392,14 +395,14 @@ def test_dataset_without_references_has_a_funnel_only(tmp_path):
 
 
 def test_models_that_share_a_label_are_refused(tmp_path):
-    inputs = [write_inputs(tmp_path, name, "Same", "puzzles", graded_frame([("r", "w")])) for name in ("a", "b")]
+    inputs = [write_inputs(tmp_path, name, "puzzles", graded_frame([("r", "w")])) for name in ("a", "b")]
     with pytest.raises(EvaluationError, match="Same"):
-        evaluate(tmp_path, inputs)
+        evaluate(tmp_path, inputs, model_labels={"a": "Same", "b": "Same"})
 
 
 def test_grades_of_other_traces_are_refused(tmp_path):
-    paths = write_inputs(tmp_path, "a", "A", "puzzles", graded_frame([("r", "w"), ("r", "r")]))
-    fewer = write_inputs(tmp_path / "other", "a", "A", "puzzles", graded_frame([("r", "w")]))
+    paths = write_inputs(tmp_path, "a", "puzzles", graded_frame([("r", "w"), ("r", "r")]))
+    fewer = write_inputs(tmp_path / "other", "a", "puzzles", graded_frame([("r", "w")]))
     with pytest.raises(EvaluationError, match="not one grade a trace"):
         evaluate(tmp_path, [paths | {"grades": fewer["grades"]}])
 
@@ -433,7 +436,7 @@ def test_answers_that_graders_judge_alike_are_not_listed():
 @pytest.fixture
 def judged(tmp_path):
     """A dataset and its grades by two graders; the second takes only the first problem's answers."""
-    paths = write_inputs(tmp_path, "a", "A", "puzzles", graded_frame([("r", "w"), ("r", "r")]))
+    paths = write_inputs(tmp_path, "a", "puzzles", graded_frame([("r", "w"), ("r", "r")]))
     problems, grades = read_parquet(paths["dataset"]), read_parquet(paths["grades"])
     grades = grades.assign(answer="7", reason="string", answer_paper=None, reason_paper="mismatch")
     grades["is_correct_paper"] = grades["uid"] == "problem-0"
@@ -444,7 +447,7 @@ def judged(tmp_path):
 
 @pytest.mark.parametrize(("graders", "n_rows"), [(["policy", "paper"], 3), (["policy"], 0)])
 def test_disagreements_carry_references_and_labels(tmp_path, judged, graders, n_rows):
-    settings = {"stage": "disagreements", "graders": graders}
+    settings = {"stage": "disagreements", "graders": graders, **LABELS}
     write_disagreements([judged["grades"]], [judged["dataset"]], tmp_path / "out.csv", settings)
     table = pd.read_csv(tmp_path / "out.csv")
     assert len(table) == n_rows

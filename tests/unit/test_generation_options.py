@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
 from format_samples import SAMPLES, make_model
+from generated import generate_all
 from r2a.datasets import load_dataset
 from r2a.formats import FORMATS
-from r2a.generation import generate_traces
 from r2a.models import load_tokenizer, marks_of, resolve_model
 from r2a.study import load_study, stage_settings
 from r2a.traces import Bounds
@@ -36,11 +35,10 @@ def traces(folder, monkeypatch, generation, models=None, **variant):
             "generation": {"max_new_tokens": 100, **generation},
         }
     )  # fmt: skip
-    paths = [folder / file for file in ("dataset.parquet", "model.json", "traces.parquet")]
+    paths = [folder / file for file in ("dataset.parquet", "model.json")]
     load_dataset(paths[0], stage_settings(study, "datasets", dataset="mine"))
     resolve_model(paths[1], stage_settings(study, "models", name))
-    generate_traces(*paths, stage_settings(study, "traces", name, "mine"), ENGINE)
-    return pd.read_parquet(paths[2]).set_index(["condition", "uid"]).sort_index()
+    return generate_all(study, name, "mine", *paths, folder, ENGINE).set_index(["condition", "uid"]).sort_index()
 
 
 def reasoning_lengths(table):

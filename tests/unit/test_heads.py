@@ -17,6 +17,7 @@ from r2a.figures.heads import plot_head_map
 from r2a.heads import score_heads
 from r2a.heads.focus import density, rank_heads, sink_free, top_share
 from r2a.heads.lists import compare_lists
+from r2a.heads.ranks import order_heads
 from r2a.heads.registry import Weighted, score_columns, stacked
 from r2a.heads.scores import N_NEIGHBOURS, receiver_kurtosis
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet, write_parquet
@@ -271,9 +272,18 @@ def test_the_map_draws_one_mark_a_marked_head(stores, tmp_path, monkeypatch):
     assert drawn == {"s": [[1, 1], [2, 1]], "x": [[0, 0], [1, 0]], "o": [[2, 1]]}
 
 
+def test_heads_that_are_ablated_have_the_order_of_the_table_and_no_interval(stores, tmp_path):
+    scored(stores)
+    order_heads(stores["attention"], tmp_path / "ranks.parquet", {})
+    ranks = read_parquet(tmp_path / "ranks.parquet")
+    assert set(ranks) == {"layer", "head", "rank", "has_attention", "a2p", "a2bos", "output_share", "contribution"}
+    ranks = ranks.drop(columns="has_attention")
+    pd.testing.assert_frame_equal(ranks, read_parquet(stores["heads"])[list(ranks)], check_dtype=False)
+
+
 def test_sentences_count_the_needle_runs_and_the_heads_of_two_kinds(stores):
     scored(stores)
-    needles, overlap = head_sentences([stores["probes"]], [stores["heads"]])
+    needles, overlap = head_sentences([stores["probes"]], [stores["heads"]], SETTINGS)
     assert "in 3 of 5 runs" in needles
     assert "0 of 2 induction heads and 1 of 1 retrieval heads among the 2 RFHs" in overlap
 

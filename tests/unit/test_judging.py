@@ -201,7 +201,7 @@ def write_inputs(folder, answers):
                 rows.append({"uid": problem["uid"], "condition": condition, "decoding": "greedy", "sample": 0})
                 rows[-1] |= {"answer_text": text and f"{text} {condition}", "invalid_reason": reason}
                 rows[-1]["answer_text"] = rows[-1]["answer_text"] or ""
-        write_parquet(folder / f"{model}.parquet", pd.DataFrame(rows), provenance({"model_label": model}))
+        write_parquet(folder / f"{model}.parquet", pd.DataFrame(rows), provenance({"model": model}))
 
 
 def judge(folder, judges, models, name="first", **engine):
@@ -417,6 +417,8 @@ def test_two_judges_are_compared_on_what_both_scored(tmp_path, server):
     judge(tmp_path, judges, ["a"], "second")
     tables = [tmp_path / f"{name}.csv" for name in ("scores", "effect", "agreement")]
     settings = {"n_resamples": 200, "confidence": 0.95, "seed": 1}
+    settings |= {"model_labels": {"a": "A"}, "dataset_labels": {"mine": "Mine"}}
+    settings["judge_labels"] = {"first": "first", "second": "Another"}
     write_judge_tables([tmp_path / f"{name}/mine.parquet" for name in judges], *tables, settings)
     (agreement,) = pd.read_csv(tables[2]).to_dict("records")
     assert (agreement["judge_a"], agreement["judge_b"], agreement["n_answers"]) == ("first", "Another", 6)
@@ -425,7 +427,7 @@ def test_two_judges_are_compared_on_what_both_scored(tmp_path, server):
     text = "\n".join(judge_sentences(tables, tmp_path))
     assert "judged by first from 1 to 10: 5.50 with reasoning, 5.50 without, over the 4 of 4 problems" in text
     assert "What Another scored: 6 answers, and 2 empty ones" in text
-    assert "first and Another agree on 0 % of 6 answers to mine, within 1 on 67 %" in text
+    assert "first and Another agree on 0 % of 6 answers to Mine, within 1 on 67 %" in text
 
 
 # ---- by files

@@ -292,8 +292,8 @@ def test_answers_are_generated_as_their_traces_were_and_graded(study, tokenizer,
     settings = SETTINGS | {
         "model": "m", "dataset": "d", "kind": "problems", "endpoint": None, "instruction": "", "prompt": "raw",
         "without_reasoning": "finished", "think_tags": "token", "repetition": None, "reasoning_budget": None,
-        "max_new_tokens": 40, "graders": ["policy"], "seconds": 10, "memory_mb": 2000,
-        "decodings": {"greedy": {"temperature": 0.0, "top_p": None, "n_samples": 1}},
+        "max_new_tokens": 40, "grader": "policy", "seconds": 10, "memory_mb": 2000,
+        "condition": "with_reasoning", "decoding": "greedy", "temperature": 0.6, "top_p": None, "n_samples": 1,
     }  # fmt: skip
     regenerate_answers(*(study[n] for n in ("prompts", "dataset", "manifest", "answers")), settings, {})
     assert {request.seed for request in asked if request.uid == "a"} == {

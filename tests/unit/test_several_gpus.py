@@ -21,8 +21,15 @@ from random_traces import write_random_traces
 from same_stores import assert_same_store
 
 NAMES = {"model": "random", "dataset": "texts", "decoding": "greedy", "seed": 1}
-ATTENTION = NAMES | {"kernel": "fused", "cue_words": ["Wait"], "is_greedy": True}
-ROWS = ATTENTION | {"uids": [], "n_cases": 2, "row_heads": "all", "row_dtype": "float32", "case_megabytes": 8}
+ATTENTION = NAMES | {"kernel": "fused", "cue_words": ["Wait"], "temperature": 0}
+ROWS = ATTENTION | {
+    "uids": [],
+    "n_cases": 2,
+    "n_top_heads": 2,
+    "row_heads": "all",
+    "row_dtype": "float32",
+    "case_megabytes": 8,
+}
 PROBES = NAMES | {
     "n_repeats": 2, "repeat_tokens": 20, "induction_prompts": ["one two one two"], "lengths": [40], "depths": [0.5],
     "needles": [{"needle": "A fox sang.", "question": " Who sang?"}],
@@ -67,12 +74,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def attention(folder: Path, output: Path) -> None:
-    capture_attention(folder / "traces.parquet", folder / "manifest.json", output, ATTENTION, 1000)
+    capture_attention([folder / "traces.parquet"], folder / "manifest.json", output, ATTENTION, 1000)
 
 
 def eager_attention(folder: Path, output: Path) -> None:
     settings = ATTENTION | {"kernel": "eager"}
-    capture_attention(folder / "traces.parquet", folder / "manifest.json", output, settings, 1000)
+    capture_attention([folder / "traces.parquet"], folder / "manifest.json", output, settings, 1000)
 
 
 def rows(folder: Path, output: Path) -> None:

@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {
     "model": "served", "dataset": "texts", "kind": "problems", "seed": 1, "instruction": "", "max_new_tokens": 50,
     "prompt": "raw", "without_reasoning": "finished", "think_tags": "token", "repetition": None,
     "reasoning_budget": None, "endpoint": {"model": "served", "kind": "completions", "body": {}, "prefill": {}},
-    "decodings": {"greedy": {"temperature": 0, "top_p": None, "n_samples": 1}},
+    "condition": "with_reasoning", "decoding": "sampled", "temperature": 0.6, "top_p": None, "n_samples": 2,
 }  # fmt: skip
 
 

@@ -57,7 +57,7 @@ BENCHMARK = "s\tmax_rss\tthreads\tresources\n{seconds}\t{rss}\t{threads}\t{{'gpu
 
 
 def cost_table(folder, traces=()):
-    lines = cost_lines(folder, traces)
+    lines = cost_lines(folder, traces, {"m": "Model M"})
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return {row[0]: row[1:] for row in cells[2:]}, lines
 
@@ -85,7 +85,7 @@ def test_without_pairs_in_use_and_without_benchmarks_there_is_a_summary_all_the_
     assert answer_sentences(inputs) == [
         "- **Model M**: reasoning changes accuracy by +50.0 [+40.0, +60.0] points (Data D)."
     ]
-    assert cost_lines(tmp_path / "benchmarks", []) == ["No benchmark was kept."]
+    assert cost_lines(tmp_path / "benchmarks", [], {}) == ["No benchmark was kept."]
 
 
 def test_what_no_benchmark_recorded_is_not_made_up(tmp_path):

@@ -12,7 +12,7 @@ from r2a.generation import build_requests
 from r2a.models import ModelError, load_tokenizer, marks_of, read_manifest, resolve_model
 from r2a.prompts import FINISHED_STUB, RAW, prompt_ids, tag_pieces
 from r2a.store import read_parquet
-from r2a.study import ConfigError, load_study, stage_settings
+from r2a.study import CONDITIONS, ConfigError, load_study, stage_settings
 from r2a.traces import segment_bounds
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def test_a_variant_takes_all_from_its_base_but_what_it_varies():
     study = with_variant({"variant_of": "tiny-qwen", "without_reasoning": "empty"})
     base, variant = (study.models[name].model_dump() for name in ("tiny-qwen", "variant"))
     assert {key for key in base if base[key] != variant[key]} == {"variant_of", "without_reasoning", "label"}
-    assert study.model_label("variant") == "variant"
+    assert study.models["variant"].label == "variant"
     assert study.variants == {"variant": {"base": "Tiny Qwen2", "change": "without_reasoning: empty"}}
 
 
@@ -42,9 +42,13 @@ def test_a_variant_has_stage_one_alone_and_leaves_its_bases_traces_as_they_are()
     study = with_variant({"variant_of": "tiny-qwen", "think_tags": "pieces"})
     plain = load_study(yaml.safe_load(Path("config/config.yaml").read_text()))
     assert study.weighted_models == plain.weighted_models == ["tiny-qwen", "tiny-llama"]
-    of_base = [stage_settings(one, "traces", "tiny-qwen", "puzzles") for one in (study, plain)]
+    of_base = [
+        stage_settings(one, "traces", "tiny-qwen", "puzzles", None, "with_reasoning", "greedy")
+        for one in (study, plain)
+    ]
     assert of_base[0] == of_base[1]
-    assert stage_settings(study, "traces", "variant", "puzzles")["think_tags"] == "pieces"
+    of_variant = stage_settings(study, "traces", "variant", "puzzles", None, "with_reasoning", "greedy")
+    assert of_variant["think_tags"] == "pieces"
     assert stage_settings(study, "evaluation")["variants"] == study.variants
 
 
@@ -113,8 +117,11 @@ def test_a_chat_prompt_is_the_models_template_with_our_reasoning_opened_or_close
     requests = {}
     for name in models:
         resolve_model(tmp_path / f"{name}.json", stage_settings(study, "models", name))
-        settings = stage_settings(study, "traces", name, "puzzles") | {"instruction": " Think."}
-        requests[name] = build_requests(problems, read_manifest(tmp_path / f"{name}.json"), settings)
+        requests[name] = []
+        for condition in CONDITIONS:
+            settings = stage_settings(study, "traces", name, "puzzles", None, condition, "greedy")
+            settings |= {"instruction": " Think."}
+            requests[name] += build_requests(problems, read_manifest(tmp_path / f"{name}.json"), settings)
     tokenizer, marks = load_tokenizer(tmp_path / "model"), marks_of(tmp_path / "model")
     closed = f"\n{FINISHED_STUB}\n</think>"
     for raw, chat in zip(requests["raw"], requests["chat"], strict=True):

@@ -1,7 +1,7 @@
 rule ablate_heads:
     input:
-        traces="<results>/traces/{model}/{dataset}.parquet",
-        heads="<results>/heads/{model}/{dataset}.parquet",
+        traces=reasoned("traces", "ablation"),
+        ranks="<results>/head_ranks/{model}/{dataset}.parquet",
         manifest="<results>/models/{model}.json",
     output:
         answers="<results>/ablated_answers/{model}/{dataset}.parquet",
@@ -10,26 +10,39 @@ rule ablate_heads:
     benchmark:
         "<benchmarks>/ablated_answers/{model}/{dataset}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+        ENVIRONMENT
+    threads: of_model("threads")
     resources:
-        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
-        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
-        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+        **ON_MODEL,
         batch_tokens=STUDY.ablation.batch_tokens,
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "ablation", wildcards.model, wildcards.dataset),
+        settings=settings("ablation"),
     script:
         "../scripts/ablate_heads.py"
 
 
-rule judge_ablation:
+rule grade_ablation:
     input:
         answers="<results>/ablated_answers/{model}/{dataset}.parquet",
         dataset="<results>/datasets/{dataset}.parquet",
     output:
         graded="<results>/ablation/{model}/{dataset}.parquet",
+    log:
+        "<logs>/ablation/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/ablation/{model}/{dataset}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        settings=settings("first_grades"),
+    script:
+        "../scripts/grade_ablation.py"
+
+
+rule tabulate_ablation:
+    input:
+        graded="<results>/ablation/{model}/{dataset}.parquet",
+    output:
         effect=report(
             "<results>/tables/{model}/{dataset}/ablation.csv",
             caption="../report/ablation_effect.rst",
@@ -38,12 +51,11 @@ rule judge_ablation:
             labels={"result": "ablation (table)"},
         ),
     log:
-        "<logs>/ablation/{model}/{dataset}.log",
-    benchmark:
-        "<benchmarks>/ablation/{model}/{dataset}.tsv"
+        "<logs>/tables/{model}/{dataset}/ablation.log",
+    localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "ablation_effect", wildcards.model, wildcards.dataset),
+        settings=settings("ablation_tables"),
     script:
-        "../scripts/judge_ablation.py"
+        "../scripts/tabulate_ablation.py"

@@ -1,6 +1,6 @@
 rule capture_attention:
     input:
-        traces="<results>/traces/{model}/{dataset}.parquet",
+        traces=both("traces", "attention"),
         manifest="<results>/models/{model}.json",
     output:
         attention="<results>/attention/{model}/{dataset}.h5",
@@ -9,25 +9,22 @@ rule capture_attention:
     benchmark:
         "<benchmarks>/attention/{model}/{dataset}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+        ENVIRONMENT
+    threads: of_model("threads")
     resources:
-        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
-        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
-        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+        **ON_MODEL,
         batch_tokens=STUDY.attention.batch_tokens,
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "attention", wildcards.model, wildcards.dataset),
+        settings=settings("attention"),
     script:
         "../scripts/capture_attention.py"
 
 
 rule capture_rows:
     input:
-        traces="<results>/traces/{model}/{dataset}.parquet",
+        traces=reasoned("traces", "attention"),
         manifest="<results>/models/{model}.json",
-        heads="<results>/heads/{model}/{dataset}.parquet",
+        ranks="<results>/head_ranks/{model}/{dataset}.parquet",
     output:
         rows="<results>/attention_rows/{model}/{dataset}.h5",
     log:
@@ -35,14 +32,11 @@ rule capture_rows:
     benchmark:
         "<benchmarks>/attention_rows/{model}/{dataset}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+        ENVIRONMENT
+    threads: of_model("threads")
     resources:
-        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
-        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
-        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+        **ON_MODEL,
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "attention_rows", wildcards.model, wildcards.dataset),
+        settings=settings("attention_rows"),
     script:
         "../scripts/capture_rows.py"

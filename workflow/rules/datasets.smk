@@ -9,9 +9,9 @@ rule load_dataset:
         "<benchmarks>/datasets/{dataset}.tsv"
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "datasets", dataset=wildcards.dataset),
+        settings=settings("datasets"),
     script:
         "../scripts/load_dataset.py"
 
@@ -26,6 +26,6 @@ rule write_comparisons:
     log:
         "results/comparisons/logs/everyday_comparisons.log",
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     script:
         "../scripts/write_comparisons.py"

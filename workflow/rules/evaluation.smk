@@ -1,25 +1,25 @@
 rule grade_traces:
     input:
-        traces="<results>/traces/{model}/{dataset}.parquet",
+        traces="<results>/traces/{model}/{dataset}/{condition}.{decoding}.parquet",
         dataset="<results>/datasets/{dataset}.parquet",
     output:
-        grades="<results>/grades/{model}/{dataset}.parquet",
+        grades="<results>/grades/{model}/{dataset}/{condition}.{decoding}.parquet",
     log:
-        "<logs>/grades/{model}/{dataset}.log",
+        "<logs>/grades/{model}/{dataset}/{condition}.{decoding}.log",
     benchmark:
-        "<benchmarks>/grades/{model}/{dataset}.tsv"
+        "<benchmarks>/grades/{model}/{dataset}/{condition}.{decoding}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "grades", wildcards.model, wildcards.dataset),
+        settings=settings("grades"),
     script:
         "../scripts/grade_traces.py"
 
 
 rule tabulate_evaluation:
     input:
-        traces=expand("<results>/traces/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.datasets),
-        grades=expand("<results>/grades/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.graded_datasets),
+        traces=written("traces"),
+        grades=written("grades", datasets=STUDY.graded_datasets),
         datasets=expand("<results>/datasets/{dataset}.parquet", dataset=STUDY.graded_datasets),
     output:
         funnel="<results>/tables/funnel.csv",
@@ -47,9 +47,9 @@ rule tabulate_evaluation:
         "<benchmarks>/tables/evaluation.tsv"
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=stage_settings(STUDY, "evaluation"),
+        settings=settings("evaluation"),
     script:
         "../scripts/tabulate_evaluation.py"
 
@@ -58,12 +58,8 @@ rule tabulate_models:
     input:
         manifests=expand("<results>/models/{model}.json", model=STUDY.models),
         effect="<results>/tables/effect.csv",
-        attention=expand(
-            "<results>/attention/{model}/{dataset}.h5", model=STUDY.weighted_models, dataset=STUDY.datasets
-        ),
-        hand_off=expand(
-            "<results>/tables/{model}/{dataset}/hand_off.csv", model=STUDY.patched_models, dataset=STUDY.pair_datasets
-        ),
+        attention=measured("<results>/attention/{model}/{dataset}.h5"),
+        hand_off=each("<results>/tables/{model}/{dataset}/hand_off.csv", STUDY.patched_models, STUDY.pair_datasets),
     output:
         table=report(
             "<results>/tables/models.csv",
@@ -79,16 +75,16 @@ rule tabulate_models:
         "<benchmarks>/tables/models.tsv"
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=stage_settings(STUDY, "across_models"),
+        settings=settings("across_models"),
     script:
         "../scripts/tabulate_models.py"
 
 
 rule tabulate_disagreements:
     input:
-        grades=expand("<results>/grades/{model}/{dataset}.parquet", model=STUDY.models, dataset=STUDY.graded_datasets),
+        grades=written("grades", datasets=STUDY.graded_datasets),
         datasets=expand("<results>/datasets/{dataset}.parquet", dataset=STUDY.graded_datasets),
     output:
         disagreements=report(
@@ -104,8 +100,8 @@ rule tabulate_disagreements:
         "<benchmarks>/tables/grader_disagreements.tsv"
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=stage_settings(STUDY, "disagreements"),
+        settings=settings("disagreements"),
     script:
         "../scripts/tabulate_disagreements.py"

@@ -30,8 +30,8 @@ for job in figure_jobs(STUDY):
             f"<logs>/figures/{job.folder}{job.name}.log",
         localrule: True
         conda:
-            f"../../envs/{STUDY.environment}.yaml"
+            ENVIRONMENT
         params:
-            settings=lambda wildcards, drawn=job.drawn: stage_settings(STUDY, "figures", **wildcards) | {"figures": drawn},
+            settings=lambda wildcards, drawn=job.drawn: settings("figures")(wildcards) | {"figures": drawn},
         script:
             "../scripts/draw_figures.py"

@@ -9,17 +9,31 @@ rule probe_heads:
     benchmark:
         "<benchmarks>/probes/{model}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+        ENVIRONMENT
+    threads: of_model("threads")
     resources:
-        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
-        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
-        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+        **ON_MODEL,
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "probes", wildcards.model),
+        settings=settings("probes"),
     script:
         "../scripts/probe_heads.py"
+
+
+rule order_heads:
+    input:
+        attention="<results>/attention/{model}/{dataset}.h5",
+    output:
+        ranks="<results>/head_ranks/{model}/{dataset}.parquet",
+    log:
+        "<logs>/head_ranks/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/head_ranks/{model}/{dataset}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        settings=settings("head_ranks"),
+    script:
+        "../scripts/order_heads.py"
 
 
 rule score_heads:
@@ -35,23 +49,17 @@ rule score_heads:
     benchmark:
         "<benchmarks>/heads/{model}/{dataset}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "heads", wildcards.model, wildcards.dataset),
+        settings=settings("heads"),
     script:
         "../scripts/score_heads.py"
 
 
 rule tabulate_attention_quality:
     input:
-        by_trace=expand(
-            "<results>/heads/{model}/{dataset}.by_trace.parquet",
-            model=STUDY.weighted_models,
-            dataset=STUDY.graded_datasets,
-        ),
-        grades=expand(
-            "<results>/grades/{model}/{dataset}.parquet", model=STUDY.weighted_models, dataset=STUDY.graded_datasets
-        ),
+        by_trace=measured("<results>/heads/{model}/{dataset}.by_trace.parquet", STUDY.graded_datasets),
+        grades=measured(reasoned("grades", "attention"), STUDY.graded_datasets),
     output:
         table=report(
             "<results>/tables/attention_by_correctness.csv",
@@ -64,8 +72,8 @@ rule tabulate_attention_quality:
         "<logs>/tables/attention_by_correctness.log",
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=stage_settings(STUDY, "attention_quality"),
+        settings=settings("attention_quality"),
     script:
         "../scripts/tabulate_attention_quality.py"

@@ -9,16 +9,16 @@ rule resolve_judge:
         "<benchmarks>/judges/{judge}.tsv"
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "judges", judge=wildcards.judge),
+        settings=settings("judges"),
     script:
         "../scripts/resolve_judge.py"
 
 
 rule judge_answers:
     input:
-        traces=expand("<results>/traces/{model}/{{dataset}}.parquet", model=STUDY.models),
+        traces=written("traces", datasets="{dataset}"),
         dataset="<results>/datasets/{dataset}.parquet",
         template="resources/judging/checklist.md",
         manifest="<results>/judges/{judge}.json",
@@ -29,22 +29,14 @@ rule judge_answers:
     benchmark:
         "<benchmarks>/judgements/{judge}/{dataset}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    threads: lambda wildcards: STUDY.judges[wildcards.judge].threads
+        ENVIRONMENT
+    threads: of_judge("threads")
     resources:
-        gpu=lambda wildcards: STUDY.judges[wildcards.judge].gpus,
-        gpus_needed=lambda wildcards: STUDY.judges[wildcards.judge].gpus,  # gpu is clipped to Snakemake's limit
-        mem_mb=lambda wildcards, attempt: STUDY.judges[wildcards.judge].memory_mb * attempt,
-        runtime=lambda wildcards: STUDY.judges[wildcards.judge].runtime_minutes,
-        gpu_memory_percent=STUDY.generation.gpu_memory_percent,
-        cpu_cache_mb=STUDY.generation.cpu_cache_mb,
-        base_url=lambda wildcards: STUDY.judge_resources(wildcards.judge)["base_url"],
-        api_key_variable=lambda wildcards: STUDY.judge_resources(wildcards.judge)["api_key_variable"],
-        max_concurrency=lambda wildcards: STUDY.judge_resources(wildcards.judge)["max_concurrency"],
-        timeout_seconds=lambda wildcards: STUDY.judge_resources(wildcards.judge)["timeout_seconds"],
+        **ON_JUDGE,
+        **IN_ENGINE,
         replies=lambda wildcards: STUDY.judge_resources(wildcards.judge)["replies"],
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "judgements", dataset=wildcards.dataset, judge=wildcards.judge),
+        settings=settings("judgements"),
     script:
         "../scripts/judge_answers.py"
 
@@ -76,9 +68,9 @@ rule tabulate_judgements:
         "<benchmarks>/tables/judgements.tsv"
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=stage_settings(STUDY, "judge_tables"),
+        settings=settings("judge_tables"),
     script:
         "../scripts/tabulate_judgements.py"
 
@@ -93,6 +85,6 @@ rule write_tiny_judge:
     log:
         "results/tiny_training/logs/tiny-judge.log",
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     script:
         "../scripts/write_tiny_judge.py"

@@ -9,9 +9,9 @@ rule resolve_model:
         "<benchmarks>/models/{model}.tsv"
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "models", model=wildcards.model),
+        settings=settings("models"),
     script:
         "../scripts/resolve_model.py"
 
@@ -26,15 +26,12 @@ rule check_model:
     benchmark:
         "<benchmarks>/model_checks/{model}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+        ENVIRONMENT
+    threads: of_model("threads")
     resources:
-        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
-        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
-        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+        **ON_MODEL,
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "model_check", model=wildcards.model),
+        settings=settings("model_check"),
     script:
         "../scripts/check_model.py"
 
@@ -50,7 +47,7 @@ rule train_tiny_model:
     benchmark:
         "results/tiny_training/benchmarks/{tiny_model}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     threads: 1
     script:
         "../scripts/train_tiny_model.py"
@@ -67,7 +64,7 @@ rule write_tiny_datasets:
     log:
         "results/tiny_training/logs/datasets.log",
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     script:
         "../scripts/write_tiny_datasets.py"
 
@@ -84,7 +81,7 @@ rule train_reasoner:
     benchmark:
         "results/reasoner_training/benchmarks/smollm2-reasoner.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     threads: 2
     script:
         "../scripts/train_reasoner.py"
@@ -100,6 +97,6 @@ rule write_reasoner_datasets:
     log:
         "results/reasoner_training/logs/datasets.log",
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     script:
         "../scripts/write_reasoner_datasets.py"

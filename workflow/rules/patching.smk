@@ -1,7 +1,7 @@
 rule align_pairs:
     input:
-        traces="<results>/traces/{model}/{dataset}.parquet",
-        grades="<results>/grades/{model}/{dataset}.parquet",
+        traces=reasoned("traces", "patching"),
+        grades=reasoned("grades", "patching"),
         dataset="<results>/datasets/{dataset}.parquet",
         manifest="<results>/models/{model}.json",
     output:
@@ -11,9 +11,9 @@ rule align_pairs:
     benchmark:
         "<benchmarks>/pairs/{model}/{dataset}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "pairs", wildcards.model, wildcards.dataset),
+        settings=settings("pairs"),
     script:
         "../scripts/align_pairs.py"
 
@@ -29,15 +29,12 @@ rule capture_activations:
     benchmark:
         "<benchmarks>/activations/{model}/{dataset}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+        ENVIRONMENT
+    threads: of_model("threads")
     resources:
-        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
-        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
-        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+        **ON_MODEL,
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "activations", wildcards.model, wildcards.dataset),
+        settings=settings("activations"),
     script:
         "../scripts/capture_activations.py"
 
@@ -54,16 +51,13 @@ rule patch_pairs:
     benchmark:
         "<benchmarks>/patching/{model}/{dataset}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+        ENVIRONMENT
+    threads: of_model("threads")
     resources:
-        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
-        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
-        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
+        **ON_MODEL,
         batch_tokens=STUDY.patching.batch_tokens,
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "patching", wildcards.model, wildcards.dataset),
+        settings=settings("patching"),
     script:
         "../scripts/patch_pairs.py"
 
@@ -99,9 +93,9 @@ rule tabulate_patching:
         "<logs>/tables/{model}/{dataset}/patching.log",
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "patching", wildcards.model, wildcards.dataset),
+        settings=settings("patching_tables"),
     script:
         "../scripts/tabulate_patching.py"
 
@@ -123,9 +117,9 @@ rule tabulate_pairs:
         "<logs>/tables/{model}/{dataset}/pairs.log",
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "pairs", wildcards.model, wildcards.dataset),
+        settings=settings("pair_tables"),
     script:
         "../scripts/tabulate_pairs.py"
 
@@ -141,8 +135,8 @@ rule tabulate_carriers:
         "<logs>/tables/{model}/{dataset}/carriers.log",
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "patching", wildcards.model, wildcards.dataset),
+        settings=settings("patching_tables"),
     script:
         "../scripts/tabulate_carriers.py"

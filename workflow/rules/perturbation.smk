@@ -1,34 +1,44 @@
 rule perturb_reasoning:
     input:
-        traces="<results>/traces/{model}/{dataset}.parquet",
-        grades="<results>/grades/{model}/{dataset}.parquet",
+        traces=reasoned("traces", "perturbation"),
+        grades=reasoned("grades", "perturbation"),
         dataset="<results>/datasets/{dataset}.parquet",
         manifest="<results>/models/{model}.json",
     output:
         prompts="<results>/perturbation/{model}/{dataset}.prompts.parquet",
+    log:
+        "<logs>/perturbation/{model}/{dataset}.prompts.log",
+    benchmark:
+        "<benchmarks>/perturbation/{model}/{dataset}.prompts.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        settings=settings("perturbation"),
+    script:
+        "../scripts/perturb_reasoning.py"
+
+
+rule answer_perturbed:
+    input:
+        prompts="<results>/perturbation/{model}/{dataset}.prompts.parquet",
+        dataset="<results>/datasets/{dataset}.parquet",
+        manifest="<results>/models/{model}.json",
+    output:
         answers="<results>/perturbation/{model}/{dataset}.parquet",
     log:
         "<logs>/perturbation/{model}/{dataset}.log",
     benchmark:
         "<benchmarks>/perturbation/{model}/{dataset}.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
-    threads: lambda wildcards: STUDY.models[wildcards.model].threads
+        ENVIRONMENT
+    threads: of_model("threads")
     resources:
-        gpu=lambda wildcards: STUDY.models[wildcards.model].gpus,
-        gpus_needed=lambda wildcards: STUDY.models[wildcards.model].gpus,  # gpu is clipped to Snakemake's limit
-        mem_mb=lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
-        runtime=lambda wildcards: STUDY.models[wildcards.model].runtime_minutes,
-        gpu_memory_percent=STUDY.generation.gpu_memory_percent,
-        cpu_cache_mb=STUDY.generation.cpu_cache_mb,
-        base_url=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["base_url"],
-        api_key_variable=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["api_key_variable"],
-        max_concurrency=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["max_concurrency"],
-        timeout_seconds=lambda wildcards: STUDY.endpoint_resources(wildcards.model)["timeout_seconds"],
+        **ON_MODEL,
+        **IN_ENGINE,
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "perturbation", wildcards.model, wildcards.dataset),
+        settings=settings("perturbed_answers", condition="with_reasoning"),
     script:
-        "../scripts/perturb_reasoning.py"
+        "../scripts/answer_perturbed.py"
 
 
 rule grade_perturbation:
@@ -43,9 +53,9 @@ rule grade_perturbation:
     benchmark:
         "<benchmarks>/perturbation/{model}/{dataset}.grades.tsv"
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "grades", wildcards.model, wildcards.dataset),
+        settings=settings("first_grades"),
     script:
         "../scripts/grade_perturbation.py"
 
@@ -62,8 +72,8 @@ rule tabulate_perturbation:
         "<logs>/tables/{model}/{dataset}/perturbation.log",
     localrule: True
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     params:
-        settings=lambda wildcards: stage_settings(STUDY, "evaluation", wildcards.model, wildcards.dataset),
+        settings=settings("perturbation_tables"),
     script:
         "../scripts/tabulate_perturbation.py"

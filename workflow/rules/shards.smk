@@ -5,11 +5,11 @@ ruleorder: gather_shards > generate_traces > capture_attention > ablate_heads > 
 
 use rule generate_traces as generate_traces_shard with:
     output:
-        traces=temp("<results>/traces/{model}/{dataset}.{shard}.parquet"),
+        traces=temp("<results>/traces/{model}/{dataset}/{condition}.{decoding}.{shard}.parquet"),
     log:
-        "<logs>/traces/{model}/{dataset}.{shard}.log",
+        "<logs>/traces/{model}/{dataset}/{condition}.{decoding}.{shard}.log",
     benchmark:
-        "<benchmarks>/traces/{model}/{dataset}.{shard}.tsv"
+        "<benchmarks>/traces/{model}/{dataset}/{condition}.{decoding}.{shard}.tsv"
 
 
 use rule capture_attention as capture_attention_shard with:
@@ -51,19 +51,20 @@ use rule patch_pairs as patch_pairs_shard with:
 rule gather_shards:
     input:
         shards=lambda wildcards: expand(
-            "<results>/{store}/{model}/{dataset}.{shard}.{suffix}",
+            "<results>/{store}/{model}/{table}.{shard}.{suffix}",
             shard=STUDY.shards(wildcards.model),
             **wildcards,
         ),
     output:
-        store="<results>/{store}/{model}/{dataset}.{suffix}",
+        store="<results>/{store}/{model}/{table}.{suffix}",
     log:
-        "<logs>/{store}/{model}/{dataset}.{suffix}.log",
+        "<logs>/{store}/{model}/{table}.{suffix}.log",
     wildcard_constraints:
         model="|".join(STUDY.sharded_models),
         store="traces|attention|ablated_answers|activations|patching",
+        table=r"[^/]+(/with(out)?_reasoning\.[^/]+)?",
         suffix="parquet|h5",
     conda:
-        f"../../envs/{STUDY.environment}.yaml"
+        ENVIRONMENT
     script:
         "../scripts/gather_shards.py"

@@ -19,7 +19,7 @@ def main(snakemake: "Snakemake") -> None:
         with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
             ablate_heads(
                 Path(snakemake.input.traces),
-                Path(snakemake.input.heads),
+                Path(snakemake.input.ranks),
                 Path(snakemake.input.manifest),
                 Path(snakemake.output.answers),
                 snakemake.params.settings,

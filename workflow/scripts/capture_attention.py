@@ -18,7 +18,7 @@ def main(snakemake: "Snakemake") -> None:
 
         with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
             capture_attention(
-                Path(snakemake.input.traces),
+                [Path(path) for path in snakemake.input.traces],
                 Path(snakemake.input.manifest),
                 Path(snakemake.output.attention),
                 snakemake.params.settings,

@@ -19,7 +19,7 @@ def main(snakemake: "Snakemake") -> None:
             capture_rows(
                 Path(snakemake.input.traces),
                 Path(snakemake.input.manifest),
-                Path(snakemake.input.heads),
+                Path(snakemake.input.ranks),
                 Path(snakemake.output.rows),
                 snakemake.params.settings,
             )

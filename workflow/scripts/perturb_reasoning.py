@@ -1,9 +1,8 @@
-"""Perturb reasonings, and re-generate the answers from them in vLLM."""
+"""Perturb reasonings: prompts that end in them, for their answers to be generated again."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.devices import leased_gpus
 from r2a.job_log import job_log
 
 if TYPE_CHECKING:
@@ -11,8 +10,7 @@ if TYPE_CHECKING:
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
-        from r2a.generation.perturbed import regenerate_answers
+    with job_log(snakemake.log[0]):
         from r2a.perturbation import perturb_reasoning
         from r2a.store import empty_if_nothing
 
@@ -24,14 +22,6 @@ def main(snakemake: "Snakemake") -> None:
                 Path(snakemake.input.manifest),
                 Path(snakemake.output.prompts),
                 snakemake.params.settings,
-            )
-            regenerate_answers(
-                Path(snakemake.output.prompts),
-                Path(snakemake.input.dataset),
-                Path(snakemake.input.manifest),
-                Path(snakemake.output.answers),
-                snakemake.params.settings,
-                dict(snakemake.resources.items()),
             )
 
 

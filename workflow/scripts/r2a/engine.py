@@ -7,7 +7,8 @@ import importlib.util
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,22 +119,23 @@ def start_engine(
 
 
 def finished_outputs(
-    llm: Any, tasks: Sequence[Task], as_vllm_takes_it: Callable[[Task], tuple[Any, Any]]
+    llm: Any, tasks: Iterable[Task], as_vllm_takes_it: Callable[[Task], tuple[Any, Any]]
 ) -> Iterator[tuple[Task, Any, float]]:
     """Yield (task, its one vLLM output, seconds) in the order in which they finish; llm is what `start_engine` gives.
 
     as_vllm_takes_it: a task's prompt and sampling parameters, in vLLM's own types.
     """
     in_engine: dict[str, tuple[Task, float]] = {}
-    n_taken = 0
-    while n_taken < len(tasks) or in_engine:
-        if n_taken < len(tasks) and len(in_engine) < FEWEST_WAITING:
-            more = tasks[n_taken : n_taken + MOST_WAITING - len(in_engine)]
-            n_taken += len(more)
+    waiting = iter(tasks)  # which are taken, and maybe made, when there is room for them
+    while True:
+        more = list(islice(waiting, MOST_WAITING - len(in_engine))) if len(in_engine) < FEWEST_WAITING else []
+        if more:
             prompts, sampling = zip(*map(as_vllm_takes_it, more), strict=True)
             # enqueue returns '{number}-{suffix}', outputs carry the number alone
             names = [str(name).split("-")[0] for name in llm.enqueue(prompts, sampling, use_tqdm=False)]
             in_engine |= {name: (task, time.monotonic()) for name, task in zip(names, more, strict=True)}
+        if not in_engine:
+            return
         for output in llm.llm_engine.step():
             if output.finished:
                 task, started = in_engine.pop(output.request_id.split("-")[0])

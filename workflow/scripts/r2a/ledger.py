@@ -1,13 +1,16 @@
 """Results of requests kept the moment they finish, so that a killed job loses only what was in flight."""
 
 import contextlib
+import fcntl
 import json
 import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
+
+from r2a.progress import logger
 
 SECONDS_BETWEEN_SYNCS = 1.0
 
@@ -40,6 +43,9 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._sync()
         self._file.close()
 
@@ -59,6 +65,33 @@ class Ledger:
     def _sync(self) -> None:
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
+
+
+def hold(path: Path) -> TextIO:
+    """Take a ledger for this process, once no other has it, until the returned file is closed or the process ends.
+
+    The kernel frees it however the process ends. A file system without locks lets all in: Snakemake starts no job
+    twice.
+    """
+    file = hold_if_free(path)
+    if file is None:
+        file = open(path, "a")  # noqa: SIM115 (closed by whoever holds it)
+        logger.info(f"{path}: waits for a job that completes these requests with its own")
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def hold_if_free(path: Path) -> TextIO | None:
+    """As hold, but None at once where another process has the ledger, or the file system has no locks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a")  # noqa: SIM115 (closed by whoever holds it)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
 def _whole_lines(path: Path) -> bytes:

@@ -256,6 +256,16 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
     return found
 
 
+def labelled(path: Path | str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that a file was made with, and how tables and figures call its model, dataset and judge.
+
+    settings: model_labels, dataset_labels and judge_labels, by name; model_label and so on in the result.
+    """
+    parameters = read_provenance(path)["parameters"]
+    kinds = [kind for kind in ("model", "dataset", "judge") if kind in parameters and f"{kind}_labels" in settings]
+    return parameters | {f"{kind}_label": settings[f"{kind}_labels"][parameters[kind]] for kind in kinds}
+
+
 def _provenance_text(path: Path) -> str | None:
     if path.suffix == ".parquet":
         text = (pq.read_schema(path).metadata or {}).get(KEY.encode())
@@ -275,6 +285,15 @@ def read_parquet(path: Path | str, columns: Sequence[str] | None = None) -> pd.D
         _refuse_empty((pq.read_schema(path).metadata or {}).get(KEY.encode()))
         chosen = list(columns) if columns else None
         return pd.read_parquet(path, columns=chosen, page_checksum_verification=True)
+
+
+def read_traces(paths: Sequence[Path | str], columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Traces (or their grades) of several conditions and decodings, a file each: problem by problem, in files' order.
+
+    columns: some of them, uid among them.
+    """
+    table = pd.concat([read_parquet(path, columns) for path in paths], ignore_index=True)
+    return table.sort_values("uid", key=lambda uids: pd.Series(pd.factorize(uids)[0]), kind="stable", ignore_index=True)
 
 
 @contextlib.contextmanager

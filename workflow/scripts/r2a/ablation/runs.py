@@ -88,8 +88,7 @@ def ablate_heads(
 def _ablated_traces(traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
     """The valid traces with reasoning whose answers are generated again, drawn by the study's seed."""
     table = read_parquet(traces)
-    chosen = (table["decoding"] == settings["decoding"]) & (table["condition"] == "with_reasoning")
-    table = table[table["is_valid"] & chosen]
+    table = table[table["is_valid"]]
     if table.empty:
         raise NothingToMeasure(f"no valid {settings['decoding']} trace with reasoning (the funnel says why)")
     n_problems = min(settings["n_problems"] or len(table), len(table))

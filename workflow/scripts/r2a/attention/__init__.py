@@ -25,16 +25,21 @@ from r2a.models.decoder import Decoder
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.shards import WHOLE, shard_range
-from r2a.store import NothingToMeasure, add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
+from r2a.store import NothingToMeasure, add_array, add_axis, add_column, new_hdf5, provenance, read_traces
 from r2a.text.cues import is_cue_token
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, Bounds
 
 
 def capture_attention(
-    traces: Path, manifest: Path, output: Path, settings: Mapping[str, Any], batch_tokens: int, shard: str = WHOLE
+    traces: Sequence[Path],
+    manifest: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    batch_tokens: int,
+    shard: str = WHOLE,
 ) -> None:
-    """Rerun every valid trace of settings["decoding"] (a shard: its own of them) and store what its answer attends to.
+    """Rerun every valid trace (a shard: its own of them) and store what its answer attends to.
 
         By METHOD section 3, float32, nan where undefined and in layers without attention: /segment_mass [trace, layer,
     head, query_segment, key_segment]; /tracking, /spread, /cue_preference, /cue_over_initial, /contribution and
@@ -59,8 +64,8 @@ def capture_attention(
     sentences = [sentence_bounds(reasoning, b.reasoning) for reasoning, b in zip(pieces, bounds, strict=True)]
 
     own = shard_range(shard, len(table))
-    written_from = provenance(settings, [traces, manifest])
-    parts = Parts(output, written_from, [traces, manifest])
+    written_from = provenance(settings, [*traces, manifest])
+    parts = Parts(output, written_from, [*traces, manifest])
     missing = [number for number in own if str(number) not in parts]
     logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already there")
     if missing:
@@ -90,7 +95,7 @@ def capture_attention(
                 }
                 mass = found["segment_mass"][decoder.attending]
                 check_masses(mass, dtype, f"{row.uid}, {row.condition}", decoder.has_sinks)
-                if settings["is_greedy"]:
+                if settings["temperature"] == 0:
                     n_prompt = len(row.prompt_token_ids)
                     predicted = predicted_ids(model, hidden[n_prompt - 1 : -1])
                     is_own = np.ones(len(predicted), bool)
@@ -109,21 +114,22 @@ def capture_attention(
             arrays["sentence_mass"][number, :, :, : len(cut) - 1] = found.pop("sentence_mass")
             for name, values in found.items():
                 arrays[name][number] = values
-        if settings["is_greedy"] and own:
+        if settings["temperature"] == 0 and own:
             agreement = arrays["argmax_agreement"][own.start : own.stop]
             logger.info(
                 f"arg-max agreement with the engine: mean {np.mean(agreement):.4f}, least {np.min(agreement):.4f}"
             )
 
 
-def read_traces_to_rerun(traces: Path, decoding: str) -> pd.DataFrame:
-    """The valid traces that are rerun. Raises NothingToMeasure where there is none."""
-    table = read_parquet(traces)
-    table = table[table["is_valid"] & (table["decoding"] == decoding)]
+def read_traces_to_rerun(traces: Sequence[Path], decoding: str) -> pd.DataFrame:
+    """The valid traces that are rerun, of some conditions. Raises NothingToMeasure where there is none."""
+    table = read_traces(traces)
+    table = table[table["is_valid"]]
     # a reasoning of no token has no attention rows of its own
     has_reasoning = table["bounds"].map(Bounds.of).map(lambda bounds: bounds.think_close > bounds.reasoning)
     n_empty = int((~has_reasoning).sum())
-    logger.info(f"{traces}: {len(table)} valid {decoding} traces, {n_empty} of empty reasoning left out")
+    names = ", ".join(map(str, traces))
+    logger.info(f"{names}: {len(table)} valid traces, {n_empty} of empty reasoning left out")
     table = table[has_reasoning]
     if table.empty:
         raise NothingToMeasure(f"no valid {decoding} trace (the funnel says why)")

@@ -26,8 +26,8 @@ from r2a.traces import SEGMENTS, Bounds
 MEANS = ("rfh_mean", "all_mean")
 
 
-def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Rerun a few traces with reasoning and store the attention rows of their answer tokens, over all tokens.
+def capture_rows(traces: Path, manifest: Path, ranks: Path, output: Path, settings: Mapping[str, Any]) -> None:
+    """Rerun a few of the traces with reasoning and store the attention rows of their answer tokens, over all tokens.
 
     One group a trace, /trace_0 and on, as lengths differ; /uid and /sample [trace] name them. In each:
     attention [head, row, key] of the kept heads (settings["row_heads"]: the Reasoning-Focus Heads in the order of
@@ -44,8 +44,9 @@ def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settin
     """
     origin = read_manifest(manifest)
     (identity,) = origin["models"].values()
-    table = _chosen_traces(read_traces_to_rerun(traces, settings["decoding"]), traces, settings)
-    kept_heads = read_parquet(heads)
+    table = _chosen_traces(read_traces_to_rerun([traces], settings["decoding"]), traces, settings)
+    kept_heads = read_parquet(ranks)
+    kept_heads["is_rfh"] = kept_heads["has_attention"] & (kept_heads["rank"] <= settings["n_top_heads"])
     if settings["row_heads"] == "rfhs":
         kept_heads = kept_heads[kept_heads["is_rfh"]].sort_values("rank")
     tokenizer = load_tokenizer(origin["folder"])
@@ -56,7 +57,7 @@ def capture_rows(traces: Path, manifest: Path, heads: Path, output: Path, settin
         first = table.iloc[0]
         check_against_eager(model, [*first.prompt_token_ids, *first.completion_token_ids], identity["dtype"])
     with (
-        new_hdf5(output, provenance(settings, [traces, manifest, heads])) as file,
+        new_hdf5(output, provenance(settings, [traces, manifest, ranks])) as file,
         Progress(f"{settings['model']}, {settings['dataset']}: attention rows", len(table)) as progress,
     ):
         add_axis(file, "trace", [f"trace_{number}" for number in range(len(table))])
@@ -171,7 +172,6 @@ def case_attention(
 
 def _chosen_traces(table: pd.DataFrame, traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
     """The first samples of the problems in settings["uids"], or else settings["n_cases"] drawn traces."""
-    table = table[table["condition"] == "with_reasoning"]
     uids = settings["uids"]
     if not uids:
         n_cases = min(settings["n_cases"], len(table))

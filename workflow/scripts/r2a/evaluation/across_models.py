@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from r2a.heads.focus import short_mass
 from r2a.statistics import holm, percentile_ends, resampled_means
-from r2a.store import filled, open_hdf5, provenance, read_provenance, write_csv
+from r2a.store import filled, labelled, open_hdf5, provenance, read_provenance, write_csv
 
 MODEL_COLUMNS = [
     "model", "family", "n_parameters", "n_layers", "distillation", "dataset", "measure", "value", "low", "high", "n",
@@ -52,7 +52,7 @@ def write_across_models(
             measured = row.difference, row.low, row.high, row.n_problems
             rows.append(known | _measured(row.dataset, "effect", *measured))
         for path in _of(attention, name):
-            dataset = read_provenance(path)["parameters"]["dataset_label"]
+            dataset = labelled(path, settings)["dataset_label"]
             rows.append(known | _measured(dataset, "rfh depth", *rfh_depth(path, settings)))
         for path in _of(hand_off, name):
             dataset = read_provenance(path)["parameters"]["dataset_label"]

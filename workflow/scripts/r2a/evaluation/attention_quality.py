@@ -12,7 +12,7 @@ from scipy.stats import mannwhitneyu
 from r2a.evaluation.outcomes import mean
 from r2a.roles import BETWEEN, WITHIN
 from r2a.statistics import holm
-from r2a.store import provenance, read_parquet, read_provenance, why_empty, write_csv
+from r2a.store import labelled, provenance, read_parquet, why_empty, write_csv
 from r2a.traces import TRACE_KEYS
 
 # a2r grows with the reasoning's length, and hard problems have long ones; lift is a2r adjusted for it
@@ -120,7 +120,7 @@ def write_attention_quality(
     for path, grades_path in zip(by_trace, grades, strict=True):
         if why_empty(path) is not None:
             continue
-        names, traces = read_provenance(path)["parameters"], read_parquet(path)
+        names, traces = labelled(path, settings), read_parquet(path)
         verdicts = read_parquet(grades_path, [*TRACE_KEYS, "is_correct"])
         table = quality_table(traces.merge(verdicts, on=list(TRACE_KEYS), how="left", validate="1:1"), settings)
         named = {"model": names["model_label"], "dataset": names["dataset_label"], "decoding": traces["decoding"][0]}

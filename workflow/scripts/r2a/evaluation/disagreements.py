@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from r2a.progress import logger
-from r2a.store import provenance, read_parquet, read_provenance, write_csv
+from r2a.store import labelled, provenance, read_parquet, read_provenance, write_csv
 
 COLUMNS = ["uid", "model", "dataset", "condition", "decoding", "sample", "reference"]
 
@@ -30,7 +30,8 @@ def write_disagreements(
 ) -> None:
     """Write the table over all models and datasets, which are called by their labels, as CSV.
 
-    settings: graders. datasets: those of the grades. With one grader, or none disagreeing, it has no rows.
+    settings: graders, model_labels and dataset_labels. datasets: those of the grades. With one grader, or with none
+    disagreeing, it has no rows.
     """
     references = {
         read_provenance(path)["parameters"]["dataset"]: read_parquet(path, ["uid", "answer"]).set_index("uid")["answer"]
@@ -38,7 +39,7 @@ def write_disagreements(
     }
     n_answers, parts = 0, [pd.DataFrame(columns=COLUMNS)]
     for path in grades:
-        names = read_provenance(path)["parameters"]
+        names = labelled(path, settings)
         table = read_parquet(path)
         n_answers += len(table)
         table["reference"] = table["uid"].map(references[names["dataset"]])

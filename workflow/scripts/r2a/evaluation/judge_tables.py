@@ -16,7 +16,7 @@ from scipy import stats
 
 from r2a.progress import logger
 from r2a.statistics import holm, is_testable, mean_interval
-from r2a.store import provenance, read_parquet, read_provenance, write_csv
+from r2a.store import labelled, provenance, read_parquet, write_csv
 from r2a.study import CONDITIONS
 
 WITH, WITHOUT = CONDITIONS
@@ -142,12 +142,14 @@ def write_judge_tables(
 ) -> None:
     """Write the three tables as CSV files. judgements: one file a judge and dataset.
 
-    settings: confidence.
+    settings: confidence, and labels by name (model_labels, dataset_labels, judge_labels).
     """
     parts = []
     for path in judgements:
         part = read_parquet(path)
-        part.insert(0, "judge", read_provenance(path)["parameters"]["judge_label"])
+        part.insert(0, "judge", labelled(path, settings)["judge_label"])
+        for kind in ("model", "dataset"):
+            part[kind] = part[kind].map(settings[f"{kind}_labels"])
         parts.append(part)
     table = pd.concat(parts, ignore_index=True)
     tables = {

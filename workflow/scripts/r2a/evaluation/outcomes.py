@@ -7,11 +7,12 @@ A trace counts as right where it is valid and correct; one that is valid but und
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from r2a.store import read_parquet, read_provenance
+from r2a.store import labelled, read_parquet, read_provenance
 from r2a.study import CONDITIONS
 from r2a.traces import TRACE_KEYS
 
@@ -27,26 +28,27 @@ class EvaluationError(Exception):
 
 
 def read_traces(
-    traces: Sequence[Path], grades: Sequence[Path], datasets: Sequence[Path]
+    traces: Sequence[Path], grades: Sequence[Path], datasets: Sequence[Path], settings: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All traces, one row each, and those with grades as a graded table; models and datasets by their labels.
+    """All traces, one row each, and those with grades as a graded table; models and datasets by their labels, in
+    settings (model_labels, dataset_labels).
 
     Both have n_tokens, the completion's tokens with its EOS, nan where an endpoint gave none. Raises
     EvaluationError where two models or datasets share a label, or grades don't belong to their traces.
     """
-    problems = {_names(path)["dataset"]: read_parquet(path, ["uid", "area", "level"]) for path in datasets}
-    grades_of = {(_names(path)["model"], _names(path)["dataset"]): path for path in grades}
-    _check_labels([_names(path) for path in traces])
+    problems = {labelled(path, settings)["dataset"]: read_parquet(path, ["uid", "area", "level"]) for path in datasets}
+    grades_of = {_place(labelled(path, settings)): path for path in grades}
+    _check_labels([labelled(path, settings) for path in traces])
     parts, graded = [], []
     for path in traces:
-        names = _names(path)
+        names = labelled(path, settings)
         part = read_parquet(path, [*TRACE_COLUMNS, "completion_token_ids"])
         lengths = part.pop("completion_token_ids").map(len)
         part["n_tokens"] = lengths if lengths[part["is_finished"]].all() else np.nan
         part.insert(0, "model", names["model_label"])
         part.insert(1, "dataset", names["dataset_label"])
         parts.append(part)
-        grade_path = grades_of.get((names["model"], names["dataset"]))
+        grade_path = grades_of.get(_place(names))
         if grade_path is not None:
             table = part.merge(read_parquet(grade_path, [*TRACE_KEYS, "is_correct", "reason"]), on=list(TRACE_KEYS))
             table = table.merge(problems[names["dataset"]], on="uid")
@@ -57,14 +59,13 @@ def read_traces(
     return pd.concat(parts, ignore_index=True), with_outcomes(all_graded)
 
 
-def n_unreadable(traces: Sequence[Path], datasets: Sequence[Path]) -> dict[str, int]:
+def n_unreadable(datasets: Sequence[Path], settings: Mapping[str, Any]) -> dict[str, int]:
     """By a dataset's label, how many problems were left out as their references cannot be read."""
-    labels = {_names(path)["dataset"]: _names(path)["dataset_label"] for path in traces}
     found = {}
     for path in datasets:
         origin = read_provenance(path)
-        if origin["parameters"].get("unreadable_references") == "drop" and _names(path)["dataset"] in labels:
-            found[labels[_names(path)["dataset"]]] = len(origin["unreadable_references"])
+        if origin["parameters"].get("unreadable_references") == "drop":
+            found[labelled(path, settings)["dataset_label"]] = len(origin["unreadable_references"])
     return found
 
 
@@ -90,8 +91,8 @@ def mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else np.nan
 
 
-def _names(path: Path) -> dict[str, str]:
-    return read_provenance(path)["parameters"]
+def _place(names: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(names.get(kind, "") for kind in ("model", "dataset", "condition", "decoding"))
 
 
 def _check_labels(names: Sequence[Mapping[str, str]]) -> None:

@@ -125,14 +125,15 @@ def write_evaluation(
 ) -> None:
     """Write the tables funnel, accuracy, effect, budgets, problems, decodings and variants as CSV files.
 
-    traces: one file a model and dataset; grades: the same, but for datasets without reference answers;
-    datasets: those of the grades. outputs: a path a table. settings: n_resamples, confidence, seed, variants.
-    Models and datasets go by their labels. Raises EvaluationError as read_traces does.
+    traces: one file a model, dataset, condition and decoding; grades: the same, but for datasets without reference
+    answers; datasets: those of the grades. outputs: a path a table. settings: n_resamples, confidence, seed,
+    variants, model_labels, dataset_labels. Models and datasets go by their labels. Raises EvaluationError as
+    read_traces does.
     """
-    all_traces, graded = read_traces(traces, grades, datasets)
+    all_traces, graded = read_traces(traces, grades, datasets, settings)
     confidence = settings["confidence"]
     tables = {
-        "funnel": funnel_table(all_traces, confidence, n_unreadable(traces, datasets)),
+        "funnel": funnel_table(all_traces, confidence, n_unreadable(datasets, settings)),
         "accuracy": accuracy_table(graded, confidence),
         "effect": effect_table(graded, settings["n_resamples"], confidence, settings["seed"]),
         "budgets": budget_table(graded, settings["n_resamples"], confidence, settings["seed"]),

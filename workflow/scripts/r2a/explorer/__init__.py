@@ -13,39 +13,38 @@ import pandas as pd
 from r2a.models import load_tokenizer, read_manifest, token_pieces
 from r2a.progress import Progress, logger
 from r2a.roles import DIRECTIONS
-from r2a.store import axis_labels, filled, open_hdf5, read_parquet, read_provenance, write_text
+from r2a.store import axis_labels, filled, labelled, open_hdf5, read_parquet, read_traces, write_text
 from r2a.traces import TRACE_KEYS
 
 PAGE = Path(__file__).parent
 EFFECT = "normalized_logit_diff"
+NAMES = ("model", "model_label", "dataset", "dataset_label")
 
 
 def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path, settings: Mapping[str, Any]) -> None:
     """Write the page to `index`, and what it loads on demand into the folder `data` beside it.
 
-    `inputs` names lists of paths as the rule does: datasets, manifests (one a dataset or model); traces, grades,
-    attention, heads, rows, pairs and patching (one a model and dataset, where there is one). Of every model and
-    dataset settings["n_problems"] problems are shown at most, those with kept attention rows first, in both
-    conditions, as settings["decoding"] gave them. Data are scripts that hand over JSON, arrays in it float16 in
-    base64: what a page opened from a disk may load.
+    `inputs` names lists of paths as the rule does: datasets, manifests (one a dataset or model); traces and grades
+    (of one decoding, one a model, dataset and condition); attention, heads, rows, pairs and patching (one a model
+    and dataset, where there is one). Of every model and dataset settings["n_problems"] problems are shown at most,
+    those with kept attention rows first. settings: also model_labels, dataset_labels, is_toy and study. Data are
+    scripts that hand over JSON, arrays in it float16 in base64: what a page opened from a disk may load.
     """
     # null, where a table has no value, is what JSON knows
     tables = {path.stem: read_parquet(path).astype(object) for path in inputs["datasets"]}
     problems = {name: table.where(table.notna(), None).set_index("uid", drop=False) for name, table in tables.items()}
     folders = {path.stem: read_manifest(path)["folder"] for path in inputs["manifests"]}
-    stores = {
-        name: {(path.parent.name, path.stem): path for path in filled(paths)}
-        for name, paths in inputs.items()
-        if name not in ("datasets", "manifests")
-    }
+    stores: dict[tuple[str, ...], dict[str, list[Path]]] = {}
+    for name, paths in inputs.items():
+        for path in filled(paths) if name not in ("datasets", "manifests") else ():
+            origin = labelled(path, settings)
+            stores.setdefault(tuple(origin[name] for name in NAMES), {}).setdefault(name, []).append(path)
     collections = []
-    with Progress("explorer: models and datasets", len(stores["traces"])) as progress:
-        for number, (place, path) in enumerate(stores["traces"].items()):
-            origin = read_provenance(path)["parameters"]
-            there = {name: paths[place] for name, paths in stores.items() if place in paths}
-            collection = _Collection(there, problems[origin["dataset"]], folders[origin["model"]], settings)
-            names = {name: origin[name] for name in ("model", "model_label", "dataset", "dataset_label")}
-            collections.append({**names, "folder": str(number), "traces": collection.write(data, str(number))})
+    with Progress("explorer: models and datasets", len(stores)) as progress:
+        for number, (names, there) in enumerate(stores.items()):
+            named = dict(zip(NAMES, names, strict=True))
+            collection = _Collection(there, problems[named["dataset"]], folders[named["model"]], settings["n_problems"])
+            collections.append({**named, "folder": str(number), "traces": collection.write(data, str(number))})
             progress.advance()
     study = {"study": settings["study"], "is_toy": settings["is_toy"], "collections": collections}
     _hand_over(data / "index.js", "index", study)
@@ -79,14 +78,15 @@ class _Collection:
     """The traces of one model on one dataset, and what was measured on them."""
 
     def __init__(
-        self, stores: Mapping[str, Path], problems: pd.DataFrame, model: str | None, settings: Mapping[str, Any]
+        self, stores: Mapping[str, Sequence[Path]], problems: pd.DataFrame, model: str | None, n_problems: int
     ) -> None:
-        """model: the folder of its tokenizer; None for a model that is known to its endpoint alone."""
-        self.stores, self.problems, self.n_problems = stores, problems, settings["n_problems"]
+        """stores: of traces and grades one a condition, of others one. model: the folder of its tokenizer; None for a
+        model that is known to its endpoint alone.
+        """
+        self.stores, self.problems, self.n_problems = stores, problems, n_problems
         self.tokenizer = load_tokenizer(model) if model else None
-        traces = read_parquet(stores["traces"])
-        self.traces = traces[traces["decoding"] == settings["decoding"]]
-        self.grades = read_parquet(stores["grades"]).set_index(list(TRACE_KEYS)) if "grades" in stores else None
+        self.traces = read_traces(stores["traces"])
+        self.grades = read_traces(stores["grades"]).set_index(list(TRACE_KEYS)) if "grades" in stores else None
 
     def write(self, data: Path, folder: str) -> list[dict[str, Any]]:
         """Write a file a trace and a pair, and one of the heads; return what the list of traces shows of each."""
@@ -111,7 +111,9 @@ class _Collection:
                     "has_rows": place in cases, "pair": pairs.get(problem.get("pair")),
                 }
             )  # fmt: skip
-        logger.info(f"{self.stores['traces']}: {len(listed)} traces of {len(uids)} problems, {len(cases)} with rows")
+        logger.info(
+            f"{self.stores['traces'][0].parent}: {len(listed)} traces of {len(uids)} problems, {len(cases)} with rows"
+        )
         return listed
 
     def _verdict(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +142,7 @@ class _Collection:
         """The traces whose answer tokens' attention rows were kept."""
         if "rows" not in self.stores:
             return
-        with open_hdf5(self.stores["rows"]) as file:
+        with open_hdf5(self.stores["rows"][0]) as file:
             for name, uid, sample in zip(
                 axis_labels(file, "trace"), file["uid"].asstr()[:], file["sample"][:], strict=True
             ):
@@ -161,7 +163,7 @@ class _Collection:
         """What the answer as a whole pays to each reasoning sentence, by every head [layer * head, sentence]."""
         if "attention" not in self.stores:
             return
-        with open_hdf5(self.stores["attention"]) as file:
+        with open_hdf5(self.stores["attention"][0]) as file:
             names = zip(file["uid"].asstr()[:], file["condition"].asstr()[:], file["sample"][:], strict=True)
             for number, (uid, condition, sample) in enumerate(names):
                 bounds = file["sentence_bounds"][number]
@@ -173,15 +175,15 @@ class _Collection:
         """The head table's numbers, a list a column."""
         if "heads" not in self.stores:
             return {}
-        table = read_parquet(self.stores["heads"]).sort_values(["layer", "head"])
+        table = read_parquet(self.stores["heads"][0]).sort_values(["layer", "head"])
         return {name: table[name].astype(float).round(5) for name in table.select_dtypes(["number", "bool"])}
 
     def _pairs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Of every pair patched under the first probe, its tokens by role, and every patch's effect [layer, role]."""
         if "patching" not in self.stores or self.tokenizer is None:
             return
-        rows = read_parquet(self.stores["pairs"])
-        with open_hdf5(self.stores["patching"]) as file:
+        rows = read_parquet(self.stores["pairs"][0])
+        with open_hdf5(self.stores["patching"][0]) as file:
             probe = axis_labels(file, "probe")[0]
             rows, of_probe = rows[rows["probe"] == probe].set_index("pair"), file[probe]
             roles = axis_labels(of_probe, "role")

@@ -1,5 +1,6 @@
 """Figures of stage 1: which traces survive the funnel, and where graders disagree."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from r2a.figures.style import (
     save,
     title,
 )
-from r2a.store import read_parquet, read_provenance
+from r2a.store import labelled, read_provenance, read_traces
 from r2a.study import CONDITIONS
 
 STEPS = ("total", "finished", "well_formed", "extracted")
@@ -82,7 +83,7 @@ def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
 @figure(
     scope="study",
     analysis="graders",
-    reads={"grades": "<results>/grades/{model}/{dataset}.parquet"},
+    reads={"grades": "<results>/grades/{model}/{dataset}/{condition}.{decoding}.parquet"},
     category="4 Checks",
     label="grader disagreements",
     where="graded_datasets",
@@ -95,7 +96,7 @@ def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
 def plot_disagreements(grades: Sequence[Path], stem: Path, settings: Mapping[str, Any]) -> None:
     """A panel a grader beside the first: how many answers the two judge differently, by model and dataset."""
     first, *others = read_provenance(grades[0])["parameters"]["graders"]
-    table = disagreement_counts(grades, first, others)
+    table = disagreement_counts(grades, first, others, settings)
     if table.empty:
         save(nothing_to_draw(f"Answers are judged by {first} alone."), stem, table, settings, grades)
         return
@@ -123,16 +124,20 @@ def plot_disagreements(grades: Sequence[Path], stem: Path, settings: Mapping[str
     save(figure, stem, table, settings, grades)
 
 
-def disagreement_counts(grades: Sequence[Path], first: str, others: Sequence[str]) -> pd.DataFrame:
-    """One row a grades file and other grader: n answers, and how many the two judge differently, in which way."""
-    rows = []
+def disagreement_counts(
+    grades: Sequence[Path], first: str, others: Sequence[str], settings: Mapping[str, Any]
+) -> pd.DataFrame:
+    """One row a model, dataset and other grader: n answers, and how many the two judge differently, in which way."""
+    rows, files = [], defaultdict(list)
     for path in grades:
-        names, verdicts = read_provenance(path)["parameters"], read_parquet(path)
+        names = labelled(path, settings)
+        files[f"{names['model_label']}, {names['dataset_label']}"].append(path)
+    for answers, paths in files.items():
+        verdicts = read_traces(paths)
         ours = verdicts["is_correct"].astype("boolean")
         for other in others:
             theirs = verdicts[f"is_correct_{other}"].astype("boolean")
             is_undecided = ours.isna() ^ theirs.isna()
             counts = (ours & ~theirs).sum(), (theirs & ~ours).sum(), is_undecided.sum()
-            answers = f"{names['model_label']}, {names['dataset_label']}"
             rows.append((other, answers, len(verdicts), int(sum(counts)), *map(int, counts)))
     return pd.DataFrame(rows, columns=["grader", "answers", "n", "n_differing", *DISAGREEMENTS])

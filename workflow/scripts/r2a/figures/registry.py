@@ -6,10 +6,12 @@ first parameters are the files that it `reads`, by name; then the path of its ou
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from r2a.registry import Entry, Registry, RegistryError
+from r2a.study.schema import CONDITIONS
 
 if TYPE_CHECKING:
     from r2a.study.schema import Study
@@ -24,7 +26,8 @@ class Figure(Entry):
     """A registered figure.
 
     scope: what one figure shows. analysis: figures of one scope and analysis are drawn by one job, from the files that
-    any of them reads. reads: files by parameter; with {model} and {dataset} in the scope `study`, those of all.
+    any of them reads. reads: files by parameter; with {model}, {dataset}, {condition} and {decoding} in the scope
+    `study`, those of all.
     category: its place in the report and the summary. caption: what is drawn, over how many, with what intervals and
     tests; {interval} stands for the level of intervals. where: the property of Study that lists the datasets which the
     figure is drawn for, all by default; in the scope `study`, what must not be empty for it to be drawn.
@@ -109,7 +112,11 @@ def _inputs(one: Figure, study: "Study") -> dict[str, str | list[str]]:
         return dict(one.reads)
     datasets = getattr(study, one.where) if one.where else study.datasets
     return {
-        parameter: [path.format(model=model, dataset=dataset) for model in study.models for dataset in datasets]
+        parameter: [
+            path.format(model=model, dataset=dataset, condition=condition, decoding=decoding)
+            for model, dataset in product(study.models, datasets)
+            for condition, decoding in (product(CONDITIONS, study.decodings) if "{decoding}" in path else [("", "")])
+        ]
         if "{" in path
         else path
         for parameter, path in one.reads.items()

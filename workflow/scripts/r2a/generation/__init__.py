@@ -1,9 +1,10 @@
 """Stage 1: traces with and without reasoning."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import pandas as pd
 from r2a.boxes import final_answer
 from r2a.endpoint_replies import is_finished as is_whole
 from r2a.formats import read_format
-from r2a.generation.ledger import Ledger
+from r2a.generation.ledger import Ledger, ledger_path, other_ledgers
+from r2a.generation.plan import PLAN, read_plan
 from r2a.generation.requests import NEUTRAL, REFUSED, TOO_LONG, Completion, Request
+from r2a.generation.siblings import Siblings
+from r2a.ledger import hold
 from r2a.models import load_tokenizer, marks_of, read_manifest, stop_ids, text_marks, text_of
 from r2a.progress import Progress, logger
 from r2a.prompts import WITHOUT, Prompts, PromptStyle
 from r2a.shards import WHOLE, shard_range
 from r2a.store import parameters_hash, provenance, read_parquet, write_parquet
-from r2a.study import CONDITIONS
 from r2a.traces import forced_close, invalid_reason, segment
 
 
@@ -30,7 +33,7 @@ def request_seed(study_seed: int, uid: str, condition: str, decoding: str, sampl
 
 
 def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Request]:
-    """One request a problem, condition, decoding and sample, in that order.
+    """One request a problem and sample, in that order, of settings["condition"] and settings["decoding"].
 
     A prompt that leaves no room for an answer gets max_new_tokens 0.
     """
@@ -44,40 +47,39 @@ def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings
     prompts = Prompts(tokenizer, style) if tokenizer is not None else None
     stops = tuple(sorted(stop_ids(folder, tokenizer))) if tokenizer is not None else ()
     requests, changed = [], []
-    for row, condition in product(problems.itertuples(), CONDITIONS):
+    condition, decoding, is_greedy = settings["condition"], settings["decoding"], settings["temperature"] == 0
+    asked = style.asked(condition)
+    for row in problems.itertuples():
         ids: list[int] = []
         room = settings["max_new_tokens"]
-        asked = style.asked(condition)
         if prompts is not None:
             ids = prompts.ids(row.problem, settings["instruction"], condition)
             room = min(room, max(manifest["n_positions"] - len(ids), 0))
             if row.problem.strip() not in prompts.text(row.problem, settings["instruction"], condition):
                 changed.append(row.uid)
-        for decoding, sampler in settings["decodings"].items():
-            is_greedy = sampler["temperature"] == 0
-            for sample in range(sampler["n_samples"]):
-                requests.append(
-                    Request(
-                        uid=row.uid,
-                        condition=condition,
-                        decoding=decoding,
-                        sample=sample,
-                        seed=request_seed(settings["seed"], row.uid, condition, decoding, sample),
-                        prompt_ids=tuple(ids),
-                        prompt=f"{row.problem}{settings['instruction']}{asked.suffix}",
-                        prefill=style.prefill(condition),
-                        temperature=sampler["temperature"],
-                        top_p=1.0 if is_greedy else sampler["top_p"] or default_top_p,
-                        max_new_tokens=room,
-                        model=model,
-                        repetition=settings["repetition"],
-                        reasoning_budget=settings["reasoning_budget"],
-                        stop_ids=stops,
-                        system=asked.system,
-                        template_arguments=asked.arguments,
-                        close=style.form.close,
-                    )
+        for sample in range(1 if is_greedy else settings["n_samples"]):
+            requests.append(
+                Request(
+                    uid=row.uid,
+                    condition=condition,
+                    decoding=decoding,
+                    sample=sample,
+                    seed=0 if is_greedy else request_seed(settings["seed"], row.uid, condition, decoding, sample),
+                    prompt_ids=tuple(ids),
+                    prompt=f"{row.problem}{settings['instruction']}{asked.suffix}",
+                    prefill=style.prefill(condition),
+                    temperature=settings["temperature"],
+                    top_p=1.0 if is_greedy else settings["top_p"] or default_top_p,
+                    max_new_tokens=room,
+                    model=model,
+                    repetition=settings["repetition"],
+                    reasoning_budget=settings["reasoning_budget"],
+                    stop_ids=stops,
+                    system=asked.system,
+                    template_arguments=asked.arguments,
+                    close=style.form.close,
                 )
+            )
     if changed:
         uids = list(dict.fromkeys(changed))
         logger.warning(
@@ -105,11 +107,21 @@ def generate_traces(
     engine: Mapping[str, Any],
     shard: str = WHOLE,
 ) -> None:
-    """Complete every request of a dataset, or of a shard's problems, and write the traces' table (see write_traces)."""
+    """Complete every request of a dataset, or of a shard's problems, and write the traces' table (see write_traces).
+
+    Where an engine is started for them, it serves other jobs of the model's plan as well (r2a.generation.plan).
+    """
     model = read_manifest(manifest)
-    problems = read_parquet(dataset)
-    requests = build_requests(problems.iloc[shard_range(shard, len(problems))], model, settings)
-    write_traces(requests, model, output, settings, engine, [dataset, manifest])
+
+    def requests_of(job: Mapping[str, Any]) -> list[Request]:
+        problems = read_parquet(job["dataset"])
+        return build_requests(problems.iloc[shard_range(job["shard"], len(problems))], model, job["settings"])
+
+    own = {"dataset": dataset, "output": str(output), "settings": settings, "shard": shard}
+    planned = [job for job in read_plan(output.parents[1] / PLAN) if job["output"] != own["output"]]
+    write_traces(
+        requests_of(own), model, output, settings, engine, [dataset, manifest], lambda: Siblings(planned, requests_of)
+    )
 
 
 def write_traces(
@@ -119,6 +131,7 @@ def write_traces(
     settings: Mapping[str, Any],
     engine: Mapping[str, Any],
     inputs: Sequence[Path],
+    siblings: Callable[[], Siblings] = lambda: Siblings((), lambda _: []),
 ) -> None:
     """Complete requests with a model, given by its manifest, and write a row each.
 
@@ -126,6 +139,7 @@ def write_traces(
     problems, samples, decodings or shards, generates only what is missing. `engine` holds memory settings, or where an
     endpoint is and how fast to ask it, which don't change results. A prompt that is too long for the model, or
     that an endpoint refuses, gives an unfinished trace without tokens, and costs no other.
+    siblings: jobs that an engine serves too, once one is started.
     """
     completions = {request.key: Completion((), TOO_LONG, 0.0) for request in requests if request.max_new_tokens == 0}
     if completions:
@@ -134,13 +148,13 @@ def write_traces(
             f"{settings['dataset']}: {len(uids)} problems ({', '.join(uids[:3])}, ...) fill the model's "
             f"{model['n_positions']} positions before it can answer; their traces are empty"
         )
-    others = output.parent.glob(f".{settings['dataset']}.*ledger.jsonl")  # of other shards, or another number of them
-    with Ledger(output.with_name(f".{output.stem}.ledger.jsonl"), others) as ledger:
+    path = ledger_path(output)
+    with contextlib.closing(hold(path)), Ledger(path, other_ledgers(output)) as ledger:
         asked = [request for request in requests if request.max_new_tokens > 0]
         missing = list({request.key: request for request in asked if request.key not in ledger}.values())
         logger.info(f"{output}: {len(requests)} requests, {len(missing)} of them not yet in the ledger")
         if missing:
-            finished = _complete(missing, model, settings, engine)
+            finished = _complete(missing, model, settings, engine, siblings)
             for request, completion in keep(finished, ledger, missing, f"{settings['model']}, {settings['dataset']}"):
                 completions[request.key] = completion
         completions |= {request.key: ledger[request.key] for request in asked if request.key in ledger}
@@ -162,17 +176,27 @@ def keep(
 
 
 def _complete(
-    requests: Sequence[Request], manifest: Mapping[str, Any], settings: Mapping[str, Any], engine: Mapping[str, Any]
+    requests: Sequence[Request],
+    manifest: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    engine: Mapping[str, Any],
+    siblings: Callable[[], Siblings],
 ) -> Iterator[tuple[Request, Completion]]:
     """The completions, from the model's endpoint where it has one, else from vLLM here."""
     if settings["endpoint"]:
         from r2a.generation import endpoint_engine
 
-        return endpoint_engine.complete(requests, settings["endpoint"], engine)
+        yield from endpoint_engine.complete(requests, settings["endpoint"], engine)
+        return
     from r2a.generation import vllm_engine
 
-    llm = vllm_engine.start(requests, manifest, engine, settings["think_tags"] == "pieces")
-    return vllm_engine.complete(llm, requests)
+    others = siblings()
+    asked = [*requests, *others.requests()]
+    llm = vllm_engine.start(asked, manifest, engine, settings["think_tags"] == "pieces")
+    wanted = chain(requests, others.claimed({request.key for request in requests}))
+    for request, completion in vllm_engine.complete(llm, wanted):
+        if not others.keep(request, completion):
+            yield request, completion
 
 
 class _Reader:

@@ -8,6 +8,18 @@ from r2a import ledger
 from r2a.generation.requests import Completion, Request
 
 
+def ledger_path(output: Path) -> Path:
+    """Where a job keeps the completions of the table that it writes."""
+    return output.with_name(f".{output.stem}.ledger.jsonl")
+
+
+def other_ledgers(output: Path) -> Iterable[Path]:
+    """Ledgers of the same traces: of other shards, or another number of them."""
+    whole, _, last = output.stem.rpartition(".")
+    name = whole if "-of-" in last else output.stem
+    return (path for path in output.parent.glob(f".{name}*.ledger.jsonl") if path != ledger_path(output))
+
+
 class Ledger:
     """The completions in a r2a.ledger.Ledger."""
 
@@ -20,7 +32,10 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ledger.__exit__(kind, error, trace)
+        self.close()
+
+    def close(self) -> None:
+        self._ledger.close()
 
     def __contains__(self, key: str) -> bool:
         return key in self._ledger

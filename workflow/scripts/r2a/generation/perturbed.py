@@ -8,7 +8,6 @@ from typing import Any
 from r2a.generation import build_requests, write_traces
 from r2a.models import read_manifest
 from r2a.store import NothingToMeasure, read_parquet
-from r2a.study import CONDITIONS
 
 
 def regenerate_answers(
@@ -25,15 +24,11 @@ def regenerate_answers(
     Raises NothingToMeasure where no reasoning is perturbed.
     """
     model = read_manifest(manifest)
-    own = {
-        (request.uid, request.decoding, request.sample): request
-        for request in build_requests(read_parquet(dataset), model, settings)
-        if request.condition == CONDITIONS[0]
-    }
+    own = {(request.uid, request.sample): request for request in build_requests(read_parquet(dataset), model, settings)}
     table = read_parquet(prompts)
     requests = [
         replace(
-            own[row.uid, row.decoding, row.sample],
+            own[row.uid, row.sample],
             condition=row.perturbation,
             prompt_ids=tuple(row.prompt_token_ids.tolist()),
             max_new_tokens=min(settings["max_new_tokens"], max(model["n_positions"] - len(row.prompt_token_ids), 0)),

@@ -1,6 +1,6 @@
 """Completions from the vLLM offline engine, one a job, handed over as they finish."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,15 +61,15 @@ def as_vllm_takes_it(request: Request, n_uncounted: int = 0) -> tuple[Any, Any]:
     return {"prompt_token_ids": list(request.prompt_ids)}, sampling
 
 
-def complete(llm: Any, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
+def complete(llm: Any, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
     """Yield (request, completion) in the order in which they finish; llm is what `start` gives.
 
     Where the prompt opens the reasoning in several tokens, vLLM 0.32 takes all but one of them off its count of the
     reasoning, so as many are taken off the budget.
     """
     ask = as_vllm_takes_it
-    if any(request.reasoning_budget for request in requests):
-        counted = llm.llm_engine.vllm_config.reasoning_config
+    counted = llm.llm_engine.vllm_config.reasoning_config
+    if counted is not None:
         ask = partial(as_vllm_takes_it, n_uncounted=len(counted.reasoning_start_token_ids) - 1)
     for request, choice, seconds in finished_outputs(llm, requests, ask):
         yield request, Completion(tuple(choice.token_ids), choice.finish_reason, seconds)

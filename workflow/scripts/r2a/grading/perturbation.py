@@ -33,7 +33,7 @@ def grade_perturbation(answers: Path, prompts: Path, dataset: Path, output: Path
         [Attempt(row.answer_text, row.reference, row.problem, row.invalid_reason) for row in asked.itertuples()],
         settings["seconds"],
         settings["memory_mb"],
-        grader=settings["graders"][0],
+        grader=settings["grader"],
         what=f"{output}: answers compared",
     )
     asked["verdict"] = pd.Series([verdict.is_correct for verdict in verdicts], asked.index, dtype=object)

@@ -33,7 +33,7 @@ def judge_answers(
 ) -> None:
     """Have a judge score the answers of all models to a dataset, and write one row a trace.
 
-    Columns: model, dataset (labels), uid, area, condition, decoding, sample, status, score (null but for scored and
+    Columns: model, dataset, uid, area, condition, decoding, sample, status, score (null but for scored and
     empty), invalid_reason, n_answer_characters, n_tries, reply. status is scored; empty (an answer without text,
     score 1); invalid (a trace that gives no answer, see invalid_reason: not judged); unparsable (no score could be
     read, also not from a second reply of twice the length); refused (the judge would not take it; reply says why).
@@ -124,11 +124,11 @@ def _answers(traces: Sequence[Path], dataset: Path, settings: Mapping[str, Any])
     parts = []
     for path in traces:
         part = read_parquet(path, [*TRACE_KEYS, "answer_text", "invalid_reason"])
-        part.insert(0, "model", read_provenance(path)["parameters"]["model_label"])
+        part.insert(0, "model", read_provenance(path)["parameters"]["model"])
         parts.append(part)
     answers = pd.concat(parts, ignore_index=True)
     answers = answers.merge(problems[["uid", "problem", "area", "history", "checklist"]], on="uid", validate="m:1")
-    answers.insert(1, "dataset", settings["dataset_label"])
+    answers.insert(1, "dataset", settings["dataset"])
     status = {"": "judged", "no_answer": "empty"}
     answers["status"] = answers["invalid_reason"].map(status).fillna("invalid")
     return answers

@@ -181,7 +181,6 @@ def align_pairs(
     tokenizer = load_tokenizer(read_manifest(manifest)["folder"])
     questions = read_parquet(dataset)
     table = read_parquet(traces).merge(read_parquet(grades), on=list(TRACE_KEYS))
-    table = table[(table["condition"] == "with_reasoning") & (table["decoding"] == settings["decoding"])]
     table["is_right"] = table["is_correct"].eq(True).fillna(False)  # an undecided verdict is absent
     by_uid = table.set_index("uid").to_dict("index")
     rows = []

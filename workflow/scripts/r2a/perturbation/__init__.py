@@ -31,15 +31,14 @@ def perturb_reasoning(
     Columns: uid, area, decoding, sample, perturbation (its name), kind, cut (the level, of a kind that has levels),
     left_out ('' | a reason), prompt_token_ids, kept_share (of kind cut), source_uid (of kind other_reasoning), was and
     becomes (the corrupted result's value), original_answer, original_is_correct, and implied_answer: what follows
-    from the perturbed reasoning, where that is known. settings: decoding, kinds, n_problems, seed, and what the kinds
-    take (cuts, filler).
+    from the perturbed reasoning, where that is known. settings: kinds, n_problems, seed, and what the kinds take (cuts,
+    filler).
     """
     origin = read_manifest(manifest)
     tokenizer = load_tokenizer(origin["folder"])
     close_ids = marks_of(origin["folder"], read_format(origin["format"])).close_ids
     problems = read_parquet(dataset).set_index("uid")
     table = read_parquet(traces).merge(read_parquet(grades, [*TRACE_KEYS, "answer", "is_correct"]), on=list(TRACE_KEYS))
-    table = table[(table["condition"] == "with_reasoning") & (table["decoding"] == settings["decoding"])]
     values = result_values(problems)
     valid = {
         (row.uid, row.sample): Trace(

@@ -136,7 +136,7 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
             yield "generation", f"{asked}; put its server's fields into its body"
         yield from _format_in_words(f"models.{name}", model)
     yield from _stages_in_words(study)
-    labels = [judge.label or name for name, judge in study.judges.items()]
+    labels = [str(judge.label) for judge in study.judges.values()]
     shared = sorted({label for label in labels if labels.count(label) > 1})
     if shared:
         yield "judges", f"several have the label {', '.join(shared)}; give each its own"
@@ -240,9 +240,7 @@ def _in_words(error: Any) -> str:
     """One of pydantic's errors, as a sentence that names the key and the remedy."""
     place, kind = _place(error), error["type"]
     if kind == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1])
-        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        return f"{place}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}")
+        return f"{place}: unknown key; {closest(str(error['loc'][-1]), _known_keys(error['loc'][:-1]))}"
     if kind == "missing":
         return f"{place}: missing; see config/README.md"
     if kind == "string_pattern_mismatch":
@@ -252,6 +250,12 @@ def _in_words(error: Any) -> str:
     if kind == "value_error":
         return f"{place}: {error['ctx']['error']}"
     return f"{place}: {error['msg'][0].lower()}{error['msg'][1:]} (found {error['input']!r})"
+
+
+def closest(key: str, known: Sequence[str]) -> str:
+    """Which of the known keys may be meant, or all of them."""
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

@@ -324,9 +324,6 @@ class Judge(Source):
         "whether two agree.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Weights and activations in vLLM.")
-    leave_out: list[Literal["ablation", "patching"]] = Field(
-        [], description="Stages that this model has no part in, e.g. because check_model finds that they do not hold."
-    )
     gpus: int = Field(
         default_factory=gpus_by_default,
         ge=0,
@@ -535,6 +532,13 @@ class Study(Section):
     patching: Patching = Field(default_factory=Patching)
     explorer: Explorer = Field(default_factory=Explorer)
 
+    @model_validator(mode="after")
+    def _labels_by_default(self) -> "Study":
+        for entries in (self.models, self.datasets, self.judges):
+            for name, entry in entries.items():
+                entry.label = entry.label or name
+        return self
+
     @property
     def environment(self) -> str:
         """Name of the lock in envs/ that the study's jobs need."""
@@ -590,20 +594,22 @@ class Study(Section):
     def variants(self) -> dict[str, dict[str, str]]:
         """The variants by label: their base's label, and in words what is changed."""
         found = {}
-        for name, model in self.models.items():
+        for model in self.models.values():
             if model.variant_of:
                 base = self.models[model.variant_of]
                 changes = (
                     f"{key}: {getattr(model, key)}" for key in VARIED if getattr(model, key) != getattr(base, key)
                 )
-                labels = {"base": self.model_label(model.variant_of), "change": ", ".join(changes)}
-                found[self.model_label(name)] = labels
+                found[str(model.label)] = {"base": str(base.label), "change": ", ".join(changes)}
         return found
 
     @property
     def has_papers_numbers(self) -> bool:
         """Whether the paper has numbers of one of the study's models on one of its datasets, by their labels."""
-        labels = {*map(self.model_label, self.models)}, {*map(self.dataset_label, self.graded_datasets)}
+        labels = (
+            {model.label for model in self.models.values()},
+            {self.datasets[name].label for name in self.graded_datasets},
+        )
         with open(PAPER_NUMBERS) as file:
             return any(row["model"] in labels[0] and row["dataset"] in labels[1] for row in csv.DictReader(file))
 
@@ -626,12 +632,6 @@ class Study(Section):
         if isinstance(entry, Dataset):
             return sorted(str(file) for file in path.rglob("*") if file.suffix in DATASET_SUFFIXES)
         return sorted(str(file) for file in path.iterdir() if file.suffix in MODEL_SUFFIXES)
-
-    def model_label(self, name: str) -> str:
-        return self.models[name].label or name
-
-    def dataset_label(self, name: str) -> str:
-        return self.datasets[name].label or name
 
 
 def _server_resources(server: Server | None) -> dict[str, str | int]:
@@ -656,3 +656,11 @@ def sections(section: type[Section] = Study, place: str = "") -> Iterator[tuple[
         if inner:
             name = ".{name}" if typing.get_origin(field.annotation) is dict else ""
             yield from sections(inner, f"{place}.{key}{name}".lstrip("."))
+
+
+def keys() -> Iterator[str]:
+    """Every key of the configuration that holds no section, e.g. patching.components and models.*.label."""
+    for place, section in sections():
+        for key, field in section.model_fields.items():
+            if section_in(field.annotation) is None:
+                yield f"{place}.{key}".lstrip(".").replace("{name}", "*")

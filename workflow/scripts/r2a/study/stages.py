@@ -1,145 +1,261 @@
-"""What each stage of a study depends on.
+"""The one table of what each stage of a study depends on; a rule's params come from it alone.
 
 Read at every parse of the Snakefile, on every cluster job: no heavy import here.
 """
 
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date
+from itertools import product
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
 
 from r2a.extensions import CONTROLS, GRADERS, HEAD_SCORES, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
-from r2a.study.schema import Study
+from r2a.study.schema import VARIED, Study
 
-# Bumped when a stage's results change; part of the stage's params, so Snakemake reruns it.
-STAGE_VERSIONS = {
-    "datasets": 5,
-    "models": 2,
-    "model_check": 1,
-    "judges": 1,
-    "traces": 2,
-    "grades": 2,
-    "judgements": 2,
-    "perturbation": 2,
-    "evaluation": 4,
-    "judge_tables": 2,
-    "disagreements": 1,
-    "attention": 3,
-    "attention_rows": 2,
-    "probes": 2,
-    "heads": 4,
-    "attention_quality": 2,
-    "across_models": 1,
-    "ablation": 2,
-    "ablation_effect": 3,
-    "pairs": 3,
-    "activations": 2,
-    "patching": 3,
-    "explorer": 2,
-    "figures": 1,
-    "summary": 3,
+
+class Stage(NamedTuple):
+    """A kind of job: its version, bumped when its results change, and the keys of the study that they depend on.
+
+    A key is a dotted path. <model>, <dataset>, <judge>, <condition> and <decoding> stand for the job's own, * for each
+    by name, {a,b} for several. "key ? condition | condition" counts only where one of the conditions holds: a key whose
+    value is not 0, empty or null, or <condition>=name, where that is the job's.
+    """
+
+    version: int
+    keys: Mapping[str, str]  # by the name that the stage's settings give the value
+
+
+def _stage(version: int, *keys: str, **named: str) -> Stage:
+    """keys: each goes by its last part. named: in place of that; with {a,b} at the end a mapping of both."""
+    alone = {}
+    for key in keys:
+        place, mark, condition = key.partition(" ? ")
+        for path in _alternatives(place):
+            alone[path.rpartition(".")[2]] = f"{path}{mark}{condition}"
+    return Stage(version, alone | named)
+
+
+def _alternatives(place: str) -> Iterator[str]:
+    """The paths that one with {a,b} in it stands for."""
+    parts = [part[1:-1].split(",") if part[0] == "{" else [part] for part in re.findall(r"\{[^}]*\}|[^{]+", place)]
+    return map("".join, product(*parts))
+
+
+PROMPTED = (
+    "models.<model>.{prompt,without_reasoning,think_tags,reasoning_format,template_arguments,system_turn}",
+    "date",
+)
+# what a completion depends on
+GENERATED = (
+    *PROMPTED,
+    "datasets.<dataset>.{kind,instruction}",
+    "decodings.<decoding>.temperature",
+    "decodings.<decoding>.{top_p,n_samples} ? decodings.<decoding>.temperature",
+    "generation.{max_new_tokens,repetition,reasoning_budget}",
+    "seed ? decodings.<decoding>.temperature",
+)
+SERVED = {"endpoint": "models.<model>.endpoint.{model,kind,body,prefill}"}
+SOURCE = {"source": "models.<model>.{path,hub,revision}"}
+LABEL = {"model_label": "models.<model>.label", "dataset_label": "datasets.<dataset>.label"}
+LABELS = {"model_labels": "models.*.label", "dataset_labels": "datasets.*.label"}
+STATISTICS = ("statistics.{n_resamples,confidence}", "seed")
+Names = Mapping[str, str | None]  # of a job's model, dataset, judge, condition and decoding; None where it has none
+
+
+def _checked(study: Study, job: Names) -> list[str]:
+    """The stages that a model is tried on before anything is generated."""
+    stages = {
+        "attention": True,
+        "ablation": job["model"] in study.ablated_models and bool(study.graded_datasets),
+        "patching": job["model"] in study.patched_models and bool(study.pair_datasets),
+    }
+    return [stage for stage, is_checked in stages.items() if is_checked]
+
+
+def _judge_kind(study: Study, job: Names) -> str:
+    judge = study.judges[str(job["judge"])]
+    return judge.kind or ("endpoint" if judge.endpoint else "batch" if judge.batch else "weights")
+
+
+def _judge_options(study: Study, job: Names) -> dict[str, Any]:
+    judge = study.judges[str(job["judge"])]
+    asked = judge.endpoint or judge.batch
+    return asked.model_dump(include={"model", "body"}) if asked else judge.options
+
+
+# what follows from several keys or from a registry, and the keys that it follows from
+DERIVED: dict[str, tuple[Callable[[Study, Names], Any], list[str]]] = {
+    "is_toy": (
+        lambda study, job: any(model.is_toy for name, model in study.models.items() if job["model"] in (None, name)),
+        ["models.*.is_toy"],
+    ),
+    "variants": (
+        lambda study, _: study.variants,
+        [f"models.*.{key}" for key in ("variant_of", "label", *VARIED)],
+    ),
+    "checked": (_checked, ["models.*.leave_out", "datasets.*.kind"]),
+    "judge_kind": (_judge_kind, ["judges.*.kind"]),
+    "options": (
+        _judge_options,
+        ["judges.*.options", *(f"judges.*.{way}.{key}" for way in ("endpoint", "batch") for key in ("model", "body"))],
+    ),
+    # of what is registered, the versions: each is bumped when its results change
+    "judge_kind_version": (lambda study, job: JUDGE_KINDS[_judge_kind(study, job)].version, ["judges.*.kind"]),
+    "kind_versions": (lambda study, _: PERTURBATION_KINDS.versions(study.perturbation.kinds), ["perturbation.kinds"]),
+    "grader_versions": (lambda study, _: GRADERS.versions(study.grading.graders), ["grading.graders"]),
+    "first_grader_version": (lambda study, _: GRADERS.versions(study.grading.graders[:1]), ["grading.graders.0"]),
+    "probe_versions": (lambda study, _: PROBES.versions(study.patching.probes), ["patching.probes"]),
+    "control_versions": (lambda study, _: CONTROLS.versions(study.patching.controls), ["patching.controls"]),
+    "scores": (lambda study, _: HEAD_SCORES.versions(HEAD_SCORES), []),
 }
-# the stages whose tables have intervals and tests
-STATISTICAL = (
-    "evaluation", "judge_tables", "heads", "attention_quality", "across_models", "ablation_effect", "patching",
-    "figures",
-)  # fmt: skip
+
+STAGES = {
+    "datasets": _stage(
+        5,
+        "datasets.<dataset>.{kind,path,hub,revision,subset,split,delimiter,fields,areas,filter,single_turn}",
+        "datasets.<dataset>.{unreadable_references,n_problems}",
+        "seed ? datasets.<dataset>.n_problems | datasets.<dataset>.fields.wrong_answers",
+    ),
+    "models": _stage(2, "models.<model>.dtype", *PROMPTED, endpoint="models.<model>.endpoint.{model}", **SOURCE),
+    "model_check": _stage(1, "patching.components", stages="checked"),
+    "judges": _stage(1, "judges.<judge>.dtype", source="judges.<judge>.{path,hub,revision}"),
+    "traces": _stage(3, *GENERATED, **SERVED),
+    "grades": _stage(2, "grading.{graders,seconds,memory_mb}", "grader_versions"),
+    "judgements": _stage(
+        2,
+        "date",
+        "judges.<judge>.{temperature,top_p,max_tokens,n_problems,dtype}",
+        "seed ? judges.<judge>.temperature | judges.<judge>.n_problems",
+        "judge_kind",
+        "judge_kind_version",
+        "options",
+    ),
+    "perturbation": _stage(2, "perturbation.{decoding,kinds,cuts,filler,n_problems}", "seed", "kind_versions"),
+    "perturbed_answers": _stage(2, "perturbation.decoding", *GENERATED, **SERVED),
+    "attention": _stage(3, "attention.{decoding,kernel,cue_words}", "decodings.<decoding>.temperature"),
+    "attention_rows": _stage(
+        2,
+        "attention.{decoding,kernel,cue_words,n_top_heads,n_cases,row_heads,row_dtype,case_megabytes}",
+        "seed",
+        uids="attention.case_uids.<dataset>",
+    ),
+    "probes": _stage(2, "probes.{n_repeats,repeat_tokens,induction_prompts,haystack,needles,lengths,depths}", "seed"),
+    "head_ranks": _stage(1),
+    "ablation": _stage(2, "ablation.{decoding,n_problems,modes,selections,doses,n_draws,extra_tokens}", "seed"),
+    "first_grades": _stage(2, "grading.{seconds,memory_mb}", "first_grader_version", grader="grading.graders.0"),
+    "pairs": _stage(3, "patching.{decoding,probes,keep_reasoning,alignment}", "seed", "probe_versions"),
+    "activations": _stage(2, "patching.components"),
+    "patching": _stage(3, "patching.{components,range_tokens,controls}", "seed", "control_versions"),
+    # ---- tables
+    "heads": _stage(4, "attention.n_top_heads", "scores", *STATISTICS),
+    "evaluation": _stage(4, *STATISTICS, "variants", **LABELS),
+    "disagreements": _stage(1, "grading.graders", **LABELS),
+    "judge_tables": _stage(2, *STATISTICS, judge_labels="judges.*.label", **LABELS),
+    "attention_quality": _stage(2, *STATISTICS, **LABELS),
+    "perturbation_tables": _stage(4, *STATISTICS, **LABEL),
+    "ablation_tables": _stage(3, *STATISTICS, **LABEL),
+    "pair_tables": _stage(3, **LABEL),
+    "patching_tables": _stage(3, "patching.{components,controls}", *STATISTICS, **LABEL),
+    "across_models": _stage(
+        1, "attention.n_top_heads", *STATISTICS, models="models.*.{label,distillation,variant_of}", **LABELS
+    ),
+    # ---- what people read
+    "figures": _stage(1, *STATISTICS, "variants", "is_toy", **LABEL, **LABELS),
+    "explorer": _stage(2, "explorer.{decoding,n_problems}", "is_toy", **LABELS),
+    "summary": _stage(3, "is_toy", **LABELS),
+}
+# what changes how fast, where or at what cost a result comes, and not what it is: it reaches a rule's resources alone
+COST = (
+    "models.*.{gpus,shards,threads,memory_mb,runtime_minutes,tokens_per_second}",
+    "{models,judges}.*.endpoint.{base_url,api_key_variable,max_concurrency,timeout_seconds}",
+    "judges.*.{gpus,threads,memory_mb,runtime_minutes}",
+    "judges.*.batch.replies",
+    "generation.{gpu_memory_percent,cpu_cache_mb}",
+    "{attention,ablation,patching}.batch_tokens",
+)
+
+
+def stages_of(key: str) -> list[str]:
+    """The stages whose results depend on a key of the schema, e.g. patching.components or models.*.label.
+
+    A whole section may be named. What such a stage's results are read by depends on the key, too.
+    """
+    return [name for name, stage in STAGES.items() if any(_covers(path, key) for path in _schema_keys(stage))]
+
+
+def _schema_keys(stage: Stage) -> Iterator[str]:
+    """The keys that a stage reads, and those of its conditions, with * for each name."""
+    for path in stage.keys.values():
+        place, _, conditions = path.partition(" ? ")
+        for one in [place, *(c for c in conditions.split(" | ") if c and "=" not in c)]:
+            for known in DERIVED[one][1] if one in DERIVED else _alternatives(one):
+                yield re.sub(r"<\w+>", "*", known).removesuffix(".0")
+
+
+def _covers(path: str, key: str) -> bool:
+    return f"{path}.".startswith(f"{key}.") or f"{key}.".startswith(f"{path}.")
 
 
 def stage_settings(
-    study: Study, name: str, model: str | None = None, dataset: str | None = None, judge: str | None = None
+    study: Study,
+    name: str,
+    model: str | None = None,
+    dataset: str | None = None,
+    judge: str | None = None,
+    condition: str | None = None,
+    decoding: str | None = None,
 ) -> dict[str, Any]:
-    """Plain values that a stage's results depend on: its version, the seed and its settings.
+    """A stage's settings: plain values of all that its results depend on, for a job of this model, dataset and so on.
 
-    Settings that change how fast a result comes, not what it is, are left out.
+    decoding: of the job; where the stage has one of its own among its keys, that.
     """
-    params: dict[str, Any] = {
-        "stage": name,
-        "version": STAGE_VERSIONS[name],
-        "study": study.study,
-        "seed": study.seed,
-    }
-    if name == "explorer":
-        params |= study.explorer.model_dump()
-    if name in ("explorer", "figures", "summary"):
-        params["is_toy"] = any(entry.is_toy for entry in study.models.values())
-    if model is not None:
-        settings = study.models[model]
-        params |= {"model": model, "model_label": study.model_label(model), "is_toy": settings.is_toy}
-        params |= {"source": settings.model_dump(include={"path", "hub", "revision"})}
-        params |= {"dtype": settings.dtype, "prompt": settings.prompt}
-        if name in ("models", "traces", "perturbation"):
-            keys = {"without_reasoning", "think_tags", "reasoning_format", "template_arguments", "system_turn"}
-            params |= settings.model_dump(include=keys) | {"date": study.date.isoformat()}
-        if name in ("models", "traces", "perturbation"):
-            fields = {"model", "kind", "body", "prefill"}
-            params["endpoint"] = settings.endpoint and settings.endpoint.model_dump(include=fields)
-    if dataset is not None:
-        params |= {
-            "dataset": dataset,
-            "dataset_label": study.dataset_label(dataset),
-            "kind": study.datasets[dataset].kind,
-        }
-    if name == "datasets" and dataset is not None:
-        params |= study.datasets[dataset].model_dump(exclude={"label", "instruction"})
-    if name in ("traces", "perturbation") and dataset is not None:
-        params["instruction"] = study.datasets[dataset].instruction
-        params["decodings"] = {key: decoding.model_dump() for key, decoding in study.decodings.items()}
-        params |= study.generation.model_dump(include={"max_new_tokens", "repetition", "reasoning_budget"})
-    if name == "perturbation":
-        params |= study.perturbation.model_dump()
-        params["kind_versions"] = PERTURBATION_KINDS.versions(study.perturbation.kinds)
-    if name == "grades":
-        params |= study.grading.model_dump()
-        params["grader_versions"] = GRADERS.versions(study.grading.graders)
-    if judge is not None:
-        chosen = study.judges[judge]
-        params |= {"judge": judge, "judge_label": chosen.label or judge}
-        params |= {"source": chosen.model_dump(include={"path", "hub", "revision"}), "dtype": chosen.dtype}
-        if name == "judgements":
-            params["date"] = study.date.isoformat()
-            params |= chosen.model_dump(include={"temperature", "top_p", "max_tokens", "n_problems"})
-            asked = chosen.endpoint or chosen.batch
-            kind = chosen.kind or ("endpoint" if chosen.endpoint else "batch" if chosen.batch else "weights")
-            params["judge_kind"], params["judge_kind_version"] = kind, JUDGE_KINDS[kind].version
-            params["options"] = asked.model_dump(include={"model", "body"}) if asked else chosen.options
-    if name == "disagreements":
-        params["graders"] = study.grading.graders
-    if name in STATISTICAL:
-        params |= study.statistics.model_dump()
-    if name in ("evaluation", "figures") and model is None:
-        params["variants"] = study.variants
-    if name == "attention":
-        params |= study.attention.model_dump(include={"decoding", "kernel", "cue_words"})
-        params["is_greedy"] = study.decodings[study.attention.decoding].temperature == 0
-    if name == "attention_rows" and dataset is not None:
-        fields = {"decoding", "kernel", "cue_words", "n_cases", "row_heads", "row_dtype", "case_megabytes"}
-        params |= study.attention.model_dump(include=fields)
-        params["uids"] = study.attention.case_uids.get(dataset, [])
-    if name == "probes":
-        params |= study.probes.model_dump()
-    if name in ("heads", "across_models"):
-        params |= study.attention.model_dump(include={"n_top_heads"})
-    if name == "heads":
-        params["scores"] = HEAD_SCORES.versions(HEAD_SCORES)
-    if name == "across_models":
-        told = {"distillation", "variant_of"}
-        params["models"] = {
-            key: {"label": study.model_label(key)} | entry.model_dump(include=told)
-            for key, entry in study.models.items()
-        }
-    if name == "ablation":
-        params |= study.ablation.model_dump(exclude={"batch_tokens"})
-    if name == "ablation_effect":
-        params |= {"grader": study.grading.graders[0], **study.grading.model_dump(exclude={"graders"})}
-        params["grader_versions"] = GRADERS.versions(study.grading.graders[:1])
-    if name in ("pairs", "patching"):
-        params |= study.patching.model_dump(include={"decoding", "probes", "keep_reasoning", "alignment"})
-        params["probe_versions"] = PROBES.versions(study.patching.probes)
-    if name == "model_check" and model is not None:
-        params["stages"] = ["attention"]
-        params["stages"] += ["ablation"] * (model in study.ablated_models and bool(study.graded_datasets))
-        params["stages"] += ["patching"] * (model in study.patched_models and bool(study.pair_datasets))
-    if name in ("activations", "patching", "model_check"):
-        params["components"] = study.patching.components
-    if name == "patching":
-        params |= study.patching.model_dump(include={"range_tokens", "controls"})
-        params["control_versions"] = CONTROLS.versions(study.patching.controls)
-    return params
+    stage = STAGES[name]
+    job = {"model": model, "dataset": dataset, "judge": judge, "condition": condition, "decoding": decoding}
+    if "decoding" in stage.keys:
+        job["decoding"] = _look_up(study, stage.keys["decoding"], job)
+    settings = {"stage": name, "version": stage.version, "study": study.study}
+    settings |= {kind: chosen for kind, chosen in job.items() if chosen is not None}
+    for key, path in stage.keys.items():
+        place, _, conditions = path.partition(" ? ")
+        is_read = not conditions or any(_holds(study, condition, job) for condition in conditions.split(" | "))
+        settings[key] = _look_up(study, place, job) if is_read else None
+    return settings
+
+
+def _holds(study: Study, condition: str, job: Names) -> bool:
+    kind, is_named, name = condition.partition("=")
+    return job[kind.strip("<>")] == name if is_named else bool(_look_up(study, condition, job))
+
+
+def _look_up(study: Study, path: str, job: Names) -> Any:
+    if path in DERIVED:
+        return DERIVED[path][0](study, job)
+    found: Any = study
+    parts = path.split(".")
+    for number, part in enumerate(parts):
+        if found is None:
+            return None
+        if part == "*":
+            rest = ".".join(parts[number + 1 :])
+            return {name: _look_up(entry, rest, job) for name, entry in found.items()}
+        if part[0] == "{":
+            return {name: _plain(getattr(found, name)) for name in part[1:-1].split(",")}
+        name = job[part[1:-1]] if part[0] == "<" else part
+        if isinstance(found, dict):
+            found = found.get(name)
+        elif isinstance(found, list):
+            found = found[int(str(name))]
+        else:
+            found = getattr(found, str(name))
+    return _plain(found)
+
+
+def _plain(value: Any) -> Any:
+    """What Snakemake compares and a file's provenance keeps: no models of pydantic's."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, date):
+        return value.isoformat()
+    return [_plain(entry) for entry in value] if isinstance(value, list) else value

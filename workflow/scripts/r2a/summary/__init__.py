@@ -62,10 +62,10 @@ def write_summary(
     text = perturbation_sentences(
         inputs["perturbation"], inputs["perturbation_comparisons"], inputs["perturbation_funnel"]
     )
-    stage_2, short_2 = attention_sentences(inputs["attention"], inputs["heads"])
-    stage_2 += head_sentences(inputs["probes"], inputs["heads"])
+    stage_2, short_2 = attention_sentences(inputs["attention"], inputs["heads"], settings)
+    stage_2 += head_sentences(inputs["probes"], inputs["heads"], settings)
     stage_2 += quality_sentences(inputs["attention_quality"], summary.parent)
-    stage_3, short_3 = patching_sentences(inputs)
+    stage_3, short_3 = patching_sentences(inputs, settings)
     heading = ["### What is left of the answers when the reasoning's text is perturbed?", ""]
     told = [step for step in ("repeating", "closed_by_budget", "unreadable") if funnel[step].any()]
     columns = FUNNEL_COLUMNS + told
@@ -92,7 +92,7 @@ def write_summary(
             "answers": [LEFT_OUT, "", *_markdown_table(funnel[columns])],
             "patching": _pair_funnel(inputs["pair_funnels"]),
         }),
-        "## What it cost", "", *cost_lines(benchmarks, inputs["traces"]), "",
+        "## What it cost", "", *cost_lines(benchmarks, inputs["traces"], settings["model_labels"]), "",
         "## Where this comes from", "", *_origin_lines(inputs["funnel"]), "",
     ]  # fmt: skip
     write_text(summary, "\n".join(lines))

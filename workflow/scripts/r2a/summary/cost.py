@@ -3,7 +3,7 @@
 import csv
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +13,11 @@ from r2a.store import read_parquet, read_provenance
 GENERATION = "traces"  # the folder of the jobs that generate the traces
 
 
-def cost_lines(benchmarks: Path, traces: Sequence[Path]) -> list[str]:
+def cost_lines(benchmarks: Path, traces: Sequence[Path], labels: Mapping[str, str]) -> list[str]:
     """A table with a row a stage, and a bullet a model on the tokens that it generated a second.
 
     benchmarks: the folder that holds {stage}/{model}/{dataset}.tsv and the like, with the extended columns.
+    labels: the models', by name.
     """
     jobs = pd.DataFrame([_job(path, benchmarks) for path in sorted(benchmarks.rglob("*.tsv"))])
     if jobs.empty:
@@ -41,7 +42,7 @@ def cost_lines(benchmarks: Path, traces: Sequence[Path]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- |",
         *rows,
         "",
-        *_speeds(jobs, traces),
+        *_speeds(jobs, traces, labels),
     ]
 
 
@@ -67,15 +68,13 @@ def _hours(value: float) -> str:
     return "not recorded" if math.isnan(value) else f"{value:.3f}"
 
 
-def _speeds(jobs: pd.DataFrame, traces: Sequence[Path]) -> list[str]:
+def _speeds(jobs: pd.DataFrame, traces: Sequence[Path], labels: Mapping[str, str]) -> list[str]:
     """A bullet a model whose tokens are known: tokens generated over wall time."""
     tokens: dict[str, int] = {}
-    labels = {}
     for path in traces:
-        settings = read_provenance(path)["parameters"]
-        labels[settings["model"]] = settings["model_label"]
+        model = read_provenance(path)["parameters"]["model"]
         n_tokens = read_parquet(path, ["completion_token_ids"])["completion_token_ids"].map(len).sum()
-        tokens[settings["model"]] = tokens.get(settings["model"], 0) + n_tokens
+        tokens[model] = tokens.get(model, 0) + n_tokens
     hours = jobs[jobs["stage"] == GENERATION].groupby("model")["hours"].sum()
     return [
         f"- **{labels[model]}** generated {n_tokens:,} tokens, {n_tokens / hours[model] / 3600:,.0f} a second of its "

@@ -1,13 +1,14 @@
 """Stage 2's sentences on heads: what else the RFHs are, and whether their attention goes with correctness."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from r2a.roles import WITHIN
-from r2a.store import filled, open_hdf5, read_parquet, read_provenance
+from r2a.store import filled, labelled, open_hdf5, read_parquet
 from r2a.summary.words import said_p
 
 QUALITY_NAMES = {
@@ -18,22 +19,22 @@ QUALITY_NAMES = {
 }
 
 
-def head_sentences(probes: Sequence[Path], heads: Sequence[Path]) -> list[str]:
+def head_sentences(probes: Sequence[Path], heads: Sequence[Path], settings: Mapping[str, Any]) -> list[str]:
     """A bullet per model on its needle runs, and one per model and dataset on how RFHs overlap with other heads."""
     bullets = []
     for path in probes:
         with open_hdf5(path) as file:
             is_successful = file["is_successful"][:]
         n_copied, n_runs = int(is_successful.sum()), len(is_successful)
-        bullet = f"- **{read_provenance(path)['parameters']['model_label']}** copied the needle from its haystack in "
+        bullet = f"- **{labelled(path, settings)['model_label']}** copied the needle from its haystack in "
         bullet += f"{n_copied} of {n_runs} runs, " if n_copied else f"none of {n_runs} runs, "
         bullets.append(bullet + ("whose retrieval scores count." if n_copied else "so it has no retrieval scores."))
     for path in filled(heads):
-        settings, table = read_provenance(path)["parameters"], read_parquet(path)
+        names, table = labelled(path, settings), read_parquet(path)
         rfhs = table[table["is_rfh"]]
         kinds = " and ".join(_overlap(rfhs, table, kind) for kind in ("induction", "retrieval"))
         bullets.append(
-            f"- **{settings['model_label']}**, {settings['dataset_label']}: {kinds} among the {len(rfhs)} RFHs; "
+            f"- **{names['model_label']}**, {names['dataset_label']}: {kinds} among the {len(rfhs)} RFHs; "
             f"resampled traces give a top {len(rfhs)} that shares {rfhs['bootstrap_share'].sum():.1f} heads with "
             "theirs on average."
         )

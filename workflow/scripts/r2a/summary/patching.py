@@ -18,20 +18,20 @@ from r2a.store import open_hdf5, read_provenance
 from r2a.summary.words import said_empty, said_p
 
 
-def patching_sentences(inputs: Mapping[str, Any]) -> tuple[list[str], str]:
+def patching_sentences(inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[list[str], str]:
     """A bullet per model, set of pairs and probe, with what agrees with what; and one line on all, of the first probe.
 
     inputs: paths by name as in the summary's rule, each a list.
     """
     bullets, short = [], []
-    names = ("pair_funnels", "patching", "curves", "controls", "hand_off", "first_order", "carriers")
+    read = ("pair_funnels", "patching", "curves", "controls", "hand_off", "first_order", "carriers")
     for pair_funnel, patching, curves, controls, hand_off, first_order, carriers in zip(
-        *(inputs[name] for name in names), strict=True
+        *(inputs[name] for name in read), strict=True
     ):
-        if said := said_empty(patching) or said_empty(carriers):
+        if said := said_empty(patching, settings) or said_empty(carriers):
             bullets += said
             continue
-        settings = read_provenance(patching)["parameters"]
+        names = read_provenance(pair_funnel)["parameters"]
         funnel = pd.read_csv(pair_funnel).query("by == 'all'").set_index("probe")
         crossings = pd.read_csv(hand_off).set_index("probe")
         curve_table, control_table = (
@@ -39,18 +39,18 @@ def patching_sentences(inputs: Mapping[str, Any]) -> tuple[list[str], str]:
         )
         curve_table = curve_table[curve_table["direction"] == CLEAN_TO_CORRUPTED]
         for number, probe in enumerate(crossings.index):
-            bullet = f"- **{settings['model_label']}**, {settings['dataset_label']}, {probe} probe: "
+            bullet = f"- **{names['model_label']}**, {names['dataset_label']}, {probe} probe: "
             # the layer at which each role restores most
             table = curve_table[curve_table["probe"] == probe].sort_values("mean", kind="stable")
             best = table.groupby("role").tail(1).set_index("role")
             bullet += _effect(best, control_table[control_table["probe"] == probe]) + _hand_off(crossings.loc[probe])
-            table_at = f"tables/{settings['model']}/{settings['dataset']}/pair_funnel.csv"
+            table_at = f"tables/{names['model']}/{names['dataset']}/pair_funnel.csv"
             bullet += _pairs_used(funnel.loc[probe], table_at, patching, probe)
             bullets.append(bullet + _agreements(first_order, carriers, probe))
             if number == 0:
                 answer = best.loc[ANSWER_ROLE]
                 flipped = f"{100 * answer['flip_rate']:.0f} % flipped (n = {answer['n_pairs']})"
-                short.append(f"{settings['model_label']} restores {answer['mean']:.2f}, {flipped}")
+                short.append(f"{names['model_label']} restores {answer['mean']:.2f}, {flipped}")
     all_said = "; ".join(short) or "nothing to measure"
     return bullets, f"3. Patching the answer's token in the reasoning: {all_said}."
 

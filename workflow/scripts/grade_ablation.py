@@ -1,4 +1,4 @@
-"""Grade answers under ablation and tabulate what it does."""
+"""Grade the answers that a model gave with heads ablated."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]):
-        from r2a.evaluation.ablation import write_ablation
         from r2a.grading.ablation import grade_ablation
         from r2a.store import empty_if_nothing
 
@@ -22,7 +21,6 @@ def main(snakemake: "Snakemake") -> None:
                 Path(snakemake.output.graded),
                 snakemake.params.settings,
             )
-            write_ablation(Path(snakemake.output.graded), Path(snakemake.output.effect), snakemake.params.settings)
 
 
 if __name__ == "__main__":

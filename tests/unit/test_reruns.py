@@ -1,0 +1,176 @@
+"""A changed key reruns what the table of stages says, and nothing else: every key of the schema, one by one."""
+
+import copy
+import datetime
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from r2a.reruns import Job, jobs_of, listing, made_again
+from r2a.study import Study, load_study, stage_settings
+from r2a.study.schema import Repetition
+from r2a.study.stages import COST, STAGES, stages_of
+
+ROOT = Path(__file__).parents[2]
+# what only changes how results are shown, or with what interval
+PRESENTATION = ("label", "is_toy", "confidence", "n_resamples", "distillation")
+# of keys whose values the table looks up, another that is known
+KNOWN = {"models.*.leave_out": ["patching"], "judges.*.kind": "batch"}
+NAMED = ("model", "dataset", "judge", "condition", "decoding")
+
+
+def every_key(section: type[BaseModel], place: str = "") -> typing.Iterator[str]:
+    """The keys of a pydantic model and of those in it, found by no code of the project's."""
+    for name, field in section.model_fields.items():
+        inside = list(models_in(field.annotation))
+        names = ".*" if typing.get_origin(field.annotation) is dict else ""
+        if typing.get_origin(field.annotation) is list or not inside:
+            yield f"{place}{name}"
+        for model in inside if typing.get_origin(field.annotation) is not list else ():
+            yield from every_key(model, f"{place}{name}{names}.")
+
+
+def models_in(kind: Any) -> typing.Iterator[type[BaseModel]]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for part in typing.get_args(kind):
+        yield from models_in(part)
+
+
+@pytest.fixture(scope="module")
+def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped study with every section in use: endpoints, judges of each kind, drawn problems, sampling."""
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    server = {"base_url": "http://host/v1", "model": "m"}
+    config["models"]["tiny-llama"]["endpoint"] = server
+    config["models"]["tiny-qwen"]["reasoning_format"] = {"open": "<think>", "close": "</think>"}
+    config["models"]["variant"] = {"variant_of": "tiny-qwen", "prompt": "chat"}
+    config["judges"]["server"] = {"endpoint": server, "temperature": 1, "n_problems": 3}
+    config["judges"]["files"] = {"batch": {"model": "m", "replies": "replies"}, "temperature": 1}
+    config["judges"]["tiny-judge"] |= {"temperature": 1}
+    config["perturbation"]["decoding"] = "sampled"
+    for dataset in config["datasets"].values():
+        dataset["n_problems"] = 5
+    config["attention"]["case_uids"] = {"puzzles": ["a"], "comparisons": ["b"]}
+    path = tmp_path_factory.mktemp("reruns") / "study.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(configuration: Path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        found = load_study(yaml.safe_load(configuration.read_text()))
+    # which a study with an endpoint would be refused
+    found.generation.repetition = Repetition(min_pattern_size=2, max_pattern_size=9, min_count=3)
+    return found
+
+
+@pytest.fixture(scope="module")
+def jobs(configuration: Path) -> list[Job]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return jobs_of(configuration)
+
+
+def another(value: Any) -> Any:
+    """A value of the same kind that is not the same."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, datetime.date):
+        return value + datetime.timedelta(days=1)
+    if isinstance(value, list):
+        return [*value[1:], value[0]] if len(value) > 1 else [*value, *value] or ["another"]
+    if isinstance(value, dict):
+        return {name: another(entry) for name, entry in value.items()} or {"another": 1}
+    return f"{value or ''}another"
+
+
+def changed(study: Any, key: str) -> Any:
+    """A copy of the study in which the key has another value, in every entry that has it; a variant's is one more."""
+    result = copy.deepcopy(study)
+    if key == "models.*.variant_of":
+        result.models["variant"].variant_of = "tiny-llama"
+        return result
+    *path, last = key.split(".")
+    places = [(result, False)]
+    for part in path:
+        if part == "*":
+            entries = [entry for place, _ in places for entry in place.values()]
+            places = [(entry, getattr(entry, "variant_of", None) is not None) for entry in entries]
+        else:
+            places = [(getattr(place, part), is_one) for place, is_one in places if getattr(place, part) is not None]
+    for place, is_variant in places:
+        value = KNOWN.get(key) or another(getattr(place, last))
+        setattr(
+            place, last, another(value) if is_variant and key not in KNOWN and not isinstance(value, bool) else value
+        )
+    return result
+
+
+def settings_of(study: Any, job: Job) -> dict[str, Any]:
+    return stage_settings(study, job.stage, **{name: job.wildcards[name] for name in NAMED if name in job.wildcards})
+
+
+KEYS = [key for key in every_key(Study) if key != "study"]  # by another name, all results are others
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_changed_key_changes_the_stages_that_declare_it_and_no_other(key, study, jobs):
+    after = changed(study, key)
+    stages = {job.stage for job in jobs if job.stage and settings_of(study, job) != settings_of(after, job)}
+    assert stages == {*stages_of(key)} & {job.stage for job in jobs}
+    assert bool(stages) != any(covers(cost, key) for cost in COST), "declared by no stage, and as no cost"
+
+
+def covers(cost: str, key: str) -> bool:
+    """Whether a place in COST, with {a,b} in it, is the key's."""
+    parts = [part.strip("{}").split(",") for part in cost.split(".")]
+    return len(parts) == key.count(".") + 1 and all(
+        name in choices or choices == ["*"] for name, choices in zip(key.split("."), parts, strict=True)
+    )
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key.split(".")[-1] in PRESENTATION or "explorer" in key])
+def test_presentation_reaches_no_rule_that_runs_a_model(key, jobs):
+    again = made_again(jobs, {job.number for job in jobs if job.stage in stages_of(key)})
+    assert again and not [job.rule for job in again if job.runs_a_model]
+
+
+def test_every_rule_of_a_study_takes_its_settings_from_the_table(jobs):
+    assert {job.rule for job in jobs if job.stage not in STAGES} == set()
+    assert {job.stage for job in jobs} == {*STAGES}
+
+
+def test_a_seed_reruns_no_greedy_trace_and_no_download(study, jobs):
+    after = changed(study, "seed")
+    redrawn = [job for job in jobs if settings_of(study, job) != settings_of(after, job)]
+    assert "models" not in {job.stage for job in redrawn}
+    assert {job.wildcards["decoding"] for job in redrawn if job.stage == "traces"} == {"sampled"}
+
+
+def test_an_added_decoding_leaves_the_stages_alone_that_read_another(configuration, study, jobs, tmp_path, monkeypatch):
+    config = yaml.safe_load(configuration.read_text())
+    config["decodings"]["warm"] = {"temperature": 1}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(ROOT)
+    after = jobs_of(tmp_path / "more.yaml")
+    before = {(job.rule, tuple(job.wildcards.items())) for job in jobs}
+    new = {job.number for job in after if (job.rule, tuple(job.wildcards.items())) not in before}
+    again = made_again(after, new)
+    assert {job.rule for job in again if job.runs_a_model} == {"generate_traces", "judge_answers"}
+    assert {job.wildcards["decoding"] for job in again if job.rule == "generate_traces"} == {"warm"}
+
+
+def test_the_listing_says_which_rules_run_a_model(jobs):
+    said = listing("patching.components", jobs)
+    assert "is read by model_check, activations, patching, patching_tables" in said
+    assert "patch_pairs" in said and "runs a model" in said and "generate_traces" not in said
+    assert listing("models.*.threads", jobs) == "models.*.threads changes no result: nothing would be made again."

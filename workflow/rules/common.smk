@@ -1,0 +1,80 @@
+# What rules of a kind share. A rule's settings come from the table of stages (workflow/scripts/r2a/study/stages.py).
+ENVIRONMENT = f"../../envs/{STUDY.environment}.yaml"
+CONDITIONS_AND_DECODINGS = {"condition": CONDITIONS, "decoding": list(STUDY.decodings)}
+
+
+def settings(stage, **fixed):
+    """All that a stage's results depend on, for the job's model, dataset and so on."""
+    named = ("model", "dataset", "judge", "condition", "decoding")
+    return lambda wildcards: stage_settings(
+        STUDY, stage, **{name: wildcards[name] for name in named if name in wildcards.keys()}, **fixed
+    )
+
+
+def of_model(key):
+    return lambda wildcards: getattr(STUDY.models[wildcards.model], key)
+
+
+def of_judge(key):
+    return lambda wildcards: getattr(STUDY.judges[wildcards.judge], key)
+
+
+def of_server(key):
+    """Where a judge's or a model's endpoint is and how fast to ask it, which changes no results; empty without one."""
+    return lambda wildcards: (
+        STUDY.judge_resources(wildcards.judge)
+        if "judge" in wildcards.keys()
+        else STUDY.endpoint_resources(wildcards.model)
+    )[key]
+
+
+# gpu is clipped to Snakemake's limit, so what a job needs stands beside it
+ON_MODEL = {
+    "gpu": of_model("gpus"),
+    "gpus_needed": of_model("gpus"),
+    "mem_mb": lambda wildcards, attempt: STUDY.models[wildcards.model].memory_mb * attempt,
+    "runtime": of_model("runtime_minutes"),
+}
+ON_JUDGE = {
+    "gpu": of_judge("gpus"),
+    "gpus_needed": of_judge("gpus"),
+    "mem_mb": lambda wildcards, attempt: STUDY.judges[wildcards.judge].memory_mb * attempt,
+    "runtime": of_judge("runtime_minutes"),
+}
+IN_ENGINE = {
+    "gpu_memory_percent": STUDY.generation.gpu_memory_percent,
+    "cpu_cache_mb": STUDY.generation.cpu_cache_mb,
+    **{key: of_server(key) for key in ("base_url", "api_key_variable", "max_concurrency", "timeout_seconds")},
+}
+
+
+def reasoned(store, stage):
+    """A model's and dataset's traces (or their grades) with reasoning, of the decoding that a stage reads."""
+    return f"<results>/{store}/{{model}}/{{dataset}}/with_reasoning.{getattr(STUDY, stage).decoding}.parquet"
+
+
+def both(store, stage):
+    """The same, in both conditions."""
+    return expand(
+        reasoned(store, stage).replace("with_reasoning", "{condition}"), condition=CONDITIONS, allow_missing=True
+    )
+
+
+def each(path, models=STUDY.models, datasets=STUDY.datasets, **more):
+    """The path for each of the models and datasets, and what else it names."""
+    return expand(path, model=models, dataset=datasets, **more)
+
+
+def measured(path, datasets=STUDY.datasets, **more):
+    """The path for each model that can be measured and each of the datasets."""
+    return each(path, STUDY.weighted_models, datasets, **more)
+
+
+def written(store, models=STUDY.models, datasets=STUDY.datasets):
+    """A store's files of all conditions and decodings."""
+    return each(
+        f"<results>/{store}/{{model}}/{{dataset}}/{{condition}}.{{decoding}}.parquet",
+        models,
+        datasets,
+        **CONDITIONS_AND_DECODINGS,
+    )

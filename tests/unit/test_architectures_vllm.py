@@ -27,6 +27,7 @@ FAMILIES = [
     "llama+dynamic",
     "qwen3_moe",
     "seed_oss",
+    "falcon_h1",
 ]
 SIZES = {"head_dim": 32, "hidden_size": 128}
 LENGTHS = (20, 30, 90)  # within a window and beyond it

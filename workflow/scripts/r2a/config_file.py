@@ -30,16 +30,20 @@ def read_config(path: str | None, hub: str | None = None, revision: str | None =
     return found if isinstance(found, dict) else None
 
 
-def no_restarts(config: Mapping[str, Any]) -> str:
-    """Why runs of a model cannot be restarted in the middle, as patching and ablation do; empty where nothing tells."""
+def recurrent_layers(config: Mapping[str, Any]) -> str:
+    """The kinds of layers that carry a state from token to token; empty where there are none."""
     text = _text(config)
     kinds = text.get("layer_types") or text.get("layers_block_type")
     if isinstance(kinds, list):
-        others = sorted({str(kind) for kind in kinds} - STATELESS)
-        if others:
-            return f"its layers of the kind {', '.join(others)} carry a state from token to token"
-    elif any(name.startswith(RECURRENT) for name in text):
-        return "its recurrent layers carry a state from token to token"
+        return ", ".join(sorted({str(kind) for kind in kinds} - STATELESS))
+    return "recurrent" * any(name.startswith(RECURRENT) for name in text)
+
+
+def no_restarts(config: Mapping[str, Any]) -> str:
+    """Why runs of a model cannot be restarted in the middle, as patching and ablation do; empty where nothing tells."""
+    text, kinds = _text(config), recurrent_layers(config)
+    if kinds:
+        return f"its layers of the kind {kinds} carry a state from token to token"
     if text.get("attn_temperature_tuning"):
         return "it scales queries by their place in the forward pass"
     return ""

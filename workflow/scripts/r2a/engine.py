@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from r2a.config_file import longrope_switch, read_config
+from r2a.config_file import longrope_switch, read_config, recurrent_layers
 
 # In the engine at a time: enough to keep it busy, so few that a study of millions does not sit in its memory.
 MOST_WAITING, FEWEST_WAITING = 2048, 1024
@@ -75,6 +75,7 @@ def start_engine(
     close a reasoning, for requests that limit its length. options: further ones of vLLM's LLM.
     Raises EngineError where the model's heads cannot be split over the GPUs, or vLLM's build needs one and has none.
     """
+    config = read_config(folder) or {}
     words = heads_in_words(folder, engine["gpu"])
     if words:
         raise EngineError(f"{folder}: {words}, under models.*.gpus or judges.*.gpus")
@@ -91,6 +92,8 @@ def start_engine(
         memory: dict[str, Any] = {"kv_cache_memory_bytes": engine["cpu_cache_mb"] * 2**20, "enforce_eager": True}
         # vLLM 0.32 fails on a seeded request whose prompt is split over two steps on a CPU
         memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
+        if recurrent_layers(config):  # which vLLM takes in chunks only: so few requests that none is split
+            memory |= {"enable_chunked_prefill": True, "max_num_seqs": 8, "max_num_batched_tokens": 8 * longest}
     else:
         memory = {"gpu_memory_utilization": engine["gpu_memory_percent"] / 100, "tensor_parallel_size": engine["gpu"]}
     # FlashInfer compiles its sampler with nvcc, which few machines have; seeded requests never use it.
@@ -109,7 +112,7 @@ def start_engine(
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = (
             "0"  # the two runners count differently: generation.vllm_engine.complete
         )
-    switch = longrope_switch(read_config(folder) or {})
+    switch = longrope_switch(config)
     if (
         switch is not None
     ):  # by max_model_len vLLM chooses the factors for all requests; reruns have those for long ones

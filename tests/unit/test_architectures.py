@@ -16,7 +16,7 @@ import yaml
 
 from families import FAMILIES, N_HEADS, WINDOW, random_ids, tiny_model
 from r2a.ablation.arms import Arm
-from r2a.ablation.decoding import generate, mean_output, read
+from r2a.ablation.decoding import answer_outputs, generate, read
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import attention_rows, rerun_traces
 from r2a.config_file import longrope_switch, no_restarts, read_config
@@ -184,17 +184,20 @@ def test_answers_of_short_and_long_traces_are_those_of_whole_passes(family):
     bounds = [Bounds(0, 1, 6, 7, n - 4, n - 3, n, n) for n in LENGTHS]
     cut = [trace[: of.answer] for trace, of in zip(traces, bounds, strict=True)]
     readings = [read(model, ids, of) for ids, of in zip(cut, bounds, strict=True)]
-    mean, heads = mean_output(model, traces, bounds), ((0, 1), (2, 3))
+    outputs, heads = answer_outputs(model, traces, bounds), ((0, 1), (2, 3))
+    for number, reading in enumerate(readings):
+        reading.mean, reading.resampled = outputs.of_others(number, 0)
     arms = [NOTHING, *(Arm(mode, RFH, 0, heads) for mode in ("zero", "mean"))]
     rows = [(reading, arm) for reading in readings for arm in arms]
-    answers = iter(generate(model, rows, [N_ANSWER] * len(rows), mean, eos=[]))
+    answers = iter(generate(model, rows, [N_ANSWER] * len(rows), eos=[]))
     places = places_of(model)
-    for ids in cut:
+    for ids, reading in zip(cut, readings, strict=True):
+        mean = reading.mean
         assert next(answers).token_ids == greedy(model, ids, N_ANSWER)
         for arm in arms[1:]:
             found = next(answers).token_ids
 
-            def put(layer: int, head: int, n_read: int, mode: str = arm.mode) -> Any:
+            def put(layer: int, head: int, n_read: int, mode: str = arm.mode, mean: Any = mean) -> Any:
                 def change(z: torch.Tensor) -> torch.Tensor:
                     changed = z.clone()
                     of_heads = changed.unflatten(-1, (N_HEADS, -1))

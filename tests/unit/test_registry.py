@@ -64,6 +64,8 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(fruits):
     found = fruits(pears=PEAR, plums='@fruit(label="plum", colour="blue")\nclass plum: ...\n')
     with pytest.raises(RegistryError, match="'fig' is not a known fruit; known: pear, plum"):
         found["fig"]
+    assert "fig" not in found
+    assert "pear" in found
 
 
 @pytest.mark.parametrize(

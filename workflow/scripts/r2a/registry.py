@@ -108,6 +108,9 @@ class Registry(Mapping[str, EntryType], Generic[Fields, EntryType]):
     def __str__(self) -> str:
         return self._decorator
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # Mapping's own asks for a KeyError
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

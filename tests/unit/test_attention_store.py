@@ -10,6 +10,7 @@ import torch
 import xarray
 from transformers import Qwen2ForCausalLM
 
+import r2a.attention
 from r2a.attention import capture_attention, rerun
 from r2a.attention.probes import probe_heads
 from r2a.attention.segments import TraceAttention
@@ -17,6 +18,7 @@ from r2a.heads import score_heads
 from r2a.models.attention import AttentionError
 from r2a.shards import WHOLE, gather_shards
 from r2a.store import provenance, read_parquet, write_parquet
+from r2a.traces import Bounds
 from random_traces import write_random_traces
 from same_stores import assert_same_store
 
@@ -135,14 +137,21 @@ def test_sampled_decodings_need_no_logits_and_have_no_agreement(folder, monkeypa
         assert np.isnan(file["argmax_agreement"][:]).tolist() == [True]
 
 
-def test_argmax_agreement_is_the_share_of_completion_tokens_that_the_model_would_write(folder, fused):
+@pytest.mark.parametrize("n_forced", [0, 1])
+def test_argmax_agreement_is_the_share_of_completion_tokens_that_the_model_would_write(folder, monkeypatch, n_forced):
+    """But for those that a budget forced, which close the reasoning."""
     model = Qwen2ForCausalLM.from_pretrained(folder).eval()
-    row = read_parquet(folder / "traces.parquet").iloc[0]
+    table = read_parquet(folder / "traces.parquet").assign(n_forced_tokens=n_forced)
+    row = table.iloc[0]
     ids, n_prompt = [*row.prompt_token_ids, *row.completion_token_ids], len(row.prompt_token_ids)
     with torch.no_grad():
         predicted = model(torch.tensor([ids])).logits[0].argmax(-1)
-    with h5py.File(fused) as file:
-        expected = np.mean(predicted[n_prompt - 1 : -1].numpy() == ids[n_prompt:])
+    close = Bounds.of(row.bounds).think_close
+    own = [position for position in range(n_prompt, len(ids)) if not close <= position < close + n_forced]
+    assert len(own) == len(ids) - n_prompt - n_forced
+    monkeypatch.setattr(r2a.attention, "read_parquet", lambda _: table)
+    with h5py.File(captured(folder, f"forced-{n_forced}")) as file:
+        expected = np.mean([int(predicted[position - 1]) == ids[position] for position in own])
         assert file["argmax_agreement"][0] == pytest.approx(expected)
 
 

@@ -1,18 +1,33 @@
 """Reasoning formats: every registered one on a model of its shape, and what prompts are refused for."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from tokenizers import Tokenizer, decoders, models
-from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerFast
 
-from format_samples import CHATML, LLAMA, SAMPLES, Sample, make_model
+from format_samples import CHATML, LLAMA, SAMPLES, TINY, Sample, make_model
 from r2a.formats import FORMATS, FormatError, choose_format, read_format
 from r2a.formats.table import BEGIN, END, formats_table
-from r2a.models import ModelError, format_of, load_tokenizer, marks_of, resolve_model, text_of, token_pieces
+from r2a.generation import build_requests
+from r2a.generation.endpoint_engine import request_body
+from r2a.models import (
+    ModelError,
+    engine_tokenizer,
+    format_of,
+    load_tokenizer,
+    marks_of,
+    resolve_model,
+    text_marks,
+    text_of,
+    token_pieces,
+)
 from r2a.prompts import CONDITIONS, FINISHED_STUB, Prompts, PromptStyle
+from r2a.study import ConfigError, load_study, stage_settings
 from r2a.traces import SEGMENTS, segment
 
 QUESTION, INSTRUCTION = "Which is larger, 9.11 or 9.9?", " Answer in a box."
@@ -376,3 +391,88 @@ def test_a_model_that_is_no_decoder_with_heads_is_refused_by_name(tmp_path, kind
 
 def test_the_documented_table_is_that_of_the_registered_formats():
     assert f"{BEGIN}{formats_table()}{END}" in Path("docs/formats.md").read_text()
+
+
+# ---- models that are known to their server alone
+
+
+def served(name: str, **changes: Any) -> dict[str, Any]:
+    """A study's entry of a model that is asked by chat."""
+    endpoint = {"base_url": "http://host/v1", "model": "m", "kind": "chat"}
+    return {"prompt": "chat", "reasoning_format": name, "endpoint": endpoint, **changes}
+
+
+def requests_of(folder: Path, entry: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The manifest, and the bodies of both conditions' requests for one problem."""
+    puzzles = {"kind": "problems", "path": "resources/datasets/puzzles.jsonl"}
+    known = {"study": "test", "seed": 1, "models": {"m": entry}, "datasets": {"d": puzzles}}
+    study = load_study(known | {"decodings": {"greedy": {"temperature": 0}}})
+    resolve_model(folder / "m.json", stage_settings(study, "models", "m"))
+    manifest = json.loads((folder / "m.json").read_text())
+    settings = stage_settings(study, "traces", "m", "d")
+    problems = pd.DataFrame({"uid": ["p"], "problem": [QUESTION]})
+    bodies = [request_body(one, settings["endpoint"])[1] for one in build_requests(problems, manifest, settings)]
+    return manifest, bodies[0], bodies[1]
+
+
+def test_a_server_is_told_to_think_and_not_to_think_as_the_format_says(tmp_path):
+    manifest, asked, declined = requests_of(tmp_path, served("qwen3", without_reasoning="native"))
+    assert manifest["reasoning_format"] == "qwen3" and manifest["declines_reasoning"]
+    assert asked["chat_template_kwargs"] == {"enable_thinking": True}
+    assert asked["messages"][-1] == {"role": "assistant", "content": "<think>\n"}
+    assert declined["chat_template_kwargs"] == {"enable_thinking": False}
+    assert declined["messages"] == [{"role": "user", "content": QUESTION}]
+
+
+def test_a_servers_reasoning_is_opened_and_closed_in_the_formats_own_delimiters(tmp_path):
+    _, asked, closed = requests_of(tmp_path, served("magistral", system_turn={"with_reasoning": "Think."}))
+    assert asked["messages"] == [
+        {"role": "system", "content": "Think."},
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": "[THINK]"},
+    ]
+    assert closed["messages"][-1]["content"] == f"[THINK]{FINISHED_STUB}[/THINK]"
+
+
+def test_a_servers_text_is_cut_at_the_formats_delimiters():
+    form = FORMATS["command_a"].function()
+    text = f"{REASONING}{form.close}{form.answer_open}{ANSWER}{form.answer_close}"
+    found = segment([0], [1], text_marks(form, [form.opening, text]))
+    assert (found.n_closes, found.answer) == (1, ANSWER)
+    declined = segment([0], [1], text_marks(form, ["", f"{form.answer_open}{ANSWER}{form.answer_close}"]), True)
+    assert (declined.n_closes, declined.answer) == (1, ANSWER)
+    assert segment([0], [1], text_marks(form, ["", f"{form.open}Hm.{form.close}{ANSWER}"]), True).n_closes == 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        ({"reasoning_format": "r2"}, r"reasoning_format: 'r2' is not a known reasoning format; known: r1, .*harmony"),
+        ({"reasoning_format": {"open": "<a>"}}, r"close: missing"),
+        ({"reasoning_format": "r1", "without_reasoning": "native", "prompt": "chat"}, "no way of its own not to think"),
+        ({"without_reasoning": "native"}, "native is asked by the chat template; give prompt: chat"),
+        ({"system_turn": {"with_reasoning": "Hm."}}, "a raw prompt has no chat template; give prompt: chat"),
+        ({"template_arguments": {"always": {}}}, "template_arguments"),
+    ],
+)
+def test_what_does_not_fit_a_format_is_told_when_the_study_is_read(entry, fault):
+    puzzles = {"kind": "problems", "path": "resources/datasets/puzzles.jsonl"}
+    known = {"study": "test", "seed": 1, "models": {"m": {"path": str(TINY), **entry}}, "datasets": {"d": puzzles}}
+    with pytest.raises(ConfigError, match=fault):
+        load_study(known | {"decodings": {"greedy": {"temperature": 0}}})
+
+
+# ---- engines that make text
+
+
+@pytest.mark.parametrize("kind", ["LlamaTokenizerFast", "LlamaTokenizer"])
+def test_an_engine_that_makes_text_keeps_the_spaces_that_autotokenizer_drops(tmp_path, kind):
+    shutil.copytree(TINY.with_name("tiny-llama"), tmp_path / "m")
+    path = tmp_path / "m/tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": kind}))
+    text = "The quick  brown \\boxed{7} ."
+    ids = load_tokenizer(tmp_path / "m").encode(text, add_special_tokens=False)
+    assert AutoTokenizer.from_pretrained(tmp_path / "m").decode(ids) != text
+    engine = AutoTokenizer.from_pretrained(engine_tokenizer(tmp_path / "m")["tokenizer"])
+    assert engine.decode(ids) == text
+    assert engine.encode(text, add_special_tokens=False) == ids

@@ -50,11 +50,24 @@ def _as_far_as_possible(config: dict[str, Any]) -> tuple[Study | None, Sequence[
         try:
             return Study.model_validate(config), first
         except ValidationError as error:
-            errors = error.errors()
+            errors = _without_types(error.errors())
         first = first or errors
         for fault in errors:
             _put_right(config, fault)
     return None, first
+
+
+def _without_types(errors: Sequence[Any]) -> Sequence[Any]:
+    """Errors in a value that may be a name or a section, as errors of the one that was given."""
+    told = []
+    for error in errors:
+        before, is_member, after = error["loc"], False, ()
+        if "reasoning_format" in before[:-1]:
+            k = before.index("reasoning_format") + 1
+            before, is_member, after = before[:k], True, before[k + 1 :]
+        if not is_member or after or not isinstance(error["input"], dict):
+            told.append({**error, "loc": (*before, *after)})
+    return told
 
 
 def _put_right(config: dict[str, Any], error: Any) -> None:
@@ -158,7 +171,7 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
 def _format_in_words(place: str, model: Model) -> Iterator[tuple[str, str]]:
     """What is wrong with how a model's reasoning is told apart, and how it is asked not to think."""
     name = model.reasoning_format
-    if isinstance(name, str) and name not in FORMATS:
+    if isinstance(name, str) and name not in list(FORMATS):
         yield f"{place}.reasoning_format", f"{name!r} is not a known reasoning format; known: {', '.join(FORMATS)}"
     elif isinstance(name, str) and model.without_reasoning == "native" and not FORMATS[name].function().no_think:
         words = f"{name} has no way of its own not to think; take finished or empty"

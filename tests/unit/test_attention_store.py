@@ -141,15 +141,19 @@ def test_sampled_decodings_need_no_logits_and_have_no_agreement(folder, monkeypa
 def test_argmax_agreement_is_the_share_of_completion_tokens_that_the_model_would_write(folder, monkeypatch, n_forced):
     """But for those that a budget forced, which close the reasoning."""
     model = Qwen2ForCausalLM.from_pretrained(folder).eval()
-    table = read_parquet(folder / "traces.parquet").assign(n_forced_tokens=n_forced)
-    row = table.iloc[0]
+    row = read_parquet(folder / "traces.parquet").iloc[0]
     ids, n_prompt = [*row.prompt_token_ids, *row.completion_token_ids], len(row.prompt_token_ids)
     with torch.no_grad():
         predicted = model(torch.tensor([ids])).logits[0].argmax(-1)
     close = Bounds.of(row.bounds).think_close
     own = [position for position in range(n_prompt, len(ids)) if not close <= position < close + n_forced]
     assert len(own) == len(ids) - n_prompt - n_forced
-    monkeypatch.setattr(r2a.attention, "read_parquet", lambda _: table)
+    as_stored = r2a.attention.read_traces_to_rerun
+
+    def with_forced(*given: Any) -> Any:
+        return as_stored(*given).assign(n_forced_tokens=n_forced)
+
+    monkeypatch.setattr(r2a.attention, "read_traces_to_rerun", with_forced)
     with h5py.File(captured(folder, f"forced-{n_forced}")) as file:
         expected = np.mean([int(predicted[position - 1]) == ids[position] for position in own])
         assert file["argmax_agreement"][0] == pytest.approx(expected)

@@ -409,9 +409,11 @@ def requests_of(folder: Path, entry: dict[str, Any]) -> tuple[dict[str, Any], di
     study = load_study(known | {"decodings": {"greedy": {"temperature": 0}}})
     resolve_model(folder / "m.json", stage_settings(study, "models", "m"))
     manifest = json.loads((folder / "m.json").read_text())
-    settings = stage_settings(study, "traces", "m", "d")
-    problems = pd.DataFrame({"uid": ["p"], "problem": [QUESTION]})
-    bodies = [request_body(one, settings["endpoint"])[1] for one in build_requests(problems, manifest, settings)]
+    problems, bodies = pd.DataFrame({"uid": ["p"], "problem": [QUESTION]}), []
+    for condition in CONDITIONS:
+        settings = stage_settings(study, "traces", "m", "d", condition=condition, decoding="greedy")
+        (request,) = build_requests(problems, manifest, settings)
+        bodies.append(request_body(request, settings["endpoint"])[1])
     return manifest, bodies[0], bodies[1]
 
 

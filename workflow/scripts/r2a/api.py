@@ -1,0 +1,396 @@
+"""The front door: a reasoning model, a trace, and what can be asked of them, without Snakemake or configuration.
+
+    from r2a import load_model, generate_trace, segment_attention, rank_heads, patch_curve
+    model = load_model("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B")
+    trace = generate_trace(model, "Which is larger, 9.9 or 9.11?")
+    rank_heads(model, [trace]).head(10)
+
+The functions are the ones that the workflow's stages call, so their results equal its stores. Axes are named as there:
+layer, head, query_segment, key_segment, position.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from r2a.ablation.arms import Arm, Head
+from r2a.ablation.decoding import generate, mean_output, read, refuse_deviating
+from r2a.attention.rerun import check_masses, rerun_batch
+from r2a.attention.segments import TraceAttention, segment_mass, tracking
+from r2a.formats import ReasoningFormat
+from r2a.heads.focus import short_mass, uniform_a2r
+from r2a.models import format_of, load_tokenizer, marks_of, text_of, token_pieces
+from r2a.models import load_model as load_weights
+from r2a.models.decoder import Decoder, fix_rotation
+from r2a.models.weights import find_weights
+from r2a.patching import engine as patching
+from r2a.patching.metrics import patch_metrics
+from r2a.patching.pairs import build_run
+from r2a.prompts import WITH, WITHOUT, Prompts, PromptStyle
+from r2a.traces import SHORT_NAMES, Bounds, Marks, segment_bounds
+
+BATCH_TOKENS = 4096  # that patches are computed in at a time
+KEYS_OF_REASONING = ("reasoning_content", "reasoning", "thinking")  # in messages of servers with OpenAI's interface
+
+
+class TraceError(ValueError):
+    """A text or a log cannot be read as a trace; the message says what is missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReasoningModel:
+    """A model of transformers with its tokenizer, and what opens and closes its reasoning."""
+
+    model: Any
+    tokenizer: Any
+    form: ReasoningFormat
+    marks: Marks
+
+    @cached_property
+    def patching_engine(self) -> patching.Engine:
+        """Restarts of kept runs, checked once. Raises ModelError where the architecture cannot be patched exactly."""
+        return patching.Engine(self.model)
+
+    def prompt_ids(
+        self, question: str, instruction: str = "", condition: str = WITH, prompt: str | None = None
+    ) -> list[int]:
+        """Token ids of a question's prompt: by the model's chat template where it has one, else in the paper's format.
+
+        prompt: chat or raw, to choose. Raises PromptError where the template cannot open a reasoning.
+        """
+        chosen = prompt or ("raw" if self.tokenizer.chat_template is None else "chat")
+        return Prompts(self.tokenizer, PromptStyle(self.form, chosen)).ids(question, instruction, condition)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One prompt with one completion of one model, as token ids; bounds: where its segments start."""
+
+    token_ids: tuple[int, ...]
+    bounds: Bounds
+    tokens: tuple[str, ...]  # each token's own text
+
+    def text(self, segment: str) -> str:
+        """The text of a segment: prompt, reasoning, answer and so on (traces.SEGMENTS)."""
+        return "".join(self.tokens[self.bounds.span(segment)])
+
+    def positions(self, text: str, segment: str = "reasoning") -> list[int]:
+        """Positions of a segment's tokens that hold, each by itself, this text (spaces around it aside)."""
+        span = self.bounds.span(segment)
+        return [position for position in range(span.start, span.stop) if self.tokens[position].strip() == text.strip()]
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentAttention:
+    """What a trace's reasoning and answer attend to, float32; nan in layers that do not attend.
+
+    segment_mass [layer, head, query_segment, key_segment], rows summing to 1 over key_segment; tracking [layer, head],
+    the rank correlation of centre with the answer token's number; centre and spread [layer, head, answer token], the
+    attention-weighted mean position in the reasoning and its standard deviation, from 0 to 1.
+    """
+
+    bounds: Bounds
+    segment_mass: np.ndarray
+    tracking: np.ndarray
+    centre: np.ndarray
+    spread: np.ndarray
+
+    def mass(self, name: str) -> np.ndarray:
+        """A segment mass [layer, head] by the paper's short name, e.g. a2r: the answer's on the reasoning."""
+        return short_mass(self.segment_mass, name)
+
+
+def load_model(
+    source: str | Path | Any,
+    tokenizer: Any = None,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    reasoning_format: str | Mapping[str, Any] | None = None,
+) -> ReasoningModel:
+    """A model to study, on all visible GPUs or the CPU.
+
+    source: a folder, an id on the Hugging Face hub, or a model of transformers that you hold already, with its
+    tokenizer.
+    dtype: float32, bfloat16 or float16; by default bfloat16 on a GPU and float32 on a CPU. reasoning_format: a name
+    or {open, close, ...}, where the model's own files leave it open.
+    Raises ModelError where weights are not safetensors, the format is not certain, or a part of the model is not found.
+    """
+    if not isinstance(source, str | Path):
+        if tokenizer is None:
+            raise TypeError("a model that is held already needs its tokenizer: load_model(model, tokenizer)")
+        fix_rotation(Decoder(source))
+        with tempfile.TemporaryDirectory() as folder:  # the model's own files, as a folder on disk has them
+            for part in (tokenizer, source.config, getattr(source, "generation_config", None)):
+                if part is not None:
+                    part.save_pretrained(folder)
+            _, form, _ = format_of(folder, reasoning_format)
+            marks = marks_of(folder, form)
+        return ReasoningModel(source.eval(), tokenizer, form, marks)
+    is_folder = Path(source).is_dir()
+    folder, _ = find_weights(
+        {"path": str(source) if is_folder else None, "hub": None if is_folder else str(source), "revision": revision}
+    )
+    _, form, _ = format_of(folder, reasoning_format)
+    chosen = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    manifest = {"folder": str(folder), "models": {str(source): {"dtype": chosen}}}
+    return ReasoningModel(load_weights(manifest, "sdpa"), load_tokenizer(folder), form, marks_of(folder, form))
+
+
+def trace_from_ids(model: ReasoningModel, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Trace:
+    """A trace from the exact token ids of its prompt and completion.
+
+    Raises TraceError where nothing opens a reasoning.
+    """
+    prompt, completion = [*map(int, prompt_ids)], [*map(int, completion_ids)]
+    ids = (*prompt, *completion)
+    try:
+        bounds = segment_bounds(prompt, completion, model.marks)
+    except ValueError as error:
+        raise TraceError(f"{error}; a prompt of ReasoningModel.prompt_ids opens one") from error
+    return Trace(ids, bounds, tuple(token_pieces(model.tokenizer, ids)))
+
+
+def trace_from_text(model: ReasoningModel, question: str, reasoning: str, answer: str, instruction: str = "") -> Trace:
+    """A trace from texts: the question's prompt, then the reasoning, what closes it, and the answer.
+
+    The texts are tokenized here, so the ids can differ from those that a model generated; where you have these, use
+    trace_from_ids.
+    """
+    completion = f"{reasoning}{model.form.close}{model.form.answer_open}{answer}"
+    ids = model.tokenizer.encode(completion, add_special_tokens=False)
+    return trace_from_ids(model, model.prompt_ids(question, instruction), ids)
+
+
+def trace_from_message(model: ReasoningModel, question: str, message: Mapping[str, Any]) -> Trace:
+    """A trace from a chat message as servers give it: content beside reasoning_content, or both in content, with tags.
+
+    Raises TraceError where the message has no reasoning.
+    """
+    content = message.get("content") or ""
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    answer = "".join(part.get("text") or "" for part in parts if part.get("type") in ("text", "output_text"))
+    found = [str(message[key]) for key in KEYS_OF_REASONING if message.get(key)]
+    found += [
+        str(part.get("reasoning") or part.get("thinking"))
+        for part in parts
+        if part.get("type") in ("reasoning", "thinking")
+    ]
+    if found:
+        return trace_from_text(model, question, found[0], answer)
+    before, closed, after = answer.partition(model.form.close)
+    if not closed:
+        raise TraceError(
+            f"the message has none of {', '.join(KEYS_OF_REASONING)}, and no {model.form.close!r} in its content"
+        )
+    return trace_from_text(model, question, before.removeprefix(model.form.open), after)
+
+
+def read_traces(model: ReasoningModel, path: Path | str) -> list[Trace]:
+    """The traces of a log: an inspect_ai log (.json), or lm-evaluation-harness samples or chat messages (.jsonl).
+
+    A line of .jsonl is a sample with arguments and resps, or {messages: [...]} that ends with the model's own.
+    Raises TraceError, naming file and sample, where one has no question or no reasoning.
+    """
+    traces = []
+    for number, (question, message) in enumerate(_logged(Path(path)), 1):
+        try:
+            traces.append(trace_from_message(model, question, message))
+        except TraceError as error:
+            raise TraceError(f"{path}: sample {number}: {error}") from error
+    return traces
+
+
+def _logged(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Question and message of every sample of a log."""
+    if path.suffix == ".json":
+        samples = json.loads(path.read_text()).get("samples")
+        if samples is None:
+            raise TraceError(f"{path}: has no samples; an inspect_ai log in JSON has (inspect log convert --to json)")
+        for sample in samples:
+            asked = sample["input"]
+            question = (
+                asked
+                if isinstance(asked, str)
+                else next(turn["content"] for turn in reversed(asked) if turn["role"] == "user")
+            )
+            yield question, sample["output"]["choices"][0]["message"]
+        return
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        sample = json.loads(line)
+        if "messages" in sample:
+            *asked, message = sample["messages"]
+            yield next(turn["content"] for turn in reversed(asked) if turn["role"] == "user"), message
+        elif "resps" in sample:
+            arguments = sample["arguments"]
+            first = arguments["gen_args_0"]["arg_0"] if isinstance(arguments, dict) else arguments[0][0]
+            yield first, {"content": sample["resps"][0][0]}
+        else:
+            raise TraceError(f"{path}: line {number} has neither messages nor resps")
+
+
+@torch.no_grad()
+def generate_trace(
+    model: ReasoningModel,
+    question: str,
+    instruction: str = "",
+    *,
+    max_new_tokens: int = 2048,
+    with_reasoning: bool = True,
+    prompt: str | None = None,
+) -> Trace:
+    """A greedy trace of one question, by transformers; for many, the workflow's vLLM is far faster."""
+    ids = model.prompt_ids(question, instruction, WITH if with_reasoning else WITHOUT, prompt)
+    tokens = torch.tensor([ids], device=model.model.device)
+    asked = {
+        "do_sample": False,
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+        "pad_token_id": min(model.marks.stops, default=0),
+    }
+    made = model.model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(model.marks.stops),
+        **asked,
+    )
+    return trace_from_ids(model, ids, made[0, len(ids) :].tolist())
+
+
+def segment_attention(model: ReasoningModel, trace: Trace) -> SegmentAttention:
+    """What a trace's reasoning and answer attend to, in every head, at a forward pass's price (METHOD section 3).
+
+    Raises EmptySegment where the trace has no reasoning or no answer, AttentionError where masses do not sum to 1.
+    """
+    ((kept, _),) = rerun_batch(model.model, [trace.token_ids], [trace.bounds])
+    return _summed(model, trace, kept)
+
+
+def _summed(model: ReasoningModel, trace: Trace, kept: TraceAttention) -> SegmentAttention:
+    decoder = Decoder(model.model)
+    mass = segment_mass(kept, trace.bounds)
+    dtype = str(model.model.dtype).removeprefix("torch.")
+    check_masses(mass[decoder.attending], dtype, "trace", decoder.has_sinks)
+    return SegmentAttention(trace.bounds, mass, tracking(kept.centre), kept.centre, kept.spread)
+
+
+def rank_heads(model: ReasoningModel, traces: Sequence[Trace]) -> pd.DataFrame:
+    """One row a head, the first the one whose answer tokens attend most to the reasoning, mean over the traces.
+
+    Columns: rank (1 is the highest a2r), layer, head, the paper's short names (a2r, a2p, a2bos, ...), lift (a2r over
+    even attention's) and tracking. METHOD section 3; Zhang et al. 2025, section 4. Shows a bar of progress.
+    """
+    found = [segment_attention(model, trace) for trace in tqdm(traces, desc="traces", disable=len(traces) < 2)]
+    n_layers, n_heads = found[0].tracking.shape
+    layers, heads = np.divmod(np.arange(n_layers * n_heads), n_heads)
+    means = {name: np.mean([attention.mass(name) for attention in found], 0).ravel() for name in SHORT_NAMES}
+    lift = np.mean([attention.mass("a2r") / uniform_a2r(attention.bounds) for attention in found], 0).ravel()
+    tracked = pd.DataFrame([attention.tracking.ravel() for attention in found]).mean()  # of the defined ones
+    table = pd.DataFrame({"layer": layers, "head": heads, **means, "lift": lift, "tracking": tracked})
+    table = table.sort_values("a2r", ascending=False, kind="stable", na_position="last")
+    table.insert(0, "rank", np.arange(1, len(table) + 1))
+    return table.reset_index(drop=True)
+
+
+def capture(
+    model: ReasoningModel, trace: Trace, positions: Sequence[int], components: Sequence[str] = ("resid_pre",)
+) -> dict[str, np.ndarray]:
+    """A trace's activations at some positions, float32 [layer, position, d_model], by component.
+
+    z has [layer, position, head, d_head]. components: resid_pre, resid_mid, attn_out, mlp_out, z. Raises ModelError
+    where the architecture lacks one.
+    """
+    found, _ = patching.capture(model.model, trace.token_ids, positions, components)
+    return {component: activations.numpy() for component, activations in found.items()}
+
+
+def patch_curve(
+    model: ReasoningModel,
+    clean: Trace,
+    corrupted: Trace,
+    answers: tuple[str, str],
+    *,
+    component: str = "resid_pre",
+    comparators: tuple[str, str] = ("right", "right"),
+    probe: str = "plain",
+) -> pd.DataFrame:
+    """Activation patching from the clean trace into the corrupted one, by layer and role (METHOD section 4).
+
+    answers: of the clean and of the corrupted question, one token each. Both reasonings are ended by the probe's line
+    with their own answer, and their answers begin with "Thus, the {comparator} one is". Positions are matched by role.
+    Columns: layer, role, and every metric of patching.metrics.METRICS; normalized_logit_diff is 0 where nothing
+    changed and 1 where the clean answer is fully restored.
+    Raises PairError where an answer is not one token, ModelError where restarts are not exact for the architecture.
+    """
+    if component == "z":
+        raise ValueError(
+            "z has heads as an axis of its own; patch_curve takes resid_pre, resid_mid, attn_out or mlp_out"
+        )
+    engine = model.patching_engine
+    sides = [
+        build_run(
+            model.tokenizer,
+            {"prompt_token_ids": trace.token_ids, "completion_token_ids": (), "bounds": trace.bounds},
+            answer,
+            comparator,
+            probe,
+            keep_reasoning=True,
+        )
+        for trace, answer, comparator in zip((clean, corrupted), answers, comparators, strict=True)
+    ]
+    roles = [role for role in sides[0].roles if role in sides[1].roles]
+    places = [[side.positions[role] for role in roles] for side in sides]
+    vectors, clean_logits = patching.capture(model.model, sides[0].token_ids, places[0], [component])
+    kept = engine.keep(sides[1].token_ids, places[1])
+    left = engine.patch(kept, component, vectors[component].to(model.model.device), BATCH_TOKENS)
+    corrupted_logits = engine.logits(kept.resid_pre[-1])[0]
+    metrics = patch_metrics(engine.logits(left), clean_logits, corrupted_logits, sides[0].answer_id, sides[1].answer_id)
+    layers, numbers = np.divmod(np.arange(engine.n_layers * len(roles)), len(roles))
+    values = {name: found.numpy().ravel() for name, found in metrics.items()}
+    return pd.DataFrame({"layer": layers, "role": [roles[number] for number in numbers], **values})
+
+
+def ablate(
+    model: ReasoningModel,
+    trace: Trace,
+    heads: Sequence[Head],
+    mode: str = "cut_off",
+    *,
+    max_new_tokens: int | None = None,
+    other_traces: Sequence[Trace] = (),
+) -> pd.DataFrame:
+    """The trace's answer generated again, greedily, with and without some heads ablated (METHOD section 3).
+
+    heads: (layer, head) pairs. mode: zero, mean (over the answers of other_traces) or cut_off (attention knockout: the
+    heads do not see the reasoning). Columns: mode (unablated first), answer, a2r (what its tokens still attend to the
+    reasoning, mean over all heads), is_finished. Raises ModelError where the architecture cannot be ablated exactly.
+    """
+    refuse_deviating(model.model, trace.token_ids, trace.bounds)
+    mean = None
+    if mode == "mean":
+        if not other_traces:
+            raise ValueError("mode mean needs other_traces, whose answers the mean is taken over")
+        mean = mean_output(model.model, [t.token_ids for t in other_traces], [t.bounds for t in other_traces])
+    reading = read(model.model, trace.token_ids[: trace.bounds.answer], trace.bounds)
+    arms = [Arm("unablated", "unablated", 0, ()), Arm(mode, "chosen", 0, tuple(heads))]
+    limit = max_new_tokens or trace.bounds.end - trace.bounds.answer + 64
+    answers = generate(model.model, [(reading, arm) for arm in arms], [limit] * len(arms), mean, model.marks.stops)
+    return pd.DataFrame(
+        {
+            "mode": [arm.mode for arm in arms],
+            "answer": [text_of(model.tokenizer, answer.token_ids) for answer in answers],
+            "a2r": [answer.a2r for answer in answers],
+            "is_finished": [answer.is_finished for answer in answers],
+        }
+    )

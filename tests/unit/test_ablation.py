@@ -51,7 +51,7 @@ from r2a.prompts import prompt_ids
 from r2a.roles import RANDOM, RFH, RFH_FROM_PROMPT, UNABLATED
 from r2a.shards import WHOLE, gather_shards
 from r2a.statistics import difference_interval
-from r2a.store import provenance, write_parquet
+from r2a.store import NothingToMeasure, provenance, write_parquet
 from r2a.study import ConfigError, load_study
 from r2a.summary.ablation import ablation_sentences
 from r2a.traces import Bounds, segment_bounds
@@ -564,7 +564,7 @@ def test_more_heads_than_the_model_has_and_no_valid_trace_are_errors_in_words(fo
         ablate(folder, "none.parquet", doses=[1, 25])
     table = pd.read_parquet(folder / "traces.parquet").assign(is_valid=False)
     write_parquet(folder / "invalid.parquet", table, provenance({}))
-    with pytest.raises(AblationError, match="no valid greedy trace"):
+    with pytest.raises(NothingToMeasure, match="no valid greedy trace"):
         ablate(folder, "none.parquet", traces="invalid.parquet")
 
 

@@ -29,12 +29,12 @@ METRICS = {
     "a2r": "a2r that remains,\nmean over all heads",
 }
 SELECTIONS = {
-    RFH: (BLUE, "o", "-", "Reasoning-Focus Heads, by rank"),
-    RANDOM: (GREY, "s", "--", "random heads of the same layers, mean of draws"),
-    MATCHED: (ORANGE, "^", "--", "heads that write as much, mean of draws"),
-    PROMPT_HEADS: (GREEN, "v", ":", "prompt-focus heads"),
-    CONTRIBUTION: (PURPLE, "D", "-", "heads that write most of the reasoning"),
-    RFH_FROM_PROMPT: (SKY, "x", "-.", "Reasoning-Focus Heads cut off from the prompt"),
+    RFH: (BLUE, "o", "-", "RFHs, by rank"),
+    RANDOM: (GREY, "s", "--", "random, same layers"),
+    MATCHED: (ORANGE, "^", "--", "matched"),
+    PROMPT_HEADS: (GREEN, "v", ":", "prompt-focus"),
+    CONTRIBUTION: (PURPLE, "D", "-", "contributing"),
+    RFH_FROM_PROMPT: (SKY, "x", "-.", "RFHs, from the prompt"),
 }
 RANGES = {"tracking": (-1.04, 1.04), "a2r": (0, None)}  # of the vertical axis
 

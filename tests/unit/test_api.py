@@ -55,10 +55,10 @@ def test_segment_attention_is_eager_attentions(model, pair):
 def test_segment_attention_equals_the_workflows_store(model, tmp_path):
     write_random_traces(tmp_path)
     settings = {
-        "model": "random", "dataset": "texts", "decoding": "greedy", "is_greedy": True, "kernel": "fused",
+        "model": "random", "dataset": "texts", "decoding": "greedy", "temperature": 0, "kernel": "fused",
         "cue_words": ["Wait"],
     }  # fmt: skip
-    capture_attention(tmp_path / "traces.parquet", tmp_path / "manifest.json", tmp_path / "a.h5", settings, 1000)
+    capture_attention([tmp_path / "traces.parquet"], tmp_path / "manifest.json", tmp_path / "a.h5", settings, 1000)
     stored = pd.read_parquet(tmp_path / "traces.parquet").set_index("uid")
     origin = json.loads((tmp_path / "manifest.json").read_text())
     own = r2a.load_model(origin["folder"])

@@ -23,7 +23,7 @@ import torch
 from tqdm.auto import tqdm
 
 from r2a.ablation.arms import Arm, Head
-from r2a.ablation.decoding import generate, mean_output, read, refuse_deviating
+from r2a.ablation.decoding import answer_outputs, generate, read, refuse_deviating
 from r2a.attention.rerun import check_masses, rerun_batch
 from r2a.attention.segments import TraceAttention, segment_mass, tracking
 from r2a.formats import ReasoningFormat
@@ -372,20 +372,22 @@ def ablate(
 ) -> pd.DataFrame:
     """The trace's answer generated again, greedily, with and without some heads ablated (METHOD section 3).
 
-    heads: (layer, head) pairs. mode: zero, mean (over the answers of other_traces) or cut_off (attention knockout: the
-    heads do not see the reasoning). Columns: mode (unablated first), answer, a2r (what its tokens still attend to the
-    reasoning, mean over all heads), is_finished. Raises ModelError where the architecture cannot be ablated exactly.
+    heads: (layer, head) pairs. mode: zero; mean (over the answers of other_traces), resample (of their first);
+    cut_off (attention knockout: the heads do not see the reasoning) or sharpened (their attention in it is squared).
+    Columns: mode (unablated first), answer, a2r (what its tokens still attend to the reasoning, mean over all heads),
+    is_finished. Raises ModelError where the architecture cannot be ablated exactly.
     """
     refuse_deviating(model.model, trace.token_ids, trace.bounds)
-    mean = None
-    if mode == "mean":
-        if not other_traces:
-            raise ValueError("mode mean needs other_traces, whose answers the mean is taken over")
-        mean = mean_output(model.model, [t.token_ids for t in other_traces], [t.bounds for t in other_traces])
     reading = read(model.model, trace.token_ids[: trace.bounds.answer], trace.bounds)
+    if mode in ("mean", "resample"):
+        if not other_traces:
+            raise ValueError(f"mode {mode} needs other_traces, whose heads' outputs it puts in")
+        traces = [trace, *other_traces]
+        outputs = answer_outputs(model.model, [t.token_ids for t in traces], [t.bounds for t in traces])
+        reading.mean, reading.resampled = outputs.of_others(0, 1)
     arms = [Arm("unablated", "unablated", 0, ()), Arm(mode, "chosen", 0, tuple(heads))]
     limit = max_new_tokens or trace.bounds.end - trace.bounds.answer + 64
-    answers = generate(model.model, [(reading, arm) for arm in arms], [limit] * len(arms), mean, model.marks.stops)
+    answers = generate(model.model, [(reading, arm) for arm in arms], [limit] * len(arms), model.marks.stops)
     return pd.DataFrame(
         {
             "mode": [arm.mode for arm in arms],

@@ -17,16 +17,15 @@ from r2a.models.decoder import Decoder, fix_rotation
 
 # vLLM's attention on a CPU takes heads of 32 and more
 FAMILIES = [
+    "llama",
     "gpt_oss",
     "gemma3_text",
     "mistral+window",
     "granite",
     "glm4",
     "exaone4",
-    "cohere2",
-    "llama+dynamic",
     "qwen3_moe",
-    "seed_oss",
+    "qwen3",
     "falcon_h1",
 ]
 SIZES = {"head_dim": 32, "hidden_size": 128}

@@ -137,13 +137,13 @@ def load_model(
             marks = marks_of(folder, form)
         return ReasoningModel(source.eval(), tokenizer, form, marks)
     is_folder = Path(source).is_dir()
-    folder, _ = find_weights(
+    found, _ = find_weights(
         {"path": str(source) if is_folder else None, "hub": None if is_folder else str(source), "revision": revision}
     )
-    _, form, _ = format_of(folder, reasoning_format)
+    _, form, _ = format_of(found, reasoning_format)
     chosen = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
-    manifest = {"folder": str(folder), "models": {str(source): {"dtype": chosen}}}
-    return ReasoningModel(load_weights(manifest, "sdpa"), load_tokenizer(folder), form, marks_of(folder, form))
+    manifest = {"folder": str(found), "models": {str(source): {"dtype": chosen}}}
+    return ReasoningModel(load_weights(manifest, "sdpa"), load_tokenizer(found), form, marks_of(found, form))
 
 
 def trace_from_ids(model: ReasoningModel, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Trace:

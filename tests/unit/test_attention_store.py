@@ -17,7 +17,7 @@ from r2a.attention.segments import TraceAttention
 from r2a.heads import score_heads
 from r2a.models.attention import AttentionError
 from r2a.shards import WHOLE, gather_shards
-from r2a.store import provenance, read_parquet, write_parquet
+from r2a.store import NothingToMeasure, provenance, read_parquet, write_parquet
 from r2a.traces import Bounds
 from random_traces import write_random_traces
 from same_stores import assert_same_store
@@ -190,9 +190,9 @@ def test_a_kernel_that_fails_its_check_stops_the_job_with_numbers(folder, monkey
     assert not (folder / "wrong.h5").exists()
 
 
-def test_traces_of_which_none_is_valid_stop_the_job_in_words(folder):
+def test_traces_of_which_none_is_valid_leave_nothing_to_measure(folder):
     table = read_parquet(folder / "traces.parquet").assign(is_valid=False)
     write_parquet(folder / "invalid.parquet", table, provenance({}))
-    with pytest.raises(AttentionError, match=r"invalid\.parquet: no valid trace; see the funnel table"):
+    with pytest.raises(NothingToMeasure, match="no valid greedy trace"):
         captured(folder, "none", traces="invalid")
     assert not (folder / "none.h5").exists()

@@ -380,7 +380,8 @@ def test_an_unknown_word_for_the_end_is_told_once_and_counted_and_costs_no_trace
     assert table.loc[table["condition"] == "with_reasoning", "is_valid"].all()
     assert set(table["finish_reason"]) == {"weary"}
     lines = [record.message for record in caplog.records if "weary" in record.message]
-    assert len(lines) == 2 and lines[1] == "8 completions end for 'weary', which is taken for stop"
+    assert len(lines) == 4, "one line at the first, one at the end, of each condition's job"
+    assert lines[1] == lines[3] == "4 completions end for 'weary', which is taken for stop"
 
 
 def test_a_reply_that_cannot_be_read_costs_no_other(tmp_path, server):
@@ -411,7 +412,7 @@ def test_a_refused_prompt_costs_no_other(tmp_path, server):
 
 def test_requests_that_are_all_refused_stop_the_job(tmp_path, server):
     server.reply = lambda body: (400, {"error": "no such field"})
-    with pytest.raises(EndpointError, match=r"all 8 requests are refused.*no such field"):
+    with pytest.raises(EndpointError, match=r"all 4 requests are refused.*no such field"):
         generate(tmp_path, study(tmp_path, served(server.url)))
 
 

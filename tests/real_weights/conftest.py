@@ -17,7 +17,10 @@ NOT_COPIED = shutil.ignore_patterns(".*", "results", "__pycache__")
 REASONER, PRETRAINED = "smollm2-reasoner", "smollm2-135m"
 TARGETS = [
     *(f"results/real-weights/attention/{REASONER}/{dataset}.h5" for dataset in ("word-problems", "comparisons")),
-    f"results/real-weights/grades/{REASONER}/word-problems.parquet",
+    *(
+        f"results/real-weights/grades/{REASONER}/word-problems/{condition}.greedy.parquet"
+        for condition in ("with_reasoning", "without_reasoning")
+    ),
     f"results/real-weights/patching/{REASONER}/comparisons.h5",
     f"results/real-weights/probes/{PRETRAINED}.h5",
 ]

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 from hooked_patching import hooked_patch, last_logits
 from r2a.attention.probes import repeated_tokens
 from r2a.boxes import final_answer, find_boxes
-from r2a.models import load_tokenizer, marks_of, token_pieces
+from r2a.models import load_tokenizer, token_pieces
 from r2a.store import axis_labels, read_parquet
-from r2a.traces import Bounds, segment_bounds
+from r2a.traces import Bounds
 
 ROOT = Path(__file__).parents[2]
 REASONER, PRETRAINED = "smollm2-reasoner", "smollm2-135m"
@@ -28,8 +28,8 @@ TEXTS = [
 
 
 def completions(results: Path, dataset: str) -> pd.DataFrame:
-    traces = read_parquet(results / "traces" / REASONER / f"{dataset}.parquet")
-    return traces[traces["decoding"] == "greedy"]
+    files = sorted((results / "traces" / REASONER / dataset).glob("*.greedy.parquet"))
+    return pd.concat(map(read_parquet, files), ignore_index=True)
 
 
 # ---- tokens and text
@@ -50,13 +50,13 @@ def test_pieces_of_a_real_vocabulary_join_to_the_text_but_for_characters_split_o
     assert len(pieces) == len(ids)
 
 
-def test_tags_are_single_tokens_that_no_neighbour_merges_with(tokenizer, models):
-    marks = marks_of(models / PRETRAINED)
+def test_tags_are_single_tokens_that_no_neighbour_merges_with(tokenizer):
+    closed = tokenizer.convert_tokens_to_ids("</think>")
     for left in ("a", ".", " ", "\n", ".\n", "7"):
         for right in ("a", "\n", "\n\n", " 7", "."):
             ids = tokenizer.encode(f"{left}</think>{right}", add_special_tokens=False)
-            assert ids.count(marks.think_close) == 1
-            assert tokenizer.decode(ids[: ids.index(marks.think_close)]) == left
+            assert ids.count(closed) == 1
+            assert tokenizer.decode(ids[: ids.index(closed)]) == left
 
 
 def test_numbers_are_split_into_digits_and_boxes_are_found_all_the_same(tokenizer):
@@ -65,39 +65,39 @@ def test_numbers_are_split_into_digits_and_boxes_are_found_all_the_same(tokenize
     assert final_answer(tokenizer.decode(ids)) == "1234"
 
 
-def test_segments_tile_every_trace_and_begin_and_end_as_written(results, models, tokenizer):
-    marks = marks_of(models / REASONER)
+def test_segments_tile_every_trace_and_begin_and_end_as_written(results, tokenizer):
+    opened, closed = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
     for dataset in ("word-problems", "comparisons"):
         for row in completions(results, dataset).itertuples():
             ids = [*row.prompt_token_ids, *row.completion_token_ids]
             bounds = Bounds.of(row.bounds)
-            assert bounds == segment_bounds(row.prompt_token_ids, row.completion_token_ids, marks)
-            parts = {
-                segment: tokenizer.decode(ids[bounds.span(segment)]) for segment in ("prompt", "reasoning", "answer")
-            }
-            assert ids[0] == marks.bos and ids[bounds.think_open] == marks.think_open
-            assert parts["prompt"].endswith("\\boxed{}. ")
+            assert (bounds.bos, bounds.end) == (0, len(ids))
+            assert list(bounds) == sorted(bounds)
+            prompt, answer = (tokenizer.decode(ids[bounds.span(segment)]) for segment in ("prompt", "answer"))
+            assert ids[0] == tokenizer.bos_token_id
+            assert ids[bounds.think_open] == opened
+            assert prompt.endswith("\\boxed{}. ")
             if row.is_valid:
-                assert ids[bounds.think_close] == marks.think_close and ids[-1] in marks.eos
-                assert parts["answer"].startswith("\n\n") and len(find_boxes(parts["answer"])) == 1
+                assert ids[bounds.think_close] == closed
+                assert ids[bounds.eos :] == [tokenizer.eos_token_id]
+                assert answer.startswith("\n\n")
+                assert len(find_boxes(answer)) == 1
 
 
 def test_sentences_end_where_lines_of_the_reasoning_end(results, tokenizer):
-    """Each line of the reasoner's texts is one sentence, or two after "Wait, ..."."""
-    table = completions(results, "word-problems")
-    table = table[table["is_valid"]].set_index(["uid", "condition"])
+    table = completions(results, "word-problems").set_index(["uid", "condition"])
     with h5py.File(results / "attention" / REASONER / "word-problems.h5") as file:
-        for k, (uid, condition, sample) in enumerate(
-            zip(*(file[c].asstr()[:] for c in ("uid", "condition")), file["sample"][:], strict=True)
-        ):
-            row = table.loc[(uid, condition, sample)]
+        uids, conditions = (file[column].asstr()[:] for column in ("uid", "condition"))
+        for k, key in enumerate(zip(uids, conditions, strict=True)):
+            row = table.loc[key]
             ids = [*row["prompt_token_ids"], *row["completion_token_ids"]]
             cut = [int(bound) for bound in file["sentence_bounds"][k] if bound >= 0]
             sentences = [tokenizer.decode(ids[one:two]) for one, two in itertools.pairwise(cut)]
-            assert all(sentence.strip() for sentence in sentences)
             assert all(sentence.rstrip().endswith((".", "?", "!")) for sentence in sentences)
-            n_cues = sum(sentence.startswith("Wait") for sentence in sentences)
-            assert (file["n_cue_tokens"][k] > 0) == (n_cues > 0 or any("check" in s for s in sentences))
+            lines = tokenizer.decode(ids[cut[0] : cut[-1]]).strip().split("\n")
+            assert sum("\n" in sentence for sentence in sentences) == len(lines)
+            has_cue = any("Wait" in sentence or "check" in sentence for sentence in sentences)
+            assert (file["n_cue_tokens"][k] > 0) == has_cue
 
 
 # ---- generation and rerun
@@ -121,10 +121,12 @@ def test_greedy_vllm_is_the_rerun_s_arg_max_but_for_near_ties(results, reasoner)
 
 
 def test_reasoning_pays_by_more_than_twenty_points(results):
-    grades = read_parquet(results / "grades" / REASONER / "word-problems.parquet")
-    grades = grades[grades["decoding"] == "greedy"]
-    right = grades.groupby("condition")["score"].sum() / grades.groupby("condition")["score"].size()
-    assert right["with_reasoning"] - right["without_reasoning"] > 0.2
+    folder = results / "grades" / REASONER / "word-problems"
+    with_it, without_it = (
+        read_parquet(folder / f"{condition}_reasoning.greedy.parquet")["is_correct"].eq(True).mean()
+        for condition in ("with", "without")
+    )
+    assert with_it - without_it > 0.2
 
 
 # ---- attention

@@ -30,6 +30,8 @@ from r2a.text.cues import is_cue_token
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, Bounds
 
+CPU_BATCH_TOKENS = 2048
+
 
 def capture_attention(
     traces: Sequence[Path],
@@ -75,7 +77,9 @@ def capture_attention(
         decoder = Decoder(model)
         if is_fused:
             check_against_eager(model, ids[0], dtype)
-            reruns = rerun_traces(model, missing_ids, missing_bounds, batch_tokens)
+            # a CPU gains nothing by larger batches, and its traces are kept, and told, as they are done
+            held_tokens = batch_tokens if torch.cuda.is_available() else min(batch_tokens, CPU_BATCH_TOKENS)
+            reruns = rerun_traces(model, missing_ids, missing_bounds, held_tokens)
         else:
             reruns = _eager_reruns(model, missing_ids, missing_bounds)
         with Progress(f"{settings['model']}, {settings['dataset']}: attention reruns", len(missing)) as progress:

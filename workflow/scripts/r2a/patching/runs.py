@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+import torch
 
 from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
@@ -128,7 +129,9 @@ def patch_pairs(
         for probe, table in by_probe.items():
             n_tokens = list(table["clean_ids"].str.len() + table["corrupted_ids"].str.len())
             missing = [number for number in shard_range(shard, len(table)) if f"{probe}-{number}" not in parts]
-            for numbers in batches(missing, n_tokens, batch_tokens):
+            # pairs that share batches keep a GPU busy; on a CPU each is kept, and told, as soon as it is done
+            shared_tokens = batch_tokens if torch.cuda.is_available() else 0
+            for numbers in batches(missing, n_tokens, shared_tokens):
                 found = measure(engine, table, kept[probe], numbers, settings, batch_tokens)
                 for number, arrays in zip(numbers, found, strict=True):
                     parts.add(f"{probe}-{number}", arrays)

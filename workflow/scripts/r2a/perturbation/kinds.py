@@ -21,19 +21,20 @@ def filler(given: Given) -> Perturbed:
     return Perturbed(fill(given.trace.reasoning, filler_ids))
 
 
-@perturbation_kind(label="another problem's reasoning")
+@perturbation_kind(label="another problem's reasoning", version=2)
 def other_reasoning(given: Given) -> Perturbed:
     """The reasoning of a problem with another answer in its place."""
     trace = given.trace
-    fitting = [
+    fitting = [  # an answer that the problem could have: a pair borrows from its other question alone
         other
         for other in given.others
-        if same_answer(other.reference, trace.reference) is False
+        if other.values == trace.values
+        and same_answer(other.reference, trace.reference) is False
         and same_answer(other.answer, trace.answer) is False
         and other.reasoning.token_ids
     ]
     if not fitting:
-        raise NotPerturbed("no problem with another answer")
+        raise NotPerturbed("no valid trace with another answer of the same candidates")
     other = given.rng.choice(fitting)
     return Perturbed(other.reasoning.token_ids, source_uid=other.uid, implied_answer=other.answer)
 

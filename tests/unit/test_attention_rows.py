@@ -39,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ranked = RANKED + [head for head in every if head not in RANKED]
     heads = pd.DataFrame(every, columns=["layer", "head"])
     heads["rank"] = [ranked.index(head) + 1 for head in every]
+    heads["has_attention"] = True
     heads["is_rfh"] = heads["rank"] <= len(RANKED)
     write_parquet(folder / "heads.parquet", heads, {"parameters_hash": "0", "models": {}})
     return folder

@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_random_traces(folder)
     (folder / "haystack.txt").write_text("Rain fell. Wind blew. Night came.")
     heads = pd.DataFrame([(layer, head) for layer in range(3) for head in range(4)], columns=["layer", "head"])
-    heads = heads.assign(rank=range(12, 0, -1), is_rfh=heads["head"] == 0)
+    heads = heads.assign(rank=range(12, 0, -1), has_attention=True, is_rfh=heads["head"] == 0)
     write_parquet(folder / "heads.parquet", heads, provenance({}))
     traces = read_parquet(folder / "traces.parquet").assign(answer_text="It is it.")
     write_parquet(folder / "traces.parquet", traces, provenance({}, [folder / "manifest.json"]))

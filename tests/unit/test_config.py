@@ -1,13 +1,18 @@
 """What a configuration may say, and how every error is told at once."""
 
 import copy
+import json
+import typing
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
+from pydantic import BaseModel
 
-from r2a.study import ConfigError, load_study, stage_settings
+from r2a.study import ConfigError, json_schema, load_study, stage_settings
 from r2a.study.reference import reference
+from r2a.study.schema import Study
 
 ROOT = Path(__file__).parents[2]
 COMPARED = ("tiny-qwen", "comparisons")
@@ -148,6 +153,55 @@ def test_stage_parameters_change_with_what_matters_and_with_nothing_else(shipped
 
 def test_the_key_reference_is_in_step_with_the_schema():
     assert (ROOT / "config/README.md").read_text() == reference()
+
+
+def keys_in(schema: dict, definitions: dict, place: str = "") -> set[str]:
+    """The keys that a JSON schema describes, * for any name; found in the file alone."""
+    if "$ref" in schema:
+        return keys_in(definitions[schema["$ref"].rpartition("/")[2]], definitions, place)
+    found = set()
+    for inside in (*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())):
+        found |= keys_in(inside, definitions, place)
+    for name, inside in schema.get("properties", {}).items():
+        found |= {f"{place}{name}"} | keys_in(inside, definitions, f"{place}{name}.")
+    for inside in (*schema.get("patternProperties", {}).values(), schema.get("additionalProperties")):
+        found |= keys_in(inside, definitions, f"{place}*.") if isinstance(inside, dict) else set()
+    return found
+
+
+def fields_of(section: type[BaseModel], place: str = "") -> set[str]:
+    """The same, of a pydantic model."""
+    found = set()
+    for name, field in section.model_fields.items():
+        found.add(f"{place}{name}")
+        todo = [field.annotation]
+        while todo:
+            kind = todo.pop()
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                names = "*." if typing.get_origin(field.annotation) is dict else ""
+                found |= fields_of(kind, f"{place}{name}.{names}")
+            todo += typing.get_args(kind)
+    return found
+
+
+def test_the_schema_for_editors_is_in_step_and_has_every_key():
+    assert (ROOT / "config/schema.json").read_text() == json_schema.text()
+    schema = json.loads((ROOT / "config/schema.json").read_text())
+    assert keys_in(schema, schema["$defs"]) >= fields_of(Study)
+    assert all(section["additionalProperties"] is False for section in (schema, *schema["$defs"].values()))
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("config/*.yaml"), *ROOT.glob("config/examples/*.yaml")], ids=str)
+def test_shipped_configurations_name_the_schema_and_fit_it(path):
+    config = yaml.safe_load(path.read_text())
+    if "study" not in config:  # a recipe
+        return
+    marked = path.read_text().splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+    schema = json.loads((path.parent / marked).read_text())
+    assert list(jsonschema.Draft202012Validator(schema).iter_errors(config)) == []
+    config["models"]["unknown"] = {"dtyp": "float32"}
+    (error,) = jsonschema.Draft202012Validator(schema).iter_errors(config)
+    assert "dtyp" in error.message
 
 
 def test_probes_need_a_haystack_file_and_known_keys_of_a_needle(shipped):

@@ -15,8 +15,8 @@ INTRODUCTION = """# Every key of a study's configuration
 Made from the schema in `workflow/scripts/r2a/study/schema.py` by `python -m r2a.study.reference`; a test keeps it in
 step. `config.yaml` is the tiny study, `paper.yaml` the paper's. A study of your own:
 `snakemake --configfile my_study.yaml`; it replaces the shipped one. Paths start at the repository's root. Values given
-with `--config` on the command line arrive as text when nested: prefer a second file. Editors complete and check the keys
-from `schema.json` where a file begins with `# yaml-language-server: $schema=`, its path and `schema.json`.
+with `--config` on the command line arrive as text when nested: prefer a second file. In a file whose first line is
+`# yaml-language-server: $schema=` and the path of `schema.json`, editors complete keys and check values.
 """
 
 

@@ -1,8 +1,13 @@
 """Fixtures that all tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Tiny models gain nothing from a second thread, and threads that wait for each other stall on a busy machine.
+# torch reads this when it is imported; Snakemake gives its jobs their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 

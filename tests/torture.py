@@ -365,13 +365,24 @@ def corrupt(output: Path) -> int:
     return 0
 
 
+TRACES = "traces/tiny-qwen/comparisons/with_reasoning.greedy.parquet"
 FILE_FAULTS = (
-    ("a torn last line", "generate_traces", "traces/tiny-qwen/comparisons.parquet", tear_last_line),
+    (
+        "a torn last line",
+        "generate_traces",
+        TRACES,
+        tear_last_line,
+    ),
     ("a torn last line", "judge_answers", "judgements/tiny-judge/requests.parquet", tear_last_line),
     ("a truncated HDF5 file", "capture_attention", "attention/tiny-qwen/comparisons.h5", truncate),
     ("a truncated HDF5 file", "capture_activations", "activations/tiny-qwen/comparisons.h5", truncate),
     ("a truncated HDF5 file", "patch_pairs", "patching/tiny-qwen/comparisons.h5", truncate),
-    ("a corrupted Parquet file", "generate_traces", "traces/tiny-qwen/comparisons.parquet", corrupt),
+    (
+        "a corrupted Parquet file",
+        "generate_traces",
+        TRACES,
+        corrupt,
+    ),
     ("a corrupted Parquet file", "score_heads", "heads/tiny-qwen/comparisons.parquet", corrupt),
     ("a corrupted Parquet file", "align_pairs", "pairs/tiny-qwen/comparisons.parquet", corrupt),
 )

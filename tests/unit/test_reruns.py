@@ -10,8 +10,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from planned_jobs import settings_of
 from r2a.reruns import Job, jobs_of, listing, made_again
-from r2a.study import Study, load_study, stage_settings
+from r2a.study import Study, load_study
 from r2a.study.schema import Repetition
 from r2a.study.stages import COST, STAGES, stages_of
 
@@ -20,7 +21,6 @@ ROOT = Path(__file__).parents[2]
 PRESENTATION = ("label", "is_toy", "confidence", "n_resamples", "distillation")
 # of keys whose values the table looks up, another that is known
 KNOWN = {"models.*.leave_out": ["patching"], "judges.*.kind": "batch"}
-NAMED = ("model", "dataset", "judge", "condition", "decoding")
 
 
 def every_key(section: type[BaseModel], place: str = "") -> typing.Iterator[str]:
@@ -113,10 +113,6 @@ def changed(study: Any, key: str) -> Any:
             place, last, another(value) if is_variant and key not in KNOWN and not isinstance(value, bool) else value
         )
     return result
-
-
-def settings_of(study: Any, job: Job) -> dict[str, Any]:
-    return stage_settings(study, job.stage, **{name: job.wildcards[name] for name in NAMED if name in job.wildcards})
 
 
 KEYS = [key for key in every_key(Study) if key != "study"]  # by another name, all results are others

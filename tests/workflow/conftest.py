@@ -27,6 +27,10 @@ class Workflow:
         env = {**os.environ, "PYTHONPATH": str(ROOT / "tests/offline"), "CONNECTIONS": str(self.connections)}
         return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
 
+    def written(self, store: str, model: str, dataset: str) -> list[Path]:
+        """A store's files of a model and dataset, of every condition and decoding."""
+        return sorted((self.results / store / model / dataset).glob("*.parquet"))
+
     def planned(self, *arguments: str) -> dict[str, int]:
         """Job counts by rule of a dry run; empty where nothing is to be done."""
         done = self.run("--dry-run", *arguments)

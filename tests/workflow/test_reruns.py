@@ -5,10 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pandas as pd
 import pytest
+import yaml
 
+from planned_jobs import differing
+from r2a.reruns import jobs_of, made_again
+from r2a.study import load_study
+from r2a.study.stages import stages_of
 from same_stores import assert_same_store
 
 
@@ -44,7 +50,7 @@ def test_targets_tells_what_is_done_what_is_out_of_date_and_what_is_not_there_ye
     states = {path: state for state, path in re.findall(r"^  (\w.*?) {2,}(\S+)$", done.stdout, re.MULTILINE)}
     assert states["results/tiny/figures/tiny-qwen/puzzles/head_map.png"] == "not yet"
     assert states["results/tiny/figures/budgets.svg"] == "out of date"
-    assert states["results/tiny/traces/tiny-qwen/puzzles.parquet"] == "done"
+    assert states["results/tiny/traces/tiny-qwen/puzzles/with_reasoning.greedy.parquet"] == "done"
     assert (
         "draw_answers: Draw the figures of one analysis: of the whole study, or of a model and dataset.\n"
         in done.stdout
@@ -66,9 +72,40 @@ def test_a_comment_in_a_script_reruns_nothing(changed):
 
 def test_a_changed_seed_reruns_what_depends_on_it(changed):
     planned = changed.planned("--config", "seed=1")
-    assert planned["generate_traces"] == 6
+    assert planned["generate_traces"] == 2 * 3 * 2  # the sampled ones, not the greedy ones
     assert planned["score_heads"] == 6
     assert planned["write_summary"] == 1
+    assert not {"resolve_model", "load_dataset", "capture_attention"} & planned.keys()
+
+
+# a key, its line of the shipped configuration, and what stands there in its place
+CHANGES = [
+    ("models.*.label", "label: Tiny Qwen2", "label: Small Qwen2"),
+    ("statistics.confidence", "generation:", "statistics: {confidence: 0.9}\n\ngeneration:"),
+    ("patching.range_tokens", "range_tokens: 8", "range_tokens: 9"),
+    ("attention.n_top_heads", "n_top_heads: 5", "n_top_heads: 6"),
+    ("explorer.n_problems", "generation:", "explorer: {n_problems: 9}\n\ngeneration:"),
+]
+
+
+@pytest.mark.parametrize(("key", "line", "instead"), CHANGES)
+def test_snakemake_reruns_what_the_table_of_stages_says(changed, key, line, instead):
+    path = changed.folder / "config/config.yaml"
+    jobs, before = jobs_of(path), path.read_text()
+    after = before.replace(line, instead, 1)
+    studies = [load_study(yaml.safe_load(text)) for text in (before, after)]
+    path.write_text(after)
+    again = made_again(jobs, differing(jobs, *studies))
+    assert changed.planned() == Counter(job.rule for job in again)
+    assert {job.stage for job in again if job.number in differing(jobs, *studies)} == {*stages_of(key)}
+
+
+def test_an_added_decoding_reruns_no_stage_that_reads_another(changed):
+    path = changed.folder / "config/config.yaml"
+    path.write_text(path.read_text().replace("  greedy:", "  warm: {temperature: 1}\n  greedy:"))
+    planned = changed.planned()
+    assert planned["generate_traces"] == 2 * 3 * 2
+    assert not {"capture_attention", "ablate_heads", "capture_activations", "patch_pairs"} & planned.keys()
 
 
 def test_a_figures_setting_reruns_no_model(changed):
@@ -82,16 +119,16 @@ def test_a_figures_setting_reruns_no_model(changed):
 def test_a_model_in_shards_has_the_same_traces_and_attention_and_generates_none_again(changed):
     config = changed.folder / "config/config.yaml"
     config.write_text(config.read_text().replace("label: Tiny Qwen2", "label: Tiny Qwen2\n    shards: 2"))
-    traces, attention = "traces/tiny-qwen/requests.parquet", "attention/tiny-qwen/requests.h5"
+    traces, attention = "traces/tiny-qwen/requests/with_reasoning.greedy.parquet", "attention/tiny-qwen/requests.h5"
     before = pd.read_parquet(changed.results / traces)
     shutil.copy(changed.results / attention, changed.folder / "before.h5")
     target = f"results/tiny/{attention}"
-    assert changed.planned(target) == {"generate_traces_shard": 2, "capture_attention_shard": 2, "gather_shards": 2}
+    assert changed.planned(target) == {"generate_traces_shard": 4, "capture_attention_shard": 2, "gather_shards": 3}
     done = changed.run(target)
     assert done.returncode == 0, done.stdout + done.stderr
     pd.testing.assert_frame_equal(pd.read_parquet(changed.results / traces), before)
     assert_same_store(changed.folder / "before.h5", changed.results / attention)
-    assert not list(changed.results.glob("*/tiny-qwen/requests.?-of-2.*"))
+    assert not list(changed.results.glob("**/*.?-of-2.*"))
 
 
 def test_a_failing_job_shows_the_line_that_matters_and_its_traceback(changed):
@@ -118,6 +155,6 @@ def test_a_wrong_configuration_stops_before_any_job_with_every_error(copy):
 
 def test_the_papers_whole_dag_builds_with_no_model_or_network(copy):
     planned = copy.planned("--configfile", "config/paper.yaml")
-    assert planned["generate_traces"] == 2 * 3  # the smallest model, and the one at an endpoint
-    assert planned["generate_traces_shard"] == 2 * 3 * 4
+    assert planned["generate_traces"] == 2 * 3 * 4  # the smallest model, and the one at an endpoint
+    assert planned["generate_traces_shard"] == 2 * 3 * 4 * 4
     assert (planned["patch_pairs"], planned["patch_pairs_shard"]) == (1, 2 * 4)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from r2a.estimate import Reckoning
+from r2a.store import read_traces
 from r2a.study import load_study
 
 MODELS, DATASETS = ("tiny-qwen", "tiny-llama"), ("puzzles", "comparisons")
@@ -19,8 +20,7 @@ EACH = [*GRADED, *((model, "requests") for model in MODELS)]  # a judge scores t
 def graded(study, model, dataset):
     """Greedy traces with their grades and problems."""
     keys = ["uid", "condition", "decoding", "sample"]
-    traces = pd.read_parquet(study.results / f"traces/{model}/{dataset}.parquet")
-    grades = pd.read_parquet(study.results / f"grades/{model}/{dataset}.parquet")
+    traces, grades = (read_traces(study.written(store, model, dataset)) for store in ("traces", "grades"))
     problems = pd.read_parquet(study.results / f"datasets/{dataset}.parquet")
     table = traces.merge(grades, on=keys, validate="1:1").merge(problems, on="uid", validate="m:1")
     return table[table["decoding"] == "greedy"]
@@ -66,7 +66,7 @@ def test_traces_keep_the_ids_that_their_text_comes_from(study, model, dataset):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(study.folder / "resources/models" / model)
-    traces = pd.read_parquet(study.results / f"traces/{model}/{dataset}.parquet")
+    traces = read_traces(study.written("traces", model, dataset))
     assert set(traces["condition"]) == {"with_reasoning", "without_reasoning"}
     assert set(traces["decoding"]) == {"greedy", "sampled"}
     for row in traces.head(40).itertuples():

@@ -64,9 +64,10 @@ SHAPES = [((4, 1), (1, 1)), ((0.9, 0.1), (0.5, 0.5)), ((8, 1), (8, 1)), ((0.3, 0
 def test_intervals_cover_with_correlated_samples_of_a_problem(rng, n_problems, n_samples, shapes):
     with_reasoning, without = many_samples(rng, n_problems, n_samples, *shapes)
     means = [a / (a + b) for a, b in shapes]
-    assert coverage(share_interval(with_reasoning, n_samples, 0.95), means[0]) == NOMINAL
+    # near 0 and 1 intervals reach the exact one-sided limit, so they may cover more than they say
+    assert 0.935 <= coverage(share_interval(with_reasoning, n_samples, 0.95), means[0]) <= 0.985
     ends = difference_interval(with_reasoning, without, n_samples, n_samples, 0.95)
-    assert coverage(ends, means[0] - means[1]) == NOMINAL
+    assert 0.935 <= coverage(ends, means[0] - means[1]) <= 0.985
 
 
 def test_taking_samples_of_a_problem_for_independent_would_not_cover(rng):

@@ -1,6 +1,7 @@
 """The front door: what it returns equals the workflow's stores, the slow references, and the logs that it reads."""
 
 import json
+import runpy
 from pathlib import Path
 
 import h5py
@@ -183,13 +184,13 @@ def test_a_log_without_reasoning_is_refused_with_file_and_sample(model, tmp_path
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_from_beginning_to_end_in_25_lines(path, monkeypatch):
+def test_notebook_runs_from_beginning_to_end_in_25_lines(path, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MPLBACKEND", "agg")
     cells = [cell["source"] for cell in nbformat.read(path, 4)["cells"] if cell["cell_type"] == "code"]
     lines = [line for cell in cells for line in cell.splitlines() if line.strip() and not line.startswith("#")]
     assert len(lines) <= 25
-    names: dict[str, object] = {}
-    for cell in cells:
-        exec(compile(cell, path.name, "exec"), names)
+    script = tmp_path / f"{path.stem}.py"
+    script.write_text("\n".join(cells))
+    names = runpy.run_path(str(script))
     assert names["heads"]["a2r"].iloc[0] > 0.3 and names["curve"]["normalized_logit_diff"].max() > 0.8

@@ -89,6 +89,7 @@ class Engine:
 
     def __init__(self):
         self.llm_engine, self.held, self.n_taken, self.most_held = self, [], 0, 0
+        self.vllm_config = SimpleNamespace(reasoning_config=None)
 
     def enqueue(self, prompts, sampling, use_tqdm):
         names = [str(self.n_taken + number) for number in range(len(prompts))]

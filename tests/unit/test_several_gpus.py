@@ -36,6 +36,7 @@ PROBES = NAMES | {
 }  # fmt: skip
 ABLATION = NAMES | {
     "n_problems": 2, "modes": ["zero", "mean", "cut_off"], "doses": [1, 3], "n_draws": 1, "extra_tokens": 4,
+    "selections": ["random", "matched"],
 }  # fmt: skip
 PATCHING = NAMES | {"components": ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"], "range_tokens": 3}
 PATCHING["controls"] = ["same_answer", "unrelated_answer", "random_vector"]
@@ -54,6 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "haystack.txt").write_text("Rain fell. Wind blew. Night came.")
     heads = pd.DataFrame([(layer, head) for layer in range(3) for head in range(4)], columns=["layer", "head"])
     heads = heads.assign(rank=range(12, 0, -1), has_attention=True, is_rfh=heads["head"] == 0)
+    heads = heads.assign(a2p=0.1, a2bos=0.2, output_share=0.3, contribution=0.4)
     write_parquet(folder / "heads.parquet", heads, provenance({}))
     traces = read_parquet(folder / "traces.parquet").assign(answer_text="It is it.")
     write_parquet(folder / "traces.parquet", traces, provenance({}, [folder / "manifest.json"]))

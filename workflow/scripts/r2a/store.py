@@ -187,7 +187,8 @@ def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
     with _told_if_torn(path):
         file = h5py.File(path)
     with file:
-        _refuse_empty(file.attrs.get(KEY))
+        with _told_if_torn(path):
+            _refuse_empty(file.attrs.get(KEY))
         found = int(file.attrs.get("schema_version", 0))
         if found > SCHEMA_VERSION:
             raise StoreError(
@@ -308,7 +309,7 @@ def _told_if_torn(path: Path | str) -> Iterator[None]:
 
 
 def _torn(path: Path | str, error: Exception) -> StoreError:
-    return StoreError(f"{path}: is torn ({error}); delete it and run again")
+    return StoreError(f"{path}: is truncated or corrupt ({error}); delete it and run again")
 
 
 def _sidecar(path: Path | str) -> Path:

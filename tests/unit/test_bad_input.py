@@ -275,7 +275,8 @@ def test_a_byte_changed_in_a_store_is_noticed_or_changes_nothing(tmp_path):
                 assert read(path) == expected, place
             except StoreError as error:
                 n_noticed += 1
-                assert str(error).startswith(f"{path}: is truncated or corrupt") and str(error).endswith("delete it and run again")
+                assert str(error).startswith(f"{path}: is truncated or corrupt")
+                assert str(error).endswith("delete it and run again")
         assert n_noticed > 10
 
 

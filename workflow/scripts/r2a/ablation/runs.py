@@ -150,9 +150,9 @@ def _generate_missing(
 
 
 def _sentence(tokenizer: Any, ids: Sequence[int], bounds: Bounds, rng: random.Random) -> slice:
-    """The tokens of a sentence of the reasoning, drawn among all."""
+    """The tokens of a sentence of the reasoning, drawn among all; of an empty reasoning, none."""
     cuts = sentence_bounds(token_pieces(tokenizer, ids[bounds.span("reasoning")]), bounds.reasoning)
-    return slice(*rng.choice(list(pairwise(cuts))))
+    return slice(*rng.choice(list(pairwise(cuts)) or [(bounds.reasoning, bounds.think_close)]))
 
 
 def _first_rows(

@@ -4,15 +4,18 @@ import sys
 from snakemake.utils import min_version
 
 min_version("9.27")
-sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
+# Where this file is, be it used as a module from another folder; paths of a study start where Snakemake runs.
+HOME = workflow.current_basedir.get_path_or_uri(secret_free=True)
+sys.path.insert(0, f"{HOME}/workflow/scripts")
 
-from r2a.study import CONDITIONS, PAPER_NUMBERS, load_study, stage_settings
+from r2a.study import CONDITIONS, load_study, stage_settings
+from r2a.study.schema import located
 from r2a.estimate import announce
 
-# A study of one's own (--configfile) replaces the shipped one; merged, both would run.
-if not workflow.overwrite_configfiles:
+# A study of one's own (--configfile, or a module's config) replaces the shipped one; merged, both would run.
+if not workflow.overwrite_configfiles and "models" not in config:
 
-    configfile: "config/config.yaml"
+    configfile: f"{HOME}/config/config.yaml"
 
 
 STUDY = load_study(config, ", ".join(map(str, workflow.configfiles)))

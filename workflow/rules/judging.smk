@@ -20,7 +20,7 @@ rule judge_answers:
     input:
         traces=written("traces", datasets="{dataset}"),
         dataset="<results>/datasets/{dataset}.parquet",
-        template="resources/judging/checklist.md",
+        template=located("resources/judging/checklist.md"),
         manifest="<results>/judges/{judge}.json",
     output:
         judgements="<results>/judgements/{judge}/{dataset}.parquet",

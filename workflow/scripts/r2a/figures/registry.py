@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from r2a.registry import Entry, Registry, RegistryError
-from r2a.study.schema import CONDITIONS
+from r2a.study.schema import CONDITIONS, located
 
 if TYPE_CHECKING:
     from r2a.study.schema import Study
@@ -118,7 +118,7 @@ def _inputs(one: Figure, study: "Study") -> dict[str, str | list[str]]:
             for condition, decoding in (product(CONDITIONS, study.decodings) if "{decoding}" in path else [("", "")])
         ]
         if "{" in path
-        else path
+        else located(path)
         for parameter, path in one.reads.items()
     }
 

@@ -26,7 +26,15 @@ CONDITIONS = ("with_reasoning", "without_reasoning")
 VARIED = (
     "prompt", "without_reasoning", "think_tags", "reasoning_format", "template_arguments", "system_turn", "dtype",
 )  # fmt: skip
-PAPER_NUMBERS = "resources/paper_numbers.csv"
+ROOT = Path(__file__).parents[4]
+
+
+def located(path: str) -> str:
+    """A path where it is there from where Snakemake runs; else from the repository, if it is there."""
+    return str(ROOT / path) if not Path(path).exists() and (ROOT / path).exists() else path
+
+
+PAPER_NUMBERS = located("resources/paper_numbers.csv")
 
 
 def _distinct(entries: list[Any]) -> list[Any]:
@@ -533,10 +541,12 @@ class Study(Section):
     explorer: Explorer = Field(default_factory=Explorer)
 
     @model_validator(mode="after")
-    def _labels_by_default(self) -> "Study":
+    def _labels_by_default_and_paths_located(self) -> "Study":
         for entries in (self.models, self.datasets, self.judges):
             for name, entry in entries.items():
                 entry.label = entry.label or name
+                entry.path = entry.path and located(entry.path)
+        self.probes.haystack = located(self.probes.haystack)
         return self
 
     @property

@@ -1,0 +1,41 @@
+"""The workflow deployed as a module of another one, in another folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[2]
+SNAKEFILE = f"""
+configfile: "study.yaml"
+
+module r2a:
+    snakefile: "{ROOT}/Snakefile"
+    config: config
+
+use rule * from r2a as r2a_*
+"""
+STUDY = """
+study: elsewhere
+seed: 1
+models: {tiny: {path: resources/models/tiny-qwen, dtype: float32}}
+datasets: {mine: {kind: problems, path: mine.jsonl}}
+decodings: {greedy: {temperature: 0}}
+"""
+
+
+def test_no_path_depends_on_where_the_importing_workflow_runs(tmp_path):
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    row = {"uid": "a", "problem": "1 + 1?", "answer": "2", "area": "sums", "level": 1}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    made = "results/elsewhere/datasets/mine.parquet", "results/elsewhere/models/tiny.json"
+    for arguments in (("r2a_all", "--dry-run"), (*made, "--cores", "1")):
+        command = [sys.executable, "-m", "snakemake", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert list(pd.read_parquet(tmp_path / made[0])["uid"]) == ["a"]
+    model = json.loads((tmp_path / made[1]).read_text())  # of the repository, as the importing one has no such folder
+    assert model["folder"] == str(ROOT / "resources/models/tiny-qwen")

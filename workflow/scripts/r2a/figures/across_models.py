@@ -55,9 +55,11 @@ def plot_across_models(table: Path, trends: Path, stem: Path, settings: Mapping[
             _draw(axes, part, measure, families)
             if (dataset, measure) in tested.index:
                 axes.set_title(_trend(tested.loc[(dataset, measure)]), fontsize=7)
-        axes_row[0].set_ylabel(dataset)
-        axes_row[0].set(yticks=range(len(models)), ylim=(len(models) - 0.5, -0.5))
-        axes_row[0].set_yticklabels([_named(rows[rows["model"] == model].iloc[0]) for model in models], fontsize=7)
+        first = next(axes for axes in axes_row if axes.axison)  # a dataset need not have every measure
+        first.set_ylabel(dataset)
+        first.set(yticks=range(len(models)), ylim=(len(models) - 0.5, -0.5))
+        first.set_yticklabels([_named(rows[rows["model"] == model].iloc[0]) for model in models], fontsize=7)
+        first.tick_params(labelleft=True)
     colours = {**families, "weights not known": "black"} if rows["family"].isna().any() else families
     handles = [Line2D([], [], marker="o", linestyle="", color=c, label=name) for name, c in colours.items()]
     legend_under_title(figure, handles)

@@ -47,7 +47,7 @@ real: real-model
 
 real-model: .models/built
 
-test: $(installed)
+test: $(installed) .models/built
 	$(in_environment) pytest
 
 test-fast: $(installed)

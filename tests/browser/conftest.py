@@ -1,8 +1,8 @@
 """A browser for the tests of pages."""
 
-import chromium
 from pathlib import Path
 
+import chromium
 import pytest
 
 

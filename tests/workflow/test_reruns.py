@@ -128,7 +128,7 @@ def test_a_model_in_shards_has_the_same_traces_and_attention_and_generates_none_
     assert done.returncode == 0, done.stdout + done.stderr
     pd.testing.assert_frame_equal(pd.read_parquet(changed.results / traces), before)
     assert_same_store(changed.folder / "before.h5", changed.results / attention)
-    assert not list(changed.results.glob("**/*.?-of-2.*"))
+    assert not [*changed.results.glob("**/*.?-of-2.parquet"), *changed.results.glob("**/*.?-of-2.h5")]
 
 
 def test_a_failing_job_shows_the_line_that_matters_and_its_traceback(changed):

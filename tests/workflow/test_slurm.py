@@ -36,7 +36,9 @@ def cluster(tmp_path_factory):
 
 def test_a_job_killed_on_the_cluster_is_submitted_again_and_the_tables_come_out_the_same(cluster, study, tmp_path):
     folder = tmp_path / "r2a"
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", ".snakemake", "results", ".*_cache"))
+    shutil.copytree(
+        ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv*", ".models", ".snakemake", "results", ".*_cache")
+    )
     tables = [str(table.relative_to(study.folder)) for table in (study.results / "tables").rglob("*.csv")]
     assert len(tables) > 5
     # All that the cluster computes, without the figures, which are drawn beside Snakemake anyway.

@@ -13,12 +13,12 @@ from r2a.study import CONDITIONS, Study, stage_settings
 
 
 def generate_all(
-    study: Study, model: str, dataset: str, table: Path, manifest: Path, folder: Path, engine: Mapping[str, Any]
+    study: Study, model: str, dataset: str, table: Path, manifest: Path, folder: Path, resources: Mapping[str, Any]
 ) -> pd.DataFrame:
     """One file a condition and decoding under `folder`; returns them all, problem by problem."""
     outputs = []
     for condition, decoding in product(CONDITIONS, study.decodings):
         outputs.append(folder / f"{condition}.{decoding}.parquet")
         settings = stage_settings(study, "traces", model, dataset, None, condition, decoding)
-        generate_traces(table, manifest, outputs[-1], settings, engine)
+        generate_traces(table, manifest, outputs[-1], settings, resources)
     return read_traces(outputs)

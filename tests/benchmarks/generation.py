@@ -66,8 +66,8 @@ def measure(number: int) -> dict[str, Any]:
 
     from r2a.datasets import load_dataset
     from r2a.generation import build_requests, keep
-    from r2a.generation.ledger import Ledger
-    from r2a.generation.requests import Request
+    from r2a.generation.ledger import CompletionLedger
+    from r2a.generation.requests import CompletionRequest
     from r2a.generation.vllm_engine import as_vllm_takes_it, complete, start
     from r2a.models import read_manifest, resolve_model
 
@@ -91,19 +91,19 @@ def measure(number: int) -> dict[str, Any]:
         llm = start(requests, manifest, engine)
         startup_seconds = time.monotonic() - started
 
-        def vllm_alone(asked: Sequence[Request]) -> int:
+        def vllm_alone(asked: Sequence[CompletionRequest]) -> int:
             prompts, sampling = zip(*map(as_vllm_takes_it, asked), strict=True)
             outputs = llm.generate(list(prompts), list(sampling), use_tqdm=False)
             return sum(len(output.outputs[0].token_ids) for output in outputs)
 
-        def ours(asked: Sequence[Request]) -> int:
+        def ours(asked: Sequence[CompletionRequest]) -> int:
             path = folder / "ledger.jsonl"
             path.unlink(missing_ok=True)
-            with Ledger(path) as ledger:
+            with CompletionLedger(path) as ledger:
                 kept = keep(complete(llm, asked), ledger, asked, "benchmark")
                 return sum(len(completion.token_ids) for _, completion in kept)
 
-        ways: dict[str, Callable[[Sequence[Request]], int]] = {"vllm": vllm_alone, "ours": ours}
+        ways: dict[str, Callable[[Sequence[CompletionRequest]], int]] = {"vllm": vllm_alone, "ours": ours}
         vllm_alone(requests[:N_WARMING])
         rounds = []
         for turn in range(number, number + N_ROUNDS):

@@ -7,7 +7,7 @@ random weights and float32. Ways:
 
 naive             one whole forward pass a patch, with hooks, and the last token's logits alone
 transformer_lens  TransformerLens' own generic_activation_patch; left out where it is not installed
-ours              r2a.patching.engine, with the run that patches restart from
+ours              r2a.patching.patcher, with the run that patches restart from
 limit             naive's seconds times the share of its arithmetic that no way can avoid: the kept run, and of each
                   patch the tokens from its position on, from its layer on; of the last layer, queries and MLP of the
                   last token alone
@@ -37,7 +37,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from hooked_patching import hooked_patch
-from r2a.patching.engine import Engine
+from r2a.patching.patcher import Patcher
 from r2a.store import whole_file
 from r2a.study import Patching
 
@@ -109,9 +109,9 @@ def measure_naive(
 def measure_ours(
     model: Any, ids: list[int], component: str, at: list[int], vectors: torch.Tensor, chosen: list[tuple[int, int, int]]
 ) -> tuple[float, torch.Tensor]:
-    engine = Engine(model)
+    patcher = Patcher(model)
     started = time.process_time()
-    logits = engine.logits(engine.patch(engine.keep(ids, at), component, vectors, Patching().batch_tokens))
+    logits = patcher.logits(patcher.patch(patcher.keep(ids, at), component, vectors, Patching().batch_tokens))
     seconds = time.process_time() - started
     return seconds, torch.stack(
         [logits[layer, place, head] if component == "z" else logits[layer, place] for layer, place, head in chosen]

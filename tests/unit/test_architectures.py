@@ -24,7 +24,7 @@ from r2a.model_check import check_model, long_length, stages_that_hold
 from r2a.models import ModelError
 from r2a.models.attention import SEAM, attention_kernel
 from r2a.models.decoder import Decoder, fix_rotation
-from r2a.patching.engine import COMPONENTS, Engine, capture, places_of
+from r2a.patching.patcher import COMPONENTS, Patcher, capture, places_of
 from r2a.roles import RFH, UNABLATED
 from r2a.store import provenance, write_json
 from r2a.study import ConfigError, load_study
@@ -111,15 +111,15 @@ def test_chosen_rows_are_those_of_eager_attention(family):
 @pytest.mark.parametrize("family", RESTARTED)
 def test_restarts_give_what_whole_hooked_passes_give_for_every_component(family):
     model, decoder = seen_through(family)
-    engine, places = Engine(model), places_of(model)
+    patcher, places = Patcher(model), places_of(model)
     ids, other = random_ids(LENGTHS[1], seed=1), random_ids(LENGTHS[1], seed=2)
     has_middle = family not in SIDE_BY_SIDE and not family.startswith("gemma4")
     assert places.components == [name for name in COMPONENTS if name != "resid_mid" or has_middle]
     vectors, logits = capture(model, other, POSITIONS, places.components)
     assert distance(logits, own_logits(model, other)) < 1e-4
-    kept = engine.keep(ids, POSITIONS)
+    kept = patcher.keep(ids, POSITIONS)
     for component in places.components:
-        patched = engine.logits(engine.patch(kept, component, vectors[component], 1000))
+        patched = patcher.logits(patcher.patch(kept, component, vectors[component], 1000))
         for layer in range(decoder.n_layers):
             for place, position in enumerate(POSITIONS):
                 head = (layer + place) % N_HEADS
@@ -144,9 +144,9 @@ def test_restarts_give_what_whole_hooked_passes_give_for_every_component(family)
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "gpt_neox", "deepseek_v3", "granite"])
 def test_gradients_are_those_of_a_whole_pass(family):
     model, _ = seen_through(family)
-    engine = Engine(model)
-    ids, components = random_ids(60), engine.places.components
-    gradients = engine.gradients(engine.keep(ids, [20, 59]), 3, 4, components)
+    patcher = Patcher(model)
+    ids, components = random_ids(60), patcher.places.components
+    gradients = patcher.gradients(patcher.keep(ids, [20, 59]), 3, 4, components)
     captured: dict[str, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor, component: str) -> torch.Tensor:
@@ -154,9 +154,12 @@ def test_gradients_are_those_of_a_whole_pass(family):
         return captured[component]
 
     for component in components:
-        with engine.places.hooked(2, component, lambda tensor, name=component: keep(tensor, name)), torch.enable_grad():
+        with (
+            patcher.places.hooked(2, component, lambda tensor, name=component: keep(tensor, name)),
+            torch.enable_grad(),
+        ):
             if component == "resid_mid":  # is changed in place, which a leaf cannot be: resid_pre's graph has it
-                with engine.places.hooked(2, "resid_pre", lambda tensor: tensor.detach().requires_grad_()):
+                with patcher.places.hooked(2, "resid_pre", lambda tensor: tensor.detach().requires_grad_()):
                     logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
             else:
                 logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]

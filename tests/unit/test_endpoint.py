@@ -15,7 +15,7 @@ from r2a.datasets import load_dataset
 from r2a.endpoint import Endpoint, EndpointError, RefusedError, as_they_finish
 from r2a.endpoint_replies import ReplyError, is_finished
 from r2a.generation.endpoint_engine import read_reply, request_body
-from r2a.generation.requests import NEUTRAL, Request
+from r2a.generation.requests import NEUTRAL, CompletionRequest
 from r2a.models import resolve_model
 from r2a.study import ConfigError, load_study, stage_settings
 from servers import scripted_server, vllm_server
@@ -205,7 +205,7 @@ def test_a_key_that_no_header_holds_is_told(server, monkeypatch):
 
 # ---- what is sent and read
 
-REQUEST = Request("p1", "with_reasoning", "greedy", 0, 7, (), "3?", "<think>\n", 0.6, None, 50, "m")
+REQUEST = CompletionRequest("p1", "with_reasoning", "greedy", 0, 7, (), "3?", "<think>\n", 0.6, None, 50, "m")
 SETTINGS = {"model": "owner/name", "kind": "completions", "body": {}, "prefill": {}}
 
 

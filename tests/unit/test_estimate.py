@@ -69,7 +69,7 @@ def test_activations_take_what_is_estimated(larger, tmp_path, monkeypatch):
             row |= {"answer_a_id": 7, "answer_b_id": 8}
             for run in ("clean", "corrupted"):
                 row[f"{run}_ids"] = rng.integers(4, 250, 60).tolist()
-                row |= {f"{run}_positions": list(range(40, 60)), f"{run}_reasoning_start": 2, f"{run}_hidden": []}
+                row |= {f"{run}_positions": list(range(40, 60)), f"{run}_reasoning_start": 2, f"{run}_masked": []}
             rows.append(row)
     origin = {"parameters_hash": "0", "models": {}}
     write_parquet(tmp_path / "pairs.parquet", pd.DataFrame(rows), origin)

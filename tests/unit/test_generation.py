@@ -12,44 +12,47 @@ import pytest
 import r2a.engine
 import r2a.generation
 from r2a.generation import request_seed, vllm_engine
-from r2a.generation.ledger import Ledger
-from r2a.generation.requests import Completion, Request
+from r2a.generation.ledger import CompletionLedger
+from r2a.generation.requests import Completion, CompletionRequest
 
 LIBRARY = Path(r2a.generation.__file__).parents[2]
-REQUEST = Request("p1", "with_reasoning", "greedy", 0, 7, (1, 2, 3), "one?", "<think>", 0.0, 1.0, 50, "weights")
+REQUEST = CompletionRequest(
+    "p1", "with_reasoning", "greedy", 0, 7, (1, 2, 3), "one?", "<think>", 0.0, 1.0, 50, "weights"
+)
 
 
 def test_a_ledger_read_again_has_what_was_added(tmp_path):
-    Ledger(tmp_path / "ledger.jsonl").add(REQUEST, Completion((4, 5), "stop", 0.1))
-    assert Ledger(tmp_path / "ledger.jsonl")[REQUEST.key] == Completion((4, 5), "stop", 0.1)
+    CompletionLedger(tmp_path / "ledger.jsonl").add(REQUEST, Completion((4, 5), "stop", 0.1))
+    assert CompletionLedger(tmp_path / "ledger.jsonl")[REQUEST.key] == Completion((4, 5), "stop", 0.1)
 
 
 def test_a_torn_last_line_is_dropped_and_the_ledger_goes_on(tmp_path):
     path = tmp_path / "ledger.jsonl"
     other = dataclasses.replace(REQUEST, seed=8)
-    Ledger(path).add(REQUEST, Completion((4, 5), "stop", 0.1))
+    CompletionLedger(path).add(REQUEST, Completion((4, 5), "stop", 0.1))
     path.write_bytes(path.read_bytes() + b'{"key": "cut off in the mid')
-    torn = Ledger(path)
+    torn = CompletionLedger(path)
     torn.add(other, Completion((6,), "length", 0.2))
-    again = Ledger(path)
+    again = CompletionLedger(path)
     assert REQUEST.key in again
     assert again[other.key].token_ids == (6,)
 
 
 def test_an_endpoints_text_and_prompt_are_kept(tmp_path):
     completion = Completion((4, 5), "stop", 0.1, "so \\boxed{é}", (1, 2))
-    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+    with CompletionLedger(tmp_path / "ledger.jsonl") as ledger:
         ledger.add(REQUEST, completion)
-    assert Ledger(tmp_path / "ledger.jsonl")[REQUEST.key] == completion
+    assert CompletionLedger(tmp_path / "ledger.jsonl")[REQUEST.key] == completion
 
 
 def test_a_line_outlives_a_process_that_is_killed(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from r2a.generation.ledger import Ledger; from r2a.generation.requests import Completion, Request\n"
-        "ledger = Ledger(Path(sys.argv[1]))\n"
+        "from r2a.generation.ledger import CompletionLedger\n"
+        "from r2a.generation.requests import Completion, CompletionRequest\n"
+        "ledger = CompletionLedger(Path(sys.argv[1]))\n"
         "for seed in range(20):\n"
-        "    request = Request('p', 'with_reasoning', 'greedy', 0, seed, (1,), '', '', 0.0, 1.0, 5, 'm')\n"
+        "    request = CompletionRequest('p', 'with_reasoning', 'greedy', 0, seed, (1,), '', '', 0.0, 1.0, 5, 'm')\n"
         "    ledger.add(request, Completion((seed,), 'stop', 0.1))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -14,7 +14,7 @@ from r2a.endpoint import EndpointError
 from r2a.evaluation import score_table, write_judge_tables
 from r2a.judging import judge_answers
 from r2a.judging.replies import SCHEMA, read_score
-from r2a.judging.requests import JudgingError, Request, request_body
+from r2a.judging.requests import JudgeRequest, JudgingError, request_body
 from r2a.judging.template import NO_HISTORY, PLACEHOLDERS, fill
 from r2a.models import resolve_judge
 from r2a.store import provenance, write_parquet
@@ -402,9 +402,13 @@ def test_a_second_judge_scores_the_same_drawn_problems_each_time(tmp_path, serve
 
 
 def test_a_key_changes_with_all_that_determines_a_reply():
-    keys = {Request("m", "prompt", **PLAIN).key, Request("n", "prompt", **PLAIN).key, Request("m", "p", **PLAIN).key}
+    keys = {
+        JudgeRequest("m", "prompt", **PLAIN).key,
+        JudgeRequest("n", "prompt", **PLAIN).key,
+        JudgeRequest("m", "p", **PLAIN).key,
+    }
     changes = {"temperature": 1, "top_p": 0.9, "seed": 3, "max_tokens": 200}
-    keys |= {Request("m", "prompt", **(PLAIN | {name: value})).key for name, value in changes.items()}
+    keys |= {JudgeRequest("m", "prompt", **(PLAIN | {name: value})).key for name, value in changes.items()}
     assert len(keys) == 3 + len(changes)
     assert all(len(key) == 64 for key in keys)
 
@@ -550,7 +554,7 @@ def test_judging_needs_a_checklist_and_single_turns_a_conversation():
 def test_the_papers_judge_is_asked_as_in_the_paper():
     study = load_study(yaml.safe_load((ROOT / "config/paper.yaml").read_text()))
     settings = stage_settings(study, "judgements", dataset="wildbench", judge="gpt-4o")
-    request = Request("m", "prompt", settings["temperature"], settings["top_p"], None, settings["max_tokens"])
+    request = JudgeRequest("m", "prompt", settings["temperature"], settings["top_p"], None, settings["max_tokens"])
     assert request_body(request, settings["options"]) == {
         "model": "gpt-4o-2024-05-13", "messages": [{"role": "user", "content": "prompt"}], "temperature": 0,
         "top_p": 0.95, "max_tokens": 1024, "response_format": {"type": "json_object"},

@@ -105,5 +105,5 @@ def test_alignments_differ_in_padding_alone(stored):
         assert list(row["clean_positions"]) == list(row["corrupted_positions"])
         assert list(row["roles"]) == list(rows["role"]["roles"])
     n_pads = len(rows["role"]["corrupted_ids"]) - len(rows["role"]["clean_ids"])
-    assert [len(rows[alignment]["clean_hidden"]) for alignment in rows] == [0, n_pads, 0]
+    assert [len(rows[alignment]["clean_masked"]) for alignment in rows] == [0, n_pads, 0]
     assert list(rows["pad"]["clean_ids"]) == list(rows["pad_visible"]["clean_ids"])

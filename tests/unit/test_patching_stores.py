@@ -22,9 +22,9 @@ from r2a.figures.patching import (
 )
 from r2a.patching import runs
 from r2a.patching.controls import Given, random_like
-from r2a.patching.engine import Engine
 from r2a.patching.measurement import measure
 from r2a.patching.metrics import METRICS
+from r2a.patching.patcher import Patcher
 from r2a.patching.runs import capture_activations, patch_pairs
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, FINAL_ROLE, KEY_ROLES, PROBE
 from r2a.shards import gather_shards
@@ -61,7 +61,7 @@ def folder(tmp_path_factory) -> Path:
         for run, side, candidate in zip(("clean", "corrupted"), "ab", candidates, strict=True):
             trace = planted_trace(rng, candidate)
             said, final = trace.said_position, trace.given_position - 1
-            row[f"{run}_ids"], row[f"{run}_hidden"] = trace.run_ids, []
+            row[f"{run}_ids"], row[f"{run}_masked"] = trace.run_ids, []
             row[f"{run}_reasoning_start"] = trace.bounds[3]
             row[f"{run}_positions"] = [said - 1, said, said + 1, trace.bounds[4], final, trace.bounds[3]]
             row["template"] = f"question {pair}"
@@ -196,9 +196,9 @@ def test_a_range_is_one_run_in_which_all_its_tokens_are_the_clean_runs(folder):
     table = runs.used_pairs(folder / "pairs.parquet")["plain"].iloc[:2]
     for run in ("clean", "corrupted"):
         table[f"{run}_positions"] = [[p[2], p[1], *p[2:]] for p in table[f"{run}_positions"]]
-    engine = Engine(planted_model())
+    patcher = Patcher(planted_model())
     with h5py.File(folder / "activations.h5") as file:
-        found = measure(engine, table, file["plain"], [0, 1], SETTINGS, 100)
+        found = measure(patcher, table, file["plain"], [0, 1], SETTINGS, 100)
     for arrays in found:
         metrics = dict(zip(METRICS, arrays["reasoning_ranges"], strict=True))
         np.testing.assert_allclose(metrics["normalized_logit_diff"][:, 0], BEFORE, atol=1e-3)
@@ -208,11 +208,11 @@ def test_a_range_is_one_run_in_which_all_its_tokens_are_the_clean_runs(folder):
 def test_a_killed_job_measures_only_the_pairs_that_it_had_not_finished(folder, tmp_path, monkeypatch):
     measured = []
 
-    def dying(engine, table, activations, numbers, *rest):
+    def dying(patcher, table, activations, numbers, *rest):
         if len(measured) == 2:
             raise KeyboardInterrupt
         measured.extend(numbers)
-        return measure(engine, table, activations, numbers, *rest)
+        return measure(patcher, table, activations, numbers, *rest)
 
     job = (
         folder / "pairs.parquet", folder / "activations.h5", folder / "manifest.json", tmp_path / "again.h5",

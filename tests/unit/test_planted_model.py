@@ -23,8 +23,8 @@ from r2a.attention.segments import segment_mass, tracking
 from r2a.evaluation.hand_off import hand_off_layer
 from r2a.heads.focus import rank_heads
 from r2a.models.attention import SEAM, attention_kernel
-from r2a.patching.engine import capture_resid_pre, patch_resid_pre
 from r2a.patching.metrics import patch_metrics
+from r2a.patching.patcher import capture_resid_pre, patch_resid_pre
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, Bounds
 
 LAYERS = np.arange(N_LAYERS)

@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             trace = traces.iloc[of]
             ids = [*trace["prompt_token_ids"], *trace["completion_token_ids"]][:-3]
             close = trace["bounds"][4]
-            row |= {f"{run}_ids": ids, f"{run}_positions": [close - 1, close, len(ids) - 1], f"{run}_hidden": []}
+            row |= {f"{run}_ids": ids, f"{run}_positions": [close - 1, close, len(ids) - 1], f"{run}_masked": []}
             row |= {f"{run}_reasoning_start": trace["bounds"][3], answer: preferred_id(model, ids)}
         pairs.append(row)
     write_parquet(folder / "pairs.parquet", pd.DataFrame(pairs), provenance({}))

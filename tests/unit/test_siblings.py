@@ -3,13 +3,13 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-from r2a.generation.ledger import Ledger, ledger_path
+from r2a.generation.ledger import CompletionLedger, ledger_path
 from r2a.generation.plan import PLAN, read_plan, write_plans
-from r2a.generation.requests import REFUSED, Completion, Request
+from r2a.generation.requests import REFUSED, Completion, CompletionRequest
 from r2a.generation.siblings import Siblings
 from r2a.ledger import hold, hold_if_free
 
-REQUEST = Request("a", "with_reasoning", "greedy", 0, 0, (1, 2), "Q", "", 0, 1.0, 10, "m")
+REQUEST = CompletionRequest("a", "with_reasoning", "greedy", 0, 0, (1, 2), "Q", "", 0, 1.0, 10, "m")
 DONE = Completion((4, 5), "stop", 0.1)
 
 
@@ -31,7 +31,7 @@ def test_completions_for_another_file_are_kept_in_its_ledger_alone(tmp_path):
     assert len(asked) == 4 and not siblings.keep(REQUEST, DONE)
     assert all(siblings.keep(request, DONE) for request in asked)
     for name, own in (("x", asked[:2]), ("y", asked[2:])):
-        ledger = Ledger(ledger_path(tmp_path / f"{name}.parquet"))
+        ledger = CompletionLedger(ledger_path(tmp_path / f"{name}.parquet"))
         assert all(ledger[request.key] == DONE for request in own)
         assert not any(request.key in ledger for request in asked if request not in own)
     assert list(Siblings(planned(tmp_path, "x", "y"), requests_of).claimed(set())) == []
@@ -60,7 +60,7 @@ def test_a_refused_request_and_a_dataset_that_is_not_there_yet_are_left_to_their
     siblings = Siblings([job, job | {"dataset": str(tmp_path / "later.parquet")}], requests_of)
     (first, _) = siblings.claimed(set())
     assert siblings.keep(first, replace(DONE, finish_reason=REFUSED))
-    assert first.key not in Ledger(ledger_path(tmp_path / "x.parquet"))
+    assert first.key not in CompletionLedger(ledger_path(tmp_path / "x.parquet"))
 
 
 def test_a_plan_has_each_models_files_and_takes_the_place_of_the_last_runs(tmp_path):

@@ -32,7 +32,7 @@ from r2a.models import format_of, load_tokenizer, marks_of, text_of, token_piece
 from r2a.models import load_model as load_weights
 from r2a.models.decoder import Decoder, fix_rotation
 from r2a.models.weights import find_weights
-from r2a.patching import engine as patching
+from r2a.patching import patcher as patching
 from r2a.patching.metrics import patch_metrics
 from r2a.patching.pairs import build_run
 from r2a.prompts import WITH, WITHOUT, Prompts, PromptStyle
@@ -56,9 +56,9 @@ class ReasoningModel:
     marks: Marks
 
     @cached_property
-    def patching_engine(self) -> patching.Engine:
+    def patcher(self) -> patching.Patcher:
         """Restarts of kept runs, checked once. Raises ModelError where the architecture cannot be patched exactly."""
-        return patching.Engine(self.model)
+        return patching.Patcher(self.model)
 
     def prompt_ids(
         self, question: str, instruction: str = "", condition: str = WITH, prompt: str | None = None
@@ -337,7 +337,7 @@ def patch_curve(
         raise ValueError(
             "z has heads as an axis of its own; patch_curve takes resid_pre, resid_mid, attn_out or mlp_out"
         )
-    engine = model.patching_engine
+    patcher = model.patcher
     sides = [
         build_run(
             model.tokenizer,
@@ -352,11 +352,13 @@ def patch_curve(
     roles = [role for role in sides[0].roles if role in sides[1].roles]
     places = [[side.positions[role] for role in roles] for side in sides]
     vectors, clean_logits = patching.capture(model.model, sides[0].token_ids, places[0], [component])
-    kept = engine.keep(sides[1].token_ids, places[1])
-    left = engine.patch(kept, component, vectors[component].to(model.model.device), BATCH_TOKENS)
-    corrupted_logits = engine.logits(kept.resid_pre[-1])[0]
-    metrics = patch_metrics(engine.logits(left), clean_logits, corrupted_logits, sides[0].answer_id, sides[1].answer_id)
-    layers, numbers = np.divmod(np.arange(engine.n_layers * len(roles)), len(roles))
+    kept = patcher.keep(sides[1].token_ids, places[1])
+    resid_post = patcher.patch(kept, component, vectors[component].to(model.model.device), BATCH_TOKENS)
+    corrupted_logits = patcher.logits(kept.resid_pre[-1])[0]
+    metrics = patch_metrics(
+        patcher.logits(resid_post), clean_logits, corrupted_logits, sides[0].answer_id, sides[1].answer_id
+    )
+    layers, numbers = np.divmod(np.arange(patcher.n_layers * len(roles)), len(roles))
     values = {name: found.numpy().ravel() for name, found in metrics.items()}
     return pd.DataFrame({"layer": layers, "role": [roles[number] for number in numbers], **values})
 

@@ -65,21 +65,21 @@ def start_engine(
     folder: str,
     dtype: Any,
     longest: int,
-    engine: Mapping[str, Any],
+    resources: Mapping[str, Any],
     delimiters: tuple[Sequence[int], Sequence[int]] | None = None,
     **options: Any,
 ) -> Any:
     """A vLLM engine with room for `longest` tokens, prompt and output together, in a request.
 
-    `engine`: gpu (how many; 0 runs on the CPU), gpu_memory_percent, cpu_cache_mb. delimiters: the tokens that open and
-    close a reasoning, for requests that limit its length. options: further ones of vLLM's LLM.
+    resources: gpu (how many; 0 runs on the CPU), gpu_memory_percent, cpu_cache_mb. delimiters: the tokens that open
+    and close a reasoning, for requests that limit its length. options: further ones of vLLM's LLM.
     Raises EngineError where the model's heads cannot be split over the GPUs, or vLLM's build needs one and has none.
     """
     config = read_config(folder) or {}
-    words = heads_in_words(folder, engine["gpu"])
+    words = heads_in_words(folder, resources["gpu"])
     if words:
         raise EngineError(f"{folder}: {words}, under models.*.gpus or judges.*.gpus")
-    if engine["gpu"] == 0:
+    if resources["gpu"] == 0:
         if has_gpu_build():
             raise EngineError(
                 f"{folder}: gpus is 0, but the installed vLLM is the build for GPUs; set gpus: 1, or make the CPU "
@@ -89,13 +89,16 @@ def start_engine(
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["OMP_NUM_THREADS"] = "1"
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else jobs side by side share one core
-        memory: dict[str, Any] = {"kv_cache_memory_bytes": engine["cpu_cache_mb"] * 2**20, "enforce_eager": True}
+        memory: dict[str, Any] = {"kv_cache_memory_bytes": resources["cpu_cache_mb"] * 2**20, "enforce_eager": True}
         # vLLM 0.32 fails on a seeded request whose prompt is split over two steps on a CPU
         memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
         if recurrent_layers(config):  # which vLLM takes in chunks only: so few requests that none is split
             memory |= {"enable_chunked_prefill": True, "max_num_seqs": 8, "max_num_batched_tokens": 8 * longest}
     else:
-        memory = {"gpu_memory_utilization": engine["gpu_memory_percent"] / 100, "tensor_parallel_size": engine["gpu"]}
+        memory = {
+            "gpu_memory_utilization": resources["gpu_memory_percent"] / 100,
+            "tensor_parallel_size": resources["gpu"],
+        }
     # FlashInfer compiles its sampler with nvcc, which few machines have; seeded requests never use it.
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"  # else it reports to its makers

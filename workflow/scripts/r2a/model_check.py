@@ -22,8 +22,8 @@ from r2a.attention.segments import segment_mass
 from r2a.models import ModelError, load_model, read_manifest
 from r2a.models.attention import SEAM, AttentionError, attention_kernel
 from r2a.models.decoder import Decoder
-from r2a.patching.engine import TOLERANCES as PATCHING_TOLERANCES
-from r2a.patching.engine import Engine, capture
+from r2a.patching.patcher import TOLERANCES as PATCHING_TOLERANCES
+from r2a.patching.patcher import Patcher, capture
 from r2a.progress import logger
 from r2a.roles import UNABLATED
 from r2a.store import provenance, write_json
@@ -150,23 +150,23 @@ def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
 @torch.no_grad()
 def _patching(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
     """Patches of one run into another against whole passes with hooks: root mean square, relative to the logits'."""
-    engine = Engine(model)
-    places, dtype = engine.places, model.dtype
+    patcher = Patcher(model)
+    places, dtype = patcher.places, model.dtype
     base, n_tokens = ids[1], len(ids[1])
-    positions, layers = [n_tokens // 3, n_tokens - 2], sorted({0, engine.n_layers // 2, engine.n_layers - 1})
+    positions, layers = [n_tokens // 3, n_tokens - 2], sorted({0, patcher.n_layers // 2, patcher.n_layers - 1})
     vectors, _ = capture(model, list(reversed(base)), positions, settings["components"])
-    kept = engine.keep(base, positions)
-    deviations = [_distance(engine.logits(kept.resid_pre[-1])[0], _own_logits(model, base))]
+    kept = patcher.keep(base, positions)
+    deviations = [_distance(patcher.logits(kept.resid_pre[-1])[0], _own_logits(model, base))]
     for component in settings["components"]:
-        left = engine.logits(engine.patch(kept, component, vectors[component], 4 * n_tokens))
+        logits = patcher.logits(patcher.patch(kept, component, vectors[component], 4 * n_tokens))
         for layer in layers:
             for place, position in enumerate(positions):
                 vector = vectors[component][layer, place]
 
-                put = partial(_put, component, position, vector, engine.n_heads)
+                put = partial(_put, component, position, vector, patcher.n_heads)
                 with places.hooked(layer, component, put):
                     expected = _own_logits(model, base)
-                patched = left[layer, place, 0] if component == "z" else left[layer, place]
+                patched = logits[layer, place, 0] if component == "z" else logits[layer, place]
                 deviations.append(_distance(patched, expected))
     return max(deviations), PATCHING_TOLERANCES[dtype]
 

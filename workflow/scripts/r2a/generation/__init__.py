@@ -13,9 +13,9 @@ import pandas as pd
 from r2a.boxes import final_answer
 from r2a.endpoint_replies import is_finished as is_whole
 from r2a.formats import read_format
-from r2a.generation.ledger import Ledger, ledger_path, other_ledgers
+from r2a.generation.ledger import CompletionLedger, ledger_path, other_ledgers
 from r2a.generation.plan import PLAN, read_plan
-from r2a.generation.requests import NEUTRAL, REFUSED, TOO_LONG, Completion, Request
+from r2a.generation.requests import NEUTRAL, REFUSED, TOO_LONG, Completion, CompletionRequest
 from r2a.generation.siblings import Siblings
 from r2a.ledger import hold
 from r2a.models import load_tokenizer, marks_of, read_manifest, stop_ids, text_marks, text_of
@@ -32,7 +32,9 @@ def request_seed(study_seed: int, uid: str, condition: str, decoding: str, sampl
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Request]:
+def build_requests(
+    problems: pd.DataFrame, manifest: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[CompletionRequest]:
     """One request a problem and sample, in that order, of settings["condition"] and settings["decoding"].
 
     A prompt that leaves no room for an answer gets max_new_tokens 0.
@@ -59,7 +61,7 @@ def build_requests(problems: pd.DataFrame, manifest: Mapping[str, Any], settings
                 changed.append(row.uid)
         for sample in range(1 if is_greedy else settings["n_samples"]):
             requests.append(
-                Request(
+                CompletionRequest(
                     uid=row.uid,
                     condition=condition,
                     decoding=decoding,
@@ -104,7 +106,7 @@ def generate_traces(
     manifest: Path,
     output: Path,
     settings: Mapping[str, Any],
-    engine: Mapping[str, Any],
+    resources: Mapping[str, Any],
     shard: str = WHOLE,
 ) -> None:
     """Complete every request of a dataset, or of a shard's problems, and write the traces' table (see write_traces).
@@ -113,30 +115,36 @@ def generate_traces(
     """
     model = read_manifest(manifest)
 
-    def requests_of(job: Mapping[str, Any]) -> list[Request]:
+    def requests_of(job: Mapping[str, Any]) -> list[CompletionRequest]:
         problems = read_parquet(job["dataset"])
         return build_requests(problems.iloc[shard_range(job["shard"], len(problems))], model, job["settings"])
 
     own = {"dataset": dataset, "output": str(output), "settings": settings, "shard": shard}
     planned = [job for job in read_plan(output.parents[1] / PLAN) if job["output"] != own["output"]]
     write_traces(
-        requests_of(own), model, output, settings, engine, [dataset, manifest], lambda: Siblings(planned, requests_of)
+        requests_of(own),
+        model,
+        output,
+        settings,
+        resources,
+        [dataset, manifest],
+        lambda: Siblings(planned, requests_of),
     )
 
 
 def write_traces(
-    requests: Sequence[Request],
+    requests: Sequence[CompletionRequest],
     model: Mapping[str, Any],
     output: Path,
     settings: Mapping[str, Any],
-    engine: Mapping[str, Any],
+    resources: Mapping[str, Any],
     inputs: Sequence[Path],
     siblings: Callable[[], Siblings] = lambda: Siblings((), lambda _: []),
 ) -> None:
     """Complete requests with a model, given by its manifest, and write a row each.
 
     Completions are kept in a ledger beside the output as they finish: a restarted job, or one with more
-    problems, samples, decodings or shards, generates only what is missing. `engine` holds memory settings, or where an
+    problems, samples, decodings or shards, generates only what is missing. resources: memory settings, or where an
     endpoint is and how fast to ask it, which don't change results. A prompt that is too long for the model, or
     that an endpoint refuses, gives an unfinished trace without tokens, and costs no other.
     siblings: jobs that an engine serves too, once one is started.
@@ -149,12 +157,12 @@ def write_traces(
             f"{model['n_positions']} positions before it can answer; their traces are empty"
         )
     path = ledger_path(output)
-    with contextlib.closing(hold(path)), Ledger(path, other_ledgers(output)) as ledger:
+    with contextlib.closing(hold(path)), CompletionLedger(path, other_ledgers(output)) as ledger:
         asked = [request for request in requests if request.max_new_tokens > 0]
         missing = list({request.key: request for request in asked if request.key not in ledger}.values())
         logger.info(f"{output}: {len(requests)} requests, {len(missing)} of them not yet in the ledger")
         if missing:
-            finished = _complete(missing, model, settings, engine, siblings)
+            finished = _complete(missing, model, settings, resources, siblings)
             for request, completion in keep(finished, ledger, missing, f"{settings['model']}, {settings['dataset']}"):
                 completions[request.key] = completion
         completions |= {request.key: ledger[request.key] for request in asked if request.key in ledger}
@@ -164,8 +172,11 @@ def write_traces(
 
 
 def keep(
-    finished: Iterable[tuple[Request, Completion]], ledger: Ledger, requests: Sequence[Request], what: str
-) -> Iterator[tuple[Request, Completion]]:
+    finished: Iterable[tuple[CompletionRequest, Completion]],
+    ledger: CompletionLedger,
+    requests: Sequence[CompletionRequest],
+    what: str,
+) -> Iterator[tuple[CompletionRequest, Completion]]:
     """Hand finished completions on, each once it is in the ledger (refused ones are not kept), and log progress."""
     with Progress(f"{what}: completions", len(requests)) as progress:
         for request, completion in finished:
@@ -176,23 +187,23 @@ def keep(
 
 
 def _complete(
-    requests: Sequence[Request],
+    requests: Sequence[CompletionRequest],
     manifest: Mapping[str, Any],
     settings: Mapping[str, Any],
-    engine: Mapping[str, Any],
+    resources: Mapping[str, Any],
     siblings: Callable[[], Siblings],
-) -> Iterator[tuple[Request, Completion]]:
+) -> Iterator[tuple[CompletionRequest, Completion]]:
     """The completions, from the model's endpoint where it has one, else from vLLM here."""
     if settings["endpoint"]:
         from r2a.generation import endpoint_engine
 
-        yield from endpoint_engine.complete(requests, settings["endpoint"], engine)
+        yield from endpoint_engine.complete(requests, settings["endpoint"], resources)
         return
     from r2a.generation import vllm_engine
 
     others = siblings()
     asked = [*requests, *others.requests()]
-    llm = vllm_engine.start(asked, manifest, engine, settings["think_tags"] == "pieces")
+    llm = vllm_engine.start(asked, manifest, resources, settings["think_tags"] == "pieces")
     wanted = chain(requests, others.claimed({request.key for request in requests}))
     for request, completion in vllm_engine.complete(llm, wanted):
         if not others.keep(request, completion):
@@ -213,7 +224,7 @@ class _Reader:
         self.tokenizer = load_tokenizer(folder) if folder else None
         self.marks = marks_of(folder, self.form, is_spelled) if folder else None
 
-    def row(self, request: Request, completion: Completion) -> dict[str, Any]:
+    def row(self, request: CompletionRequest, completion: Completion) -> dict[str, Any]:
         is_declined = self.declines and request.condition == WITHOUT
         n_forced = 0
         if self.tokenizer is not None and self.marks is not None:

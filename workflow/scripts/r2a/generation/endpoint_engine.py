@@ -12,23 +12,23 @@ from typing import Any
 
 from r2a.endpoint import Endpoint, EndpointError, RefusedError, as_they_finish
 from r2a.endpoint_replies import KNOWN, ReplyError, read_said
-from r2a.generation.requests import NEUTRAL, REFUSED, Completion, Request
+from r2a.generation.requests import NEUTRAL, REFUSED, Completion, CompletionRequest
 from r2a.progress import logger
 
 
 def complete(
-    requests: Sequence[Request], settings: Mapping[str, Any], engine: Mapping[str, Any]
-) -> Iterator[tuple[Request, Completion]]:
+    requests: Sequence[CompletionRequest], settings: Mapping[str, Any], resources: Mapping[str, Any]
+) -> Iterator[tuple[CompletionRequest, Completion]]:
     """Yield (request, completion) in the order in which they finish.
 
-    settings: model (the server's name for it), kind, body and prefill, as in the configuration. engine: base_url,
+    settings: model (the server's name for it), kind, body and prefill, as in the configuration. resources: base_url,
     api_key_variable, timeout_seconds, max_concurrency. A request that the server refuses is completed by nothing,
     with the finish reason "refused". Raises EndpointError where all are refused or the server fails.
     """
     n_refused, unknown = 0, Counter[str]()
-    with Endpoint(engine["base_url"], engine["api_key_variable"], engine["timeout_seconds"]) as endpoint:
+    with Endpoint(resources["base_url"], resources["api_key_variable"], resources["timeout_seconds"]) as endpoint:
         ask = partial(_complete_one, endpoint, settings)
-        for request, (completion, fault) in as_they_finish(ask, requests, engine["max_concurrency"]):
+        for request, (completion, fault) in as_they_finish(ask, requests, resources["max_concurrency"]):
             if fault:
                 n_refused += 1
                 logger.warning(f"{request.uid}, {request.condition}: {fault}")
@@ -43,7 +43,9 @@ def complete(
         logger.warning(f"{n_completions} completions end for {word!r}, which is taken for stop")
 
 
-def _complete_one(endpoint: Endpoint, settings: Mapping[str, Any], request: Request) -> tuple[Completion, str]:
+def _complete_one(
+    endpoint: Endpoint, settings: Mapping[str, Any], request: CompletionRequest
+) -> tuple[Completion, str]:
     """The completion, and '' or why the server refused it."""
     started = time.monotonic()
     path, body = request_body(request, settings)
@@ -59,7 +61,7 @@ def _complete_one(endpoint: Endpoint, settings: Mapping[str, Any], request: Requ
         raise EndpointError(f"{endpoint.base_url}/{path}: {error}") from None
 
 
-def request_body(request: Request, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def request_body(request: CompletionRequest, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Path and JSON body that ask for a request's completion; settings["body"] adds fields, and null takes one out."""
     body: dict[str, Any] = {
         "model": settings["model"],
@@ -84,7 +86,7 @@ def request_body(request: Request, settings: Mapping[str, Any]) -> tuple[str, di
     return path, {field: value for field, value in (body | settings["body"]).items() if value is not None}
 
 
-def read_reply(reply: Mapping[str, Any], request: Request, seconds: float) -> Completion:
+def read_reply(reply: Mapping[str, Any], request: CompletionRequest, seconds: float) -> Completion:
     """The completion in a server's reply; token ids only where it gives them.
 
     A server may split a chat's reasoning from its answer, and repeat what the prompt opened the reply with: the text

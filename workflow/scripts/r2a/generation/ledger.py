@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 
 from r2a import ledger
-from r2a.generation.requests import Completion, Request
+from r2a.generation.requests import Completion, CompletionRequest
 
 
 def ledger_path(output: Path) -> Path:
@@ -20,13 +20,13 @@ def other_ledgers(output: Path) -> Iterable[Path]:
     return (path for path in output.parent.glob(f".{name}*.ledger.jsonl") if path != ledger_path(output))
 
 
-class Ledger:
+class CompletionLedger:
     """The completions in a r2a.ledger.Ledger."""
 
     def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
         self._ledger = ledger.Ledger(path, others)
 
-    def __enter__(self) -> "Ledger":
+    def __enter__(self) -> "CompletionLedger":
         return self
 
     def __exit__(
@@ -50,7 +50,7 @@ class Ledger:
             tuple(entry["prompt_ids"]),
         )
 
-    def add(self, request: Request, completion: Completion) -> None:
+    def add(self, request: CompletionRequest, completion: Completion) -> None:
         entry: dict[str, object] = {
             "uid": request.uid,
             "condition": request.condition,

@@ -16,7 +16,7 @@ def regenerate_answers(
     manifest: Path,
     output: Path,
     settings: Mapping[str, Any],
-    engine: Mapping[str, Any],
+    resources: Mapping[str, Any],
 ) -> None:
     """Complete every perturbed prompt as its trace was completed; a row's condition is the perturbation's name.
 
@@ -38,4 +38,4 @@ def regenerate_answers(
     if not requests:
         reasons = ", ".join(f"{n} times: {why}" for why, n in table["left_out"].value_counts().items())
         raise NothingToMeasure(f"no reasoning can be perturbed ({reasons})")
-    write_traces(requests, model, output, settings, engine, [prompts, dataset, manifest])
+    write_traces(requests, model, output, settings, resources, [prompts, dataset, manifest])

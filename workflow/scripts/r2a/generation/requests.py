@@ -21,7 +21,7 @@ SERVED: Mapping[str, Any] = {"system": "", "template_arguments": {}, "close": TH
 
 
 @dataclass(frozen=True)
-class Request:
+class CompletionRequest:
     """One prompt to complete. `model` identifies weights, tokenizer and dtype, or an endpoint's model.
 
     prompt_ids is the whole prompt where the tokenizer is known, else empty. prompt is the question's text with its

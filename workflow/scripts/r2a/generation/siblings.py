@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from r2a.generation.ledger import Ledger, ledger_path, other_ledgers
-from r2a.generation.requests import REFUSED, Completion, Request
+from r2a.generation.ledger import CompletionLedger, ledger_path, other_ledgers
+from r2a.generation.requests import REFUSED, Completion, CompletionRequest
 from r2a.ledger import hold_if_free
 from r2a.progress import logger
 
@@ -14,25 +14,27 @@ from r2a.progress import logger
 class Siblings:
     """The jobs of a model's plan but for one's own, each claimed only when the engine has room for its requests."""
 
-    def __init__(self, planned: Sequence[dict[str, Any]], requests_of: Callable[[dict[str, Any]], list[Request]]):
+    def __init__(
+        self, planned: Sequence[dict[str, Any]], requests_of: Callable[[dict[str, Any]], list[CompletionRequest]]
+    ):
         """planned: jobs that may not have begun. requests_of: a job's requests; asked where its dataset is there."""
         self._jobs = {Path(job["output"]): requests_of(job) for job in planned if Path(job["dataset"]).exists()}
-        self._homes: dict[str, tuple[Path, Ledger]] = {}  # by the key of a request under way
+        self._homes: dict[str, tuple[Path, CompletionLedger]] = {}  # by the key of a request under way
         self._n_left: Counter[Path] = Counter()
         self._claims: dict[Path, TextIO] = {}
 
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[CompletionRequest]:
         """All that may be asked of the engine, so that it has room for it."""
         return [request for requests in self._jobs.values() for request in requests]
 
-    def claimed(self, own: set[str]) -> Iterator[Request]:
+    def claimed(self, own: set[str]) -> Iterator[CompletionRequest]:
         """The requests that no ledger has, job by job, of those jobs that no other process is at; own: keys to skip."""
         for output, requests in self._jobs.items():
             path = ledger_path(output)
             claim = hold_if_free(path)
             if claim is None:
                 continue
-            ledger = Ledger(path, other_ledgers(output))
+            ledger = CompletionLedger(path, other_ledgers(output))
             asked = {r.key: r for r in requests if r.max_new_tokens and r.key not in ledger}
             missing = [r for key, r in asked.items() if key not in own and key not in self._homes]
             if not missing:
@@ -44,7 +46,7 @@ class Siblings:
             self._homes |= {request.key: (output, ledger) for request in missing}
             yield from missing
 
-    def keep(self, request: Request, completion: Completion) -> bool:
+    def keep(self, request: CompletionRequest, completion: Completion) -> bool:
         """Whether a completion is another job's, which then has it in its ledger."""
         if request.key not in self._homes:
             return False

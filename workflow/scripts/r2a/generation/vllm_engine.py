@@ -6,15 +6,18 @@ from typing import Any
 
 from r2a.engine import EngineError, finished_outputs, start_engine
 from r2a.formats import read_format
-from r2a.generation.requests import Completion, Request
+from r2a.generation.requests import Completion, CompletionRequest
 from r2a.models import marks_of
 from r2a.traces import Marks, segment_bounds
 
 
 def start(
-    requests: Sequence[Request], manifest: Mapping[str, Any], engine: Mapping[str, Any], is_spelled: bool = False
+    requests: Sequence[CompletionRequest],
+    manifest: Mapping[str, Any],
+    resources: Mapping[str, Any],
+    is_spelled: bool = False,
 ) -> Any:
-    """A vLLM engine that has room for each of the requests; `engine` as start_engine takes it, is_spelled as marks_of.
+    """A vLLM engine that has room for each of the requests; resources as in start_engine, is_spelled as in marks_of.
 
     Raises EngineError where the requests limit their reasoning, and it cannot be counted.
     """
@@ -29,7 +32,7 @@ def start(
             f"generation.reasoning_budget: {least} is fewer than the {len(delimiters[0])} tokens that open a reasoning "
             "here; vLLM cannot count so few, so raise it"
         )
-    return start_engine(manifest["folder"], origin["dtype"], longest, engine, delimiters)
+    return start_engine(manifest["folder"], origin["dtype"], longest, resources, delimiters)
 
 
 def _opening_ids(prompts: Sequence[Sequence[int]], marks: Marks) -> Sequence[int]:
@@ -43,7 +46,7 @@ def _opening_ids(prompts: Sequence[Sequence[int]], marks: Marks) -> Sequence[int
     return next(iter(opened), marks.close_ids)
 
 
-def as_vllm_takes_it(request: Request, n_uncounted: int = 0) -> tuple[Any, Any]:
+def as_vllm_takes_it(request: CompletionRequest, n_uncounted: int = 0) -> tuple[Any, Any]:
     """A request's prompt and sampling parameters, in vLLM's own types. n_uncounted: see complete."""
     import vllm
     from vllm.sampling_params import RepetitionDetectionParams
@@ -61,7 +64,7 @@ def as_vllm_takes_it(request: Request, n_uncounted: int = 0) -> tuple[Any, Any]:
     return {"prompt_token_ids": list(request.prompt_ids)}, sampling
 
 
-def complete(llm: Any, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+def complete(llm: Any, requests: Iterable[CompletionRequest]) -> Iterator[tuple[CompletionRequest, Completion]]:
     """Yield (request, completion) in the order in which they finish; llm is what `start` gives.
 
     Where the prompt opens the reasoning in several tokens, vLLM 0.32 takes all but one of them off its count of the

@@ -68,7 +68,7 @@ def grade_answers(
     tasks = [task for task in read if not isinstance(task, Verdict)]
     outcomes = _compare(chosen.prepare, chosen.compare, tasks, seconds, memory_mb, what)
     return [
-        found if isinstance(found, Verdict) else chosen.judge(attempt, outcomes[found])
+        found if isinstance(found, Verdict) else chosen.decide(attempt, outcomes[found])
         for attempt, found in zip(attempts, read, strict=True)
     ]
 

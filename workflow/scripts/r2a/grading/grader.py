@@ -1,4 +1,4 @@
-"""What a grader is: it reads an attempt, compares in a process that can be killed, and judges what came back."""
+"""What a grader is: it reads an attempt, compares in a process that can be killed, and decides what came of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right, why, and which text was judged.
+    """Whether an answer is right, why, and which text was graded.
 
     is_correct is None where nothing could be decided. reason: string, math_verify, normalised, sympy (right by
     that comparison), mismatch, no_box, unclosed, truncated (wrong), timeout, gold_unparsed, error (undecided).
@@ -39,17 +39,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Grader:
-    """One way of judging answers.
+    """One way of grading answers.
 
     prepare: called once in each process (imports). read: the verdict, where no comparison is needed, else the
     arguments of compare. compare: runs in a process with limits, so it may hang, crash or eat memory.
-    judge: the verdict that compare's outcome leads to.
+    decide: the verdict that compare's outcome leads to.
     """
 
     prepare: Callable[[], None]
     read: Callable[[Attempt], "Verdict | tuple[Any, ...]"]
     compare: Callable[..., Any]
-    judge: Callable[[Attempt, Outcome], Verdict]
+    decide: Callable[[Attempt, Outcome], Verdict]
 
 
 def unread(attempt: Attempt, answer: str | None) -> Verdict | None:

@@ -192,7 +192,7 @@ def _read(attempt: Attempt) -> Verdict | tuple[Any, ...]:
     return answer, attempt.reference
 
 
-def _judge(attempt: Attempt, outcome: Outcome) -> Verdict:
+def _decide(attempt: Attempt, outcome: Outcome) -> Verdict:
     answer = paper_answer(attempt.answer_text)
     if outcome.status != "done":
         return undecided(outcome, answer)
@@ -207,4 +207,4 @@ def _load_sympy() -> None:
 @grader(label="as in the paper")
 def paper() -> Grader:
     """As in the paper."""
-    return Grader(_load_sympy, _read, compare, _judge)
+    return Grader(_load_sympy, _read, compare, _decide)

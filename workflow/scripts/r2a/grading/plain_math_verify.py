@@ -25,7 +25,7 @@ def compare(answer_text: str, reference: str) -> tuple[bool, str | None]:
     return is_equal, str(found[-1]) if found else None
 
 
-def _judge(attempt: Attempt, outcome: Outcome) -> Verdict:
+def _decide(attempt: Attempt, outcome: Outcome) -> Verdict:
     if outcome.status != "done":
         return undecided(outcome, None)
     is_equal, answer = outcome.value
@@ -35,4 +35,4 @@ def _judge(attempt: Attempt, outcome: Outcome) -> Verdict:
 @grader(label="math-verify as it comes")
 def math_verify() -> Grader:
     """By math-verify as it comes."""
-    return Grader(load_sympy, _read, compare, _judge)
+    return Grader(load_sympy, _read, compare, _decide)

@@ -43,7 +43,7 @@ def _is_one_word_each(answer: str, reference: str) -> bool:
     return len(apart.findall(answer)) == len(apart.findall(reference))
 
 
-def _judge(attempt: Attempt, outcome: Outcome) -> Verdict:
+def _decide(attempt: Attempt, outcome: Outcome) -> Verdict:
     """Where nothing could be compared as mathematics, the same words are still the same answer."""
     answer, reference = final_answer(attempt.answer_text) or "", attempt.reference
     if outcome.value in ("equal", "different"):
@@ -62,4 +62,4 @@ def _judge(attempt: Attempt, outcome: Outcome) -> Verdict:
 @grader(label="METHOD section 2")
 def policy() -> Grader:
     """By the project's policy (METHOD section 2)."""
-    return Grader(load_sympy, _read, equality, _judge)
+    return Grader(load_sympy, _read, equality, _decide)

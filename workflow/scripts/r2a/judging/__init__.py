@@ -11,7 +11,7 @@ import pandas as pd
 from r2a.endpoint_replies import is_finished
 from r2a.extensions import JUDGE_KINDS
 from r2a.judging.replies import read_score
-from r2a.judging.requests import REFUSED, Ask, Given, JudgingError, Reply, Request
+from r2a.judging.requests import REFUSED, Ask, Given, JudgeRequest, JudgingError, Reply
 from r2a.judging.template import fill
 from r2a.ledger import Ledger
 from r2a.models import read_manifest
@@ -29,7 +29,7 @@ def judge_answers(
     manifest: Path,
     output: Path,
     settings: Mapping[str, Any],
-    engine: Mapping[str, Any],
+    resources: Mapping[str, Any],
 ) -> None:
     """Have a judge score the answers of all models to a dataset, and write one row a trace.
 
@@ -39,7 +39,7 @@ def judge_answers(
     read, also not from a second reply of twice the length); refused (the judge would not take it; reply says why).
 
     Replies are kept in a ledger beside the output, by all that determines them: another model, sample or problem
-    has only its own answers judged. `engine` is where the judge is asked, and how fast. Raises JudgingError.
+    has only its own answers judged. `resources` is where the judge is asked, and how fast. Raises JudgingError.
     """
     answers = _answers(traces, dataset, settings)
     form = template.read_text()
@@ -50,7 +50,7 @@ def judge_answers(
     answers.loc[is_judged, "prompt"] = prompts
     with Ledger(output.with_name(f".{output.stem}.ledger.jsonl")) as ledger:
         requests_file = output.with_suffix(".requests.jsonl")
-        given = Given(read_manifest(manifest), settings, engine, prompts, requests_file)
+        given = Given(read_manifest(manifest), settings, resources, prompts, requests_file)
         identity, ask = JUDGE_KINDS[settings["judge_kind"]].function(given)
         replies = replies_to(prompts, identity, ask, ledger, settings)
     rows = [_judged(row, replies) for row in answers.to_dict("records")]
@@ -103,13 +103,13 @@ def _score(reply: Reply) -> int | None:
     return read_score(reply.text) if is_finished(reply.finish_reason) else None
 
 
-def _request(prompt: str, identity: Mapping[str, Any], settings: Mapping[str, Any], max_tokens: int) -> Request:
+def _request(prompt: str, identity: Mapping[str, Any], settings: Mapping[str, Any], max_tokens: int) -> JudgeRequest:
     """Greedy judges need no seed; others get one of their own for each prompt."""
     seed = None
     if settings["temperature"] > 0:
         seed = random.Random(f"{settings['seed']} {prompt}").randrange(2**31)
     judge = parameters_hash(identity)
-    return Request(judge, prompt, settings["temperature"], settings["top_p"], seed, max_tokens)
+    return JudgeRequest(judge, prompt, settings["temperature"], settings["top_p"], seed, max_tokens)
 
 
 def _answers(traces: Sequence[Path], dataset: Path, settings: Mapping[str, Any]) -> pd.DataFrame:

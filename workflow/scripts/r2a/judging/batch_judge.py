@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from r2a.endpoint_replies import ReplyError
-from r2a.judging.requests import REFUSED, JudgingError, Reply, Request, read_completion, request_body
+from r2a.judging.requests import REFUSED, JudgeRequest, JudgingError, Reply, read_completion, request_body
 from r2a.progress import logger
 from r2a.store import whole_file
 
 
 def ask(
-    requests: Sequence[Request], settings: Mapping[str, Any], replies: Path, requests_file: Path
-) -> Iterator[tuple[Request, Reply]]:
+    requests: Sequence[JudgeRequest], settings: Mapping[str, Any], replies: Path, requests_file: Path
+) -> Iterator[tuple[JudgeRequest, Reply]]:
     """Yield (request, reply) for the replies found in the folder `replies`; one that cannot be read is refused.
 
     Writes the requests that have none to requests_file, then raises JudgingError, which says where to put them.

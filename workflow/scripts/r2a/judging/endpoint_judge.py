@@ -6,20 +6,20 @@ from typing import Any
 
 from r2a.endpoint import Endpoint, RefusedError, as_they_finish
 from r2a.endpoint_replies import ReplyError
-from r2a.judging.requests import REFUSED, Reply, Request, read_completion, request_body
+from r2a.judging.requests import REFUSED, JudgeRequest, Reply, read_completion, request_body
 
 
 def ask(
-    requests: Sequence[Request], settings: Mapping[str, Any], engine: Mapping[str, Any]
-) -> Iterator[tuple[Request, Reply]]:
+    requests: Sequence[JudgeRequest], settings: Mapping[str, Any], resources: Mapping[str, Any]
+) -> Iterator[tuple[JudgeRequest, Reply]]:
     """Yield (request, reply) in the order in which they finish.
 
-    settings: model and body. engine: base_url, api_key_variable, timeout_seconds, max_concurrency. Raises
+    settings: model and body. resources: base_url, api_key_variable, timeout_seconds, max_concurrency. Raises
     EndpointError where the key is missing or the server fails.
     """
-    with Endpoint(engine["base_url"], engine["api_key_variable"], engine["timeout_seconds"]) as endpoint:
+    with Endpoint(resources["base_url"], resources["api_key_variable"], resources["timeout_seconds"]) as endpoint:
 
-        def ask_one(request: Request) -> Reply:
+        def ask_one(request: JudgeRequest) -> Reply:
             started = time.monotonic()
             try:
                 body = endpoint.post("chat/completions", request_body(request, settings))
@@ -27,4 +27,4 @@ def ask(
             except (RefusedError, ReplyError) as refusal:
                 return Reply(str(refusal), REFUSED, 0.0)
 
-        yield from as_they_finish(ask_one, requests, engine["max_concurrency"])
+        yield from as_they_finish(ask_one, requests, resources["max_concurrency"])

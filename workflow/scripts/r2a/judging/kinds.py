@@ -17,7 +17,7 @@ def weights(given: Given) -> tuple[dict[str, Any], Ask]:
 
     settings, (origin,) = given.settings, given.manifest["models"].values()
     folder, max_tokens = given.manifest["folder"], settings["max_tokens"]
-    here = VllmJudge(folder, settings["dtype"], given.prompts, max_tokens, settings["date"], given.engine)
+    here = VllmJudge(folder, settings["dtype"], given.prompts, max_tokens, settings["date"], given.resources)
     return {**origin, "schema": SCHEMA}, here
 
 
@@ -25,11 +25,11 @@ def weights(given: Given) -> tuple[dict[str, Any], Ask]:
 def endpoint(given: Given) -> tuple[dict[str, Any], Ask]:
     """A server with OpenAI's interface."""
     asked = given.settings["options"]
-    return asked, partial(endpoint_judge.ask, settings=asked, engine=given.engine)
+    return asked, partial(endpoint_judge.ask, settings=asked, resources=given.resources)
 
 
 @judge_kind(label="files for a batch service")
 def batch(given: Given) -> tuple[dict[str, Any], Ask]:
     """Files that people carry to a batch service and back."""
-    asked, replies = given.settings["options"], Path(given.engine["replies"])
+    asked, replies = given.settings["options"], Path(given.resources["replies"])
     return asked, partial(batch_judge.ask, settings=asked, replies=replies, requests_file=given.requests_file)

@@ -18,7 +18,7 @@ class JudgingError(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
+class JudgeRequest:
     """One prompt for a judge. `judge` identifies the judge: weights, or a service's model and further fields.
 
     top_p and seed None are not sent.
@@ -46,7 +46,7 @@ class Reply:
     seconds: float
 
 
-Ask = Callable[[Sequence[Request]], Iterator[tuple[Request, Reply]]]
+Ask = Callable[[Sequence[JudgeRequest]], Iterator[tuple[JudgeRequest, Reply]]]
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,18 @@ class Given:
     """What a kind of judge is given.
 
     manifest: of the judge's weights, if it has any. settings: the stage's; a kind's own are settings["options"].
-    engine: where and how fast a server is asked. prompts: all that may be asked. requests_file: beside the output, for
-    requests that people carry.
+    resources: where and how fast a server is asked. prompts: all that may be asked. requests_file: beside the output,
+    for requests that people carry.
     """
 
     manifest: Mapping[str, Any]
     settings: Mapping[str, Any]
-    engine: Mapping[str, Any]
+    resources: Mapping[str, Any]
     prompts: Sequence[str]
     requests_file: Path
 
 
-def request_body(request: Request, settings: Mapping[str, Any]) -> dict[str, Any]:
+def request_body(request: JudgeRequest, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON body of a chat completion; settings: model (the service's name for it) and body.
 
     body adds fields, and null takes one out.

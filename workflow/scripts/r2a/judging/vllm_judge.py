@@ -5,7 +5,7 @@ from typing import Any
 
 from r2a.engine import finished_outputs, start_engine
 from r2a.judging.replies import SCHEMA
-from r2a.judging.requests import REFUSED, JudgingError, Reply, Request
+from r2a.judging.requests import REFUSED, JudgeRequest, JudgingError, Reply
 from r2a.models import engine_tokenizer, load_tokenizer
 from r2a.prompts import ChatTemplate, PromptError
 
@@ -17,16 +17,16 @@ class VllmJudge:
     """Answers requests by a model's own chat template; the engine starts with the first of them."""
 
     def __init__(
-        self, folder: str, dtype: str, prompts: Sequence[str], max_tokens: int, day: str, engine: Mapping[str, Any]
+        self, folder: str, dtype: str, prompts: Sequence[str], max_tokens: int, day: str, resources: Mapping[str, Any]
     ) -> None:
-        """prompts: all that may be asked, with max_tokens or twice as many for the reply. engine: see start_engine.
+        """prompts: all that may be asked, with max_tokens or twice as many for the reply. resources: see start_engine.
 
         day: what the template takes for today. Raises JudgingError where there is no chat template, or none that can
         ask a question.
         """
         from transformers import AutoConfig
 
-        self.folder, self.dtype, self.engine = folder, dtype, engine
+        self.folder, self.dtype, self.resources = folder, dtype, resources
         self.tokenizer = load_tokenizer(folder)
         if self.tokenizer.chat_template is None:
             raise JudgingError(f"{folder}: the judge has no chat template; take a model that is trained to chat")
@@ -40,7 +40,7 @@ class VllmJudge:
         self.longest = min(longest, self.n_positions)
         self._llm: Any = None
 
-    def __call__(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Reply]]:
+    def __call__(self, requests: Sequence[JudgeRequest]) -> Iterator[tuple[JudgeRequest, Reply]]:
         """Yield (request, reply) in the order in which they finish; one that leaves no room for a reply is refused."""
         fitting = []
         for request in requests:
@@ -54,14 +54,14 @@ class VllmJudge:
             return
         if self._llm is None:
             options: dict[str, Any] = {"structured_outputs_config": JSON_AS, **engine_tokenizer(self.folder)}
-            self._llm = start_engine(self.folder, self.dtype, self.longest, self.engine, **options)
+            self._llm = start_engine(self.folder, self.dtype, self.longest, self.resources, **options)
         for request, choice, seconds in finished_outputs(self._llm, fitting, self._as_vllm_takes_it):
             yield request, Reply(choice.text, choice.finish_reason, seconds)
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         return self.tokenizer.encode(self.template.render(prompt), add_special_tokens=False)
 
-    def _as_vllm_takes_it(self, request: Request) -> tuple[Any, Any]:
+    def _as_vllm_takes_it(self, request: JudgeRequest) -> tuple[Any, Any]:
         import vllm
         from vllm.sampling_params import StructuredOutputsParams
 

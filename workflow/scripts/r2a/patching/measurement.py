@@ -12,8 +12,8 @@ import torch
 
 from r2a.extensions import CONTROLS
 from r2a.patching.controls import Given
-from r2a.patching.engine import Engine, KeptRun, Patch, final_logits, refuse_deviating
 from r2a.patching.metrics import METRICS, logit_diff, patch_metrics
+from r2a.patching.patcher import KeptRun, Patch, Patcher, final_logits, refuse_deviating
 from r2a.roles import CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, KEY_ROLES
 from r2a.store import axis_labels
 
@@ -43,7 +43,7 @@ def range_counts(table: pd.DataFrame, range_tokens: int) -> list[int]:
 
 
 def measure(
-    engine: Engine,
+    patcher: Patcher,
     table: pd.DataFrame,
     activations: h5py.Group,
     numbers: Sequence[int],
@@ -57,17 +57,17 @@ def measure(
     reasoning_ranges [metric, layer, range]; null_patch_error, is_used and both runs' logit_diff. Raises ModelError
     where restarts are more than rounding away from the runs that they restart.
     """
-    pairs = [_Pair(engine, table, activations, number, settings) for number in numbers]
-    jobs = [(pair, job) for pair in pairs for job in pair.jobs(engine)]
-    left = engine.finish([patch for _, job in jobs for patch in job.patches], batch_tokens)
-    found: dict[int, dict[str, np.ndarray]] = {pair.number: pair.first_order(engine) for pair in pairs}
-    for (pair, job), of_job in zip(jobs, left.split([len(job.patches) for _, job in jobs]), strict=True):
+    pairs = [_Pair(patcher, table, activations, number, settings) for number in numbers]
+    jobs = [(pair, job) for pair in pairs for job in pair.jobs(patcher)]
+    resid_post = patcher.finish([patch for _, job in jobs for patch in job.patches], batch_tokens)
+    found: dict[int, dict[str, np.ndarray]] = {pair.number: pair.first_order(patcher) for pair in pairs}
+    for (pair, job), of_job in zip(jobs, resid_post.split([len(job.patches) for _, job in jobs]), strict=True):
         arrays = found[pair.number]
         if job.name == NULL:
-            error = pair.null_patch_error(engine, job.base, of_job)
+            error = pair.null_patch_error(patcher, job.base, of_job)
             arrays["null_patch_error"] = np.maximum(arrays.get("null_patch_error", 0.0), error)
             continue
-        values = pair.metrics(engine, job.base, of_job).reshape(len(METRICS), *job.shape)
+        values = pair.metrics(patcher, job.base, of_job).reshape(len(METRICS), *job.shape)
         if job.name.startswith("z/"):
             values = values.swapaxes(-1, -2)
         if job.name == RANGES:
@@ -92,7 +92,7 @@ class _Pair:
     """One pair of a table, with its kept runs."""
 
     def __init__(
-        self, engine: Engine, table: pd.DataFrame, activations: h5py.Group, number: int, settings: Mapping[str, Any]
+        self, patcher: Patcher, table: pd.DataFrame, activations: h5py.Group, number: int, settings: Mapping[str, Any]
     ) -> None:
         self.table, self.activations, self.number, self.settings = table, activations, number, settings
         self.row = table.iloc[number]
@@ -107,17 +107,17 @@ class _Pair:
         for run in RUNS:
             positions = self.row[f"{run}_positions"]
             start = min(*positions, positions[0] - self.n_ranges * settings["range_tokens"])
-            self.runs[run] = engine.keep(self.row[f"{run}_ids"], positions, start, self.row[f"{run}_hidden"])
+            self.runs[run] = patcher.keep(self.row[f"{run}_ids"], positions, start, self.row[f"{run}_masked"])
 
     def vectors(self, run: str, component: str, number: int | None = None) -> torch.Tensor:
-        """A component's vectors in this pair's or another one's run, with the engine's axes."""
+        """A component's vectors in this pair's or another one's run, with the patcher's axes."""
         found = torch.tensor(self.activations[f"{run}/{component}"][self.number if number is None else number])
         return found.transpose(1, 2) if component == "z" else found
 
     def _vectors_of(self, component: str, run: str, number: int) -> torch.Tensor:
         return self.vectors(run, component, number)
 
-    def jobs(self, engine: Engine) -> list[Job]:
+    def jobs(self, patcher: Patcher) -> list[Job]:
         jobs = []
         seed = f"{self.settings['seed']} {self.row['pair']}"
         for component in self.settings["components"]:
@@ -135,18 +135,18 @@ class _Pair:
                     if vectors is not None:
                         put_in[control] = ("corrupted", vectors[:, self.key_places], self.key_places)
             for patch, (base, vectors, at) in put_in.items():
-                patches = engine.patches(self.runs[base], component, vectors, at)
+                patches = patcher.patches(self.runs[base], component, vectors, at)
                 jobs.append(Job(f"{component}/{patch}", base, patches, tuple(vectors.shape[:-1])))
         if self.n_ranges:
-            jobs.append(Job(RANGES, "corrupted", self._range_patches(engine), (engine.n_layers, self.n_ranges)))
-        jobs += [Job(NULL, run, _null_patches(self.runs[run], engine.n_layers), ()) for run in RUNS]
+            jobs.append(Job(RANGES, "corrupted", self._range_patches(patcher), (patcher.n_layers, self.n_ranges)))
+        jobs += [Job(NULL, run, _null_patches(self.runs[run], patcher.n_layers), ()) for run in RUNS]
         return jobs
 
-    def _range_patches(self, engine: Engine) -> list[Patch]:
+    def _range_patches(self, patcher: Patcher) -> list[Patch]:
         """Whole ranges of the clean run's reasoning at once, counted back from the probe: layer by layer."""
         clean, corrupted = (self.runs[run] for run in RUNS)
         patches = []
-        for layer in range(engine.n_layers):
+        for layer in range(patcher.n_layers):
             for k in range(self.n_ranges):
                 back = self.settings["range_tokens"] * np.array([k + 1, k])
                 source, place = (run.positions[0] - back for run in (clean, corrupted))
@@ -154,27 +154,29 @@ class _Pair:
                 patches.append(Patch(corrupted, layer, tuple(range(*place)), vectors))
         return patches
 
-    def metrics(self, engine: Engine, base: str, left: torch.Tensor) -> np.ndarray:
+    def metrics(self, patcher: Patcher, base: str, resid_post: torch.Tensor) -> np.ndarray:
         """[metric, patch] of what leaves the last layer, [patch, d_model], of patches into a run."""
         source = RUNS[1 - RUNS.index(base)]
         parts = [
-            patch_metrics(final_logits(engine.model, some), self.logits[source], self.logits[base], *self.answers[base])
-            for some in left.split(max(1, LOGITS_AT_A_TIME // len(self.logits[base])))
+            patch_metrics(
+                final_logits(patcher.model, some), self.logits[source], self.logits[base], *self.answers[base]
+            )
+            for some in resid_post.split(max(1, LOGITS_AT_A_TIME // len(self.logits[base])))
         ]
         return np.stack([torch.cat([part[metric] for part in parts]).cpu().numpy() for metric in METRICS])
 
-    def null_patch_error(self, engine: Engine, base: str, left: torch.Tensor) -> float:
+    def null_patch_error(self, patcher: Patcher, base: str, resid_post: torch.Tensor) -> float:
         """Largest change of a logit under patches that change nothing. Raises ModelError where it is no rounding."""
-        found = engine.logits(left)
-        refuse_deviating(type(engine.model).__name__, found, self.logits[base], engine.model.dtype)
+        found = patcher.logits(resid_post)
+        refuse_deviating(type(patcher.model).__name__, found, self.logits[base], patcher.model.dtype)
         return float((found - self.logits[base]).abs().max())
 
-    def first_order(self, engine: Engine) -> dict[str, np.ndarray]:
+    def first_order(self, patcher: Patcher) -> dict[str, np.ndarray]:
         """Gradient of the patched run times the difference between the runs, as normalized_logit_diff."""
         clean, corrupted = (logit_diff(self.logits[run], *self.answers["corrupted"]) for run in RUNS)
         found = {}
         for direction, (source, base) in RUNS_OF.items():
-            gradients = engine.gradients(self.runs[base], *self.answers[base], self.settings["components"])
+            gradients = patcher.gradients(self.runs[base], *self.answers[base], self.settings["components"])
             for component in self.settings["components"]:
                 gradient = gradients[component][:, self.key_places] if component == "z" else gradients[component]
                 change = self.vectors(source, component) - self.vectors(base, component)

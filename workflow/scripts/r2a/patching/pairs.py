@@ -173,9 +173,9 @@ def align_pairs(
 
     Columns: probe, pair, area, kind, template, answer_a, answer_b, form_a, form_b (answer_form), left_out ('' | a
     reason), clean_ids, corrupted_ids, roles, clean_positions, corrupted_positions, clean_reasoning_start,
-    corrupted_reasoning_start, clean_hidden, corrupted_hidden (positions of padding that attention does not see),
+    corrupted_reasoning_start, clean_masked, corrupted_masked (positions of padding that attention does not see),
     answer_a_id, answer_b_id. The clean run is question a's. settings["alignment"]: role leaves both runs as they
-    are; pad pads them to equal length, hidden from attention; pad_visible leaves the padding to be seen, as the
+    are; pad pads them to equal length, masked from attention; pad_visible leaves the padding to be seen, as the
     paper does.
     """
     tokenizer = load_tokenizer(read_manifest(manifest)["folder"])
@@ -232,5 +232,5 @@ def _aligned(
         columns[f"{name}_ids"] = run.token_ids
         columns[f"{name}_positions"] = list(run.positions.values())
         columns[f"{name}_reasoning_start"] = run.reasoning_start
-        columns[f"{name}_hidden"] = run.pads if settings["alignment"] == "pad" else []
+        columns[f"{name}_masked"] = run.pads if settings["alignment"] == "pad" else []
     return columns

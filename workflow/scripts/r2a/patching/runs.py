@@ -12,9 +12,9 @@ import torch
 from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
 from r2a.parts import Parts
-from r2a.patching.engine import Engine, batches, capture
 from r2a.patching.measurement import RANGES, RUNS, is_used, measure, range_counts
 from r2a.patching.metrics import METRICS
+from r2a.patching.patcher import Patcher, batches, capture
 from r2a.progress import Progress, logger
 from r2a.roles import DIRECTIONS, KEY_ROLES
 from r2a.shards import WHOLE, shard_range
@@ -54,7 +54,7 @@ def capture_activations(
         raise NothingToMeasure("no pair can be used (the pair funnel says why)")
     origin = read_manifest(manifest)
     model = load_model(origin, SEAM)
-    engine = Engine(model)
+    patcher = Patcher(model)
     components = settings["components"]
     n_runs = sum(len(RUNS) * len(shard_range(shard, len(table))) for table in by_probe.values())
     with (
@@ -64,10 +64,10 @@ def capture_activations(
         add_axis(file, "probe", list(by_probe))
         for probe, table in by_probe.items():
             group = file.create_group(probe)
-            roles = _add_axes(group, table["pair"], table["roles"].iloc[0], engine)
-            add_axis(group, "d_model", range(engine.decoder.d_model))
-            add_axis(group, "d_head", range(engine.d_head))
-            add_axis(group, "vocabulary", range(engine.decoder.config.vocab_size))
+            roles = _add_axes(group, table["pair"], table["roles"].iloc[0], patcher)
+            add_axis(group, "d_model", range(patcher.decoder.d_model))
+            add_axis(group, "d_head", range(patcher.d_head))
+            add_axis(group, "vocabulary", range(patcher.decoder.config.vocab_size))
             for run in RUNS:
                 for component in components:
                     axes = ("head", "key_role", "d_head") if component == "z" else ("role", "d_model")
@@ -78,7 +78,7 @@ def capture_activations(
                 row = table.iloc[number]
                 for run in RUNS:
                     found, logits = capture(
-                        model, row[f"{run}_ids"], row[f"{run}_positions"], components, row[f"{run}_hidden"]
+                        model, row[f"{run}_ids"], row[f"{run}_positions"], components, row[f"{run}_masked"]
                     )
                     if "z" in found:
                         found["z"] = found["z"][:, key_roles].transpose(1, 2)
@@ -117,7 +117,7 @@ def patch_pairs(
     model's own, NothingToMeasure where no pair is left.
     """
     by_probe = used_pairs(pairs)
-    engine = Engine(load_model(read_manifest(manifest), SEAM))
+    patcher = Patcher(load_model(read_manifest(manifest), SEAM))
     origin = provenance(settings, [pairs, activations])
     parts = Parts(output, origin, [pairs, activations])
     n_pairs = sum(len(shard_range(shard, len(table))) for table in by_probe.values())
@@ -132,7 +132,7 @@ def patch_pairs(
             # pairs that share batches keep a GPU busy; on a CPU each is kept, and told, as soon as it is done
             shared_tokens = batch_tokens if torch.cuda.is_available() else 0
             for numbers in batches(missing, n_tokens, shared_tokens):
-                found = measure(engine, table, kept[probe], numbers, settings, batch_tokens)
+                found = measure(patcher, table, kept[probe], numbers, settings, batch_tokens)
                 for number, arrays in zip(numbers, found, strict=True):
                     parts.add(f"{probe}-{number}", arrays)
                     progress.advance()
@@ -140,7 +140,7 @@ def patch_pairs(
             add_axis(file, "probe", list(by_probe))
             for probe, table in by_probe.items():
                 group = file.create_group(probe)
-                _add_axes(group, table["pair"], axis_labels(kept[probe], "role"), engine)
+                _add_axes(group, table["pair"], axis_labels(kept[probe], "role"), patcher)
                 add_column(group, "template", "pair", list(table["template"]))
                 n_ranges = max(range_counts(table, settings["range_tokens"]))
                 add_axis(group, "range", settings["range_tokens"] * np.arange(1, n_ranges + 1))
@@ -161,11 +161,11 @@ def _refuse_unused(pairs: Path, by_probe: Mapping[str, pd.DataFrame], activation
         raise NothingToMeasure("in no pair do both runs prefer their own answers")
 
 
-def _add_axes(group: h5py.Group, pairs: pd.Series, roles: list[str], engine: Engine) -> list[str]:
+def _add_axes(group: h5py.Group, pairs: pd.Series, roles: list[str], patcher: Patcher) -> list[str]:
     """The axes that both stores have; returns the roles."""
     add_axis(group, "pair", list(pairs))
-    add_axis(group, "layer", range(engine.n_layers))
-    add_axis(group, "head", range(engine.n_heads))
+    add_axis(group, "layer", range(patcher.n_layers))
+    add_axis(group, "head", range(patcher.n_heads))
     add_axis(group, "role", list(roles))
     add_axis(group, "key_role", KEY_ROLES)
     return list(roles)

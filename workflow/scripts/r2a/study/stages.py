@@ -145,7 +145,7 @@ STAGES = {
     "head_ranks": _stage(1),
     "ablation": _stage(2, "ablation.{decoding,n_problems,modes,selections,doses,n_draws,extra_tokens}", "seed"),
     "first_grades": _stage(2, "grading.{seconds,memory_mb}", "first_grader_version", grader="grading.graders.0"),
-    "pairs": _stage(3, "patching.{decoding,probes,keep_reasoning,alignment}", "seed", "probe_versions"),
+    "pairs": _stage(4, "patching.{decoding,probes,keep_reasoning,alignment}", "seed", "probe_versions"),
     "activations": _stage(2, "patching.components"),
     "patching": _stage(3, "patching.{components,range_tokens,controls}", "seed", "control_versions"),
     # ---- tables

@@ -19,7 +19,7 @@ from transformers import (
 from families import tiny_model
 from hooked_patching import hooked_patch, last_logits
 from r2a.models import ModelError
-from r2a.patching.engine import COMPONENTS, Engine, Patch, capture, patch_resid_pre
+from r2a.patching.patcher import COMPONENTS, Patch, Patcher, capture, patch_resid_pre
 
 ARCHITECTURES = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config),
@@ -46,27 +46,29 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="module")
-def engine(model: Any) -> Engine:
-    return Engine(model)
+def patcher(model: Any) -> Patcher:
+    return Patcher(model)
 
 
-def patched_logits(engine: Engine, component: str, source: str, base: str, batch_tokens: int = 10_000) -> torch.Tensor:
+def patched_logits(
+    patcher: Patcher, component: str, source: str, base: str, batch_tokens: int = 10_000
+) -> torch.Tensor:
     """Logits of one run, each position's component replaced by another run's, [layer, position(, head), vocabulary]."""
-    vectors = capture(engine.model, IDS[source], POSITIONS[source], [component])[0][component]
-    kept = engine.keep(IDS[base], POSITIONS[base])
-    return engine.logits(engine.patch(kept, component, vectors, batch_tokens))
+    vectors = capture(patcher.model, IDS[source], POSITIONS[source], [component])[0][component]
+    kept = patcher.keep(IDS[base], POSITIONS[base])
+    return patcher.logits(patcher.patch(kept, component, vectors, batch_tokens))
 
 
 @pytest.mark.parametrize(("source", "base"), DIRECTIONS)
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_every_components_patch_equals_a_whole_run_with_a_hook(engine, component, source, base):
-    vectors = capture(engine.model, IDS[source], POSITIONS[source], [component])[0][component]
-    found = patched_logits(engine, component, source, base)
-    unpatched = last_logits(engine.model, IDS[base])
+def test_every_components_patch_equals_a_whole_run_with_a_hook(patcher, component, source, base):
+    vectors = capture(patcher.model, IDS[source], POSITIONS[source], [component])[0][component]
+    found = patched_logits(patcher, component, source, base)
+    unpatched = last_logits(patcher.model, IDS[base])
     effects = []
     for layer, place, *head in np.ndindex(found.shape[:-1]):
         at = (layer, place, *head)
-        slow = hooked_patch(engine.model, IDS[base], component, layer, POSITIONS[base][place], vectors[at], *head)
+        slow = hooked_patch(patcher.model, IDS[base], component, layer, POSITIONS[base][place], vectors[at], *head)
         np.testing.assert_allclose(found[at], slow, atol=1e-4, err_msg=str(at))
         effects.append(float((slow - unpatched).abs().max()))
     # the patches do something, else the comparison would prove nothing
@@ -74,26 +76,26 @@ def test_every_components_patch_equals_a_whole_run_with_a_hook(engine, component
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_null_patch_changes_nothing(engine, component):
-    found = patched_logits(engine, component, "corrupted", "corrupted")
-    expected = last_logits(engine.model, IDS["corrupted"])
+def test_null_patch_changes_nothing(patcher, component):
+    found = patched_logits(patcher, component, "corrupted", "corrupted")
+    expected = last_logits(patcher.model, IDS["corrupted"])
     np.testing.assert_allclose(found, expected.expand_as(found), atol=1e-4)
 
 
 @pytest.mark.parametrize("component", ["resid_pre", "z"])
-def test_the_size_of_batches_changes_nothing(engine, component):
-    whole = patched_logits(engine, component, "clean", "corrupted")
+def test_the_size_of_batches_changes_nothing(patcher, component):
+    whole = patched_logits(patcher, component, "clean", "corrupted")
     for batch_tokens in (1, 25, 60):
-        split = patched_logits(engine, component, "clean", "corrupted", batch_tokens)
+        split = patched_logits(patcher, component, "clean", "corrupted", batch_tokens)
         np.testing.assert_allclose(split, whole, atol=1e-5)
 
 
-def test_a_patch_of_several_positions_is_one_run_with_all_of_them_replaced(engine):
+def test_a_patch_of_several_positions_is_one_run_with_all_of_them_replaced(patcher):
     clean, corrupted = IDS["clean"], IDS["corrupted"]
-    vectors = capture(engine.model, clean, [3, 4, 8], ["resid_pre"])[0]["resid_pre"]
-    kept = engine.keep(corrupted, [3, 10, 4])
+    vectors = capture(patcher.model, clean, [3, 4, 8], ["resid_pre"])[0]["resid_pre"]
+    kept = patcher.keep(corrupted, [3, 10, 4])
     patches = [Patch(kept, layer, (4, 5, 10), vectors[layer]) for layer in range(N_LAYERS)]
-    found = engine.logits(engine.finish(patches, 100))
+    found = patcher.logits(patcher.finish(patches, 100))
 
     for layer in range(N_LAYERS):
 
@@ -102,28 +104,30 @@ def test_a_patch_of_several_positions_is_one_run_with_all_of_them_replaced(engin
             hidden[0, [4, 5, 10]] = vectors[layer]
             return (hidden, *inputs[1:])
 
-        hook = engine.model.model.layers[layer].register_forward_pre_hook(replace)
-        slow = last_logits(engine.model, corrupted)
+        hook = patcher.model.model.layers[layer].register_forward_pre_hook(replace)
+        slow = last_logits(patcher.model, corrupted)
         hook.remove()
         np.testing.assert_allclose(found[layer], slow, atol=1e-4)
 
 
-def test_runs_that_share_batches_come_out_as_each_by_itself(engine):
+def test_runs_that_share_batches_come_out_as_each_by_itself(patcher):
     kept, patches, alone = {}, [], []
     for source, base in DIRECTIONS:
-        vectors = capture(engine.model, IDS[source], POSITIONS[source], ["resid_pre"])[0]["resid_pre"]
-        kept[base] = engine.keep(IDS[base], POSITIONS[base])
-        patches += engine.patches(kept[base], "resid_pre", vectors)
-        alone.append(engine.patch(kept[base], "resid_pre", vectors, 100).flatten(0, 1))
+        vectors = capture(patcher.model, IDS[source], POSITIONS[source], ["resid_pre"])[0]["resid_pre"]
+        kept[base] = patcher.keep(IDS[base], POSITIONS[base])
+        patches += patcher.patches(kept[base], "resid_pre", vectors)
+        alone.append(patcher.patch(kept[base], "resid_pre", vectors, 100).flatten(0, 1))
     mixed = [*patches[::2], *patches[1::2]]
     expected = torch.cat(alone)
-    np.testing.assert_allclose(engine.finish(mixed, 60), torch.cat([expected[::2], expected[1::2]]), atol=1e-5)
+    np.testing.assert_allclose(patcher.finish(mixed, 60), torch.cat([expected[::2], expected[1::2]]), atol=1e-5)
 
 
-def test_all_heads_of_a_layer_together_are_the_attentions_output(engine):
-    vectors = capture(engine.model, IDS["clean"], POSITIONS["clean"], ["z", "attn_out"])[0]
+def test_all_heads_of_a_layer_together_are_the_attentions_output(patcher):
+    vectors = capture(patcher.model, IDS["clean"], POSITIONS["clean"], ["z", "attn_out"])[0]
     base = IDS["corrupted"]
-    found = engine.logits(engine.patch(engine.keep(base, POSITIONS["corrupted"]), "attn_out", vectors["attn_out"], 100))
+    found = patcher.logits(
+        patcher.patch(patcher.keep(base, POSITIONS["corrupted"]), "attn_out", vectors["attn_out"], 100)
+    )
     for layer, place in np.ndindex(found.shape[:2]):
 
         def replace(
@@ -133,41 +137,41 @@ def test_all_heads_of_a_layer_together_are_the_attentions_output(engine):
             heads[0, POSITIONS["corrupted"][place]] = vectors["z"][layer, place].flatten()
             return (heads, *inputs[1:])
 
-        hook = engine.model.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(replace)
-        slow = last_logits(engine.model, base)
+        hook = patcher.model.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(replace)
+        slow = last_logits(patcher.model, base)
         hook.remove()
         np.testing.assert_allclose(found[layer, place], slow, atol=1e-4)
 
 
 @pytest.mark.parametrize("n_places", [10, 11])
-def test_every_token_can_be_a_position(engine, n_places):
+def test_every_token_can_be_a_position(patcher, n_places):
     # one less, or as many, as there are tokens
     ids, places = IDS["corrupted"], list(reversed(range(11)))[:n_places]
-    vectors = capture(engine.model, [*IDS["clean"], 20, 21], places, ["attn_out"])[0]["attn_out"]
-    found = engine.logits(engine.patch(engine.keep(ids, places), "attn_out", vectors, 50))
+    vectors = capture(patcher.model, [*IDS["clean"], 20, 21], places, ["attn_out"])[0]["attn_out"]
+    found = patcher.logits(patcher.patch(patcher.keep(ids, places), "attn_out", vectors, 50))
     for layer, place in np.ndindex(found.shape[:2]):
-        slow = hooked_patch(engine.model, ids, "attn_out", layer, places[place], vectors[layer, place])
+        slow = hooked_patch(patcher.model, ids, "attn_out", layer, places[place], vectors[layer, place])
         np.testing.assert_allclose(found[layer, place], slow, atol=1e-4)
 
 
-def test_a_whole_clean_last_token_after_the_last_layer_gives_the_clean_logits(engine):
-    kept = {run: engine.keep(IDS[run], POSITIONS[run]) for run in IDS}
+def test_a_whole_clean_last_token_after_the_last_layer_gives_the_clean_logits(patcher):
+    kept = {run: patcher.keep(IDS[run], POSITIONS[run]) for run in IDS}
     patch = Patch(kept["corrupted"], N_LAYERS, (len(IDS["corrupted"]) - 1,), kept["clean"].resid_pre[-1])
-    found = engine.logits(engine.finish([patch], 100))[0]
-    np.testing.assert_allclose(found, last_logits(engine.model, IDS["clean"]), atol=1e-4)
+    found = patcher.logits(patcher.finish([patch], 100))[0]
+    np.testing.assert_allclose(found, last_logits(patcher.model, IDS["clean"]), atol=1e-4)
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_captured_activations_add_up_to_the_residual_stream(engine, component):
+def test_captured_activations_add_up_to_the_residual_stream(patcher, component):
     positions = POSITIONS["clean"]
-    found, logits = capture(engine.model, IDS["clean"], positions, COMPONENTS)
+    found, logits = capture(patcher.model, IDS["clean"], positions, COMPONENTS)
     np.testing.assert_allclose(found["resid_mid"], found["resid_pre"] + found["attn_out"], atol=1e-5)
     np.testing.assert_allclose(found["resid_pre"][1:], (found["resid_mid"] + found["mlp_out"])[:-1], atol=1e-5)
     for layer in range(N_LAYERS):
         with torch.no_grad():
-            written = engine.model.model.layers[layer].self_attn.o_proj(found["z"][layer].flatten(1))
+            written = patcher.model.model.layers[layer].self_attn.o_proj(found["z"][layer].flatten(1))
         np.testing.assert_allclose(written, found["attn_out"][layer], atol=1e-5)
-    np.testing.assert_allclose(logits, last_logits(engine.model, IDS["clean"]), atol=1e-4)
+    np.testing.assert_allclose(logits, last_logits(patcher.model, IDS["clean"]), atol=1e-4)
 
 
 def test_half_precision_stays_within_its_rounding(model):
@@ -182,17 +186,17 @@ def test_half_precision_stays_within_its_rounding(model):
 # ---- first order
 
 
-def exact_and_expected(engine: Engine, component: str, step: float) -> tuple[torch.Tensor, torch.Tensor]:
+def exact_and_expected(patcher: Patcher, component: str, step: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Of logit(3) - logit(5): half of what lies between a step towards the other run's vectors and one away from them.
 
     By patching, and by the gradient.
     """
-    source, own = (capture(engine.model, IDS[run], POSITIONS[run], [component])[0][component] for run in IDS)
-    kept = engine.keep(IDS["corrupted"], POSITIONS["corrupted"])
+    source, own = (capture(patcher.model, IDS[run], POSITIONS[run], [component])[0][component] for run in IDS)
+    kept = patcher.keep(IDS["corrupted"], POSITIONS["corrupted"])
     towards, away = (
-        engine.logits(engine.patch(kept, component, own + sign * step * (source - own), 100)) for sign in (1, -1)
+        patcher.logits(patcher.patch(kept, component, own + sign * step * (source - own), 100)) for sign in (1, -1)
     )
-    expected = (engine.gradients(kept, 3, 5)[component] * step * (source - own)).sum(-1)
+    expected = (patcher.gradients(kept, 3, 5)[component] * step * (source - own)).sum(-1)
     return ((towards[..., 3] - towards[..., 5]) - (away[..., 3] - away[..., 5])) / 2, expected
 
 
@@ -206,28 +210,28 @@ def test_on_a_linear_model_the_first_order_result_is_the_exact_one(component):
         layer.input_layernorm, layer.post_attention_layernorm = torch.nn.Identity(), torch.nn.Identity()
         layer.self_attn.q_proj.weight.data.zero_()
         layer.mlp = torch.nn.Linear(32, 32)
-    exact, expected = exact_and_expected(Engine(model), component, 1.0)
+    exact, expected = exact_and_expected(Patcher(model), component, 1.0)
     np.testing.assert_allclose(expected, exact, atol=1e-5 * float(exact.abs().max()) + 1e-4)
     assert exact.abs().median() > 1e-2
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_small_steps_change_the_logits_as_the_gradient_says(engine, component):
-    exact, expected = exact_and_expected(engine, component, 0.01)
+def test_small_steps_change_the_logits_as_the_gradient_says(patcher, component):
+    exact, expected = exact_and_expected(patcher, component, 0.01)
     np.testing.assert_allclose(expected, exact, atol=0.05 * float(exact.abs().max()))
     assert exact.abs().max() > 1e-3
 
 
 def test_a_model_with_recurrent_layers_is_refused_by_name():
     with pytest.raises(ModelError, match=r"^Lfm2ForCausalLM: patching cannot restart .* recurrent layers"):
-        Engine(tiny_model("lfm2"))
+        Patcher(tiny_model("lfm2"))
 
 
 def test_a_model_whose_tokens_reach_later_ones_outside_of_attention_is_refused_by_name():
     model = tiny_model("llama")
     model.model.layers[2].mlp.register_forward_hook(lambda _module, _inputs, output: output.cumsum(1))
     with pytest.raises(ModelError, match=r"^LlamaForCausalLM: patching cannot restart .* of their spread away"):
-        Engine(model)
+        Patcher(model)
 
 
 # ---- TransformerLens
@@ -248,7 +252,7 @@ def test_patches_equal_transformer_lens_own(architecture, component):
     kind, config = ARCHITECTURES[architecture]
     torch.manual_seed(3)
     model = kind(config(**SIZES)).eval()
-    found = patched_logits(Engine(model), component, "clean", "corrupted")
+    found = patched_logits(Patcher(model), component, "clean", "corrupted")
     lens = bridge(model)
     with torch.no_grad():
         _, clean = lens.run_with_cache(torch.tensor([IDS["clean"]]))

@@ -25,7 +25,7 @@ from r2a.models.attention import SEAM, Rule, attend, attention_kernel, watched_b
 from r2a.models.decoder import Decoder
 
 COMPONENTS = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
-# How far the engine's logits may be from the model's own: root mean square, relative to the logits'.
+# How far the patcher's logits may be from the model's own: root mean square, relative to the logits'.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
 
@@ -155,9 +155,9 @@ def _middles(decoder: Decoder) -> list[Any]:
 # ---- capture
 
 
-def final_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+def final_logits(model: Any, resid_post: torch.Tensor) -> torch.Tensor:
     """Logits of what leaves the last layer, in float32 throughout: [..., d_model] -> [..., vocabulary]."""
-    return Decoder(model).final_logits(hidden)
+    return Decoder(model).final_logits(resid_post)
 
 
 @torch.no_grad()
@@ -166,11 +166,11 @@ def capture(
     token_ids: Sequence[int],
     positions: Sequence[int],
     components: Sequence[str],
-    hidden: Sequence[int] = (),
+    masked: Sequence[int] = (),
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """One run's activations at the given positions, and its last logits, by the model's own forward pass.
 
-    `hidden` positions are padding: attention does not see them, and they count for no other token's place.
+    `masked` positions are padding: attention does not see them, and they count for no other token's place.
     Returns float32 [layer, position, d_model] a component, [layer, position, head, d_head] for z (0 beyond the width
     of a layer whose heads are narrower), and float32 [vocabulary], on the CPU.
     """
@@ -193,7 +193,7 @@ def capture(
             for component in components:
                 hooks.enter_context(places.hooked(number, component, keep(component)))
         hooks.callback(decoder.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0][0, -1:])).remove)
-        seen, numbers = _seen_and_places(model, len(token_ids), hidden)
+        seen, numbers = _seen_and_places(model, len(token_ids), masked)
         decoder.run(_batch_of_one(model, token_ids), attention_mask=None if seen.all() else seen, position_ids=numbers)
     found = {component: torch.stack(layers) for component, layers in kept.items()}
     return found, decoder.final_logits(last[0])[0].cpu()
@@ -342,7 +342,7 @@ def _see(
     return attend(rule, query, key, value, visible).transpose(1, 2)
 
 
-class Engine:
+class Patcher:
     """Patches into kept runs of one model."""
 
     def __init__(self, model: Any) -> None:
@@ -369,14 +369,14 @@ class Engine:
 
     @torch.no_grad()
     def keep(
-        self, token_ids: Sequence[int], positions: Sequence[int], start: int | None = None, hidden: Sequence[int] = ()
+        self, token_ids: Sequence[int], positions: Sequence[int], start: int | None = None, masked: Sequence[int] = ()
     ) -> KeptRun:
         """Run the tokens once and keep what patches at the given positions need, or anywhere from `start` on.
 
-        hidden: as in `capture`.
+        masked: as in `capture`.
         """
         at = list(positions)
-        seen, numbers = _seen_and_places(self.model, len(token_ids), hidden)
+        seen, numbers = _seen_and_places(self.model, len(token_ids), masked)
         first = min(at) if start is None else start
         kept = KeptRun(tuple(positions), first, len(token_ids), None if seen.all() else seen[0])
 
@@ -406,14 +406,14 @@ class Engine:
 
         `batch_tokens` bounds the tokens that are computed at a time.
         """
-        left = torch.cat([patch.run.resid_pre[-1] for patch in patches])
+        resid_post = torch.cat([patch.run.resid_pre[-1] for patch in patches])
         walking = []
         for number, patch in enumerate(patches):
             last = patch.run.n_tokens - 1
             if patch.layer < self.n_layers:
                 walking.append(number)
             elif last in patch.positions:
-                left[number] = patch.vectors[patch.positions.index(last)].to(left)
+                resid_post[number] = patch.vectors[patch.positions.index(last)].to(resid_post)
         # run by run, so that patches that share keys and values share a batch
         runs = {run: number for number, run in enumerate(dict.fromkeys(patch.run for patch in patches))}
         walking.sort(key=lambda number: (runs[patches[number].run], patches[number].layer))
@@ -431,8 +431,8 @@ class Engine:
                     rows[place] += numbers
                 tails = (self._layer if layer < self.n_layers - 1 else self._last_layer)(layer, tails, batch_tokens)
             for place, tail in tails.items():
-                left[rows[place]] = tail[:, -1].to(left)
-        return left
+                resid_post[rows[place]] = tail[:, -1].to(resid_post)
+        return resid_post
 
     def patches(
         self, kept: KeptRun, component: str, vectors: torch.Tensor, places: Sequence[int] | None = None
@@ -457,13 +457,13 @@ class Engine:
 
         vectors as in `patches`. Returns [layer, position, d_model], for z [layer, position, head, d_model].
         """
-        left = self.finish(self.patches(kept, component, vectors), batch_tokens)
-        return left.reshape(*vectors.shape[: 3 if component == "z" else 2], -1)
+        resid_post = self.finish(self.patches(kept, component, vectors), batch_tokens)
+        return resid_post.reshape(*vectors.shape[: 3 if component == "z" else 2], -1)
 
     @torch.no_grad()
-    def logits(self, left: torch.Tensor) -> torch.Tensor:
+    def logits(self, resid_post: torch.Tensor) -> torch.Tensor:
         """Float32 logits [..., vocabulary] of what leaves the last layer, on the CPU."""
-        return final_logits(self.model, left).cpu()
+        return final_logits(self.model, resid_post).cpu()
 
     def gradients(
         self, kept: KeptRun, answer_a: int, answer_b: int, components: Sequence[str] = COMPONENTS
@@ -497,9 +497,9 @@ class Engine:
                 for component in components:
                     if component != "resid_pre":
                         hooks.enter_context(self.places.hooked(number, component, note(component)))
-                left = self._layer(number, {place: tail}, 0)[place]
+                resid_post = self._layer(number, {place: tail}, 0)[place]
                 asked = {"resid_pre": tail, **found}
-                gradients = torch.autograd.grad(left, list(asked.values()), upstream.to(left))
+                gradients = torch.autograd.grad(resid_post, list(asked.values()), upstream.to(resid_post))
             by_name = dict(zip(asked, gradients, strict=True))
             upstream = by_name["resid_pre"]
             for component in components:
@@ -532,8 +532,8 @@ class Engine:
             hooks.enter_context(self.places.hooked(number, "z", lambda old: z[None].to(old.device)))
             if component != "z":
                 hooks.enter_context(self.places.hooked(number, component, lambda old: new[None].to(old.device)))
-            left = self._through(number, states, [(kept, torch.tensor(at, device=states.device))], _Elsewhere())
-        return left.unflatten(0, (-1, self.n_heads)) if component == "z" else left
+            resid_post = self._through(number, states, [(kept, torch.tensor(at, device=states.device))], _Elsewhere())
+        return resid_post.unflatten(0, (-1, self.n_heads)) if component == "z" else resid_post
 
     def _layer(self, number: int, tails: Tails, batch_tokens: int) -> Tails:
         """Tails of resid_pre of a layer and of the next one."""
@@ -610,8 +610,8 @@ def patch_resid_pre(
     vectors: [layer, position, d_model]. Entry [l, p] of the result, float32 [layer, position, vocabulary] on
     the CPU, is the run in which resid_pre of layer l at positions[p] alone is replaced by vectors[l, p].
     """
-    engine = Engine(model)
-    return engine.logits(engine.patch(engine.keep(corrupted_ids, positions), "resid_pre", vectors, batch_tokens))
+    patcher = Patcher(model)
+    return patcher.logits(patcher.patch(patcher.keep(corrupted_ids, positions), "resid_pre", vectors, batch_tokens))
 
 
 # ---- tails and batches
@@ -621,10 +621,10 @@ def _batch_of_one(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
     return torch.tensor([list(token_ids)], device=model.device)
 
 
-def _seen_and_places(model: Any, n_tokens: int, hidden: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _seen_and_places(model: Any, n_tokens: int, masked: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Which tokens attention sees, and each one's place among those, both [1, token]."""
     seen = torch.ones(1, n_tokens, dtype=torch.bool, device=model.device)
-    seen[0, list(hidden)] = False
+    seen[0, list(masked)] = False
     return seen, (seen.cumsum(1) - 1).clamp_min(0)
 
 

@@ -22,7 +22,7 @@ TARGETS = [
         for condition in ("with_reasoning", "without_reasoning")
     ),
     f"results/real-weights/patching/{REASONER}/comparisons.h5",
-    f"results/real-weights/probes/{PRETRAINED}.h5",
+    f"results/real-weights/diagnostics/{PRETRAINED}.h5",
 ]
 
 

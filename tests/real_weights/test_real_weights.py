@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hooked_patching import hooked_patch, last_logits
-from r2a.attention.probes import repeated_tokens
+from r2a.attention.diagnostics import repeated_tokens
 from r2a.boxes import final_answer, find_boxes
 from r2a.models import load_tokenizer, token_pieces
 from r2a.store import axis_labels, read_parquet
@@ -140,7 +140,7 @@ def test_masses_on_the_segments_sum_to_one(results):
 
 
 def test_some_heads_of_the_pretrained_model_are_induction_heads(results):
-    with h5py.File(results / "probes" / f"{PRETRAINED}.h5") as file:
+    with h5py.File(results / "diagnostics" / f"{PRETRAINED}.h5") as file:
         scores = file["induction_repeats"][:].mean(0)
     assert scores.max() > 0.5
     assert np.median(scores) < 0.1  # and they are few
@@ -150,7 +150,7 @@ def test_induction_scores_equal_those_of_whole_attention_rows(results, models):
     """By the definition: mean attention from each token of the second copy to the token after its first one."""
     model = AutoModelForCausalLM.from_pretrained(models / PRETRAINED, dtype=torch.float32, attn_implementation="eager")
     tokenizer = load_tokenizer(models / PRETRAINED)
-    with h5py.File(results / "probes" / f"{PRETRAINED}.h5") as file:
+    with h5py.File(results / "diagnostics" / f"{PRETRAINED}.h5") as file:
         found, n_tokens = file["induction_repeats"][0], 50
     ids = repeated_tokens(tokenizer, 1, n_tokens, 20251125)[0]
     with torch.no_grad():

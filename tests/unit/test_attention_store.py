@@ -12,7 +12,7 @@ from transformers import Qwen2ForCausalLM
 
 import r2a.attention
 from r2a.attention import capture_attention, rerun
-from r2a.attention.probes import probe_heads
+from r2a.attention.diagnostics import diagnose_heads
 from r2a.attention.segments import TraceAttention
 from r2a.heads import score_heads
 from r2a.models.attention import AttentionError
@@ -162,14 +162,14 @@ def test_argmax_agreement_is_the_share_of_completion_tokens_that_the_model_would
 def test_heads_are_scored_from_the_stores_though_no_needle_is_copied(folder, fused):
     (folder / "haystack.txt").write_text("Rain fell. Wind blew. Night came.")
     needle = {"needle": "A fox sang.", "question": " Who sang?"}
-    probes = {
+    diagnostics = {
         "model": "random", "seed": 0, "n_repeats": 2, "repeat_tokens": 20, "induction_prompts": ["one two one two"],
         "needles": [needle], "lengths": [40, 60], "depths": [0.5],
     }  # fmt: skip
-    probe_heads(folder / "manifest.json", folder / "haystack.txt", folder / "probes.h5", probes)
+    diagnose_heads(folder / "manifest.json", folder / "haystack.txt", folder / "diagnostics.h5", diagnostics)
     settings = {"n_top_heads": 2, "n_resamples": 100, "confidence": 0.95, "seed": 0}
     outputs = (folder / name for name in ("heads.parquet", "by_trace.parquet", "lists.csv"))
-    score_heads(fused, folder / "probes.h5", *outputs, settings)
+    score_heads(fused, folder / "diagnostics.h5", *outputs, settings)
     heads = read_parquet(folder / "heads.parquet")
     assert len(heads) == 3 * 4
     assert heads["tracking_n"].max() == 3 and heads["induction_n"].eq(2).all()

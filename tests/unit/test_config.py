@@ -204,13 +204,19 @@ def test_shipped_configurations_name_the_schema_and_fit_it(path):
     assert "dtyp" in error.message
 
 
-def test_probes_need_a_haystack_file_and_known_keys_of_a_needle(shipped):
-    shipped["probes"] = {"haystack": "resources", "needles": [{"needel": "5 red", "question": "?"}]}
+def test_a_renamed_section_is_named_with_its_new_name(shipped):
+    shipped["probes"] = {"n_repeats": 5}
+    with pytest.raises(ConfigError, match="probes: is now called diagnostics; rename the key"):
+        load_study(shipped)
+
+
+def test_diagnostics_need_a_haystack_file_and_known_keys_of_a_needle(shipped):
+    shipped["diagnostics"] = {"haystack": "resources", "needles": [{"needel": "5 red", "question": "?"}]}
     with pytest.raises(ConfigError) as error:
         load_study(shipped)
     for expected in (
-        "probes.haystack: resources is no file",
-        "probes.needles.0.needel: unknown key; did you mean needle?",
-        "probes.needles.0.needle: missing",
+        "diagnostics.haystack: resources is no file",
+        "diagnostics.needles.0.needel: unknown key; did you mean needle?",
+        "diagnostics.needles.0.needle: missing",
     ):
         assert expected in str(error.value)

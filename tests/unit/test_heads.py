@@ -156,8 +156,8 @@ def test_a_traces_own_top_holds_as_many_heads_as_asked_for():
 
 @pytest.fixture
 def stores(tmp_path: Path) -> dict[str, Path]:
-    """Six traces, of which the last has no reasoning; five runs of each probe; every score of a head is known."""
-    paths = {name: tmp_path / f"{name}.h5" for name in ("attention", "probes")}
+    """Six traces, of which the last has no reasoning; five runs of each diagnostic; every score of a head is known."""
+    paths = {name: tmp_path / f"{name}.h5" for name in ("attention", "diagnostics")}
     heads = ("layer", "head")
     of_head = np.arange(N_LAYERS * N_HEADS, dtype=np.float32).reshape(N_LAYERS, N_HEADS) / 10  # 0.0 .. 0.5
     with new_hdf5(paths["attention"], provenance({"decoding": "greedy", **NAMES})) as file:
@@ -183,7 +183,7 @@ def stores(tmp_path: Path) -> dict[str, Path]:
         cuts = add_array(file, "sentence_bounds", ("trace", "sentence_bound"), "token", "int64", -1)
         cuts[:] = np.arange(3, 4 + N_SENTENCES)
         file["tracking"][0] = np.nan
-    with new_hdf5(paths["probes"], provenance({"model_label": "Model"})) as file:
+    with new_hdf5(paths["diagnostics"], provenance({"model_label": "Model"})) as file:
         for name, length in {"layer": N_LAYERS, "head": N_HEADS, "run": 5}.items():
             add_axis(file, name, range(length))
         for name in ("induction_repeats", "induction_prompts", "previous_token", "retrieval"):
@@ -201,7 +201,7 @@ def stores(tmp_path: Path) -> dict[str, Path]:
 
 def scored(stores: dict[str, Path]) -> pd.DataFrame:
     outputs = (stores[name] for name in ("heads", "by_trace", "lists"))
-    score_heads(stores["attention"], stores["probes"], *outputs, SETTINGS)
+    score_heads(stores["attention"], stores["diagnostics"], *outputs, SETTINGS)
     return read_parquet(stores["heads"]).set_index(["layer", "head"])
 
 
@@ -226,7 +226,7 @@ def test_marks_are_the_top_heads_and_those_above_a_tenth(stores):
 
 
 def test_a_model_without_induction_has_no_induction_head(stores):
-    with h5py.File(stores["probes"], "r+") as file:
+    with h5py.File(stores["diagnostics"], "r+") as file:
         file["induction_repeats"][:] /= 10
     assert not scored(stores)["is_induction"].any()
 
@@ -283,7 +283,7 @@ def test_heads_that_are_ablated_have_the_order_of_the_table_and_no_interval(stor
 
 def test_sentences_count_the_needle_runs_and_the_heads_of_two_kinds(stores):
     scored(stores)
-    needles, overlap = head_sentences([stores["probes"]], [stores["heads"]], SETTINGS)
+    needles, overlap = head_sentences([stores["diagnostics"]], [stores["heads"]], SETTINGS)
     assert "in 3 of 5 runs" in needles
     assert "0 of 2 induction heads and 1 of 1 retrieval heads among the 2 RFHs" in overlap
 

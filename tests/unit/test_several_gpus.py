@@ -10,7 +10,7 @@ import torch
 from pretended_gpus import PretendedGpus, spread
 from r2a.ablation.runs import ablate_heads
 from r2a.attention import capture_attention
-from r2a.attention.probes import probe_heads
+from r2a.attention.diagnostics import diagnose_heads
 from r2a.attention.rows import capture_rows
 from r2a.models import ModelError, load_model, read_manifest
 from r2a.models.attention import SEAM
@@ -30,7 +30,7 @@ ROWS = ATTENTION | {
     "row_dtype": "float32",
     "case_megabytes": 8,
 }
-PROBES = NAMES | {
+DIAGNOSTICS = NAMES | {
     "n_repeats": 2, "repeat_tokens": 20, "induction_prompts": ["one two one two"], "lengths": [40], "depths": [0.5],
     "needles": [{"needle": "A fox sang.", "question": " Who sang?"}],
 }  # fmt: skip
@@ -88,8 +88,8 @@ def rows(folder: Path, output: Path) -> None:
     capture_rows(folder / "traces.parquet", folder / "manifest.json", folder / "heads.parquet", output, ROWS)
 
 
-def probes(folder: Path, output: Path) -> None:
-    probe_heads(folder / "manifest.json", folder / "haystack.txt", output, PROBES)
+def diagnostics(folder: Path, output: Path) -> None:
+    diagnose_heads(folder / "manifest.json", folder / "haystack.txt", output, DIAGNOSTICS)
 
 
 def patching(folder: Path, output: Path) -> None:
@@ -106,8 +106,8 @@ def ablation(folder: Path, output: Path) -> None:
     ablate_heads(*inputs, output, ABLATION, 500)
 
 
-STAGES = [attention, eager_attention, rows, probes, patching, ablation]
-MODULES = ["attention", "attention.rows", "attention.probes", "patching.runs", "ablation.runs"]
+STAGES = [attention, eager_attention, rows, diagnostics, patching, ablation]
+MODULES = ["attention", "attention.rows", "attention.diagnostics", "patching.runs", "ablation.runs"]
 
 
 @pytest.mark.parametrize("unembedding", [0, 1])

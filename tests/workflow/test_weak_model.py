@@ -14,7 +14,7 @@ WEAK = {
     "decodings": {"greedy": {"temperature": 0}},
     "generation": {"max_new_tokens": 3},  # no reasoning is finished
     "statistics": {"n_resamples": 200},
-    "probes": {
+    "diagnostics": {
         "haystack": "resources/haystacks/moves.txt",
         "lengths": [26],
         "depths": [0],

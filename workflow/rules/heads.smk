@@ -1,22 +1,22 @@
-rule probe_heads:
+rule diagnose_heads:
     input:
         manifest="<results>/models/{model}.json",
-        haystack=STUDY.probes.haystack,
+        haystack=STUDY.diagnostics.haystack,
     output:
-        probes="<results>/probes/{model}.h5",
+        diagnostics="<results>/diagnostics/{model}.h5",
     log:
-        "<logs>/probes/{model}.log",
+        "<logs>/diagnostics/{model}.log",
     benchmark:
-        "<benchmarks>/probes/{model}.tsv"
+        "<benchmarks>/diagnostics/{model}.tsv"
     conda:
         ENVIRONMENT
     threads: of_model("threads")
     resources:
         **ON_MODEL,
     params:
-        settings=settings("probes"),
+        settings=settings("diagnostics"),
     script:
-        "../scripts/probe_heads.py"
+        "../scripts/diagnose_heads.py"
 
 
 rule order_heads:
@@ -39,7 +39,7 @@ rule order_heads:
 rule score_heads:
     input:
         attention="<results>/attention/{model}/{dataset}.h5",
-        probes="<results>/probes/{model}.h5",
+        diagnostics="<results>/diagnostics/{model}.h5",
     output:
         heads="<results>/heads/{model}/{dataset}.parquet",
         by_trace="<results>/heads/{model}/{dataset}.by_trace.parquet",

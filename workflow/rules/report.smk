@@ -27,7 +27,7 @@ rule write_summary:
         ),
         attention=measured("<results>/attention/{model}/{dataset}.h5"),
         heads=measured("<results>/heads/{model}/{dataset}.parquet"),
-        probes=expand("<results>/probes/{model}.h5", model=STUDY.weighted_models),
+        diagnostics=expand("<results>/diagnostics/{model}.h5", model=STUDY.weighted_models),
         attention_quality="<results>/tables/attention_by_correctness.csv",
         ablation=each("<results>/tables/{model}/{dataset}/ablation.csv", STUDY.ablated_models, STUDY.graded_datasets),
         pair_funnels=each(

@@ -1,4 +1,4 @@
-"""Score and rank every head from the stored attention and probes."""
+"""Score and rank every head from the stored attention and diagnostics."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ def main(snakemake: "Snakemake") -> None:
         with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
             score_heads(
                 Path(snakemake.input.attention),
-                Path(snakemake.input.probes),
+                Path(snakemake.input.diagnostics),
                 Path(snakemake.output.heads),
                 Path(snakemake.output.by_trace),
                 Path(snakemake.output.lists),

@@ -67,14 +67,14 @@ class HeadScore(Entry):
     """A score of heads: a function of arrays of a store that returns [layer, head], nan where it is undefined.
 
     Its parameters name arrays of the store without their first axis, that is, of one trace (attention store) or one run
-    of a probe (probe store), or settings of the stage `heads`.
+    of a diagnostic run (diagnostics store), or settings of the stage `heads`.
     """
 
-    store: Literal["attention", "probes"]
+    store: Literal["attention", "diagnostics"]
 
     def __post_init__(self) -> None:
-        if self.store not in ("attention", "probes"):
-            raise ValueError(f"store {self.store!r} is none of attention, probes")
+        if self.store not in ("attention", "diagnostics"):
+            raise ValueError(f"store {self.store!r} is none of attention, diagnostics")
 
 
 HEAD_SCORES = Registry("head_score", HeadScore, "r2a.heads")

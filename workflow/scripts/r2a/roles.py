@@ -5,9 +5,9 @@ CUT, FILLER, OTHER_REASONING = "cut", "filler", "other_reasoning"
 FIRST_RESULT, LAST_RESULT = "first_result", "last_result"
 UNTOUCHED = "cut_100"  # the whole reasoning
 
-# which heads are ablated: none, the Reasoning-Focus Heads, random ones of their layers, ones that write as much and
-# attend to BOS as much, those that attend most to the prompt or write most of the reasoning; or the RFHs, cut off from
-# the prompt instead
+# which heads are ablated: none; the Reasoning-Focus Heads (RFHs); random ones of their layers; ones that write as much
+# and attend to the first token as much; those that attend most to the prompt, or write most of the reasoning; or the
+# RFHs, cut off from the prompt instead
 UNABLATED, RFH, RANDOM = "unablated", "rfh", "random"
 MATCHED, PROMPT_HEADS, CONTRIBUTION = "matched", "prompt", "contribution"
 RFH_FROM_PROMPT = "rfh_from_prompt"
@@ -29,6 +29,11 @@ FINAL_ROLE = "final"  # the token right before the predicted answer
 CONTROL_ROLE = "random reasoning token"
 KEY_ROLES = (ANSWER_ROLE, CLOSE_ROLE, FINAL_ROLE)  # where single heads are patched, and controls put in
 PROBE, ENDING = "probe: ", "ending: "  # prefixes of the other tokens' roles
+
+# why a pair is left out of patching, in the order in which it is found
+INVALID, WRONG = "a trace is not valid", "an answer is wrong"
+SPLIT_IN_BOX, SPLIT_IN_PROBE = "an answer is not one token in the box", "an answer is not one token in the probe"
+NO_REASONING, OWN_ANSWER_NOT_PREFERRED = "no reasoning before the probe", "a run does not prefer its own answer"
 
 # what is put into which run
 CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN = "clean_to_corrupted", "corrupted_to_clean"

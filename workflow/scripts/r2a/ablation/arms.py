@@ -86,7 +86,7 @@ def random_heads(chosen: Sequence[Head], heads: pd.DataFrame, rng: random.Random
 
 
 def matched_heads(chosen: Sequence[Head], heads: pd.DataFrame, rng: random.Random) -> tuple[Head, ...]:
-    """For each chosen head another that writes as much and attends to BOS as much: so no idle one where it is not.
+    """For each chosen head another that writes as much and attends as much to the first token, so is no more idle.
 
     Drawn among the N_NEAREST of all layers in log output_share and a2bos, each in standard deviations over heads. Where
     no other head is left, among the chosen.

@@ -6,10 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from r2a.patching.pairs import INVALID, NO_REASONING, SPLIT_IN_BOX, SPLIT_IN_PROBE, WRONG
+from r2a.roles import INVALID, NO_REASONING, OWN_ANSWER_NOT_PREFERRED, SPLIT_IN_BOX, SPLIT_IN_PROBE, WRONG
 from r2a.store import axis_labels, open_hdf5, provenance, read_parquet, why_empty, write_csv
 
-OWN_ANSWER_NOT_PREFERRED = "a run does not prefer its own answer"
 # each step of the funnel, and what a pair fails it by
 STEPS = {
     "both_valid": (INVALID,),

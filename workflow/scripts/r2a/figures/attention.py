@@ -17,7 +17,11 @@ from r2a.formats.known import THINK_CLOSE, THINK_OPEN
 from r2a.store import axis_labels, open_hdf5, read_parquet
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES, Bounds
 
-KEY_LABELS = {"bos": "BOS", "think_open": THINK_OPEN, "think_close": THINK_CLOSE}  # of segments under other names
+KEY_LABELS = {
+    "bos": "first token",
+    "think_open": THINK_OPEN,
+    "think_close": THINK_CLOSE,
+}  # of segments under other names
 # the masses of the answer, then those of the reasoning, as their keys stand in a trace
 MASSES = dict(sorted(SHORT_NAMES.items(), key=lambda mass: (mass[1][0] != "answer", SEGMENTS.index(mass[1][1]))))
 MARKED = ((BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", ":"))

@@ -28,8 +28,8 @@ RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "mark
     label="head atlas",
     caption=(
         "Every registered score of every head, by layer. Reasoning-Focus Heads are numbered by rank and have "
-        "{interval} bootstrap intervals over problems, or over runs for scores from probes; n is in each title. No "
-        "test."
+        "{interval} bootstrap intervals over problems, or over runs for scores from diagnostics; n is in each title. "
+        "No test."
     ),
 )
 def plot_head_atlas(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:

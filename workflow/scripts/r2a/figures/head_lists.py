@@ -26,10 +26,11 @@ NAMES = {"a2r": "a2r", "sink_free": "without\nsinks", "density": "density", "con
     category="2 Attention",
     label="lists of heads",
     caption=(
-        "The heads (layer, head) that are among the first by any of the scores, and their rank by each; filled: among "
-        "the first. a2r is attention on the reasoning; without sinks, what BOS takes is no part of the whole; density "
-        "is per token of the reasoning over per other token. Right: how many of the first heads two scores share, "
-        "with {interval} bootstrap intervals over problems (n traces); grey: what two lists drawn at random share. "
+        "The heads (layer, head) that rank among the first by any of the scores, with their rank by each; filled: "
+        "among the first. a2r: attention to the reasoning; without sinks: attention to the first token is not counted; "
+        "density: attention per token of the reasoning, divided by that per other token. Right: how many of the first "
+        "heads two scores share, with {interval} bootstrap intervals over problems (n traces); grey: what two random "
+        "lists share. "
         "rho: Spearman's rank correlation over all heads. No test."
     ),
 )

@@ -1,4 +1,4 @@
-"""Stage 2: every head scored, from the stores of attention and probes."""
+"""Stage 2: every head scored, from the stores of attention and diagnostics."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +17,11 @@ LEAST_SCORE = 0.1  # of a retrieval head (Wu et al. 2024), and, ours, of an indu
 
 
 def score_heads(
-    attention: Path, probes: Path, output: Path, by_trace: Path, lists: Path, settings: Mapping[str, Any]
+    attention: Path, diagnostics: Path, output: Path, by_trace: Path, lists: Path, settings: Mapping[str, Any]
 ) -> None:
     """Write one row a (layer, head) with every registered score; one a trace with those of the RFHs; and lists.
 
-    By head: rank_heads' columns; every score's score_columns, over traces with reasoning or runs of a probe;
+    By head: rank_heads' columns; every score's score_columns, over traces with reasoning or diagnostic runs;
     is_retrieval (retrieval above LEAST_SCORE) and is_induction (among the n_top_heads with the highest induction
     score, as in the paper, and above LEAST_SCORE, so that noise is not named). The provenance's `scores` holds the
     scores' names and labels. By trace: uid, condition, decoding, sample, and each score of the attention store, mean
@@ -44,8 +44,8 @@ def score_heads(
         rfhs = found.values.reshape(len(found.values), -1)[:, heads["is_rfh"]]
         traces[name] = pd.DataFrame(rfhs).mean(axis=1)  # of the defined ones
 
-    with open_hdf5(probes) as file:
-        values |= {score.name: values_of(score, file, settings, None) for score in scores_of("probes")}
+    with open_hdf5(diagnostics) as file:
+        values |= {score.name: values_of(score, file, settings, None) for score in scores_of("diagnostics")}
     for name, found in values.items():
         if name not in heads:
             of = problems if HEAD_SCORES[name].store == "attention" else None
@@ -54,6 +54,6 @@ def score_heads(
     heads["is_induction"] = heads.index.isin(highest) & (heads["induction"] > LEAST_SCORE)
     heads["is_retrieval"] = heads["retrieval"] > LEAST_SCORE
     labels = {score.name: score.label for score in HEAD_SCORES.values()}
-    write_parquet(output, heads, provenance(settings, [attention, probes]) | {"scores": labels})
+    write_parquet(output, heads, provenance(settings, [attention, diagnostics]) | {"scores": labels})
     write_parquet(by_trace, traces, provenance(settings, [attention]))
     write_csv(lists, compared, provenance(settings, [attention]))

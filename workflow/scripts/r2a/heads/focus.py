@@ -41,9 +41,9 @@ def lift(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
 
 @head_score(label="a2r without sinks", store="attention")
 def sink_free(segment_mass: np.ndarray) -> Weighted:
-    """a2r of rows re-normalised without BOS, on which a head that does nothing rests its attention.
+    """a2r of rows re-normalised without the first token, on which a head that does nothing rests its attention.
 
-    The mean over traces is that of a2r over that of what does not lie on BOS.
+    The mean over traces is that of a2r over that of what does not lie on the first token.
     """
     rest = 1 - short_mass(segment_mass, "a2bos").astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -52,10 +52,10 @@ def sink_free(segment_mass: np.ndarray) -> Weighted:
 
 @head_score(label="density: per token of the reasoning / other", store="attention")
 def density(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Attention per reasoning token over that per other token that the answer sees, BOS and delimiters left out.
+    """Attention per reasoning token, divided by that per other token that the answer sees.
 
-    Of the answer, answer tokens see themselves and what is before, (n + 1) / 2 tokens on average. 1 is no preference;
-    nan for a head that attends to none of the others.
+    The first token and the delimiters are excluded. Of the answer, its tokens see themselves and what is before them,
+    (n + 1) / 2 tokens on average. 1 is no preference; nan for a head that attends to none of the others.
     """
     at = Bounds.of(bounds)
     n_others = at.think_open - at.prompt + (at.eos - at.answer + 1) / 2

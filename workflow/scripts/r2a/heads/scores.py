@@ -63,25 +63,25 @@ def receiver_kurtosis(sentence_mass: np.ndarray, sentence_bounds: np.ndarray) ->
     return kurtosis(np.where(is_even[..., None], np.nan, attention), axis=-1)
 
 
-@head_score(label="induction (random tokens)", store="probes")
+@head_score(label="induction (random tokens)", store="diagnostics")
 def induction(induction_repeats: np.ndarray) -> np.ndarray:
     """Mean attention from the second copy of a random block to the token after each one's first occurrence."""
     return induction_repeats
 
 
-@head_score(label="induction (paper's form)", store="probes")
+@head_score(label="induction (paper's form)", store="diagnostics")
 def induction_in_text(induction_prompts: np.ndarray) -> np.ndarray:
     """Share of attention that follows the induction pattern of a text (Zhang et al. 2025; TransformerLens)."""
     return induction_prompts
 
 
-@head_score(label="previous token", store="probes")
+@head_score(label="previous token", store="diagnostics")
 def previous_token(previous_token: np.ndarray) -> np.ndarray:
     """Mean attention to the token before, on the second copy of a random block."""
     return previous_token
 
 
-@head_score(label="retrieval", store="probes")
+@head_score(label="retrieval", store="diagnostics")
 def retrieval(retrieval: np.ndarray) -> np.ndarray:
     """Share of a needle's distinct tokens that a head copies, over successful runs (Wu et al. 2024)."""
     return retrieval

@@ -12,16 +12,24 @@ import pandas as pd
 from r2a.extensions import PROBES
 from r2a.models import load_tokenizer, read_manifest, text_of
 from r2a.progress import logger
-from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, ENDING, FINAL_ROLE, PROBE
+from r2a.roles import (
+    ANSWER_ROLE,
+    CLOSE_ROLE,
+    CONTROL_ROLE,
+    ENDING,
+    FINAL_ROLE,
+    INVALID,
+    NO_REASONING,
+    PROBE,
+    SPLIT_IN_BOX,
+    SPLIT_IN_PROBE,
+    WRONG,
+)
 from r2a.store import provenance, read_parquet, write_parquet
 from r2a.traces import SEGMENTS, TRACE_KEYS, Bounds
 
 REASONING, CLOSE, ANSWER = (SEGMENTS.index(name) for name in ("reasoning", "think_close", "answer"))
 ANSWER_ENDING = ("\n\nThus, the", " {comparator}", " one is \\boxed{{")
-# why a pair is left out, in the order in which it is found out
-INVALID, WRONG = "a trace is not valid", "an answer is wrong"
-SPLIT_IN_BOX, SPLIT_IN_PROBE = "an answer is not one token in the box", "an answer is not one token in the probe"
-NO_REASONING = "no reasoning before the probe"
 # how an answer can be one token
 BARE, SPACED, SPACE_APART, SEVERAL = "bare", "spaced", "space apart", "several tokens"
 

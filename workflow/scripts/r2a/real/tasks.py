@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from r2a.tiny.tasks import COMPASS, Example
+from r2a.tiny.tasks import COMPASS, Example, distinct_examples
 
 NAMES = {
     "Anna": "She", "Mary": "She", "Maria": "She", "Jane": "She", "Alice": "She", "Sarah": "She", "Emily": "She",
@@ -235,16 +235,8 @@ def held_out_things(seed: int, share: float = 0.2) -> set[frozenset[str]]:
 
 
 def sample_problems(seed: int, counts: Mapping[str, int]) -> list[Problem]:
-    """`counts[area]` different problems of each level of each area, all different from each other."""
-    rng = random.Random(f"problems {seed}")
-    problems: dict[str, Problem] = {}
-    for area, count in counts.items():
-        for level in LEVELS[area]:
-            wanted = len(problems) + count
-            while len(problems) < wanted:
-                problem = AREAS[area](rng, level)
-                problems.setdefault(problem.problem, problem)
-    return list(problems.values())
+    """`counts[area]` different problems of each level of each area."""
+    return distinct_examples(random.Random(f"problems {seed}"), AREAS, LEVELS, counts)
 
 
 def sample_pairs(seed: int, count: int) -> list[tuple[Problem, Problem, str]]:

@@ -17,6 +17,7 @@ from r2a.formats import FORMATS
 from r2a.study.schema import VARIED, Endpoint, Model, Section, Study, section_in
 
 SHIPPED_JUDGES = {"weights": "path or hub", "endpoint": "endpoint", "batch": "batch"}  # the keys that ask for them
+RENAMED = {"probes": "diagnostics"}  # keys of earlier versions
 MOST_PASSES = 5  # over a configuration's errors; what is put right may hide as many more as sections lie in each other
 
 
@@ -162,8 +163,8 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
     for name in study.attention.case_uids:
         if name not in study.datasets:
             yield "attention.case_uids", f"{name!r} is none of the datasets ({', '.join(study.datasets)})"
-    if not Path(study.probes.haystack).is_file():
-        yield "probes.haystack", f"{study.probes.haystack} is no file; paths start at the repository's root"
+    if not Path(study.diagnostics.haystack).is_file():
+        yield "diagnostics.haystack", f"{study.diagnostics.haystack} is no file; paths start at the repository's root"
     if "resid_pre" not in study.patching.components:
         yield "patching.components", "resid_pre is missing; figures and the hand-off layer are read from it"
 
@@ -252,6 +253,8 @@ def _decodings_in_words(study: Study) -> Iterator[tuple[str, str]]:
 def _in_words(error: Any) -> str:
     """One of pydantic's errors, as a sentence that names the key and the remedy."""
     place, kind = _place(error), error["type"]
+    if kind == "extra_forbidden" and place in RENAMED:
+        return f"{place}: is now called {RENAMED[place]}; rename the key"
     if kind == "extra_forbidden":
         return f"{place}: unknown key; {closest(str(error['loc'][-1]), _known_keys(error['loc'][:-1]))}"
     if kind == "missing":

@@ -393,7 +393,8 @@ class Ablation(Section):
         ["random", "matched", "prompt", "contribution"],
         min_length=1,
         description="The heads beside the Reasoning-Focus Heads: random ones of the same layers; ones that write as "
-        "much and attend to BOS as much; those that attend most to the prompt; those that write most of the reasoning.",
+        "much and attend to the first token as much; those that attend most to the prompt; those that write most of "
+        "the reasoning.",
     )
     doses: Distinct[Annotated[int, Field(gt=0)]] = Field(
         [1, 2, 5, 10, 20], min_length=1, description="Heads that are ablated at a time, by their rank."
@@ -415,7 +416,7 @@ class Needle(Section):
     )
 
 
-class Probes(Section):
+class Diagnostics(Section):
     """What each model is shown, beside the study's traces, to find its induction and retrieval heads."""
 
     n_repeats: int = Field(10, gt=0, description="Random token blocks, each shown twice in a row (METHOD section 3).")
@@ -535,7 +536,7 @@ class Study(Section):
     statistics: Statistics = Field(default_factory=Statistics)
     attention: Attention = Field(default_factory=Attention)
     ablation: Ablation = Field(default_factory=Ablation)
-    probes: Probes = Field(default_factory=Probes)
+    diagnostics: Diagnostics = Field(default_factory=Diagnostics)
     perturbation: Perturbation = Field(default_factory=Perturbation)
     patching: Patching = Field(default_factory=Patching)
     explorer: Explorer = Field(default_factory=Explorer)
@@ -546,7 +547,7 @@ class Study(Section):
             for name, entry in entries.items():
                 entry.label = entry.label or name
                 entry.path = entry.path and located(entry.path)
-        self.probes.haystack = located(self.probes.haystack)
+        self.diagnostics.haystack = located(self.diagnostics.haystack)
         return self
 
     @property

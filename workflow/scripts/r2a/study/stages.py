@@ -141,7 +141,9 @@ STAGES = {
         "seed",
         uids="attention.case_uids.<dataset>",
     ),
-    "probes": _stage(2, "probes.{n_repeats,repeat_tokens,induction_prompts,haystack,needles,lengths,depths}", "seed"),
+    "diagnostics": _stage(
+        2, "diagnostics.{n_repeats,repeat_tokens,induction_prompts,haystack,needles,lengths,depths}", "seed"
+    ),
     "head_ranks": _stage(1),
     "ablation": _stage(2, "ablation.{decoding,n_problems,modes,selections,doses,n_draws,extra_tokens}", "seed"),
     "first_grades": _stage(2, "grading.{seconds,memory_mb}", "first_grader_version", grader="grading.graders.0"),

@@ -63,7 +63,7 @@ def write_summary(
         inputs["perturbation"], inputs["perturbation_comparisons"], inputs["perturbation_funnel"]
     )
     stage_2, short_2 = attention_sentences(inputs["attention"], inputs["heads"], settings)
-    stage_2 += head_sentences(inputs["probes"], inputs["heads"], settings)
+    stage_2 += head_sentences(inputs["diagnostics"], inputs["heads"], settings)
     stage_2 += quality_sentences(inputs["attention_quality"], summary.parent)
     stage_3, short_3 = patching_sentences(inputs, settings)
     heading = ["### What is left of the answers when the reasoning's text is perturbed?", ""]

@@ -19,7 +19,8 @@ from r2a.store import read_provenance
 from r2a.summary.words import said_empty, said_p
 
 SELECTIONS = {
-    RANDOM: "as many random heads of the same layers", MATCHED: "as many that write and attend to BOS as much",
+    RANDOM: "as many random heads of the same layers",
+    MATCHED: "as many that write and attend to the first token as much",
     PROMPT_HEADS: "as many that attend most to the prompt", CONTRIBUTION: "as many that write most of the reasoning",
     RFH_FROM_PROMPT: "the same ones cut off from the prompt instead",
 }  # fmt: skip

@@ -19,10 +19,10 @@ QUALITY_NAMES = {
 }
 
 
-def head_sentences(probes: Sequence[Path], heads: Sequence[Path], settings: Mapping[str, Any]) -> list[str]:
+def head_sentences(diagnostics: Sequence[Path], heads: Sequence[Path], settings: Mapping[str, Any]) -> list[str]:
     """A bullet per model on its needle runs, and one per model and dataset on how RFHs overlap with other heads."""
     bullets = []
-    for path in probes:
+    for path in diagnostics:
         with open_hdf5(path) as file:
             is_successful = file["is_successful"][:]
         n_copied, n_runs = int(is_successful.sum()), len(is_successful)

@@ -9,8 +9,9 @@ opposite truths in two contexts.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 COMPASS = ("north", "east", "south", "west")
 CUPS = ("first", "middle", "last")
@@ -78,6 +79,9 @@ class Example:
             lines.append(f"Let me check: {self.steps[-1]}")
         lines.append(f"Final answer is {self.answer}.")
         return "\n".join(lines) + "\n"
+
+
+AnyExample = TypeVar("AnyExample", bound=Example)
 
 
 def walk(
@@ -174,17 +178,26 @@ def held_out_animals(seed: int, share: float = 0.2) -> set[frozenset[str]]:
     return {frozenset(pair) for pair in rng.sample(pairs, int(share * len(pairs)))}
 
 
-def sample_puzzles(seed: int, counts: dict[str, int]) -> list[Example]:
-    """`counts[area]` different puzzles of each level of each area, all different from each other."""
-    rng = random.Random(f"puzzles {seed}")
-    examples: dict[str, Example] = {}
+def distinct_examples(
+    rng: random.Random,
+    makers: Mapping[str, Callable[[random.Random, int], AnyExample]],
+    levels: Mapping[str, Sequence[int]],
+    counts: Mapping[str, int],
+) -> list[AnyExample]:
+    """`counts[area]` different examples of each level of each area, all different from each other."""
+    examples: dict[str, AnyExample] = {}
     for area, count in counts.items():
-        for level in PUZZLE_LEVELS[area]:
+        for level in levels[area]:
             wanted = len(examples) + count
             while len(examples) < wanted:
-                example = PUZZLES[area](rng, level)
+                example = makers[area](rng, level)
                 examples.setdefault(example.problem, example)
     return list(examples.values())
+
+
+def sample_puzzles(seed: int, counts: Mapping[str, int]) -> list[Example]:
+    """`counts[area]` different puzzles of each level of each area."""
+    return distinct_examples(random.Random(f"puzzles {seed}"), PUZZLES, PUZZLE_LEVELS, counts)
 
 
 def sample_comparison_pairs(seed: int, count: int) -> list[tuple[Example, Example, str]]:

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
-        from r2a.attention.probes import probe_heads
+        from r2a.attention.diagnostics import diagnose_heads
 
-        probe_heads(
+        diagnose_heads(
             Path(snakemake.input.manifest),
             Path(snakemake.input.haystack),
-            Path(snakemake.output.probes),
+            Path(snakemake.output.diagnostics),
             snakemake.params.settings,
         )
 

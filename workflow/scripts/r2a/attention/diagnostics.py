@@ -48,7 +48,7 @@ class NeedlePrompt:
         return self.ids[self.first : self.last]
 
 
-def probe_heads(manifest: Path, haystack: Path, output: Path, settings: Mapping[str, Any]) -> None:
+def diagnose_heads(manifest: Path, haystack: Path, output: Path, settings: Mapping[str, Any]) -> None:
     """Show the model random tokens twice, texts that repeat themselves, and needles in a haystack; store each head's.
 
     /induction_repeats and /previous_token [repeat, layer, head]; /induction_prompts [induction_prompt, layer, head];
@@ -68,7 +68,7 @@ def probe_heads(manifest: Path, haystack: Path, output: Path, settings: Mapping[
     if longest > origin["n_positions"]:
         raise AttentionError(
             f"{settings['model']}: has {origin['n_positions']} positions, and a needle run takes {longest} with its "
-            "answer; give shorter probes.lengths"
+            "answer; give shorter diagnostics.lengths"
         )
 
     model, eos = load_model(origin, SEAM), stop_ids(origin["folder"], tokenizer)
@@ -111,7 +111,7 @@ def repeated_tokens(tokenizer: Any, n_repeats: int, n_tokens: int, seed: int) ->
     left_out = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     vocabulary = sorted(set(tokenizer.get_vocab().values()) - left_out)
     if len(vocabulary) < n_tokens:
-        raise AttentionError(f"the vocabulary has {len(vocabulary)} tokens; give fewer probes.repeat_tokens")
+        raise AttentionError(f"the vocabulary has {len(vocabulary)} tokens; give fewer diagnostics.repeat_tokens")
     rng = random.Random(f"repeated tokens {seed}")
     blocks = [rng.sample(vocabulary, n_tokens) for _ in range(n_repeats)]
     return [_with_bos(tokenizer, block * 2) for block in blocks]
@@ -176,7 +176,7 @@ def needle_prompt(tokenizer: Any, haystack: str, needle: str, question: str, len
         n_chosen.append(n_chosen[-1] + sizes[len(chosen) % len(sizes)])
         chosen.append(len(chosen) % len(sizes))
     if not chosen:
-        raise AttentionError(f"probes.lengths: {length} tokens hold no sentence beside the needle {needle!r}")
+        raise AttentionError(f"diagnostics.lengths: {length} tokens hold no sentence beside the needle {needle!r}")
     place = int(np.searchsorted(n_chosen, depth * n_chosen[-1], side="right")) - 1
     before, after = ("".join(sentences[k] for k in part) for part in (chosen[:place], chosen[place:]))
     encoded = tokenizer(
@@ -195,7 +195,7 @@ def needle_prompt(tokenizer: Any, haystack: str, needle: str, question: str, len
         if any(first < start + word_end and last > start + word_start for word_start, word_end in words)
     ]
     if not own:
-        raise AttentionError(f"probes.needles: the question {question!r} holds all words of {needle!r}; ask in others")
+        raise AttentionError(f"diagnostics.needles: the question {question!r} has every word of {needle!r}; use others")
     return NeedlePrompt(ids, inside[0] + n_bos, inside[-1] + 1 + n_bos, own)
 
 

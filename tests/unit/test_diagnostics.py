@@ -1,4 +1,4 @@
-"""What the probes say of heads whose attention is known, and of the shipped tiny model beside slower ways."""
+"""What the diagnostics say of heads whose attention is known, and of the shipped tiny model beside slower ways."""
 
 import re
 from pathlib import Path
@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from r2a.attention.probes import (
+from r2a.attention.diagnostics import (
     LEAST_RECALL,
     NeedlePrompt,
     copy_needle,
+    diagnose_heads,
     induction_of_prompt,
     induction_pattern,
     needle_prompt,
-    probe_heads,
     repeat_scores,
     repeated_tokens,
     retrieval_score,
@@ -25,7 +25,7 @@ from r2a.attention.probes import (
 )
 from r2a.models import load_tokenizer, resolve_model
 from r2a.models.attention import AttentionError
-from r2a.study.schema import Probes
+from r2a.study.schema import Diagnostics
 
 TINY = Path(__file__).parents[2] / "resources/models/tiny-qwen"
 HAYSTACKS = Path(__file__).parents[2] / "resources/haystacks"
@@ -182,13 +182,13 @@ def test_a_needles_own_words_are_those_that_the_question_does_not_hold(tokenizer
 
 def test_a_question_that_holds_the_whole_needle_is_refused(tokenizer):
     with pytest.raises(
-        AttentionError, match=r"probes.needles: the question .* holds all words of 'It is red.'; ask in"
+        AttentionError, match=r"diagnostics.needles: the question .* has every word of 'It is red.'; use"
     ):
         needle_prompt(tokenizer, "So it is. " * 9, "It is red.", "is it RED?", 200, 0.5)
 
 
 def test_no_default_question_shares_a_word_with_its_needle():
-    for entry in Probes().needles:
+    for entry in Diagnostics().needles:
         needle, question = (set(re.findall(r"\w+", text.lower())) for text in (entry.needle, entry.question))
         assert needle & question <= {"the", "to", "of", "s"}, entry
 
@@ -211,7 +211,7 @@ def test_needle_stands_whole_between_sentences_at_its_depth(tokenizer, name, dep
 
 
 def test_a_length_that_holds_no_sentence_is_refused(tokenizer):
-    with pytest.raises(AttentionError, match=r"probes.lengths: 12 tokens hold no sentence beside the needle '5 red'"):
+    with pytest.raises(AttentionError, match=r"diagnostics.lengths: 12 tokens hold no .* beside the needle '5 red'"):
         needle_prompt(tokenizer, "1 right", "5 red", "Which colour has 5?", 12, 0.5)
 
 
@@ -248,8 +248,8 @@ SETTINGS = {
 
 
 def test_store_scores_the_runs_whose_needle_was_copied_and_no_other(manifest, tmp_path):
-    probe_heads(manifest, HAYSTACKS / "moves.txt", tmp_path / "probes.h5", SETTINGS)
-    with h5py.File(tmp_path / "probes.h5") as file:
+    diagnose_heads(manifest, HAYSTACKS / "moves.txt", tmp_path / "diagnostics.h5", SETTINGS)
+    with h5py.File(tmp_path / "diagnostics.h5") as file:
         assert file["needle"].asstr()[:].tolist() == ["5 red"] * 2 + ["so it is"] * 2
         assert file["depth"][:].tolist() == [0, 1, 0, 1]
         is_successful, retrieval = file["is_successful"][:], file["retrieval"][:]
@@ -262,9 +262,9 @@ def test_store_scores_the_runs_whose_needle_was_copied_and_no_other(manifest, tm
 
 
 def test_prompts_longer_than_the_model_stop_the_job_before_it_is_loaded(manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("r2a.attention.probes.load_model", None)
+    monkeypatch.setattr("r2a.attention.diagnostics.load_model", None)
     with pytest.raises(
-        AttentionError, match=r"has 512 positions, and a needle run takes .* give shorter probes.lengths"
+        AttentionError, match=r"has 512 positions, and a needle run takes .* give shorter diagnostics.lengths"
     ):
-        probe_heads(manifest, HAYSTACKS / "moves.txt", tmp_path / "probes.h5", SETTINGS | {"lengths": [600]})
-    assert not (tmp_path / "probes.h5").exists()
+        diagnose_heads(manifest, HAYSTACKS / "moves.txt", tmp_path / "diagnostics.h5", SETTINGS | {"lengths": [600]})
+    assert not (tmp_path / "diagnostics.h5").exists()

@@ -1,6 +1,6 @@
 """The front door: a reasoning model, a trace, and what can be asked of them, without Snakemake or configuration.
 
-    from r2a import load_model, generate_trace, segment_attention, rank_heads, patch_curve
+    from r2a import load_model, generate_trace, segment_attention, rank_heads, patch_curve, belief_curve
     model = load_model("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B")
     trace = generate_trace(model, "Which is larger, 9.9 or 9.11?")
     rank_heads(model, [trace]).head(10)
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 from r2a.ablation.arms import Arm, Head
 from r2a.ablation.decoding import answer_outputs, generate, read, refuse_deviating
 from r2a.attention.rerun import check_masses, rerun_batch
-from r2a.attention.segments import TraceAttention, segment_mass, tracking
+from r2a.attention.segments import TraceAttention, segment_mass, sentence_mass, tracking
 from r2a.formats import ReasoningFormat
 from r2a.heads.focus import short_mass, uniform_a2r
 from r2a.models import format_of, load_tokenizer, marks_of, text_of, token_pieces
@@ -36,6 +37,13 @@ from r2a.patching import patcher as patching
 from r2a.patching.metrics import patch_metrics
 from r2a.patching.pairs import build_run
 from r2a.prompts import WITH, WITHOUT, Prompts, PromptStyle
+from r2a.roles import STUB
+from r2a.sentences.belief import measure_belief
+from r2a.sentences.branches import keep_run
+from r2a.sentences.branches import refuse_deviating as refuse_branches
+from r2a.sentences.endings import Ending, ending_of
+from r2a.sentences.suppression import measure_effects
+from r2a.text.sentences import sentence_bounds
 from r2a.traces import SHORT_NAMES, Bounds, Marks, segment_bounds
 
 BATCH_TOKENS = 4096  # that patches are computed in at a time
@@ -398,3 +406,72 @@ def ablate(
             "is_finished": [answer.is_finished for answer in answers],
         }
     )
+
+
+def belief_curve(
+    model: ReasoningModel, trace: Trace, *, stub: str | None = STUB, reference: str | None = None
+) -> pd.DataFrame:
+    """What the model would answer if its reasoning ended after each of its sentences (METHOD section 5).
+
+    The reasoning is closed after k = 0 to S sentences and the answer opened by the stub, which ends in an open box;
+    None takes the trace's own words before its last box, which may hold the answer already where they are long.
+    Columns: step (k), sentence (its text, "" for step 0), log_probability (of the trace's own final answer, nats),
+    reference_log_probability (where a reference is given), greedy (the answer that is most probable token by token,
+    None where it closes no box), is_own (whether that is the trace's own).
+    Raises TraceError where the trace has no final answer, ModelError where the architecture's runs cannot be gone on
+    from exactly.
+    """
+    ending, cut = _ended(model, trace, stub, [reference] if reference else [])
+    kept = keep_run(model.model, trace.token_ids[: trace.bounds.think_close])
+    found = measure_belief(
+        model.model, kept, cut, ending.opening, ending.answers, ending.is_whole, ending.max_tokens, BATCH_TOKENS
+    )
+    columns: dict[str, Any] = {
+        "step": range(len(cut)),
+        "sentence": ["", *_sentence_texts(trace, cut)],
+        "log_probability": found.log_probability[0],
+    }
+    if reference:  # the last of the answers, or the only one where it is the trace's own
+        columns["reference_log_probability"] = found.log_probability[-1]
+    columns |= {"greedy": map(ending.answer, found.greedy), "is_own": map(ending.is_own, found.greedy)}
+    return pd.DataFrame(columns)
+
+
+def sentence_effects(
+    model: ReasoningModel, trace: Trace, heads: Sequence[Head] = (), *, stub: str | None = STUB
+) -> pd.DataFrame:
+    """How much the answer loses when each sentence of the reasoning is hidden from all that follows (METHOD section 5).
+
+    heads: (layer, head) pairs, e.g. the Reasoning-Focus Heads, from which alone sentences are then hidden, too. stub:
+    as in belief_curve. Columns: sentence (its text), first and last (its first and past-the-last token), effect (how
+    much less probable the trace's own final answer is, nats), and, where heads are given, effect_in_heads and read
+    (their attention from the answer per token of the sentence).
+    Raises TraceError where the trace has no final answer, ModelError where the architecture's runs cannot be gone on
+    from exactly.
+    """
+    ending, cut = _ended(model, trace, stub, [])
+    ids = [*trace.token_ids[: trace.bounds.think_close], *ending.opening, *ending.answers[0]]
+    answer = len(ids) - len(ending.answers[0])
+    arms = [None, frozenset(heads)] if heads else [None]
+    effects = measure_effects(model.model, keep_run(model.model, ids), cut, answer, arms, BATCH_TOKENS)
+    columns = {"sentence": _sentence_texts(trace, cut), "first": cut[:-1], "last": cut[1:], "effect": effects[0]}
+    if heads:
+        ((attention, _),) = rerun_batch(model.model, [trace.token_ids], [trace.bounds])
+        mass = sentence_mass(attention.answer_mass, cut)[tuple(np.transpose(list(heads)))]
+        columns |= {"effect_in_heads": effects[1], "read": mass.mean(0) / np.diff(cut)}
+    return pd.DataFrame(columns)
+
+
+def _ended(model: ReasoningModel, trace: Trace, stub: str | None, others: Sequence[str]) -> tuple[Ending, list[int]]:
+    """The ending of a trace's reasoning, and the bounds of its sentences."""
+    try:
+        ending = ending_of(model.tokenizer, model.marks, trace.text("answer"), stub, others)
+    except ValueError as error:
+        raise TraceError(str(error)) from error
+    refuse_branches(model.model, trace.token_ids)
+    reasoning = trace.bounds.span("reasoning")
+    return ending, sentence_bounds(trace.tokens[reasoning], reasoning.start)
+
+
+def _sentence_texts(trace: Trace, cut: Sequence[int]) -> list[str]:
+    return ["".join(trace.tokens[first:last]) for first, last in pairwise(cut)]

@@ -22,6 +22,9 @@ ABLATION_MODES = {
     "sharpened": "sharpened within the reasoning",
 }
 
+# what opens the answer of a reasoning that is ended early
+STUB = "\n\nThe final answer is \\boxed{"
+
 # the token roles that both runs of a pair have
 ANSWER_ROLE = "answer"  # the answer within the probe, the reasoning's last line
 CLOSE_ROLE = "</think>"

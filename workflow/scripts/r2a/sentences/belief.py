@@ -1,0 +1,97 @@
+"""What a model would answer if its reasoning ended after each of its sentences (METHOD section 5)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from r2a.models.decoder import Decoder
+from r2a.sentences.branches import Branch, Branches, KeptRun
+
+
+@dataclass(frozen=True)
+class Belief:
+    """By step k = 0 to S, the reasoning being closed after k sentences.
+
+    log_probability [target, step]: of each target answer, nats, of all its tokens together. greedy: each step's greedy
+    answer, in tokens.
+    """
+
+    log_probability: np.ndarray
+    greedy: list[list[int]]
+
+
+def settling_step(is_own: Sequence[bool]) -> int | None:
+    """The first step from which on the greedy answer stays the trace's own; None where the last one is not."""
+    if not is_own[-1]:
+        return None
+    return max((step + 1 for step, own in enumerate(is_own) if not own), default=0)
+
+
+@torch.no_grad()
+def measure_belief(
+    model: Any,
+    kept: KeptRun,
+    ends: Sequence[int],
+    opening: Sequence[int],
+    targets: Sequence[Sequence[int]],
+    is_whole: Callable[[Sequence[int]], bool],
+    max_tokens: int,
+    batch_tokens: int,
+) -> Belief:
+    """The answers that follow when the reasoning is closed after each of its sentences, and then opened.
+
+    ends: S + 1 positions in the kept run, where the reasoning is cut, the first one before its first sentence.
+    opening: tokens that close the reasoning and open the answer; targets: answers that are asked for, in tokens.
+    is_whole: whether a greedy answer is whole, so that no further token is asked for; max_tokens: at most so many.
+    Each target's tokens follow the opening in a tail of its own; greedy answers take what the first one's tails give as
+    far as they agree, and go on from there alone.
+    """
+    decoder = Decoder(model)
+    size = len(opening) + max(map(len, targets))
+    n_ends = max(1, batch_tokens // (size * len(targets)))
+    log_probability = np.zeros((len(targets), len(ends)))
+    greedy: list[list[int]] = []
+    for first in range(0, len(ends), n_ends):
+        own_ends = ends[first : first + n_ends]
+        tails = [Branch(end, (*opening, *target)) for target in targets for end in own_ends]
+        branches = Branches(model, kept, tails)
+        leaving = branches.read()
+        chosen: list[list[int]] = []  # the arg-max tokens along the first target's tails
+        for number, states in enumerate(leaving):
+            target, step = divmod(number, len(own_ends))
+            ids = torch.tensor(list(targets[target]))
+            logits = decoder.final_logits(states[len(opening) - 1 :]).cpu()
+            found = logits[:-1].log_softmax(-1).gather(1, ids[:, None])
+            log_probability[target, first + step] = float(found.double().sum())
+            if target == 0:
+                chosen.append(logits.argmax(-1).tolist())
+        greedy += _greedy(decoder, branches, chosen, list(targets[0]), len(opening), is_whole, max_tokens)
+    return Belief(log_probability, greedy)
+
+
+def _greedy(
+    decoder: Decoder,
+    branches: Branches,
+    chosen: Sequence[Sequence[int]],
+    target: Sequence[int],
+    n_opening: int,
+    is_whole: Callable[[Sequence[int]], bool],
+    max_tokens: int,
+) -> list[list[int]]:
+    """Each step's greedy answer, from the arg-max tokens along its tail, which hold as far as they are the target's."""
+    answers: list[list[int]] = []
+    for row, tokens in enumerate(chosen):
+        n_same = next((k for k, token in enumerate(target) if token != tokens[k]), len(target))
+        found = [*target[:n_same], tokens[n_same]]
+        answers.append(next((found[:n] for n in range(1, len(found)) if n == max_tokens or is_whole(found[:n])), found))
+        branches.forget(row, n_opening + n_same)
+    while True:
+        going_on = [k for k, ids in enumerate(answers) if len(ids) < max_tokens and not is_whole(ids)]
+        if not going_on:
+            return answers
+        leaving = branches.go_on(going_on, [answers[k][-1] for k in going_on])
+        for k, token in zip(going_on, decoder.final_logits(leaving).argmax(-1).tolist(), strict=True):
+            answers[k].append(token)

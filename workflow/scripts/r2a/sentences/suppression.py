@@ -1,0 +1,101 @@
+"""What the answer, and every later sentence, lose when a sentence of the reasoning is hidden (METHOD section 5).
+
+Hidden means that no later token attends to the sentence (Bogdan et al. 2025, arXiv 2506.19143, method 3), in all heads
+or in some. Nothing changes up to the sentence's end, so the run is gone on with from there.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from r2a.models.decoder import Decoder
+from r2a.sentences.branches import Branch, Branches, Head, KeptRun
+
+LOGIT_ELEMENTS = 2**25  # logits held at once
+
+Arm = frozenset[Head] | None  # the heads that a sentence is hidden from; None: all
+
+
+@torch.no_grad()
+def measure_effects(
+    model: Any, kept: KeptRun, sentences: Sequence[int], answer: int, arms: Sequence[Arm], batch_tokens: int
+) -> np.ndarray:
+    """How much less probable the final answer is when a sentence is hidden, nats [arm, sentence].
+
+    sentences: S + 1 positions in the kept run, sentence k being tokens sentences[k] up to sentences[k + 1]; answer: the
+    position at which the final answer begins, which goes on to the run's end. An arm without heads hides nothing, so
+    its effects are 0.
+    """
+    ids = torch.tensor(kept.token_ids[answer:])
+    decoder = Decoder(model)
+
+    def log_probability(states: torch.Tensor) -> float:
+        """Of the answer, from what leaves the last layer at the last tokens of a run."""
+        logits = decoder.final_logits(states[-len(ids) - 1 : -1]).cpu()
+        return float(logits.log_softmax(-1).gather(1, ids[:, None]).double().sum())
+
+    unhidden = log_probability(kept.leaving)
+    effects = np.zeros((len(arms), len(sentences) - 1))
+    asked = [(arm, k) for arm, heads in enumerate(arms) if heads is None or heads for k in range(len(sentences) - 1)]
+    for (arm, k), states in _suppressed(model, kept, sentences, arms, asked, batch_tokens):
+        effects[arm, k] = unhidden - log_probability(states)
+    return effects
+
+
+@torch.no_grad()
+def measure_matrix(model: Any, kept: KeptRun, sentences: Sequence[int], batch_tokens: int) -> np.ndarray:
+    """How much every later sentence's next-token distributions change when one is hidden in all heads, [from, to].
+
+    Mean over the later sentence's tokens of the KL divergence, nats, from the unhidden to the hidden run's distribution
+    of that token; nan where `to` does not come after `from`.
+    """
+    decoder = Decoder(model)
+    n_sentences = len(sentences) - 1
+    n_rows = max(1, LOGIT_ELEMENTS // decoder.config.vocab_size)
+    matrix = np.full((n_sentences, n_sentences), np.nan, np.float32)
+    asked = [(0, k) for k in range(n_sentences - 1)]
+    for (_, k), states in _suppressed(model, kept, sentences, [None], asked, batch_tokens):
+        first = sentences[k + 1]
+        divergences = [torch.zeros(1)]  # of the next sentence's first token, which the hidden one itself predicts
+        for at in range(first, sentences[-1] - 1, n_rows):
+            last = min(at + n_rows, sentences[-1] - 1)
+            before = decoder.final_logits(kept.leaving[at:last]).log_softmax(-1)
+            after = decoder.final_logits(states[at - first : last - first]).log_softmax(-1)
+            divergences.append((before.exp() * (before - after)).sum(-1).cpu())
+        found = torch.cat(divergences).double()
+        for to, (start, stop) in enumerate(pairwise(sentences)):
+            if to > k:
+                matrix[k, to] = found[start - first : stop - first].mean()
+    return matrix
+
+
+def _suppressed(
+    model: Any,
+    kept: KeptRun,
+    sentences: Sequence[int],
+    arms: Sequence[Arm],
+    asked: Sequence[tuple[int, int]],
+    batch_tokens: int,
+) -> Iterator[tuple[tuple[int, int], torch.Tensor]]:
+    """Of every (arm, sentence), what leaves the last layer after the sentence, [token, d_model], while it is hidden.
+
+    Batches hold about batch_tokens.
+    """
+    # from the last sentence on, so that short tails share a pass
+    left = sorted(asked, key=lambda one: -sentences[one[1] + 1])
+    while left:
+        batch, n_tokens = [left[0]], len(kept.token_ids) - sentences[left[0][1] + 1]
+        for one in left[1:]:
+            n_tokens += len(kept.token_ids) - sentences[one[1] + 1]
+            if n_tokens > batch_tokens:
+                break
+            batch.append(one)
+        tails = [
+            Branch(sentences[k + 1], kept.token_ids[sentences[k + 1] :], (sentences[k], sentences[k + 1]), arms[arm])
+            for arm, k in batch
+        ]
+        yield from zip(batch, Branches(model, kept, tails).read(), strict=True)
+        left = left[len(batch) :]

@@ -73,9 +73,3 @@ onstart:
         (job for job in workflow.dag.needrun_jobs() if job.rule.name.startswith("generate_traces")),
         Path(f"results/{STUDY.study}/traces"),
     )
-
-
-onsuccess:
-    from r2a.parts import forget_parts
-
-    forget_parts(f"results/{STUDY.study}")

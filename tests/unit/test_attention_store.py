@@ -17,7 +17,7 @@ from r2a.attention.segments import TraceAttention
 from r2a.heads import score_heads
 from r2a.models.attention import AttentionError
 from r2a.shards import WHOLE, gather_shards
-from r2a.store import NothingToMeasure, provenance, read_parquet, write_parquet
+from r2a.store import NothingToMeasure, provenance, read_parquet, read_provenance, write_parquet
 from r2a.traces import Bounds
 from random_traces import write_random_traces
 from same_stores import assert_same_store
@@ -89,6 +89,22 @@ def test_a_killed_job_reruns_only_the_traces_that_it_had_not_finished(folder, fu
     killed = captured(folder, "killed", batch_tokens=1)
     assert len(rerun_ids) == 1 + n_traces - 2
     assert_same_store(fused, killed)
+
+
+def test_a_dataset_that_grows_has_its_new_trace_rerun_alone(folder, fused, monkeypatch):
+    traces = read_parquet(folder / "traces.parquet")
+    write_parquet(
+        folder / "fewer.parquet", traces[traces["uid"] != "text-1"], read_provenance(folder / "traces.parquet")
+    )
+    captured(folder, "growing", traces="fewer")
+    rerun_ids, batch = [], rerun.rerun_batch
+    monkeypatch.setattr(rerun, "rerun_batch", lambda *of: rerun_ids.extend(of[1]) or batch(*of))
+    grown = captured(folder, "growing")
+    new = traces.set_index("uid").loc["text-1"]
+    assert rerun_ids[1:] == [
+        [*new["prompt_token_ids"], *new["completion_token_ids"]]
+    ]  # the first one checks the kernel
+    assert_same_store(fused, grown)
 
 
 def test_only_valid_traces_of_the_decoding_that_have_a_reasoning_are_rerun(fused):

@@ -1,39 +1,29 @@
-"""Parts serve the same job alone, made from the same files, until the study's run ends well."""
+"""A part is found again as long as it depends on the same, whoever asks; what the store has no more is removed."""
 
 import numpy as np
 import pytest
 
-from r2a.parts import Parts, forget_parts
-from r2a.store import whole_file
+from r2a.parts import Parts
+from r2a.store import provenance, whole_file
 
 
-@pytest.fixture
-def traces(tmp_path):
-    (tmp_path / "traces").write_text("one")
-    return tmp_path / "traces"
-
-
-def test_parts_outlive_the_job_that_made_them_until_they_are_forgotten(tmp_path, traces):
+def test_a_part_is_found_by_later_jobs_and_shards_also_when_the_store_grows(tmp_path):
     output = tmp_path / "model/store.h5"
-    Parts(output, {"seed": 1}, [traces]).add("plain-0", {"a/b": np.arange(3.0), "is_used": np.array(True)})
-    parts = Parts(output, {"seed": 1}, [traces])
-    assert "plain-0" in parts
-    assert "plain-1" not in parts
-    assert parts["plain-0"]["a/b"].tolist() == [0, 1, 2]
-    assert parts["plain-0"]["is_used"]
-    forget_parts(tmp_path)
-    assert list(output.parent.iterdir()) == []
+    Parts(output, provenance({"seed": 1}), {"0": "a", "1": "b"}).add("1", {"a/b": np.arange(3.0), "n": np.array(True)})
+    for again in (output, tmp_path / "model/store.2-of-3.h5"):
+        parts = Parts(again, provenance({"seed": 1}), {"0": "new", "1": "a", "2": "b"})
+        assert ["0" in parts, "1" in parts, "2" in parts] == [False, False, True]
+        assert parts["2"]["a/b"].tolist() == [0, 1, 2]
+        assert parts["2"]["n"]
 
 
-@pytest.mark.parametrize(("origin", "content"), [({"seed": 2}, "one"), ({"seed": 1}, "two")])
-def test_parts_of_other_parameters_or_of_other_files_content_are_not_used_and_removed(
-    origin, content, tmp_path, traces
-):
+@pytest.mark.parametrize(("seed", "part"), [(2, "a"), (1, "b")])
+def test_a_part_of_other_parameters_or_another_trace_is_not_used_and_is_removed(seed, part, tmp_path):
     output = tmp_path / "model/store.h5"
-    Parts(output, {"seed": 1}, [traces]).add("plain-0", {"a": np.zeros(1)})
-    traces.write_text(content)
-    assert "plain-0" not in Parts(output, origin, [traces])
-    assert list(output.parent.iterdir()) == []
+    parts = Parts(output, provenance({"seed": 1}), {"0": "a"})
+    parts.add("0", {"a": np.zeros(1)})
+    assert "0" not in Parts(output, provenance({"seed": seed}), {"0": part})
+    assert list(parts.folder.iterdir()) == []
 
 
 def test_what_a_killed_job_had_half_written_is_gone_with_the_next_ones_file_and_never_at_its_place(tmp_path):

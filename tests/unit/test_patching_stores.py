@@ -22,13 +22,13 @@ from r2a.figures.patching import (
 )
 from r2a.patching import runs
 from r2a.patching.controls import Given, random_like
-from r2a.patching.measurement import measure
+from r2a.patching.measurement import control_sources, measure
 from r2a.patching.metrics import METRICS
 from r2a.patching.patcher import Patcher
 from r2a.patching.runs import capture_activations, patch_pairs
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, FINAL_ROLE, KEY_ROLES, PROBE
 from r2a.shards import gather_shards
-from r2a.store import axis_labels, provenance, write_json, write_parquet
+from r2a.store import axis_labels, provenance, read_parquet, write_json, write_parquet
 from same_stores import assert_same_store
 
 COMPONENTS = ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]
@@ -230,6 +230,31 @@ def test_a_killed_job_measures_only_the_pairs_that_it_had_not_finished(folder, t
     np.testing.assert_allclose(again, stored(folder, "resid_pre/clean_to_corrupted/logit_diff"), atol=1e-4)
 
 
+@pytest.mark.parametrize("controls", [["random_vector"], CONTROL_NAMES])
+def test_added_pairs_are_patched_and_those_whose_controls_come_from_them_and_no_others(
+    folder, tmp_path, monkeypatch, controls
+):
+    settings, manifest = SETTINGS | {"controls": controls}, folder / "manifest.json"
+    pairs = read_parquet(folder / "pairs.parquet")
+    write_parquet(tmp_path / "fewer.parquet", pairs.iloc[:3], provenance({}))
+    capture_activations(tmp_path / "fewer.parquet", manifest, tmp_path / "activations.h5", SETTINGS)
+    patch_pairs(
+        tmp_path / "fewer.parquet", tmp_path / "activations.h5", manifest, tmp_path / "patching.h5", settings, 64
+    )
+    measured = []
+    monkeypatch.setattr(runs, "measure", lambda *given: measured.extend(given[3]) or measure(*given))
+    job = folder / "pairs.parquet", folder / "activations.h5", manifest
+    patch_pairs(*job, tmp_path / "patching.h5", settings, 64)
+    table = runs.used_pairs(folder / "pairs.parquet")["plain"]
+    before, after = (
+        [{row for _, row in control_sources(rows, number, settings)} for number in range(3)]
+        for rows in (table.iloc[:3], table)
+    )
+    assert measured == [number for number in range(3) if before[number] != after[number]] + [3]
+    patch_pairs(*job, tmp_path / "fresh.h5", settings, 64)
+    assert_same_store(tmp_path / "fresh.h5", tmp_path / "patching.h5")
+
+
 def test_shards_make_the_stores_of_one_job(folder, tmp_path):
     """Four pairs in three shards; controls come from pairs of other shards."""
     pairs, manifest = folder / "pairs.parquet", folder / "manifest.json"
@@ -265,7 +290,7 @@ def test_figures_are_drawn_with_their_numbers(folder):
 
 
 def test_controls_come_from_another_pair_and_its_fitting_run():
-    table = pd.DataFrame({"answer_a_id": [1, 2, 3, 1], "answer_b_id": [2, 1, 4, 5]})
+    table = pd.DataFrame({"pair": list("wxyz"), "answer_a_id": [1, 2, 3, 1], "answer_b_id": [2, 1, 4, 5]})
 
     def source(control, number, seed):
         """(run, row) that the control's vectors are taken from; the vectors of a run stand for it here."""

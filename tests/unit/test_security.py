@@ -102,9 +102,9 @@ def test_hostile_stores_run_nothing_and_open_no_other_file(tmp_path):
     ran, secret = tmp_path / "ran", tmp_path / "secret.csv"
     secret.write_text("key\n1\n")
     hostile = np.array([Runs(str(ran))], dtype=object)
-    parts = Parts(tmp_path / "x.h5", {}, [])
+    parts = Parts(tmp_path / "x.h5", provenance({}), {"0": "a"})
     parts.add("0", {"a": np.zeros(1)})
-    np.savez(parts.folder / "0.npz", a=hostile)
+    np.savez(next(parts.folder.glob("*.npz")), a=hostile)
     with pytest.raises(ValueError, match="allow_pickle=False"):
         parts["0"]
     with h5py.File(tmp_path / "x.h5", "w") as file:

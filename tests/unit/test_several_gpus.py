@@ -35,6 +35,7 @@ DIAGNOSTICS = NAMES | {
     "needles": [{"needle": "A fox sang.", "question": " Who sang?"}],
 }  # fmt: skip
 ABLATION = NAMES | {
+    "version": 1,
     "n_problems": 2, "modes": ["zero", "mean", "cut_off"], "doses": [1, 3], "n_draws": 1, "extra_tokens": 4,
     "selections": ["random", "matched"],
 }  # fmt: skip

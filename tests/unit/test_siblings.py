@@ -3,11 +3,11 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-from r2a.generation.ledger import CompletionLedger, ledger_path
+from r2a.generation.ledger import CompletionLedger
 from r2a.generation.plan import PLAN, read_plan, write_plans
 from r2a.generation.requests import REFUSED, Completion, CompletionRequest
 from r2a.generation.siblings import Siblings
-from r2a.ledger import hold, hold_if_free
+from r2a.ledger import hold, hold_if_free, ledger_path
 
 REQUEST = CompletionRequest("a", "with_reasoning", "greedy", 0, 0, (1, 2), "Q", "", 0, 1.0, 10, "m")
 DONE = Completion((4, 5), "stop", 0.1)

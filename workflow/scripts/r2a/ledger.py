@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from r2a.progress import logger
+from r2a.shards import whole_name
 
 SECONDS_BETWEEN_SYNCS = 1.0
 
@@ -65,6 +66,16 @@ class Ledger:
     def _sync(self) -> None:
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
+
+
+def ledger_path(output: Path) -> Path:
+    """Where a job keeps the results of which it makes an output."""
+    return output.with_name(f".{output.stem}.ledger.jsonl")
+
+
+def other_ledgers(output: Path) -> Iterable[Path]:
+    """Ledgers of the same results: of other shards, or of another number of shards."""
+    return (path for path in output.parent.glob(f".{whole_name(output)}*.ledger.jsonl") if path != ledger_path(output))
 
 
 def hold(path: Path) -> TextIO:

@@ -1,52 +1,42 @@
-"""Finished parts of long jobs, kept until the whole study's run ends well, so that a killed job loses little."""
+"""Parts of a store, kept beside it: a killed job loses little, and a grown dataset has only its new part computed."""
 
-import hashlib
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from r2a.shards import whole_name
 from r2a.store import parameters_hash, whole_file
-
-MARK = "parts"
 
 
 class Parts:
-    """Named parts, each some arrays, in a folder beside the job's output that bears the hash of all they depend on.
+    """The parts of a store, each the arrays of one trace or pair, in a folder beside it.
 
-    They outlive the job: Snakemake removes the output of a job that it did not see end, and makes it again from them.
+    A part's file bears a hash of all that the part depends on, so it is found again whenever the same part is asked
+    for: after a kill, or when traces have been added to the dataset. Parts that the store no longer has are removed,
+    so the folder takes about as much room as the store. Shards of a store share its folder.
     """
 
-    def __init__(self, output: Path, origin: Mapping[str, Any], inputs: Sequence[Path]) -> None:
-        """origin: the output's provenance; inputs: the files it is made from. Parts of any others are removed."""
-        prefix = f".{output.stem}.{MARK}-"
-        contents = []
-        for path in inputs:
-            with open(path, "rb") as file:
-                contents.append(hashlib.file_digest(file, "sha256").hexdigest())
-        self.folder = output.with_name(prefix + parameters_hash({**origin, "contents": contents}))
-        for folder in output.parent.glob(f"{prefix}*"):
-            if folder != self.folder:
-                shutil.rmtree(folder)
+    def __init__(self, output: Path, origin: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+        """origin: the store's provenance. parts: what each part of the whole store depends on besides, by its name."""
+        self.folder = output.with_name(f".{whole_name(output)}.parts")
+        shared = {key: origin[key] for key in ("parameters", "packages", "models")}
+        self._paths = {
+            name: self.folder / f"{parameters_hash({**shared, 'part': part})}.npz" for name, part in parts.items()
+        }
+        kept = set(self._paths.values())
+        for path in self.folder.glob("*.npz"):
+            if path not in kept and not path.name.startswith("."):  # with a dot: being written by another shard
+                path.unlink(missing_ok=True)
 
     def __contains__(self, name: str) -> bool:
-        return self._path(name).exists()
+        return self._paths[name].exists()
 
     def add(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        with whole_file(self._path(name)) as partial:
-            np.savez(partial, allow_pickle=False, **arrays)
+        with whole_file(self._paths[name]) as partial:
+            np.savez_compressed(partial, allow_pickle=False, **arrays)
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray]:
-        with np.load(self._path(name), allow_pickle=False) as arrays:
+        with np.load(self._paths[name], allow_pickle=False) as arrays:
             return dict(arrays)
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npz"
-
-
-def forget_parts(results: Path | str) -> None:
-    """Remove all parts: every job's output is there, and Snakemake knows it."""
-    for folder in Path(results).rglob(f".*.{MARK}-*"):
-        shutil.rmtree(folder)

@@ -26,6 +26,12 @@ WHOLE = "1-of-1"
 SHARDED_AXES = ("trace", "pair")
 
 
+def whole_name(output: Path) -> str:
+    """The name, without its suffix, of the whole store that a shard's output, or the whole one, belongs to."""
+    whole, _, last = output.stem.rpartition(".")
+    return whole if "-of-" in last else output.stem
+
+
 def shard_range(shard: str, n: int) -> range:
     """The numbers of the shard's own among n: shard 2-of-3 has the second third of them; maybe none."""
     number, n_shards = map(int, shard.split("-of-"))

@@ -1,27 +1,26 @@
 """The job that generates every trace's answer under every ablation."""
 
 import random
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from r2a.ablation.arms import Arm, arms_of_trace
-from r2a.ablation.decoding import Answer, Reading, answer_outputs, generate, read, refuse_deviating
+from r2a.ablation.decoding import Reading, answer_outputs, generate, read, refuse_deviating
 from r2a.boxes import final_answer
+from r2a.draws import drawn, drawn_one
 from r2a.formats import read_format
+from r2a.ledger import Ledger, ledger_path, other_ledgers
 from r2a.models import load_model, load_tokenizer, marks_of, read_manifest, token_pieces
 from r2a.models.attention import SEAM
-from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.roles import UNABLATED
 from r2a.shards import WHOLE, shard_range
-from r2a.store import NothingToMeasure, provenance, read_parquet, write_parquet
+from r2a.store import NothingToMeasure, installed_packages, parameters_hash, provenance, read_parquet, write_parquet
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import Bounds, Marks, invalid_reason, segment
 
@@ -45,10 +44,11 @@ def ablate_heads(
 
     One row a (uid, mode, selection, dose, draw): the ablated heads as layers and heads, token_ids (EOS included), text,
     is_finished, is_valid and invalid_reason (METHOD section 1), a2r and tracking (decoding.Answer), and original_text,
-    the trace's own answer. An answer may be settings["extra_tokens"] longer than the trace's. Finished traces are kept
-    beside the output (Parts). With one trace alone, modes that put in what other traces give are left out.
-    Raises AblationError for doses beyond the model's heads; NothingToMeasure without a valid trace; ModelError for an
-    architecture that does not give its own logits here.
+    the trace's own answer. An answer may be settings["extra_tokens"] longer than the trace's. Finished answers are kept
+    in a ledger beside the output, by all that they depend on, so those of the traces of a smaller dataset are found.
+    With one trace alone, modes that put in what other traces give are left out. Raises AblationError for doses beyond
+    the model's heads; NothingToMeasure without a valid trace; ModelError for an architecture that does not give its
+    own logits here.
     """
     table = _ablated_traces(traces, settings)
     origin = read_manifest(manifest)
@@ -63,22 +63,23 @@ def ablate_heads(
         logger.warning(
             f"{traces}: one trace alone has no others, so no {' and no '.join(OF_OTHERS)} of theirs is put in"
         )
-    arms = [arms_of_trace(scored, modes, settings, uid) for uid in table["uid"]]
-    written_from = provenance(settings, [traces, heads, manifest])
-    marks = marks_of(origin["folder"], read_format(origin["format"]))
+    tasks = _Tasks(table, [arms_of_trace(scored, modes, settings, uid) for uid in table["uid"]], origin, settings)
     own = shard_range(shard, len(table))
-    parts = Parts(output, written_from, [traces, heads, manifest])
-    missing = [number for number in own if str(number) not in parts]
-    n_there = len(own) - len(missing)
-    logger.info(f"{output}: {len(own)} traces, {len(arms[0])} answers each; {n_there} traces already there")
-    if missing:
-        _generate_missing(table, arms, missing, origin, settings, batch_tokens, marks, parts)
-    rows = [
-        _row(table.iloc[number], arm, answer, marks)
-        for number in own
-        for arm, answer in zip(arms[number], _unpacked(parts[str(number)]), strict=True)
-    ]
-    write_parquet(output, pd.DataFrame(rows), written_from)
+    with Ledger(ledger_path(output), other_ledgers(output)) as ledger:
+        missing = {tasks.key(number, k): (number, k) for number in own for k in range(len(tasks.arms[number]))}
+        n_answers = len(missing)
+        missing = {key: task for key, task in missing.items() if key not in ledger}
+        logger.info(
+            f"{output}: {len(own)} traces, {n_answers} answers, {n_answers - len(missing)} already in the ledger"
+        )
+        if missing:
+            _generate_missing(tasks, missing, origin, settings, batch_tokens, ledger)
+        rows = [
+            _row(table.iloc[number], arm, ledger[tasks.key(number, k)], tasks.marks)
+            for number in own
+            for k, arm in enumerate(tasks.arms[number])
+        ]
+    write_parquet(output, pd.DataFrame(rows), provenance(settings, [traces, heads, manifest]))
     originals = [list(table.iloc[number]["completion_token_ids"]) for number in own]
     unablated = [row["token_ids"] for row in rows if row["mode"] == UNABLATED]
     same = [original[-len(ids) :] == ids for original, ids in zip(originals, unablated, strict=True)]
@@ -91,28 +92,69 @@ def _ablated_traces(traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
     table = table[table["is_valid"]]
     if table.empty:
         raise NothingToMeasure(f"no valid {settings['decoding']} trace with reasoning (the funnel says why)")
-    n_problems = min(settings["n_problems"] or len(table), len(table))
-    return table.sample(n_problems, random_state=settings["seed"]).sort_index()
+    return table[table["uid"].isin(drawn(list(table["uid"]), settings["n_problems"], settings["seed"]))]
+
+
+class _Tasks:
+    """The answers to generate: of every trace, by its number in the table, one under each of its arms.
+
+    donors: the trace whose heads' outputs another trace is given in mode resample, by the other's number.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        arms: Sequence[Sequence[Arm]],
+        manifest: Mapping[str, Any],
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.table, self.arms = table, arms
+        self.uids = list(table["uid"])
+        self.ids = [
+            [*map(int, row.prompt_token_ids), *map(int, row.completion_token_ids)] for row in table.itertuples()
+        ]
+        self.bounds = [Bounds.of(row) for row in table["bounds"]]
+        self.marks = marks_of(manifest["folder"], read_format(manifest["format"]))
+        self.donors = [self._donor(uid, settings["seed"]) for uid in self.uids]
+        shared = {key: settings[key] for key in ("version", "seed", "extra_tokens")}
+        shared |= {"models": manifest["models"], "packages": installed_packages(), "stops": sorted(self.marks.stops)}
+        self._traces = [
+            parameters_hash({**shared, "uid": uid, "ids": ids, "bounds": bounds})
+            for uid, ids, bounds in zip(self.uids, self.ids, self.bounds, strict=True)
+        ]
+        self._all_traces = parameters_hash({"traces": self._traces})
+
+    def _donor(self, uid: str, seed: int) -> int:
+        others = [other for other in self.uids if other != uid]
+        return self.uids.index(drawn_one(others, f"{seed} {uid}") if others else uid)
+
+    def key(self, number: int, k: int) -> str:
+        """A hash of all that a trace's answer under its k-th arm depends on."""
+        arm = self.arms[number][k]
+        others = {"mean": self._all_traces, "resample": self._traces[self.donors[number]]}.get(arm.mode)
+        found = {"trace": self._traces[number], "mode": arm.mode, "heads": sorted(arm.heads), "hides": arm.hides}
+        return parameters_hash({**found, "others": others})
 
 
 def _generate_missing(
-    table: pd.DataFrame, arms: Sequence[Sequence[Arm]], missing: Sequence[int], manifest: Mapping[str, Any],
-    settings: Mapping[str, Any], batch_tokens: int, marks: Marks, parts: Parts,
+    tasks: _Tasks, missing: Mapping[str, tuple[int, int]], manifest: Mapping[str, Any],
+    settings: Mapping[str, Any], batch_tokens: int, ledger: Ledger,
 ) -> None:  # fmt: skip
-    """Add the part of every missing trace: its answers under all arms. Where memory runs out, batches are halved."""
+    """Add every missing answer to the ledger, by its key; missing: (trace, arm) by key.
+
+    Where memory runs out, batches are halved.
+    """
     model, tokenizer = load_model(manifest, SEAM), load_tokenizer(manifest["folder"])
-    ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
-    bounds = [Bounds.of(row) for row in table["bounds"]]
+    ids, bounds, arms = tasks.ids, tasks.bounds, tasks.arms
     refuse_deviating(model, ids[0], bounds[0])
-    modes = {arm.mode for arm in arms[0]}
+    modes = {arms[number][k].mode for number, k in missing.values()}
     outputs = answer_outputs(model, ids, bounds) if modes & set(OF_OTHERS) else None
-    n_read = {number: bounds[number].answer for number in missing}
+    n_read = {number: bounds[number].answer for number, _ in missing.values()}
     more = 1 + settings["extra_tokens"]
-    rooms = {number: bounds[number].eos - bounds[number].answer + more for number in missing}
-    left: Sequence[tuple[int, int]] = [(number, k) for number in missing for k in range(len(arms[0]))]
+    rooms = {number: bounds[number].eos - bounds[number].answer + more for number, _ in missing.values()}
+    left: Sequence[tuple[int, int]] = list(missing.values())
     readings: dict[int, Reading] = {}
-    answers: dict[int, list[Answer]] = defaultdict(list)
-    what = f"{settings['model']}, {settings['dataset']}: traces' answers under ablation"
+    what = f"{settings['model']}, {settings['dataset']}: answers under ablation"
     with Progress(what, len(missing)) as progress:
         while left:
             batch = _first_rows(left, n_read, rooms, batch_tokens)
@@ -123,18 +165,17 @@ def _generate_missing(
                 for number in present:
                     if number not in readings:
                         readings[number] = read(model, ids[number][: n_read[number]], bounds[number])
-                        rng = random.Random(f"{settings['seed']} {table.iloc[number]['uid']}")
                         if outputs is not None:
-                            donor = rng.choice([other for other in range(len(ids)) if other != number])
-                            readings[number].mean, readings[number].resampled = outputs.of_others(number, donor)
+                            kept = outputs.of_others(number, tasks.donors[number])
+                            readings[number].mean, readings[number].resampled = kept
+                        rng = random.Random(f"{settings['seed']} {tasks.uids[number]}")
                         readings[number].moved_to = _sentence(tokenizer, ids[number], bounds[number], rng)
                 rows = [(readings[number], arms[number][k]) for number, k in batch]
-                found = generate(model, rows, [rooms[number] for number, _ in batch], marks.stops)
+                found = generate(model, rows, [rooms[number] for number, _ in batch], tasks.marks.stops)
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
-                    uid = table.iloc[batch[0][0]]["uid"]
                     raise AblationError(
-                        f"{uid}: one answer alone does not fit into memory; use a larger device"
+                        f"{tasks.uids[batch[0][0]]}: one answer alone does not fit into memory; use a larger device"
                     ) from error
             if not found:
                 batch_tokens //= 2
@@ -143,10 +184,8 @@ def _generate_missing(
                 continue
             left = left[len(batch) :]
             for (number, k), answer in zip(batch, found, strict=True):
-                answers[number].append(answer)
-                if k == len(arms[number]) - 1:
-                    parts.add(str(number), _packed(answers.pop(number)))
-                    progress.advance()
+                ledger.add(tasks.key(number, k), {"uid": tasks.uids[number], **vars(answer)})
+                progress.advance(len(answer.token_ids))
 
 
 def _sentence(tokenizer: Any, ids: Sequence[int], bounds: Bounds, rng: random.Random) -> slice:
@@ -171,26 +210,10 @@ def _first_rows(
     return left
 
 
-def _packed(answers: Sequence[Answer]) -> dict[str, np.ndarray]:
-    return {
-        "token_ids": np.concatenate([answer.token_ids for answer in answers]),
-        "n_tokens": np.array([len(answer.token_ids) for answer in answers]),
-        "is_finished": np.array([answer.is_finished for answer in answers]),
-        "a2r": np.array([answer.a2r for answer in answers]),
-        "tracking": np.array([answer.tracking for answer in answers]),
-    }
-
-
-def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[Answer]:
-    ids, ends = arrays["token_ids"].tolist(), accumulate(arrays["n_tokens"].tolist(), initial=0)
-    others = arrays["is_finished"].tolist(), arrays["a2r"].tolist(), arrays["tracking"].tolist()
-    return [Answer(ids[start:end], *of) for (start, end), *of in zip(pairwise(ends), *others, strict=True)]
-
-
-def _row(trace: pd.Series, arm: Arm, answer: Answer, marks: Marks) -> dict[str, Any]:
+def _row(trace: pd.Series, arm: Arm, answer: Mapping[str, Any], marks: Marks) -> dict[str, Any]:
     ids = [*trace["prompt_token_ids"], *trace["completion_token_ids"]]
-    _, n_closes, text = segment(ids[: Bounds.of(trace["bounds"]).answer], answer.token_ids, marks)
-    reason = invalid_reason(answer.is_finished, n_closes, final_answer(text) is not None)
+    _, n_closes, text = segment(ids[: Bounds.of(trace["bounds"]).answer], answer["token_ids"], marks)
+    reason = invalid_reason(answer["is_finished"], n_closes, final_answer(text) is not None)
     return {
         "uid": trace["uid"],
         "mode": arm.mode,
@@ -199,12 +222,12 @@ def _row(trace: pd.Series, arm: Arm, answer: Answer, marks: Marks) -> dict[str, 
         "draw": arm.draw,
         "layers": [layer for layer, _ in arm.heads],
         "heads": [head for _, head in arm.heads],
-        "token_ids": answer.token_ids,
+        "token_ids": answer["token_ids"],
         "text": text,
         "original_text": trace["answer_text"],
-        "is_finished": answer.is_finished,
+        "is_finished": answer["is_finished"],
         "is_valid": reason == "",
         "invalid_reason": reason,
-        "a2r": answer.a2r,
-        "tracking": answer.tracking,
+        "a2r": answer["a2r"],
+        "tracking": answer["tracking"],
     }

@@ -58,7 +58,7 @@ def capture_attention(
     (identity,) = origin["models"].values()
     dtype = identity["dtype"]
     table = read_traces_to_rerun(traces, settings["decoding"])
-    ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
+    ids = [[*map(int, row.prompt_token_ids), *map(int, row.completion_token_ids)] for row in table.itertuples()]
     bounds = [Bounds.of(row) for row in table["bounds"]]
     tokenizer = load_tokenizer(origin["folder"])
     pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
@@ -67,7 +67,8 @@ def capture_attention(
 
     own = shard_range(shard, len(table))
     written_from = provenance(settings, [*traces, manifest])
-    parts = Parts(output, written_from, [*traces, manifest])
+    depends_on = [[ids[k], bounds[k], int(forced)] for k, forced in enumerate(table["n_forced_tokens"])]
+    parts = Parts(output, written_from, {str(number): part for number, part in enumerate(depends_on)})
     missing = [number for number in own if str(number) not in parts]
     logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already there")
     if missing:

@@ -13,11 +13,11 @@ import pandas as pd
 from r2a.boxes import final_answer
 from r2a.endpoint_replies import is_finished as is_whole
 from r2a.formats import read_format
-from r2a.generation.ledger import CompletionLedger, ledger_path, other_ledgers
+from r2a.generation.ledger import CompletionLedger
 from r2a.generation.plan import PLAN, read_plan
 from r2a.generation.requests import NEUTRAL, REFUSED, TOO_LONG, Completion, CompletionRequest
 from r2a.generation.siblings import Siblings
-from r2a.ledger import hold
+from r2a.ledger import hold, ledger_path, other_ledgers
 from r2a.models import load_tokenizer, marks_of, read_manifest, stop_ids, text_marks, text_of
 from r2a.progress import Progress, logger
 from r2a.prompts import WITHOUT, Prompts, PromptStyle

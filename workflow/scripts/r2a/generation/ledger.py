@@ -8,18 +8,6 @@ from r2a import ledger
 from r2a.generation.requests import Completion, CompletionRequest
 
 
-def ledger_path(output: Path) -> Path:
-    """Where a job keeps the completions of the table that it writes."""
-    return output.with_name(f".{output.stem}.ledger.jsonl")
-
-
-def other_ledgers(output: Path) -> Iterable[Path]:
-    """Ledgers of the same traces: of other shards, or another number of them."""
-    whole, _, last = output.stem.rpartition(".")
-    name = whole if "-of-" in last else output.stem
-    return (path for path in output.parent.glob(f".{name}*.ledger.jsonl") if path != ledger_path(output))
-
-
 class CompletionLedger:
     """The completions in a r2a.ledger.Ledger."""
 

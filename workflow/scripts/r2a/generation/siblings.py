@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from r2a.generation.ledger import CompletionLedger, ledger_path, other_ledgers
+from r2a.generation.ledger import CompletionLedger
 from r2a.generation.requests import REFUSED, Completion, CompletionRequest
-from r2a.ledger import hold_if_free
+from r2a.ledger import hold_if_free, ledger_path, other_ledgers
 from r2a.progress import logger
 
 

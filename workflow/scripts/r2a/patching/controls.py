@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
+from r2a.draws import drawn_one
 from r2a.extensions import control
 
 
@@ -51,13 +52,13 @@ def random_vector(given: Given) -> torch.Tensor:
 
 def drawn_run(pairs: pd.DataFrame, number: int, seed: str, fits: Callable[[int], bool]) -> tuple[str, int] | None:
     """(run, row) of a run of another pair whose answer's id fits, drawn at random; None where there is none."""
-    fitting = [
-        (run, row)
+    fitting = {
+        f"{run} {pairs['pair'].iloc[row]}": (run, row)
         for run, column in (("clean", "answer_a_id"), ("corrupted", "answer_b_id"))
         for row, answer in enumerate(pairs[column])
         if row != number and fits(answer)
-    ]
-    return random.Random(seed).choice(fitting) if fitting else None
+    }
+    return fitting[drawn_one(list(fitting), seed)] if fitting else None
 
 
 def random_like(vectors: torch.Tensor, seed: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import h5py
@@ -54,8 +55,8 @@ def measure(
 
     Of each pair, by name: {component}/{patch} [metric, layer, role], controls [metric, layer, key_role], z [metric,
     layer, head, key_role], in the order of METRICS; {component}/{patch}/first_order, the same without metric;
-    reasoning_ranges [metric, layer, range]; null_patch_error, is_used and both runs' logit_diff. Raises ModelError
-    where restarts are more than rounding away from the runs that they restart.
+    reasoning_ranges [metric, layer, range], of as many ranges as the pair has; null_patch_error, is_used and both runs'
+    logit_diff. Raises ModelError where restarts are more than rounding away from the runs that they restart.
     """
     pairs = [_Pair(patcher, table, activations, number, settings) for number in numbers]
     jobs = [(pair, job) for pair in pairs for job in pair.jobs(patcher)]
@@ -70,15 +71,28 @@ def measure(
         values = pair.metrics(patcher, job.base, of_job).reshape(len(METRICS), *job.shape)
         if job.name.startswith("z/"):
             values = values.swapaxes(-1, -2)
-        if job.name == RANGES:
-            n_missing = max(range_counts(table, settings["range_tokens"])) - job.shape[-1]
-            values = np.pad(values, ((0, 0), (0, 0), (0, n_missing)), constant_values=np.nan)
         arrays[job.name] = values
     for pair in pairs:
         differences = {run: logit_diff(pair.logits[run], *pair.answers["corrupted"]) for run in RUNS}
         found[pair.number] |= {f"{run}_logit_diff": value.numpy() for run, value in differences.items()}
         found[pair.number]["is_used"] = np.array(is_used(table, activations, pair.number))
     return list(found.values())
+
+
+def control_sources(table: pd.DataFrame, number: int, settings: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """(run, row) of every run whose vectors the controls of a pair put in: what they depend on besides the pair."""
+    sources = []
+    nothing = torch.zeros(1, len(table["roles"].iloc[number]), 1)  # in place of vectors, which need not be read for it
+
+    def vectors(run: str, row: int) -> torch.Tensor:
+        sources.append((run, row))
+        return nothing
+
+    seed = f"{settings['seed']} {table['pair'].iloc[number]}"
+    for component, control in product(settings["components"], settings["controls"]):
+        if component != "z":
+            CONTROLS[control].function(Given(nothing, component, table, number, vectors, seed))
+    return sources
 
 
 def is_used(table: pd.DataFrame, activations: h5py.Group, number: int) -> bool:

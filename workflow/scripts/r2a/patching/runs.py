@@ -1,5 +1,6 @@
 """The two jobs of stage 3: keep both runs' activations, and patch one into the other."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
 from r2a.parts import Parts
-from r2a.patching.measurement import RANGES, RUNS, is_used, measure, range_counts
+from r2a.patching.measurement import RANGES, RUNS, control_sources, is_used, measure, range_counts
 from r2a.patching.metrics import METRICS
 from r2a.patching.patcher import Patcher, batches, capture
 from r2a.progress import Progress, logger
@@ -119,7 +120,7 @@ def patch_pairs(
     by_probe = used_pairs(pairs)
     patcher = Patcher(load_model(read_manifest(manifest), SEAM))
     origin = provenance(settings, [pairs, activations])
-    parts = Parts(output, origin, [pairs, activations])
+    parts = Parts(output, origin, _part_dependences(by_probe, settings))
     n_pairs = sum(len(shard_range(shard, len(table))) for table in by_probe.values())
     with (
         open_hdf5(activations) as kept,
@@ -148,6 +149,17 @@ def patch_pairs(
                 _write(group, measured, settings["components"], settings["controls"])
                 floor = max((float(arrays["null_patch_error"]) for arrays in measured.values()), default=np.nan)
                 logger.info(f"{probe}: noise floor {floor:.2g}")
+
+
+def _part_dependences(by_probe: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What the part of each pair depends on, by its name: the pair, and those whose vectors its controls put in."""
+    found = {}
+    for probe, table in by_probe.items():
+        rows = [json.loads(row) for row in table.to_json(orient="records", lines=True).splitlines()]
+        for number in range(len(table)):
+            sources = [[run, rows[row]] for run, row in control_sources(table, number, settings)]
+            found[f"{probe}-{number}"] = [rows[number], sources]
+    return found
 
 
 def _refuse_unused(pairs: Path, by_probe: Mapping[str, pd.DataFrame], activations: h5py.File) -> None:
@@ -187,7 +199,9 @@ def _write(
         values = np.full([len(group[axis]) for axis in axes], np.nan, np.float32)
         for number, arrays in measured.items():
             if part in arrays:
-                values[number] = arrays[part][at]
+                found = arrays[part][at]  # of fewer ranges than other pairs have, perhaps
+                place: tuple[int | slice, ...] = (number, *(slice(n) for n in found.shape))
+                values[place] = found
         add_array(group, name, axes, unit)[:] = values
 
     for component in components:

@@ -2,12 +2,13 @@
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from r2a.draws import drawn
 from r2a.extensions import PERTURBATION_KINDS
 from r2a.formats import read_format
 from r2a.models import load_tokenizer, marks_of, read_manifest, text_of, token_pieces
@@ -48,7 +49,8 @@ def perturb_reasoning(
     }
     others = list(valid.values())
     can_be = {uid for (uid, _), trace in valid.items() if trace.reasoning.token_ids}
-    drawn = _drawn([uid for uid in problems.index if uid in can_be], settings["n_problems"], settings["seed"])
+    seed = f"{settings['seed']} perturbed problems"
+    chosen = set(drawn([uid for uid in problems.index if uid in can_be], settings["n_problems"], seed))
     rows: list[dict[str, Any]] = []
     for row in table.itertuples():
         trace = valid.get((row.uid, row.sample))
@@ -64,7 +66,7 @@ def perturb_reasoning(
                         raise NotPerturbed("the trace is not valid")
                     if not trace.reasoning.token_ids:
                         raise NotPerturbed("no reasoning")
-                    if row.uid not in drawn:
+                    if row.uid not in chosen:
                         raise NotPerturbed("not drawn")
                     rng = random.Random(f"{settings['seed']} {row.uid} {row.sample} {name}")
                     perturbed = entry.function(Given(trace, level, others, tokenizer, settings, rng))
@@ -98,9 +100,3 @@ def _reasoning(row: Any, tokenizer: Any) -> Reasoning:
     start = max(bounds.reasoning, len(row.prompt_token_ids))
     own = ids[start : bounds.think_close]
     return Reasoning(ids[:start], "\n" in text_of(tokenizer, ids[start - 1 : start]), own, token_pieces(tokenizer, own))
-
-
-def _drawn(uids: Sequence[str], n_problems: int | None, seed: int) -> set[str]:
-    if n_problems is None or n_problems >= len(uids):
-        return set(uids)
-    return set(random.Random(f"{seed} perturbed problems").sample(uids, n_problems))

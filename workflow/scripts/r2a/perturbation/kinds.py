@@ -1,5 +1,6 @@
 """The kinds of perturbation that ship, each a registered function (METHOD section 2)."""
 
+from r2a.draws import drawn_one
 from r2a.extensions import perturbation_kind
 from r2a.grading import same_answer
 from r2a.perturbation.reasoning import Given, NotPerturbed, Perturbed, corrupt, cut_at, fill
@@ -21,7 +22,7 @@ def filler(given: Given) -> Perturbed:
     return Perturbed(fill(given.trace.reasoning, filler_ids))
 
 
-@perturbation_kind(label="another problem's reasoning", version=2)
+@perturbation_kind(label="another problem's reasoning", version=3)
 def other_reasoning(given: Given) -> Perturbed:
     """The reasoning of a problem with another answer in its place."""
     trace = given.trace
@@ -35,7 +36,8 @@ def other_reasoning(given: Given) -> Perturbed:
     ]
     if not fitting:
         raise NotPerturbed("no valid trace with another answer of the same candidates")
-    other = given.rng.choice(fitting)
+    source = drawn_one([f"{other.uid} {other.sample}" for other in fitting], given.rng.getrandbits(64))
+    other = next(other for other in fitting if f"{other.uid} {other.sample}" == source)
     return Perturbed(other.reasoning.token_ids, source_uid=other.uid, implied_answer=other.answer)
 
 

@@ -132,7 +132,7 @@ STAGES = {
         "judge_kind_version",
         "options",
     ),
-    "perturbation": _stage(2, "perturbation.{decoding,kinds,cuts,filler,n_problems}", "seed", "kind_versions"),
+    "perturbation": _stage(3, "perturbation.{decoding,kinds,cuts,filler,n_problems}", "seed", "kind_versions"),
     "perturbed_answers": _stage(2, "perturbation.decoding", *GENERATED, **SERVED),
     "attention": _stage(3, "attention.{decoding,kernel,cue_words}", "decodings.<decoding>.temperature"),
     "attention_rows": _stage(
@@ -145,11 +145,11 @@ STAGES = {
         2, "diagnostics.{n_repeats,repeat_tokens,induction_prompts,haystack,needles,lengths,depths}", "seed"
     ),
     "head_ranks": _stage(1),
-    "ablation": _stage(2, "ablation.{decoding,n_problems,modes,selections,doses,n_draws,extra_tokens}", "seed"),
+    "ablation": _stage(3, "ablation.{decoding,n_problems,modes,selections,doses,n_draws,extra_tokens}", "seed"),
     "first_grades": _stage(2, "grading.{seconds,memory_mb}", "first_grader_version", grader="grading.graders.0"),
     "pairs": _stage(4, "patching.{decoding,probes,keep_reasoning,alignment}", "seed", "probe_versions"),
     "activations": _stage(2, "patching.components"),
-    "patching": _stage(3, "patching.{components,range_tokens,controls}", "seed", "control_versions"),
+    "patching": _stage(4, "patching.{components,range_tokens,controls}", "seed", "control_versions"),
     # ---- tables
     "heads": _stage(4, "attention.n_top_heads", "scores", *STATISTICS),
     "evaluation": _stage(4, *STATISTICS, "variants", **LABELS),

@@ -11,8 +11,8 @@ recovered       how often the study went on and came out the same
 lost            finished results that were gone, or had to be deleted
 computed_twice  finished results that were computed again, though not made from a file that the fault had spoilt
 
-A result is finished when it stands as a whole line in a ledger (a completion, a judge's reply), as a file in a folder
-of parts (a pair patched, a trace ablated), or when Snakemake has recorded its job as complete (a file under results/).
+A result is finished when it stands as a whole line in a ledger (a completion, a judge's reply, an ablated answer), as a
+file in a folder of parts (a trace rerun, a pair patched), or when Snakemake has recorded its job as complete (a file under results/).
 What a job was at when it was killed is not, nor is a file that was written when no Snakemake was there to see it.
 """
 
@@ -56,7 +56,7 @@ TARGETS = (
     "figures/tiny-qwen/comparisons/head_map.png",
     "explorer/index.html",
 )
-PARTS, LEDGERS = ".*.parts-", ".*.ledger.jsonl"
+PARTS, LEDGERS = ".*.parts", ".*.ledger.jsonl"
 ORPHANS = ("generate_traces", "capture_attention", "ablate_heads", "patch_pairs")
 SECONDS_INTO_JOB = 4
 MOST_STARTS = 8  # without a fault between them
@@ -132,7 +132,7 @@ class Study:
         spoilt: outputs that had to be made anew. To be called while no Snakemake runs.
         """
         now, spoilt = self._finished(), set(spoilt)
-        lost = [path for path in self.seen.keys() - now.keys() - spoilt if ".parts-" not in path]
+        lost = [path for path in self.seen.keys() - now.keys() - spoilt if ".parts/" not in path]
         again = [path for path, made in self.seen.items() if now.get(path, made) != made and path not in spoilt]
         if lost or again:
             print(f"lost: {lost}; computed twice: {again}", flush=True)
@@ -142,7 +142,7 @@ class Study:
     def _finished(self) -> Finished:
         """Files recorded as complete, and parts, each with its inode and time."""
         recorded, incomplete = (_named_in(self.folder / ".snakemake" / place) for place in ("metadata", "incomplete"))
-        parts = {str(path.relative_to(self.folder)) for path in self.results.rglob(f"{PARTS}*/[!.]*.npz")}
+        parts = {str(path.relative_to(self.folder)) for path in self.results.rglob(f"{PARTS}/[!.]*.npz")}
         states = {name: self.folder / name for name in (recorded - incomplete) | parts}
         return {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in states.items() if path.is_file()}
 

@@ -69,7 +69,4 @@ rule all:
 onstart:
     from r2a.generation.plan import write_plans
 
-    write_plans(
-        (job for job in workflow.dag.needrun_jobs() if job.rule.name.startswith("generate_traces")),
-        Path(f"results/{STUDY.study}/traces"),
-    )
+    write_plans(workflow.dag.needrun_jobs())

@@ -1,6 +1,7 @@
 """One start of an engine serves several files of traces, each in its own ledger."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 from r2a.generation.ledger import CompletionLedger
@@ -64,14 +65,16 @@ def test_a_refused_request_and_a_dataset_that_is_not_there_yet_are_left_to_their
 
 
 def test_a_plan_has_each_models_files_and_takes_the_place_of_the_last_runs(tmp_path):
-    def job(model, name):
+    def job(model, name, script="generate_traces"):
         return SimpleNamespace(
-            output=SimpleNamespace(traces=name), input=SimpleNamespace(dataset="d"), wildcards_dict={},
-            params=SimpleNamespace(settings={"seed": 1}), wildcards=SimpleNamespace(model=model),
+            rule=SimpleNamespace(script=f"../scripts/{script}.py"), wildcards_dict={},
+            output=SimpleNamespace(traces=str(tmp_path / model / "d" / name)), input=SimpleNamespace(dataset="d"),
+            params=SimpleNamespace(settings={"seed": 1}),
         )  # fmt: skip
 
-    write_plans([job("m", "x"), job("m", "y"), job("n", "z")], tmp_path)
-    assert [planned["output"] for planned in read_plan(tmp_path / "m" / PLAN)] == ["x", "y"]
-    write_plans([job("n", "z")], tmp_path)
+    write_plans([job("m", "x"), job("m", "y"), job("n", "z"), job("n", "other", "answer_perturbed")])
+    assert [Path(planned["output"]).name for planned in read_plan(tmp_path / "m" / PLAN)] == ["x", "y"]
+    write_plans([job("n", "z")])
     assert read_plan(tmp_path / "m" / PLAN) == []
+    assert [Path(planned["output"]).name for planned in read_plan(tmp_path / "n" / PLAN)] == ["z"]
     assert read_plan(tmp_path / "n" / PLAN)[0]["settings"] == {"seed": 1}

@@ -14,7 +14,7 @@ from r2a.boxes import final_answer
 from r2a.endpoint_replies import is_finished as is_whole
 from r2a.formats import read_format
 from r2a.generation.ledger import CompletionLedger
-from r2a.generation.plan import PLAN, read_plan
+from r2a.generation.plan import plan_path, read_plan
 from r2a.generation.requests import NEUTRAL, REFUSED, TOO_LONG, Completion, CompletionRequest
 from r2a.generation.siblings import Siblings
 from r2a.ledger import hold, ledger_path, other_ledgers
@@ -120,7 +120,7 @@ def generate_traces(
         return build_requests(problems.iloc[shard_range(job["shard"], len(problems))], model, job["settings"])
 
     own = {"dataset": dataset, "output": str(output), "settings": settings, "shard": shard}
-    planned = [job for job in read_plan(output.parents[1] / PLAN) if job["output"] != own["output"]]
+    planned = [job for job in read_plan(plan_path(output)) if job["output"] != own["output"]]
     write_traces(
         requests_of(own),
         model,

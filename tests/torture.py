@@ -12,7 +12,8 @@ lost            finished results that were gone, or had to be deleted
 computed_twice  finished results that were computed again, though not made from a file that the fault had spoilt
 
 A result is finished when it stands as a whole line in a ledger (a completion, a judge's reply, an ablated answer), as a
-file in a folder of parts (a trace rerun, a pair patched), or when Snakemake has recorded its job as complete (a file under results/).
+file in a folder of parts (a trace rerun, a pair patched), or when Snakemake has recorded its job as complete (a file
+under results/).
 What a job was at when it was killed is not, nor is a file that was written when no Snakemake was there to see it.
 """
 

@@ -369,12 +369,12 @@ def corrupt(output: Path) -> int:
 TRACES = "traces/tiny-qwen/comparisons/with_reasoning.greedy.parquet"
 FILE_FAULTS = (
     (
-        "a torn last line",
+        "a truncated last line",
         "generate_traces",
         TRACES,
         tear_last_line,
     ),
-    ("a torn last line", "judge_answers", "judgements/tiny-judge/requests.parquet", tear_last_line),
+    ("a truncated last line", "judge_answers", "judgements/tiny-judge/requests.parquet", tear_last_line),
     ("a truncated HDF5 file", "capture_attention", "attention/tiny-qwen/comparisons.h5", truncate),
     ("a truncated HDF5 file", "capture_activations", "activations/tiny-qwen/comparisons.h5", truncate),
     ("a truncated HDF5 file", "patch_pairs", "patching/tiny-qwen/comparisons.h5", truncate),

@@ -42,8 +42,9 @@ USUAL_SIZE, USUAL_PROBLEMS = 8, 1000
 LENGTHS = dict(zip(CONDITIONS, (0.25, 0.07), strict=True))
 PROMPT_TOKENS, SENTENCE_TOKENS = 40, 10
 N_ROLES, N_KEY_ROLES, N_METRICS = 20, 3, 11
-# bytes, measured: of a number once compressed, a chunk's place in HDF5's index, and a row's keys, in Parquet and ledger
-ACTIVATION, ATTENTION, METRIC, CHUNK, ROW = 3.5, 3, 2.4, 35, 200
+# bytes, measured: of a number once compressed, a chunk's place in HDF5's index, a row's keys in Parquet and ledger, and
+# an array of a part besides its numbers
+ACTIVATION, ATTENTION, METRIC, CHUNK, ROW, PART = 3.5, 3, 2.4, 35, 200, 250
 ROWS = 0.55  # what compression leaves of attention rows
 SHOWN = 8 / 3  # bytes of a number in the explorer: 16 bits in base64
 FIGURES = 5e6  # and tables and their part of the summary, a model and dataset
@@ -107,8 +108,9 @@ class Reckoning:
         case = min(rows, settings.case_megabytes * 1e6)
         n_cases = len(settings.case_uids.get(dataset, [])) or min(settings.n_cases, n_problems)
         n_shown = min(n_problems, self.study.explorer.n_problems)
+        numbers = ATTENTION * n_heads * (2 * 17 + n_sentences + 1)
         return {
-            "attention": n_rerun * (ATTENTION * n_heads * (2 * 17 + n_sentences + 1) + 2 * 10 * CHUNK),
+            "attention": n_rerun * (2 * numbers + 2 * 10 * CHUNK + 2 * 9 * PART),  # the store, and its parts
             "attention_rows": n_cases * (ROWS * case + 300 * CHUNK),
             "explorer": SHOWN * (n_shown * n_heads * (n_sentences + 1) + n_cases * case / itemsize),
         }
@@ -119,7 +121,7 @@ class Reckoning:
         n_selected = 1 + len(settings.selections) + n_drawn * (settings.n_draws - 1)
         n_arms = 1 + len(settings.doses) * (len(settings.modes) * n_selected + ("cut_off" in settings.modes))
         n_ablated = min(self.n_problems[dataset], settings.n_problems or self.n_problems[dataset])
-        return {"ablation": n_ablated * n_arms * token * self.n_answer}
+        return {"ablation": n_ablated * n_arms * (ROW + token * self.n_answer)}
 
     def _patching(self, dataset: str, geometry: Geometry) -> dict[str, float]:
         """Bytes of a dataset's activations and patches, and of what the explorer shows of them."""
@@ -130,11 +132,11 @@ class Reckoning:
         numbers = (n_vectors * N_ROLES + n_key_vectors) * geometry.d_model + geometry.vocabulary
         n_patches = 2 * (n_vectors * N_ROLES + n_key_vectors * geometry.n_heads) + n_controls * n_vectors * N_KEY_ROLES
         n_patches += n_layers * (self.n_reasoned // settings.range_tokens)
-        n_arrays = N_METRICS * ((2 + n_controls) * len(settings.components) + 1)
+        n_kinds = (2 + n_controls) * len(settings.components) + 1
         n_runs = n_pairs * len(settings.probes)
         return {
             "activations": n_runs * 2 * ACTIVATION * numbers,
-            "patching": n_runs * (METRIC * N_METRICS * n_patches + CHUNK * n_arrays),
+            "patching": n_runs * (2 * METRIC * N_METRICS * n_patches + (CHUNK * N_METRICS + PART) * n_kinds),
             "explorer": SHOWN * n_pairs * n_vectors * N_ROLES * (2 + n_controls),
         }
 

@@ -121,18 +121,24 @@ def patch_pairs(
     patcher = Patcher(load_model(read_manifest(manifest), SEAM))
     origin = provenance(settings, [pairs, activations])
     parts = Parts(output, origin, _part_dependences(by_probe, settings))
-    n_pairs = sum(len(shard_range(shard, len(table))) for table in by_probe.values())
+    missing = {
+        probe: [number for number in shard_range(shard, len(table)) if f"{probe}-{number}" not in parts]
+        for probe, table in by_probe.items()
+    }
+    n_own, n_missing = (
+        sum(map(len, of)) for of in ((shard_range(shard, len(table)) for table in by_probe.values()), missing.values())
+    )
+    logger.info(f"{output}: {n_own} pairs, by probe; {n_own - n_missing} of them already there")
     with (
         open_hdf5(activations) as kept,
-        Progress(f"{settings['model']}, {settings['dataset']}: pairs patched", n_pairs) as progress,
+        Progress(f"{settings['model']}, {settings['dataset']}: pairs patched", n_missing) as progress,
     ):
         _refuse_unused(pairs, by_probe, kept)
         for probe, table in by_probe.items():
             n_tokens = list(table["clean_ids"].str.len() + table["corrupted_ids"].str.len())
-            missing = [number for number in shard_range(shard, len(table)) if f"{probe}-{number}" not in parts]
             # pairs that share batches keep a GPU busy; on a CPU each is kept, and told, as soon as it is done
             shared_tokens = batch_tokens if torch.cuda.is_available() else 0
-            for numbers in batches(missing, n_tokens, shared_tokens):
+            for numbers in batches(missing[probe], n_tokens, shared_tokens):
                 found = measure(patcher, table, kept[probe], numbers, settings, batch_tokens)
                 for number, arrays in zip(numbers, found, strict=True):
                     parts.add(f"{probe}-{number}", arrays)

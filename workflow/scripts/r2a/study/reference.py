@@ -12,11 +12,11 @@ from r2a.study.schema import Section, section_in, sections
 
 INTRODUCTION = """# Every key of a study's configuration
 
-Made from the schema in `workflow/scripts/r2a/study/schema.py` by `python -m r2a.study.reference`; a test keeps it in
-step. `config.yaml` is the tiny study, `paper.yaml` the paper's. A study of your own:
-`snakemake --configfile my_study.yaml`; it replaces the shipped one. Paths start at the repository's root. Values given
-with `--config` on the command line arrive as text when nested: prefer a second file. In a file whose first line is
-`# yaml-language-server: $schema=` and the path of `schema.json`, editors complete keys and check values.
+This page is generated from the schema in `workflow/scripts/r2a/study/schema.py` by `python -m r2a.study.reference`; a
+test keeps it up to date. `config.yaml` is the tiny study, `paper.yaml` the paper's. `snakemake --configfile
+my_study.yaml` runs your own study instead of the shipped one. Paths are relative to the repository. Nested values
+given with `--config` on the command line arrive as text, so prefer a second file. If a file's first line is `#
+yaml-language-server: $schema=` and the path of `schema.json`, editors complete its keys and check its values.
 """
 
 

@@ -76,22 +76,22 @@ class Source(Section):
     """Something on disk or on the Hugging Face hub."""
 
     path: str | None = Field(None, description="Local file or folder, relative to the repository.")
-    hub: str | None = Field(None, description="Id on the Hugging Face hub, in place of path.")
+    hub: str | None = Field(None, description="Id on the Hugging Face hub, instead of path.")
     revision: str | None = Field(None, description="Commit, tag or branch on the hub.")
 
 
 class Server(Section):
     """A server with OpenAI's interface."""
 
-    base_url: str = Field(pattern=r"^https?://[^\s@]+$", description="Address up to /v1, without a key in it.")
+    base_url: str = Field(pattern=r"^https?://[^\s@]+$", description="Address up to /v1, without a key.")
     model: str = Field(description="The server's name for the model.")
     api_key_variable: str | None = Field(None, description="Environment variable that holds the key, if any.")
-    max_concurrency: int = Field(16, gt=0, description="Requests under way at a time.")
-    timeout_seconds: int = Field(1800, gt=0, description="Wall time of one request; then it is sent again.")
+    max_concurrency: int = Field(16, gt=0, description="Requests in flight at a time.")
+    timeout_seconds: int = Field(1800, gt=0, description="Wall time of one request, after which it is sent again.")
     body: dict[str, Any] = Field(
         default_factory=dict,
-        description="Further fields of every request, e.g. {return_token_ids: true}; null leaves out one that is sent "
-        "else and that a server does not know, e.g. {top_k: null, min_p: null}.",
+        description="Further fields of every request, e.g. {return_token_ids: true}; null omits a field that the "
+        "server does not know, e.g. {top_k: null, min_p: null}.",
     )
 
 
@@ -100,8 +100,8 @@ class Endpoint(Server):
 
     kind: Literal["completions", "chat"] = Field(
         "completions",
-        description="completions: the whole prompt as tokens, or as text where the model has neither path nor hub. "
-        "chat: question and opened reasoning as two messages, for servers that complete the second.",
+        description="completions: the whole prompt as tokens, or as text if the model has neither path nor hub. chat: "
+        "question and opened reasoning as two messages, for servers that complete the second one.",
     )
     prefill: dict[str, Any] = Field(
         default_factory=dict,
@@ -114,8 +114,8 @@ class GivenFormat(Section):
 
     open: str = Field(min_length=1, description="The text that opens the reasoning.")
     close: str = Field(min_length=1, description="The text that closes it.")
-    before_open: str = Field("", description="What the model writes before it opens the reasoning.")
-    after_open: str = Field("\n", description="What it writes right after it has opened the reasoning.")
+    before_open: str = Field("", description="Text that the model writes before it opens the reasoning.")
+    after_open: str = Field("\n", description="Text that it writes right after it has opened the reasoning.")
     answer_open: str = Field("", description="The text that opens the answer, after the reasoning is closed, if any.")
     answer_close: str = Field("", description="The text that closes the answer, if any.")
 
@@ -124,38 +124,38 @@ Condition = Literal["with_reasoning", "without_reasoning"]
 
 
 class Model(Source):
-    label: str | None = Field(None, description="Name in figures and tables; the key by default.")
+    label: str | None = Field(None, description="Name in figures and tables; by default the key.")
     prompt: Literal["raw", "chat"] = Field(
         "raw", description="raw: the paper's format. chat: the model's own template."
     )
     without_reasoning: Literal["finished", "empty", "native"] = Field(
         "finished",
-        description="finished: a reasoning of one sentence is closed beforehand, as in the paper. empty: one of no "
-        "words. native: the model's own way not to think (prompt chat).",
+        description="finished: the prompt contains a closed reasoning of one sentence, as in the paper. empty: it "
+        "contains an empty one. native: the model is asked not to think in its own way (prompt chat).",
     )
     reasoning_format: str | GivenFormat | None = Field(
         None,
-        description="What opens and closes the reasoning: a name of docs/formats.md, or {open: ..., close: ...}; null "
-        "finds it by the chat template and the tokens.",
+        description="What opens and closes the reasoning: a name from docs/formats.md, or {open: ..., close: ...}; "
+        "null recognizes it from the chat template and the tokens.",
     )
     template_arguments: dict[Condition, dict[str, Any]] = Field(
         {},
-        description="Arguments of the chat template by condition, beside those of the format, e.g. {with_reasoning: "
+        description="Arguments of the chat template by condition, in addition to the format's, e.g. {with_reasoning: "
         "{reasoning_effort: high}}.",
     )
     system_turn: dict[Condition, str] = Field(
-        {}, description="A system turn by condition, after that of the format where it has one (prompt chat)."
+        {}, description="A system turn by condition, after the format's own if it has one (prompt chat)."
     )
     think_tags: Literal["token", "pieces"] = Field(
         "token",
-        description="token: what opens and closes the reasoning is given in the tokens that the tokenizer has for it. "
-        "pieces: it is spelled in tokens of plain text, and the answer begins where the model has spelled what closes "
-        "it, in whatever tokens (variants only).",
+        description="token: what opens and closes the reasoning is written in the tokens that the tokenizer has for "
+        "it. pieces: it is spelled in tokens of plain text, and the answer begins where the model has spelled the "
+        "closing mark, in whatever tokens (variants only).",
     )
     variant_of: Name | None = Field(
         None,
-        description="Another model whose weights and settings this one takes, but for the keys given here, e.g. "
-        "{variant_of: my-model, prompt: chat}. It has traces, grades and tables, and a comparison with that model.",
+        description="Another model, whose weights and settings this one takes except for the keys given here, e.g. "
+        "{variant_of: my-model, prompt: chat}. It gets traces, grades and tables, and a comparison with that model.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="Weights and activations, in vLLM and in reruns."
@@ -164,31 +164,34 @@ class Model(Source):
         None,
         description="What it was distilled from, and how, e.g. 'DeepSeek-R1, 800k samples'; for tables of all models.",
     )
-    is_toy: bool = Field(False, description="Marks every page that shows this model's results as a toy's.")
+    is_toy: bool = Field(False, description="Marks every page with this model's results as showing a toy.")
     endpoint: Endpoint | None = Field(
-        None, description="Generates the traces, in place of vLLM here. Without path or hub there is nothing else."
+        None,
+        description="A server that generates the traces instead of vLLM. Without path or hub, the model has nothing "
+        "but answers.",
     )
     leave_out: list[Literal["ablation", "patching"]] = Field(
-        [], description="Stages that this model has no part in, e.g. because check_model finds that they do not hold."
+        [],
+        description="Stages to leave out for this model, e.g. because check_model finds that they do not hold for it.",
     )
     gpus: int = Field(
         default_factory=gpus_by_default,
         ge=0,
-        description="GPUs a job of this model asks for; vLLM and reruns split the model over them. By default 1 where "
-        "the GPU environment is installed, else 0.",
+        description="GPUs that a job of this model asks for; vLLM and reruns split the model over them. By default 1 "
+        "if the GPU environment is installed, otherwise 0.",
     )
     shards: int = Field(
         1,
         gt=0,
-        description="Jobs that share a dataset's traces, attention, ablation, activations and patching; so one model "
-        "uses shards x gpus GPUs. Results do not depend on it. When it is changed, finished traces are found again, "
-        "and other stores made again (not with Snakemake's --rerun-triggers mtime).",
+        description="Number of jobs that share the work on a dataset's traces, attention, ablation, activations and "
+        "patching; one model uses shards x gpus GPUs. Results do not depend on it. When it changes, stores are put "
+        "together again from finished results (not with Snakemake's --rerun-triggers mtime).",
     )
-    threads: int = Field(1, gt=0, description="CPU threads a job of this model uses.")
-    memory_mb: int = Field(4000, gt=0, description="Main memory a job of this model asks for, in MB.")
-    runtime_minutes: int = Field(60, gt=0, description="Wall time a job of this model asks for, in minutes.")
+    threads: int = Field(1, gt=0, description="CPU threads that a job of this model uses.")
+    memory_mb: int = Field(4000, gt=0, description="Main memory that a job of this model asks for, in MB.")
+    runtime_minutes: int = Field(60, gt=0, description="Wall time that a job of this model asks for, in minutes.")
     tokens_per_second: float | None = Field(
-        None, gt=0, description="What it generates in all on its GPUs, for the estimate of GPU hours before a run."
+        None, gt=0, description="Its total throughput on its GPUs, for the estimate of GPU hours before a run."
     )
 
 
@@ -199,70 +202,77 @@ class Fields(Section):
     problem: str = Field("problem", description="The problem's text.")
     answer: str | None = Field("answer", description="Reference answer; null where the data has none.")
     answer_after: str | None = Field(
-        None, description="The reference is what follows the last of these in the answer, e.g. '####'."
+        None, description="The reference is what follows the last occurrence of this text in the answer, e.g. '####'."
     )
     wrong_answers: list[str] = Field(
         [],
-        description="Columns of wrong answers. With the right one, in an order drawn by the study's seed, they are "
-        "appended to the problem as choices (A), (B) and so on; the reference is the right one's letter.",
+        description="Columns of wrong answers. Together with the right one, in an order drawn with the study's seed, "
+        "they are appended to the problem as choices (A), (B) and so on; the reference is the letter of the right "
+        "one.",
     )
-    area: str | None = Field("area", description="Area that results are shown by.")
+    area: str | None = Field("area", description="Area by which results are broken down.")
     level: str | None = Field("level", description="Level of difficulty.")
     conversation: str | None = Field(
         None,
-        description="In place of problem: a list of turns {role, content} that ends with the user's. Earlier turns "
-        "stand before the last one in the problem's text, so a judge sees what the model was asked.",
+        description="Instead of problem: a list of turns {role, content} that ends with the user's. Earlier turns "
+        "precede the last one in the problem's text, so a judge sees what the model was asked.",
     )
     checklist: str | None = Field(
-        None, description="What a judge goes through (kind open_ended): a list of texts, or one text."
+        None, description="What a judge works through (kind open_ended): a list of texts, or one text."
     )
 
 
 class Dataset(Source):
     kind: Literal["problems", "comparison_pairs", "open_ended"] = Field(
-        description="problems: with reference answers. comparison_pairs: two questions a row. open_ended: no answers."
+        description="problems: with reference answers. comparison_pairs: two questions per row. open_ended: without "
+        "reference answers."
     )
-    label: str | None = Field(None, description="Name in figures and tables; the key by default.")
+    label: str | None = Field(None, description="Name in figures and tables; by default the key.")
     subset: str | None = Field(None, description="Configuration of a dataset on the hub or in a folder.")
     split: str = Field("test", description="Split of a dataset on the hub or in a folder.")
     delimiter: str | None = Field(
         None,
         min_length=1,
         max_length=1,
-        description="What stands between the columns of a CSV file; by default the one of comma, semicolon, tab and | "
-        "that finds the columns.",
+        description="The character between the columns of a CSV file; by default comma, semicolon, tab or pipe, "
+        "whichever fits the columns.",
     )
-    instruction: str = Field("", description="Appended to each problem, as it is.")
+    instruction: str = Field("", description="Appended to each problem, exactly as given.")
     fields: Fields = Field(
         default_factory=Fields, description="Names of the columns, for kinds other than comparison_pairs."
     )
-    areas: dict[str, str | None] | None = Field(None, description="Renames areas; null leaves the area's problems out.")
+    areas: dict[str, str | None] | None = Field(
+        None, description="New names for areas; null leaves the area's problems out."
+    )
     filter: dict[Literal["area", "level"], list[str | int]] = Field(
         {}, description="Only problems of these areas (as renamed) and levels, e.g. {level: [4, 5]}."
     )
     unreadable_references: Literal["stop", "drop", "text"] = Field(
         "stop",
-        description="What to do with references that no answer can be compared with, neither words nor readable "
-        "mathematics: stop and list them, drop their problems (counted in the funnel), or compare them as text.",
+        description="What to do with references with which no answer can be compared, because they are neither words "
+        "nor readable mathematics: stop and list them, drop their problems (the funnel counts them), or compare them "
+        "as text.",
     )
     single_turn: bool = Field(False, description="Leaves out conversations that have earlier turns.")
     n_problems: int | None = Field(
-        None, gt=0, description="Only so many of the problems (or pairs) left, drawn by the study's seed."
+        None, gt=0, description="At most so many of these problems (or pairs), drawn with the study's seed."
     )
 
 
 class Decoding(Section):
     temperature: float = Field(ge=0, description="0 is greedy.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus; by default the model's own generation config.")
-    n_samples: int = Field(1, gt=0, description="Completions a problem and condition.")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Nucleus sampling; by default as in the model's own generation config."
+    )
+    n_samples: int = Field(1, gt=0, description="Completions per problem and condition.")
 
 
 class Repetition(Section):
     """A completion that ends in the same tokens again and again is stopped; it counts as unfinished."""
 
-    min_pattern_size: int = Field(1, gt=0, description="Shortest run of tokens that is looked for.")
-    max_pattern_size: int = Field(gt=0, description="Longest run of tokens that is looked for.")
-    min_count: int = Field(ge=2, description="How often the run must follow on itself.")
+    min_pattern_size: int = Field(1, gt=0, description="Shortest repeated run of tokens.")
+    max_pattern_size: int = Field(gt=0, description="Longest repeated run of tokens.")
+    min_count: int = Field(ge=2, description="How often in a row the run must occur.")
 
     @model_validator(mode="after")
     def _sizes_in_order(self) -> "Repetition":
@@ -274,13 +284,13 @@ class Repetition(Section):
 class Generation(Section):
     max_new_tokens: int = Field(10_000, gt=0, description="Length limit of a completion, in tokens (paper: 10,000).")
     repetition: Repetition | None = Field(
-        None, description="Stops completions that repeat themselves; off by default, and in the paper."
+        None, description="Stops completions that repeat themselves; off by default and in the paper."
     )
     reasoning_budget: int | None = Field(
         None,
         gt=0,
-        description="Tokens of reasoning, counted from what opens it, after which it is closed for the model; off by "
-        "default, and in the paper.",
+        description="Tokens of reasoning, counted from its opening mark, after which the reasoning is closed for the "
+        "model; off by default and in the paper.",
     )
     gpu_memory_percent: int = Field(
         90, gt=0, le=100, description="Share of a GPU's memory that vLLM may use, in percent."
@@ -292,10 +302,10 @@ class Grading(Section):
     graders: Distinct[Grader] = Field(
         ["policy"],
         min_length=1,
-        description=f"How answers are judged. {_told(GRADERS)} The first's verdicts are the study's; a table lists "
+        description=f"How answers are graded. {_told(GRADERS)} The verdicts of the first one count; a table lists "
         "where the others differ.",
     )
-    seconds: float = Field(10, gt=0, description="Wall time for one answer; beyond it the verdict is timeout.")
+    seconds: float = Field(10, gt=0, description="Wall time for one answer, after which the verdict is timeout.")
     memory_mb: int = Field(2000, gt=0, description="Memory of a grading process, in MB.")
 
 
@@ -303,7 +313,7 @@ class Batch(Section):
     """A judge that is asked by files, as OpenAI's batch interface takes them."""
 
     model: str = Field(description="The service's name for the model.")
-    replies: str = Field(description="Folder in which the service's output files (.jsonl) are put, under any name.")
+    replies: str = Field(description="Folder into which you put the service's output files (.jsonl), under any name.")
     body: dict[str, Any] = Field(
         default_factory=dict, description="Further fields of every request, e.g. {response_format: {...}}."
     )
@@ -312,34 +322,37 @@ class Batch(Section):
 class Judge(Source):
     """A model that scores open-ended answers: weights for vLLM here (path or hub), an endpoint, or batch files."""
 
-    label: str | None = Field(None, description="Name in figures and tables; the key by default.")
-    endpoint: Server | None = Field(None, description="Asked in place of vLLM here.")
-    batch: Batch | None = Field(None, description="Asked by files, which people carry to the service and back.")
+    label: str | None = Field(None, description="Name in figures and tables; by default the key.")
+    endpoint: Server | None = Field(None, description="A server to ask instead of vLLM.")
+    batch: Batch | None = Field(
+        None, description="A batch service, to which you carry files and bring the replies back."
+    )
     kind: OtherJudge | None = Field(
         None,
-        description="In place of the above: a kind of judge that you have registered (docs/extending.md).",
+        description="Instead of the above: a kind of judge that you have registered (docs/extending.md).",
     )
-    options: dict[str, Any] = Field({}, description="What such a kind takes.")
+    options: dict[str, Any] = Field({}, description="Options of such a kind.")
     temperature: float = Field(0, ge=0, description="0 is greedy.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus; not sent by default.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling; not sent by default.")
     max_tokens: int = Field(
-        1024, gt=0, description="Length limit of a reply, in tokens; doubled once for one that cannot be read."
+        1024, gt=0, description="Length limit of a reply, in tokens; doubled once for a reply that cannot be read."
     )
     n_problems: int | None = Field(
         None,
         gt=0,
-        description="Only so many problems of each dataset, drawn by the study's seed: enough of a second judge to see "
-        "whether two agree.",
+        description="At most so many problems of each dataset, drawn with the study's seed: for a second judge, "
+        "enough to see whether the two agree.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Weights and activations in vLLM.")
     gpus: int = Field(
         default_factory=gpus_by_default,
         ge=0,
-        description="GPUs a job of this judge asks for; vLLM splits the judge over them. By default as for models.",
+        description="GPUs that a job of this judge asks for; vLLM splits the judge over them. The default is as for "
+        "models.",
     )
-    threads: int = Field(1, gt=0, description="CPU threads a job of this judge uses.")
-    memory_mb: int = Field(4000, gt=0, description="Main memory a job of this judge asks for, in MB.")
-    runtime_minutes: int = Field(60, gt=0, description="Wall time a job of this judge asks for, in minutes.")
+    threads: int = Field(1, gt=0, description="CPU threads that a job of this judge uses.")
+    memory_mb: int = Field(4000, gt=0, description="Main memory that a job of this judge asks for, in MB.")
+    runtime_minutes: int = Field(60, gt=0, description="Wall time that a job of this judge asks for, in minutes.")
 
 
 class Statistics(Section):
@@ -351,56 +364,58 @@ class Attention(Section):
     decoding: str = Field("greedy", description="The decoding whose traces are rerun.")
     n_top_heads: int = Field(10, gt=0, description="Reasoning-Focus Heads per model (paper: 10).")
     kernel: Literal["fused", "eager"] = Field(
-        "fused", description="fused: at a forward pass's price. eager: transformers' own, the slow reference."
+        "fused",
+        description="fused: at the cost of a forward pass. eager: transformers' own attention, the slow reference.",
     )
     cue_words: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=lambda: list(ALL_CUE_WORDS),
         min_length=1,
-        description="Words of self-reflection in the reasoning, in either case; whole words where a script has spaces. "
-        "By default those of r2a/text/cues.py for each language there: in English Wait, Alternatively, Hmm and check.",
+        description="Words of self-reflection in the reasoning, in upper or lower case; whole words in scripts that "
+        "have spaces. By default those in r2a/text/cues.py for each language: in English Wait, Alternatively, Hmm "
+        "and check.",
     )
     batch_tokens: int = Field(
         16_384, gt=0, description="Tokens that one forward pass may hold; halved when memory runs out."
     )
     n_cases: int = Field(
-        3, gt=0, description="Traces with reasoning whose attention rows are kept, drawn by the study's seed."
+        3, gt=0, description="Traces with reasoning whose attention rows are kept, drawn with the study's seed."
     )
     case_uids: dict[Name, Annotated[list[str], Field(min_length=1)]] = Field(
-        {}, description="The traces of these problems in their place, e.g. {my-problems: [first, second]}."
+        {}, description="The traces of these problems instead, e.g. {my-problems: [first, second]}."
     )
     row_heads: Literal["rfhs", "all"] = Field("rfhs", description="Heads whose rows are kept one by one.")
-    row_dtype: Literal["float16", "float32"] = Field("float16", description="What rows are stored as.")
+    row_dtype: Literal["float16", "float32"] = Field("float16", description="Data type in which rows are stored.")
     case_megabytes: float = Field(
         8,
         gt=0,
-        description="What a case's rows may take before compression; beyond it, answer tokens are left out evenly.",
+        description="Size limit of a case's rows before compression; beyond it, answer tokens are thinned out evenly.",
     )
 
 
 class Ablation(Section):
-    decoding: str = Field("greedy", description="The decoding whose answers are generated again; a greedy one.")
+    decoding: str = Field("greedy", description="The decoding whose answers are generated again; it must be greedy.")
     n_problems: int | None = Field(
-        100, gt=0, description="Only so many traces of a dataset, drawn by the study's seed; null takes all."
+        100, gt=0, description="At most so many traces of a dataset, drawn with the study's seed; null takes all."
     )
     modes: Distinct[Mode] = Field(
         ["zero", "mean", "cut_off"],
         min_length=1,
         description="A head's output is set to zero, to its mean over the answers of other traces, or to its output in "
-        "one of them; or its attention to the reasoning is cut off and the rest normalised again (attention knockout), "
-        "moved to one sentence of the reasoning, or sharpened (squared), its share staying as it is.",
+        "one of them; or its attention to the reasoning is cut off and the rest renormalised (attention "
+        "knockout), moved to one sentence of the reasoning, or sharpened (squared); the last two keep its share.",
     )
     selections: Distinct[Literal["random", "matched", "prompt", "contribution"]] = Field(
         ["random", "matched", "prompt", "contribution"],
         min_length=1,
-        description="The heads beside the Reasoning-Focus Heads: random ones of the same layers; ones that write as "
-        "much and attend to the first token as much; those that attend most to the prompt; those that write most of "
-        "the reasoning.",
+        description="The heads that are compared with the Reasoning-Focus Heads: random ones of the same layers; "
+        "ones that write as much and attend to the first token as much; those that attend most to the prompt; those "
+        "that write most of the reasoning.",
     )
     doses: Distinct[Annotated[int, Field(gt=0)]] = Field(
-        [1, 2, 5, 10, 20], min_length=1, description="Heads that are ablated at a time, by their rank."
+        [1, 2, 5, 10, 20], min_length=1, description="Numbers of heads that are ablated at a time, by rank."
     )
-    n_draws: int = Field(5, gt=0, description="Draws of random and of matched heads, each trace its own.")
-    extra_tokens: int = Field(64, ge=0, description="Tokens that an answer may be longer than the original one.")
+    n_draws: int = Field(5, gt=0, description="Draws of random and of matched heads, separately for each trace.")
+    extra_tokens: int = Field(64, ge=0, description="How many tokens an answer may be longer than the original one.")
     batch_tokens: int = Field(16_384, gt=0, description="Tokens whose keys and values are held at a time.")
 
 
@@ -408,11 +423,11 @@ QUOTE = 'Quote what was written about it above.\nAnswer: "'
 
 
 class Needle(Section):
-    needle: str = Field(min_length=1, description="A sentence or line that the haystack does not hold.")
+    needle: str = Field(min_length=1, description="A sentence or line that is not in the haystack.")
     question: str = Field(
         min_length=1,
-        description="Text after the haystack, up to where the model goes on by copying the needle. Words that it "
-        "shares with the needle do not count as copied: ask in other words.",
+        description="Text after the haystack, after which the model would go on by copying the needle. Words that it "
+        "shares with the needle do not count as copied, so ask in other words.",
     )
 
 
@@ -428,11 +443,12 @@ class Diagnostics(Section):
             "quiet rivers carry old boats; quiet rivers do not carry old bridges",
         ],
         min_length=1,
-        description="Texts that repeat themselves, for the paper's form of the induction score.",
+        description="Texts with repetitions, for the paper's form of the induction score.",
     )
     haystack: str = Field(
         "resources/haystacks/everyday.txt",
-        description="Text file in which needles are hidden, at ends of sentences or lines; repeated where it is short.",
+        description="Text file in which needles are hidden, at the end of sentences or lines; repeated if it is too "
+        "short.",
     )
     needles: list[Needle] = Field(
         [
@@ -450,10 +466,10 @@ class Diagnostics(Section):
             ),
         ],
         min_length=1,
-        description="What is hidden, one at a time, and asked for, without a chat template.",
+        description="Texts that are hidden, one at a time, and asked for, without a chat template.",
     )
     lengths: list[Annotated[int, Field(gt=0)]] = Field(
-        [1000, 2000, 4000, 8000], min_length=1, description="Tokens of a prompt with its haystack, at most."
+        [1000, 2000, 4000, 8000], min_length=1, description="Largest number of tokens of a prompt with its haystack."
     )
     depths: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         [0.0, 0.25, 0.5, 0.75, 1.0], min_length=1, description="Where the needle is put, as a share of the haystack."
@@ -463,7 +479,7 @@ class Diagnostics(Section):
 class Perturbation(Section):
     """Answers re-generated from a perturbed reasoning."""
 
-    decoding: str = Field("greedy", description="The decoding whose traces are perturbed, and of the new answers.")
+    decoding: str = Field("greedy", description="The decoding whose traces are perturbed, and that of the new answers.")
     kinds: Distinct[Kind] = Field(
         ["cut", "filler", "other_reasoning", "first_result", "last_result"],
         description=f"What is done to the reasoning. {_told(PERTURBATION_KINDS)} A result is a mention of one of the "
@@ -471,11 +487,11 @@ class Perturbation(Section):
         "an integer. Empty: nothing is perturbed.",
     )
     cuts: Distinct[Annotated[int, Field(ge=0, le=100)]] = Field(
-        [0, 25, 50, 75, 100], description="Percent of the reasoning's tokens that a cut keeps; 100 is the control."
+        [0, 25, 50, 75, 100], description="Percentages of the reasoning's tokens that a cut keeps; 100 is the control."
     )
     filler: str = Field(" ...", min_length=1, description="The filler, repeated to the reasoning's length in tokens.")
     n_problems: int | None = Field(
-        None, gt=0, description="Only so many problems of each dataset, drawn by the study's seed."
+        None, gt=0, description="At most so many problems of each dataset, drawn with the study's seed."
     )
 
 
@@ -484,28 +500,29 @@ class Patching(Section):
     probes: Distinct[Probe] = Field(
         ["plain", "boxed"],
         min_length=1,
-        description=f"The line, with the answer X, that ends the reasoning. {_told(PROBES)}",
+        description=f"The line that ends the reasoning, with the answer X. {_told(PROBES)}",
     )
     controls: Distinct[Control] = Field(
         ["same_answer", "unrelated_answer", "random_vector"],
-        description="What is put into the corrupted run in place of the clean run's vectors, to see what its effect "
-        f"proves. {_told(CONTROLS)}",
+        description="What is put into the corrupted run in place of the clean run's vectors, to see what their "
+        f"effect proves. {_told(CONTROLS)}",
     )
     keep_reasoning: bool = Field(
-        True, description="Keep the model's own reasoning before the probe; else the probe alone."
+        True, description="Keep the model's own reasoning before the probe; otherwise, the probe stands alone."
     )
     alignment: Literal["role", "pad", "pad_visible"] = Field(
         "role",
-        description="How a pair's positions are matched. role: by role, each run as it is. pad: both padded to equal "
-        "length segment by segment, hidden from attention. pad_visible: attention sees the padding, as in the paper.",
+        description="How a pair's positions are matched. role: by role, each run as it is. pad: both runs are padded "
+        "to equal length segment by segment, and the padding is masked from attention. pad_visible: attention sees "
+        "the padding, as in the paper.",
     )
     components: Distinct[Literal["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]] = Field(
         ["resid_pre", "attn_out", "mlp_out", "z"],
-        description="What is patched; resid_pre, which figures and the hand-off layer show, must be among them. "
-        "z is each head by itself, at the answer's, the </think> and the last token.",
+        description="The components that are patched. resid_pre must be among them, since figures and the hand-off "
+        "layer use it. z is each head by itself, at the answer's token, </think> and the last token.",
     )
     range_tokens: int = Field(
-        50, gt=0, description="Length of the ranges that the reasoning before the probe is patched in, in tokens."
+        50, gt=0, description="Length, in tokens, of the ranges in which the reasoning before the probe is patched."
     )
     batch_tokens: int = Field(4096, gt=0, description="Tokens that are computed at a time.")
 
@@ -513,7 +530,9 @@ class Patching(Section):
 class Explorer(Section):
     decoding: str = Field("greedy", description="The decoding whose traces the trace explorer shows.")
     n_problems: int = Field(
-        100, gt=0, description="Problems of each model and dataset that it shows, those with attention rows first."
+        100,
+        gt=0,
+        description="Number of problems of each model and dataset that it shows; those with attention rows come first.",
     )
 
 
@@ -521,9 +540,10 @@ class Study(Section):
     """A study: models x datasets x conditions x decodings, and the settings of its stages."""
 
     study: Name = Field(description="Results go to results/{study}.")
-    seed: int = Field(description="Every random choice derives from it.")
+    seed: int = Field(description="The seed of every random choice.")
     date: datetime.date = Field(
-        datetime.date(2025, 9, 28), description="What chat templates take for today, so that prompts stay the same."
+        datetime.date(2025, 9, 28),
+        description="The date that chat templates get as today's, so that prompts stay the same.",
     )
     models: dict[Name, Model] = Field(min_length=1, description="The models, by name.")
     datasets: dict[Name, Dataset] = Field(min_length=1, description="The datasets, by name.")
@@ -531,7 +551,9 @@ class Study(Section):
     generation: Generation = Field(default_factory=Generation)
     grading: Grading = Field(default_factory=Grading)
     judges: dict[Name, Judge] = Field(
-        {}, description="What scores the answers of open_ended datasets, by name; without any, they have no scores."
+        {},
+        description="The judges that score the answers of open_ended datasets, by name; without a judge there are no "
+        "scores.",
     )
     statistics: Statistics = Field(default_factory=Statistics)
     attention: Attention = Field(default_factory=Attention)

@@ -86,7 +86,7 @@ def test_attention_takes_what_is_estimated(larger, tmp_path, monkeypatch):
     tokenizer, rows = load_tokenizer(larger), []
     for number in range(2 * N_TRACES):
         reasoning = "One is 1.\n" * 20 if number % 2 else "Okay.\n"
-        prompt = tokenizer.encode("<bos>What is it, and is it the same?<think>", add_special_tokens=False)
+        prompt = tokenizer.encode(f"<bos>What is it, and is it no. {number}?<think>", add_special_tokens=False)
         completion = tokenizer.encode(f"{reasoning}</think>{'It is it.' * 6}<eos>", add_special_tokens=False)
         bounds = segment_bounds(prompt, completion, marks_of(larger))
         row = {"uid": f"text-{number}", "condition": "with_reasoning", "sample": 0, "decoding": "greedy"}

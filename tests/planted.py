@@ -1,31 +1,41 @@
-"""A decoder whose mechanism is known, because every weight is set by hand: nothing is trained.
+"""Decoders whose mechanism is known, because every weight is set by hand: nothing is trained.
 
-One head, (LAYER, HEAD), reads the answer in the reasoning and writes it where the next token is predicted. Every
-other head and every MLP writes nothing (their output projections are zero), so no other path exists.
+planted_model(): one head, (LAYER, HEAD), reads the answer in the reasoning and writes it where the next token is
+predicted. Every other head and every MLP writes nothing (their output projections are zero), so no other path exists.
+Three more have another mechanism in their place, or beside it:
+
+- "attends_idly": IDLE, too, has all of the attention of its answer rows on the answer, and has it in its z, but writes
+  nothing; the planted head has MOST of its attention there;
+- "attends_little": the planted head has LITTLE of its attention there, and writes as much more;
+- "in_sequence": FIRST writes the answer at every answer row in the code of the reasoning; the MLP of its layer writes
+  it again in a code of its own, which SECOND reads at the answer's rows, and writes as the answer to be given.
 
 Tokens. A candidate answer has two ids: SAID[k] in the reasoning, GIVEN[k] in the answer. ANSWER_WORDS and GIVEN
 make up the answer segment, PROMPT_WORDS and REASONING_WORDS are filler. Thus a key can be matched on what the
 token is, and the model needs no other head to find out where it stands.
 
 Residual stream. One block of dimensions each for the identity of a candidate said, the identity of a candidate
-to be given, three flags (is BOS, is SAID, belongs to the answer), and a filler direction of its own for every
-token, which nothing reads. The filler brings each embedding's norm to sqrt(D_MODEL), so an RMSNorm of weight 1
-leaves an embedding as it is; as nothing is written before LAYER, every head up to it reads the bare embedding.
+to be given, and that in the MLP's code; three flags (is BOS, is SAID, belongs to the answer), and a filler direction of
+its own for every token, which nothing reads. The filler brings each embedding's norm to sqrt(D_MODEL), so an RMSNorm
+of weight 1 leaves an embedding as it is; until something is written, every head reads the bare embedding.
 
 Rotation. With a theta of 1e12 and 8 dimensions a head, the slowest pair (3, 7) turns by 1e-9 a token: queries and
 keys live there alone, so scores do not depend on position, and the two dimensions are two independent features.
 Dimension 3 matches an answer row to a SAID key, with score MATCH; dimension 7 matches any row to BOS, with SINK.
 
 Attention that follows, up to exp(-SINK) times the number of tokens:
-- the planted head: answer rows on the SAID token, all other rows on BOS;
+- the planted heads: answer rows on the SAID token (SECOND's: evenly on the answer's rows so far), all other rows on
+  BOS, and on BOS also what is missing to 1;
 - the other heads: odd ones, all rows on BOS; even ones have no query, so uniform over the visible tokens.
 Head 0 of a layer shares its keys and values with head 1, as in any model with grouped queries.
 
 Logits that follow. The planted head adds sqrt(D_MODEL) in the direction of the candidate, orthogonal to the
 embedding; the norm doubles in its square, so the final RMSNorm leaves sqrt(D_MODEL / 2) of it, and the unembedding
-makes that ANSWER_LOGIT for GIVEN[k], and 0 for any other token.
+makes that ANSWER_LOGIT for GIVEN[k], and 0 for any other token. In sequence, three such vectors are added, and the
+logit is ANSWER_LOGIT / sqrt(2).
 """
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -37,6 +47,8 @@ from r2a.traces import Bounds
 N_LAYERS, N_HEADS, N_KV_HEADS, D_HEAD = 4, 4, 2, 8
 D_MODEL = N_HEADS * D_HEAD
 LAYER, HEAD = 2, 1
+IDLE, FIRST, SECOND = (1, 3), (1, 1), (3, 1)
+MOST, LITTLE = 0.9, 0.05  # of a head's attention
 
 BOS, EOS, THINK_OPEN, THINK_CLOSE = range(4)
 PROMPT_WORDS, REASONING_WORDS, ANSWER_WORDS = range(4, 12), range(12, 24), range(24, 30)
@@ -45,7 +57,7 @@ N_TOKENS = GIVEN.stop
 
 SAID_IDENTITY, GIVEN_IDENTITY = range(8), range(8, 16)
 IS_BOS, IS_SAID, IS_ANSWER = 16, 17, 18
-FILLER = range(19, D_MODEL)
+FILLER, RECODED_IDENTITY = range(19, 24), range(24, D_MODEL)
 
 FLAG = 2.0
 MATCH, SINK = 60.0, 30.0
@@ -87,8 +99,8 @@ def planted_trace(rng: random.Random, candidate: int) -> PlantedTrace:
 
 
 @torch.no_grad()
-def planted_model() -> Qwen2ForCausalLM:
-    """The model that this module's docstring describes, in float32, with eager attention."""
+def planted_model(mechanism: str = "one_head") -> Qwen2ForCausalLM:
+    """A model that this module's docstring describes, in float32, with eager attention."""
     config = Qwen2Config(
         vocab_size=N_TOKENS,
         hidden_size=D_MODEL,
@@ -114,16 +126,58 @@ def planted_model() -> Qwen2ForCausalLM:
             attention.q_proj.bias[head * D_HEAD + SINK_DIMENSION] = SINK * D_HEAD**0.5
         for kv_head in range(N_KV_HEADS):
             attention.k_proj.weight[kv_head * D_HEAD + SINK_DIMENSION, IS_BOS] = 1 / FLAG
+    for candidate, token in enumerate(GIVEN):
+        model.lm_head.weight[token, GIVEN_IDENTITY[candidate]] = ANSWER_LOGIT / (D_MODEL / 2) ** 0.5
 
-    attention = model.model.layers[LAYER].self_attn
-    first, kv_first = HEAD * D_HEAD, HEAD // (N_HEADS // N_KV_HEADS) * D_HEAD
-    attention.q_proj.weight[first + MATCH_DIMENSION, IS_ANSWER] = MATCH * D_HEAD**0.5 / FLAG
-    attention.k_proj.weight[kv_first + MATCH_DIMENSION, IS_SAID] = 1 / FLAG
-    for candidate in range(len(SAID)):
-        attention.v_proj.weight[kv_first + candidate, SAID_IDENTITY[candidate]] = 1 / FLAG
-        attention.o_proj.weight[GIVEN_IDENTITY[candidate], first + candidate] = D_MODEL**0.5
-        model.lm_head.weight[GIVEN[candidate], GIVEN_IDENTITY[candidate]] = ANSWER_LOGIT / (D_MODEL / 2) ** 0.5
+    if mechanism == "in_sequence":
+        _attend(model, FIRST, IS_SAID)
+        _carry(model, FIRST, SAID_IDENTITY, SAID_IDENTITY)
+        _recode(model.model.layers[FIRST[0]].mlp)
+        # three vectors of the same norm make up the stream there, so its features are smaller
+        _attend(model, SECOND, IS_ANSWER, match=3 * MATCH)
+        _carry(model, SECOND, RECODED_IDENTITY, GIVEN_IDENTITY, read=(D_MODEL / 3) ** 0.5)
+    else:
+        share = {"one_head": 1.0, "attends_idly": MOST, "attends_little": LITTLE}[mechanism]
+        _attend(model, (LAYER, HEAD), IS_SAID, share=share)
+        _carry(model, (LAYER, HEAD), SAID_IDENTITY, GIVEN_IDENTITY, gain=1 / share)
+    if mechanism == "attends_idly":
+        _attend(model, IDLE, IS_SAID)
+        _carry(model, IDLE, SAID_IDENTITY, GIVEN_IDENTITY, gain=0.0)
     return model
+
+
+def _attend(
+    model: Qwen2ForCausalLM, place: tuple[int, int], flag: int, match: float = MATCH, share: float = 1.0
+) -> None:
+    """Put a share of a head's attention, from answer rows, on keys with a flag; the rest stays on BOS."""
+    layer, head = place
+    attention = model.model.layers[layer].self_attn
+    first, kv_first = head * D_HEAD, head // (N_HEADS // N_KV_HEADS) * D_HEAD
+    score = match if share == 1 else SINK + math.log(share / (1 - share))
+    attention.q_proj.weight[first + MATCH_DIMENSION, IS_ANSWER] = score * D_HEAD**0.5 / FLAG
+    attention.k_proj.weight[kv_first + MATCH_DIMENSION, flag] = 1 / FLAG
+
+
+def _carry(
+    model: Qwen2ForCausalLM, place: tuple[int, int], source: range, target: range, read: float = FLAG, gain: float = 1.0
+) -> None:
+    """Have a head write the identity that it reads, of size `read` in what it attends to, with norm sqrt(D_MODEL)."""
+    layer, head = place
+    attention = model.model.layers[layer].self_attn
+    first, kv_first = head * D_HEAD, head // (N_HEADS // N_KV_HEADS) * D_HEAD
+    for candidate in range(len(SAID)):
+        attention.v_proj.weight[kv_first + candidate, source[candidate]] = 1 / read
+        attention.o_proj.weight[target[candidate], first + candidate] = gain * D_MODEL**0.5
+
+
+def _recode(mlp: torch.nn.Module) -> None:
+    """At answer rows, where a SAID identity was written, write it in another code, with norm sqrt(D_MODEL)."""
+    flag, identity = FLAG / 2**0.5, (D_MODEL / 2) ** 0.5  # in the normed stream, its square having doubled
+    gate = 20.0  # so large that silu leaves it as it is
+    for candidate in range(len(SAID)):
+        mlp.gate_proj.weight[candidate, IS_ANSWER] = gate / flag
+        mlp.up_proj.weight[candidate, SAID_IDENTITY[candidate]] = 1 / identity
+        mlp.down_proj.weight[RECODED_IDENTITY[candidate], candidate] = D_MODEL**0.5 / gate
 
 
 def _embeddings() -> torch.Tensor:

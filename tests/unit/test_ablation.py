@@ -26,7 +26,7 @@ from transformers import (
 import r2a.ablation.runs
 from families import tiny_model
 from planted import GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, planted_model, planted_trace
-from r2a.ablation.arms import Arm, arms_of_trace, matched_heads, random_heads
+from r2a.ablation.arms import Arm, arms_of_trace
 from r2a.ablation.decoding import (
     MODES,
     REPLACED,
@@ -44,6 +44,7 @@ from r2a.attention.segments import segment_mass
 from r2a.evaluation.ablation import ablation_effect_table, write_ablation
 from r2a.figures.ablation import plot_ablation
 from r2a.grading.ablation import grade_ablation
+from r2a.head_sets import matched_heads, random_heads
 from r2a.heads.focus import short_mass
 from r2a.models import ModelError, load_model, load_tokenizer, marks_of, read_manifest, resolve_model
 from r2a.models.attention import SEAM
@@ -367,6 +368,18 @@ def test_an_idle_head_is_never_matched_to_one_that_writes():
         several = matched_heads([(0, 1), (2, 3), (0, 0)], heads, random.Random(seed))
         assert len(set(several)) == 3 and sum(head % 2 for _, head in several) == 2
         assert not set(several) & {(0, 1), (2, 3), (0, 0)}
+
+
+@pytest.mark.parametrize("idle", [{"output_share": 0.0}, {"output_share": np.nan}, {"a2bos": 0.97}])
+def test_where_all_others_idle_a_head_that_writes_is_its_own_match(idle):
+    is_idle = np.arange(8) != 3
+    heads = scored(2, 4, output_share=0.4, a2bos=0.1)
+    for name, value in idle.items():
+        heads.loc[is_idle, name] = value
+    assert matched_heads([(0, 3)], heads, random.Random(1)) == ((0, 3),)
+    # and two that write are matched with each other's like, not with idle ones
+    heads.loc[5, ["output_share", "a2bos"]] = 0.4, 0.1
+    assert matched_heads([(0, 3)], heads, random.Random(1)) == ((1, 1),)
 
 
 def test_where_all_heads_are_chosen_the_matched_ones_are_these():

@@ -1,19 +1,14 @@
 """Which heads are ablated in which way: the Reasoning-Focus Heads, and those that they are compared with."""
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from r2a.head_sets import Head, matched_heads, random_heads
 from r2a.roles import CONTRIBUTION, PROMPT_HEADS, RANDOM, RFH, RFH_FROM_PROMPT, UNABLATED
-
-N_NEAREST = 3  # heads that one to be matched is drawn from
-
-Head = tuple[int, int]  # (layer, head)
 
 
 @dataclass(frozen=True)
@@ -69,41 +64,3 @@ def _first(heads: pd.DataFrame, order: pd.Series) -> tuple[Head, ...]:
     """All heads, the lowest of an order first, those without one last."""
     heads = heads.loc[order.sort_values(kind="stable").index]
     return tuple(zip(heads["layer"].tolist(), heads["head"].tolist(), strict=True))
-
-
-def random_heads(chosen: Sequence[Head], heads: pd.DataFrame, rng: random.Random) -> tuple[Head, ...]:
-    """As many heads of each layer as are chosen in it, drawn among the others of the layer.
-
-    A layer with too few others gives all of them, and the rest are drawn among the chosen.
-    """
-    drawn: list[Head] = []
-    n_heads = int(heads["head"].max()) + 1
-    for layer, n_drawn in sorted(Counter(layer for layer, _ in chosen).items()):
-        of_layer = [(layer, head) for head in range(n_heads)]
-        rng.shuffle(of_layer)
-        drawn += sorted(of_layer, key=lambda head: head in chosen)[:n_drawn]  # stable: the others first
-    return tuple(sorted(drawn))
-
-
-def matched_heads(chosen: Sequence[Head], heads: pd.DataFrame, rng: random.Random) -> tuple[Head, ...]:
-    """For each chosen head another that writes as much and attends as much to the first token, so is no more idle.
-
-    Drawn among the N_NEAREST of all layers in log output_share and a2bos, each in standard deviations over heads. Where
-    no other head is left, among the chosen.
-    """
-    with np.errstate(divide="ignore"):
-        features = np.stack([np.log(heads["output_share"].to_numpy(float)), heads["a2bos"].to_numpy(float)], axis=1)
-    features[~np.isfinite(features)] = np.nan
-    features = (features - np.nanmean(features, 0)) / np.maximum(np.nanstd(features, 0), 1e-12)
-    features = np.nan_to_num(features)
-    names: list[Head] = list(zip(heads["layer"].tolist(), heads["head"].tolist(), strict=True))
-    left = [k for k, name in enumerate(names) if name not in set(chosen)]
-    drawn: list[Head] = []
-    for name in chosen:
-        if not left:
-            drawn += [other for other in chosen if other not in drawn][: len(chosen) - len(drawn)]
-            break
-        distances = np.abs(features[left] - features[names.index(name)]).sum(1)
-        taken = left.pop(int(np.argsort(distances, kind="stable")[rng.randrange(min(N_NEAREST, len(left)))]))
-        drawn.append(names[taken])
-    return tuple(sorted(drawn))

@@ -11,7 +11,7 @@ what follows attention in a layer works on each token by itself. So there is one
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
@@ -222,33 +222,48 @@ class KeptRun:
 
     start: the first position that can be patched. keys [1, kv_head, token, d_head] with their rotation, and values
     [1, kv_head, token, d_value]. resid_pre: [token from `start` on, d_model], and once more what leaves the last
-    layer, [1, d_model], of the last token alone. z [position, head * d_value], at `positions`. options: what the model
-    hands to the layer beside the residual stream. seen: [token], false where attention does not see a token; None
-    where it sees all.
+    layer, [1, d_model], of the last token alone. z [position, head * d_value], at `positions`. mlp_out: what each MLP
+    writes, [token from `path_start` on, d_model]; none is kept where that is None. options: what the model hands to the
+    layer beside the residual stream. seen: [token], false where attention does not see a token; None where it sees all.
     """
 
     positions: tuple[int, ...]
     start: int
     n_tokens: int
     seen: torch.Tensor | None
+    path_start: int | None = None
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     resid_pre: list[torch.Tensor] = field(default_factory=list)
     z: list[torch.Tensor] = field(default_factory=list)
+    mlp_out: dict[int, torch.Tensor] = field(default_factory=dict)
     options: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchPath:
+    """The heads [layer, head] and MLPs [layer] by which a patch reaches the answer's side, true where it does.
+
+    The answer's side is the run's positions from its path_start on. There, other heads attend to what is before it as
+    it is in the kept run, and other MLPs write what they write in the kept run; all else follows from the patch.
+    """
+
+    heads: torch.Tensor
+    mlps: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
     """Vectors [position, d_model] put in place of resid_pre of a layer, at some positions of one run.
 
-    `layer` may be the number of layers: what leaves the last one.
+    `layer` may be the number of layers: what leaves the last one. Without a path, it reaches whatever sees it.
     """
 
     run: KeptRun
     layer: int
     positions: tuple[int, ...]
     vectors: torch.Tensor
+    path: PatchPath | None = None
 
     @property
     def start(self) -> int:
@@ -261,6 +276,7 @@ class Patch:
 
 
 Place = tuple[KeptRun, int]  # the run that tails belong to, and the position where they begin
+Paths = dict[Place, list[PatchPath | None]]  # a row's
 Tails = dict[Place, torch.Tensor]  # [row, token from there on, ...], a row a patch
 Shapes = dict[Place, tuple[int, int]]  # rows and tokens of each of several tails that are packed, [token, ...]
 
@@ -286,11 +302,12 @@ class _Restart:
     """The pass of packed tails through one layer. A tail sees kept keys and values before its start, then its own.
 
     own: the tails' keys and values, where they are there already and the tokens under way are the tails' last ones;
-    else they are those of the pass. batch_tokens bounds the keys seen at a time, in tokens.
+    else they are those of the pass. batch_tokens bounds the keys seen at a time, in tokens. paths: each tail's.
     """
 
     shapes: Shapes
     batch_tokens: int
+    paths: Paths
     own: tuple[Tails, Tails] | None = None
     is_enough: bool = False
 
@@ -313,8 +330,38 @@ class _Restart:
                     torch.cat([side.expand(n_rows, -1, -1, -1), own[rows]], 2) if start else own[rows]
                     for side, own in zip(before, (keys[place], values[place]), strict=True)
                 )
-                parts.append(_see(rule, kept, at, queries[rows], *both).flatten(0, 1))
+                z = _see(rule, kept, at, queries[rows], *both)
+                if any(self.paths[place][rows]):
+                    own = [side[place][rows] for side in (keys, values)]
+                    self._off_path(rule, place, rows, queries[rows], own, z)
+                parts.append(z.flatten(0, 1))
         return torch.cat(parts)[None]
+
+    def _off_path(
+        self, rule: Rule, place: Place, rows: slice, queries: torch.Tensor, own: list[torch.Tensor], z: torch.Tensor
+    ) -> None:
+        """Replace z [row, query, head, d_value], where heads are on no path, by that of the kept keys and values.
+
+        queries: [row, head, query, d_head] of the tails' last tokens; own: the tails' keys and values.
+        """
+        kept, start = place
+        side = kept.path_start or 0
+        first = max(start, side)
+        at = range(max(kept.n_tokens - queries.shape[2], side), kept.n_tokens)
+        both = (
+            torch.cat(
+                [before[rule.layer][:, :, :first].expand(len(queries), -1, -1, -1), tail[:, :, first - start :]], 2
+            )
+            for before, tail in zip((kept.keys, kept.values), own, strict=True)
+        )
+        off = _see(rule, kept, at, queries[:, :, -len(at) :], *both)
+        on_path = torch.stack(
+            [
+                torch.ones(off.shape[2], dtype=torch.bool) if path is None else path.heads[rule.layer]
+                for path in self.paths[place][rows]
+            ]
+        )
+        z[:, -len(at) :] = torch.where(on_path[:, None, :, None].to(z.device), z[:, -len(at) :], off)
 
     def _heads(self, packed: torch.Tensor, shapes: Shapes | None = None) -> Tails:
         """[1, head, token, d] of all tails as [row, head, token, d] a place."""
@@ -369,16 +416,21 @@ class Patcher:
 
     @torch.no_grad()
     def keep(
-        self, token_ids: Sequence[int], positions: Sequence[int], start: int | None = None, masked: Sequence[int] = ()
+        self,
+        token_ids: Sequence[int],
+        positions: Sequence[int],
+        start: int | None = None,
+        masked: Sequence[int] = (),
+        path_start: int | None = None,
     ) -> KeptRun:
         """Run the tokens once and keep what patches at the given positions need, or anywhere from `start` on.
 
-        masked: as in `capture`.
+        masked: as in `capture`. path_start: where the answer's side begins, for patches that have a path.
         """
         at = list(positions)
         seen, numbers = _seen_and_places(self.model, len(token_ids), masked)
         first = min(at) if start is None else start
-        kept = KeptRun(tuple(positions), first, len(token_ids), None if seen.all() else seen[0])
+        kept = KeptRun(tuple(positions), first, len(token_ids), None if seen.all() else seen[0], path_start)
 
         def enter(layer: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
             handed = signature(layer.forward).bind(*inputs, **options).arguments
@@ -389,6 +441,13 @@ class Patcher:
             kept.z.append(z[0, at])
             return z
 
+        def keep_mlp(number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+            def look(written: torch.Tensor) -> torch.Tensor:
+                kept.mlp_out[number] = written[0, path_start:].clone()
+                return written
+
+            return look
+
         def leave(_norm: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             kept.resid_pre.append(inputs[0][0, -1:].clone())
 
@@ -396,6 +455,8 @@ class Patcher:
             for number, layer in enumerate(self.decoder.layers):
                 hooks.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
                 hooks.enter_context(self.places.hooked(number, "z", keep_z))
+                if path_start is not None and self.decoder.mlps[number] is not None:
+                    hooks.enter_context(self.places.hooked(number, "mlp_out", keep_mlp(number)))
             hooks.callback(self.decoder.norm.register_forward_pre_hook(leave).remove)
             self.decoder.run(_batch_of_one(self.model, token_ids), _Keeping(kept), position_ids=numbers)
         return kept
@@ -407,13 +468,52 @@ class Patcher:
         `batch_tokens` bounds the tokens that are computed at a time.
         """
         resid_post = torch.cat([patch.run.resid_pre[-1] for patch in patches])
-        walking = []
         for number, patch in enumerate(patches):
             last = patch.run.n_tokens - 1
-            if patch.layer < self.n_layers:
-                walking.append(number)
-            elif last in patch.positions:
+            if patch.layer == self.n_layers and last in patch.positions:
                 resid_post[number] = patch.vectors[patch.positions.index(last)].to(resid_post)
+        for layer, rows, tails in self._walk(patches, batch_tokens):
+            if layer == self.n_layers - 1:
+                for place, tail in tails.items():
+                    resid_post[rows[place]] = tail[:, -1].to(resid_post)
+        return resid_post
+
+    @torch.no_grad()
+    def follow(self, patches: Sequence[Patch], batch_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each patch changes at the last token: what leaves each layer, and each head's z.
+
+        Float32 [patch, layer, d_model] and [patch, layer, head, d_head], on the CPU; 0 in layers below the patch. The
+        last token must be among the runs' positions.
+        """
+        stream = torch.zeros(len(patches), self.n_layers, self.decoder.d_model)
+        heads = torch.zeros(len(patches), self.n_layers, self.n_heads, self.d_head)
+        z: list[torch.Tensor] = []
+
+        def look(found: torch.Tensor) -> torch.Tensor:
+            z.append(found[0])
+            return found
+
+        with ExitStack() as hooks:
+            for number in range(self.n_layers):
+                hooks.enter_context(self.places.hooked(number, "z", look))
+            for layer, rows, tails in self._walk(patches, batch_tokens):
+                shapes = {place: (tail.shape[0], tail.shape[1]) for place, tail in tails.items()}
+                for place, of_place in _unpack(z.pop(), shapes).items():
+                    kept, numbers = place[0], rows[place]
+                    last = kept.positions.index(kept.n_tokens - 1)
+                    stream[numbers, layer] = (tails[place][:, -1] - kept.resid_pre[layer + 1][-1]).float().cpu()
+                    changed = (of_place[:, -1] - kept.z[layer][last]).float().cpu()
+                    heads[numbers, layer] = _as_heads(self.decoder, changed)
+        return stream, heads
+
+    def _walk(
+        self, patches: Sequence[Patch], batch_tokens: int
+    ) -> Iterator[tuple[int, Mapping[Place, list[int]], Tails]]:
+        """Batch by batch and layer by layer: the layer, the patches' numbers at each place, and what leaves the layer.
+
+        Of the last layer, only the last token leaves.
+        """
+        walking = [number for number, patch in enumerate(patches) if patch.layer < self.n_layers]
         # run by run, so that patches that share keys and values share a batch
         runs = {run: number for number, run in enumerate(dict.fromkeys(patch.run for patch in patches))}
         walking.sort(key=lambda number: (runs[patches[number].run], patches[number].layer))
@@ -429,10 +529,10 @@ class Patcher:
                     tail = _patched_tail([patches[number] for number in numbers])
                     tails[place] = torch.cat([tails[place], tail.to(tails[place])]) if place in tails else tail
                     rows[place] += numbers
-                tails = (self._layer if layer < self.n_layers - 1 else self._last_layer)(layer, tails, batch_tokens)
-            for place, tail in tails.items():
-                resid_post[rows[place]] = tail[:, -1].to(resid_post)
-        return resid_post
+                paths = {place: [patches[number].path for number in numbers] for place, numbers in rows.items()}
+                restart = self._layer if layer < self.n_layers - 1 else self._last_layer
+                tails = restart(layer, tails, batch_tokens, paths)
+                yield layer, rows, tails
 
     def patches(
         self, kept: KeptRun, component: str, vectors: torch.Tensor, places: Sequence[int] | None = None
@@ -497,7 +597,7 @@ class Patcher:
                 for component in components:
                     if component != "resid_pre":
                         hooks.enter_context(self.places.hooked(number, component, note(component)))
-                resid_post = self._layer(number, {place: tail}, 0)[place]
+                resid_post = self._layer(number, {place: tail}, 0, {place: [None]})[place]
                 asked = {"resid_pre": tail, **found}
                 gradients = torch.autograd.grad(resid_post, list(asked.values()), upstream.to(resid_post))
             by_name = dict(zip(asked, gradients, strict=True))
@@ -535,18 +635,24 @@ class Patcher:
             resid_post = self._through(number, states, [(kept, torch.tensor(at, device=states.device))], _Elsewhere())
         return resid_post.unflatten(0, (-1, self.n_heads)) if component == "z" else resid_post
 
-    def _layer(self, number: int, tails: Tails, batch_tokens: int) -> Tails:
+    def at_last_token(self, kept: KeptRun, number: int, z: torch.Tensor) -> torch.Tensor:
+        """What leaves a layer at the last token of a kept run [1, d_model], when heads give z [head * d_value]."""
+        at = torch.tensor([kept.n_tokens - 1], device=z.device)
+        with self.places.hooked(number, "z", lambda old: z[None, None].to(old.device)):
+            return self._through(number, kept.resid_pre[number][-1:].to(z.device), [(kept, at)], _Elsewhere())
+
+    def _layer(self, number: int, tails: Tails, batch_tokens: int, paths: Paths) -> Tails:
         """Tails of resid_pre of a layer and of the next one."""
         packed, shapes = _pack(self._moved(number, tails))
-        return _unpack(
-            self._through(number, packed, _tokens_of(shapes, packed.device), _Restart(shapes, batch_tokens)), shapes
-        )
+        restart = _Restart(shapes, batch_tokens, paths)
+        with self._mlps_off_path(number, shapes, paths):
+            return _unpack(self._through(number, packed, _tokens_of(shapes, packed.device), restart), shapes)
 
-    def _last_layer(self, number: int, tails: Tails, batch_tokens: int) -> Tails:
+    def _last_layer(self, number: int, tails: Tails, batch_tokens: int, paths: Paths) -> Tails:
         """The same of the tails' last tokens alone: keys and values are made first, then those tokens' layer."""
         tails = self._moved(number, tails)
         packed, shapes = _pack(tails)
-        restart = _Restart(shapes, batch_tokens, is_enough=True)
+        restart = _Restart(shapes, batch_tokens, paths, is_enough=True)
         try:
             self._through(number, packed, _tokens_of(shapes, packed.device), restart)
         except _Enough:
@@ -556,7 +662,28 @@ class Patcher:
             (kept, torch.full((rows,), kept.n_tokens - 1, device=packed.device))
             for (kept, _), (rows, _) in last_shapes.items()
         ]
-        return _unpack(self._through(number, lasts, at, restart), last_shapes)
+        with self._mlps_off_path(number, last_shapes, paths):
+            return _unpack(self._through(number, lasts, at, restart), last_shapes)
+
+    @contextmanager
+    def _mlps_off_path(self, number: int, shapes: Shapes, paths: Paths) -> Iterator[None]:
+        """A layer's MLP, where it is on no path, writes what it writes in the kept run, until the block ends."""
+        off = {place: [k for k, path in enumerate(of) if path and not path.mlps[number]] for place, of in paths.items()}
+        if not any(off.values()):
+            yield
+            return
+
+        def change(written: torch.Tensor) -> torch.Tensor:
+            changed = written.clone()
+            for place, tail in _unpack(changed.reshape(-1, changed.shape[-1]), shapes).items():
+                kept = place[0].mlp_out[number]
+                n = min(tail.shape[1], len(kept))
+                for row in off[place]:
+                    tail[row, -n:] = kept[-n:].to(tail)
+            return changed
+
+        with self.places.hooked(number, "mlp_out", change):
+            yield
 
     def _moved(self, number: int, tails: Tails) -> Tails:
         """Tails on the GPU of a layer: the layer before may be on another."""

@@ -37,7 +37,7 @@ SOURCES = [(2 * row + k, run, row) for row in range(4) for k, run in enumerate((
 SETTINGS = {
     "model": "planted", "dataset": "pairs", "model_label": "Planted", "dataset_label": "Pairs", "is_toy": True,
     "seed": 5, "n_resamples": 200, "confidence": 0.95, "components": COMPONENTS, "controls": CONTROL_NAMES,
-    "range_tokens": 3,
+    "range_tokens": 3, "layer_step": 1, "scan_effect": 0.1,
 }  # fmt: skip
 # (clean, corrupted) candidates: the last pair shares its answers with no other
 CANDIDATES = [(0, 1), (1, 0), (0, 2), (3, 4)]
@@ -203,6 +203,27 @@ def test_a_range_is_one_run_in_which_all_its_tokens_are_the_clean_runs(folder):
         metrics = dict(zip(METRICS, arrays["reasoning_ranges"], strict=True))
         np.testing.assert_allclose(metrics["normalized_logit_diff"][:, 0], BEFORE, atol=1e-3)
         assert metrics["is_flipped"][:, 0].tolist() == BEFORE.tolist()
+
+
+def test_coarse_patching_finds_the_planted_layer_and_measures_what_all_layers_give(folder, tmp_path):
+    """Of every 99th layer there are the first and the last; the scan adds the one at which the planted head writes."""
+    coarse = tmp_path / "coarse.h5"
+    patch_pairs(
+        folder / "pairs.parquet", folder / "activations.h5", folder / "manifest.json", coarse,
+        SETTINGS | {"layer_step": 99}, 64,
+    )  # fmt: skip
+    with h5py.File(coarse) as file, h5py.File(folder / "patching.h5") as whole:
+        layers = axis_labels(file["plain"], "layer")
+        assert {0, LAYER, N_LAYERS - 1} <= set(layers)
+        for component in COMPONENTS:
+            for name in ("normalized_logit_diff", "first_order"):
+                place = f"plain/{component}/clean_to_corrupted/{name}"
+                np.testing.assert_allclose(file[place][:], whole[place][:][:, layers], atol=1e-4)
+        assert file["plain/reasoning_ranges/logit_diff"].shape[1] == len(layers)
+    tables = [tmp_path / f"{name}.csv" for name in ("curves", "controls", "hand_off", "ranges", "first_order")]
+    tabulate_patching(coarse, *tables, SETTINGS)
+    assert sorted(pd.read_csv(tables[0], comment="#")["layer"].unique()) == layers
+    assert pd.read_csv(tables[2], comment="#")["layer"].isin(layers).all()
 
 
 def test_a_killed_job_measures_only_the_pairs_that_it_had_not_finished(folder, tmp_path, monkeypatch):

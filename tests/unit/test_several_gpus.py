@@ -39,7 +39,9 @@ ABLATION = NAMES | {
     "n_problems": 2, "modes": ["zero", "mean", "cut_off"], "doses": [1, 3], "n_draws": 1, "extra_tokens": 4,
     "selections": ["random", "matched"],
 }  # fmt: skip
-PATCHING = NAMES | {"components": ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"], "range_tokens": 3}
+PATCHING = NAMES | {"components": ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"], "range_tokens": 3,
+    "layer_step": 1, "scan_effect": 0.1,
+}  # fmt: skip
 PATCHING["controls"] = ["same_answer", "unrelated_answer", "random_vector"]
 
 

@@ -85,9 +85,10 @@ def start_engine(
                 f"{folder}: gpus is 0, but the installed vLLM is the build for GPUs; set gpus: 1, or make the CPU "
                 "environment (make install ENVIRONMENT=cpu)"
             )
-        # In-process with one thread starts in 2 s in place of 16; more threads would be 40 times slower.
+        # In-process starts in 2 s in place of 16. Its threads are the job's, which Snakemake sets; outside of a job
+        # one: more than there are cores free would be 40 times slower.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ["OMP_NUM_THREADS"] = "1"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else jobs side by side share one core
         memory: dict[str, Any] = {"kv_cache_memory_bytes": resources["cpu_cache_mb"] * 2**20, "enforce_eager": True}
         # vLLM 0.32 fails on a seeded request whose prompt is split over two steps on a CPU

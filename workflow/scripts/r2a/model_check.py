@@ -158,15 +158,15 @@ def _patching(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, A
     kept = patcher.keep(base, positions)
     deviations = [_distance(patcher.logits(kept.resid_pre[-1])[0], _own_logits(model, base))]
     for component in settings["components"]:
-        logits = patcher.logits(patcher.patch(kept, component, vectors[component], 4 * n_tokens))
-        for layer in layers:
+        logits = patcher.logits(patcher.patch(kept, component, vectors[component], 4 * n_tokens, layers))
+        for number, layer in enumerate(layers):
             for place, position in enumerate(positions):
                 vector = vectors[component][layer, place]
 
                 put = partial(_put, component, position, vector, patcher.n_heads)
                 with places.hooked(layer, component, put):
                     expected = _own_logits(model, base)
-                patched = logits[layer, place, 0] if component == "z" else logits[layer, place]
+                patched = logits[number, place, 0] if component == "z" else logits[number, place]
                 deviations.append(_distance(patched, expected))
     return max(deviations), PATCHING_TOLERANCES[dtype]
 

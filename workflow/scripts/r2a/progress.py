@@ -22,28 +22,45 @@ class Progress:
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total = what, total
         self.done = self.tokens = 0
+        self.share = 0.0  # of the next one
+        self.last_said: tuple[float, int] | None = None
         self.started = self.last_line = time.monotonic()
 
     def advance(self, tokens: int = 0) -> None:
         """One more is done; `tokens` were processed for it."""
         self.done += 1
         self.tokens += tokens
+        self.share = 0.0
+        self._log_at_times()
+
+    def within(self, share: float) -> None:
+        """So much of the next one is done, from 0 to 1."""
+        self.share = share
+        self._log_at_times()
+
+    def _log_at_times(self) -> None:
         now = time.monotonic()
         pause = min(max(LEAST_PAUSE, (now - self.started) / 20), LONGEST_PAUSE)
         if self.done < self.total and now - self.last_line > pause:
             self._log()
 
     def _log(self) -> None:
+        if self.last_said == (self.done + self.share, self.tokens):  # the last line is said already
+            return
+        self.last_said = (self.done + self.share, self.tokens)
         self.last_line = time.monotonic()
         seconds = max(self.last_line - self.started, 1e-9)
         line = f"{self.what}: {self.done}/{self.total}"
-        if self.done:
-            rate = self.done / seconds
+        if self.share and self.done < self.total:
+            line += f" and {self.share:.0%} of the next"
+        done = self.done + self.share
+        if done:
+            rate = done / seconds
             line += f", {rate:.1f} a second" if rate >= 1 else f", {1 / rate:.1f} seconds each"
         if self.tokens:
             line += f", {self.tokens / seconds:,.0f} tokens a second"
-        if LEAST_DONE <= self.done < self.total:
-            line += f", {timedelta(seconds=round(seconds / self.done * (self.total - self.done)))} left"
+        if (self.done >= LEAST_DONE or self.share) and self.done < self.total:
+            line += f", {timedelta(seconds=round(seconds / done * (self.total - done)))} left"
         logger.info(line)
         if terminal:
             print(line, file=terminal, flush=True)

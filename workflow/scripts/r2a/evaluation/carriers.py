@@ -23,14 +23,15 @@ def tabulate_carriers(
     corrupted run at that token, n_pairs, and the head's a2r, its rank by that and is_rfh. Agreement, a row a (probe,
     role): the rank correlation over heads between a2r and the mean effect, with its bootstrap interval over the pairs'
     templates; n_rfhs, and n_shared: how many of them are among as many heads of the greatest mean effect; n_heads,
-    n_pairs. Both are empty where z was not patched.
+    n_pairs. All are over the heads of the patched layers. Both are empty where z was not patched.
     """
-    scores = read_parquet(heads).sort_values(["layer", "head"])[["layer", "head", "a2r", "rank", "is_rfh"]]
-    is_rfh, n_rfhs = scores["is_rfh"].to_numpy(), int(scores["is_rfh"].sum())
+    all_scores = read_parquet(heads).sort_values(["layer", "head"])[["layer", "head", "a2r", "rank", "is_rfh"]]
     rows, agreements = [], []
     with open_hdf5(patching) as file:
         for pairs in used_pairs_of(file) if "z" in settings["components"] else ():
             values, flips = (pairs.stored(f"z/{CLEAN_TO_CORRUPTED}/{m}") for m in (METRIC, "is_flipped"))
+            scores = all_scores[all_scores["layer"].isin(pairs.layers)]
+            is_rfh, n_rfhs = scores["is_rfh"].to_numpy(), int(scores["is_rfh"].sum())
             n_pairs, n_templates = len(values), len(np.unique(pairs.templates))
             for r, role in enumerate(KEY_ROLES):
                 effects = pairs.above_noise(values[..., r]).reshape(n_pairs, -1)  # [pair, head of all layers]

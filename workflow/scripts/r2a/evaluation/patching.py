@@ -207,7 +207,9 @@ def _hand_off(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
         answer, final, settings["n_resamples"], settings["confidence"], settings["seed"], pairs.templates,
         noise_floor=float(np.mean(2 * pairs.stored("null_patch_error") / gap)),
     )  # fmt: skip
-    row = (*found, len(values), len(np.unique(pairs.templates)))
+    # places on the axis as layers: the patched ones
+    layer, low, high = np.interp(found[:3], range(len(pairs.layers)), pairs.layers)
+    row = (layer, low, high, found.defined_share, len(values), len(np.unique(pairs.templates)))
     return pd.DataFrame([row], columns=["layer", "low", "high", "defined_share", "n_pairs", "n_templates"])
 
 

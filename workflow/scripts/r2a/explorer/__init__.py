@@ -186,7 +186,7 @@ class _Collection:
         with open_hdf5(self.stores["patching"][0]) as file:
             probe = axis_labels(file, "probe")[0]
             rows, of_probe = rows[rows["probe"] == probe].set_index("pair"), file[probe]
-            roles = axis_labels(of_probe, "role")
+            roles, layers = axis_labels(of_probe, "role"), axis_labels(of_probe, "layer")
             key_places = [roles.index(role) for role in axis_labels(of_probe, "key_role")]
             for number, pair in enumerate(axis_labels(of_probe, "pair")):
                 row = rows.loc[pair]
@@ -198,8 +198,9 @@ class _Collection:
                 for component in sorted(of_probe.keys() & {"resid_pre", "resid_mid", "attn_out", "mlp_out"}):
                     for patch, measured in of_probe[component].items():
                         found = measured[EFFECT][number]
-                        whole = np.full((len(found), len(roles)), np.nan, np.float32)
-                        whole[:, key_places if patch not in DIRECTIONS else slice(None)] = found
+                        whole = np.full((layers[-1] + 1, len(roles)), np.nan, np.float32)
+                        columns = key_places if patch not in DIRECTIONS else range(len(roles))
+                        whole[np.ix_(layers, columns)] = found
                         effects[f"{component}, {patch}"] = _array(whole)
                 yield (
                     pair,

@@ -41,7 +41,7 @@ def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     table = read_parquet(heads)
     grid = table.pivot(index="layer", columns="head", values="a2r")
     n_layers, n_heads = grid.shape
-    cell = 0.34 if n_heads <= 16 else 0.2  # inches
+    cell = min(0.34, 6 / n_layers, 6 / n_heads)  # inches; so that a map fits a page, whatever its size
     size = max(3.6, 1.9 + cell * n_heads), 2.3 + cell * n_layers
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     image = axes.pcolormesh(np.arange(n_heads + 1) - 0.5, np.arange(n_layers + 1) - 0.5, grid, cmap=PALE, vmin=0)
@@ -49,7 +49,9 @@ def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     for column, (marker, points, label) in MARKS.items():
         rows = table[table[column]]
         drawn: dict[str, Any] = {"marker": marker, "linestyle": "", "color": "black", "markerfacecolor": "none"}
-        axes.plot(rows["head"], rows["layer"], **drawn, markersize=points * cell / 0.34, markeredgewidth=1.3)
+        axes.plot(
+            rows["head"], rows["layer"], **drawn, markersize=points * cell / 0.34, markeredgewidth=min(1.3, 5 * cell)
+        )
         handles.append(Line2D([], [], **drawn, markersize=7, label=f"{label} ({len(rows) or 'none'})"))
     step = 1 if max(n_heads, n_layers) <= 16 else 4
     axes.set(

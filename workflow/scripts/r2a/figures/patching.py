@@ -1,7 +1,7 @@
 """Figures of stage 3: what patching the reasoning's activations does to the answer."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 
 from r2a.extensions import CONTROLS, PROBES
 from r2a.figures.registry import caption, figure
@@ -38,6 +39,7 @@ ELSEWHERE = {
 }
 COMPONENTS = {"attn_out": (BLUE, "o", "attention (attn_out)"), "mlp_out": (ORANGE, "s", "MLP (mlp_out)")}
 EFFECT = "normalized logit difference"
+MOST_INCHES = 6.0  # of a map's rows or columns
 CASE_COLUMNS = ["layer", "role", "normalized_logit_diff", "probe", "pair"]
 
 
@@ -72,16 +74,15 @@ def plot_patching_case(patching: Path, pairs: Path, dataset: Path, stem: Path, s
         chosen = used[np.argsort(gap[used], kind="stable")[len(used) // 2]]
         values = group[f"resid_pre/{CLEAN_TO_CORRUPTED}/normalized_logit_diff"][chosen]
         roles, pair = axis_labels(group, "role"), axis_labels(group, "pair")[chosen]
+        layers = axis_labels(group, "layer")
     row = read_parquet(pairs).set_index(["probe", "pair"]).loc[probe, pair]
     asked = read_parquet(dataset).query("pair == @pair").set_index("side")["problem"]
     order = np.argsort(row["corrupted_positions"])
-    n_layers = len(values)
-    figure, axes = plt.subplots(figsize=(1.8 + 0.36 * len(roles), 2.4 + 0.3 * n_layers), layout="constrained")
-    image = axes.imshow(values[:, order], cmap="RdBu", vmin=-1, vmax=1, aspect="auto", origin="lower")
-    for layer, column in np.ndindex(n_layers, len(roles)):
-        _number(axes, column, layer, values[layer, order[column]])
+    size = (1.8 + 0.36 * len(roles), 2.4 + _height(len(layers)))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    image = _layer_map(axes, values[:, order], layers)
     names = [_token_name(roles[k], row) for k in order]
-    axes.set(xticks=range(len(roles)), yticks=_ticks(n_layers), xlabel="patched token", ylabel="layer")
+    axes.set(xticks=range(len(roles)), xlabel="patched token", ylabel="layer")
     axes.set_xticklabels(names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_title(
         f"{settings['model_label']}: clean run's residual stream patched into the corrupted run\n"
@@ -89,16 +90,27 @@ def plot_patching_case(patching: Path, pairs: Path, dataset: Path, stem: Path, s
         fontsize=8,
     )
     figure.colorbar(image, ax=axes, label=EFFECT, extend="both")
-    cells = [(layer, roles[k], values[layer, k]) for layer in range(n_layers) for k in order]
+    cells = [(layer, roles[k], of_layer[k]) for layer, of_layer in zip(layers, values, strict=True) for k in order]
     table = pd.DataFrame(cells, columns=CASE_COLUMNS[:3]).assign(probe=probe, pair=pair)
     save(figure, stem, table, settings, [patching, pairs])
 
 
-def _number(axes: Axes, x: float, y: float, value: float) -> None:
-    """A value in its cell, where it is not about 0."""
-    if abs(value) >= 0.05:
-        colour = "white" if abs(value) > 0.6 else "black"
-        axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=6, color=colour)
+def _height(n_layers: int) -> float:
+    """Inches that the rows of a map of so many layers take: never more than a page has beside title and caption."""
+    return min(0.3 * n_layers, MOST_INCHES)
+
+
+def _layer_map(axes: Axes, values: np.ndarray, layers: Sequence[int]) -> AxesImage:
+    """A map of effects [layer, column], the first layer lowest; with numbers, where not about 0 and rows have room."""
+    image = axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", origin="lower")
+    if _height(len(layers)) >= 0.14 * len(layers):
+        for place, column in zip(*np.nonzero(np.abs(values) >= 0.05), strict=True):
+            value = values[place, column]
+            colour = "white" if abs(value) > 0.6 else "black"
+            axes.text(column, place, f"{value:.1f}", ha="center", va="center", fontsize=6, color=colour)
+    places = _ticks(len(layers))
+    axes.set_yticks(places, [str(layers[place]) for place in places])
+    return image
 
 
 def _ticks(n: int) -> range:
@@ -209,7 +221,11 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     """What attention and the MLP of each layer write at three tokens, patched: a row of panels a probe."""
     table = pd.read_csv(curves).query("direction == @CLEAN_TO_CORRUPTED and role in @KEY_ROLES")
     table = table[table["component"].isin(COMPONENTS)]
-    probes = list(dict.fromkeys(table["probe"])) or [""]
+    if not len(table):
+        why = f"{titled(settings, 'neither attn_out nor mlp_out was patched')}."
+        save(nothing_to_draw(why), stem, table, settings, [curves])
+        return
+    probes = list(dict.fromkeys(table["probe"]))
     figure, grid = plt.subplots(
         len(probes), len(KEY_ROLES), figsize=(8.6, 1.4 + 2 * len(probes)), layout="constrained", sharex=True,
         sharey=True, squeeze=False,
@@ -221,14 +237,10 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
                 _curve(axes, rows[rows["component"] == component], colour, marker, "-", name)
             _levels(axes)
             axes.set_title(CURVES[role][2], fontsize=9)
-        n_pairs = f", n = {rows['n_pairs'].iloc[0]}" if len(rows) else ""
-        panels[0].set_ylabel(f"{EFFECT}\n“{PROBES[probe].label if probe else ''}”{n_pairs}", fontsize=7)
+        panels[0].set_ylabel(f"{EFFECT}\n“{PROBES[probe].label}”, n = {rows['n_pairs'].iloc[0]}", fontsize=7)
     for axes in grid[-1]:
-        axes.set_xlabel("patched layer")
-        if len(table):
-            axes.set_xticks(_ticks(table["layer"].max() + 1))
-    if len(table):
-        grid[-1, 1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, fontsize=8)
+        axes.set(xlabel="patched layer", xticks=_ticks(table["layer"].max() + 1))
+    grid[-1, 1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, fontsize=8)
     title(
         figure, titled(settings, "which part of a layer carries the answer"), caption("patching_components", settings)
     )
@@ -251,27 +263,26 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
 def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x range heat map of the mean effect of a whole range of the reasoning, a panel a probe."""
     table = pd.read_csv(ranges)
-    probes = list(dict.fromkeys(table["probe"])) or [""]
+    probes = list(dict.fromkeys(table["probe"]))
     n_ranges, n_layers = table["tokens_before_probe"].nunique(), table["layer"].nunique()
-    size = (2.2 + len(probes) * (1.2 + 0.4 * n_ranges), 2 + 0.3 * n_layers)
+    if not len(table):
+        why = f"{titled(settings, 'the reasoning before the probe is shorter than one range')}."
+        save(nothing_to_draw(why), stem, table, settings, [ranges])
+        return
+    size = (2.2 + len(probes) * (1.2 + min(0.4 * n_ranges, MOST_INCHES)), 2 + _height(n_layers))
     figure, panels = plt.subplots(1, len(probes), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for probe, axes in zip(probes, panels[0], strict=True):
         rows = table[table["probe"] == probe]
-        if not len(rows):
-            axes.text(0.5, 0.5, "the reasoning is shorter\nthan one range", ha="center", va="center", fontsize=8)
-            axes.set_axis_off()
-            continue
         grid = rows.pivot(index="layer", columns="tokens_before_probe", values="mean").iloc[:, ::-1]
-        image = axes.imshow(grid, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", origin="lower")
-        for layer, column in np.ndindex(grid.shape):
-            _number(axes, column, layer, grid.iloc[layer, column])
+        image = _layer_map(axes, grid.to_numpy(), list(grid.index))
         counts = rows.groupby("tokens_before_probe")["n_pairs"].first()[::-1]
-        axes.set(xticks=range(len(grid.columns)), yticks=_ticks(len(grid)), xlabel="range begins … tokens before probe")
-        axes.set_xticklabels([f"{label}\nn={count}" for label, count in counts.items()], fontsize=7)
+        axes.set(xlabel="range begins … tokens before probe")
+        places = _ticks(len(counts))
+        names = [f"{label}\nn={count}" for label, count in counts.items()]
+        axes.set_xticks(places, [names[place] for place in places], fontsize=7)
         axes.set_title(f"“{PROBES[probe].label}”", fontsize=9)
     panels[0, 0].set_ylabel("patched layer")
-    if len(table):
-        figure.colorbar(image, ax=panels, label=f"mean {EFFECT}", extend="both")
+    figure.colorbar(image, ax=panels, label=f"mean {EFFECT}", extend="both")
     title(figure, titled(settings, "\nranges of the reasoning patched"), caption("patching_ranges", settings))
     save(figure, stem, table, settings, [ranges])
 
@@ -296,39 +307,46 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
 def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x head maps of the mean effect of one head's z at three tokens; the Reasoning-Focus Heads are framed."""
     table, agreements = pd.read_csv(carriers), pd.read_csv(agreement).set_index(["probe", "role"])
-    probes = list(dict.fromkeys(table["probe"])) or [""]
+    if not len(table):
+        why = f"{titled(settings, 'z, the output of single heads, was not patched')}."
+        save(nothing_to_draw(why), stem, table, settings, [carriers, agreement])
+        return
+    probes = list(dict.fromkeys(table["probe"]))
     n_layers, n_heads = table["layer"].nunique(), table["head"].nunique()
-    size = (1.9 + 3 * max(1.7, 0.26 * n_heads), 1.5 + len(probes) * (0.6 + max(1.1, 0.26 * n_layers)))
+    # so wide that text stays readable on a page, whatever the number of heads
+    width, height = min(max(1.7, 0.26 * n_heads), 2.5), min(max(1.1, 0.26 * n_layers), 4.0)
+    size = (1.9 + 3 * width, 1.5 + len(probes) * (0.6 + height))
+    cell = 72 * min(width / n_heads, height / n_layers)  # in points
     figure, grid = plt.subplots(
         len(probes), len(KEY_ROLES), figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
     )
-    limit = max(0.1, table["mean"].abs().max()) if len(table) else 1
+    limit = max(0.1, table["mean"].abs().max())
     for probe, panels in zip(probes, grid, strict=True):
         for role, axes in zip(KEY_ROLES, panels, strict=True):
             rows = table[(table["probe"] == probe) & (table["role"] == role)]
-            if not len(rows):
-                axes.text(0.5, 0.5, "z was not patched", ha="center", va="center", fontsize=8)
-                axes.set_axis_off()
-                continue
             values = rows.pivot(index="layer", columns="head", values="mean")
+            places = {layer: place for place, layer in enumerate(values.index)}
             image = axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
             for head in rows[rows["is_rfh"]].itertuples():
-                corner = (head.head - 0.5, head.layer - 0.5)
-                axes.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.4))
+                corner = (head.head - 0.5, places[head.layer] - 0.5)
+                line = min(1.4, 0.15 * cell)
+                axes.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=line))
             for head in rows[rows["mean"] < -0.1 * limit].itertuples():  # in grey, both signs look alike
                 colour = "white" if head.mean < -0.6 * limit else "black"
-                axes.text(head.head, head.layer, "\N{MINUS SIGN}", ha="center", va="center", fontsize=8, color=colour)
+                axes.text(
+                    head.head, places[head.layer], "\N{MINUS SIGN}", ha="center", va="center",
+                    fontsize=min(8, cell), color=colour,
+                )  # fmt: skip
             found = agreements.loc[(probe, role)]
             correlation = "no rank correlation"
             if not np.isnan(found["rank_correlation"]):
                 correlation = "rank correlation {rank_correlation:.2f} [{low:.2f}, {high:.2f}]".format(**found)
             axes.set_title(f"{CURVES[role][2]}\n{correlation}", fontsize=7)
-            axes.set(xticks=_ticks(n_heads), yticks=_ticks(n_layers))
-        if len(table):
-            panels[0].set_ylabel(f"“{PROBES[probe].label}”\nn = {found['n_pairs']:.0f}; layer", fontsize=7)
+            axes.set_xticks(_ticks(n_heads))
+            axes.set_yticks(_ticks(n_layers), [values.index[place] for place in _ticks(n_layers)])
+        panels[0].set_ylabel(f"“{PROBES[probe].label}”\nn = {found['n_pairs']:.0f}; layer", fontsize=7)
     for axes in grid[-1]:
         axes.set_xlabel("head")
-    if len(table):
-        figure.colorbar(image, ax=grid, label=f"mean {EFFECT}", shrink=0.8)
+    figure.colorbar(image, ax=grid, label=f"mean {EFFECT}", shrink=0.8)
     title(figure, titled(settings, "which heads carry the answer"), caption("carriers", settings))
     save(figure, stem, table, settings, [carriers, agreement])

@@ -1,6 +1,6 @@
 """Every patch of a pair: what is put in where, and what it does to the answer (METHOD section 4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -50,18 +50,26 @@ def measure(
     numbers: Sequence[int],
     settings: Mapping[str, Any],
     batch_tokens: int,
+    layers: Sequence[int] | None = None,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> list[dict[str, np.ndarray]]:
     """What every patch does in some pairs of a table, all sharing batches.
+
+    layers: those that are patched, the axis `layer` of all arrays; all by default. tell: as in Patcher.finish.
 
     Of each pair, by name: {component}/{patch} [metric, layer, role], controls [metric, layer, key_role], z [metric,
     layer, head, key_role], in the order of METRICS; {component}/{patch}/first_order, the same without metric;
     reasoning_ranges [metric, layer, range], of as many ranges as the pair has; null_patch_error, is_used and both runs'
     logit_diff. Raises ModelError where restarts are more than rounding away from the runs that they restart.
     """
+    layers = range(patcher.n_layers) if layers is None else layers
     pairs = [_Pair(patcher, table, activations, number, settings) for number in numbers]
-    jobs = [(pair, job) for pair in pairs for job in pair.jobs(patcher)]
-    resid_post = patcher.finish([patch for _, job in jobs for patch in job.patches], batch_tokens)
-    found: dict[int, dict[str, np.ndarray]] = {pair.number: pair.first_order(patcher) for pair in pairs}
+    jobs = [(pair, job) for pair in pairs for job in pair.jobs(patcher, layers)]
+    resid_post = patcher.finish([patch for _, job in jobs for patch in job.patches], batch_tokens, tell)
+    found: dict[int, dict[str, np.ndarray]] = {
+        pair.number: {name: values[list(layers)] for name, values in pair.first_order(patcher).items()}
+        for pair in pairs
+    }
     for (pair, job), of_job in zip(jobs, resid_post.split([len(job.patches) for _, job in jobs]), strict=True):
         arrays = found[pair.number]
         if job.name == NULL:
@@ -93,6 +101,31 @@ def control_sources(table: pd.DataFrame, number: int, settings: Mapping[str, Any
         if component != "z":
             CONTROLS[control].function(Given(nothing, component, table, number, vectors, seed))
     return sources
+
+
+def layers_to_patch(
+    patcher: Patcher, table: pd.DataFrame, activations: h5py.Group, settings: Mapping[str, Any]
+) -> list[int]:
+    """The layers in which a table's pairs are patched: coarse first, and all where a first-order scan says so.
+
+    Every settings[layer_step]-th and the last; and those at which the scan expects, in the mean over the used pairs,
+    that a component at some token (or head) changes normalized_logit_diff by settings[scan_effect] or more; of the
+    residual stream, more than it does at the layer before. The same for all pairs, so that no mean is over a choice.
+    """
+    n_layers, step = patcher.n_layers, settings["layer_step"]
+    if step == 1:
+        return list(range(n_layers))
+    used = [number for number in range(len(table)) if is_used(table, activations, number)]
+    totals: dict[str, np.ndarray] = {}
+    for number in used:
+        for name, values in _Pair(patcher, table, activations, number, settings).first_order(patcher).items():
+            totals[name] = totals.get(name, 0) + values / len(used)
+    is_needed = np.arange(n_layers) % step == 0
+    is_needed[-1] = True
+    for name, mean in totals.items():
+        change = np.diff(mean, axis=0, prepend=mean[:1]) if name.startswith("resid") else mean
+        is_needed |= np.abs(change).reshape(n_layers, -1).max(1) >= settings["scan_effect"]
+    return np.flatnonzero(is_needed).tolist()
 
 
 def is_used(table: pd.DataFrame, activations: h5py.Group, number: int) -> bool:
@@ -131,7 +164,7 @@ class _Pair:
     def _vectors_of(self, component: str, run: str, number: int) -> torch.Tensor:
         return self.vectors(run, component, number)
 
-    def jobs(self, patcher: Patcher) -> list[Job]:
+    def jobs(self, patcher: Patcher, layers: Sequence[int]) -> list[Job]:
         jobs = []
         seed = f"{self.settings['seed']} {self.row['pair']}"
         for component in self.settings["components"]:
@@ -149,18 +182,18 @@ class _Pair:
                     if vectors is not None:
                         put_in[control] = ("corrupted", vectors[:, self.key_places], self.key_places)
             for patch, (base, vectors, at) in put_in.items():
-                patches = patcher.patches(self.runs[base], component, vectors, at)
-                jobs.append(Job(f"{component}/{patch}", base, patches, tuple(vectors.shape[:-1])))
+                patches = patcher.patches(self.runs[base], component, vectors, at, layers)
+                jobs.append(Job(f"{component}/{patch}", base, patches, (len(layers), *vectors.shape[1:-1])))
         if self.n_ranges:
-            jobs.append(Job(RANGES, "corrupted", self._range_patches(patcher), (patcher.n_layers, self.n_ranges)))
+            jobs.append(Job(RANGES, "corrupted", self._range_patches(layers), (len(layers), self.n_ranges)))
         jobs += [Job(NULL, run, _null_patches(self.runs[run], patcher.n_layers), ()) for run in RUNS]
         return jobs
 
-    def _range_patches(self, patcher: Patcher) -> list[Patch]:
+    def _range_patches(self, layers: Sequence[int]) -> list[Patch]:
         """Whole ranges of the clean run's reasoning at once, counted back from the probe: layer by layer."""
         clean, corrupted = (self.runs[run] for run in RUNS)
         patches = []
-        for layer in range(patcher.n_layers):
+        for layer in layers:
             for k in range(self.n_ranges):
                 back = self.settings["range_tokens"] * np.array([k + 1, k])
                 source, place = (run.positions[0] - back for run in (clean, corrupted))

@@ -462,12 +462,16 @@ class Patcher:
         return kept
 
     @torch.no_grad()
-    def finish(self, patches: Sequence[Patch], batch_tokens: int) -> torch.Tensor:
+    def finish(
+        self, patches: Sequence[Patch], batch_tokens: int, tell: Callable[[float], None] = lambda share: None
+    ) -> torch.Tensor:
         """What leaves the last layer at the last token under each patch, of one run or of several: [patch, d_model].
 
-        `batch_tokens` bounds the tokens that are computed at a time.
+        `batch_tokens` bounds the tokens that are computed at a time. tell: given the share of the work that is done,
+        from 0 to 1, after each batch.
         """
         resid_post = torch.cat([patch.run.resid_pre[-1] for patch in patches])
+        n_done = sum(patch.layer == self.n_layers for patch in patches)
         for number, patch in enumerate(patches):
             last = patch.run.n_tokens - 1
             if patch.layer == self.n_layers and last in patch.positions:
@@ -476,6 +480,8 @@ class Patcher:
             if layer == self.n_layers - 1:
                 for place, tail in tails.items():
                     resid_post[rows[place]] = tail[:, -1].to(resid_post)
+                    n_done += len(rows[place])
+                tell(n_done / len(patches))
         return resid_post
 
     @torch.no_grad()
@@ -535,30 +541,43 @@ class Patcher:
                 yield layer, rows, tails
 
     def patches(
-        self, kept: KeptRun, component: str, vectors: torch.Tensor, places: Sequence[int] | None = None
+        self,
+        kept: KeptRun,
+        component: str,
+        vectors: torch.Tensor,
+        places: Sequence[int] | None = None,
+        layers: Sequence[int] | None = None,
     ) -> list[Patch]:
         """Every single patch of a component, layer by layer, position by position, and of z head by head.
 
         vectors: [layer, position, d_model], [layer, position, head, d_head] for z; for the positions of `kept`, or
-        for those of them that `places` numbers.
+        for those of them that `places` numbers. layers: those that are patched; all by default.
         """
         self.places.refuse_missing([component])
         places = range(len(kept.positions)) if places is None else places
         later = 0 if component == "resid_pre" else 1
         return [
             Patch(kept, layer + later, (kept.positions[place],), vector[None])
-            for layer in range(self.n_layers)
+            for layer in (range(self.n_layers) if layers is None else layers)
             for place, at_place in zip(places, self._entering(kept, component, layer, vectors, places), strict=True)
             for vector in at_place.reshape(-1, at_place.shape[-1])
         ]
 
-    def patch(self, kept: KeptRun, component: str, vectors: torch.Tensor, batch_tokens: int) -> torch.Tensor:
+    def patch(
+        self,
+        kept: KeptRun,
+        component: str,
+        vectors: torch.Tensor,
+        batch_tokens: int,
+        layers: Sequence[int] | None = None,
+    ) -> torch.Tensor:
         """What leaves the last layer at the last token under every single patch of a component.
 
-        vectors as in `patches`. Returns [layer, position, d_model], for z [layer, position, head, d_model].
+        vectors and layers as in `patches`. Returns [layer, position, d_model], for z [layer, position, head, d_model].
         """
-        resid_post = self.finish(self.patches(kept, component, vectors), batch_tokens)
-        return resid_post.reshape(*vectors.shape[: 3 if component == "z" else 2], -1)
+        layers = range(self.n_layers) if layers is None else layers
+        resid_post = self.finish(self.patches(kept, component, vectors, layers=layers), batch_tokens)
+        return resid_post.reshape(len(layers), *vectors.shape[1 : 3 if component == "z" else 2], -1)
 
     @torch.no_grad()
     def logits(self, resid_post: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,15 @@ import torch
 from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
 from r2a.parts import Parts
-from r2a.patching.measurement import RANGES, RUNS, control_sources, is_used, measure, range_counts
+from r2a.patching.measurement import (
+    RANGES,
+    RUNS,
+    control_sources,
+    is_used,
+    layers_to_patch,
+    measure,
+    range_counts,
+)
 from r2a.patching.metrics import METRICS
 from r2a.patching.patcher import Patcher, batches, capture
 from r2a.progress import Progress, logger
@@ -111,6 +119,7 @@ def patch_pairs(
     /{probe}/reasoning_ranges/{metric} [pair, layer, range]: resid_pre of a whole range of the clean run's reasoning put
     into the corrupted run, the ranges lying equally far before the probe in both; a range's label is how many tokens
     before the probe it begins.
+    The axis `layer` has the layers that are patched (measurement.layers_to_patch).
     /{probe}/template [pair] says which pairs were made alike.
     /{probe}/is_used [pair] is 0 for pairs one of whose runs does not prefer its own answer. null_patch_error [pair] is
     the largest change of a logit when a run's own vectors are put in: the noise floor.
@@ -120,7 +129,12 @@ def patch_pairs(
     by_probe = used_pairs(pairs)
     patcher = Patcher(load_model(read_manifest(manifest), SEAM))
     origin = provenance(settings, [pairs, activations])
-    parts = Parts(output, origin, _part_dependences(by_probe, settings))
+    with open_hdf5(activations) as kept:
+        _refuse_unused(pairs, by_probe, kept)
+        layers = {probe: layers_to_patch(patcher, table, kept[probe], settings) for probe, table in by_probe.items()}
+        for probe, patched in layers.items():
+            logger.info(f"{probe}: {len(patched)} of {patcher.n_layers} layers are patched")
+    parts = Parts(output, origin, _part_dependences(by_probe, layers, settings))
     missing = {
         probe: [number for number in shard_range(shard, len(table)) if f"{probe}-{number}" not in parts]
         for probe, table in by_probe.items()
@@ -133,13 +147,14 @@ def patch_pairs(
         open_hdf5(activations) as kept,
         Progress(f"{settings['model']}, {settings['dataset']}: pairs patched", n_missing) as progress,
     ):
-        _refuse_unused(pairs, by_probe, kept)
         for probe, table in by_probe.items():
             n_tokens = list(table["clean_ids"].str.len() + table["corrupted_ids"].str.len())
             # pairs that share batches keep a GPU busy; on a CPU each is kept, and told, as soon as it is done
             shared_tokens = batch_tokens if torch.cuda.is_available() else 0
             for numbers in batches(missing[probe], n_tokens, shared_tokens):
-                found = measure(patcher, table, kept[probe], numbers, settings, batch_tokens)
+                found = measure(
+                    patcher, table, kept[probe], numbers, settings, batch_tokens, layers[probe], progress.within
+                )
                 for number, arrays in zip(numbers, found, strict=True):
                     parts.add(f"{probe}-{number}", arrays)
                     progress.advance()
@@ -147,7 +162,7 @@ def patch_pairs(
             add_axis(file, "probe", list(by_probe))
             for probe, table in by_probe.items():
                 group = file.create_group(probe)
-                _add_axes(group, table["pair"], axis_labels(kept[probe], "role"), patcher)
+                _add_axes(group, table["pair"], axis_labels(kept[probe], "role"), patcher, layers[probe])
                 add_column(group, "template", "pair", list(table["template"]))
                 n_ranges = max(range_counts(table, settings["range_tokens"]))
                 add_axis(group, "range", settings["range_tokens"] * np.arange(1, n_ranges + 1))
@@ -157,14 +172,18 @@ def patch_pairs(
                 logger.info(f"{probe}: noise floor {floor:.2g}")
 
 
-def _part_dependences(by_probe: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What the part of each pair depends on, by its name: the pair, and those whose vectors its controls put in."""
+def _part_dependences(
+    by_probe: Mapping[str, pd.DataFrame], layers: Mapping[str, list[int]], settings: Mapping[str, Any]
+) -> dict[str, list[Any]]:
+    """What the part of each pair depends on, by its name: the pair, those whose vectors its controls put in, and the
+    layers that are patched.
+    """
     found = {}
     for probe, table in by_probe.items():
         rows = [json.loads(row) for row in table.to_json(orient="records", lines=True).splitlines()]
         for number in range(len(table)):
             sources = [[run, rows[row]] for run, row in control_sources(table, number, settings)]
-            found[f"{probe}-{number}"] = [rows[number], sources]
+            found[f"{probe}-{number}"] = [rows[number], sources, layers[probe]]
     return found
 
 
@@ -179,10 +198,12 @@ def _refuse_unused(pairs: Path, by_probe: Mapping[str, pd.DataFrame], activation
         raise NothingToMeasure("in no pair do both runs prefer their own answers")
 
 
-def _add_axes(group: h5py.Group, pairs: pd.Series, roles: list[str], patcher: Patcher) -> list[str]:
-    """The axes that both stores have; returns the roles."""
+def _add_axes(
+    group: h5py.Group, pairs: pd.Series, roles: list[str], patcher: Patcher, layers: Sequence[int] | None = None
+) -> list[str]:
+    """The axes that both stores have, all layers by default; returns the roles."""
     add_axis(group, "pair", list(pairs))
-    add_axis(group, "layer", range(patcher.n_layers))
+    add_axis(group, "layer", range(patcher.n_layers) if layers is None else layers)
     add_axis(group, "head", range(patcher.n_heads))
     add_axis(group, "role", list(roles))
     add_axis(group, "key_role", KEY_ROLES)

@@ -524,6 +524,18 @@ class Patching(Section):
     range_tokens: int = Field(
         50, gt=0, description="Length, in tokens, of the ranges in which the reasoning before the probe is patched."
     )
+    layer_step: int = Field(
+        1,
+        gt=0,
+        description="Every so many layers are patched, and the last: 1 patches all. With more, a first-order scan (one "
+        "gradient a run) adds the layers at which something happens.",
+    )
+    scan_effect: float = Field(
+        0.1,
+        gt=0,
+        description="What the scan adds (layer_step above 1): layers at which it expects a component to change the "
+        "normalized logit difference by so much, in the mean over pairs.",
+    )
     batch_tokens: int = Field(4096, gt=0, description="Tokens that are computed at a time.")
 
 

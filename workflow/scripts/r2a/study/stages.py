@@ -149,7 +149,12 @@ STAGES = {
     "first_grades": _stage(2, "grading.{seconds,memory_mb}", "first_grader_version", grader="grading.graders.0"),
     "pairs": _stage(4, "patching.{decoding,probes,keep_reasoning,alignment}", "seed", "probe_versions"),
     "activations": _stage(2, "patching.components"),
-    "patching": _stage(4, "patching.{components,range_tokens,controls}", "seed", "control_versions"),
+    "patching": _stage(
+        4,
+        "patching.{components,range_tokens,controls,layer_step,scan_effect}",
+        "seed",
+        "control_versions",
+    ),
     # ---- tables
     "heads": _stage(4, "attention.n_top_heads", "scores", *STATISTICS),
     "evaluation": _stage(4, *STATISTICS, "variants", **LABELS),

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 Scope = Literal["study", "model and dataset"]
 FOLDERS: dict[Scope, str] = {"study": "", "model and dataset": "{model}/{dataset}/"}
-CATEGORIES = ("1 Answers", "2 Attention", "3 Patching", "4 Checks")  # of the report; the summary's sections
+CATEGORIES = {  # of the report and the summary, and what each asks
+    "1 Answers": "Does reasoning improve answers?",
+    "2 Attention": "Which heads read the reasoning?",
+    "3 Patching": "Does the answer depend on the reasoning's activations?",
+    "4 Checks": "What was left out, and why?",
+}
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,8 @@
-"""Stage 2's sentences on ablation: what becomes of the answer without the heads that attend to the reasoning?"""
+"""The finding on ablation: what becomes of the answer without the heads that attend to the reasoning?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,77 +17,62 @@ from r2a.roles import (
     UNABLATED,
 )
 from r2a.store import read_provenance
-from r2a.summary.words import said_empty, said_p
+from r2a.summary.registry import Cell, Found, finding
+from r2a.summary.words import NONE, in_cases, number, points, said_p, share, sorted_out, word
 
 SELECTIONS = {
-    RANDOM: "as many random heads of the same layers",
-    MATCHED: "as many that write and attend to the first token as much",
-    PROMPT_HEADS: "as many that attend most to the prompt", CONTRIBUTION: "as many that write most of the reasoning",
-    RFH_FROM_PROMPT: "the same ones cut off from the prompt instead",
+    RANDOM: "random heads of the same layers", MATCHED: "heads that write and attend to the first token as much",
+    PROMPT_HEADS: "heads that attend to the prompt", CONTRIBUTION: "heads that write most of the reasoning",
+    RFH_FROM_PROMPT: "the RFHs, cut off from the prompt",
 }  # fmt: skip
 
 
-def ablation_sentences(effects: Sequence[Path]) -> list[str]:
-    """A bullet per model and dataset: the accuracy at every dose, of the RFHs and of what they are compared with."""
-    bullets = []
-    for path in effects:
-        if said := said_empty(path):
-            bullets += said
-            continue
-        settings = read_provenance(path)["parameters"]
-        whole_table = pd.read_csv(path)
-        table = whole_table[whole_table["metric"] == "accuracy"]
+@finding(
+    label="answers without the RFHs",
+    category="2 Attention",
+    caption=(
+        "Answers generated again from the same reasoning, without the first RFHs (dose) while the answer is written: "
+        "share that is right, without ablation and without the RFHs; then the RFHs' share minus that without as many "
+        "other heads, paired by problem, with {interval} intervals and p after Holm's correction over doses and modes."
+    ),
+    reads={"effects": "<results>/tables/{model}/{dataset}/ablation.csv"},
+    where="graded_datasets",
+    models="ablated_models",
+)
+def find_ablation(effects: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """What the RFHs' ablation changes in accuracy, at every dose, beside that of other heads."""
+    found = Found()
+    filled, found.missing = sorted_out(effects, settings)
+    harms = []
+    for subject, path in filled:
+        table = pd.read_csv(path).query("metric == 'accuracy'")
         whole = table[table["mode"] == UNABLATED].iloc[0]
-        bullet = (
-            f"- **{settings['model_label']}**, {settings['dataset_label']}: of {whole['n_problems']} answers generated "
-            f"again from the same reasoning, {100 * whole['value']:.0f} % are right. While the answer is written, "
-        )
-        parts = []
-        for mode in table.loc[table["mode"] != UNABLATED, "mode"].unique():
-            rows = table[table["mode"] == mode].sort_values("dose")
-            rfh = rows[rows["selection"] == RFH]
-            doses = _list(rfh["dose"])
-            part = f"with the first {doses} Reasoning-Focus Heads {ABLATION_MODES[mode]} {_course(rfh)} are right"
-            for selection, others in rows[rows["selection"] != RFH].groupby("selection", sort=False):
-                most = others.loc[others["difference"].abs().idxmax()]
-                part += (
-                    f", with {SELECTIONS.get(selection, selection)} {_course(others)} (most apart at {most['dose']}: "
-                    f"{100 * most['difference']:+.0f} points [{100 * most['difference_low']:+.0f}, "
-                    f"{100 * most['difference_high']:+.0f}], {said_p(most['p_holm'])})"
+        alpha = 1 - read_provenance(path)["parameters"]["confidence"]
+        beside_random = table[table["selection"] == RANDOM]
+        harms.append(bool(((beside_random["difference"] < 0) & (beside_random["p_holm"] < alpha)).any()))
+        for (mode, dose), rows in table[table["mode"] != UNABLATED].groupby(["mode", "dose"], sort=False):
+            rows = rows.set_index("selection")
+            if RFH not in rows.index:
+                continue
+            rfh = rows.loc[RFH]
+            cells = {
+                "RFHs": word(ABLATION_MODES[mode]), "dose": number(dose),
+                "unablated": share(whole["value"], whole["low"], whole["high"], whole["n_problems"]),
+                "without RFHs": share(rfh["value"], rfh["low"], rfh["high"], rfh["n_problems"]),
+            }  # fmt: skip
+            for selection in SELECTIONS:
+                if not (table["selection"] == selection).any():
+                    continue
+                cells[f"against {SELECTIONS[selection]}, points"] = (
+                    _against(rows.loc[selection]) if selection in rows.index else Cell(text=NONE)
                 )
-            parts.append(part)
-        bullet += f"{'; '.join(parts)}; p after Holm's correction over all doses and modes."
-        bullet += _tracking(whole_table)
-        overlap = table.loc[table["selection"] == RANDOM, "overlap"].max()
-        if overlap > 0:
-            bullet += f" Up to {100 * overlap:.0f} % of the random heads are Reasoning-Focus Heads, for want of others."
-        bullets.append(bullet)
-    return bullets
+            found.rows.append((subject, cells | {"n": number(rfh["n_problems"])}))
+    if harms:
+        found.sentences = [f"Losing these heads costs more right answers than losing random ones {in_cases(harms)}."]
+    return found
 
 
-def _tracking(table: pd.DataFrame) -> str:
-    """How far the other heads go on to move forward, at the highest dose of the first mode."""
-    rows = table[(table["metric"] == "tracking") & table["value"].notna()]
-    whole, ablated = rows[rows["mode"] == UNABLATED], rows[rows["mode"] != UNABLATED]
-    if whole.empty or ablated.empty:
-        return ""
-    of_mode = ablated[(ablated["mode"] == ablated["mode"].iloc[0])]
-    at = of_mode[of_mode["dose"] == of_mode["dose"].max()].set_index("selection")
-    if RFH not in at.index:
-        return ""
-    row = at.loc[RFH]
-    told = f" The attention of the heads left alone follows the reasoning with a rank correlation of {_value(row)} at "
-    told += f"{row['dose']} heads ({ABLATION_MODES[row['mode']]}), {_value(whole.iloc[0])} without ablation"
-    return told + (f" and {_value(at.loc[RANDOM])} with random heads." if RANDOM in at.index else ".")
-
-
-def _value(row: pd.Series) -> str:
-    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-
-
-def _list(values: Sequence[int]) -> str:
-    return ", ".join(str(value) for value in values)
-
-
-def _course(rows: pd.DataFrame) -> str:
-    return ", ".join(f"{100 * value:.0f}" for value in rows["value"]) + " %"
+def _against(row: pd.Series) -> Cell:
+    overlap = f"{100 * row['overlap']:.0f} % of them are RFHs" if row["overlap"] > 0 else ""
+    tested = row["test"], said_p(row["p_holm"])
+    return points(row["difference"], row["difference_low"], row["difference_high"], row["n_problems"], *tested, overlap)

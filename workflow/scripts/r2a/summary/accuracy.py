@@ -1,48 +1,227 @@
-"""Stage 1's sentences: does reasoning improve answers?"""
+"""Findings of stage 1: does reasoning improve answers, and what does that depend on?"""
 
-import math
-import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from r2a.store import read_provenance
-from r2a.summary.words import said_p
+from r2a.study import CONDITIONS
+from r2a.summary.registry import Cell, Found, Plot, Subject, finding
+from r2a.summary.words import in_cases, number, p_value, points, said_p, share, word
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
-
-
-def _tested(test: str, p: float) -> str:
-    return test if math.isnan(p) else f"{test}, {said_p(p)}"
-
-
-def effect_sentences(effect: pd.DataFrame) -> tuple[list[str], str]:
-    """A bullet per model, dataset and decoding; and one line on all of the first decoding."""
-    whole = effect[effect["group"] == "all"]
-    bullets = [
-        f"- **{r.model}**, {r.dataset}, {r.decoding}: {100 * r.accuracy_with:.1f} % right with reasoning, "
-        f"{100 * r.accuracy_without:.1f} % without; the difference is {_points(r.difference)} points "
-        f"[{_points(r.low)}, {_points(r.high)}] over all {r.n_problems} problems ({_tested(r.test, r.p)}). "
-        f"Over the {r.n_common} problems valid in both conditions, the paper's estimand, it is "
-        f"{_points(r.common_difference)}."
-        for r in whole.itertuples()
-    ]
+@finding(
+    label="accuracy with and without reasoning",
+    category="1 Answers",
+    caption=(
+        "Share of all problems answered correctly, an invalid answer counting as wrong, and the difference paired by "
+        "problem, with {interval} intervals (Wilson's for shares, Newcombe's for differences). Tests: exact McNemar, or "
+        "a sign-flip permutation where problems have several samples. Valid in both: the paper's estimand, the same "
+        "difference over problems whose answers are valid in both conditions."
+    ),
+    reads={"effect": "<results>/tables/effect.csv", "accuracy": "<results>/tables/accuracy.csv"},
+    where="graded_datasets",
+    is_open=True,
+)
+def find_accuracy(effect: Path, accuracy: Path, settings: Mapping[str, Any]) -> Found:
+    """What reasoning changes in accuracy, by model, dataset and decoding."""
+    whole = _all(effect)
     if whole.empty:
-        return bullets, "1. No answer of this study is graded."
-    first = whole[whole["decoding"] == whole["decoding"].iloc[0]]
-    short = "; ".join(f"{r.model}, {r.dataset} {_points(r.difference)}" for r in first.itertuples())
-    return bullets, f"1. Reasoning changes accuracy by (points): {short}."
+        return Found(sentences=["No answer of this study is graded."])
+    shares = _all(accuracy).set_index(["model", "dataset", "decoding", "condition"])
+    rows, right, change = [], {}, {}
+    first = whole["decoding"].iloc[0]
+    for row in whole.itertuples():
+        names = row.model, row.dataset, row.decoding
+        sides = []
+        for condition in CONDITIONS:
+            one = shares.loc[(*names, condition)]
+            undecided = f"{one['n_undecided']:.0f} answers undecided" if one["n_undecided"] else ""
+            sides.append(share(one["accuracy"], one["low"], one["high"], one["n_problems"], row.decoding, undecided))
+        tested = row.test if pd.isna(row.p) else f"{row.test}, {said_p(row.p)}"
+        effect_cell = points(row.difference, row.low, row.high, row.n_problems, tested, row.decoding)
+        common = points(
+            row.common_difference, row.common_low, row.common_high, row.n_common,
+            "the paper's estimand, over problems valid in both conditions",
+        )  # fmt: skip
+        cells = {
+            "decoding": word(row.decoding), "with": sides[0], "without": sides[1], "effect, points": effect_cell,
+            "valid in both": common, "n": number(row.n_problems), "p": p_value(row.p), "test": word(row.test),
+        }  # fmt: skip
+        rows.append(((row.model, row.dataset), cells))
+        if row.decoding == first:
+            pair = row.accuracy_with, row.accuracy_without
+            right[row.model, row.dataset] = Cell(
+                text=f"{100 * pair[0]:.0f} · {100 * pair[1]:.0f} %", value=pair[0], n=row.n_problems, paired=pair,
+                note=f"right with reasoning {sides[0].text}, without {sides[1].text}; {sides[0].note}",
+            )  # fmt: skip
+            change[row.model, row.dataset] = effect_cell
+    return Found(
+        rows=rows, verdicts={"right, with · without": right, "effect, points": change}, sentences=_sentences(change),
+        plots=[
+            Plot(
+                title="right, with (●) and without (○) reasoning", columns=["with", "without"], low=0, high=1,
+                suffix=" %", factor=100,
+            ),
+            Plot(title="effect of reasoning, points", columns=["effect, points"], zero=0, factor=100),
+        ],
+    )  # fmt: skip
 
 
-def grader_sentence(path: Path, folder: Path) -> list[str]:
-    """A bullet on how often the graders disagree; none where there is but one."""
-    first, *others = read_provenance(path)["parameters"]["graders"]
+def _sentences(change: Mapping[Subject, Cell]) -> list[str]:
+    """How often reasoning helps, whatever the answer, and how often it harms, where it does."""
+    cells = list(change.values())
+    said = [f"With reasoning more answers are right, beyond chance, {in_cases(cell.sign > 0 for cell in cells)}."]
+    if any(cell.sign < 0 for cell in cells):
+        said.append(f"With reasoning fewer are right {in_cases(cell.sign < 0 for cell in cells)}.")
+    return said
+
+
+def _all(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path)
+    return table[table["by"] == "all"]
+
+
+@finding(
+    label="effect by area",
+    category="1 Answers",
+    caption="The difference in each area of a dataset, with {interval} intervals; p after Holm's correction over areas.",
+    reads={"effect": "<results>/tables/effect.csv"},
+    where="graded_datasets",
+)
+def find_areas(effect: Path, settings: Mapping[str, Any]) -> Found:
+    """What reasoning changes in accuracy, by area, in the first decoding."""
+    table = pd.read_csv(effect)
+    table = table[(table["by"] == "area") & table["decoding"].isin(table["decoding"].head(1))]
+    rows = [
+        (
+            (row.model, row.dataset),
+            {
+                "area": word(row.area), "with": number(100 * row.accuracy_with, "{:.0f} %"),
+                "without": number(100 * row.accuracy_without, "{:.0f} %"),
+                "effect, points": points(row.difference, row.low, row.high, row.n_problems, row.test, said_p(row.p_holm)),
+                "n": number(row.n_problems), "p, Holm": p_value(row.p_holm),
+            },
+        )
+        for row in table.itertuples()
+    ]  # fmt: skip
+    return Found(rows=rows)
+
+
+@finding(
+    label="token budgets",
+    category="1 Answers",
+    caption=(
+        "Had completions been cut off at a budget, up to which one reasoning would do worse, and from which one on it "
+        "would do better, by a {interval} band for the paired difference that holds at all budgets at once."
+    ),
+    reads={"budgets": "<results>/tables/budgets.csv"},
+    where="graded_datasets",
+)
+def find_budgets(budgets: Path, settings: Mapping[str, Any]) -> Found:
+    """From which token budget on reasoning helps, in the first decoding."""
+    rows = []
+    for (model, dataset), part in pd.read_csv(budgets).groupby(["model", "dataset"], sort=False):
+        part = part[part["decoding"] == part["decoding"].iloc[0]].sort_values("budget")
+        worse = part.loc[part["band_high"] < 0, "budget"].max()
+        is_better_from_here = (part["band_low"] > 0)[::-1].cummin()[::-1]
+        better = part.loc[is_better_from_here, "budget"].min()
+        cells = {
+            "worse up to, tokens": number(worse), "better from, tokens": number(better),
+            "whole budget": number(part["budget"].iloc[-1]), "n": number(part["n_problems"].iloc[0]),
+        }  # fmt: skip
+        rows.append(((model, dataset), cells))
+    return Found(rows=rows)
+
+
+CHANGED = {"accuracy": "accuracy", "compliance": "valid traces"}
+
+
+def _changes(table: pd.DataFrame, names: list[str]) -> Found:
+    rows = []
+    for row in table.to_dict("records"):
+        change = points(row["difference"], row["low"], row["high"], row["n_problems"], "Newcombe's paired interval")
+        cells = {name: word(row[name]) for name in names}
+        cells |= {
+            "condition": word(row["condition"].replace("_", " ")), "measure": word(CHANGED[row["measure"]]),
+            "change, points": change, "n": number(row["n_problems"]),
+        }  # fmt: skip
+        rows.append(((row["model"], row["dataset"]), cells))
+    return Found(rows=rows)
+
+
+@finding(
+    label="decodings",
+    category="1 Answers",
+    caption="What the second decoding changes against the first: differences paired by problem, {interval} intervals.",
+    reads={"decodings": "<results>/tables/decodings.csv"},
+)
+def find_decodings(decodings: Path, settings: Mapping[str, Any]) -> Found:
+    """What another decoding changes."""
+    return _changes(pd.read_csv(decodings), ["first", "second"])
+
+
+@finding(
+    label="variants",
+    category="1 Answers",
+    caption="What a variant changes against its base: differences paired by problem, with {interval} intervals.",
+    reads={"variants": "<results>/tables/variants.csv"},
+    where="variants",
+)
+def find_variants(variants: Path, settings: Mapping[str, Any]) -> Found:
+    """What another prompt, tokenization or dtype of the same model changes."""
+    return _changes(pd.read_csv(variants), ["decoding", "variant", "change"])
+
+
+@finding(
+    label="survival of traces",
+    category="4 Checks",
+    caption=(
+        "Traces that each step leaves: finished before the token limit, well formed (its reasoning closed, once), with "
+        "an answer extracted. One that does not survive counts as wrong. Repeating: stopped because it repeated itself."
+    ),
+    reads={"funnel": "<results>/tables/funnel.csv"},
+)
+def find_funnel(funnel: Path, settings: Mapping[str, Any]) -> Found:
+    """How many traces each step leaves."""
+    table = pd.read_csv(funnel)
+    steps = ["total", "finished", "well_formed", "extracted"]
+    steps += [step for step in ("repeating", "closed_by_budget", "unreadable") if table[step].any()]
+    rows = []
+    for row in table.to_dict("records"):
+        cells = {name: word(str(row[name]).replace("_", " ")) for name in ("condition", "decoding")}
+        cells |= {step.replace("_", " "): number(row[step]) for step in steps}
+        cells["valid"] = share(row["compliance"], row["low"], row["high"], row["total"], of="traces")
+        rows.append(((row["model"], row["dataset"]), cells))
+    total, left = int(table["total"].sum()), int(table["extracted"].sum())
+    lost = total - left
+    said = f"{lost or 'None'} of the {total} traces did not reach an answer; such count as wrong."
+    return Found(rows=rows, sentences=[said])
+
+
+@finding(
+    label="graders that disagree",
+    category="4 Checks",
+    caption="Answers on which another grader's verdict differs from the first one's; tables/grader_disagreements.csv lists them.",
+    reads={"disagreements": "<results>/tables/grader_disagreements.csv"},
+    where="graded_datasets",
+)
+def find_disagreements(disagreements: Path, settings: Mapping[str, Any]) -> Found:
+    """How many verdicts differ between graders."""
+    first, *others = read_provenance(disagreements)["parameters"]["graders"]
+    verdicts = pd.read_csv(disagreements, dtype=str, keep_default_na=False)
+    rows = []
+    for (model, dataset), part in verdicts.groupby(["model", "dataset"], sort=False):
+        cells = {"judged by": word(first)}
+        for other in others:
+            cells[f"differs: {other}"] = number((part[f"is_correct_{other}"] != part[f"is_correct_{first}"]).sum())
+        rows.append(((model, dataset), cells))
     if not others:
-        return []
-    verdicts = pd.read_csv(path, dtype=str, keep_default_na=False)
-    differs = {other: verdicts[f"is_correct_{other}"] != verdicts[f"is_correct_{first}"] for other in others}
-    counts = [f"{int(rows.sum())} by {other}" for other, rows in differs.items()]
-    where = os.path.relpath(path, folder)
-    return [f"- Answers are judged by {first}. Verdicts that differ: {', '.join(counts)} ([table]({where}))."]
+        return Found()
+    n_differing = len(verdicts)
+    said = f"{n_differing} verdicts differ" if n_differing else "No verdict differs"
+    return Found(rows=rows, sentences=[f"{said} between the graders {first} and {', '.join(others)}."])
+
+

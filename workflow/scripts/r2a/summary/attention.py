@@ -1,46 +1,152 @@
-"""Stage 2's sentences: what answer tokens attend to."""
+"""Findings of stage 2: which heads read the reasoning while the answer is written, and what else they are."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from r2a.roles import WITHIN
 from r2a.store import labelled, open_hdf5, read_parquet
-from r2a.summary.words import said_empty
+from r2a.summary.registry import Cell, Found, Plot, finding
+from r2a.summary.words import in_cases, number, p_value, said_p, sorted_out, with_interval, word
 
 
-def attention_sentences(
-    attention: Sequence[Path], heads: Sequence[Path], settings: Mapping[str, Any]
-) -> tuple[list[str], str]:
-    """A bullet per model and dataset; and one line on all."""
-    bullets, short = [], []
-    for path, heads_path in zip(attention, heads, strict=True):
-        if said := said_empty(heads_path, settings):
-            bullets += said
-            continue
-        names = labelled(path, settings)
-        table = read_parquet(heads_path).sort_values("rank")
-        rfhs, others = table[table["is_rfh"]], table[~table["is_rfh"]]
-        with open_hdf5(path) as file:
-            n_traces = int((file["condition"].asstr()[:] == "with_reasoning").sum())
-            agreement = float(np.nanmean(file["argmax_agreement"][:])) if names["temperature"] == 0 else None
-        first = rfhs.iloc[0]
-        first_name = f"({first['layer']}, {first['head']})"
-        named = ", ".join(f"({r.layer}, {r.head})" for r in rfhs.itertuples())
-        bullet = (
-            f"- **{names['model_label']}**, {names['dataset_label']}: the {len(rfhs)} Reasoning-Focus Heads "
-            f"(layer, head) {named} put {rfhs['a2r'].mean():.2f} of the answer tokens' attention on the reasoning, "
-            f"the other heads {others['a2r'].mean():.2f}; the first, {first_name}, "
-            f"{first['a2r']:.2f} [{first['a2r_low']:.2f}, {first['a2r_high']:.2f}], "
-            f"{first['lift']:.1f} times what even attention would (n = {n_traces} traces)."
-        )
-        if agreement is not None:
-            bullet += f" {100 * agreement:.2f} % of the completion tokens are the rerun's arg-max too."
-        bullets.append(bullet)
-        short.append(f"{names['model_label']}, {names['dataset_label']} {first_name} with {first['a2r']:.2f}")
-    all_said = "; ".join(short) or "nothing to measure"
-    return (
-        bullets,
-        f"2. The head that attends most to the reasoning, and its share: {all_said}.",
-    )
+@finding(
+    label="Reasoning-Focus Heads",
+    category="2 Attention",
+    caption=(
+        "The Reasoning-Focus Heads (RFHs): the first heads by a2r, the share of the answer tokens' attention that falls on "
+        "the reasoning. Lift: over that of even attention. First head: its a2r with its {interval} interval over "
+        "traces. Depth: mean layer of the RFHs, 0 for the first layer and 1 for the last, with its bootstrap interval."
+    ),
+    reads={"heads": "<results>/heads/{model}/{dataset}.parquet", "models": "<results>/tables/models.csv"},
+    models="weighted_models",
+    is_open=True,
+)
+def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any]) -> Found:
+    """Which heads attend most to the reasoning, in which layers, and how much."""
+    found = Found(plots=[
+        Plot(title="a2r of the first RFH", columns=["first head"], low=0, high=1),
+        Plot(title="depth of the RFHs", columns=["depth"], low=0, high=1),
+    ])  # fmt: skip
+    depths = pd.read_csv(models).query("measure == 'rfh depth'").set_index(["model", "dataset"])
+    filled, found.missing = sorted_out(heads, settings)
+    layers: dict[tuple[str, str], Cell] = {}
+    for subject, path in filled:
+        table = read_parquet(path).sort_values("rank")
+        rfhs, others, n_layers = table[table["is_rfh"]], table[~table["is_rfh"]], table["layer"].nunique()
+        first, n = rfhs.iloc[0], rfhs["a2r_n"].iloc[0]
+        places = ", ".join(f"{row.layer}.{row.head}" for row in rfhs.itertuples())
+        low, high = rfhs["layer"].min(), rfhs["layer"].max()
+        between = f"{low}–{high}" if low < high else f"{low}"
+        if subject in depths.index:
+            row = depths.loc[subject]
+            depth = with_interval(row["value"], row["low"], row["high"], row["n"], "bootstrap over problems", of="traces")
+        else:  # variants of a model are in no comparison across models
+            depth = number(rfhs["layer"].mean() / max(n_layers - 1, 1), "{:.2f}", n=n)
+        cells = {
+            "RFHs (layer.head)": Cell(text=places, value=rfhs["layer"].mean(), n=n, note=f"n = {n:.0f} traces"),
+            "layers": word(between),
+            "depth": depth,
+            "first head": with_interval(
+                first["a2r"], first["a2r_low"], first["a2r_high"], n, f"head {first['layer']:.0f}.{first['head']:.0f}",
+                of="traces",
+            ),
+            "RFHs' mean a2r": number(rfhs["a2r"].mean(), "{:.2f}", note=f"{len(rfhs)} heads; n = {n:.0f} traces"),
+            "others' mean": number(others["a2r"].mean(), "{:.2f}", note=f"{len(others)} heads; n = {n:.0f} traces"),
+            "lift of the first": number(first["lift"], "{:.1f} ×", note=f"over even attention; n = {n:.0f} traces"),
+            "n": number(n),
+        }  # fmt: skip
+        found.rows.append((subject, cells))
+        layers[subject] = Cell(
+            text=f"{between} of {n_layers}", value=depth.value, n=n,
+            note=f"layers of the {len(rfhs)} RFHs, counted from 0; mean depth {depth.text} (0 first layer, 1 last); n = {n:.0f} traces",
+        )  # fmt: skip
+    found.verdicts = {"layers that read it": layers}
+    if layers:
+        reads_most = in_cases(cells["first head"].low > 0.5 for _, cells in found.rows)
+        early = in_cases(cell.value < 0.5 for cell in layers.values())
+        found.sentences = [
+            f"A Reasoning-Focus Head gives most of the answer's attention to the reasoning {reads_most}.",
+            f"These heads lie in the first half of the layers, on average, {early}.",
+        ]
+    return found
+
+
+@finding(
+    label="what else the RFHs are",
+    category="2 Attention",
+    caption=(
+        "Induction and retrieval heads among the RFHs, of all there are. Stable: how many heads the RFHs share with those "
+        "of resampled traces, on average. Copied: needle runs that the model copied, over which retrieval is scored."
+    ),
+    reads={"heads": "<results>/heads/{model}/{dataset}.parquet"},
+    models="weighted_models",
+)
+def find_head_kinds(heads: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """How the RFHs overlap with induction and retrieval heads."""
+    found = Found()
+    filled, found.missing = sorted_out(heads, settings)
+    for subject, path in filled:
+        table = read_parquet(path)
+        rfhs = table[table["is_rfh"]]
+        cells = {"RFHs": number(len(rfhs))}
+        for kind in ("induction", "retrieval"):
+            n_all = int(table[f"is_{kind}"].sum())
+            cells[f"{kind} heads"] = Cell(text=f"{int(rfhs[f'is_{kind}'].sum())} of {n_all}", value=rfhs[f"is_{kind}"].sum())
+        cells["stable"] = number(rfhs["bootstrap_share"].sum(), "{:.1f}", note=f"n = {rfhs['a2r_n'].iloc[0]:.0f} traces")
+        cells["copied"] = number(table["retrieval_n"].max(), note="runs of the needle probe")
+        found.rows.append((subject, cells))
+    return found
+
+
+SCORES = {"a2r": "a2r", "lift": "lift", "tracking": "forward drift", "spread": "spread"}
+
+
+@finding(
+    label="attention of right and wrong answers",
+    category="2 Attention",
+    caption=(
+        "Means of the RFHs' scores over right and wrong answers. AUC: the chance that a right one's is higher. Permutations "
+        "within problems where they have several samples, else Mann-Whitney tests between problems; Holm's correction."
+    ),
+    reads={"quality": "<results>/tables/attention_by_correctness.csv"},
+    models="weighted_models",
+)
+def find_quality(quality: Path, settings: Mapping[str, Any]) -> Found:
+    """Whether the RFHs' attention goes with correctness."""
+    found = Found()
+    for row in pd.read_csv(quality).itertuples():
+        test = "permutation within problems" if row.compared == WITHIN else "Mann-Whitney"
+        n = f"{row.n_right} right, {row.n_wrong} wrong"
+        cells = {
+            "score": word(SCORES.get(row.score, row.score)), "right": number(row.right, "{:.2f}", note=n),
+            "wrong": number(row.wrong, "{:.2f}", note=n),
+            "AUC": number(row.auc, "{:.2f}", n=min(row.n_right, row.n_wrong), note=f"{n}; {test}, {said_p(row.p_holm)}"),
+            "n right": number(row.n_right), "n wrong": number(row.n_wrong), "test": word(test), "p, Holm": p_value(row.p_holm),
+        }  # fmt: skip
+        found.rows.append(((row.model, row.dataset), cells))
+    return found
+
+
+@finding(
+    label="exactness of the rerun",
+    category="4 Checks",
+    caption="Share of the completion tokens that the rerun, from which attention is read, would have chosen too.",
+    reads={"attention": "<results>/attention/{model}/{dataset}.h5"},
+    models="weighted_models",
+)
+def find_rerun(attention: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """How far the rerun agrees with the engine that wrote the traces."""
+    found = Found()
+    filled, found.missing = sorted_out(attention, settings)
+    for subject, path in filled:
+        if labelled(path, {})["temperature"] == 0:
+            with open_hdf5(path) as file:
+                agreement = file["argmax_agreement"][:]
+            n = int(np.isfinite(agreement).sum())
+            cells = {"same arg-max": number(100 * np.nanmean(agreement), "{:.2f} %", n=n), "n": number(n, note="traces")}
+            found.rows.append((subject, cells))
+    return found

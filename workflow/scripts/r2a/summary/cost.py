@@ -4,24 +4,35 @@ import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from r2a.store import read_parquet, read_provenance
+from r2a.store import read_provenance
 
 GENERATION = "traces"  # the folder of the jobs that generate the traces
 
 
-def cost_lines(benchmarks: Path, traces: Sequence[Path], labels: Mapping[str, str]) -> list[str]:
-    """A table with a row a stage, and a bullet a model on the tokens that it generated a second.
+@dataclass
+class Cost:
+    """What the study cost. stages: (name, cells) a stage, the sums last. speeds: (model, tokens, tokens a second)."""
+
+    stages: list[tuple[str, list[str]]]
+    speeds: list[tuple[str, str, str]]
+
+
+def cost(benchmarks: Path, traces: Sequence[Path], labels: Mapping[str, str]) -> Cost:
+    """Every job's last run, summed by stage; and a model's tokens over the wall time of the jobs that generated them.
 
     benchmarks: the folder that holds {stage}/{model}/{dataset}.tsv and the like, with the extended columns.
     labels: the models', by name.
     """
     jobs = pd.DataFrame([_job(path, benchmarks) for path in sorted(benchmarks.rglob("*.tsv"))])
     if jobs.empty:
-        return ["No benchmark was kept."]
+        return Cost([], [])
     by_stage = jobs.groupby("stage")
     stages = by_stage[["hours", "cpu_hours", "gpu_hours"]].sum(skipna=False)
     stages.insert(0, "jobs", by_stage.size())
@@ -30,20 +41,10 @@ def cost_lines(benchmarks: Path, traces: Sequence[Path], labels: Mapping[str, st
     sums = stages[["jobs", "hours", "cpu_hours", "gpu_hours"]].sum(skipna=False)
     stages.loc["all"] = [*sums, stages["memory"].max()]
     rows = [
-        f"| {stage} | {row.jobs:.0f} | {_hours(row.hours)} | {_hours(row.cpu_hours)} | {_hours(row.gpu_hours)} "
-        f"| {row.memory:.1f} |"
+        (str(stage), [f"{row.jobs:.0f}", *map(_hours, (row.hours, row.cpu_hours, row.gpu_hours)), f"{row.memory:.1f}"])
         for stage, row in stages.iterrows()
     ]
-    return [
-        "Every job's last run. CPU hours are its wall time times its threads, GPU hours its wall time times its GPUs; "
-        "memory is the greatest job's, in GB.",
-        "",
-        "| stage | jobs | wall hours | CPU hours | GPU hours | memory |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *rows,
-        "",
-        *_speeds(jobs, traces, labels),
-    ]
+    return Cost(rows, _speeds(jobs, traces, labels))
 
 
 def _job(path: Path, benchmarks: Path) -> dict[str, str | float]:
@@ -68,17 +69,16 @@ def _hours(value: float) -> str:
     return "not recorded" if math.isnan(value) else f"{value:.3f}"
 
 
-def _speeds(jobs: pd.DataFrame, traces: Sequence[Path], labels: Mapping[str, str]) -> list[str]:
-    """A bullet a model whose tokens are known: tokens generated over wall time."""
+def _speeds(jobs: pd.DataFrame, traces: Sequence[Path], labels: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """A row a model whose tokens are known: its label, the tokens, and how many a second of wall time."""
     tokens: dict[str, int] = {}
     for path in traces:
         model = read_provenance(path)["parameters"]["model"]
-        n_tokens = read_parquet(path, ["completion_token_ids"])["completion_token_ids"].map(len).sum()
-        tokens[model] = tokens.get(model, 0) + n_tokens
+        ids = pq.read_table(path, columns=["completion_token_ids"])["completion_token_ids"]
+        tokens[model] = tokens.get(model, 0) + (pc.sum(pc.list_value_length(ids)).as_py() or 0)
     hours = jobs[jobs["stage"] == GENERATION].groupby("model")["hours"].sum()
     return [
-        f"- **{labels[model]}** generated {n_tokens:,} tokens, {n_tokens / hours[model] / 3600:,.0f} a second of its "
-        "jobs' last run, the engine's start included (too many where a killed run had left some finished)."
+        (labels[model], f"{n_tokens:,}", f"{n_tokens / hours[model] / 3600:,.0f}")
         for model, n_tokens in tokens.items()
         if n_tokens and model in hours
     ]

@@ -1,46 +1,85 @@
-"""Stage 1's sentences on open-ended answers: what the judges say."""
+"""Findings on open-ended answers: what judges give them with and without reasoning."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from r2a.summary.words import said_p
+from r2a.summary.registry import Found, finding
+from r2a.summary.words import in_cases, number, p_value, said_p, with_interval, word
 
 
-def judge_sentences(tables: Sequence[Path], folder: Path) -> list[str]:
-    """A bullet per judge, model and dataset for the first decoding, one on coverage, one per pair of judges.
-
-    tables: judge_scores, judge_effect and judge_agreement; none where the study has no judge.
-    """
-    if not tables:
-        return []
-    scores, effect, agreement = map(pd.read_csv, tables)
-    decoding = effect["decoding"].iloc[0]
-    whole = effect[(effect["area"] == "all") & (effect["decoding"] == decoding)]
-    bullets = [
-        f"- **{r.model}**, {r.dataset}, {decoding}, judged by {r.judge} from 1 to 10: {r.score_with:.2f} with "
-        f"reasoning, {r.score_without:.2f} without, over the {r.n_common} of {r.n_problems} problems with scores in "
-        f"both; the difference is {r.difference:+.2f} [{r.low:+.2f}, {r.high:+.2f}] (Wilcoxon signed-rank, "
-        f"{said_p(r.wilcoxon_p)}). Over {r.n_floor} problems, an invalid answer scoring 1, it is "
-        f"{r.floor_difference:+.2f} [{r.floor_low:+.2f}, {r.floor_high:+.2f}]."
-        for r in whole.itertuples()
-    ]
-    totals = scores[scores["area"] == "all"]
-    for judge, part in totals.groupby("judge", sort=False):
-        length = part.groupby("condition")["answer_characters"].mean()
-        where = os.path.relpath(tables[0], folder)
-        bullets.append(
-            f"- What {judge} scored: {part['n_scored'].sum()} answers, and {part['n_empty'].sum()} empty ones that "
-            f"score 1 without asking; {part['n_invalid'].sum()} invalid, {part['n_unparsable'].sum()} "
-            f"unparsable and {part['n_refused'].sum()} refused have no score. Mean length: "
-            f"{length['with_reasoning']:.0f} characters with reasoning, {length['without_reasoning']:.0f} without "
-            f"([table]({where})). Another judge's scores are not comparable with these."
+@finding(
+    label="judges' scores",
+    category="1 Answers",
+    caption=(
+        "Open-ended answers, scored from 1 to 10: means over the problems scored in both conditions, and their paired "
+        "difference with {interval} intervals (Student's); Wilcoxon's signed-rank test. Floor: the same with an invalid "
+        "answer scored 1. Scores of different judges are not comparable."
+    ),
+    reads={"effect": "<results>/tables/judge_effect.csv"},
+    where="judged_datasets",
+)
+def find_judge_scores(effect: Path, settings: Mapping[str, Any]) -> Found:
+    """What reasoning changes in the judges' scores."""
+    rows, changes = [], []
+    table = pd.read_csv(effect)
+    for row in table[table["area"] == "all"].itertuples():
+        change = with_interval(
+            row.difference, row.low, row.high, row.n_common, "Wilcoxon", said_p(row.wilcoxon_p), zero=0, is_signed=True
         )
-    bullets += [
-        f"- {r.judge_a} and {r.judge_b} agree on {100 * r.exact:.0f} % of {r.n_answers} answers to {r.dataset}, within "
-        f"1 on {100 * r.within_1:.0f} %; Spearman {r.spearman:.2f}, quadratic-weighted kappa {r.quadratic_kappa:.2f}."
-        for r in agreement.itertuples()
-    ]
-    return bullets
+        changes.append(change)
+        floor = with_interval(row.floor_difference, row.floor_low, row.floor_high, row.n_floor, zero=0, is_signed=True)
+        cells = {
+            "judge": word(row.judge), "decoding": word(row.decoding), "with": number(row.score_with, "{:.2f}"),
+            "without": number(row.score_without, "{:.2f}"), "difference": change, "floor": floor,
+            "n": number(row.n_common, note=f"of {row.n_problems} problems"), "p": p_value(row.wilcoxon_p),
+        }  # fmt: skip
+        rows.append(((row.model, row.dataset), cells))
+    judges = " and ".join(table["judge"].unique())
+    said = [f"By {judges}, reasoning raises the score of open-ended answers {in_cases(c.sign > 0 for c in changes)}."]
+    return Found(rows=rows, sentences=said if rows else [])
+
+
+@finding(
+    label="what judges scored",
+    category="4 Checks",
+    caption="Answers by what came of them: an empty one scores 1 without asking; invalid, unparsable and refused have no score.",
+    reads={"scores": "<results>/tables/judge_scores.csv"},
+    where="judged_datasets",
+)
+def find_judged(scores: Path, settings: Mapping[str, Any]) -> Found:
+    """How many answers judges scored, and how long these are."""
+    table = pd.read_csv(scores)
+    counts = ("n_scored", "n_empty", "n_invalid", "n_unparsable", "n_refused")
+    rows = []
+    for row in table[table["area"] == "all"].to_dict("records"):
+        cells = {name: word(str(row[name]).replace("_", " ")) for name in ("judge", "condition", "decoding")}
+        cells |= {name.removeprefix("n_"): number(row[name]) for name in counts}
+        cells["mean length, characters"] = number(row["answer_characters"], "{:.0f}")
+        rows.append(((row["model"], row["dataset"]), cells))
+    return Found(rows=rows)
+
+
+@finding(
+    label="agreement of judges",
+    category="4 Checks",
+    caption="How often two judges give the same score, or scores 1 apart; Spearman's correlation, quadratic-weighted kappa.",
+    reads={"agreement": "<results>/tables/judge_agreement.csv"},
+    where="judged_datasets",
+)
+def find_judge_agreement(agreement: Path, settings: Mapping[str, Any]) -> Found:
+    """How well judges agree, over all models."""
+    rows = [
+        (
+            ("all models", row.dataset),
+            {
+                "judges": word(f"{row.judge_a}, {row.judge_b}"), "same": number(100 * row.exact, "{:.0f} %"),
+                "within 1": number(100 * row.within_1, "{:.0f} %"), "Spearman": number(row.spearman, "{:.2f}"),
+                "kappa": number(row.quadratic_kappa, "{:.2f}"), "n": number(row.n_answers),
+            },
+        )
+        for row in pd.read_csv(agreement).itertuples()
+    ]  # fmt: skip
+    return Found(rows=rows)

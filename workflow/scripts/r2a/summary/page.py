@@ -1,33 +1,246 @@
-"""summary.md as a page: no script, no network, light and dark, for a phone, a screen and paper."""
+"""Write the summary: one page that can be sent, its short text, and what it found for a terminal and the index."""
 
 import base64
+import gzip
 import hashlib
-import html
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from markdown_it import MarkdownIt
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-STYLE = (Path(__file__).parent / "summary.css").read_text()
+from r2a.figures.registry import CATEGORIES, FIGURES, caption
+from r2a.store import provenance, read_provenance, why_empty, write_json, write_text
+from r2a.summary.cost import cost
+from r2a.summary.registry import FINDINGS, SMALL, Cell, Finding, Found, Plot, Subject
+from r2a.summary.words import NONE
+
+TEMPLATES = Path(__file__).parent / "templates"
+COORDINATE = re.compile(r"(?<![\d.])[1-9]\d*\.\d{3,}")  # in an SVG: a thousandth of a point is seen by nobody
+SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt" height="([\d.]+)pt"', re.DOTALL)
+SCRIPT, STYLE = ((TEMPLATES / f"summary.{suffix}").read_text() for suffix in ("js", "css"))
 
 
-def page(markdown: str, title: str, folder: Path) -> str:
-    """The HTML of a Markdown text with tables, whole in itself: pictures, PNG files under `folder`, are put into it.
+def render(template: str, **known: Any) -> str:
+    """A template of this package, filled in; what enters an HTML page is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=lambda name: ".html" in str(name), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["title"] = _title
+    environment.filters["plain"] = _plain_markdown
+    return environment.get_template(template).render(**known)
 
-    Markup in the text is shown, not followed: labels may hold any.
-    """
-    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = reader.parse(markdown)
-    for picture in (child for token in tokens for child in token.children or () if child.type == "image"):
-        content = (folder / str(picture.attrs["src"])).read_bytes()
-        picture.attrs["src"] = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    body = reader.renderer.render(tokens, reader.options, {})
-    # a wide table scrolls by itself
-    body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
-    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'"
+
+def page_policy(script: str, style: str) -> str:
+    """A Content-Security-Policy that lets a page run its own script and style, and load nothing from elsewhere."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+        f"default-src 'none'; script-src 'sha256-{digests[0]}'; style-src 'sha256-{digests[1]}'; img-src blob: data:; "
+        "base-uri 'none'; form-action 'none'"
     )
+
+
+def write_summary(
+    inputs: Mapping[str, Mapping[str, Any]],
+    figures: Sequence[Path],
+    traces: Sequence[Path],
+    benchmarks: Path,
+    page: Path,
+    text: Path,
+    short: Path,
+    verdicts: Path,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write the page, its short text, its sentences for a terminal, and the table of verdicts as JSON, for the index.
+
+    inputs: by finding, the files that it reads by parameter, each a path or a list of paths. figures: PNG files beside
+    their SVG and CSV files. traces: whose tokens are counted. benchmarks: the folder of the jobs' benchmarks.
+    settings: study, is_toy, confidence, model_labels and dataset_labels by name.
+    """
+    found = {name: FINDINGS[name].function(**read, settings=settings) for name, read in inputs.items()}
+    sections = [_section(category, found, figures, page.parent, settings) for category in CATEGORIES]
+    columns, rows = verdict_table(found)
+    origin = provenance(settings, [path for read in inputs.values() for path in _paths(read)])
+    known = {
+        "study": settings["study"], "is_toy": settings["is_toy"], "confidence": f"{100 * settings['confidence']:g} %",
+        "columns": columns, "rows": rows, "sections": [one for one in sections if one["findings"] or one["groups"]],
+        "missing": _missing(found), "cost": cost(benchmarks, traces, settings["model_labels"]), "origin": origin,
+        "small": SMALL, "dash": NONE,
+    }  # fmt: skip
+    write_text(
+        page,
+        render(
+            "summary.html.j2", **known, script=Markup(SCRIPT), style=Markup(STYLE), policy=page_policy(SCRIPT, STYLE)
+        ),
+    )
+    write_text(text, render("summary.md.j2", **known))
+    write_text(short, render("summary.txt.j2", **known, page=page))
+    write_json(
+        verdicts,
+        {
+            "study": settings["study"], "is_toy": settings["is_toy"], "columns": [name for name, _ in columns],
+            "rows": [
+                {"model": row["model"], "dataset": row["dataset"], "cells": [_plain(cell) for cell in row["cells"]]}
+                for row in rows
+            ],
+        },
+    )  # fmt: skip
+    write_json(text.with_suffix(".provenance.json"), origin)
+
+
+def verdict_table(found: Mapping[str, Found]) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:
+    """(column, finding it links to) and, a model and dataset, its cells in that order; None where not measured."""
+    columns = [(column, name) for name, one in found.items() for column in one.verdicts]
+    cells = {column: by_subject for one in found.values() for column, by_subject in one.verdicts.items()}
+    subjects = list(dict.fromkeys(subject for by_subject in cells.values() for subject in by_subject))
+    models = list(dict.fromkeys(model for model, _ in subjects))
+    rows: list[dict[str, Any]] = []
+    for model in models:
+        datasets = [dataset for one, dataset in subjects if one == model]
+        for number, dataset in enumerate(datasets):
+            row = {"model": model, "dataset": dataset, "n_datasets": len(datasets) if number == 0 else 0}
+            rows.append(row | {"cells": [cells[column].get((model, dataset)) for column, _ in columns]})
+    return columns, rows
+
+
+def _paths(read: Mapping[str, Any]) -> Iterator[Path]:
+    for paths in read.values():
+        yield from [paths] if isinstance(paths, Path) else paths
+
+
+def _plain(cell: Cell | None) -> dict[str, Any] | None:
+    """What the index shows of a cell, as JSON knows it."""
+    if cell is None:
+        return None
+    return {"text": cell.text, "note": cell.note, "sign": cell.sign, "is_small": cell.is_small, "paired": cell.paired}
+
+
+def _missing(found: Mapping[str, Found]) -> list[tuple[str, str, list[str]]]:
+    """(model, why, datasets and what of them) of everything that was not measured, told once a model and reason."""
+    told: dict[tuple[str, str], dict[str, None]] = {}
+    for one in found.values():
+        for (model, dataset), why in one.missing.items():
+            told.setdefault((model, why), {})[dataset] = None
+    return [(model, why, list(datasets)) for (model, why), datasets in told.items()]
+
+
+def _section(
+    category: str, found: Mapping[str, Found], figures: Sequence[Path], folder: Path, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the templates show of a category: its findings, and its figures by the whole study or model and dataset."""
+    number, _, name = category.partition(" ")
+    findings = [_view(FINDINGS[one], found[one], settings) for one in found if FINDINGS[one].category == category]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for path in figures:
+        if FIGURES[path.stem].category == category and why_empty(path.with_suffix(".csv")) is None:
+            shown = _figure(path, folder, settings)
+            groups.setdefault(shown["subject"], []).append(shown)
+    findings.sort(key=lambda one: (not one["is_open"], not found[one["id"]].verdicts))  # what has verdicts comes first
+    lead = next((one for one in findings if one["is_open"]), None)
+    return {
+        "id": name.lower().replace(" ", "-"), "number": number, "name": name, "question": CATEGORIES[category],
+        "findings": findings, "groups": list(groups.items()), "lead": lead,
+        "sentences": [sentence for one in findings for sentence in one["sentences"]],
+        # a finding that stands open beside the leading one has a paragraph of its own
+        "paragraph": [s for one in findings if one is lead or not one["is_open"] for s in one["sentences"]],
+        "first_sentences": [one["sentences"][0] for one in findings if one["sentences"]],
+    }  # fmt: skip
+
+
+def _view(one: Finding, found: Found, settings: Mapping[str, Any]) -> dict[str, Any]:
+    columns = list(dict.fromkeys(column for _, cells in found.rows for column in cells))
+    return {
+        "id": one.name, "label": one.label, "is_open": one.is_open, "sentences": found.sentences,
+        "caption": one.caption.replace("{interval}", f"{100 * settings['confidence']:g} %"),
+        "columns": columns, "is_number": [_is_number(found, column) for column in columns],
+        "rows": [(subject, [cells.get(column, Cell(text=NONE)) for column in columns]) for subject, cells in found.rows],
+        "missing": list(found.missing.items()),
+        "plots": [_plotted(plot, _first_rows(found)) for plot in found.plots],
+        "subjects": list(_first_rows(found)),
+    }  # fmt: skip
+
+
+def _is_number(found: Found, column: str) -> bool:
+    return any(not math.isnan(cells[column].value) for _, cells in found.rows if column in cells)
+
+
+def _first_rows(found: Found) -> dict[Subject, dict[str, Cell]]:
+    """The first row of each model and dataset: of the first decoding or probe, as in the table of verdicts."""
+    first: dict[Subject, dict[str, Cell]] = {}
+    for subject, cells in found.rows:
+        first.setdefault(subject, cells)
+    return first
+
+
+def _plotted(plot: Plot, rows: Mapping[Subject, Mapping[str, Cell]]) -> dict[str, Any]:
+    """Where a panel's points, intervals and marks lie, in percent of its width."""
+    drawn = [[cells[column] for column in plot.columns if column in cells] for cells in rows.values()]
+    ends = [x for cells in drawn for cell in cells for x in (cell.value, cell.low, cell.high)]
+    known = [x for x in [*ends, plot.low, plot.high, plot.zero if plot.zero is not None else math.nan] if not math.isnan(x)]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    ticks = _ticks(low, high, plot.factor)
+    low, high = min(low, ticks[0]), max(high, ticks[-1])
+
+    def place(value: float) -> float:
+        return round(3 + 94 * (value - low) / (high - low), 2)
+
+    return {
+        "title": plot.title, "zero": None if plot.zero is None else place(plot.zero),
+        "ticks": [(place(tick), f"{plot.factor * tick:g}{plot.suffix}".replace("-", "−")) for tick in ticks],
+        "rows": [
+            [
+                {
+                    "x": place(cell.value), "kind": number, "cell": cell,
+                    "low": None if math.isnan(cell.low) else place(cell.low),
+                    "high": None if math.isnan(cell.high) else place(cell.high),
+                }
+                for number, cell in enumerate(cells)
+                if not math.isnan(cell.value)
+            ]
+            for cells in drawn
+        ],
+    }  # fmt: skip
+
+
+def _ticks(low: float, high: float, factor: float) -> list[float]:
+    """Round numbers, three to five of them, that reach from one end to the other."""
+    span = factor * (high - low)
+    step = next(
+        step for power in range(-6, 9) for base in (1, 2, 2.5, 5) if span / (step := base * 10.0**power) <= 4.0001
+    )
+    first, last = math.floor(factor * low / step + 1e-9), math.ceil(factor * high / step - 1e-9)
+    return [round(number * step / factor, 12) for number in range(first, last + 1)]
+
+
+def _figure(path: Path, folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A figure as the page holds it: where it stands, what it shows, and its vectors compressed."""
+    origin, place = read_provenance(path.with_suffix(".csv"))["parameters"], Path(os.path.relpath(path, folder))
+    vectors = COORDINATE.sub(lambda found: f"{float(found[0]):.2f}", path.with_suffix(".svg").read_text())
+    width, height = (round(float(size) * 4 / 3) for size in SIZE.search(vectors).groups())  # type: ignore[union-attr]
+    is_of_one = "model" in origin
+    return {
+        "id": "figure-" + "-".join(place.with_suffix("").parts[1:]), "label": FIGURES[path.stem].label,
+        "subject": f"{origin['model_label']}, {origin['dataset_label']}" if is_of_one else "all models",
+        "caption": caption(path.stem, settings), "svg": place.with_suffix(".svg"), "csv": place.with_suffix(".csv"),
+        "explorer": f"explorer/index.html#c={origin['model']}/{origin['dataset']}" if is_of_one else None,
+        "width": width, "height": height,
+        "packed": base64.b64encode(gzip.compress(vectors.encode(), 9, mtime=0)).decode(),
+    }  # fmt: skip
+
+
+def _title(text: str) -> str:
+    """With a capital to begin with; other words keep theirs."""
+    return text[:1].upper() + text[1:]
+
+
+
+def _plain_markdown(text: str) -> str:
+    """Text that Markdown shows as it is, in a cell of a table too."""
+    return re.sub(r"([\\`*_<>|#])", r"\\\1", " ".join(str(text).split())).replace("](", "]\\(")

@@ -1,6 +1,6 @@
-"""Stage 3's sentences: does the answer depend on the reasoning's activations?"""
+"""Findings of stage 3: does the answer depend on the reasoning's activations?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,114 +8,216 @@ import numpy as np
 import pandas as pd
 
 from r2a.extensions import CONTROLS
-from r2a.roles import (
-    ANSWER_ROLE,
-    CLEAN_TO_CORRUPTED,
-    CONTROL_ROLE,
-    FINAL_ROLE,
+from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CONTROL_ROLE, FINAL_ROLE
+from r2a.store import axis_labels, open_hdf5
+from r2a.summary.registry import Cell, Found, Plot, finding
+from r2a.summary.words import NONE, in_cases, number, p_value, said_p, sorted_out, with_interval, word
+
+UNRELATED = "unrelated_answer"  # the control that the verdict is held against
+
+
+@finding(
+    label="patching the answer in the reasoning",
+    category="3 Patching",
+    caption=(
+        "The clean run's activation (resid_pre), at the answer's token in the reasoning's last line, is put into the "
+        "corrupted run: what it restores of the clean run's logit difference at the layer where it restores most, and how "
+        "often the answer flips. Control: what another question's answer restores there, p by sign flips over templates "
+        "after Holm's correction. Hand-off: the layer from which the last token restores more. {interval} intervals over "
+        "templates."
+    ),
+    reads={
+        "curves": "<results>/tables/{model}/{dataset}/patching_curves.csv",
+        "controls": "<results>/tables/{model}/{dataset}/patching_controls.csv",
+        "hand_off": "<results>/tables/{model}/{dataset}/hand_off.csv",
+    },
+    where="pair_datasets",
+    models="patched_models",
+    is_open=True,
 )
-from r2a.store import open_hdf5, read_provenance
-from r2a.summary.words import said_empty, said_p
+def find_patching(
+    curves: Sequence[Path], controls: Sequence[Path], hand_off: Sequence[Path], settings: Mapping[str, Any]
+) -> Found:
+    """What patching the answer's token restores, whether that flips the answer, and where the last token takes over."""
+    found = Found(plots=[
+        Plot(title="restored by the answer's activation (●) and by an unrelated answer's (○)",
+             columns=["restores", "control restores"], low=0, high=1, zero=0),
+    ])  # fmt: skip
+    filled, found.missing = sorted_out(curves, settings)
+    control_paths, hand_off_paths = (dict(sorted_out(paths, settings)[0]) for paths in (controls, hand_off))
+    flips: dict[tuple[str, str], Cell] = {}
+    crossings: dict[tuple[str, str], Cell] = {}
+    for subject, path in filled:
+        table, control = (_clean_residuals(pd.read_csv(one)) for one in (path, control_paths[subject]))
+        crossing_by_probe = pd.read_csv(hand_off_paths[subject]).set_index("probe")
+        for probe, part in table.groupby("probe", sort=False):
+            # the strongest layer of each role
+            best = part.dropna(subset="mean").sort_values("mean", kind="stable").groupby("role").tail(1).set_index("role")
+            if ANSWER_ROLE not in best.index:
+                continue
+            row = best.loc[ANSWER_ROLE]
+            there = control[(control["probe"] == probe) & (control["layer"] == row["layer"])].set_index("control")
+            beside, p, is_better = Cell(text=NONE), Cell(text=NONE), (np.nan, np.nan)
+            if UNRELATED in there.index:
+                other = there.loc[UNRELATED]
+                named = CONTROLS[UNRELATED].label, said_p(other["p_holm"])
+                beside = with_interval(other["mean"], other["low"], other["high"], other["n_pairs"], *named, of="pairs")
+                p, is_better = p_value(other["p_holm"]), (other["difference_low"], other["difference_high"])
+            restores = with_interval(
+                row["mean"], row["low"], row["high"], row["n_pairs"], f"layer {row['layer']}", zero=0, of="pairs"
+            )
+            flip = Cell(
+                text=f"{100 * row['flip_rate']:.0f} %", value=row["flip_rate"], n=row["n_pairs"],
+                low=is_better[0] if row["flip_rate"] else np.nan, high=is_better[1], zero=0,
+                note=f"n = {row['n_pairs']:.0f} pairs; probe {probe}; restores {restores.text} at layer {row['layer']}, "
+                f"another question's answer {beside.text}; {p.note}",
+            )  # fmt: skip
+            crossing = _crossing(crossing_by_probe.loc[probe]) if probe in crossing_by_probe.index else Cell(text=NONE)
+            elsewhere = best.loc[CONTROL_ROLE, "mean"] if CONTROL_ROLE in best.index else np.nan
+            cells = {
+                "probe": word(probe), "best layer": number(row["layer"]), "restores": restores, "flips": flip,
+                "control restores": beside, "p, Holm": p, "elsewhere": number(elsewhere, "{:.2f}", note=CONTROL_ROLE),
+                "hand-off layer": crossing, "n": number(row["n_pairs"]),
+            }  # fmt: skip
+            found.rows.append((subject, cells))
+            flips.setdefault(subject, flip)
+            crossings.setdefault(subject, crossing)
+    found.verdicts = {"patching flips it": flips, "hand-off layer": crossings}
+    if flips:
+        flipped = in_cases(cell.value > 0.5 for cell in flips.values())
+        beyond = in_cases(cell.sign > 0 for cell in flips.values())
+        crossed = in_cases(not np.isnan(cell.value) for cell in crossings.values())
+        found.sentences = [
+            f"Another run's activation of the answer, put into the reasoning, flips most answers {flipped}.",
+            f"It does more than an unrelated answer's activation {beyond}.",
+            f"The last token takes over from the reasoning at a definite layer {crossed}.",
+        ]
+    return found
 
 
-def patching_sentences(inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[list[str], str]:
-    """A bullet per model, set of pairs and probe, with what agrees with what; and one line on all, of the first probe.
-
-    inputs: paths by name as in the summary's rule, each a list.
-    """
-    bullets, short = [], []
-    read = ("pair_funnels", "patching", "curves", "controls", "hand_off", "first_order", "carriers")
-    for pair_funnel, patching, curves, controls, hand_off, first_order, carriers in zip(
-        *(inputs[name] for name in read), strict=True
-    ):
-        if said := said_empty(patching, settings) or said_empty(carriers):
-            bullets += said
-            continue
-        names = read_provenance(pair_funnel)["parameters"]
-        funnel = pd.read_csv(pair_funnel).query("by == 'all'").set_index("probe")
-        crossings = pd.read_csv(hand_off).set_index("probe")
-        curve_table, control_table = (
-            pd.read_csv(path).query("component == 'resid_pre'") for path in (curves, controls)
-        )
-        curve_table = curve_table[curve_table["direction"] == CLEAN_TO_CORRUPTED]
-        for number, probe in enumerate(crossings.index):
-            bullet = f"- **{names['model_label']}**, {names['dataset_label']}, {probe} probe: "
-            # the layer at which each role restores most
-            table = curve_table[curve_table["probe"] == probe].sort_values("mean", kind="stable")
-            best = table.groupby("role").tail(1).set_index("role")
-            bullet += _effect(best, control_table[control_table["probe"] == probe]) + _hand_off(crossings.loc[probe])
-            table_at = f"tables/{names['model']}/{names['dataset']}/pair_funnel.csv"
-            bullet += _pairs_used(funnel.loc[probe], table_at, patching, probe)
-            bullets.append(bullet + _agreements(first_order, carriers, probe))
-            if number == 0:
-                answer = best.loc[ANSWER_ROLE]
-                flipped = f"{100 * answer['flip_rate']:.0f} % flipped (n = {answer['n_pairs']})"
-                short.append(f"{names['model_label']} restores {answer['mean']:.2f}, {flipped}")
-    all_said = "; ".join(short) or "nothing to measure"
-    return bullets, f"3. Patching the answer's token in the reasoning: {all_said}."
+def _clean_residuals(table: pd.DataFrame) -> pd.DataFrame:
+    table = table[table["component"] == "resid_pre"]
+    return table[table["direction"] == CLEAN_TO_CORRUPTED] if "direction" in table else table
 
 
-def _effect(best: pd.DataFrame, controls: pd.DataFrame) -> str:
-    """What the clean run's vector does at its best layer, and what the controls do there."""
-    answer = best.loc[ANSWER_ROLE]
-    text = (
-        f"putting the clean run's activation at the answer token of the reasoning's last line restores "
-        f"{answer['mean']:.2f} [{answer['low']:.2f}, {answer['high']:.2f}] of the clean run's logit difference at "
-        f"layer {answer['layer']} and flips the answer in {answer['flip_rate']:.0%} of {answer['n_pairs']} pairs"
-    )
-    if CONTROL_ROLE in best.index:
-        text += f"; at a random reasoning token it restores at most {best.loc[CONTROL_ROLE, 'mean']:.2f}"
-    controls = controls[controls["layer"] == answer["layer"]].set_index("control")
-    named = [
-        f"{CONTROLS[name].label} restores {row['mean']:.2f} (flips {row['flip_rate']:.0%}; "
-        f"{said_p(row['p_holm'])} for the difference)"
-        for name, row in controls.iterrows()
-        if name in CONTROLS
-    ]
-    if not named:
-        return f"{text}."
-    return f"{text}. Put in its place, {', '.join(named)}; p by sign flips over the pairs' templates, Holm-corrected."
+def _crossing(row: pd.Series) -> Cell:
+    """A hand-off, or that there is none."""
+    defined = f"{100 * row['defined_share']:.0f} % of resampled pairs have one"
+    if np.isnan(row["layer"]):
+        note = f"the curves do not both rise above 0.1 and stay crossed; {defined}; n = {row['n_pairs']:.0f} pairs"
+        return Cell(text="none", note=note, n=row["n_pairs"])
+    ends = row["layer"], row["low"], row["high"]
+    return with_interval(*ends, row["n_pairs"], defined, digits=0, of=f"pairs of {row['n_templates']:.0f} templates")
 
 
-def _hand_off(crossing: pd.Series) -> str:
-    if np.isnan(crossing["layer"]):
-        return (
-            " There is no hand-off: the two curves do not both rise above 0.1 and stay crossed to the last layer"
-            f" ({100 * crossing['defined_share']:.0f} % of resampled pairs have one)."
-        )
-    layer, low, high = (f"{crossing[name]:.0f}" for name in ("layer", "low", "high"))
-    return f" The last token takes over at layer {layer} [{low}, {high}]."
+@finding(
+    label="heads that carry the answer",
+    category="3 Patching",
+    caption=(
+        "Rank correlation, over heads, of how much a head attends to the reasoning and how much of the answer its output "
+        "carries when patched at a token, with {interval} intervals; and how many RFHs are among as many heads that carry "
+        "most."
+    ),
+    reads={"carriers": "<results>/tables/{model}/{dataset}/carriers_agreement.csv"},
+    where="pair_datasets",
+    models="patched_models",
+)
+def find_carriers(carriers: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """Whether the heads that attend to the reasoning are those that carry the answer."""
+    found = Found()
+    filled, found.missing = sorted_out(carriers, settings)
+    carrying: dict[tuple[str, str], Cell] = {}
+    for subject, path in filled:
+        for row in pd.read_csv(path).itertuples():
+            among = Cell(
+                text=f"{row.n_shared:.0f} of {row.n_rfhs:.0f}", value=row.n_shared / row.n_rfhs, n=row.n_pairs,
+                note=f"RFHs among the {row.n_rfhs:.0f} heads that carry most at {row.role}; n = {row.n_pairs:.0f} pairs",
+            )  # fmt: skip
+            correlation = with_interval(
+                row.rank_correlation, row.low, row.high, row.n_pairs, f"over {row.n_heads:.0f} heads", zero=0, of="pairs"
+            )
+            cells = {
+                "probe": word(row.probe), "token": word(row.role), "rank correlation": correlation,
+                "RFHs that carry most": among, "n": number(row.n_pairs),
+            }  # fmt: skip
+            found.rows.append((subject, cells))
+            if row.role == FINAL_ROLE:
+                carrying.setdefault(subject, among)
+    found.verdicts = {"RFHs carry it": carrying}
+    if carrying:
+        some = in_cases(cell.value > 0 for cell in carrying.values())
+        found.sentences = [f"Reasoning-Focus Heads are among the heads that carry most of the answer {some}."]
+    return found
 
 
-def _pairs_used(funnel: pd.Series, table: str, patching: Path, probe: str) -> str:
-    """What the funnel of one probe leaves, with its table, and the noise floor."""
-    with open_hdf5(patching) as file:
-        floor = float(file[probe]["null_patch_error"][:].max())
-    return (
-        f" Of {funnel['asked']} pairs, {funnel['both_valid']} have valid traces and {funnel['both_right']} right ones, "
-        f"{funnel['aligned']} could be aligned with answers of one token, and {funnel['own_answer_preferred']} prefer "
-        f"their own answers in both runs ([table]({table})). Noise floor: {floor:.1g} logits."
-    )
+@finding(
+    label="first-order scan against exact patching",
+    category="3 Patching",
+    caption=(
+        "How well the gradient times the difference ranks the places that exact patching ranks: rank correlation, and the "
+        "share of the top places that it has among its own, with {interval} intervals."
+    ),
+    reads={"first_order": "<results>/tables/{model}/{dataset}/patching_first_order.csv"},
+    where="pair_datasets",
+    models="patched_models",
+)
+def find_first_order(first_order: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """How well a first-order scan points at the exact effects."""
+    found = Found()
+    filled, found.missing = sorted_out(first_order, settings)
+    for subject, path in filled:
+        for row in pd.read_csv(path).itertuples():
+            if row.direction == CLEAN_TO_CORRUPTED:
+                ends = row.rank_correlation, row.rank_correlation_low, row.rank_correlation_high
+                top = row.top_share, row.top_share_low, row.top_share_high
+                cells = {
+                    "probe": word(row.probe), "component": word(row.component),
+                    "rank correlation": with_interval(*ends, row.n_pairs, zero=0, of="pairs"),
+                    "top places": with_interval(*top, row.n_pairs, f"top {row.n_top:.0f}", of="pairs"),
+                    "n": number(row.n_pairs),
+                }  # fmt: skip
+                found.rows.append((subject, cells))
+    return found
 
 
-def _agreements(first_order: Path, carriers: Path, probe: str) -> str:
-    """How well the gradient points at the exact effects, and attention at the heads that carry the answer."""
-    scan = pd.read_csv(first_order).set_index(["probe", "component", "direction"])
-    text, key = "", (probe, "resid_pre", CLEAN_TO_CORRUPTED)
-    if key in scan.index:
-        row = scan.loc[key]
-        text += (
-            f" A first-order scan (gradient times difference) ranks the places of resid_pre as exact patching does, "
-            f"with a rank correlation of {row['rank_correlation']:.2f} [{row['rank_correlation_low']:.2f}, "
-            f"{row['rank_correlation_high']:.2f}], and has {row['top_share']:.0%} of its top {row['n_top']:.0f}."
-        )
-    heads = pd.read_csv(carriers).set_index(["probe", "role"])
-    if (probe, FINAL_ROLE) in heads.index and not np.isnan(heads.loc[(probe, FINAL_ROLE), "rank_correlation"]):
-        row = heads.loc[(probe, FINAL_ROLE)]
-        text += (
-            f" Between how much a head attends to the reasoning and how much of the answer its output at the last "
-            f"token carries, the rank correlation over {row['n_heads']:.0f} heads is {row['rank_correlation']:.2f} "
-            f"[{row['low']:.2f}, {row['high']:.2f}]; {row['n_shared']:.0f} of the {row['n_rfhs']:.0f} RFHs are among "
-            f"as many heads that carry most."
-        )
-    return text
+PAIR_STEPS = ["asked", "both_valid", "both_right", "one_token", "aligned", "own_answer_preferred"]
+
+
+@finding(
+    label="survival of pairs",
+    category="4 Checks",
+    caption="Comparison pairs that each step leaves for patching; tables/{model}/{dataset}/pair_outcomes.csv has each one.",
+    reads={"funnels": "<results>/tables/{model}/{dataset}/pair_funnel.csv"},
+    where="pair_datasets",
+    models="patched_models",
+)
+def find_pairs(funnels: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """How many pairs each step leaves."""
+    found = Found()
+    filled, found.missing = sorted_out(funnels, settings)
+    for subject, path in filled:
+        for row in pd.read_csv(path).query("by == 'all'").to_dict("records"):
+            steps = {step.replace("_", " "): number(row[step]) for step in PAIR_STEPS}
+            found.rows.append((subject, {"probe": word(row["probe"])} | steps))
+    return found
+
+
+@finding(
+    label="noise floor of patching",
+    category="4 Checks",
+    caption="The greatest change of a logit when a run's own activation is put back, which should change nothing.",
+    reads={"patching": "<results>/patching/{model}/{dataset}.h5"},
+    where="pair_datasets",
+    models="patched_models",
+)
+def find_noise_floor(patching: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """How exact patching is."""
+    found = Found()
+    filled, found.missing = sorted_out(patching, settings)
+    for subject, path in filled:
+        with open_hdf5(path) as file:
+            for probe in axis_labels(file, "probe"):
+                errors = file[probe]["null_patch_error"][:]
+                cells = {"probe": word(probe), "floor, logits": number(errors.max(), "{:.1g}"), "n": number(len(errors))}
+                found.rows.append((subject, cells))
+    return found

@@ -1,71 +1,86 @@
-"""The sentences on the trace's text: does the answer follow what the reasoning says?"""
+"""The finding on the trace's text: does the answer follow what the reasoning says?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from r2a.extensions import PERTURBATION_KINDS
-from r2a.roles import CUT, FIRST_RESULT, LAST_RESULT, UNTOUCHED
-from r2a.store import read_provenance
-from r2a.summary.words import said_empty, said_p
+from r2a.roles import CUT, OTHER_REASONING, UNTOUCHED
+from r2a.summary.registry import Cell, Found, finding
+from r2a.summary.words import NONE, in_cases, number, p_value, points, said_p, share, sorted_out, word
 
 
-def perturbation_sentences(tables: Sequence[Path], comparisons: Sequence[Path], funnels: Sequence[Path]) -> list[str]:
-    """A bullet per model and dataset."""
-    bullets = []
-    for path, compared_path, funnel_path in zip(tables, comparisons, funnels, strict=True):
-        if said := said_empty(path):
-            bullets += said
-            continue
-        settings = read_provenance(path)["parameters"]
+@finding(
+    label="answers after a changed text",
+    category="1 Answers",
+    caption=(
+        "The reasoning's text is changed and the answer generated again. Agrees: with the original answer. Follows: is "
+        "what the changed text implies, where it implies one. Change: of agreement against the whole reasoning, paired "
+        "by problem, with p after Holm's correction. {interval} intervals."
+    ),
+    reads={
+        "perturbation": "<results>/tables/{model}/{dataset}/perturbation.csv",
+        "comparisons": "<results>/tables/{model}/{dataset}/perturbation_comparisons.csv",
+        "funnel": "<results>/tables/{model}/{dataset}/perturbation_funnel.csv",
+    },
+    where="perturbed_datasets",
+    models="weighted_models",
+)
+def find_perturbation(
+    perturbation: Sequence[Path], comparisons: Sequence[Path], funnel: Sequence[Path], settings: Mapping[str, Any]
+) -> Found:
+    """What becomes of the answer when the reasoning's text is changed."""
+    found = Found()
+    filled, found.missing = sorted_out(perturbation, settings)
+    compared_paths = dict(sorted_out(comparisons, settings)[0])
+    followed: dict[tuple[str, str], Cell] = {}
+    for subject, path in filled:
         rows = pd.read_csv(path).query("by == 'all'").set_index("perturbation")
-        compared = pd.read_csv(compared_path).query("measure == 'agreement'").set_index(["perturbation", "control"])
+        compared = pd.read_csv(compared_paths[subject]).query("measure == 'agreement'")
+        compared = compared.set_index(["perturbation", "control"])
         cuts = rows[rows["kind"] == CUT].sort_values("cut")
-        parts = []
-        for _, row in pd.concat([cuts, rows[rows["kind"] != CUT]]).iterrows():
-            name = PERTURBATION_KINDS[row["kind"]].said(None if pd.isna(row["cut"]) else row["cut"])
-            part = f"{_share(row, 'agreement')} with {name}{_valid(row)}"
+        for name, row in pd.concat([cuts, rows[rows["kind"] != CUT]]).iterrows():
+            label = PERTURBATION_KINDS[row["kind"]].said(None if pd.isna(row["cut"]) else row["cut"])
+            valid = f"{100 * row['valid_share']:.0f} % of the answers valid"
+            agrees = share(row["agreement"], row["agreement_low"], row["agreement_high"], row["n_problems"], label, valid)
+            follows, change, p = Cell(text=NONE), Cell(text=NONE), Cell(text=NONE)
             if row["n_implied"]:
-                part += f", where {_share(row, 'follows')} are what that text implies"
-            if (row.name, UNTOUCHED) in compared.index:
-                part += f" ({_difference(compared.loc[(row.name, UNTOUCHED)])})"
-            parts.append(part)
-        bullets.append(
-            f"- **{settings['model_label']}**, {settings['dataset_label']}: answers re-generated from a perturbed "
-            f"reasoning agree with the original one in {'; '.join(parts)}. In round brackets, the difference from "
-            f"answers after the whole reasoning, paired by problem, with p after Holm's correction. "
-            f"{_control(compared)}{_left_out(funnel_path)}"
-        )
-    return bullets
+                follows = share(row["follows"], row["follows_low"], row["follows_high"], row["n_implied"], label, zero=0.5)
+            if (name, UNTOUCHED) in compared.index:
+                test = compared.loc[(name, UNTOUCHED)]
+                named = test["test"], said_p(test["p_holm"]), "against the whole reasoning"
+                change = points(test["difference"], test["low"], test["high"], test["n_problems"], *named)
+                p = p_value(test["p_holm"])
+            cells = {
+                "reasoning's text": word(label), "agrees": agrees, "follows": follows, "change, points": change,
+                "p, Holm": p, "valid": number(100 * row["valid_share"], "{:.0f} %"), "n": number(row["n_problems"]),
+            }  # fmt: skip
+            found.rows.append((subject, cells))
+            if row["kind"] == OTHER_REASONING and row["n_implied"]:
+                followed[subject] = follows
+    found.verdicts = {"follows another text": followed}
+    if followed:
+        most = in_cases(cell.sign > 0 for cell in followed.values())
+        found.sentences = [f"Given another problem's reasoning, most answers are what that implies {most}."]
+    return found
 
 
-def _difference(row: pd.Series) -> str:
-    points = [f"{100 * row[name]:+.0f}" for name in ("difference", "low", "high")]
-    return f"{points[0]} points [{points[1]}, {points[2]}], {said_p(row['p_holm'])}"
-
-
-def _control(compared: pd.DataFrame) -> str:
-    if (LAST_RESULT, FIRST_RESULT) not in compared.index:
-        return ""
-    return f"Last against first result replaced: {_difference(compared.loc[(LAST_RESULT, FIRST_RESULT)])}. "
-
-
-def _share(row: pd.Series, measure: str) -> str:
-    low, high = (f"{100 * row[f'{measure}_{end}']:.0f}" for end in ("low", "high"))
-    return f"{100 * row[measure]:.0f} % [{low}, {high}]"
-
-
-def _valid(row: pd.Series) -> str:
-    return "" if row["valid_share"] == 1 else f" ({100 * row['valid_share']:.0f} % valid)"
-
-
-def _left_out(path: Path) -> str:
-    """How many traces were perturbed, and why others were not."""
-    funnel = pd.read_csv(path)
-    counts = funnel[funnel["outcome"] == "perturbed"]["n_traces"]
-    reasons = funnel[funnel["outcome"] != "perturbed"].groupby("outcome", sort=False)["n_traces"].max()
-    few, many = counts.min(), counts.max()
-    n = f"n = {many}" if few == many else f"n = {few} to {many}"
-    named = ", ".join(f"{count}: {reason}" for reason, count in reasons.items())
-    return f"{n} traces{f' (left out, at most {named})' if named else ''}."
+@finding(
+    label="reasonings that could be changed",
+    category="4 Checks",
+    caption="Traces whose reasoning was changed, and why others were not.",
+    reads={"funnel": "<results>/tables/{model}/{dataset}/perturbation_funnel.csv"},
+    where="perturbed_datasets",
+    models="weighted_models",
+)
+def find_perturbation_funnel(funnel: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """How many reasonings each kind of change could be made in."""
+    filled, missing = sorted_out(funnel, settings)
+    rows = [
+        (subject, {"change": word(row.perturbation), "outcome": word(row.outcome), "traces": number(row.n_traces)})
+        for subject, path in filled
+        for row in pd.read_csv(path).itertuples()
+    ]
+    return Found(rows=rows, missing=missing)

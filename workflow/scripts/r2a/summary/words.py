@@ -1,25 +1,86 @@
-"""How the summary says numbers."""
+"""How the summary says numbers, and counts cases in a sentence."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from r2a.statistics import TOO_FEW
 from r2a.store import labelled, why_empty
+from r2a.summary.registry import Cell, Subject
+
+NONE = "–"  # what is not measured or not defined
 
 
-def said_empty(path: Path, labels: Mapping[str, Any] | None = None) -> list[str]:
-    """A bullet that says why a store or table is empty; none where it is not. labels: of a store's names, as labelled
-    takes them.
+def sorted_out(paths: Sequence[Path], settings: Mapping[str, Any]) -> tuple[list[tuple[Subject, Path]], dict[Subject, str]]:
+    """The files that hold something, each with the labels of its model and dataset; and why the others are empty.
+
+    settings: model_labels and dataset_labels, by name.
     """
-    why = why_empty(path)
-    if why is None:
-        return []
-    settings = labelled(path, labels or {})
-    return [f"- **{settings['model_label']}**, {settings['dataset_label']}: nothing to measure: {why}."]
+    filled, missing = [], {}
+    for path in paths:
+        origin, why = labelled(path, settings), why_empty(path)
+        subject = origin["model_label"], origin["dataset_label"]
+        if why is None:
+            filled.append((subject, path))
+        else:
+            missing[subject] = f"nothing to measure: {why}"
+    return filled, missing
 
 
 def said_p(p: float) -> str:
     """A p-value, or that there were too few pairs for one."""
     return TOO_FEW if math.isnan(p) else f"p = {p:.2g}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """With its sign, and a minus as long as the plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def number(value: float, text: str = "{:g}", **more: Any) -> Cell:
+    """A plain number; – where it is nan."""
+    value = float(value)
+    return Cell(text=NONE if math.isnan(value) else text.format(value).replace("-", "−"), value=value, **more)
+
+
+def word(text: Any) -> Cell:
+    return Cell(text=str(text))
+
+
+def p_value(p: float) -> Cell:
+    return Cell(text=NONE if math.isnan(p) else f"{p:.2g}", value=p, note=said_p(p))
+
+
+def with_interval(
+    value: float, low: float, high: float, n: float, *notes: str, unit: str = "", factor: float = 1, digits: int = 2,
+    zero: float | None = None, is_signed: bool = False, of: str = "problems",
+) -> Cell:  # fmt: skip
+    """value [low, high], each times factor; its note has n, the test and so on. unit comes after the value."""
+    value, low, high = float(value), float(low), float(high)
+    if math.isnan(value):
+        return Cell(text=NONE, note="; ".join([*notes, f"n = {n:.0f} {of}"]), n=n)
+    said = [signed(factor * x, digits) if is_signed else f"{factor * x:.{digits}f}".replace("-", "−") for x in (value, low, high)]
+    text = f"{said[0]}{unit}" + ("" if math.isnan(low) else f" [{said[1]}, {said[2]}]")
+    note = "; ".join([f"n = {n:.0f} {of}", *filter(None, notes)])
+    return Cell(text=text, value=value, low=low, high=high, note=note, n=n, zero=zero)
+
+
+def points(value: float, low: float, high: float, n: float, *notes: str, **more: Any) -> Cell:
+    """A difference of shares, in percentage points, marked where its interval excludes 0."""
+    return with_interval(value, low, high, n, *notes, factor=100, digits=1, zero=0, is_signed=True, **more)
+
+
+def share(value: float, low: float, high: float, n: float, *notes: str, **more: Any) -> Cell:
+    """A share, in percent."""
+    return with_interval(value, low, high, n, *notes, unit=" %", factor=100, digits=0, **more)
+
+
+def in_cases(is_so: Iterable[bool]) -> str:
+    """In how many of the cases (a case is one model on one dataset) something is so."""
+    so = list(is_so)
+    if not any(so):
+        return "in no case" if len(so) > 1 else "not in the one case"
+    if all(so):
+        return {1: "in the one case", 2: "in both cases"}.get(len(so), f"in all {len(so)} cases")
+    return f"in {sum(so)} of {len(so)} cases"

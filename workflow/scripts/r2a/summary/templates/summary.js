@@ -1,0 +1,119 @@
+"use strict";
+// Figures lie in the page compressed, and are unpacked when their tab is opened; tables sort; links open what they lead to.
+(() => {
+  const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
+
+  // ---- figures
+
+  async function unpack(figure) {
+    const picture = figure.querySelector("img");
+    if (picture.hasAttribute("src") || figure.dataset.isWaiting) return;
+    figure.dataset.isWaiting = "yes";
+    const packed = document.getElementById(`packed-${figure.id}`).textContent;
+    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+    const vectors = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).blob();
+    picture.src = URL.createObjectURL(new Blob([vectors], { type: "image/svg+xml" }));
+  }
+
+  const unpackShown = (box) => box.open && all('[role="tabpanel"]:not([hidden]) .drawn', box).forEach(unpack);
+
+  for (const box of all(".figures")) box.addEventListener("toggle", () => unpackShown(box));
+
+  // ---- tabs
+
+  function choose(tab) {
+    for (const other of all('[role="tab"]', tab.parentNode)) {
+      const isChosen = other === tab;
+      other.setAttribute("aria-selected", String(isChosen));
+      other.tabIndex = isChosen ? 0 : -1;
+      document.getElementById(other.getAttribute("aria-controls")).hidden = !isChosen;
+    }
+    unpackShown(tab.closest("details"));
+  }
+
+  for (const list of all('[role="tablist"]')) {
+    const tabs = all('[role="tab"]', list);
+    for (const tab of tabs) tab.addEventListener("click", () => choose(tab));
+    list.addEventListener("keydown", (event) => {
+      const here = tabs.indexOf(document.activeElement);
+      const next = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: tabs.length - 1 }[event.key];
+      if (next === undefined || here < 0) return;
+      event.preventDefault();
+      const tab = tabs.at(next % tabs.length);
+      tab.focus();
+      choose(tab);
+    });
+  }
+
+  // ---- links into what is closed
+
+  function reveal() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let place = target; place; place = place.parentElement) {
+      if (place.tagName === "DETAILS") place.open = true;
+      if (place.getAttribute("role") === "tabpanel" && place.hidden) choose(document.getElementById(place.getAttribute("aria-labelledby")));
+    }
+    target.scrollIntoView();
+  }
+
+  addEventListener("hashchange", reveal);
+  document.addEventListener("click", (event) => {
+    if (event.target.closest(`a[href="${CSS.escape(location.hash) && location.hash}"]`)) reveal();
+  });
+
+  // ---- tables
+
+  const worth = (row, column) => {
+    const cell = row.cells[column], value = cell.dataset.value;
+    return value === undefined ? cell.textContent.trim() : Number.parseFloat(value);
+  };
+
+  for (const button of all("th button")) {
+    button.addEventListener("click", () => {
+      const head = button.closest("th"), body = head.closest("table").tBodies[0], column = head.cellIndex;
+      const way = head.getAttribute("aria-sort") === "descending" ? 1 : -1;
+      for (const other of all("th", head.parentNode)) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", way > 0 ? "ascending" : "descending");
+      const order = (one, other) => {
+        const [a, b] = [worth(one, column), worth(other, column)];
+        if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b); // what is not known comes last
+        return way * (typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b);
+      };
+      body.append(...[...body.rows].sort(order));
+    });
+  }
+
+  // ---- notes: n and test of a number, under the pointer or the focus
+
+  const note = document.getElementById("note");
+
+  function tell(event) {
+    const place = event.target.closest?.("[data-note]");
+    note.hidden = !place;
+    if (!place) return;
+    note.textContent = place.dataset.note;
+    place.setAttribute("aria-describedby", "note");
+    const box = place.getBoundingClientRect(), size = note.getBoundingClientRect();
+    note.style.left = `${Math.max(8, Math.min(innerWidth - size.width - 8, box.left))}px`;
+    note.style.top = `${box.bottom + size.height + 8 < innerHeight ? box.bottom + 4 : Math.max(4, box.top - size.height - 4)}px`;
+  }
+
+  for (const kind of ["mouseover", "focusin"]) document.addEventListener(kind, tell);
+  for (const kind of ["focusout", "scroll"]) document.addEventListener(kind, () => { note.hidden = true; }, true);
+  addEventListener("keydown", (event) => { if (event.key === "Escape") note.hidden = true; });
+
+  // ---- where one is
+
+  const links = new Map(all('#contents a[href^="#"]').map((link) => [link.hash.slice(1), link]));
+  const seen = new Set();
+  const watch = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) seen[isIntersecting ? "add" : "delete"](target.id);
+    const first = [...links.keys()].find((id) => seen.has(id));
+    for (const [id, link] of links) if (id === first) link.setAttribute("aria-current", "true"); else link.removeAttribute("aria-current");
+  }, { rootMargin: "-10% 0px -60% 0px" });
+  for (const section of all("main > section")) watch.observe(section);
+
+  addEventListener("beforeprint", () => { for (const box of all("details:not(.figures)")) box.open = true; });
+  reveal();
+})();

@@ -54,7 +54,7 @@ from r2a.shards import WHOLE, gather_shards
 from r2a.statistics import difference_interval
 from r2a.store import NothingToMeasure, provenance, write_parquet
 from r2a.study import ConfigError, load_study
-from r2a.summary.ablation import ablation_sentences
+from r2a.summary.ablation import find_ablation
 from r2a.traces import Bounds, segment_bounds
 
 ROOT = Path(__file__).parents[2]
@@ -614,16 +614,17 @@ def test_the_figure_and_the_sentences_tell_the_tables_numbers(folder):
     plot_ablation(folder / "effect.csv", folder / "figure", SETTINGS)
     for suffix in ("svg", "png", "csv"):
         assert (folder / f"figure.{suffix}").stat().st_size > 500
-    (sentence,) = ablation_sentences([folder / "effect.csv"])
+    found = find_ablation([folder / "effect.csv"], {})
     effect = pd.read_csv(folder / "effect.csv").set_index(["mode", "metric", "selection", "dose"])["value"]
-    cut_off = [f"{100 * effect['cut_off', 'accuracy', RFH, dose]:.0f}" for dose in (1, 24)]
-    for expected in (
-        "**Tiny Qwen2**, Puzzles: of 6 answers",
-        f"with the first 1, 24 Reasoning-Focus Heads cut off from the reasoning {', '.join(cut_off)} % are right",
-        "too few pairs to test" if len(pd.read_parquet(folder / "graded.parquet")["uid"].unique()) < 6 else "p = ",
-        "Up to 100 % of the random heads are Reasoning-Focus Heads",
-    ):
-        assert expected in sentence
+    shown = {(cells["RFHs"].text, cells["dose"].value): cells for _, cells in found.rows}
+    for dose in (1, 24):
+        cells = shown["cut off from the reasoning", dose]
+        expected = f"{100 * effect['cut_off', 'accuracy', RFH, dose]:.0f} %"
+        assert cells["without RFHs"].text.partition(" [")[0] == expected
+        assert cells["n"].text == "6" and cells["n"].value == 6
+    assert {subject for subject, _ in found.rows} == {("Tiny Qwen2", "Puzzles")}
+    beside_random = shown["cut off from the reasoning", 24]["against random heads of the same layers, points"]
+    assert "100 % of them are RFHs" in beside_random.note
 
 
 # ---- the table, by hand

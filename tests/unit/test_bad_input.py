@@ -46,7 +46,7 @@ from r2a.store import (
     write_parquet,
 )
 from r2a.study import ConfigError, Dataset, load_study, stage_settings
-from r2a.summary.accuracy import effect_sentences
+from r2a.summary.accuracy import find_accuracy
 from r2a.traces import SEGMENTS, segment_bounds
 
 ROOT = Path(__file__).parents[2]
@@ -373,7 +373,7 @@ def test_a_study_of_open_ended_datasets_alone_has_empty_figures_and_says_that_no
     for plot in (plot_accuracy, plot_areas):
         plot(accuracy, effect, tmp_path / plot.__name__, settings)
         assert (tmp_path / f"{plot.__name__}.png").exists()
-    assert effect_sentences(nothing) == ([], "1. No answer of this study is graded.")
+    assert find_accuracy(effect, accuracy, settings).sentences == ["No answer of this study is graded."]
 
 
 @settings(max_examples=150, deadline=None)

@@ -16,7 +16,7 @@ from r2a.figures.accuracy import beside_paper, plot_beside_paper
 from r2a.figures.compliance import disagreement_counts
 from r2a.store import provenance, write_csv, write_parquet
 from r2a.study import CONDITIONS
-from r2a.summary.dependence import dependence_sentences
+from r2a.summary.accuracy import find_budgets, find_decodings, find_variants
 
 WITH, WITHOUT = CONDITIONS
 DRAWS = {"n_resamples": 500, "confidence": 0.95, "seed": 1}
@@ -168,11 +168,13 @@ def test_the_summary_says_from_which_budget_on_reasoning_helps(tmp_path):
     }  # fmt: skip
     for name, table in tables.items():
         table.to_csv(tmp_path / f"{name}.csv")
-    budget, decoding, variant = dependence_sentences({name: tmp_path / f"{name}.csv" for name in tables})
-    assert "up to 5 tokens of completion reasoning does worse; from 40 tokens on it does better" in budget
-    assert "sampled in place of greedy" in decoding
-    assert "as V (prompt: chat)" in variant
-    assert "+0.0" in variant
+    ((_, budget),) = find_budgets(tmp_path / "budgets.csv", {}).rows
+    assert (budget["worse up to, tokens"].text, budget["better from, tokens"].text) == ("5", "40")
+    (_, decoding), *_ = find_decodings(tmp_path / "decodings.csv", {}).rows
+    assert (decoding["first"].text, decoding["second"].text) == ("greedy", "sampled")
+    (_, variant), *_ = find_variants(tmp_path / "variants.csv", {}).rows
+    assert (variant["variant"].text, variant["change"].text) == ("V", "prompt: chat")
+    assert variant["change, points"].text.startswith("+0.0")
 
 
 # ---- figures

@@ -21,7 +21,8 @@ from r2a.heads.ranks import order_heads
 from r2a.heads.registry import Weighted, score_columns, stacked
 from r2a.heads.scores import N_NEIGHBOURS, receiver_kurtosis
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet, write_parquet
-from r2a.summary.heads import head_sentences, quality_sentences
+from r2a.summary.attention import find_head_kinds, find_quality
+from r2a.summary.words import NONE
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
 
 N_TRACES, N_LAYERS, N_HEADS = 6, 2, 3
@@ -281,11 +282,11 @@ def test_heads_that_are_ablated_have_the_order_of_the_table_and_no_interval(stor
     pd.testing.assert_frame_equal(ranks, read_parquet(stores["heads"])[list(ranks)], check_dtype=False)
 
 
-def test_sentences_count_the_needle_runs_and_the_heads_of_two_kinds(stores):
+def test_the_summary_counts_the_copied_needles_and_the_heads_of_two_kinds(stores):
     scored(stores)
-    needles, overlap = head_sentences([stores["diagnostics"]], [stores["heads"]], SETTINGS)
-    assert "in 3 of 5 runs" in needles
-    assert "0 of 2 induction heads and 1 of 1 retrieval heads among the 2 RFHs" in overlap
+    ((_, cells),) = find_head_kinds([stores["heads"]], SETTINGS).rows
+    shown = {name: cells[name].text for name in ("RFHs", "induction heads", "retrieval heads", "copied")}
+    assert shown == {"RFHs": "2", "induction heads": "0 of 2", "retrieval heads": "1 of 1", "copied": "3"}
 
 
 # ---- right against wrong answers
@@ -339,8 +340,11 @@ def test_without_a_wrong_answer_nothing_is_compared_and_the_summary_says_so(stor
     write_attention_quality([stores["by_trace"]], [tmp_path / "grades.parquet"], table, DRAWS)
     found = pd.read_csv(table)
     assert found["n_wrong"].eq(0).all() and found[["wrong", "auc", "p", "p_holm"]].isna().all(axis=None)
-    (sentence,) = quality_sentences(table, tmp_path)
-    assert sentence == "- **Model**, Texts: 5 answers are right and 0 wrong, so there is nothing to compare."
+    rows = find_quality(table, DRAWS).rows
+    assert {cells["n right"].text for _, cells in rows} == {"5"} and {cells["n wrong"].text for _, cells in rows} == {
+        "0"
+    }
+    assert {cells["AUC"].text for _, cells in rows} == {NONE}
 
 
 def test_heads_of_layers_without_attention_rank_last_and_are_no_rfhs():

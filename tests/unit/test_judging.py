@@ -19,7 +19,7 @@ from r2a.judging.template import NO_HISTORY, PLACEHOLDERS, fill
 from r2a.models import resolve_judge
 from r2a.store import provenance, write_parquet
 from r2a.study import ConfigError, load_study, stage_settings
-from r2a.summary.judging import judge_sentences
+from r2a.summary.judging import find_judge_agreement, find_judge_scores, find_judged
 from servers import scripted_server, vllm_server
 
 ROOT = Path(__file__).parents[2]
@@ -428,10 +428,15 @@ def test_two_judges_are_compared_on_what_both_scored(tmp_path, server):
     assert (agreement["judge_a"], agreement["judge_b"], agreement["n_answers"]) == ("first", "Another", 6)
     assert agreement["exact"] == 0
     assert agreement["within_1"] == pytest.approx(4 / 6, abs=1e-5)
-    text = "\n".join(judge_sentences(tables, tmp_path))
-    assert "judged by first from 1 to 10: 5.50 with reasoning, 5.50 without, over the 4 of 4 problems" in text
-    assert "What Another scored: 6 answers, and 2 empty ones" in text
-    assert "first and Another agree on 0 % of 6 answers to Mine, within 1 on 67 %" in text
+    cells = dict(enumerate(cells for _, cells in find_judge_scores(tables[1], settings).rows))[0]
+    assert [cells[name].text for name in ("judge", "with", "without", "n")] == ["first", "5.50", "5.50", "4"]
+    assert cells["n"].note == "of 4 problems"
+    judged = [cells for _, cells in find_judged(tables[0], settings).rows if cells["judge"].text == "Another"]
+    assert sum(cells["scored"].value for cells in judged) == 6 and sum(cells["empty"].value for cells in judged) == 2
+    ((subject, cells),) = find_judge_agreement(tables[2], settings).rows
+    assert subject == ("all models", "Mine")
+    shown = [cells[name].text for name in ("judges", "same", "within 1", "n")]
+    assert shown == ["first, Another", "0 %", "67 %", "6"]
 
 
 # ---- by files

@@ -1,98 +1,146 @@
-"""The summary's answers, its cost, and the page that it is read as."""
+"""The summary: its numbers, its sentences, its cost, and the pages that they are read on."""
 
+import base64
+import gzip
+import json
 import re
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 
-from r2a.store import provenance, write_csv, write_parquet
-from r2a.summary.answers import answer_sentences
-from r2a.summary.cost import cost_lines
-from r2a.summary.page import page
+from pretended_summary import DOT, ORIGIN, write, write_pretended
+from r2a.figures.registry import CATEGORIES, caption
+from r2a.store import provenance, write_parquet
+from r2a.study import load_study
+from r2a.summary.accuracy import find_accuracy
+from r2a.summary.cost import cost
+from r2a.summary.index import write_index
+from r2a.summary.page import COORDINATE, verdict_table
+from r2a.summary.patching import find_patching
+from r2a.summary.perturbation import find_perturbation
+from r2a.summary.registry import FINDINGS, Cell, Found, finding_inputs
+from r2a.summary.words import in_cases
 
-ORIGIN = {"model": "m", "model_label": "Model M", "dataset": "d", "dataset_label": "Data D"}
-
-
-def write(path, rows):
-    write_csv(path, pd.DataFrame(rows), provenance(ORIGIN))
-    return path
-
-
-def effect(model, decoding="greedy", by="all", difference=0.5):
-    return {
-        "model": model, "dataset": "Data D", "decoding": decoding, "by": by, "difference": difference,
-        "low": difference - 0.1, "high": difference + 0.1,
-    }  # fmt: skip
+NUMBER = re.compile(r"(?<![\w.])[+\u2212-]?\d[\d.,]*(?!\w)")
 
 
-def test_the_answer_is_one_sentence_a_model_with_intervals_of_all_three_measures(tmp_path):
-    rows = [effect("Model M"), effect("Model M", by="area", difference=0.9), effect("Model M", "sampled"), effect("N")]
-    shown = {"kind": "other_reasoning", "by": "all", "n_implied": 50}
-    follows = [
-        shown | {"follows": 0.53, "follows_low": 0.41, "follows_high": 0.65},
-        shown | {"follows": 0.9, "follows_low": 0.8, "follows_high": 0.95, "by": "area"},
-        shown | {"follows": 0.1, "follows_low": 0, "follows_high": 0.2, "kind": "filler"},
-    ]
-    place = {"probe": "plain", "component": "resid_pre", "direction": "clean_to_corrupted", "role": "answer"}
+# ---- findings
+
+
+def test_the_verdicts_are_those_of_the_first_decoding_with_their_intervals_and_tests(tmp_path):
+    inputs = write_pretended(tmp_path)
+    found = find_accuracy(**inputs["accuracy"], settings={})
+    cell = found.verdicts["effect, points"]["Model M", "Data D"]
+    assert cell.text == "+50.0 [+40.0, +60.0]"
+    assert cell.note == "n = 40 problems; exact McNemar, p = 0.001; greedy"
+    assert cell.sign == 1 and not cell.is_small
+    assert found.verdicts["right, with · without"]["Model M", "Data D"].paired == (0.9, 0.4)
+    assert found.sentences == ["With reasoning more answers are right, beyond chance, in the one case."]
+
+
+def test_patching_is_told_at_the_layer_where_it_restores_most_and_held_against_its_control_there(tmp_path):
+    place = {"component": "resid_pre", "direction": "clean_to_corrupted", "role": "answer", "n_pairs": 30}
     curves = [
-        place | {"mean": 0.2, "low": 0.1, "high": 0.3},
-        place | {"mean": 0.9, "low": 0.8, "high": 0.95},
-        place | {"mean": 1.0, "low": 1, "high": 1, "role": "final"},
-        place | {"mean": 1.0, "low": 1, "high": 1, "probe": "boxed"},
+        place | {"probe": "plain", "layer": 0, "mean": 0.2, "low": 0.1, "high": 0.3, "flip_rate": 0.1},
+        place | {"probe": "plain", "layer": 1, "mean": 0.9, "low": 0.8, "high": 0.95, "flip_rate": 0.7},
+        place | {"probe": "plain", "layer": 2, "mean": 1, "low": 1, "high": 1, "flip_rate": 1, "role": "final"},
+        place | {"probe": "boxed", "layer": 0, "mean": 1, "low": 1, "high": 1, "flip_rate": 0},
     ]
-    inputs = {
-        "effect": write(tmp_path / "effect.csv", rows),
-        "perturbation": [write(tmp_path / "perturbation.csv", follows)],
-        "curves": [write(tmp_path / "curves.csv", curves)],
+    at = {
+        "component": "resid_pre",
+        "control": "unrelated_answer",
+        "n_pairs": 30,
+        "low": 0.1,
+        "high": 0.2,
+        "p_holm": 0.01,
     }
-    first, second = answer_sentences(inputs)
-    numbers = re.findall(r"[+-]?[\d.]+ %? ?\[[^\]]*\]", first)
-    assert numbers == ["+50.0 [+40.0, +60.0]", "53 % [41, 65]", "0.90 [0.80, 0.95]"]
-    assert first.startswith("- **Model M**: reasoning changes accuracy by")
-    assert second == "- **N**: reasoning changes accuracy by +50.0 [+40.0, +60.0] points (Data D)."
-
-
-BENCHMARK = "s\tmax_rss\tthreads\tresources\n{seconds}\t{rss}\t{threads}\t{{'gpu': {gpus}, 'tmpdir': '/tmp'}}\n"
-
-
-def cost_table(folder, traces=()):
-    lines = cost_lines(folder, traces, {"m": "Model M"})
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return {row[0]: row[1:] for row in cells[2:]}, lines
-
-
-def test_cost_is_wall_time_times_threads_and_gpus_and_speed_is_tokens_over_wall_time(tmp_path):
-    jobs = {"traces/m/d": (3600, 2000, 4, 2), "traces/m/e": (1800, 3500, 4, 2), "grades/m/d": (720, "NA", 1, 0)}
-    for name, (seconds, rss, threads, gpus) in jobs.items():
-        path = tmp_path / f"benchmarks/{name}.tsv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(BENCHMARK.format(seconds=seconds, rss=rss, threads=threads, gpus=gpus))
-    traces = tmp_path / "d.parquet"
-    write_parquet(traces, pd.DataFrame({"completion_token_ids": [[1] * 50_000, [2] * 4_000]}), provenance(ORIGIN))
-    table, lines = cost_table(tmp_path / "benchmarks", [traces])
-    assert table["traces"] == ["2", "1.500", "6.000", "3.000", "3.5"]
-    assert table["grades"][:4] == ["1", "0.200", "0.200", "0.000"]
-    assert table["all"] == ["3", "1.700", "6.200", "3.000", "3.5"]
-    assert lines[-1].startswith("- **Model M** generated 54,000 tokens, 10 a second")
-
-
-def test_without_pairs_in_use_and_without_benchmarks_there_is_a_summary_all_the_same(tmp_path):
-    place = {"probe": "plain", "component": "resid_pre", "direction": "clean_to_corrupted", "role": "answer"}
-    curves = write(tmp_path / "curves.csv", [place | {"mean": 0.0, "low": 0.0, "high": 0.0}])
-    curves.write_text(curves.read_text().splitlines()[0] + "\n")
-    inputs = {"effect": write(tmp_path / "effect.csv", [effect("Model M")]), "perturbation": [], "curves": [curves]}
-    assert answer_sentences(inputs) == [
-        "- **Model M**: reasoning changes accuracy by +50.0 [+40.0, +60.0] points (Data D)."
+    controls = [
+        at | {"probe": "plain", "layer": 1, "mean": 0.15, "difference_low": 0.6, "difference_high": 0.8},
+        at | {"probe": "boxed", "layer": 0, "mean": 0.15, "difference_low": 0.6, "difference_high": 0.8},
     ]
-    assert cost_lines(tmp_path / "benchmarks", [], {}) == ["No benchmark was kept."]
+    nan = float("nan")
+    hand_off = [
+        {"probe": "plain", "layer": nan, "low": nan, "high": nan, "defined_share": 0, "n_pairs": 30, "n_templates": 3}
+    ]
+    tables = {"curves": curves, "controls": controls, "hand_off": hand_off}
+    found = find_patching(
+        **{name: [write(tmp_path / f"{name}.csv", rows)] for name, rows in tables.items()}, settings={}
+    )
+    flip = found.verdicts["patching flips it"]["Model M", "Data D"]
+    assert (flip.text, flip.sign) == ("70 %", 1)
+    assert "at layer 1 restores 0.90 [0.80, 0.95], another question's answer 0.15 [0.10, 0.20]; p = 0.01" in flip.note
+    assert found.verdicts["hand-off layer"]["Model M", "Data D"].text == "none"
+    boxed = found.rows[1][1]
+    assert (boxed["flips"].text, boxed["flips"].sign) == ("0 %", 0)  # what flips nothing has no mark
 
 
-def test_what_no_benchmark_recorded_is_not_made_up(tmp_path):
-    path = tmp_path / "grades/m/d.tsv"
-    path.parent.mkdir(parents=True)
-    path.write_text("s\tmax_rss\n3600\t1000\n")
-    assert cost_table(tmp_path)[0]["all"] == ["1", "1.000", "not recorded", "not recorded", "1.0"]
+def test_what_another_reasoning_implies_is_marked_beyond_one_half(tmp_path):
+    other = {
+        "perturbation": "other_reasoning", "kind": "other_reasoning", "cut": None, "by": "all",
+        "n_problems": 50, "n_implied": 50, "agreement": 0.1, "agreement_low": 0, "agreement_high": 0.2,
+        "valid_share": 1.0,
+    }  # fmt: skip
+    compared = {"measure": "agreement", "perturbation": "other_reasoning", "control": "cut_100", "n_problems": 50}
+    compared |= {"difference": -0.9, "low": -1, "high": -0.8, "test": "exact McNemar", "p_holm": 0.001}
+    for follows, sign in ((0.53, 0), (0.9, 1)):
+        row = other | {"follows": follows, "follows_low": follows - 0.1, "follows_high": follows + 0.1}
+        tables = {"perturbation": [row], "comparisons": [compared], "funnel": [{"outcome": "perturbed"}]}
+        paths = {name: [write(tmp_path / f"{name}.csv", rows)] for name, rows in tables.items()}
+        cell = find_perturbation(**paths, settings={}).verdicts["follows another text"]["Model M", "Data D"]
+        assert cell.sign == sign
+
+
+def test_what_rests_on_few_is_grey_and_what_has_no_interval_has_no_mark():
+    assert Cell(text="1", n=19).is_small and not Cell(text="1", n=20).is_small
+    assert Cell(text="1", value=1, zero=0).sign == 0
+    assert Cell(text="1", low=-2, high=-1, zero=0).sign == -1
+
+
+def test_cases_are_counted_in_words():
+    assert [in_cases(so) for so in ([True], [False], [True, True], [True] * 3, [False] * 2, [True, False])] == [
+        "in the one case", "not in the one case", "in both cases", "in all 3 cases", "in no case", "in 1 of 2 cases",
+    ]  # fmt: skip
+
+
+def test_a_model_has_a_row_a_dataset_and_what_was_not_measured_is_left_open():
+    cell = Cell(text="1")
+    found = {
+        "a": Found(verdicts={"x": {("M", "D"): cell, ("N", "D"): cell}}),
+        "b": Found(verdicts={"y": {("M", "E"): cell}}),
+    }
+    columns, rows = verdict_table(found)
+    assert columns == [("x", "a"), ("y", "b")]
+    assert [(row["model"], row["dataset"], row["n_datasets"], row["cells"]) for row in rows] == [
+        ("M", "D", 2, [cell, None]), ("M", "E", 0, [None, cell]), ("N", "D", 1, [cell, None]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_a_finding_has_a_caption_that_says_what_its_numbers_are(name):
+    one = FINDINGS[name]
+    assert one.category in CATEGORIES and re.fullmatch(r"[A-Z].{30,}\.", one.caption)
+    assert one.purpose.endswith(".")
+
+
+def test_the_findings_of_a_study_read_the_files_of_the_models_and_datasets_that_have_them():
+    study = load_study(
+        {
+            "study": "mine", "seed": 1, "models": {"m": {"path": "resources/models/tiny-qwen"}},
+            "datasets": {
+                "d": {"kind": "problems", "path": "resources/datasets/puzzles.jsonl"},
+                "p": {"kind": "comparison_pairs", "path": "resources/datasets/comparisons.csv"},
+            },
+            "decodings": {"greedy": {"temperature": 0}},
+        }
+    )  # fmt: skip
+    inputs = finding_inputs(study)
+    assert inputs["accuracy__effect"] == "<results>/tables/effect.csv"
+    assert inputs["patching__curves"] == ["<results>/tables/m/p/patching_curves.csv"]
+    assert not [name for name in inputs if name.startswith(("variants", "judge"))]
+
+
+# ---- the pages
 
 
 class Tags(HTMLParser):
@@ -105,23 +153,94 @@ class Tags(HTMLParser):
 
 
 @pytest.mark.parametrize(
-    "hostile", ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[x](javascript:a())"]
+    "hostile", ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "{{ 7 * 7 }} |a|"]
 )
-def test_the_page_has_no_markup_but_markdowns(hostile, tmp_path):
-    parser = Tags()
-    parser.feed(page(f"# {hostile}\n\n- {hostile}\n\n| {hostile} |\n| --- |\n| {hostile} |\n", hostile, tmp_path))
-    assert {tag for tag, _ in parser.found} <= {
-        "html", "head", "meta", "title", "style", "body", "h1", "ul", "li", "div", "table", "thead", "tbody", "tr",
-        "th", "td",
-    }  # fmt: skip
-    assert not any(name.startswith("on") for _, attributes in parser.found for name in attributes)
+def test_names_are_text_wherever_they_stand(hostile, tmp_path):
+    write_pretended(tmp_path, hostile, render=True)
+    write_index(tmp_path / "results")
+    for page in (tmp_path / "results/mine/summary.html", tmp_path / "results/index.html"):
+        parser = Tags()
+        parser.feed(page.read_text())
+        assert not any(name.startswith("on") for _, attributes in parser.found for name in attributes)
+        assert not [attributes for tag, attributes in parser.found if tag == "img" and attributes.get("src") == "x"]
+        assert "49" not in re.findall(r"<td[^>]*>(.*?)</td>", page.read_text())
+    assert not re.search(r"(?<!\\)<(script|img)", (tmp_path / "results/mine/summary.md").read_text())
 
 
-def test_the_page_holds_what_the_summary_says_and_its_pictures(tmp_path):
-    (tmp_path / "map.png").write_bytes(b"a picture")
-    text = "# Title\n\n> **Toy.** Not real.\n\n- one [table](tables/x.csv)\n\n![map](map.png)\n\n"
-    text += "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
-    shown = page(text, "Title", tmp_path)
-    for part in ("<h1>Title</h1>", "<strong>Toy.</strong>", 'href="tables/x.csv">table</a>', "<td>2</td>"):
-        assert part in shown
-    assert '<img src="data:image/png;base64,YSBwaWN0dXJl" alt="map"' in shown  # base64 of the bytes above
+def test_no_sentence_has_more_than_two_numbers_and_none_is_said_twice_in_a_section(tmp_path):
+    write_pretended(tmp_path, render=True)
+    page = (tmp_path / "results/mine/summary.html").read_text()
+    paragraphs = re.findall(r'<p class="said">(.*?)</p>', page, re.DOTALL)
+    sentences = [one for text in paragraphs for one in re.split(r"(?<=[.!?]) ", text.strip()) if one]
+    assert len(sentences) >= 2
+    assert len(set(sentences)) == len(sentences)
+    assert not [sentence for sentence in sentences if len(NUMBER.findall(sentence)) > 2]
+
+
+def test_the_page_holds_each_figure_once_compressed_with_its_caption_and_numbers(tmp_path):
+    write_pretended(tmp_path, render=True)
+    page = (tmp_path / "results/mine/summary.html").read_text()
+    (packed,) = re.findall(r'id="packed-figure-accuracy">([^<]*)<', page)
+    assert gzip.decompress(base64.b64decode(packed)).decode() == DOT.replace("3.14159", "3.14")
+    assert caption("accuracy", {"confidence": 0.95}).split(";")[0] in page
+    assert 'href="figures/accuracy.csv"' in page and 'href="figures/accuracy.svg"' in page
+
+
+def test_a_scale_in_a_figure_keeps_its_digits():
+    assert COORDINATE.findall("scale(0.015625) M 12.34567 0.98765 L 7.125") == ["12.34567", "7.125"]
+
+
+def test_the_page_and_the_texts_say_that_models_are_toys_only_where_they_are(tmp_path):
+    write_pretended(tmp_path / "toys", render=True)
+    write_pretended(tmp_path / "real", render=True, is_toy=False)
+    for name in ("summary.html", "summary.md", "summary.txt"):
+        toys, real = ((tmp_path / kind / "results/mine" / name).read_text() for kind in ("toys", "real"))
+        assert "oy models" in toys and "oy models" not in real
+
+
+def test_what_is_empty_is_told_with_its_reason_once_a_model(tmp_path):
+    write_pretended(tmp_path, render=True, empty="no pair can be used")
+    for name in ("summary.html", "summary.md"):
+        text = (tmp_path / "results/mine" / name).read_text()
+        assert text.count("Model M, Data D: nothing to measure: no pair can be used") == 1
+
+
+def test_the_index_lists_every_study_with_its_table(tmp_path):
+    write_pretended(tmp_path, render=True)
+    later = tmp_path / "results/later"
+    later.mkdir()
+    verdicts = json.loads((tmp_path / "results/mine/verdicts.json").read_text())
+    (later / "verdicts.json").write_text(json.dumps(verdicts | {"study": "later"}))
+    write_index(tmp_path / "results")
+    index = (tmp_path / "results/index.html").read_text()
+    assert index.count('href="mine/summary.html"') == 1 and index.count('href="later/summary.html"') == 1
+    assert index.count("+50.0") >= 2
+
+
+# ---- cost
+
+BENCHMARK = "s\tmax_rss\tthreads\tresources\n{seconds}\t{rss}\t{threads}\t{{'gpu': {gpus}, 'tmpdir': '/tmp'}}\n"
+
+
+def test_cost_is_wall_time_times_threads_and_gpus_and_speed_is_tokens_over_wall_time(tmp_path):
+    jobs = {"traces/m/d": (3600, 2000, 4, 2), "traces/m/e": (1800, 3500, 4, 2), "grades/m/d": (720, "NA", 1, 0)}
+    for name, (seconds, rss, threads, gpus) in jobs.items():
+        path = tmp_path / f"benchmarks/{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(BENCHMARK.format(seconds=seconds, rss=rss, threads=threads, gpus=gpus))
+    traces = tmp_path / "d.parquet"
+    write_parquet(traces, pd.DataFrame({"completion_token_ids": [[1] * 50_000, [2] * 4_000]}), provenance(ORIGIN))
+    told = cost(tmp_path / "benchmarks", [traces], {"m": "Model M"})
+    table = dict(told.stages)
+    assert table["traces"] == ["2", "1.500", "6.000", "3.000", "3.5"]
+    assert table["grades"][:4] == ["1", "0.200", "0.200", "0.000"]
+    assert table["all"] == ["3", "1.700", "6.200", "3.000", "3.5"]
+    assert told.speeds == [("Model M", "54,000", "10")]
+
+
+def test_what_no_benchmark_recorded_is_not_made_up(tmp_path):
+    assert cost(tmp_path / "benchmarks", [], {}).stages == []
+    path = tmp_path / "grades/m/d.tsv"
+    path.parent.mkdir(parents=True)
+    path.write_text("s\tmax_rss\n3600\t1000\n")
+    assert dict(cost(tmp_path, [], {}).stages)["all"] == ["1", "1.000", "not recorded", "not recorded", "1.0"]

@@ -85,6 +85,15 @@ def test_everything_that_the_page_adds_works_as_written(extended):
     assert opposite["mean"].max() < controls.query("control == 'effect'")["mean"].max()
     assert "| `mindful` | Mindful 7B | `<\\|mind\\|>` |" in (extended / "docs/formats.md").read_text()
     assert pd.read_csv(results / "figures/tiny-llama/puzzles/length.csv")["n_tokens"].min() > 0
+    code = f"""
+from pathlib import Path
+from r2a.summary.registry import FINDINGS
+path = Path({str(results)!r}) / "traces/tiny-llama/puzzles/with_reasoning.greedy.parquet"
+settings = {{"model_labels": {{"tiny-llama": "M"}}, "dataset_labels": {{"puzzles": "D"}}}}
+print(FINDINGS["length"].function(traces=[path], settings=settings).verdicts["tokens of reasoning"]["M", "D"].note)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(extended / "workflow/scripts")}
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True) == "n = 176 traces\n"
 
 
 def test_what_the_page_adds_is_refused_by_name_where_it_is_not_installed(copy):

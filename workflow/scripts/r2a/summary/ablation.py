@@ -33,7 +33,8 @@ SELECTIONS = {
     caption=(
         "Answers generated again from the same reasoning, without the first RFHs (dose) while the answer is written: "
         "share that is right, without ablation and without the RFHs; then the RFHs' share minus that without as many "
-        "other heads, paired by problem, with {interval} intervals and p after Holm's correction over doses and modes."
+        "other heads, paired by problem, with {interval} intervals and p after Holm's correction over doses and "
+        "modes."
     ),
     reads={"effects": "<results>/tables/{model}/{dataset}/ablation.csv"},
     where="graded_datasets",

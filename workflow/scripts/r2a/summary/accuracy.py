@@ -17,9 +17,9 @@ from r2a.summary.words import in_cases, number, p_value, points, said_p, share, 
     category="1 Answers",
     caption=(
         "Share of all problems answered correctly, an invalid answer counting as wrong, and the difference paired by "
-        "problem, with {interval} intervals (Wilson's for shares, Newcombe's for differences). Tests: exact McNemar, or "
-        "a sign-flip permutation where problems have several samples. Valid in both: the paper's estimand, the same "
-        "difference over problems whose answers are valid in both conditions."
+        "problem, with {interval} intervals (Wilson's for shares, Newcombe's for differences). Tests: exact McNemar, "
+        "or a sign-flip permutation where problems have several samples. Valid in both: the paper's estimand, the "
+        "same difference over problems whose answers are valid in both conditions."
     ),
     reads={"effect": "<results>/tables/effect.csv", "accuracy": "<results>/tables/accuracy.csv"},
     where="graded_datasets",
@@ -87,7 +87,7 @@ def _all(path: Path) -> pd.DataFrame:
 @finding(
     label="effect by area",
     category="1 Answers",
-    caption="The difference in each area of a dataset, with {interval} intervals; p after Holm's correction over areas.",
+    caption="The difference in each area of a dataset, with {interval} intervals; p after Holm's correction.",
     reads={"effect": "<results>/tables/effect.csv"},
     where="graded_datasets",
 )
@@ -101,7 +101,9 @@ def find_areas(effect: Path, settings: Mapping[str, Any]) -> Found:
             {
                 "area": word(row.area), "with": number(100 * row.accuracy_with, "{:.0f} %"),
                 "without": number(100 * row.accuracy_without, "{:.0f} %"),
-                "effect, points": points(row.difference, row.low, row.high, row.n_problems, row.test, said_p(row.p_holm)),
+                "effect, points": points(
+                    row.difference, row.low, row.high, row.n_problems, row.test, said_p(row.p_holm)
+                ),
                 "n": number(row.n_problems), "p, Holm": p_value(row.p_holm),
             },
         )
@@ -179,8 +181,9 @@ def find_variants(variants: Path, settings: Mapping[str, Any]) -> Found:
     label="survival of traces",
     category="4 Checks",
     caption=(
-        "Traces that each step leaves: finished before the token limit, well formed (its reasoning closed, once), with "
-        "an answer extracted. One that does not survive counts as wrong. Repeating: stopped because it repeated itself."
+        "Traces that each step leaves: finished before the token limit, well formed (its reasoning closed, once), "
+        "with an answer extracted. One that does not survive counts as wrong. Repeating: stopped because it repeated "
+        "itself."
     ),
     reads={"funnel": "<results>/tables/funnel.csv"},
 )
@@ -204,7 +207,10 @@ def find_funnel(funnel: Path, settings: Mapping[str, Any]) -> Found:
 @finding(
     label="graders that disagree",
     category="4 Checks",
-    caption="Answers on which another grader's verdict differs from the first one's; tables/grader_disagreements.csv lists them.",
+    caption=(
+        "Answers on which another grader's verdict differs from the first one's; tables/grader_disagreements.csv "
+        "lists them."
+    ),
     reads={"disagreements": "<results>/tables/grader_disagreements.csv"},
     where="graded_datasets",
 )
@@ -223,5 +229,3 @@ def find_disagreements(disagreements: Path, settings: Mapping[str, Any]) -> Foun
     n_differing = len(verdicts)
     said = f"{n_differing} verdicts differ" if n_differing else "No verdict differs"
     return Found(rows=rows, sentences=[f"{said} between the graders {first} and {', '.join(others)}."])
-
-

@@ -10,16 +10,17 @@ import pandas as pd
 from r2a.roles import WITHIN
 from r2a.store import labelled, open_hdf5, read_parquet
 from r2a.summary.registry import Cell, Found, Plot, finding
-from r2a.summary.words import in_cases, number, p_value, said_p, sorted_out, with_interval, word
+from r2a.summary.words import DASH, TIMES, in_cases, number, p_value, said_p, sorted_out, with_interval, word
 
 
 @finding(
     label="Reasoning-Focus Heads",
     category="2 Attention",
     caption=(
-        "The Reasoning-Focus Heads (RFHs): the first heads by a2r, the share of the answer tokens' attention that falls on "
-        "the reasoning. Lift: over that of even attention. First head: its a2r with its {interval} interval over "
-        "traces. Depth: mean layer of the RFHs, 0 for the first layer and 1 for the last, with its bootstrap interval."
+        "The Reasoning-Focus Heads (RFHs): the first heads by a2r, the share of the answer tokens' attention that "
+        "falls on the reasoning. Lift: over that of even attention. First head: its a2r with its {interval} interval "
+        "over traces. Depth: mean layer of the RFHs, 0 for the first layer and 1 for the last, with its bootstrap "
+        "interval."
     ),
     reads={"heads": "<results>/heads/{model}/{dataset}.parquet", "models": "<results>/tables/models.csv"},
     models="weighted_models",
@@ -40,10 +41,12 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
         first, n = rfhs.iloc[0], rfhs["a2r_n"].iloc[0]
         places = ", ".join(f"{row.layer}.{row.head}" for row in rfhs.itertuples())
         low, high = rfhs["layer"].min(), rfhs["layer"].max()
-        between = f"{low}–{high}" if low < high else f"{low}"
+        between = f"{low}{DASH}{high}" if low < high else f"{low}"
         if subject in depths.index:
             row = depths.loc[subject]
-            depth = with_interval(row["value"], row["low"], row["high"], row["n"], "bootstrap over problems", of="traces")
+            depth = with_interval(
+                row["value"], row["low"], row["high"], row["n"], "bootstrap over problems", of="traces"
+            )
         else:  # variants of a model are in no comparison across models
             depth = number(rfhs["layer"].mean() / max(n_layers - 1, 1), "{:.2f}", n=n)
         cells = {
@@ -56,13 +59,14 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
             ),
             "RFHs' mean a2r": number(rfhs["a2r"].mean(), "{:.2f}", note=f"{len(rfhs)} heads; n = {n:.0f} traces"),
             "others' mean": number(others["a2r"].mean(), "{:.2f}", note=f"{len(others)} heads; n = {n:.0f} traces"),
-            "lift of the first": number(first["lift"], "{:.1f} ×", note=f"over even attention; n = {n:.0f} traces"),
+            "lift of the first": number(first["lift"], f"{{:.1f}} {TIMES}", note=f"n = {n:.0f} traces"),
             "n": number(n),
         }  # fmt: skip
         found.rows.append((subject, cells))
         layers[subject] = Cell(
             text=f"{between} of {n_layers}", value=depth.value, n=n,
-            note=f"layers of the {len(rfhs)} RFHs, counted from 0; mean depth {depth.text} (0 first layer, 1 last); n = {n:.0f} traces",
+            note=f"layers of the {len(rfhs)} RFHs, counted from 0; mean depth {depth.text}, 0 being the first "
+            f"layer and 1 the last; n = {n:.0f} traces",
         )  # fmt: skip
     found.verdicts = {"layers that read it": layers}
     if layers:
@@ -79,8 +83,9 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
     label="what else the RFHs are",
     category="2 Attention",
     caption=(
-        "Induction and retrieval heads among the RFHs, of all there are. Stable: how many heads the RFHs share with those "
-        "of resampled traces, on average. Copied: needle runs that the model copied, over which retrieval is scored."
+        "Induction and retrieval heads among the RFHs, of all there are. Stable: how many heads the RFHs share with "
+        "those of resampled traces, on average. Copied: needle runs that the model copied, over which retrieval is "
+        "scored."
     ),
     reads={"heads": "<results>/heads/{model}/{dataset}.parquet"},
     models="weighted_models",
@@ -95,8 +100,12 @@ def find_head_kinds(heads: Sequence[Path], settings: Mapping[str, Any]) -> Found
         cells = {"RFHs": number(len(rfhs))}
         for kind in ("induction", "retrieval"):
             n_all = int(table[f"is_{kind}"].sum())
-            cells[f"{kind} heads"] = Cell(text=f"{int(rfhs[f'is_{kind}'].sum())} of {n_all}", value=rfhs[f"is_{kind}"].sum())
-        cells["stable"] = number(rfhs["bootstrap_share"].sum(), "{:.1f}", note=f"n = {rfhs['a2r_n'].iloc[0]:.0f} traces")
+            cells[f"{kind} heads"] = Cell(
+                text=f"{int(rfhs[f'is_{kind}'].sum())} of {n_all}", value=rfhs[f"is_{kind}"].sum()
+            )
+        cells["stable"] = number(
+            rfhs["bootstrap_share"].sum(), "{:.1f}", note=f"n = {rfhs['a2r_n'].iloc[0]:.0f} traces"
+        )
         cells["copied"] = number(table["retrieval_n"].max(), note="runs of the needle probe")
         found.rows.append((subject, cells))
     return found
@@ -109,8 +118,9 @@ SCORES = {"a2r": "a2r", "lift": "lift", "tracking": "forward drift", "spread": "
     label="attention of right and wrong answers",
     category="2 Attention",
     caption=(
-        "Means of the RFHs' scores over right and wrong answers. AUC: the chance that a right one's is higher. Permutations "
-        "within problems where they have several samples, else Mann-Whitney tests between problems; Holm's correction."
+        "Means of the RFHs' scores over right and wrong answers. AUC: the chance that a right one's is higher. "
+        "Permutations within problems where they have several samples, else Mann-Whitney tests between problems; "
+        "Holm's correction."
     ),
     reads={"quality": "<results>/tables/attention_by_correctness.csv"},
     models="weighted_models",
@@ -124,8 +134,11 @@ def find_quality(quality: Path, settings: Mapping[str, Any]) -> Found:
         cells = {
             "score": word(SCORES.get(row.score, row.score)), "right": number(row.right, "{:.2f}", note=n),
             "wrong": number(row.wrong, "{:.2f}", note=n),
-            "AUC": number(row.auc, "{:.2f}", n=min(row.n_right, row.n_wrong), note=f"{n}; {test}, {said_p(row.p_holm)}"),
-            "n right": number(row.n_right), "n wrong": number(row.n_wrong), "test": word(test), "p, Holm": p_value(row.p_holm),
+            "AUC": number(
+                row.auc, "{:.2f}", n=min(row.n_right, row.n_wrong), note=f"{n}; {test}, {said_p(row.p_holm)}"
+            ),
+            "n right": number(row.n_right), "n wrong": number(row.n_wrong), "test": word(test),
+            "p, Holm": p_value(row.p_holm),
         }  # fmt: skip
         found.rows.append(((row.model, row.dataset), cells))
     return found
@@ -147,6 +160,9 @@ def find_rerun(attention: Sequence[Path], settings: Mapping[str, Any]) -> Found:
             with open_hdf5(path) as file:
                 agreement = file["argmax_agreement"][:]
             n = int(np.isfinite(agreement).sum())
-            cells = {"same arg-max": number(100 * np.nanmean(agreement), "{:.2f} %", n=n), "n": number(n, note="traces")}
+            cells = {
+                "same arg-max": number(100 * np.nanmean(agreement), "{:.2f} %", n=n),
+                "n": number(n, note="traces"),
+            }
             found.rows.append((subject, cells))
     return found

@@ -6,9 +6,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from r2a.store import write_text
-from r2a.summary.page import TEMPLATES, page_policy, render
-
-SCRIPT, STYLE = (TEMPLATES / "index.js").read_text(), (TEMPLATES / "summary.css").read_text()
+from r2a.summary.page import STYLE, page_policy, page_script, render
 
 
 def write_index(results: Path) -> None:
@@ -19,7 +17,7 @@ def write_index(results: Path) -> None:
     written: list[str] = []
     while (found := [path.read_text() for path in sorted(results.glob("*/verdicts.json"))]) != written:
         studies = [json.loads(text) for text in found]
-        policy = page_policy(SCRIPT, STYLE)
-        known = {"studies": studies, "script": Markup(SCRIPT), "style": Markup(STYLE), "policy": policy}
-        write_text(results / "index.html", render("index.html.j2", **known))
+        script = page_script("index")
+        looks = {"script": Markup(script), "style": Markup(STYLE), "policy": page_policy(script, STYLE)}
+        write_text(results / "index.html", render("index.html.j2", studies=studies, **looks))
         written = found

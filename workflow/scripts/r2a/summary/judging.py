@@ -15,8 +15,8 @@ from r2a.summary.words import in_cases, number, p_value, said_p, with_interval, 
     category="1 Answers",
     caption=(
         "Open-ended answers, scored from 1 to 10: means over the problems scored in both conditions, and their paired "
-        "difference with {interval} intervals (Student's); Wilcoxon's signed-rank test. Floor: the same with an invalid "
-        "answer scored 1. Scores of different judges are not comparable."
+        "difference with {interval} intervals (Student's); Wilcoxon's signed-rank test. Floor: the same with an "
+        "invalid answer scored 1. Scores of different judges are not comparable."
     ),
     reads={"effect": "<results>/tables/judge_effect.csv"},
     where="judged_datasets",
@@ -45,7 +45,10 @@ def find_judge_scores(effect: Path, settings: Mapping[str, Any]) -> Found:
 @finding(
     label="what judges scored",
     category="4 Checks",
-    caption="Answers by what came of them: an empty one scores 1 without asking; invalid, unparsable and refused have no score.",
+    caption=(
+        "Answers by what came of them: an empty one scores 1 without asking; invalid, unparsable and refused have no "
+        "score."
+    ),
     reads={"scores": "<results>/tables/judge_scores.csv"},
     where="judged_datasets",
 )
@@ -65,7 +68,9 @@ def find_judged(scores: Path, settings: Mapping[str, Any]) -> Found:
 @finding(
     label="agreement of judges",
     category="4 Checks",
-    caption="How often two judges give the same score, or scores 1 apart; Spearman's correlation, quadratic-weighted kappa.",
+    caption=(
+        "How often two judges give the same score, or scores 1 apart; Spearman's correlation, quadratic-weighted kappa."
+    ),
     reads={"agreement": "<results>/tables/judge_agreement.csv"},
     where="judged_datasets",
 )

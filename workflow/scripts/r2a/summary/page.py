@@ -17,12 +17,17 @@ from r2a.figures.registry import CATEGORIES, FIGURES, caption
 from r2a.store import provenance, read_provenance, why_empty, write_json, write_text
 from r2a.summary.cost import cost
 from r2a.summary.registry import FINDINGS, SMALL, Cell, Finding, Found, Plot, Subject
-from r2a.summary.words import NONE
+from r2a.summary.words import MINUS, NONE
 
 TEMPLATES = Path(__file__).parent / "templates"
 COORDINATE = re.compile(r"(?<![\d.])[1-9]\d*\.\d{3,}")  # in an SVG: a thousandth of a point is seen by nobody
 SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt" height="([\d.]+)pt"', re.DOTALL)
-SCRIPT, STYLE = ((TEMPLATES / f"summary.{suffix}").read_text() for suffix in ("js", "css"))
+STYLE = (TEMPLATES / "summary.css").read_text()
+
+
+def page_script(name: str) -> str:
+    """A page's script, with what all pages do after it."""
+    return "\n".join((TEMPLATES / f"{script}.js").read_text() for script in (name, "notes"))
 
 
 def render(template: str, **known: Any) -> str:
@@ -72,12 +77,9 @@ def write_summary(
         "missing": _missing(found), "cost": cost(benchmarks, traces, settings["model_labels"]), "origin": origin,
         "small": SMALL, "dash": NONE,
     }  # fmt: skip
-    write_text(
-        page,
-        render(
-            "summary.html.j2", **known, script=Markup(SCRIPT), style=Markup(STYLE), policy=page_policy(SCRIPT, STYLE)
-        ),
-    )
+    script = page_script("summary")
+    looks = {"script": Markup(script), "style": Markup(STYLE), "policy": page_policy(script, STYLE)}
+    write_text(page, render("summary.html.j2", **known, **looks))
     write_text(text, render("summary.md.j2", **known))
     write_text(short, render("summary.txt.j2", **known, page=page))
     write_json(
@@ -158,8 +160,9 @@ def _view(one: Finding, found: Found, settings: Mapping[str, Any]) -> dict[str, 
         "id": one.name, "label": one.label, "is_open": one.is_open, "sentences": found.sentences,
         "caption": one.caption.replace("{interval}", f"{100 * settings['confidence']:g} %"),
         "columns": columns, "is_number": [_is_number(found, column) for column in columns],
-        "rows": [(subject, [cells.get(column, Cell(text=NONE)) for column in columns]) for subject, cells in found.rows],
-        "missing": list(found.missing.items()),
+        "rows": [
+            (subject, [cells.get(column, Cell(text=NONE)) for column in columns]) for subject, cells in found.rows
+        ],
         "plots": [_plotted(plot, _first_rows(found)) for plot in found.plots],
         "subjects": list(_first_rows(found)),
     }  # fmt: skip
@@ -181,7 +184,9 @@ def _plotted(plot: Plot, rows: Mapping[Subject, Mapping[str, Cell]]) -> dict[str
     """Where a panel's points, intervals and marks lie, in percent of its width."""
     drawn = [[cells[column] for column in plot.columns if column in cells] for cells in rows.values()]
     ends = [x for cells in drawn for cell in cells for x in (cell.value, cell.low, cell.high)]
-    known = [x for x in [*ends, plot.low, plot.high, plot.zero if plot.zero is not None else math.nan] if not math.isnan(x)]
+    known = [
+        x for x in [*ends, plot.low, plot.high, plot.zero if plot.zero is not None else math.nan] if not math.isnan(x)
+    ]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     if low == high:
         low, high = low - 0.5, high + 0.5
@@ -193,7 +198,7 @@ def _plotted(plot: Plot, rows: Mapping[Subject, Mapping[str, Cell]]) -> dict[str
 
     return {
         "title": plot.title, "zero": None if plot.zero is None else place(plot.zero),
-        "ticks": [(place(tick), f"{plot.factor * tick:g}{plot.suffix}".replace("-", "−")) for tick in ticks],
+        "ticks": [(place(tick), f"{plot.factor * tick:g}{plot.suffix}".replace("-", MINUS)) for tick in ticks],
         "rows": [
             [
                 {
@@ -238,7 +243,6 @@ def _figure(path: Path, folder: Path, settings: Mapping[str, Any]) -> dict[str, 
 def _title(text: str) -> str:
     """With a capital to begin with; other words keep theirs."""
     return text[:1].upper() + text[1:]
-
 
 
 def _plain_markdown(text: str) -> str:

@@ -21,10 +21,10 @@ UNRELATED = "unrelated_answer"  # the control that the verdict is held against
     category="3 Patching",
     caption=(
         "The clean run's activation (resid_pre), at the answer's token in the reasoning's last line, is put into the "
-        "corrupted run: what it restores of the clean run's logit difference at the layer where it restores most, and how "
-        "often the answer flips. Control: what another question's answer restores there, p by sign flips over templates "
-        "after Holm's correction. Hand-off: the layer from which the last token restores more. {interval} intervals over "
-        "templates."
+        "corrupted run: what it restores of the clean run's logit difference at the layer where it restores most, and "
+        "how often the answer flips. Control: what another question's answer restores there, p by sign flips over "
+        "templates after Holm's correction. Hand-off: the layer from which the last token restores more. {interval} "
+        "intervals over templates."
     ),
     reads={
         "curves": "<results>/tables/{model}/{dataset}/patching_curves.csv",
@@ -47,12 +47,15 @@ def find_patching(
     control_paths, hand_off_paths = (dict(sorted_out(paths, settings)[0]) for paths in (controls, hand_off))
     flips: dict[tuple[str, str], Cell] = {}
     crossings: dict[tuple[str, str], Cell] = {}
+    is_beyond: dict[tuple[str, str], bool] = {}
     for subject, path in filled:
         table, control = (_clean_residuals(pd.read_csv(one)) for one in (path, control_paths[subject]))
         crossing_by_probe = pd.read_csv(hand_off_paths[subject]).set_index("probe")
         for probe, part in table.groupby("probe", sort=False):
             # the strongest layer of each role
-            best = part.dropna(subset="mean").sort_values("mean", kind="stable").groupby("role").tail(1).set_index("role")
+            best = (
+                part.dropna(subset="mean").sort_values("mean", kind="stable").groupby("role").tail(1).set_index("role")
+            )
             if ANSWER_ROLE not in best.index:
                 continue
             row = best.loc[ANSWER_ROLE]
@@ -69,8 +72,8 @@ def find_patching(
             flip = Cell(
                 text=f"{100 * row['flip_rate']:.0f} %", value=row["flip_rate"], n=row["n_pairs"],
                 low=is_better[0] if row["flip_rate"] else np.nan, high=is_better[1], zero=0,
-                note=f"n = {row['n_pairs']:.0f} pairs; probe {probe}; restores {restores.text} at layer {row['layer']}, "
-                f"another question's answer {beside.text}; {p.note}",
+                note=f"n = {row['n_pairs']:.0f} pairs; probe {probe}; at layer {row['layer']} restores "
+                f"{restores.text}, another question's answer {beside.text}; {p.note}",
             )  # fmt: skip
             crossing = _crossing(crossing_by_probe.loc[probe]) if probe in crossing_by_probe.index else Cell(text=NONE)
             elsewhere = best.loc[CONTROL_ROLE, "mean"] if CONTROL_ROLE in best.index else np.nan
@@ -81,11 +84,12 @@ def find_patching(
             }  # fmt: skip
             found.rows.append((subject, cells))
             flips.setdefault(subject, flip)
+            is_beyond.setdefault(subject, bool(is_better[0] > 0))
             crossings.setdefault(subject, crossing)
     found.verdicts = {"patching flips it": flips, "hand-off layer": crossings}
     if flips:
         flipped = in_cases(cell.value > 0.5 for cell in flips.values())
-        beyond = in_cases(cell.sign > 0 for cell in flips.values())
+        beyond = in_cases(is_beyond.values())
         crossed = in_cases(not np.isnan(cell.value) for cell in crossings.values())
         found.sentences = [
             f"Another run's activation of the answer, put into the reasoning, flips most answers {flipped}.",
@@ -114,9 +118,9 @@ def _crossing(row: pd.Series) -> Cell:
     label="heads that carry the answer",
     category="3 Patching",
     caption=(
-        "Rank correlation, over heads, of how much a head attends to the reasoning and how much of the answer its output "
-        "carries when patched at a token, with {interval} intervals; and how many RFHs are among as many heads that carry "
-        "most."
+        "Rank correlation, over heads, of how much a head attends to the reasoning and how much of the answer its "
+        "output carries when patched at a token, with {interval} intervals; and how many RFHs are among as many heads "
+        "that carry most."
     ),
     reads={"carriers": "<results>/tables/{model}/{dataset}/carriers_agreement.csv"},
     where="pair_datasets",
@@ -131,10 +135,16 @@ def find_carriers(carriers: Sequence[Path], settings: Mapping[str, Any]) -> Foun
         for row in pd.read_csv(path).itertuples():
             among = Cell(
                 text=f"{row.n_shared:.0f} of {row.n_rfhs:.0f}", value=row.n_shared / row.n_rfhs, n=row.n_pairs,
-                note=f"RFHs among the {row.n_rfhs:.0f} heads that carry most at {row.role}; n = {row.n_pairs:.0f} pairs",
+                note=f"RFHs among as many heads that carry most at {row.role}; n = {row.n_pairs:.0f} pairs",
             )  # fmt: skip
             correlation = with_interval(
-                row.rank_correlation, row.low, row.high, row.n_pairs, f"over {row.n_heads:.0f} heads", zero=0, of="pairs"
+                row.rank_correlation,
+                row.low,
+                row.high,
+                row.n_pairs,
+                f"over {row.n_heads:.0f} heads",
+                zero=0,
+                of="pairs",
             )
             cells = {
                 "probe": word(row.probe), "token": word(row.role), "rank correlation": correlation,
@@ -154,8 +164,8 @@ def find_carriers(carriers: Sequence[Path], settings: Mapping[str, Any]) -> Foun
     label="first-order scan against exact patching",
     category="3 Patching",
     caption=(
-        "How well the gradient times the difference ranks the places that exact patching ranks: rank correlation, and the "
-        "share of the top places that it has among its own, with {interval} intervals."
+        "How well the gradient times the difference ranks the places that exact patching ranks: rank correlation, and "
+        "the share of the top places that it has among its own, with {interval} intervals."
     ),
     reads={"first_order": "<results>/tables/{model}/{dataset}/patching_first_order.csv"},
     where="pair_datasets",
@@ -186,7 +196,9 @@ PAIR_STEPS = ["asked", "both_valid", "both_right", "one_token", "aligned", "own_
 @finding(
     label="survival of pairs",
     category="4 Checks",
-    caption="Comparison pairs that each step leaves for patching; tables/{model}/{dataset}/pair_outcomes.csv has each one.",
+    caption=(
+        "Comparison pairs that each step leaves for patching; tables/{model}/{dataset}/pair_outcomes.csv has each one."
+    ),
     reads={"funnels": "<results>/tables/{model}/{dataset}/pair_funnel.csv"},
     where="pair_datasets",
     models="patched_models",
@@ -218,6 +230,10 @@ def find_noise_floor(patching: Sequence[Path], settings: Mapping[str, Any]) -> F
         with open_hdf5(path) as file:
             for probe in axis_labels(file, "probe"):
                 errors = file[probe]["null_patch_error"][:]
-                cells = {"probe": word(probe), "floor, logits": number(errors.max(), "{:.1g}"), "n": number(len(errors))}
+                cells = {
+                    "probe": word(probe),
+                    "floor, logits": number(errors.max(), "{:.1g}"),
+                    "n": number(len(errors)),
+                }
                 found.rows.append((subject, cells))
     return found

@@ -16,9 +16,9 @@ from r2a.summary.words import NONE, in_cases, number, p_value, points, said_p, s
     label="answers after a changed text",
     category="1 Answers",
     caption=(
-        "The reasoning's text is changed and the answer generated again. Agrees: with the original answer. Follows: is "
-        "what the changed text implies, where it implies one. Change: of agreement against the whole reasoning, paired "
-        "by problem, with p after Holm's correction. {interval} intervals."
+        "The reasoning's text is changed and the answer generated again. Agrees: with the original answer. Follows: "
+        "is what the changed text implies, where it implies one. Change: of agreement against the whole reasoning, "
+        "paired by problem, with p after Holm's correction. {interval} intervals."
     ),
     reads={
         "perturbation": "<results>/tables/{model}/{dataset}/perturbation.csv",
@@ -44,10 +44,14 @@ def find_perturbation(
         for name, row in pd.concat([cuts, rows[rows["kind"] != CUT]]).iterrows():
             label = PERTURBATION_KINDS[row["kind"]].said(None if pd.isna(row["cut"]) else row["cut"])
             valid = f"{100 * row['valid_share']:.0f} % of the answers valid"
-            agrees = share(row["agreement"], row["agreement_low"], row["agreement_high"], row["n_problems"], label, valid)
+            agrees = share(
+                row["agreement"], row["agreement_low"], row["agreement_high"], row["n_problems"], label, valid
+            )
             follows, change, p = Cell(text=NONE), Cell(text=NONE), Cell(text=NONE)
             if row["n_implied"]:
-                follows = share(row["follows"], row["follows_low"], row["follows_high"], row["n_implied"], label, zero=0.5)
+                follows = share(
+                    row["follows"], row["follows_low"], row["follows_high"], row["n_implied"], label, zero=0.5
+                )
             if (name, UNTOUCHED) in compared.index:
                 test = compared.loc[(name, UNTOUCHED)]
                 named = test["test"], said_p(test["p_holm"]), "against the whole reasoning"

@@ -100,8 +100,8 @@ class Found:
     """What a finding found.
 
     rows: (labels of model and dataset, cells by column). sentences: each with two numbers at most, on all rows at once.
-    verdicts: by column of the table of verdicts, cells by model and dataset. missing: why a model and dataset has no row.
-    plots: what its leading figure shows.
+    verdicts: by column of the table of verdicts, cells by model and dataset. missing: why a model and dataset has no
+    row. plots: what its leading figure shows.
     """
 
     rows: list[tuple[Subject, dict[str, Cell]]] = field(default_factory=list)

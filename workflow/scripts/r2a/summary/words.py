@@ -9,10 +9,13 @@ from r2a.statistics import TOO_FEW
 from r2a.store import labelled, why_empty
 from r2a.summary.registry import Cell, Subject
 
-NONE = "–"  # what is not measured or not defined
+MINUS, DASH, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
+NONE = DASH  # what is not measured or not defined
 
 
-def sorted_out(paths: Sequence[Path], settings: Mapping[str, Any]) -> tuple[list[tuple[Subject, Path]], dict[Subject, str]]:
+def sorted_out(
+    paths: Sequence[Path], settings: Mapping[str, Any]
+) -> tuple[list[tuple[Subject, Path]], dict[Subject, str]]:
     """The files that hold something, each with the labels of its model and dataset; and why the others are empty.
 
     settings: model_labels and dataset_labels, by name.
@@ -35,13 +38,13 @@ def said_p(p: float) -> str:
 
 def signed(value: float, digits: int = 1) -> str:
     """With its sign, and a minus as long as the plus."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 def number(value: float, text: str = "{:g}", **more: Any) -> Cell:
-    """A plain number; – where it is nan."""
+    """A plain number; NONE where it is nan."""
     value = float(value)
-    return Cell(text=NONE if math.isnan(value) else text.format(value).replace("-", "−"), value=value, **more)
+    return Cell(text=NONE if math.isnan(value) else text.format(value).replace("-", MINUS), value=value, **more)
 
 
 def word(text: Any) -> Cell:
@@ -60,7 +63,10 @@ def with_interval(
     value, low, high = float(value), float(low), float(high)
     if math.isnan(value):
         return Cell(text=NONE, note="; ".join([*notes, f"n = {n:.0f} {of}"]), n=n)
-    said = [signed(factor * x, digits) if is_signed else f"{factor * x:.{digits}f}".replace("-", "−") for x in (value, low, high)]
+    said = [
+        signed(factor * x, digits) if is_signed else f"{factor * x:.{digits}f}".replace("-", MINUS)
+        for x in (value, low, high)
+    ]
     text = f"{said[0]}{unit}" + ("" if math.isnan(low) else f" [{said[1]}, {said[2]}]")
     note = "; ".join([f"n = {n:.0f} {of}", *filter(None, notes)])
     return Cell(text=text, value=value, low=low, high=high, note=note, n=n, zero=zero)

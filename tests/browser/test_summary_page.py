@@ -1,41 +1,116 @@
-"""The summary's page in a real browser, from a disk."""
+"""The summary's pages in a real browser, from a disk."""
 
-import base64
+import json
+import time
 
 import pytest
 
-from r2a.summary.page import page
+from pretended_summary import write_pretended
+from r2a.summary.index import write_index
 
-TEXT = "# Title\n\n![dot](dot.png)\n\n| " + " | ".join(["a long heading"] * 20) + " |\n" + "| --- " * 20 + "|\n"
-DOT = base64.b64decode(  # a PNG of one pixel
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-)
+HOSTILE = "\"><img src=x onerror='window.isOwned = true'><script>window.isOwned = true</script>"
 
 
-@pytest.fixture
-def summary(tmp_path):
-    (tmp_path / "dot.png").write_bytes(DOT)
-    (tmp_path / "summary.html").write_text(page(TEXT, "Title", tmp_path))
-    return f"file://{tmp_path}/summary.html"
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("summary")
+    write_pretended(folder, HOSTILE, render=True, n_models=3)
+    later = folder / "results/later"
+    later.mkdir()
+    verdicts = json.loads((folder / "results/mine/verdicts.json").read_text())
+    (later / "verdicts.json").write_text(json.dumps(verdicts | {"study": "later"}))
+    write_index(folder / "results")
+    return folder / "results"
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_its_pictures_load_and_it_scrolls_in_one_direction_only(browser, summary, width):
+@pytest.fixture(params=["mine/summary.html", "index.html"])
+def page(results, request):
+    return f"file://{results}/{request.param}"
+
+
+def errors(browser):
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def wait_for(browser, script):
+    deadline = time.monotonic() + 10
+    while not (found := browser.execute_script(script)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
+def test_it_scrolls_in_one_direction_only_runs_no_text_and_logs_no_error(browser, page, width):
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
-        browser.get(summary)
-        assert browser.execute_script("return document.querySelector('img').naturalWidth") == 1
+        browser.get(page)
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+        assert browser.execute_script("return window.isOwned === undefined && document.images.length < 2")
+        assert "onerror" in browser.find_element("tag name", "body").text
+        assert errors(browser) == []
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-@pytest.mark.parametrize(("scheme", "paper"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 23, 27)")])
-def test_it_is_light_or_dark_as_the_system_is(browser, summary, scheme, paper):
+@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
+def test_it_is_light_or_dark_as_the_system_is(browser, page, scheme, is_dark):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    browser.get(summary)
-    assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == paper
+    browser.get(page)
+    colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (int(colour.split("(")[1].split(",")[0]) < 60) == is_dark
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_a_figure_is_unpacked_when_a_link_leads_to_it_and_not_before(browser, results):
+    browser.get(f"file://{results}/mine/summary.html")
+    assert browser.execute_script("return !document.querySelector('#figure-accuracy img').hasAttribute('src')")
+    browser.execute_script("location.hash = '#figure-accuracy'")
+    loaded = "const picture = document.querySelector('#figure-accuracy img'); return picture.naturalWidth"
+    assert wait_for(browser, loaded) == 40
+    assert browser.execute_script("return document.querySelector('#answers-figures').open")
+    assert errors(browser) == []
+
+
+def test_every_verdict_leads_to_its_section_and_tells_its_n_and_test_on_focus(browser, results):
+    browser.get(f"file://{results}/mine/summary.html")
+    missing = """return [...document.querySelectorAll('a[href^="#"]')].map((one) => one.hash.slice(1))
+        .filter((id) => !document.getElementById(id))"""
+    assert browser.execute_script(missing) == []
+    browser.execute_script("document.querySelectorAll('.verdicts td a')[1].focus()")
+    assert wait_for(browser, "return document.getElementById('note').textContent").startswith("n = 40 problems; exact")
+
+
+def test_a_click_on_a_heading_sorts_by_value_and_another_the_other_way_round(browser, results):
+    browser.get(f"file://{results}/mine/summary.html#accuracy")
+    values = """const head = [...document.querySelectorAll('#accuracy th')].find((one) => one.textContent === 'with');
+        head.querySelector('button').click();
+        return [...document.querySelectorAll('#accuracy tbody tr')]
+            .map((row) => Number(row.cells[head.cellIndex].dataset.value))"""
+    falling, rising = browser.execute_script(values), browser.execute_script(values)
+    assert len(falling) == 6
+    assert falling == sorted(falling, reverse=True) and rising == sorted(rising) and rising != falling
+
+
+def test_two_studies_stand_side_by_side(browser, results):
+    browser.get(f"file://{results}/index.html")
+    shown = browser.find_element("id", "compared").text
+    assert "mine" in shown and "later" in shown and "+50.0" in shown
+    assert len(browser.find_elements("css selector", "#compared tbody")) == 3
+
+
+# names, roles and values that a screen reader is told of what can be operated
+NAMELESS = """return [...document.querySelectorAll('a, button, select, summary, [role], th[scope="col"]')]
+    .filter((one) => one.id !== 'note' && !one.closest('[hidden]') && !one.getAttribute('aria-label')
+        && !one.getAttribute('aria-labelledby') && !one.textContent.trim() && !one.labels?.length)
+    .map((one) => one.outerHTML)"""
+
+
+def test_all_that_can_be_operated_has_a_name_and_no_id_stands_twice(browser, page):
+    browser.get(page)
+    assert browser.execute_script(NAMELESS) == []
+    twice = """const ids = [...document.querySelectorAll('[id]')].map((one) => one.id);
+        return ids.filter((id, k) => ids.indexOf(id) !== k)"""
+    assert browser.execute_script(twice) == []
+    assert browser.execute_script("return document.documentElement.lang") == "en"

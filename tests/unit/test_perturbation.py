@@ -1,7 +1,10 @@
 """Perturbed reasonings: what is put in their place, what becomes of the answers, and how that is counted."""
 
+import math
 import random
-from itertools import pairwise
+import re
+from collections.abc import Sequence
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,26 @@ import torch
 
 import r2a.generation
 from planted import GIVEN, REASONING_WORDS, SAID, THINK_CLOSE, PlantedTrace, planted_model, planted_trace
-from r2a.evaluation.perturbation import funnel_table, perturbation_table
+from r2a.evaluation.perturbation import comparison_table, funnel_table, perturbation_table
+from r2a.extensions import PERTURBATION_KINDS
 from r2a.generation.perturbed import regenerate_answers
 from r2a.generation.requests import Completion
 from r2a.grading.perturbation import grade_perturbation
 from r2a.models import load_tokenizer, marks_of, resolve_model
 from r2a.perturbation import perturb_reasoning, result_values
-from r2a.perturbation.reasoning import NotPerturbed, Reasoning, corrupt, cut_at, fill, find_results
+from r2a.perturbation.paraphrase import RULES, reword
+from r2a.perturbation.reasoning import (
+    Given,
+    NotPerturbed,
+    Reasoning,
+    Trace,
+    corrupt,
+    cut_at,
+    fill,
+    find_results,
+    plant_mistake,
+)
+from r2a.perturbation.reflection import matched
 from r2a.store import provenance, write_parquet
 from r2a.traces import segment_bounds
 
@@ -26,6 +42,7 @@ MODEL = Path(__file__).parents[2] / "resources/models/tiny-qwen"
 SETTINGS = {
     "seed": 1, "decoding": "greedy", "kinds": ["cut", "filler", "other_reasoning", "first_result", "last_result"],
     "cuts": [0, 50, 100], "filler": " ...", "n_problems": None,
+    "cue_words": ["Wait", "check"],
 }  # fmt: skip
 
 
@@ -133,6 +150,122 @@ def test_values_are_the_pairs_candidates_or_the_areas_words_or_none():
         {"answer": ["red", "east", "west", "3/4"], "area": ["colours", "compass", "compass", "compass"]}
     )
     assert list(result_values(problems).values()) == [["red"], ["east", "west"], ["east", "west"], []]
+
+
+# ---- kinds of their own modules
+
+
+def given_by(tokenizer: Any, text: str, values: Sequence[str] = ()) -> Given:
+    trace = Trace("u", 0, reasoning_of(tokenizer, text), "east", "east", list(values))
+    return Given(trace, None, [trace], tokenizer, SETTINGS, random.Random(0))
+
+
+def test_one_mistake_is_kept_or_gone_on_from_and_its_control_differs_by_it_alone(tokenizer):
+    for text in (TEXT, "Start west\n1 left south\n2 left east, so east\n3 around west\nFinal answer is west.\n"):
+        asked = given_by(tokenizer, text, ["north", "east", "south", "west"])
+        kept, control, anew = (
+            PERTURBATION_KINDS[name].function(asked) for name in ("mistake", "rest_regenerated", "mistake_regenerated")
+        )
+        whole, true, false = (tokenizer.decode(of.token_ids) for of in (kept, control, anew))
+        assert text.startswith(true) and whole.startswith(false) and true[-1] == false[-1] == "\n"
+        assert whole[len(false) :] == text[len(true) :]
+        assert false == true[: (at := next(k for k, c in enumerate(true) if false[k] != c))] + false[at:]
+        assert (kept.was, kept.becomes) == (anew.was, anew.becomes)
+        assert true.splitlines()[:-1] == false.splitlines()[:-1]
+        assert true.splitlines()[-1] != false.splitlines()[-1]
+        assert control.kept_share == pytest.approx(anew.kept_share)
+    open_kinds = {name for name, kind in PERTURBATION_KINDS.items() if kind.leaves_open}
+    assert open_kinds == {"rest_regenerated", "mistake_regenerated"}
+
+
+def test_no_mistake_is_planted_in_the_last_result(tokenizer):
+    with pytest.raises(NotPerturbed, match="no result before the last"):
+        PERTURBATION_KINDS["mistake"].function(given_by(tokenizer, "you face east\n", ["east", "west"]))
+    places = {
+        plant_mistake(reasoning_of(tokenizer, TEXT), ["north", "east", "south"], tokenizer, random.Random(seed))[1]
+        for seed in range(40)
+    }
+    assert len(places) == 3  # north, south, the first east
+
+
+SELF_REFLECTIVE = (
+    "Start north\n1 left south\nWait, 1 left west\n2 left south\nLet me check: 2 left south\nDone south.\n"
+)
+
+
+def test_self_reflective_sentences_and_they_alone_are_taken_out(tokenizer):
+    asked = given_by(tokenizer, SELF_REFLECTIVE)
+    found = PERTURBATION_KINDS["without_reflection"].function(asked)
+    assert tokenizer.decode(found.token_ids) == "Start north\n1 left south\n2 left south\nDone south.\n"
+    control = tokenizer.decode(PERTURBATION_KINDS["without_others"].function(asked).token_ids)
+    assert (
+        "Wait, 1 left west\n" in control
+        and "Let me check: 2 left south\n" in control
+        and control.endswith("Done south.\n")
+    )
+    assert len(control.splitlines()) == 4
+    assert found.kept_share == len(found.token_ids) / len(asked.trace.reasoning.token_ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Start north\n1 left west\nWait, west.\n", "no self-reflective"),  # the last sentence stays
+        ("Wait, north\nDone.\n", "fewer other sentences"),
+    ],
+)
+def test_what_has_nothing_to_take_out_says_why(tokenizer, text, reason):
+    with pytest.raises(NotPerturbed, match=reason):
+        PERTURBATION_KINDS["without_others"].function(given_by(tokenizer, text))
+
+
+def test_sentences_are_matched_as_near_in_length_and_place_as_any_choice_is():
+    rng = random.Random(5)
+    for _ in range(30):
+        bounds = sorted(rng.sample(range(1, 100), 8))
+        spans = [(a, b) for a, b in pairwise([0, *bounds, 100])]
+        ours = sorted(rng.sample(spans, 3))
+        others = [span for span in spans if span not in ours]
+
+        def cost(pairs):
+            return sum(abs(math.log((b - a) / (d - c))) + abs((a + b) - (c + d)) / 200 for (a, b), (c, d) in pairs)
+
+        least = min(cost(zip(ours, chosen, strict=True)) for chosen in permutations(others, 3))
+        found = matched(ours, others, 100)
+        assert min(cost(zip(ours, order, strict=True)) for order in permutations(found)) == pytest.approx(least)
+
+
+@pytest.mark.parametrize(
+    ("text", "reworded"),
+    [
+        ("Okay, let me turn step by step.\n", "All right, I will turn one step after another.\n"),
+        ("It's 5 because we can't go.\nHence $x$.", "It is 5 since we cannot go.\nTherefore $x$."),
+        ("The final answer is 4.\nFinal answer is 4.", "The answer in the end is 4.\nThe final answer is 4."),
+        ("Thus $thus = 3$ and thus `thus`.", "So $thus = 3$ and so `thus`."),
+        ("I'm sure. Perhaps, first, it equals 2.", "I am sure. Maybe, first, it is equal to 2."),
+        ("Because of rain, don't let me know.", "Because of rain, do not let me know."),
+    ],
+)
+def test_rules_put_a_reasoning_in_other_words(tokenizer, text, reworded):
+    ids, _ = reword(reasoning_of(tokenizer, text), tokenizer)
+    assert tokenizer.decode(ids) == reworded
+
+
+def test_a_paraphrase_leaves_every_token_that_no_rule_fits(tokenizer):
+    reasoning = reasoning_of(tokenizer, "1 left east\nWait, 1 left west\n2 left south\n")
+    ids, n_kept = reword(reasoning, tokenizer)
+    lines = tokenizer.decode(ids).splitlines()
+    assert lines == ["1 left east", "Hold on, 1 left west", "2 left south"]
+    n_before = len(tokenizer.encode("1 left east\n", add_special_tokens=False))
+    assert ids[:n_before] == reasoning.token_ids[:n_before]
+    assert n_before < n_kept < len(reasoning.token_ids)
+    with pytest.raises(NotPerturbed, match="no rule"):
+        reword(reasoning_of(tokenizer, "1 left east\n"), tokenizer)
+
+
+def test_numbers_and_formulas_are_never_put_in_other_words():
+    for rule, words in RULES.items():
+        assert not re.search(r"\d", rule + words)
 
 
 # ---- ground truth: the planted model answers what its reasoning says
@@ -251,6 +384,16 @@ def test_every_prompt_closes_the_reasoning_once_at_its_end(study, tokenizer):
         assert tokenizer.decode(prompt).endswith("\n</think>")
 
 
+def test_a_reasoning_that_is_gone_on_with_is_left_open(study, tokenizer):
+    problems = pd.read_parquet(study["dataset"]).assign(answer=["east", "north", "west"])
+    write_parquet(study["dataset"], problems, provenance({}))
+    found = perturbed(study, kinds=["mistake", "rest_regenerated", "mistake_regenerated"])
+    texts = {kind: tokenizer.decode(found.loc[("a", kind), "prompt_token_ids"]) for kind in found.loc["a"].index}
+    assert texts["rest_regenerated"].endswith("<think>\nStart north\n")
+    assert "</think>" not in texts["mistake_regenerated"] and texts["mistake"].endswith("\n</think>")
+    assert texts["mistake"].startswith(texts["mistake_regenerated"])
+
+
 def test_what_is_put_in_implies_an_answer(study, tokenizer):
     found = perturbed(study)
     other = found.loc[("a", "other_reasoning")]
@@ -356,6 +499,17 @@ def test_a_measure_that_nothing_is_known_of_is_absent():
     row = perturbation_table(answers(), 0.95).iloc[0]
     assert row["n_implied"] == 0
     assert np.isnan([row["follows"], row["follows_low"], row["follows_high"]]).all()
+
+
+def test_a_kind_is_tested_against_the_whole_reasoning_and_against_what_it_names():
+    kinds = ["cut_100", "mistake", "rest_regenerated", "mistake_regenerated", "filler"]
+    parts = [answers(perturbation=name, kind=name.removesuffix("_100")) for name in kinds]
+    parts[3] = parts[3].assign(agrees=[True, False, False, False])
+    table = comparison_table(pd.concat(parts), {"confidence": 0.95, "n_resamples": 100, "seed": 1})
+    found = table[table["measure"] == "agreement"].set_index(["perturbation", "control"])["difference"]
+    whole = {(name, "cut_100"): 0.0 for name in kinds[1:]}
+    named = dict.fromkeys([("mistake_regenerated", "rest_regenerated"), ("mistake_regenerated", "mistake")], -0.75)
+    assert found.to_dict() == pytest.approx(whole | {("mistake_regenerated", "cut_100"): -0.75} | named)
 
 
 def test_the_funnel_counts_every_trace_once_a_perturbation():

@@ -10,6 +10,7 @@ import math
 import re
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from logging import Logger
 from pathlib import Path
 from typing import NamedTuple
@@ -81,10 +82,10 @@ class Reckoning:
                     found += Counter({stage: round(size) for stage, size in sizes.items()})
         return found
 
-    def new_tokens(self) -> int:
+    def new_tokens(self) -> float:
         """Tokens that a model generates in all its traces, and in answers from perturbed reasonings."""
         in_traces = sum(self.n_problems.values()) * self._n_samples() * (self.n_reasoned + self.n_answer)
-        return in_traces + sum(map(self._n_perturbed, self.study.perturbed_datasets)) * self.n_answer
+        return in_traces + sum(map(self._n_perturbed_tokens, self.study.perturbed_datasets))
 
     def _answers(self, dataset: str, token: int) -> dict[str, float]:
         """Bytes of what a model says to a dataset, with its figures."""
@@ -93,8 +94,8 @@ class Reckoning:
         n_shown = min(self.n_problems[dataset], self.study.explorer.n_problems)
         sizes["explorer"] = n_shown * (2 * ROW + token * (2 * PROMPT_TOKENS + n_tokens))
         if dataset in self.study.perturbed_datasets:
-            answer = ROW + token * self.n_answer + token / 2 * (PROMPT_TOKENS + self.n_reasoned)
-            sizes["perturbation"] = self._n_perturbed(dataset) * answer
+            answer = ROW + token / 2 * (PROMPT_TOKENS + self.n_reasoned)
+            sizes["perturbation"] = self._n_perturbed(dataset) * answer + token * self._n_perturbed_tokens(dataset)
         return sizes
 
     def _attention(self, dataset: str, geometry: Geometry) -> dict[str, float]:
@@ -143,10 +144,16 @@ class Reckoning:
     def _n_samples(self) -> int:
         return sum(decoding.n_samples for decoding in self.study.decodings.values())
 
-    def _n_perturbed(self, dataset: str) -> int:
-        """Answers that a model gives from a dataset's perturbed reasonings."""
+    def _n_perturbed_tokens(self, dataset: str) -> float:
+        """Tokens of these answers; of a reasoning that is gone on with, half is taken to be written anew."""
+        kinds = self.study.perturbation.kinds
+        n_open = self._n_perturbed(dataset, [kind for kind in kinds if PERTURBATION_KINDS[kind].leaves_open])
+        return self._n_perturbed(dataset) * self.n_answer + n_open * self.n_reasoned / 2
+
+    def _n_perturbed(self, dataset: str, kinds: Sequence[str] | None = None) -> int:
+        """Answers that a model gives from a dataset's perturbed reasonings, of some kinds or of all."""
         chosen = self.study.perturbation
-        levels = [PERTURBATION_KINDS[kind].levels for kind in chosen.kinds]
+        levels = [PERTURBATION_KINDS[kind].levels for kind in (chosen.kinds if kinds is None else kinds)]
         n_ways = sum(len(getattr(chosen, name)) if name else 1 for name in levels)
         n_problems = min(self.n_problems[dataset], chosen.n_problems or self.n_problems[dataset])
         return n_problems * n_ways * self.study.decodings[chosen.decoding].n_samples

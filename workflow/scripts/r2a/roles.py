@@ -2,7 +2,6 @@
 
 # how a reasoning is perturbed
 CUT, FILLER, OTHER_REASONING = "cut", "filler", "other_reasoning"
-FIRST_RESULT, LAST_RESULT = "first_result", "last_result"
 UNTOUCHED = "cut_100"  # the whole reasoning
 
 # which heads are ablated: none; the Reasoning-Focus Heads (RFHs); random ones of their layers; ones that write as much

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from r2a.evaluation.outcomes import mean
+from r2a.extensions import PERTURBATION_KINDS
 from r2a.progress import logger
-from r2a.roles import FIRST_RESULT, LAST_RESULT, UNTOUCHED
+from r2a.roles import UNTOUCHED
 from r2a.statistics import (
     TOO_FEW,
     difference_interval,
@@ -67,15 +68,17 @@ def comparison_table(answers: pd.DataFrame, settings: Mapping[str, Any]) -> pd.D
     """One row a perturbation, the control it is compared with, and measure: the paired difference and its test.
 
     answers: as of perturbation_table. Every perturbation is compared with the untouched reasoning (cut_100), and
-    last_result with first_result, in accuracy and agreement, over the problems that have both, of the same decodings
-    and samples. difference: the perturbation's share minus the control's (difference_interval); p: exact McNemar, for
-    several samples a problem sign flips, nan for too few problems to test; p_holm: over the perturbations that
-    are compared with one control. b and c: problems in which only the perturbed, and only the control's answer holds.
+    with the kinds that its registration names, in accuracy and agreement, over the problems that have both, of the
+    same decodings and samples. difference: the perturbation's share minus the control's (difference_interval); p:
+    exact McNemar, for several samples a problem sign flips, nan for too few problems to test; p_holm: over the
+    perturbations that are compared with one control. b and c: problems in which only the perturbed, and only the
+    control's answer holds.
     settings: n_resamples, confidence, seed. METHOD section 2.
     """
     by_name = dict(iter(answers.groupby("perturbation", sort=False)))
     pairs = [(name, UNTOUCHED) for name in by_name if name != UNTOUCHED]
-    pairs.append((LAST_RESULT, FIRST_RESULT))
+    kinds = {name: PERTURBATION_KINDS[part["kind"].iloc[0]] for name, part in by_name.items()}
+    pairs += [(name, other) for name, kind in kinds.items() for other in kind.compared_with]
     rows = []
     for (name, control), (measure, column) in product(pairs, list(MEASURES.items())[:2]):
         if name not in by_name or control not in by_name:

@@ -31,6 +31,7 @@ MEASURES = {
     category="1 Answers",
     label="perturbation",
     where="perturbed_datasets",
+    version=2,
     caption=(
         "Answers generated again from a reasoning that was cut off, replaced or changed: how many are right, are "
         "the original answer, or are what the changed text implies. Shares over n problems; an invalid answer is "
@@ -42,11 +43,17 @@ MEASURES = {
 def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Left: shares of the answers by how much of the reasoning is kept. Right: the other perturbations."""
     rows = pd.read_csv(table).query("by == 'all'")
+    kinds = rows[rows["kind"] != CUT]
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9, 4.1), layout="constrained", width_ratios=(1, 1.15), gridspec_kw={"wspace": 0.05}
+        1,
+        2,
+        figsize=(9, 2.1 + 0.4 * max(5, len(kinds))),
+        layout="constrained",
+        width_ratios=(1, 1.15),
+        gridspec_kw={"wspace": 0.05},
     )
     _by_cut(left, rows[rows["kind"] == CUT].sort_values("cut"))
-    _by_kind(right, rows[rows["kind"] != CUT])
+    _by_kind(right, kinds)
     title(
         figure,
         titled(settings, "answers re-generated from perturbed reasonings"),
@@ -82,7 +89,7 @@ def _by_cut(axes: Axes, rows: pd.DataFrame) -> None:
 def _by_kind(axes: Axes, rows: pd.DataFrame) -> None:
     levels = [None if np.isnan(level) else level for level in rows["cut"]]
     kinds = [PERTURBATION_KINDS[kind] for kind in rows["kind"]]
-    names = [textwrap.fill(kind.said(level), 22) for kind, level in zip(kinds, levels, strict=True)]
+    names = [textwrap.fill(kind.said(level), 26) for kind, level in zip(kinds, levels, strict=True)]
     for k, (measure, (colour, marker, _, name)) in enumerate(MEASURES.items()):
         axes.errorbar(
             rows[measure], np.arange(len(rows)) + (k - 1.5) * 0.17, fmt=marker, color=colour, capsize=2, markersize=5,

@@ -27,13 +27,15 @@ WORDS = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)*")
 def perturb_reasoning(
     traces: Path, grades: Path, dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Write one row a trace with reasoning and perturbation: the prompt up to </think>, or why there is none.
+    """Write one row a trace with reasoning and perturbation: the prompt, or why there is none.
+
+    A prompt ends in </think>; of a kind that leaves the reasoning open, where the model is to go on with it.
 
     Columns: uid, area, decoding, sample, perturbation (its name), kind, cut (the level, of a kind that has levels),
-    left_out ('' | a reason), prompt_token_ids, kept_share (of kind cut), source_uid (of kind other_reasoning), was and
-    becomes (the corrupted result's value), original_answer, original_is_correct, and implied_answer: what follows
-    from the perturbed reasoning, where that is known. settings: kinds, n_problems, seed, and what the kinds take (cuts,
-    filler).
+    left_out ('' | a reason), prompt_token_ids, kept_share (of the reasoning's tokens, of kinds that take some out),
+    source_uid (of kind other_reasoning), was and becomes (the corrupted result's value), original_answer,
+    original_is_correct, and implied_answer: what follows from the perturbed reasoning, where that is known. settings:
+    kinds, n_problems, seed, and what the kinds take (cuts, filler, cue_words).
     """
     origin = read_manifest(manifest)
     tokenizer = load_tokenizer(origin["folder"])
@@ -74,7 +76,8 @@ def perturb_reasoning(
                     rows[-1]["left_out"] = str(reason)
                     continue
                 rows[-1] |= {name: value for name, value in vars(perturbed).items() if name in COLUMNS}
-                rows[-1]["prompt_token_ids"] = [*trace.reasoning.before, *perturbed.token_ids, *close_ids]
+                closing = () if entry.leaves_open else close_ids
+                rows[-1]["prompt_token_ids"] = [*trace.reasoning.before, *perturbed.token_ids, *closing]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     left_out = frame.groupby("perturbation", sort=False)["left_out"].value_counts()
     logger.info(f"{output}: {len(table)} traces; left out, by reason:\n{left_out.to_string()}")

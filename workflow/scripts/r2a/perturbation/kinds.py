@@ -1,9 +1,11 @@
 """The kinds of perturbation that ship, each a registered function (METHOD section 2)."""
 
+import random
+
 from r2a.draws import drawn_one
 from r2a.extensions import perturbation_kind
 from r2a.grading import same_answer
-from r2a.perturbation.reasoning import Given, NotPerturbed, Perturbed, corrupt, cut_at, fill
+from r2a.perturbation.reasoning import Given, NotPerturbed, Perturbed, corrupt, cut_at, fill, plant_mistake
 
 
 @perturbation_kind(label="{level} % of it", levels="cuts")
@@ -48,10 +50,42 @@ def first_result(given: Given) -> Perturbed:
     return Perturbed(ids, was=was, becomes=becomes)  # says nothing certain about the answer
 
 
-@perturbation_kind(label="last result replaced")
+@perturbation_kind(label="last result replaced", compared_with=("first_result",))
 def last_result(given: Given) -> Perturbed:
     """Its last result replaced by another value."""
     trace = given.trace
     ids, was, becomes = corrupt(trace.reasoning, trace.values, -1, given.tokenizer, given.rng)
     is_implied = bool(same_answer(was, trace.answer))  # one that was not the answer says nothing certain about it
     return Perturbed(ids, was=was, becomes=becomes, implied_answer=becomes if is_implied else None)
+
+
+@perturbation_kind(label="a mistake planted, the rest kept")
+def mistake(given: Given) -> Perturbed:
+    """A result before the last, drawn at random, replaced by another value, and the rest kept."""
+    ids, _, was, becomes = _planted(given)
+    return Perturbed(ids, was=was, becomes=becomes)
+
+
+@perturbation_kind(label="written anew from there, no mistake (control)", leaves_open=True)
+def rest_regenerated(given: Given) -> Perturbed:
+    """Kept up to the end of the sentence that mistake changes, and the rest written anew by the model, as a control."""
+    _, n_rest, _, _ = _planted(given)
+    whole = given.trace.reasoning.token_ids
+    return Perturbed(whole[: len(whole) - n_rest], kept_share=1 - n_rest / len(whole))
+
+
+@perturbation_kind(
+    label="a mistake planted, the rest written anew", leaves_open=True, compared_with=("rest_regenerated", "mistake")
+)
+def mistake_regenerated(given: Given) -> Perturbed:
+    """The same as mistake up to the end of its sentence, and the rest written anew by the model."""
+    ids, n_rest, was, becomes = _planted(given)
+    kept_share = 1 - n_rest / len(given.trace.reasoning.token_ids)
+    return Perturbed(ids[: len(ids) - n_rest], kept_share=kept_share, was=was, becomes=becomes)
+
+
+def _planted(given: Given) -> tuple[list[int], int, str, str]:
+    """One and the same mistake for all three kinds: drawn by the trace alone, not by the kind."""
+    trace = given.trace
+    rng = random.Random(f"{given.settings['seed']} {trace.uid} {trace.sample} mistake")
+    return plant_mistake(trace.reasoning, trace.values, given.tokenizer, rng)

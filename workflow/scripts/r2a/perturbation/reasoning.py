@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate, cycle, islice
 from typing import Any
 
+from r2a.text.sentences import sentence_bounds
+
 LINE_SHARE = 0.125  # of the reasoning: how far from the place asked for a cut may go to find a line's end
 INTEGER = r"(?<![\w.,])\d+(?!\w|[.,]\d)"
 
@@ -51,7 +53,7 @@ class Trace:
 class Given:
     """What a kind of perturbation is given: a trace, at a level or at none, and all valid traces of its dataset.
 
-    settings: those of the section `perturbation`. rng: its own for every trace, kind and level.
+    settings: those of the stage `perturbation`. rng: its own for every trace, kind and level.
     """
 
     trace: Trace
@@ -136,6 +138,23 @@ def corrupt(
     other = rng.choice(others) if values else _other_integer(value, rng)
     ids = tokenizer.encode(written.replace(value, other), add_special_tokens=False)
     return [*reasoning.token_ids[:first], *ids, *reasoning.token_ids[stop:]], value, other
+
+
+def plant_mistake(
+    reasoning: Reasoning, values: Sequence[str], tokenizer: Any, rng: random.Random
+) -> tuple[list[int], int, str, str]:
+    """The reasoning with one result, drawn from all but the last, replaced; see corrupt.
+
+    Then how many tokens follow the sentence that holds it, the value that stood there, and the one in its place.
+    Raises NotPerturbed where there is no such result.
+    """
+    results = find_results(reasoning.pieces, values)
+    if len(results) < 2:
+        raise NotPerturbed("no result before the last")
+    which = rng.randrange(len(results) - 1)
+    ids, was, becomes = corrupt(reasoning, values, which, tokenizer, rng)
+    end = next(bound for bound in sentence_bounds(reasoning.pieces) if bound >= results[which][1])
+    return ids, len(reasoning.token_ids) - end, was, becomes
 
 
 def _other_integer(value: str, rng: random.Random) -> str:

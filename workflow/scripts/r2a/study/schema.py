@@ -481,7 +481,19 @@ class Perturbation(Section):
 
     decoding: str = Field("greedy", description="The decoding whose traces are perturbed, and that of the new answers.")
     kinds: Distinct[Kind] = Field(
-        ["cut", "filler", "other_reasoning", "first_result", "last_result"],
+        [
+            "cut",
+            "filler",
+            "other_reasoning",
+            "first_result",
+            "last_result",
+            "mistake",
+            "rest_regenerated",
+            "mistake_regenerated",
+            "paraphrase",
+            "without_reflection",
+            "without_others",
+        ],
         description=f"What is done to the reasoning. {_told(PERTURBATION_KINDS)} A result is a mention of one of the "
         "pair's candidates, of a word that is a reference answer of the same area, or, where the reference is no word, "
         "an integer. Empty: nothing is perturbed.",

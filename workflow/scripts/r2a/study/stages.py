@@ -132,7 +132,13 @@ STAGES = {
         "judge_kind_version",
         "options",
     ),
-    "perturbation": _stage(3, "perturbation.{decoding,kinds,cuts,filler,n_problems}", "seed", "kind_versions"),
+    "perturbation": _stage(
+        3,
+        "perturbation.{decoding,kinds,cuts,filler,n_problems}",
+        "attention.cue_words",
+        "seed",
+        "kind_versions",
+    ),
     "perturbed_answers": _stage(2, "perturbation.decoding", *GENERATED, **SERVED),
     "attention": _stage(3, "attention.{decoding,kernel,cue_words}", "decodings.<decoding>.temperature"),
     "attention_rows": _stage(
@@ -161,7 +167,7 @@ STAGES = {
     "disagreements": _stage(1, "grading.graders", **LABELS),
     "judge_tables": _stage(2, *STATISTICS, judge_labels="judges.*.label", **LABELS),
     "attention_quality": _stage(2, *STATISTICS, **LABELS),
-    "perturbation_tables": _stage(4, *STATISTICS, **LABEL),
+    "perturbation_tables": _stage(5, *STATISTICS, **LABEL),
     "ablation_tables": _stage(3, *STATISTICS, **LABEL),
     "pair_tables": _stage(3, **LABEL),
     "patching_tables": _stage(3, "patching.{components,controls}", *STATISTICS, **LABEL),

@@ -72,6 +72,42 @@ def find_perturbation(
 
 
 @finding(
+    label="changed texts against their controls",
+    category="1 Answers",
+    caption=(
+        "Answers that agree with the original one after a changed text, minus those after the change it is compared "
+        "with, paired by problem, with p after Holm's correction. {interval} intervals."
+    ),
+    reads={"comparisons": "<results>/tables/{model}/{dataset}/perturbation_comparisons.csv"},
+    where="perturbed_datasets",
+    models="weighted_models",
+)
+def find_perturbation_controls(comparisons: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """What a change of the text does beyond its control."""
+    filled, missing = sorted_out(comparisons, settings)
+    rows = []
+    for subject, path in filled:
+        table = pd.read_csv(path).query("measure == 'agreement'").set_index(["perturbation", "control"])
+        for name, entry in PERTURBATION_KINDS.items():
+            for other in entry.compared_with:
+                if (name, other) not in table.index:
+                    continue
+                test, against = table.loc[(name, other)], PERTURBATION_KINDS[other].said()
+                named = test["test"], said_p(test["p_holm"]), f"{entry.said()} against {against}"
+                cells = {
+                    "reasoning's text": word(entry.said()),
+                    "compared with": word(against),
+                    "difference, points": points(
+                        test["difference"], test["low"], test["high"], test["n_problems"], *named
+                    ),
+                    "p, Holm": p_value(test["p_holm"]),
+                    "n": number(test["n_problems"]),
+                }
+                rows.append((subject, cells))
+    return Found(rows=rows, missing=missing)
+
+
+@finding(
     label="reasonings that could be changed",
     category="4 Checks",
     caption="Traces whose reasoning was changed, and why others were not.",

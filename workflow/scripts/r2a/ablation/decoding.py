@@ -9,7 +9,7 @@ Attention is computed in float32 from whole rows of scores. That gives the mass 
 head's keys can be hidden.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from torch.nn.functional import pad
 
 from r2a.ablation.arms import Arm
-from r2a.models import ModelError, stack_layers
+from r2a.models import ModelError, off_device, stack_layers
 from r2a.models.attention import Rule, attention_kernel, plain_attention
 from r2a.models.decoder import Decoder
 from r2a.roles import ABLATION_MODES, UNABLATED
@@ -28,6 +28,8 @@ from r2a.traces import Bounds
 
 MODES = tuple(ABLATION_MODES)  # see arms.Arm
 REPLACED = MODES[:3]  # in which a head's output is replaced
+OF_OTHERS = MODES[1:3]  # of these, those that put in what other traces' heads give
+NEVER = -1e30  # added to the score of a token that is not seen
 CUT_OFF_PROMPT = "cut_off_prompt"  # cut_off where the prompt is hidden
 N_KEPT = 4  # answer tokens of a trace whose outputs are kept to be put into others
 LEAST_MOVE = 1e-5  # of the centre of attention, in shares of the reasoning; less is rounding
@@ -107,28 +109,28 @@ def answer_outputs(model: Any, token_ids: Sequence[Sequence[int]], bounds: Seque
 
 
 class Rows:
-    """Rows that decode token by token, each going on from a reading under an arm; a reading's rows stand together."""
+    """Rows that decode token by token, each going on from a reading under an arm; a reading's rows stand together.
+
+    Inside they are laid out as [trace, slot], a trace being what one reading reads: the slots of one that has fewer
+    rows are filled with copies of its first, which are computed and dropped. So a layer takes the same few operators
+    however many rows and traces there are, and a GPU need not wait for its host.
+    """
 
     def __init__(self, model: Any, rows: Sequence[tuple[Reading, Arm]]) -> None:
         """Readings hold what arms of their modes put in."""
         self.model, self.decoder = model, Decoder(model)
-        n_layers, n_heads = self.decoder.n_layers, self.decoder.n_heads
         self.readings = [reading for reading, _ in rows]
-        self.positions = torch.tensor([reading.n_tokens for reading in self.readings], device=model.device)
-        ways = (*MODES, CUT_OFF_PROMPT)
-        ablated = {mode: torch.zeros(len(rows), n_layers, n_heads, dtype=torch.bool) for mode in ways}
+        shape = len(rows), self.decoder.n_layers, self.decoder.n_heads
+        self.ablated = {way: np.zeros(shape, bool) for way in (*MODES, CUT_OFF_PROMPT)}  # [row, layer, head]
         for row, (_, arm) in enumerate(rows):
             way = CUT_OFF_PROMPT if arm.mode == "cut_off" and arm.hides == "prompt" else arm.mode
             for layer, head in arm.heads:
-                ablated[way][row, layer, head] = True
-        self.ablated = {mode: mask.to(model.device) for mode, mask in ablated.items()}  # [row, layer, head]
+                self.ablated[way][row, layer, head] = True
         self.n_steps = 0
-        self.is_ablated = {mode: mask.any((0, 2)).tolist() for mode, mask in ablated.items()}  # [layer]
-        self.starts = torch.tensor([reading.n_tokens for reading in self.readings], device=model.device)
-        self.keys: list[torch.Tensor] = []  # of the answers, an entry a layer: [row, kv_head, token, d_head]
+        self.traces: list[Reading] = []
+        self.keys: list[torch.Tensor] = []  # of the answers, an entry a layer: [trace * slot, kv_head, token, d_head]
         self.values: list[torch.Tensor] = []
-        self.on_reasoning = torch.zeros(len(rows), device=model.device)
-        self.left = torch.zeros(len(rows), 2, device=model.device)  # mass and first moment of the heads left alone
+        self._lay_out()
 
     @torch.no_grad()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -138,113 +140,169 @@ class Rows:
         where a head's output is replaced, it counts as 0. centre [row] is the mean position in the reasoning, from 0 to
         1, of the attention of those heads that are left alone; nan where they do not look there.
         """
-        self.on_reasoning.zero_()
-        self.left.zero_()
-        hidden = self.decoder.run(tokens[:, None], self, position_ids=self.positions[:, None])
-        self.on_reasoning /= self.decoder.n_layers * self.decoder.n_heads
-        self.centre = self.left[:, 1] / self.left[:, 0]
-        self.positions = self.positions + 1
+        self.looked: list[torch.Tensor] = []  # a layer each: mass on the reasoning and its first moment
+        positions = self.n_read + self.n_steps
+        hidden = self.decoder.run(tokens[self.slots][:, None], self, position_ids=positions[:, None])
+        looked = stack_layers(self.looked).to(tokens.device)  # [layer, trace, head, slot, 2]
+        mass = (looked[..., 0] * self.is_counted).sum((0, 2)).flatten()[self.places]
+        self.on_reasoning = mass / (self.decoder.n_layers * self.decoder.n_heads)
+        left, moment = (looked * self.is_left[..., None]).sum((0, 2)).flatten(0, 1)[self.places].unbind(-1)
+        self.centre = moment / left
         self.n_steps += 1
-        return self.decoder.logits(hidden[:, 0]).to(tokens.device)
+        return self.decoder.logits(hidden[self.places.to(hidden.device), 0]).to(tokens.device)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows, in their order."""
+        before = self.places[torch.tensor(rows, device=self.places.device)]
         self.readings = [self.readings[row] for row in rows]
-        at = list(rows)
-        self.positions, self.starts, self.on_reasoning = self.positions[at], self.starts[at], self.on_reasoning[at]
-        self.left = self.left[at]
-        self.ablated = {mode: mask[at] for mode, mask in self.ablated.items()}
-        self.keys, self.values = ([layer[at] for layer in side] for side in (self.keys, self.values))
+        self.ablated = {way: mask[list(rows)] for way, mask in self.ablated.items()}
+        self._lay_out()
+        at = before[self.slots]
+        self.keys, self.values = ([layer[at.to(layer.device)] for layer in side] for side in (self.keys, self.values))
 
     def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        layer, key, value = rule.layer, key.float(), value.float()
+        layer, device, key, value = rule.layer, query.device, key.float(), value.float()
         if layer == len(self.keys):
             self.keys.append(key)
             self.values.append(value)
         else:
             self.keys[layer] = torch.cat([self.keys[layer], key], 2)
             self.values[layer] = torch.cat([self.values[layer], value], 2)
-        # heads that share keys stand together: [row, kv_head, sharing head, d_head]
-        shape = (key.shape[1], query.shape[1] // key.shape[1])
-        queries = query[:, :, 0].float().unflatten(1, shape) * rule.scaling
-        own = rule.capped(queries @ self.keys[layer].transpose(2, 3))
-        n_own = own.shape[-1]
-        # the layer may be on another GPU than what is kept for all of them
-        positions, starts = self.positions.to(query.device), self.starts.to(query.device)
-        is_local = rule.window is not None or rule.chunk is not None
-        if is_local:
-            places = starts[:, None] + torch.arange(n_own, device=query.device)
-            own = own.masked_fill(~rule.sees(positions[:, None], places)[:, None, None], -torch.inf)
-        sinks = [] if rule.sinks is None else [rule.sinks.float().view(1, *shape, 1)]
-        of_way = {
-            way: mask[:, layer].to(query.device).unflatten(1, shape)[..., None]
-            for way, mask in self.ablated.items()
-            if self.is_ablated[way][layer]
-        }
-        z = queries.new_empty(*queries.shape[:-1], value.shape[-1])
-        on_reasoning, moment = torch.empty_like(queries[..., 0]), torch.empty_like(queries[..., 0])
-        for rows, reading in self._groups():
-            scores = rule.capped(torch.einsum("rkgd,ktd->rkgt", queries[rows], reading.keys[layer]))
-            if is_local:
-                places = torch.arange(reading.n_tokens, device=query.device)
-                scores.masked_fill_(~rule.sees(positions[rows, None], places)[:, None, None], -torch.inf)
-            for way, hidden in (("cut_off", reading.reasoning), (CUT_OFF_PROMPT, reading.prompt)):
-                if way in of_way:
-                    scores[..., hidden].masked_fill_(of_way[way][rows], -torch.inf)
-            ends = [sink.expand(*scores.shape[:-1], 1) for sink in sinks]
-            weights = torch.cat([scores, own[rows], *ends], -1).softmax(-1)
-            inside = weights[..., reading.reasoning]
-            on_reasoning[rows] = inside.sum(-1)
-            for way in ("moved", "sharpened"):
-                if way in of_way:
-                    inside.copy_(torch.where(of_way[way][rows], _edited(way, inside, reading), inside))
-            moment[rows] = inside @ torch.linspace(0, 1, inside.shape[-1], device=inside.device)
-            before, after = weights[..., : reading.n_tokens], weights[..., reading.n_tokens : reading.n_tokens + n_own]
-            z[rows] = torch.einsum("rkgt,ktd->rkgd", before, reading.values[layer]) + after @ self.values[layer][rows]
-        z, on_reasoning, moment = z.flatten(1, 2), on_reasoning.flatten(1, 2), moment.flatten(1, 2)
-        is_touched = torch.zeros_like(on_reasoning, dtype=torch.bool)
-        for of_heads in of_way.values():
-            is_touched |= of_heads.flatten(1)
-        left = torch.stack([on_reasoning, moment], -1).masked_fill(is_touched[..., None], 0).sum(1)
-        for mode in REPLACED:
-            if mode in of_way:
-                mask = of_way[mode].flatten(1)
-                z = torch.where(mask[..., None], self._put_in(mode, layer, z), z)
-                on_reasoning = on_reasoning.masked_fill(mask, 0)
-        self.on_reasoning += on_reasoning.sum(1).to(self.on_reasoning.device)
-        self.left += left.to(self.left.device)
-        return z[:, None].to(query.dtype)
+        own_keys, own_values = self.keys[layer].flatten(0, 1), self.values[layer].flatten(0, 1)
+        read_keys, read_values = self.read_keys[layer].flatten(0, 1), self.read_values[layer].flatten(0, 1)
+        hides, columns, reasoning, moved_to = self._of_traces(device)
+        n_traces, n_read, n_own = len(self.traces), read_keys.shape[1], own_keys.shape[1]
+        n_slots, n_heads, n_key_heads = len(query) // n_traces, query.shape[1], key.shape[1]
+        shape = n_traces, n_key_heads, n_heads // n_key_heads, n_slots
+        ways = {way: mask[:, layer].to(device) for way, mask in self.of_heads.items() if self.is_ablated[way][layer]}
 
-    def _put_in(self, mode: str, layer: int, z: torch.Tensor) -> torch.Tensor:
-        """What stands in place of heads' outputs [row, head, d_value] in a mode."""
-        if mode == "zero":
-            return torch.zeros_like(z)
-        found = [
-            reading.mean[layer] if mode == "mean" else reading.resampled[self.n_steps % N_KEPT, layer]
-            for reading in self.readings
-        ]
-        return torch.stack(found)[..., : z.shape[-1]].to(z)
+        # what was read: heads that share keys, and a trace's slots, stand behind each other as queries of one head
+        queries = query[:, :, 0].unflatten(0, (n_traces, n_slots)).transpose(1, 2)
+        queries = queries.to(torch.float32, memory_format=torch.contiguous_format, copy=True).view(*shape, -1)
+        stacked = queries.view(n_traces * n_key_heads, -1, queries.shape[-1])
+        flags = self.flags[:, layer].to(device).flatten(1, 2)
+        bias = torch.bmm(flags, hides).view(*stacked.shape[:2], n_read)
+        if rule.softcap is None:
+            scores = torch.baddbmm(bias, stacked, read_keys.transpose(1, 2), alpha=rule.scaling)
+        else:
+            scores = rule.capped(torch.bmm(stacked, read_keys.transpose(1, 2)) * rule.scaling) + bias
+        # what was written: each slot's own
+        by_slot = queries.permute(0, 3, 1, 2, 4).reshape(len(own_keys), -1, queries.shape[-1])
+        own = torch.baddbmm(self.nothing.to(device), by_slot, own_keys.transpose(1, 2), alpha=rule.scaling)
+        own = rule.capped(own).view(n_traces, n_slots, *shape[1:3], n_own).permute(0, 2, 3, 1, 4)
+        if rule.window is not None or rule.chunk is not None:
+            start = self.n_read.to(device).view(n_traces, 1, 1, n_slots, 1)
+            scores = scores.view(*shape, n_read)
+            scores.masked_fill_(~rule.sees(start + self.n_steps, torch.arange(n_read, device=device)), -torch.inf)
+            own = own.masked_fill(~rule.sees(start + self.n_steps, start + torch.arange(n_own, device=device)), -torch.inf)
+        ends = [] if rule.sinks is None else [rule.sinks.float().view(1, *shape[1:3], 1, 1).expand(*shape, 1)]
+        weights = torch.cat([scores.view(*shape, n_read), own, *ends], -1).softmax(-1)
 
-    def _groups(self) -> Iterator[tuple[slice, Reading]]:
-        """The rows of each reading."""
-        first = 0
-        for _, group in groupby(self.readings, key=id):
-            readings = list(group)
-            yield slice(first, first + len(readings)), readings[0]
-            first += len(readings)
+        before = weights.view(n_traces, -1, weights.shape[-1])[..., :n_read]  # [trace, head * slot, token read]
+        for way in ("moved", "sharpened"):
+            if way in ways:
+                edited = _edited(way, before * reasoning, moved_to)
+                before.copy_(torch.where(ways[way].flatten(1)[..., None] & reasoning, edited, before))
+        self.looked.append(torch.bmm(before, columns).view(n_traces, n_heads, n_slots, 2))
+        of_read = torch.bmm(before.view(*stacked.shape[:2], -1), read_values)
+        after = weights[..., n_read : n_read + n_own].permute(0, 3, 1, 2, 4).reshape(len(own_keys), -1, n_own)
+        of_own = torch.bmm(after, own_values).view(n_traces, n_slots, *shape[1:3], -1)
+        z = (of_own + of_read.view(*shape, -1).permute(0, 3, 1, 2, 4)).flatten(2, 3)  # [trace, slot, head, d_value]
+        if any(mode in ways for mode in REPLACED):
+            z = torch.where(self.is_replaced[:, layer].to(device), self._put_in(layer, z), z)
+        return z.flatten(0, 1)[:, None].to(query.dtype)
+
+    def _put_in(self, layer: int, z: torch.Tensor) -> torch.Tensor:
+        """What stands in place of heads' outputs [trace, slot, head, d_value] that are replaced."""
+        if self.others is None:
+            return torch.zeros((), device=z.device)
+        others = self.others[:, self.n_steps % N_KEPT, layer].to(z.device)[..., : z.shape[-1]]
+        chosen = self.of_others[:, layer].to(z.device)
+        return torch.bmm(chosen.flatten(0, 1), others.flatten(0, 1)).view(*chosen.shape[:3], -1).transpose(1, 2)
+
+    def _lay_out(self) -> None:
+        """Arrange the rows in slots, and the masks of what is ablated with them."""
+        device = self.model.device
+        members = [list(rows) for _, rows in groupby(range(len(self.readings)), key=lambda row: id(self.readings[row]))]
+        n_slots = max(map(len, members))
+        slots = [row for rows in members for row in rows + rows[:1] * (n_slots - len(rows))]
+        places = [trace * n_slots + k for trace, rows in enumerate(members) for k in range(len(rows))]
+        self.slots, self.places = torch.tensor(slots, device=device), torch.tensor(places, device=device)
+        self._join([self.readings[rows[0]] for rows in members])
+        self.n_read = torch.tensor([self.readings[row].n_tokens for row in slots], device=device)
+        self.is_ablated = {way: mask.any((0, 2)).tolist() for way, mask in self.ablated.items()}  # [layer]
+
+        def laid_out(mask: np.ndarray, *axes: int) -> torch.Tensor:
+            """[row, layer, head] as axes of [trace, slot, layer, head]."""
+            of_slots = mask[slots].reshape(len(members), n_slots, *mask.shape[1:])
+            return torch.tensor(np.ascontiguousarray(of_slots.transpose(axes)), device=device)
+
+        replaced = np.logical_or.reduce([self.ablated[mode] for mode in REPLACED])
+        touched = np.logical_or.reduce(list(self.ablated.values()))
+        by_head = 0, 2, 3, 1  # [trace, layer, head, slot]
+        self.of_heads = {way: laid_out(mask, *by_head) for way, mask in self.ablated.items() if mask.any()}
+        hiding = [np.ones_like(touched), self.ablated["cut_off"], self.ablated[CUT_OFF_PROMPT]]
+        self.flags = torch.stack([laid_out(mask, *by_head) for mask in hiding], -1).float()
+        self.of_others = torch.stack([laid_out(self.ablated[mode], *by_head) for mode in OF_OTHERS], -1).float()
+        self.is_replaced = laid_out(replaced, 0, 2, 1, 3)[..., None]  # [trace, layer, slot, head, 1]
+        attending = self.decoder.attending
+        self.is_counted, self.is_left = (
+            ~laid_out(mask[:, attending], 2, 0, 3, 1) for mask in (replaced, touched)
+        )  # [layer, trace, head, slot]
+
+    def _join(self, traces: list[Reading]) -> None:
+        """Keys and values read, an entry a layer [trace, kv_head, token, ..], each filled up to the longest's tokens."""
+        if list(map(id, traces)) == list(map(id, self.traces)):
+            return
+        self.traces, device = traces, self.model.device
+        self.nothing = torch.zeros((), device=device)
+        self.read_keys, self.read_values = [], []
+        for joined, name in ((self.read_keys, "keys"), (self.read_values, "values")):
+            for layer in range(len(traces[0].keys)):
+                sides = [getattr(reading, name) for reading in traces]
+                n_most = max(side[layer].shape[1] for side in sides)
+                if len(sides) == 1:
+                    joined.append(sides[0][layer][None])
+                    continue
+                joined.append(torch.stack([pad(side[layer], (0, 0, 0, n_most - side[layer].shape[1])) for side in sides]))
+                for side, whole in zip(sides, joined[-1], strict=True):  # once in memory, not twice
+                    side[layer] = whole[:, : side[layer].shape[1]]
+        self.others = None
+        if all(len(reading.resampled) for reading in traces):
+            self.others = torch.stack(
+                [torch.stack([r.mean.expand_as(r.resampled), r.resampled], -2) for r in traces]
+            ).to(device)  # [trace, kept token, layer, head, mean or resampled, d_value]
+        self.by_device: dict[torch.device, tuple[torch.Tensor, ...]] = {}
+
+    def _of_traces(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Of each trace's tokens read: what is added to a score where flags ask for it [trace, 3, token], being padding,
+        in the reasoning, or in the prompt; whether in the reasoning and where in it, from 0 to 1 [trace, token, 2];
+        whether in the reasoning, a bool, and each token's share of attention that is moved, [trace, 1, token].
+        """
+        if device not in self.by_device:
+            n_most = self.read_keys[0].shape[2]
+            hides = torch.zeros(len(self.traces), 3, n_most)
+            columns, moved_to = torch.zeros(len(self.traces), n_most, 2), torch.zeros(len(self.traces), 1, n_most)
+            for trace, reading in enumerate(self.traces):
+                n_inside = reading.reasoning.stop - reading.reasoning.start
+                hides[trace, 0, reading.n_tokens :] = NEVER
+                hides[trace, 1, reading.reasoning] = NEVER
+                hides[trace, 2, reading.prompt] = NEVER
+                columns[trace, reading.reasoning, 0] = 1
+                columns[trace, reading.reasoning, 1] = torch.linspace(0, 1, n_inside)
+                moved_to[trace, 0, reading.moved_to] = 1 / max(1, reading.moved_to.stop - reading.moved_to.start)
+            reasoning = columns[:, None, :, 0] > 0
+            self.by_device[device] = tuple(made.to(device) for made in (hides, columns, reasoning, moved_to))
+        return self.by_device[device]
 
 
-def _edited(way: str, inside: torch.Tensor, reading: Reading) -> torch.Tensor:
-    """Attention on the reasoning [.., token] as it is edited; its sum stays."""
+def _edited(way: str, inside: torch.Tensor, moved_to: torch.Tensor) -> torch.Tensor:
+    """Attention on the reasoning [trace, head * slot, token], 0 elsewhere, as it is edited; its sum stays."""
     mass = inside.sum(-1, keepdim=True)
-    if way == "sharpened":
-        squared = inside**2
-        return mass * squared / squared.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    moved = torch.zeros_like(inside)
-    first = reading.moved_to.start - reading.reasoning.start
-    n_tokens = reading.moved_to.stop - reading.moved_to.start
-    moved[..., first : first + n_tokens] = mass / n_tokens
-    return moved
+    if way == "moved":
+        return mass * moved_to
+    squared = inside**2
+    return mass * squared / squared.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -271,11 +329,11 @@ def generate(
     decoding = Rows(model, rows)
     answers: list[list[int]] = [[] for _ in rows]
     centres: list[list[float]] = [[] for _ in rows]
-    on_reasoning = torch.zeros(len(rows), device=model.device)
+    on_reasoning = np.zeros(len(rows))
     tokens = torch.stack([reading.logits.argmax() for reading, _ in rows])
-    active = list(range(len(rows)))
+    chosen, active = tokens.tolist(), list(range(len(rows)))
     while True:
-        for row, token in zip(active, tokens.tolist(), strict=True):
+        for row, token in zip(active, chosen, strict=True):
             answers[row].append(token)
         going_on = [
             k for k, row in enumerate(active) if answers[row][-1] not in eos and len(answers[row]) < max_tokens[row]
@@ -284,11 +342,13 @@ def generate(
             break
         if len(going_on) < len(active):
             decoding.keep(going_on)
-            active, tokens = [active[k] for k in going_on], tokens[going_on]
+            active, tokens = [active[k] for k in going_on], tokens[torch.tensor(going_on, device=tokens.device)]
         tokens = decoding.step(tokens).argmax(-1)
-        on_reasoning[active] += decoding.on_reasoning
-        for row, centre in zip(active, decoding.centre.tolist(), strict=True):
-            centres[row].append(centre)
+        ids, mass, centre = off_device([tokens, decoding.on_reasoning, decoding.centre])
+        chosen = ids.tolist()
+        on_reasoning[active] += mass.numpy()
+        for row, place in zip(active, centre.tolist(), strict=True):
+            centres[row].append(place)
     # the last token is not read any more
     n_read = [max(1, len(ids) - 1) for ids in answers]
     return [

@@ -7,6 +7,7 @@ beyond a plain forward pass only the rows and keys that a quantity needs are com
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.functional import pad
 from r2a.models.attention import Rule
 
 # Attention values held at once, over all heads: few on a CPU, for its caches; many on a GPU, for few operators.
-BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}
+BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class LayerAttention:
 
     def of_heads(self, heads: Sequence[int]) -> "LayerAttention":
         n_groups = len(self.query) // len(self.key)
-        key_heads = [head // n_groups for head in heads]
-        on_keys = None if self.on_keys is None else self.on_keys[list(heads)]
-        query, lse, z = (part[list(heads)] for part in (self.query, self.lse, self.z))
+        chosen = _on_device(tuple(heads), self.query.device)
+        key_heads = chosen // n_groups
+        on_keys = None if self.on_keys is None else self.on_keys[chosen]
+        query, lse, z = (part[chosen] for part in (self.query, self.lse, self.z))
         return LayerAttention(query, self.key[key_heads], lse, self.value[key_heads], z, self.rule, on_keys)
 
     def rows(self, rows: Sequence[int], n_keys: int | None = None) -> torch.Tensor:
@@ -71,7 +73,8 @@ class LayerAttention:
     def _rows(self, rows: Sequence[int], key: torch.Tensor) -> torch.Tensor:
         """`rows` on keys [kv_head, d_head, key] in float32."""
         n_key_heads, d_head, n_keys = key.shape
-        chosen = slice(rows.start, rows.stop) if isinstance(rows, range) else list(rows)
+        is_range = isinstance(rows, range)
+        chosen = slice(rows.start, rows.stop) if is_range else _on_device(tuple(rows), key.device)
         query = self.query[:, chosen].float().reshape(n_key_heads, -1, d_head)
         lse = self.lse[:, chosen].float().reshape(n_key_heads, -1, 1)
         if self.rule.softcap is None:
@@ -79,22 +82,22 @@ class LayerAttention:
         else:
             attention = (self.rule.capped(query @ key * self.rule.scaling) - lse).exp_()
         attention = attention.view(len(self.query), len(rows), n_keys)
-        first = 0 if self.rule.is_local(rows[-1] + 1) else rows[0]  # keys before it are seen by all
+        is_local = self.rule.is_local(rows[-1] + 1)
+        first = 0 if is_local else rows[0]  # keys before it are seen by all
         if n_keys > first + 1:
-            keys = torch.arange(first, n_keys, device=key.device)
-            places = (
-                torch.arange(rows[0], rows[-1] + 1, device=key.device)
-                if isinstance(rows, range)
-                else torch.tensor(rows, device=key.device)
-            )
-            attention[..., first:].masked_fill_(~self.rule.sees(places[:, None], keys), 0)
+            if is_range and not is_local:
+                hidden = torch.ones(len(rows), n_keys - first, dtype=torch.bool, device=key.device).triu_(1)
+            else:
+                places = torch.arange(rows[0], rows[-1] + 1, device=key.device) if is_range else chosen
+                hidden = ~self.rule.sees(places[:, None], torch.arange(first, n_keys, device=key.device))
+            attention[..., first:].masked_fill_(hidden, 0)
         return attention
 
 
-def weighted_values(attention: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Sums of values [kv_head, key, d_value], weighted by attention [head, row, key]: [head, row, d_value], float32."""
-    n_key_heads, n_keys, _ = value.shape
-    return (attention.reshape(n_key_heads, -1, n_keys) @ value.float()).view(*attention.shape[:2], -1)
+@lru_cache(maxsize=64)
+def _on_device(numbers: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Numbers of heads or rows where a GPU can take by them: copied there once, not in every layer."""
+    return torch.tensor(numbers, device=device)
 
 
 class Recorder(Protocol):

@@ -1,15 +1,17 @@
 """The rerun of traces through the fused kernel, several a forward pass, with no logits but those asked for."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from r2a.attention.fused import FusedPass, LayerAttention, Span, weighted_values
+from r2a.attention.fused import FusedPass, LayerAttention, Span
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import TraceAttention, query_rows, segment_mass
-from r2a.models import stack_layers
+from r2a.models import off_device, stack_layers, wait_for_copies
 from r2a.models.attention import AttentionError, attention_kernel
 from r2a.models.decoder import Decoder
 from r2a.progress import logger
@@ -23,96 +25,139 @@ REASONING = SEGMENTS.index("reasoning")
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
 
 
+class Sums(NamedTuple):
+    """What is kept of one trace in one layer: sums over its rows, of which `kept` makes what TraceAttention holds.
+
+    before [head, token before the reasoning]: attention of reasoning tokens; whole [head]: their attention on all keys,
+    None where it is 1; answer [head, token]: that of answer tokens; moments [head, answer token, 3 * N_BINS]: see
+    _position_columns; squares [head, 2, answer token]: squared norms of what heads write, from the reasoning's values
+    and from all; written [answer token]: the norm of what they write together.
+    """
+
+    before: torch.Tensor
+    whole: torch.Tensor | None
+    answer: torch.Tensor
+    moments: torch.Tensor
+    squares: torch.Tensor
+    written: torch.Tensor
+
+
 class SegmentRecorder:
-    """Keeps of every trace in a batch what segments.TraceAttention holds."""
+    """Keeps of every trace in a batch what segments.TraceAttention holds.
+
+    Layers keep sums alone; what is made of those is computed for all layers at once, as a GPU waits for its host at
+    every operator.
+    """
 
     def __init__(self, spans: Sequence[Span], bounds: Sequence[Bounds], decoder: Decoder) -> None:
         self.spans, self.bounds, self.decoder = spans, bounds, decoder
         self.weights: dict[int, tuple[torch.Tensor, torch.Tensor] | None] = {}  # of the layer under way
         self.rows = [query_rows(trace_bounds) for trace_bounds in bounds]
-        # per trace and layer a tuple in the order of TraceAttention
-        self.layers: list[dict[int, tuple[torch.Tensor, ...]]] = [{} for _ in spans]
+        self.columns: dict[int, torch.Tensor] = {}  # of each trace, on the device of the layer under way
+        self.layers: list[dict[int, Sums]] = [{} for _ in spans]
 
     def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
-        bounds = self.bounds[trace]
-        device, n_heads = attention.query.device, len(attention.query)
+        bounds, device = self.bounds[trace], attention.query.device
+        n_heads, n_key_heads = len(attention.query), len(attention.key)
 
         # What reasoning tokens see beyond the reasoning stands before it, so the rest is the reasoning's.
-        n_before, rows = bounds.reasoning, self.rows[trace]["reasoning"]
-        before = torch.zeros(n_heads, n_before, device=device)
-        for _, block in attention.blocks(rows, n_before):
-            before += block.sum(1) / len(rows)
-        reasoning_mass = torch.zeros(n_heads, len(SEGMENTS), device=device)
-        for k, segment in enumerate(SEGMENTS[:REASONING]):
-            reasoning_mass[:, k] = before[:, bounds.span(segment)].sum(-1)
-        whole = 1 if attention.on_keys is None else attention.on_keys[:, rows.start : rows.stop].mean(-1)
-        reasoning_mass[:, REASONING] = whole - before.sum(-1)
+        rows = self.rows[trace]["reasoning"]
+        before = reduce(add, (block.sum(1) for _, block in attention.blocks(rows, bounds.reasoning)))
+        whole = None if attention.on_keys is None else attention.on_keys[:, rows.start : rows.stop].mean(-1)
 
         rows = self.rows[trace]["answer"]
-        columns, middles = _position_columns(bounds.think_close - bounds.reasoning, device)
-        answer_mass = torch.zeros(n_heads, bounds.end, device=device)
-        moments, from_reasoning = [], []
         reasoning = bounds.span("reasoning")
-        values = attention.value[:, reasoning]
-        for _, block in attention.blocks(rows):
-            answer_mass[:, : block.shape[-1]] += block.sum(1) / len(rows)
-            moments.append(block[..., reasoning] @ columns)
-            from_reasoning.append(weighted_values(block[..., reasoning], values))
-        centre, spread = _centre_and_spread(torch.cat(moments, dim=1), middles)
-        shares = self._shares(layer, torch.cat(from_reasoning, dim=1), attention.z[:, rows.start : rows.stop].float())
-        self.layers[trace][layer] = reasoning_mass, answer_mass, centre, spread, *shares
+        if trace not in self.columns or self.columns[trace].device != device:
+            self.columns[trace] = _position_columns(bounds.think_close - bounds.reasoning, device)
+        columns = self.columns[trace].expand(n_key_heads, -1, -1)
+        values = attention.value[:, reasoning].float()
+        answer = torch.zeros(n_heads, bounds.end, device=device)
+        moments, from_reasoning = [], []
+        for some, block in attention.blocks(rows):
+            answer[:, : block.shape[-1]] += block.sum(1)
+            inside = block.view(n_key_heads, -1, block.shape[-1])[..., reasoning]
+            moments.append(torch.bmm(inside, columns).view(n_heads, len(some), -1))
+            from_reasoning.append(torch.bmm(inside, values).view(n_heads, len(some), -1))
+        z = attention.z[:, rows.start : rows.stop].float()
+        squares, written = self._norms(layer, torch.cat([*from_reasoning, z], 1))
+        self.layers[trace][layer] = Sums(before, whole, answer, torch.cat(moments, 1), squares, written)
 
-    def _shares(self, layer: int, *parts: torch.Tensor) -> list[torch.Tensor]:
-        """Of parts of z [head, row, d_value], the last being all of it: contribution and output_share [head]."""
+    def _norms(self, layer: int, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums.squares and Sums.written of z from the reasoning and, behind it, all of z: [head, 2 * row, d_value]."""
+        n_heads, n_rows = parts.shape[0], parts.shape[1] // 2
         if layer not in self.weights:
             weights = self.decoder.output_weights(layer)
             # norms of what is written, |z W|^2 = z (W W^T) z, without writing [head, row, d_model]
             self.weights = {layer: None if weights is None else (weights, weights @ weights.transpose(1, 2))}
         found = self.weights[layer]
         if found is None:
-            return [torch.full((len(part),), torch.nan, device=part.device) for part in parts]
+            squares = parts.new_full((n_heads, 2, n_rows), torch.nan)
+            return squares, squares[0, 0]
         weights, products = found
-        written = torch.einsum("hrd,hdm->rm", parts[-1], weights).norm(dim=-1)
-        norms = (((part @ products) * part).sum(-1).clamp(min=0).sqrt() for part in parts)
-        return [(norm / written).mean(-1) for norm in norms]
+        squares = ((parts @ products) * parts).sum(-1).view(n_heads, 2, n_rows)
+        z = parts[:, n_rows:].transpose(0, 1).flatten(1)
+        return squares, (z @ weights.flatten(0, 1)).norm(dim=-1)
 
     def kept(self, n_layers: int) -> list[TraceAttention]:
         """What was kept, a trace each, after the forward pass; nan in layers that do not attend."""
+        found = [self._of_all_layers(trace) for trace in range(len(self.spans))]
+        copies = iter(off_device([tensor for tensors in found for tensor in tensors]))
         return [
-            TraceAttention(
-                *(
-                    in_every_layer(dict(zip(trace, arrays, strict=True)), n_layers)
-                    for arrays in zip(*trace.values(), strict=True)
-                )
-            )
-            for trace in self.layers
+            TraceAttention(*(_with_nan(next(copies), self.layers[trace], n_layers) for _ in tensors))
+            for trace, tensors in enumerate(found)
         ]
+
+    def _of_all_layers(self, trace: int) -> list[torch.Tensor]:
+        """A trace's tensors [layer, ...] in the order of TraceAttention."""
+        bounds, layers = self.bounds[trace], list(self.layers[trace].values())
+        before, answer, moments, squares, written = (
+            stack_layers([getattr(sums, name) for sums in layers])
+            for name in ("before", "answer", "moments", "squares", "written")
+        )
+        whole = 1.0 if layers[0].whole is None else stack_layers([sums.whole for sums in layers])
+        before /= len(self.rows[trace]["reasoning"])
+        reasoning_mass = before.new_zeros(*before.shape[:2], len(SEGMENTS))
+        for k, segment in enumerate(SEGMENTS[:REASONING]):
+            reasoning_mass[..., k] = before[..., bounds.span(segment)].sum(-1)
+        reasoning_mass[..., REASONING] = whole - before.sum(-1)
+        shares = (squares.clamp(min=0).sqrt() / written[:, None, None]).mean(-1)
+        answer /= len(self.rows[trace]["answer"])
+        return [reasoning_mass, answer, *_centre_and_spread(moments), *shares.unbind(-1)]
+
+
+def _with_nan(found: torch.Tensor, layers: Collection[int], n_layers: int) -> np.ndarray:
+    """What was found of some layers [layer, ...] as float32 of all of them, nan in the others."""
+    whole = np.full((n_layers, *found.shape[1:]), np.nan, np.float32)
+    whole[list(layers)] = found.numpy()
+    return whole
 
 
 def in_every_layer(found: Mapping[int, torch.Tensor], n_layers: int) -> np.ndarray:
     """Arrays of those layers that attend as one array [layer, ...], nan in the others."""
-    stacked = stack_layers(list(found.values())).cpu().numpy()
-    whole = np.full((n_layers, *stacked.shape[1:]), np.nan, np.float32)
-    whole[list(found)] = stacked
-    return whole
+    return _with_nan(stack_layers(list(found.values())).cpu(), found, n_layers)
 
 
-def _position_columns(n_tokens: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Columns [token, 3 * N_BINS] that sum mass, position and squared position, and the bins' middles [N_BINS].
+def _position_columns(n_tokens: int, device: torch.device) -> torch.Tensor:
+    """Columns [token, 3 * N_BINS] that sum mass, position and squared position.
 
     Positions run from 0 to 1 and are counted from the middle of their bin: a variance from moments about one
     point for all would lose its digits in float32 for a head that looks at a single token.
     """
     position = torch.linspace(0, 1, n_tokens, device=device)
     bins = (position * N_BINS).long().clamp(max=N_BINS - 1)
-    middles = (torch.arange(N_BINS, device=device) + 0.5) / N_BINS
-    offset = position - middles[bins]
+    offset = position - _middles(device)[bins]
     is_in = torch.nn.functional.one_hot(bins, N_BINS).float()
-    return torch.cat([is_in * (offset**power)[:, None] for power in range(3)], dim=1), middles
+    return torch.cat([is_in * (offset**power)[:, None] for power in range(3)], dim=1)
 
 
-def _centre_and_spread(moments: torch.Tensor, middles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _middles(device: torch.device) -> torch.Tensor:
+    """The bins' middles [N_BINS]."""
+    return (torch.arange(N_BINS, device=device) + 0.5) / N_BINS
+
+
+def _centre_and_spread(moments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention-weighted mean and standard deviation of the position, from sums over _position_columns [.., row]."""
+    middles = _middles(moments.device)
     mass, first, second = moments.unflatten(-1, (3, N_BINS)).unbind(-2)
     total = mass.sum(-1)
     centre = (first + middles * mass).sum(-1) / total
@@ -221,12 +266,12 @@ def check_against_eager(model: Any, token_ids: Sequence[int], dtype: str) -> flo
 
 
 class RowRecorder:
-    """Keeps the attention of chosen heads and rows of one trace."""
+    """Keeps the attention of chosen heads and rows of one trace, which a GPU copies off while it computes on."""
 
     def __init__(self, n_tokens: int, heads: Sequence[tuple[int, int]], rows: Sequence[int]) -> None:
         self.spans = [Span(0, 0, n_tokens)]
         self.heads, self.rows = heads, rows
-        self.attention = np.zeros((len(heads), len(rows), n_tokens), np.float32)
+        self.found: list[tuple[list[int], int, torch.Tensor]] = []  # places among the heads, first row, their attention
 
     def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
         places = [k for k, (head_layer, _) in enumerate(self.heads) if head_layer == layer]
@@ -234,8 +279,16 @@ class RowRecorder:
             return
         n_done = 0
         for rows, block in attention.of_heads([self.heads[k][1] for k in places]).blocks(self.rows):
-            self.attention[places, n_done : n_done + len(rows), : block.shape[-1]] = block.cpu().numpy()
+            self.found.append((places, n_done, block.to("cpu", non_blocking=True)))
             n_done += len(rows)
+
+    def kept(self) -> np.ndarray:
+        """Float32 [head, row, token], after the forward pass."""
+        wait_for_copies()
+        attention = np.zeros((len(self.heads), len(self.rows), self.spans[0].last), np.float32)
+        for places, first, block in self.found:
+            attention[places, first : first + block.shape[1], : block.shape[-1]] = block.numpy()
+        return attention
 
 
 @torch.no_grad()
@@ -249,5 +302,6 @@ def attention_rows(
     decoder = Decoder(model)
     recorder = RowRecorder(len(token_ids), heads, rows)
     decoder.run(torch.tensor([list(token_ids)], device=model.device), FusedPass(recorder))
-    recorder.attention[[layer not in decoder.attending for layer, _ in heads]] = np.nan
-    return recorder.attention
+    attention = recorder.kept()
+    attention[[layer not in decoder.attending for layer, _ in heads]] = np.nan
+    return attention

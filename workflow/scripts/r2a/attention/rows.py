@@ -15,7 +15,7 @@ from r2a.attention.fused import FusedPass, LayerAttention, Span
 from r2a.attention.reference import eager_weights
 from r2a.attention.rerun import check_against_eager, check_masses
 from r2a.attention.segments import query_rows
-from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
+from r2a.models import load_model, load_tokenizer, off_device, read_manifest, token_pieces
 from r2a.models.attention import SEAM, AttentionError
 from r2a.models.decoder import Decoder
 from r2a.progress import Progress, logger
@@ -108,38 +108,47 @@ class CaseAttention:
 
 
 class CaseRecorder:
-    """Keeps the chosen rows of chosen heads, their mean over all heads, and every head's centre."""
+    """Keeps the chosen rows of chosen heads, their mean over all heads, and every head's centre, on their devices."""
 
     def __init__(self, bounds: Bounds, heads: Sequence[tuple[int, int]], rows: Sequence[int], n_all: int):
         self.spans = [Span(0, 0, bounds.end)]
         self.reasoning = bounds.span("reasoning")
         self.heads, self.rows, self.n_all = heads, rows, n_all
-        self.attention = np.zeros((len(heads), len(rows), bounds.end), np.float32)
-        self.all_mean = np.zeros((len(rows), bounds.end), np.float32)
-        self.centre: dict[int, np.ndarray] = {}  # by layer [head, row]
+        # of each layer, block by block of the rows: [kept head, row, key], [row, key], [head, row]
+        self.blocks: dict[int, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = {}
 
     def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
-        n_done = 0
-        centres = []
-        for rows, block in attention.blocks(self.rows):
-            centres.append(self._keep(layer, slice(n_done, n_done + len(rows)), block))
-            n_done += len(rows)
-        self.centre[layer] = np.concatenate(centres, axis=1)
+        self.blocks[layer] = [self._kept(layer, block) for _, block in attention.blocks(self.rows)]
 
     def record_weights(self, layer: int, weights: torch.Tensor) -> None:
         """The same from a layer's whole attention [head, token, token]."""
-        self.centre[layer] = self._keep(layer, slice(0, len(self.rows)), weights[:, list(self.rows)].float())
+        self.blocks[layer] = [self._kept(layer, weights[:, list(self.rows)].float())]
 
-    def _keep(self, layer: int, places: slice, block: torch.Tensor) -> np.ndarray:
-        """Add a layer's rows [head, row, key] at these places; return their centres [head, row]."""
-        n_keys = block.shape[-1]
-        for k, (head_layer, head) in enumerate(self.heads):
-            if head_layer == layer:
-                self.attention[k, places, :n_keys] = block[head].cpu().numpy()
-        self.all_mean[places, :n_keys] += (block.sum(0) / self.n_all).cpu().numpy()
+    def _kept(self, layer: int, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a layer's rows [head, row, key]: those of the kept heads, the sum over heads, and the centres."""
+        kept = torch.stack([block[head] for head_layer, head in self.heads if head_layer == layer] or [block[0, :0]])
         inside = block[..., self.reasoning]
         position = torch.linspace(0, 1, inside.shape[-1], device=block.device)
-        return (inside @ position / inside.sum(-1)).cpu().numpy()
+        return kept, block.sum(0), inside @ position / inside.sum(-1)
+
+    def found(self) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
+        """After the pass: float32 [kept head, row, key], their mean over all heads, and centres by layer [head, row]."""
+        copies = iter(off_device([tensor for blocks in self.blocks.values() for block in blocks for tensor in block]))
+        attention = np.zeros((len(self.heads), len(self.rows), self.spans[0].last), np.float32)
+        all_mean, centres = np.zeros(attention.shape[1:], np.float32), {}
+        for layer, blocks in self.blocks.items():
+            places = [k for k, (head_layer, _) in enumerate(self.heads) if head_layer == layer]
+            n_done, centres_of_blocks = 0, []
+            for _ in blocks:
+                kept, total, centre = (next(copies).numpy() for _ in range(3))
+                rows, n_keys = slice(n_done, n_done + len(total)), total.shape[-1]
+                if places:
+                    attention[places, rows, :n_keys] = kept
+                all_mean[rows, :n_keys] += total / self.n_all
+                centres_of_blocks.append(centre)
+                n_done += len(total)
+            centres[layer] = np.concatenate(centres_of_blocks, axis=1)
+        return attention, all_mean, centres
 
 
 @torch.no_grad()
@@ -159,13 +168,14 @@ def case_attention(
         for layer, weights in eager_weights(decoder, token_ids)[0].items():
             recorder.record_weights(layer, weights[0])
     centre = np.full((decoder.n_layers, decoder.n_heads, len(rows)), np.nan, np.float32)
-    for layer, found in recorder.centre.items():
+    attention, all_mean, centres = recorder.found()
+    for layer, found in centres.items():
         centre[layer] = found
     return CaseAttention(
         rows=rows,
-        attention=recorder.attention,
-        rfh_mean=recorder.attention[kept_heads["is_rfh"].to_numpy()].mean(0),
-        all_mean=recorder.all_mean,
+        attention=attention,
+        rfh_mean=attention[kept_heads["is_rfh"].to_numpy()].mean(0),
+        all_mean=all_mean,
         centre=centre.reshape(-1, len(rows)),
     )
 

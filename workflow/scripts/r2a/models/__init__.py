@@ -1,6 +1,6 @@
 """Models on disk: where they are, which they are, their tokens, and loading them into transformers."""
 
-from r2a.models.loading import load_model, stack_layers
+from r2a.models.loading import load_model, off_device, stack_layers, wait_for_copies
 from r2a.models.manifest import read_manifest, resolve_judge, resolve_model
 from r2a.models.tokens import (
     engine_tokenizer,
@@ -23,6 +23,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "marks_of",
+    "off_device",
     "read_manifest",
     "resolve_judge",
     "resolve_model",
@@ -31,4 +32,5 @@ __all__ = [
     "text_marks",
     "text_of",
     "token_pieces",
+    "wait_for_copies",
 ]

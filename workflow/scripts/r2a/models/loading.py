@@ -44,6 +44,21 @@ def stack_layers(layers: Sequence[Any]) -> Any:
     return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
+def off_device(tensors: Sequence[Any]) -> list[Any]:
+    """Tensors on the CPU. From a GPU all of them are copied side by side, and waited for once."""
+    copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+    wait_for_copies()
+    return copies
+
+
+def wait_for_copies() -> None:
+    """Return when what was copied from GPUs with non_blocking is there."""
+    import torch
+
+    for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+        torch.cuda.synchronize(device)
+
+
 def _refuse_non_finite(name: str, dtype: str, _module: Any, _inputs: Any, output: Any) -> None:
     """Raise ModelError where the last hidden states of a forward pass are not all numbers."""
     if not output.isfinite().all():

@@ -12,7 +12,7 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo real real-model test test-fast docs targets bench-generation bench-attention bench-patching bench-explorer torture lock
+.PHONY: help install demo real real-model test test-fast docs targets bench-generation bench-attention bench-patching bench-operators bench-explorer torture lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench-generation   tokens a second beside vLLM alone, into results/benchmarks"
 	@echo "make bench-attention   time and memory of the attention rerun (ten minutes), into results/benchmarks"
 	@echo "make bench-patching   time of patching against slower ways (a quarter of an hour), into results/benchmarks"
+	@echo "make bench-operators   operators and waits that each stage asks a GPU for, counted without one, into results/benchmarks"
 	@echo "make bench-explorer   from a selection to its picture in the trace explorer, into results/benchmarks"
 	@echo "make torture   kill the workflow fifty times and spoil its files (half an hour), into results/benchmarks"
 	@echo "make lock   make envs/*.lock.txt anew from envs/requirements.in (needs uv)"
@@ -68,6 +69,9 @@ bench-attention: $(installed)
 
 bench-patching: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts:tests python tests/benchmarks/patching.py
+
+bench-operators: $(installed)
+	$(in_environment) PYTHONPATH=workflow/scripts python tests/benchmarks/operators.py
 
 bench-explorer: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts:tests/browser python tests/benchmarks/explorer.py

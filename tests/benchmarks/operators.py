@@ -10,15 +10,15 @@ device; views and empty allocations are none. A synchronous copy moves values be
 device for how many there are, and is waited for.
 
 operators_per_layer, copies_per_layer: what one layer more adds to a pass. Of patches: what one patch more adds to
-`Engine.finish`, over the number of layers, the patches of every layer together.
+`Patcher.finish`, over the number of layers, the patches of every layer together.
 
-attention, plain       the forward pass of one trace, without logits
-attention, ours        its rerun with every quantity of METHOD section 3
-rows, ours             a rerun that keeps attention rows of some heads
-ablation, plain        a decoding step of a row with its keys and values cached, by transformers
-ablation, ours         a step of rows of one trace, and of four traces; `tokens` is what each has read
-capture, ours          a run whose components are kept; the copies are those of the whole pass
-z, resid_pre, ours     patches of heads at three tokens, and of the residual stream at twenty
+attention, plain   the forward pass of one trace, without logits
+attention, ours    its rerun with every quantity of METHOD section 3
+rows, ours         a rerun that keeps whole attention rows, as figures show them; its copies are not waited for
+ablation, plain    a decoding step with keys and values cached, by transformers; `tokens` is what was read
+ablation, ours     a step of four ablated rows; ablation of 16 traces: of four rows in each of 16 traces
+capture, ours      a run whose components are kept
+z, resid_pre, ours patches of heads at three tokens, and of the residual stream at twenty, one of them far back
 """
 
 import argparse
@@ -29,17 +29,22 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+import pandas as pd
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 from r2a.ablation.arms import Arm
 from r2a.ablation.decoding import Reading, Rows, read
 from r2a.attention import fused
-from r2a.attention.rerun import attention_rows, rerun_batch
+from r2a.attention.rerun import rerun_batch
+from r2a.attention.rows import case_attention
 from r2a.models.attention import SEAM
-from r2a.patching import engine as patching
+from r2a.patching import patcher as patching
+from r2a.study import Patching
 from r2a.traces import Bounds
 
 DEVICE = "meta"
@@ -50,7 +55,8 @@ N_HEADS = 28
 aten = torch.ops.aten
 NOTHING = {aten.detach, aten.lift_fresh, aten._unsafe_view, aten.empty, aten.empty_like, aten.empty_strided,
            aten.new_empty, aten.alias, aten.scalar_tensor}  # fmt: skip
-ASKING = {aten.nonzero, aten.masked_select, aten._local_scalar_dense, aten.equal, aten._unique2, aten.repeat_interleave}
+ASKING = {aten._local_scalar_dense, aten.equal}  # for a value
+SIZING = {aten.nonzero, aten.masked_select, aten._unique2}  # for how many there are
 
 
 class Counter(TorchDispatchMode):
@@ -59,43 +65,56 @@ class Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operators = self.copies = 0
+        self.calls = Calls(self)
+
+    def __enter__(self) -> "Counter":
+        self.calls.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.calls.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        packet = func.overloadpacket
-        given = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        devices = {x.device.type for x in given if x.ndim or x.device.type == DEVICE}
-        if packet in (aten._local_scalar_dense, aten.equal) and DEVICE in devices:
-            self.operators, self.copies = self.operators + 1, self.copies + 1
+        kwargs, operator = kwargs or {}, func.overloadpacket
+        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        # a number of the host's goes with the operator
+        devices = {each.device.type for each in given if each.ndim or each.device.type == DEVICE}
+        if operator in ASKING and DEVICE in devices:
+            self.count(is_waited_for=True)
             return True
-        if packet is aten._to_copy and devices == {DEVICE} and torch.device(kwargs.get("device") or DEVICE).type == "cpu":
-            self.copies += not kwargs.get("non_blocking")
-            self.operators += 1
+        if operator is aten._to_copy and DEVICE in devices and kwargs.get("device") == torch.device("cpu"):
+            self.count(is_waited_for=not kwargs.get("non_blocking"))
             return torch.zeros(given[0].shape, dtype=kwargs.get("dtype") or given[0].dtype)
-        if packet is aten.copy_ and args[0].device.type == "cpu" and DEVICE in devices:
-            self.copies += not (kwargs.get("non_blocking") or len(args) > 2 and args[2])
-            self.operators += 1
-            return args[0]
         found = func(*args, **kwargs)
-        made = {x.device.type for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, torch.Tensor)}
-        if DEVICE not in made | devices:
-            return found
-        is_waited_for = not kwargs.get("non_blocking")
-        if packet is aten.lift_fresh:  # torch.tensor(a list, device=...)
-            self.operators, self.copies = self.operators + 1, self.copies + 1
-            return found
-        if "cpu" in devices | ({"cpu"} if packet is aten._to_copy and devices == {"cpu"} else set()) or packet in ASKING:
-            self.copies += is_waited_for
+        made = {each.device.type for each in tree_leaves(found) if isinstance(each, torch.Tensor)}
         is_view = any(a.alias_info is not None and not a.alias_info.is_write for a in func._schema.arguments)
-        self.operators += not (is_view or packet in NOTHING)
+        if DEVICE in devices | made and not is_view and operator not in NOTHING:
+            self.count(is_waited_for=("cpu" in devices and not kwargs.get("non_blocking")) or operator in SIZING)
         return found
 
+    def count(self, is_waited_for: bool) -> None:
+        self.operators += 1
+        self.copies += is_waited_for
 
-class FusedKernels(TorchFunctionMode):
-    """On the device "meta" torch would spell attention out; a GPU computes it in one kernel, as here."""
+
+class Calls(TorchFunctionMode):
+    """What is seen before torch takes a call apart: lists of indices, which are copied to the device, and attention.
+
+    On the device "meta" torch would spell attention out; a GPU computes it in one kernel, as here.
+    """
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        self.counter = counter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.tensor and torch.device(kwargs.get("device") or "cpu").type == DEVICE:
+            self.counter.count(is_waited_for=True)
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and args[0].device.type == DEVICE:
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            self.counter.copies += sum(isinstance(each, list | np.ndarray) for each in index)
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
         query, key, value, mask = *args, *[kwargs.get("attn_mask")][: 4 - len(args)]
@@ -112,7 +131,7 @@ class FusedKernels(TorchFunctionMode):
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
     """The device "meta" is taken for a GPU."""
-    with mock.patch.dict(fused.BLOCK_ELEMENTS, {DEVICE: fused.BLOCK_ELEMENTS["cuda"]}), FusedKernels(), Counter(), torch.no_grad():
+    with mock.patch.dict(fused.BLOCK_ELEMENTS, {DEVICE: fused.BLOCK_ELEMENTS["cuda"]}), Counter(), torch.no_grad():
         yield
 
 
@@ -123,7 +142,9 @@ def model_of(n_layers: int) -> Any:
         num_attention_heads=N_HEADS, num_key_value_heads=4, max_position_embeddings=131_072,
     )  # fmt: skip
     with torch.device(DEVICE):
-        return Qwen2ForCausalLM(config).to(torch.bfloat16).eval()
+        model = Qwen2ForCausalLM(config).to(torch.bfloat16).eval()
+    model.set_attn_implementation(SEAM)
+    return model
 
 
 def counted(call: Callable[[], Any]) -> tuple[int, int]:
@@ -148,6 +169,7 @@ def bounds_of(n_tokens: int) -> Bounds:
 
 def plain_forward(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
     def prepare(model: Any) -> Callable[[], Any]:
+        model.set_attn_implementation("sdpa")
         ids = torch.zeros(1, n_tokens, dtype=torch.long, device=DEVICE)
         return lambda: model.model(ids, use_cache=False)
 
@@ -159,12 +181,18 @@ def attention(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
 
 
 def rows_kept(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
-    heads = [(layer, head) for layer in range(N_LAYERS[0]) for head in (1, 5, 9)]
-    return lambda model: lambda: attention_rows(model, [0] * n_tokens, heads, range(n_tokens - 33, n_tokens))
+    def prepare(model: Any) -> Callable[[], Any]:
+        heads = [(layer, head) for layer in range(model.config.num_hidden_layers) for head in (1, 5, 9)]
+        kept = pd.DataFrame(heads, columns=["layer", "head"]).assign(is_rfh=True)
+        rows = list(range(n_tokens - 99, n_tokens, 3))
+        return lambda: case_attention(model, [0] * n_tokens, bounds_of(n_tokens), rows, kept)
+
+    return prepare
 
 
 def plain_step(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
     def prepare(model: Any) -> Callable[[], Any]:
+        model.set_attn_implementation("sdpa")
         cache = DynamicCache(config=model.config)
         model.model(torch.zeros(1, n_tokens, dtype=torch.long, device=DEVICE), past_key_values=cache)
         step = torch.zeros(1, 1, dtype=torch.long, device=DEVICE)
@@ -209,42 +237,37 @@ def patches(component: str, n_tokens: int) -> tuple[float, float]:
     """Operators and copies that one patch more takes, over the number of layers."""
     n_layers = 28
     model = model_of(n_layers)
-    model.set_attn_implementation(SEAM)
-    with mock.patch.object(patching.Engine, "_check"), mock.patch.object(
+    with mock.patch.object(patching.Patcher, "_check"), mock.patch.object(
         patching, "_middles", lambda decoder: [layer.post_attention_layernorm for layer in decoder.layers]
     ):  # fmt: skip
-        engine = patching.Engine(model)
-    near = range(n_tokens - 20, n_tokens)
-    positions = [n_tokens - 20, n_tokens - 10, n_tokens - 1] if component == "z" else [*near[1:], n_tokens // 2]
-    kept = engine.keep([0] * n_tokens, positions)
+        patcher = patching.Patcher(model)
+    near = [n_tokens - 20 + k for k in range(20)]
+    positions = [near[0], near[10], near[19]] if component == "z" else [*near[1:], n_tokens // 2]
+    kept = patcher.keep([0] * n_tokens, positions)
     width = (N_HEADS, 128) if component == "z" else (3584,)
-    every = engine.patches(kept, component, torch.zeros(n_layers, len(positions), *width, device=DEVICE))
-    some = [patch for patch in every if patch.layer == 1][:1]  # goes through all the layers
-    budget = BATCH_TOKENS
-    all_of_them, one = (counted(lambda chosen=chosen: engine.finish(chosen, budget)) for chosen in (every, some))
-    n_more = len(every) - len(some)
-    return (all_of_them[0] - one[0]) / n_more / n_layers, (all_of_them[1] - one[1]) / n_more / n_layers
-
-
-BATCH_TOKENS = 65_536
+    every = patcher.patches(kept, component, torch.zeros(n_layers, len(positions), *width, device=DEVICE))
+    one = [patch for patch in every if patch.layer == 1][:1]  # goes through all the layers
+    many, few = (
+        counted(lambda chosen=chosen: patcher.finish(chosen, Patching().batch_tokens)) for chosen in (every, one)
+    )
+    return tuple((more - less) / (len(every) - 1) / n_layers for more, less in zip(many, few, strict=True))
 
 
 def measure() -> list[dict[str, Any]]:
-    """A row a stage, number of tokens and way."""
+    """A row a stage, number of tokens and way, in COLUMNS."""
     cases: list[tuple[str, int, str, Callable[[], tuple[float, float]]]] = []
-    for n_tokens in (3500, 10_000):
+    for n in (3500, 10_000):
         cases += [
-            ("attention", n_tokens, "plain", lambda n=n_tokens: per_layer(plain_forward(n))),
-            ("attention", n_tokens, "ours", lambda n=n_tokens: per_layer(attention(n))),
-            ("rows", n_tokens, "ours", lambda n=n_tokens: per_layer(rows_kept(n))),
+            ("attention", n, "plain", lambda n=n: per_layer(plain_forward(n))),
+            ("attention", n, "ours", lambda n=n: per_layer(attention(n))),
+            ("rows", n, "ours", lambda n=n: per_layer(rows_kept(n))),
+            ("ablation", n, "plain", lambda n=n: per_layer(plain_step(n))),
+            ("ablation", n, "ours", lambda n=n: per_layer(ablation_step(n, 1))),
+            ("ablation of 16 traces", n, "ours", lambda n=n: per_layer(ablation_step(n, 16))),
         ]
-    cases.append(("ablation", 3500, "plain", lambda: per_layer(plain_step(3500))))
-    for n_traces in (1, 4, 16):
-        cases.append((f"ablation of {n_traces}", 3500, "ours", lambda n=n_traces: per_layer(ablation_step(3500, n))))
-    cases.append(("capture", 600, "ours", lambda: per_layer(capture_run(600))))
-    for component in ("z", "resid_pre"):
-        for n_tokens in (600, 3000):
-            cases.append((component, n_tokens, "ours", lambda c=component, n=n_tokens: patches(c, n)))
+    for n in (600, 3000):
+        cases.append(("capture", n, "ours", lambda n=n: per_layer(capture_run(n))))
+        cases += [(component, n, "ours", lambda c=component, n=n: patches(c, n)) for component in ("z", "resid_pre")]
     rows = []
     with pretended_gpu():
         for stage, n_tokens, way, count in cases:

@@ -194,7 +194,9 @@ class Rows:
             start = self.n_read.to(device).view(n_traces, 1, 1, n_slots, 1)
             scores = scores.view(*shape, n_read)
             scores.masked_fill_(~rule.sees(start + self.n_steps, torch.arange(n_read, device=device)), -torch.inf)
-            own = own.masked_fill(~rule.sees(start + self.n_steps, start + torch.arange(n_own, device=device)), -torch.inf)
+            own = own.masked_fill(
+                ~rule.sees(start + self.n_steps, start + torch.arange(n_own, device=device)), -torch.inf
+            )
         ends = [] if rule.sinks is None else [rule.sinks.float().view(1, *shape[1:3], 1, 1).expand(*shape, 1)]
         weights = torch.cat([scores.view(*shape, n_read), own, *ends], -1).softmax(-1)
 
@@ -251,7 +253,7 @@ class Rows:
         )  # [layer, trace, head, slot]
 
     def _join(self, traces: list[Reading]) -> None:
-        """Keys and values read, an entry a layer [trace, kv_head, token, ..], each filled up to the longest's tokens."""
+        """Keys and values read, an entry a layer [trace, kv_head, token, ..], as long as the longest trace's."""
         if list(map(id, traces)) == list(map(id, self.traces)):
             return
         self.traces, device = traces, self.model.device
@@ -264,7 +266,9 @@ class Rows:
                 if len(sides) == 1:
                     joined.append(sides[0][layer][None])
                     continue
-                joined.append(torch.stack([pad(side[layer], (0, 0, 0, n_most - side[layer].shape[1])) for side in sides]))
+                joined.append(
+                    torch.stack([pad(side[layer], (0, 0, 0, n_most - side[layer].shape[1])) for side in sides])
+                )
                 for side, whole in zip(sides, joined[-1], strict=True):  # once in memory, not twice
                     side[layer] = whole[:, : side[layer].shape[1]]
         self.others = None
@@ -275,9 +279,11 @@ class Rows:
         self.by_device: dict[torch.device, tuple[torch.Tensor, ...]] = {}
 
     def _of_traces(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Of each trace's tokens read: what is added to a score where flags ask for it [trace, 3, token], being padding,
-        in the reasoning, or in the prompt; whether in the reasoning and where in it, from 0 to 1 [trace, token, 2];
-        whether in the reasoning, a bool, and each token's share of attention that is moved, [trace, 1, token].
+        """Of each trace's tokens read, on a device:
+
+        what is added to its score where flags ask for it, as it is filled up, or in the reasoning, or in the prompt
+        [trace, 3, token]; whether it is in the reasoning, and where, from 0 to 1 [trace, token, 2]; whether it is, as a
+        bool [trace, 1, token]; and its share of attention that is moved [trace, 1, token].
         """
         if device not in self.by_device:
             n_most = self.read_keys[0].shape[2]

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from r2a.ablation.arms import Arm, arms_of_trace
-from r2a.ablation.decoding import Reading, answer_outputs, generate, read, refuse_deviating
+from r2a.ablation.decoding import OF_OTHERS, Reading, answer_outputs, generate, read, refuse_deviating
 from r2a.boxes import final_answer
 from r2a.draws import drawn, drawn_one
 from r2a.formats import read_format
@@ -24,7 +24,7 @@ from r2a.store import NothingToMeasure, installed_packages, parameters_hash, pro
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import Bounds, Marks, invalid_reason, segment
 
-OF_OTHERS = ("mean", "resample")  # modes that put in what other traces' heads give
+CPU_BATCH_TOKENS = 16_384
 
 
 class AblationError(Exception):
@@ -152,12 +152,15 @@ def _generate_missing(
     n_read = {number: bounds[number].answer for number, _ in missing.values()}
     more = 1 + settings["extra_tokens"]
     rooms = {number: bounds[number].eos - bounds[number].answer + more for number, _ in missing.values()}
+    # several traces' rows at a time keep a GPU busy; on a CPU each trace is kept, and told, as soon as it is done
+    is_shared = torch.cuda.is_available()
+    batch_tokens = batch_tokens if is_shared else min(batch_tokens, CPU_BATCH_TOKENS)
     left: Sequence[tuple[int, int]] = list(missing.values())
     readings: dict[int, Reading] = {}
     what = f"{settings['model']}, {settings['dataset']}: answers under ablation"
     with Progress(what, len(missing)) as progress:
         while left:
-            batch = _first_rows(left, n_read, rooms, batch_tokens)
+            batch = _first_rows(left, n_read, rooms, batch_tokens, is_shared)
             present = dict.fromkeys(number for number, _ in batch)
             readings = {number: reading for number, reading in readings.items() if number in present}
             found = []
@@ -195,19 +198,30 @@ def _sentence(tokenizer: Any, ids: Sequence[int], bounds: Bounds, rng: random.Ra
 
 
 def _first_rows(
-    left: Sequence[tuple[int, int]], n_read: Mapping[int, int], rooms: Mapping[int, int], batch_tokens: int
+    left: Sequence[tuple[int, int]],
+    n_read: Mapping[int, int],
+    rooms: Mapping[int, int],
+    batch_tokens: int,
+    is_shared: bool,
 ) -> Sequence[tuple[int, int]]:
     """As many of the (trace, arm) left as batch_tokens hold, in their order, and at least one.
 
-    A trace's reading counts n_read tokens once, and each of its arms the room of an answer.
+    All that are left of the first trace, or a part of them; then, if shared, those of whole traces that have as many,
+    as decoding fills them up to equal numbers. A trace's reading counts as many tokens as the batch's longest, once,
+    and each of its arms the room of an answer.
     """
-    total, last = 0, None
-    for n_rows, (trace, _) in enumerate(left):
-        total += rooms[trace] + (n_read[trace] if trace != last else 0)
-        if n_rows and total > batch_tokens:
-            return left[:n_rows]
-        last = trace
-    return left
+    n_rows, n_traces, longest, total_room = 0, 0, 0, 0
+    for trace, group in groupby(left, key=lambda row: row[0]):
+        n_group = len(list(group))
+        read, room = max(longest, n_read[trace]), total_room + n_group * rooms[trace]
+        if n_traces and (n_group != n_rows // n_traces or (n_traces + 1) * read + room > batch_tokens):
+            break
+        if read + room > batch_tokens and not n_traces:
+            return left[: max(1, (batch_tokens - read) // rooms[trace])]
+        n_rows, n_traces, longest, total_room = n_rows + n_group, n_traces + 1, read, room
+        if not is_shared:
+            break
+    return left[:n_rows]
 
 
 def _row(trace: pd.Series, arm: Arm, answer: Mapping[str, Any], marks: Marks) -> dict[str, Any]:

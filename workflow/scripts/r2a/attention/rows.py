@@ -132,7 +132,7 @@ class CaseRecorder:
         return kept, block.sum(0), inside @ position / inside.sum(-1)
 
     def found(self) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
-        """After the pass: float32 [kept head, row, key], their mean over all heads, and centres by layer [head, row]."""
+        """After the pass: float32 [kept head, row, key], the mean over all heads, and centres by layer [head, row]."""
         copies = iter(off_device([tensor for blocks in self.blocks.values() for block in blocks for tensor in block]))
         attention = np.zeros((len(self.heads), len(self.rows), self.spans[0].last), np.float32)
         all_mean, centres = np.zeros(attention.shape[1:], np.float32), {}

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from r2a.models import ModelError
+from r2a.models import ModelError, off_device, stack_layers
 from r2a.models.attention import SEAM, Rule, attend, attention_kernel, watched_by
 from r2a.models.decoder import Decoder
 
@@ -178,10 +178,11 @@ def capture(
     places.refuse_missing(components)
     decoder = places.decoder
     kept: dict[str, list[torch.Tensor]] = {component: [] for component in components}
+    chosen = torch.tensor(list(positions), device=model.device)
 
     def keep(component: str) -> Callable[[torch.Tensor], torch.Tensor]:
         def look(found: torch.Tensor) -> torch.Tensor:
-            at = found[0, list(positions)].float().cpu()
+            at = found[0, chosen.to(found.device)].float()
             kept[component].append(_as_heads(decoder, at) if component == "z" else at)
             return found
 
@@ -194,9 +195,9 @@ def capture(
                 hooks.enter_context(places.hooked(number, component, keep(component)))
         hooks.callback(decoder.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0][0, -1:])).remove)
         seen, numbers = _seen_and_places(model, len(token_ids), masked)
-        decoder.run(_batch_of_one(model, token_ids), attention_mask=None if seen.all() else seen, position_ids=numbers)
-    found = {component: torch.stack(layers) for component, layers in kept.items()}
-    return found, decoder.final_logits(last[0])[0].cpu()
+        decoder.run(_batch_of_one(model, token_ids), attention_mask=seen if len(masked) else None, position_ids=numbers)
+    *found, logits = off_device([*map(stack_layers, kept.values()), decoder.final_logits(last[0])[0]])
+    return dict(zip(kept, found, strict=True)), logits
 
 
 def _as_heads(decoder: Decoder, joined: torch.Tensor) -> torch.Tensor:
@@ -225,12 +226,14 @@ class KeptRun:
     layer, [1, d_model], of the last token alone. z [position, head * d_value], at `positions`. mlp_out: what each MLP
     writes, [token from `path_start` on, d_model]; none is kept where that is None. options: what the model hands to the
     layer beside the residual stream. seen: [token], false where attention does not see a token; None where it sees all.
+    at: `positions` on the model's device.
     """
 
     positions: tuple[int, ...]
     start: int
     n_tokens: int
     seen: torch.Tensor | None
+    at: torch.Tensor
     path_start: int | None = None
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
@@ -427,10 +430,10 @@ class Patcher:
 
         masked: as in `capture`. path_start: where the answer's side begins, for patches that have a path.
         """
-        at = list(positions)
         seen, numbers = _seen_and_places(self.model, len(token_ids), masked)
-        first = min(at) if start is None else start
-        kept = KeptRun(tuple(positions), first, len(token_ids), None if seen.all() else seen[0], path_start)
+        first = min(positions) if start is None else start
+        at = torch.tensor(list(positions), device=self.model.device)
+        kept = KeptRun(tuple(positions), first, len(token_ids), seen[0] if len(masked) else None, at, path_start)
 
         def enter(layer: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
             handed = signature(layer.forward).bind(*inputs, **options).arguments
@@ -438,7 +441,7 @@ class Patcher:
             kept.options.append(handed.pop("kwargs", {}) | handed)
 
         def keep_z(z: torch.Tensor) -> torch.Tensor:
-            kept.z.append(z[0, at])
+            kept.z.append(z[0, at.to(z.device)])
             return z
 
         def keep_mlp(number: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -555,11 +558,12 @@ class Patcher:
         """
         self.places.refuse_missing([component])
         places = range(len(kept.positions)) if places is None else places
+        chosen, vectors = (side.to(self.model.device) for side in (torch.tensor(list(places)), vectors))
         later = 0 if component == "resid_pre" else 1
         return [
             Patch(kept, layer + later, (kept.positions[place],), vector[None])
             for layer in (range(self.n_layers) if layers is None else layers)
-            for place, at_place in zip(places, self._entering(kept, component, layer, vectors, places), strict=True)
+            for place, at_place in zip(places, self._entering(kept, component, layer, vectors, chosen), strict=True)
             for vector in at_place.reshape(-1, at_place.shape[-1])
         ]
 
@@ -594,7 +598,7 @@ class Patcher:
         """
         self.places.refuse_missing(components)
         first = min(kept.positions)
-        place, at = (kept, first), [position - first for position in kept.positions]
+        place, at = (kept, first), kept.at - first
         leaving = kept.resid_pre[-1].clone().requires_grad_()
         logits = self.decoder.final_logits(leaving, [answer_a, answer_b])[0]
         (gradient,) = torch.autograd.grad(logits[0] - logits[1], leaving)
@@ -622,36 +626,39 @@ class Patcher:
             by_name = dict(zip(asked, gradients, strict=True))
             upstream = by_name["resid_pre"]
             for component in components:
-                of_place = by_name[component].flatten(0, -2)[at].float().cpu()
+                of_place = by_name[component].flatten(0, -2)[at.to(upstream.device)].float()
                 of_layers[component].append(_as_heads(self.decoder, of_place) if component == "z" else of_place)
-        return {component: torch.stack(layers[::-1]) for component, layers in of_layers.items()}
+        found_of = off_device([stack_layers(layers[::-1]) for layers in of_layers.values()])
+        return dict(zip(of_layers, found_of, strict=True))
 
     @torch.no_grad()
     def _entering(
-        self, kept: KeptRun, component: str, number: int, vectors: torch.Tensor, places: Sequence[int]
+        self, kept: KeptRun, component: str, number: int, vectors: torch.Tensor, places: torch.Tensor
     ) -> torch.Tensor:
         """What enters the next layer (resid_pre: this layer) at some kept positions when a component is replaced.
 
         [position, d_model], for z [position, head, d_model]; `vectors` and `places` as in `patches`. The layer is run
         on the patched tokens alone, with their kept attention in it.
         """
-        stream, z = kept.resid_pre[number], kept.z[number][list(places)]
+        stream, device = kept.resid_pre[number], kept.z[number].device
+        places = places.to(device)
+        z = kept.z[number][places]
         new = vectors[number].to(z)
         if component == "resid_pre":
             return new
-        at = [kept.positions[place] for place in places]
+        at = kept.at.to(device)[places]
         if component == "z":  # a token a head
             n_heads, width = self.n_heads, z.shape[-1] // self.n_heads
             replaced = z.unflatten(-1, (n_heads, width))[:, None].repeat(1, n_heads, 1, 1)
             heads = torch.arange(n_heads, device=z.device)
             replaced[:, heads, heads] = new[..., :width]
-            z, at = replaced.flatten(2).flatten(0, 1), [position for position in at for _ in range(n_heads)]
-        states = stream[[position - kept.start for position in at]].to(z.device)
+            z, at = replaced.flatten(2).flatten(0, 1), at.repeat_interleave(n_heads)
+        states = stream[(at - kept.start).to(stream.device)].to(device)
         with ExitStack() as hooks:
             hooks.enter_context(self.places.hooked(number, "z", lambda old: z[None].to(old.device)))
             if component != "z":
                 hooks.enter_context(self.places.hooked(number, component, lambda old: new[None].to(old.device)))
-            resid_post = self._through(number, states, [(kept, torch.tensor(at, device=states.device))], _Elsewhere())
+            resid_post = self._through(number, states, [(kept, at)], _Elsewhere())
         return resid_post.unflatten(0, (-1, self.n_heads)) if component == "z" else resid_post
 
     def at_last_token(self, kept: KeptRun, number: int, z: torch.Tensor) -> torch.Tensor:
@@ -790,10 +797,14 @@ def batches(order: Sequence[int], tokens: Sequence[int], batch_tokens: int) -> I
 
 def _patched_tail(patches: Sequence[Patch]) -> torch.Tensor:
     """The run's tail with each patch's vectors in it, [patch, token, d_model]; all of one run, layer and start."""
-    kept, start = patches[0].run, patches[0].start
+    kept, start, n_positions = patches[0].run, patches[0].start, len(patches[0].positions)
     tail = kept.resid_pre[patches[0].layer][start - kept.start :].repeat(len(patches), 1, 1)
+    vectors = [patch.vectors.to(tail) for patch in patches]
+    if {patch.positions for patch in patches} == {tuple(range(start, start + n_positions))}:
+        tail[:, :n_positions] = torch.stack(vectors)  # one operator for all, and no positions that a GPU waits for
+        return tail
     for row, patch in enumerate(patches):
-        tail[row, [position - start for position in patch.positions]] = patch.vectors.to(tail)
+        tail[row, [position - start for position in patch.positions]] = vectors[row]
     return tail
 
 

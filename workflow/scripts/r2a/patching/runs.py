@@ -39,6 +39,8 @@ from r2a.store import (
     read_parquet,
 )
 
+CPU_BATCH_TOKENS = 4096  # more leave a CPU's caches
+
 
 def used_pairs(pairs: Path) -> dict[str, pd.DataFrame]:
     """By probe, the pairs that were not left out; all of one set of roles."""
@@ -127,6 +129,8 @@ def patch_pairs(
     model's own, NothingToMeasure where no pair is left.
     """
     by_probe = used_pairs(pairs)
+    is_shared = torch.cuda.is_available()
+    batch_tokens = batch_tokens if is_shared else min(batch_tokens, CPU_BATCH_TOKENS)
     patcher = Patcher(load_model(read_manifest(manifest), SEAM))
     origin = provenance(settings, [pairs, activations])
     with open_hdf5(activations) as kept:
@@ -150,7 +154,7 @@ def patch_pairs(
         for probe, table in by_probe.items():
             n_tokens = list(table["clean_ids"].str.len() + table["corrupted_ids"].str.len())
             # pairs that share batches keep a GPU busy; on a CPU each is kept, and told, as soon as it is done
-            shared_tokens = batch_tokens if torch.cuda.is_available() else 0
+            shared_tokens = batch_tokens if is_shared else 0
             for numbers in batches(missing[probe], n_tokens, shared_tokens):
                 found = measure(
                     patcher, table, kept[probe], numbers, settings, batch_tokens, layers[probe], progress.within

@@ -416,7 +416,9 @@ class Ablation(Section):
     )
     n_draws: int = Field(5, gt=0, description="Draws of random and of matched heads, separately for each trace.")
     extra_tokens: int = Field(64, ge=0, description="How many tokens an answer may be longer than the original one.")
-    batch_tokens: int = Field(16_384, gt=0, description="Tokens whose keys and values are held at a time.")
+    batch_tokens: int = Field(
+        65_536, gt=0, description="Tokens whose keys and values a GPU holds at a time; a CPU holds at most 16,384."
+    )
 
 
 QUOTE = 'Quote what was written about it above.\nAnswer: "'
@@ -548,7 +550,9 @@ class Patching(Section):
         description="What the scan adds (layer_step above 1): layers at which it expects a component to change the "
         "normalized logit difference by so much, in the mean over pairs.",
     )
-    batch_tokens: int = Field(4096, gt=0, description="Tokens that are computed at a time.")
+    batch_tokens: int = Field(
+        32_768, gt=0, description="Tokens that a GPU computes at a time; a CPU computes at most 4,096."
+    )
 
 
 class Explorer(Section):

@@ -564,7 +564,7 @@ def test_out_of_memory_halves_the_batches_and_loses_no_answer(folder, monkeypatc
 
         return run
 
-    monkeypatch.setattr(r2a.ablation.runs, "generate", with_room_for(40))
+    monkeypatch.setattr(r2a.ablation.runs, "generate", with_room_for(10))
     with caplog.at_level("WARNING", "r2a"):
         found = ablate(folder, "halved.parquet")
     assert "going on with 5000 tokens" in caplog.text

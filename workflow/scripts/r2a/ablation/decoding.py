@@ -174,7 +174,7 @@ class Rows:
         n_traces, n_read, n_own = len(self.traces), read_keys.shape[1], own_keys.shape[1]
         n_slots, n_heads, n_key_heads = len(query) // n_traces, query.shape[1], key.shape[1]
         shape = n_traces, n_key_heads, n_heads // n_key_heads, n_slots
-        ways = {way: mask[:, layer].to(device) for way, mask in self.of_heads.items() if self.is_ablated[way][layer]}
+        ways = {way: mask[:, layer].to(device) for way, mask in self.of_heads.items() if way in self.ways[layer]}
 
         # what was read: heads that share keys, and a trace's slots, stand behind each other as queries of one head
         queries = query[:, :, 0].unflatten(0, (n_traces, n_slots)).transpose(1, 2)
@@ -232,7 +232,10 @@ class Rows:
         self.slots, self.places = torch.tensor(slots, device=device), torch.tensor(places, device=device)
         self._join([self.readings[rows[0]] for rows in members])
         self.n_read = torch.tensor([self.readings[row].n_tokens for row in slots], device=device)
-        self.is_ablated = {way: mask.any((0, 2)).tolist() for way, mask in self.ablated.items()}  # [layer]
+        self.ways = [
+            {way for way, mask in self.ablated.items() if mask[:, layer].any()}
+            for layer in range(self.decoder.n_layers)
+        ]
 
         def laid_out(mask: np.ndarray, *axes: int) -> torch.Tensor:
             """[row, layer, head] as axes of [trace, slot, layer, head]."""
@@ -258,7 +261,8 @@ class Rows:
             return
         self.traces, device = traces, self.model.device
         self.nothing = torch.zeros((), device=device)
-        self.read_keys, self.read_values = [], []
+        self.read_keys: list[torch.Tensor] = []
+        self.read_values: list[torch.Tensor] = []
         for joined, name in ((self.read_keys, "keys"), (self.read_values, "values")):
             for layer in range(len(traces[0].keys)):
                 sides = [getattr(reading, name) for reading in traces]

@@ -73,8 +73,7 @@ class LayerAttention:
     def _rows(self, rows: Sequence[int], key: torch.Tensor) -> torch.Tensor:
         """`rows` on keys [kv_head, d_head, key] in float32."""
         n_key_heads, d_head, n_keys = key.shape
-        is_range = isinstance(rows, range)
-        chosen = slice(rows.start, rows.stop) if is_range else _on_device(tuple(rows), key.device)
+        chosen = slice(rows.start, rows.stop) if isinstance(rows, range) else _on_device(tuple(rows), key.device)
         query = self.query[:, chosen].float().reshape(n_key_heads, -1, d_head)
         lse = self.lse[:, chosen].float().reshape(n_key_heads, -1, 1)
         if self.rule.softcap is None:
@@ -85,11 +84,12 @@ class LayerAttention:
         is_local = self.rule.is_local(rows[-1] + 1)
         first = 0 if is_local else rows[0]  # keys before it are seen by all
         if n_keys > first + 1:
-            if is_range and not is_local:
+            if isinstance(chosen, slice) and not is_local:
                 hidden = torch.ones(len(rows), n_keys - first, dtype=torch.bool, device=key.device).triu_(1)
             else:
-                places = torch.arange(rows[0], rows[-1] + 1, device=key.device) if is_range else chosen
-                hidden = ~self.rule.sees(places[:, None], torch.arange(first, n_keys, device=key.device))
+                if isinstance(chosen, slice):
+                    chosen = torch.arange(rows[0], rows[-1] + 1, device=key.device)
+                hidden = ~self.rule.sees(chosen[:, None], torch.arange(first, n_keys, device=key.device))
             attention[..., first:].masked_fill_(hidden, 0)
         return attention
 

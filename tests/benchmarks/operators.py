@@ -185,7 +185,12 @@ def rows_kept(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
         heads = [(layer, head) for layer in range(model.config.num_hidden_layers) for head in (1, 5, 9)]
         kept = pd.DataFrame(heads, columns=["layer", "head"]).assign(is_rfh=True)
         rows = list(range(n_tokens - 99, n_tokens, 3))
-        return lambda: case_attention(model, [0] * n_tokens, bounds_of(n_tokens), rows, kept)
+
+        def run() -> Any:
+            return case_attention(model, [0] * n_tokens, bounds_of(n_tokens), rows, kept)
+
+        run()  # the rows' numbers are copied once in a process
+        return run
 
     return prepare
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Snakemake runs this in the new conda environment, from the folder of the Snakefile.
 # A changed hash, written by `make lock`, makes Snakemake build the environment anew.
-# locks: 5c3a67279976dc4e3a6ef8050dd3eb097bd8762070b0f7fd292b66c984b4928c
+# locks: c4d400d65b0dba3319ea68e002f5fe7e3366edd7402ff9ec3cc96c311666e38a
 set -euo pipefail
 bash envs/install.sh cpu python

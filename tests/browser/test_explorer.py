@@ -99,6 +99,12 @@ def test_a_permalink_opens_what_it_was_copied_from(browser, page):
     assert "walk-003" in browser.find_element("id", "facts").text
 
 
+def test_the_summarys_link_opens_a_model_and_dataset_by_name(browser, page):
+    open_page(browser, page, "#c=m/d")
+    assert browser.execute_script("return r2aExplorer.state.c") == "0"
+    assert "walk-000" in browser.find_element("id", "facts").text
+
+
 def test_a_study_made_later_can_be_chosen_from_an_earlier_ones_page(browser, page):
     results = page.parents[2]
     open_page(browser, page)

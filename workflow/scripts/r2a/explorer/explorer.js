@@ -666,7 +666,10 @@ const r2aExplorer = (() => {
 
   async function start() {
     for (const [key, value] of new URLSearchParams(location.hash.slice(1))) if (key in state) state[key] = value;
-    const isNew = location.hash.length < 2;
+    const isNew = !new URLSearchParams(location.hash.slice(1)).has("t");
+    // a link from the summary names the model and dataset
+    const named = study.collections.findIndex((one) => `${one.model}/${one.dataset}` === state.c);
+    if (named >= 0) state.c = String(named);
     if (!study.collections[Number(state.c)]) state.c = "0";
     if (!study.collections[Number(state.c)].traces[Number(state.t)]) state.t = "0";
     await enter(state.c, !isNew);

@@ -19,11 +19,12 @@
     pick.addEventListener("change", compare);
   });
 
-  const mark = (cell) => cell.sign ? [element("span", { class: "mark" }, cell.sign > 0 ? "▲" : "▼")] : [];
+  const mark = (cell) => cell.sign ? [element("span", { class: cell.sign > 0 ? "mark" : "mark down" }, cell.sign > 0 ? "▲" : "▼")] : [];
 
-  function shown(study, model, dataset, column) {
-    const row = study.rows.find((one) => one.model === model && one.dataset === dataset);
-    const cell = row?.cells[study.columns.indexOf(column)];
+  const rowOf = (study, { model, dataset }) => study.rows.find((one) => one.model === model && one.dataset === dataset);
+
+  function shown(study, subject, column) {
+    const cell = rowOf(study, subject).cells[study.columns.indexOf(column)];
     if (!cell) return element("td", { class: "number faint" }, "–");
     const [value, interval] = cell.text.split(" [");
     return element("td", { class: cell.is_small ? "number small" : "number", "data-note": cell.note },
@@ -34,14 +35,17 @@
     const both = picks.map((pick) => studies[Number(pick.value)]);
     const columns = [...new Set(both.flatMap((study) => study.columns))];
     const subjects = new Map(both.flatMap((study) => study.rows.map((row) => [JSON.stringify([row.model, row.dataset]), row])));
+    const having = (row) => both.filter((study) => rowOf(study, row));
     const models = [...new Set([...subjects.values()].map((row) => row.model))];
     const rows = models.flatMap((model) => [...subjects.values()].filter((row) => row.model === model));
+    rows.sort((one, other) => having(other).length - having(one).length); // what both have comes first
     table.replaceChildren(
       element("thead", {}, element("tr", {}, ...["Model", "Dataset", "Study"].map((name) => element("th", { scope: "col" }, name)),
         ...columns.map((name) => element("th", { scope: "col", class: "number" }, name[0].toUpperCase() + name.slice(1))))),
-      ...rows.map((row) => element("tbody", { class: "pair-of-rows" }, ...both.map((study, k) => element("tr", {},
-        ...(k === 0 ? [element("th", { rowspan: 2, scope: "rowgroup" }, row.model), element("td", { rowspan: 2 }, row.dataset)] : []),
-        element("td", {}, study.study), ...columns.map((name) => shown(study, row.model, row.dataset, name)))))));
+      ...rows.map((row) => element("tbody", { class: "pair-of-rows" }, ...having(row).map((study, k, there) => element("tr", {},
+        ...(k === 0 ? [element("th", { rowspan: there.length, scope: "rowgroup" }, row.model),
+          element("td", { rowspan: there.length }, row.dataset)] : []),
+        element("td", {}, study.study), ...columns.map((name) => shown(study, row, name)))))));
   }
 
   compare();

@@ -12,7 +12,7 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo real real-model test test-fast docs targets bench-generation bench-attention bench-patching bench-operators bench-explorer torture lock
+.PHONY: help install demo real real-model test test-fast docs watch targets bench-generation bench-attention bench-patching bench-operators bench-explorer torture lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
@@ -22,6 +22,7 @@ help:
 	@echo "make test   install into .venv, run all tests"
 	@echo "make test-fast   the unit tests that take two minutes together, for daily work"
 	@echo "make docs   the documentation site with the Python API, into docs/_build, in an environment of its own"
+	@echo "make watch   a run as it goes, here and as a page: jobs, progress, time left, GPUs, warnings; STUDY=mine for one of several"
 	@echo "make targets   every file that can be asked for, what it is and whether it is done; CONFIG=my/study.yaml for yours"
 	@echo "make targets KEY=patching.components   what would be made again if this key changed, and which rules run a model"
 	@echo "make bench-generation   tokens a second beside vLLM alone, into results/benchmarks"
@@ -57,6 +58,9 @@ test-fast: $(installed)
 docs: .venv-docs/.installed
 	.venv-docs/bin/sphinx-build --quiet --fail-on-warning docs docs/_build
 	@echo "Open docs/_build/index.html."
+
+watch: $(installed)
+	@$(in_environment) PYTHONPATH=workflow/scripts python -m r2a.watch $(STUDY)
 
 targets: $(installed)
 	@$(in_environment) PYTHONPATH=workflow/scripts python -m $(if $(KEY),r2a.reruns "$(KEY)",r2a.targets) $(if $(CONFIG),--configfile "$(CONFIG)")

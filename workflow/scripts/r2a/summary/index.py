@@ -3,10 +3,8 @@
 import json
 from pathlib import Path
 
-from markupsafe import Markup
-
 from r2a.store import write_text
-from r2a.summary.page import STYLE, page_policy, page_script, render
+from r2a.summary.page import render_page
 
 
 def write_index(results: Path) -> None:
@@ -17,7 +15,5 @@ def write_index(results: Path) -> None:
     written: list[str] = []
     while (found := [path.read_text() for path in sorted(results.glob("*/verdicts.json"))]) != written:
         studies = [json.loads(text) for text in found]
-        script = page_script("index")
-        looks = {"script": Markup(script), "style": Markup(STYLE), "policy": page_policy(script, STYLE)}
-        write_text(results / "index.html", render("index.html.j2", studies=studies, **looks))
+        write_text(results / "index.html", render_page("index.html.j2", "index", studies=studies))
         written = found

@@ -25,11 +25,6 @@ SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt" height="([\d.]+)pt"', re.DOTAL
 STYLE = (TEMPLATES / "summary.css").read_text()
 
 
-def page_script(name: str) -> str:
-    """A page's script, with what all pages do after it."""
-    return "\n".join((TEMPLATES / f"{script}.js").read_text() for script in (name, "notes"))
-
-
 def render(template: str, **known: Any) -> str:
     """A template of this package, filled in; what enters an HTML page is escaped."""
     environment = Environment(
@@ -41,13 +36,15 @@ def render(template: str, **known: Any) -> str:
     return environment.get_template(template).render(**known)
 
 
-def page_policy(script: str, style: str) -> str:
-    """A Content-Security-Policy that lets a page run its own script and style, and load nothing from elsewhere."""
-    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
-    return (
+def render_page(template: str, script: str, **known: Any) -> str:
+    """A page with its script and style inside, which runs nothing else and loads nothing from elsewhere."""
+    code = "\n".join((TEMPLATES / f"{name}.js").read_text() for name in dict.fromkeys((script, "notes")))
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (code, STYLE)]
+    policy = (
         f"default-src 'none'; script-src 'sha256-{digests[0]}'; style-src 'sha256-{digests[1]}'; img-src blob: data:; "
         "base-uri 'none'; form-action 'none'"
     )
+    return render(template, **known, script=Markup(code), style=Markup(STYLE), policy=policy)
 
 
 def write_summary(
@@ -77,9 +74,7 @@ def write_summary(
         "missing": _missing(found), "cost": cost(benchmarks, traces, settings["model_labels"]), "origin": origin,
         "small": SMALL, "dash": NONE,
     }  # fmt: skip
-    script = page_script("summary")
-    looks = {"script": Markup(script), "style": Markup(STYLE), "policy": page_policy(script, STYLE)}
-    write_text(page, render("summary.html.j2", **known, **looks))
+    write_text(page, render_page("summary.html.j2", "summary", **known))
     write_text(text, render("summary.md.j2", **known))
     write_text(short, render("summary.txt.j2", **known, page=page))
     write_json(

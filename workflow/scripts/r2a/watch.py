@@ -1,0 +1,172 @@
+"""One live view of a run, from the files that its jobs write: in the terminal, and as a page that refreshes itself."""
+
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from r2a.devices import LEASES
+from r2a.store import write_text
+from r2a.summary.page import render_page
+
+SECONDS = 2.0  # between two looks
+RECENT = 180  # seconds since its log's last line, within which a job of another machine is taken for running
+TAIL = 20_000  # bytes of a log's end that are read
+N_WARNINGS = 5
+PROGRESS = re.compile(r"^(?:\d\d:\d\d:\d\d )?(?P<what>.+): (?P<done>\d+)/(?P<total>\d+)(?:, (?P<rate>.+))?$")
+WARNING = re.compile(r"^ERROR |\b[Ww]arning\b|nothing to measure|waits for|\bretries\b")
+HOLDER = re.compile(r"process (\d+) on (\S+)")
+
+
+@dataclass
+class RunningJob:
+    """A job that holds its log's lock. done, total, rate: its last line of progress; quiet: seconds since any line."""
+
+    name: str
+    holder: str
+    quiet: float
+    what: str = ""
+    done: int = 0
+    total: int = 0
+    rate: str = ""
+
+
+@dataclass
+class Run:
+    """What can be seen of a run. steps: done and planned, as Snakemake counts them. leases: (GPU, job)."""
+
+    study: str
+    steps: tuple[int, int] | None
+    jobs: list[RunningJob]
+    leases: list[tuple[str, str]]
+    free_gigabytes: float
+    warnings: list[tuple[str, str]]
+    time: str
+
+
+def look(results: Path, snakemake_logs: Path, leases: Path = LEASES) -> Run:
+    """A run as it stands. results: the study's folder. snakemake_logs: the folder of Snakemake's own logs."""
+    return Run(
+        results.name,
+        _steps(snakemake_logs),
+        list(_running_jobs(results / "logs")),
+        [
+            (path.name, path.read_text())
+            for path in sorted(leases.glob("*"))
+            if path.name != "queue" and _is_locked(path)
+        ],
+        shutil.disk_usage(results).free / 1e9,
+        _warnings(results / "logs"),
+        time.strftime("%H:%M:%S"),
+    )
+
+
+def _locked_files() -> set[tuple[int, int, int]]:
+    """(major, minor, inode) of every file that a process of this machine holds a lock on."""
+    held = set()
+    for line in Path("/proc/locks").read_text().splitlines():
+        if "->" not in line:  # a process that waits
+            major, minor, inode = line.split()[-3].split(":")
+            held.add((int(major, 16), int(minor, 16), int(inode)))
+    return held
+
+
+def _is_locked(path: Path) -> bool:
+    found = path.stat()
+    return (os.major(found.st_dev), os.minor(found.st_dev), found.st_ino) in _locked_files()
+
+
+def _running_jobs(logs: Path) -> Iterator[RunningJob]:
+    """Those whose log's lock is held; of other machines, whose lock cannot be seen, those whose log is recent."""
+    for lock in sorted(logs.rglob(".*.log.lock")):
+        log = lock.with_name(lock.name[1:].removesuffix(".lock"))
+        holder = HOLDER.search(lock.read_text())
+        if not log.exists() or holder is None:
+            continue
+        quiet = time.time() - log.stat().st_mtime
+        if _is_locked(lock) or (holder[2] != os.uname().nodename and quiet < RECENT):
+            job = RunningJob(log.relative_to(logs).with_suffix("").as_posix(), f"{holder[1]} on {holder[2]}", quiet)
+            for line in reversed(_last_lines(log)):
+                if told := PROGRESS.match(line):
+                    job.what, job.done, job.total = told["what"], int(told["done"]), int(told["total"])
+                    job.rate = told["rate"] or ""
+                    break
+            yield job
+
+
+def _last_lines(log: Path) -> list[str]:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL))
+        return file.read().decode(errors="replace").splitlines()
+
+
+def _steps(snakemake_logs: Path) -> tuple[int, int] | None:
+    """From Snakemake's newest log; None before its first job is done."""
+    newest = max(snakemake_logs.glob("*.snakemake.log"), key=lambda path: path.stat().st_mtime, default=None)
+    counted = re.findall(r"(\d+) of (\d+) steps", "\n".join(_last_lines(newest))) if newest else []
+    return (int(counted[-1][0]), int(counted[-1][1])) if counted else None
+
+
+def _warnings(logs: Path) -> list[tuple[str, str]]:
+    """(job, line) of the last warnings and errors, the newest job's first."""
+    found: list[tuple[str, str]] = []
+    for log in sorted(logs.rglob("*.log"), key=lambda path: -path.stat().st_mtime)[:50]:
+        name = log.relative_to(logs).with_suffix("").as_posix()
+        found += [(name, line) for line in reversed(_last_lines(log)) if WARNING.search(line)][:1]
+    return found[:N_WARNINGS]
+
+
+def shown(run: Run) -> RenderableType:
+    """A run for the terminal."""
+    steps = f"{run.steps[0]} of {run.steps[1]} steps" if run.steps else "no step done yet"
+    jobs = Table("job", "progress", "", "rate and time left", "last line", box=None, expand=True, header_style="dim")
+    for job in run.jobs:
+        bar = ProgressBar(total=job.total, completed=job.done, width=20) if job.total else Text("")
+        counted = f"{job.done}/{job.total}" if job.total else ""
+        jobs.add_row(Text(job.name), bar, counted, Text(job.rate), f"{job.quiet:.0f} s ago")
+    parts: list[RenderableType] = [
+        Text(
+            f"{run.study}: {steps}, {len(run.jobs)} running, {run.free_gigabytes:.0f} GB free, {run.time}", style="bold"
+        ),
+        jobs if run.jobs else Text("no job is running", style="dim"),
+        *(Text(f"GPU {device}: {job}") for device, job in run.leases),
+        *(Text(f"{name}: {line}", style="yellow", overflow="ellipsis", no_wrap=True) for name, line in run.warnings),
+    ]
+    return Group(*parts)
+
+
+def main() -> None:
+    """Watch a study, by its name, or the one whose logs changed last, until a key interrupts."""
+    studies = [path.parent for path in Path("results").glob("*/logs")]
+    if sys.argv[1:] and sys.argv[1]:
+        studies = [path for path in studies if path.name == sys.argv[1]]
+    if not studies:
+        raise SystemExit("no study has logs in results; start one, or name one: make watch STUDY=tiny")
+    results = max(
+        studies, key=lambda path: max((log.stat().st_mtime for log in path.rglob("logs/**/*.log")), default=0)
+    )
+    page = results / "watch.html"
+    print(f"The same as a page that refreshes itself: {page}")
+    with Live(refresh_per_second=1) as live:
+        while True:
+            run = look(results, Path(".snakemake/log"))
+            live.update(shown(run))
+            write_text(page, render_page("watch.html.j2", "notes", run=run, seconds=round(SECONDS + 1)))
+            time.sleep(SECONDS)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        print()

@@ -1,9 +1,11 @@
 """Models of the Hugging Face hub: found once, then read where they lie."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub import constants
 
 from r2a.models import load_model, load_tokenizer, read_manifest, resolve_judge, resolve_model
@@ -61,3 +63,27 @@ def test_a_manifest_depends_on_what_is_downloaded_and_not_on_how_a_judge_is_aske
     )
     assert before[0] == after[0]
     assert before[1] != after[1]
+
+
+def test_the_laptop_study_runs_on_what_lies_in_the_hub_models_place(tmp_path, monkeypatch):
+    """Both models by id and pinned commit; the tiny one, with a chat template, stands in for their files."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(MODELS.parents[1])
+    laptop = load_study(yaml.safe_load(Path("config/laptop.yaml").read_text()))
+    template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
+        "{% endif %}"
+    )
+    for name, model in laptop.models.items():
+        assert re.fullmatch("[0-9a-f]{40}", model.revision)
+        folder = tmp_path / f"models--{model.hub.replace('/', '--')}" / "snapshots" / model.revision
+        shutil.copytree(MODELS / "tiny-qwen", folder)
+        (folder / "chat_template.jinja").write_text(template)
+        resolve_model(tmp_path / f"{name}.json", stage_settings(laptop, "models", name))
+        manifest = read_manifest(tmp_path / f"{name}.json")
+        assert manifest["folder"] == str(folder)
+        assert manifest["models"][name]["revision"] == model.revision
+        assert manifest["models"][name]["dtype"] in ("float32", "bfloat16")
+    assert laptop.pair_datasets and {dataset.n_problems for dataset in laptop.datasets.values()} == {16}

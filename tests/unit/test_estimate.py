@@ -130,6 +130,43 @@ def test_gpu_hours_are_tokens_over_the_given_throughput(larger, tmp_path, monkey
     assert ("INFO", f"GPU hours of generation: one {hours:.1f}.") in lines
 
 
+def test_a_model_on_a_cpu_has_its_hours_told_by_stage_with_what_makes_them_fewer(larger, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = {"big": {"hub": "some/Model-7B", "gpus": 0}, "toy": {"path": str(larger), "gpus": 0, "is_toy": True}}
+    models["far"] = {"hub": "some/Model-32B", "gpus": 1}
+    (line,) = [line for _, line in announced(study_of(larger, models=models)) if line.startswith("CPU hours")]
+    assert line.startswith("CPU hours of big") and "diagnostics" in line and "Less by " in line
+
+
+def test_operations_follow_what_is_asked_for(larger, tmp_path, monkeypatch):
+    """Forty prompts of 1000 tokens read a body of 12 squares a layer; every fifth layer is under half the patches."""
+    monkeypatch.chdir(tmp_path)
+    far = {"models": {"big": {"hub": "some/Model-7B"}}}
+    needle = {"needle": "Red.", "question": "Which?"}
+    prompts = {"needles": [needle, needle], "lengths": [1000], "depths": [k / 20 for k in range(20)]}
+    study = study_of(larger, **far, diagnostics=prompts)
+    found = Reckoning(study).operations_by_stage("big")
+    body = 2 * 12 * 28 * 3584**2
+    assert found["diagnostics"] == 40 * 1000 * (body + 2 * 1000 * 3584 * 28)
+    coarse = Reckoning(study_of(larger, **far, patching={"layer_step": 5})).operations_by_stage("big")
+    assert 0.2 * found["patching"] < coarse["patching"] < 0.5 * found["patching"]
+
+
+def test_jobs_ask_for_memory_by_size_and_dtype_and_for_threads_by_what_they_run(larger, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = {
+        "wide": {"hub": "some/Model-7B", "gpus": 0, "dtype": "float32"}, "half": {"hub": "some/Model-7B", "gpus": 0},
+        "toy": {"path": str(larger), "gpus": 0, "is_toy": True},
+        "given": {"path": str(larger), "memory_mb": 9, "threads": 3},
+    }  # fmt: skip
+    models["half"]["dtype"] = "bfloat16"
+    found = study_of(larger, models=models).models
+    assert found["wide"].memory_mb == 2500 + 256 + 1.2 * 28_000
+    assert found["half"].memory_mb == 2500 + 256 + 1.2 * 14_000
+    assert (found["toy"].memory_mb, found["given"].memory_mb) == (4000, 9)
+    assert [model.threads for model in found.values()] == [8, 8, 1, 3]
+
+
 def test_what_is_not_here_yet_is_assumed_from_its_name_and_said(larger, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     models = {"far": {"hub": "some/R1-Distill-32B-v2"}}

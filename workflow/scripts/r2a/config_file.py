@@ -5,6 +5,7 @@ Read at every parse of the Snakefile, on every cluster job: no heavy import here
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,37 @@ STATELESS = {"full_attention", "sliding_attention", "chunked_attention", "attent
 RECURRENT = ("mamba_", "ssm_", "linear_num_", "conv_L_cache")
 
 
-def read_config(path: str | None, hub: str | None = None, revision: str | None = None) -> dict[str, Any] | None:
-    """The config.json of a local folder, or of a hub's model that is in the cache; None where there is none to read."""
+def find_folder(path: str | None, hub: str | None = None, revision: str | None = None) -> Path | None:
+    """A local folder, or that of a hub's model in the cache; None where there is none."""
     if path is None and hub is not None:
         home = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
         cached = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{hub.replace('/', '--')}"
         named = cached / "refs" / (revision or "main")
         commit = named.read_text().strip() if named.is_file() else revision
         path = str(cached / "snapshots" / commit) if commit else None
+    return Path(path) if path and Path(path).is_dir() else None
+
+
+def read_config(path: str | None, hub: str | None = None, revision: str | None = None) -> dict[str, Any] | None:
+    """The config.json of a local folder, or of a hub's model that is in the cache; None where there is none to read."""
+    folder = find_folder(path, hub, revision)
     try:
-        found = json.loads((Path(path or "") / "config.json").read_text())
+        found = json.loads((folder / "config.json").read_text()) if folder else None
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def parameters_by_size(path: str | None, hub: str | None = None, revision: str | None = None) -> float:
+    """About how many parameters a model has, by its files' size, else as its name says; 0 where neither tells."""
+    folder = find_folder(path, hub, revision)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
+    if size:
+        config = read_config(path, hub, revision) or {}
+        stored = str(config.get("dtype") or config.get("torch_dtype") or _text(config).get("dtype"))
+        return size / (4 if stored == "float32" else 2)
+    said = re.findall(r"(\d+(?:\.\d+)?)(b|m)\b", str(hub or path).lower())
+    return float(said[-1][0]) * {"b": 1e9, "m": 1e6}[said[-1][1]] if said else 0.0
 
 
 def recurrent_layers(config: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ class Geometry(NamedTuple):
 
 # of a model that is not here yet: by billions of weights, as its name says them, what such models usually are
 USUAL = {
+    0.6: Geometry(28, 16, 1024, 151_936),
     1.5: Geometry(28, 12, 1536, 151_936),
     7: Geometry(28, 28, 3584, 152_064),
     8: Geometry(32, 32, 4096, 128_256),
@@ -47,6 +48,14 @@ N_ROLES, N_KEY_ROLES, N_METRICS = 20, 3, 11
 # an array of a part besides its numbers
 ACTIVATION, ATTENTION, METRIC, CHUNK, ROW, PART = 3.5, 3, 2.4, 35, 200, 250
 ROWS = 0.55  # what compression leaves of attention rows
+# on a CPU: operations a second and core (of large products, in float32), and how much slower are single tokens
+CPU_RATE, STEPWISE = 3e10, 4
+TAIL_TOKENS = 15  # that a patch restarts, where the probe and the answer's first token are patched
+LESS_BY = {
+    "traces": "datasets.*.n_problems or generation.max_new_tokens", "attention": "datasets.*.n_problems",
+    "perturbation": "perturbation.n_problems", "ablation": "ablation.n_problems or ablation.doses",
+    "diagnostics": "diagnostics.lengths", "patching": "patching.layer_step, patching.probes or datasets.*.n_problems",
+}  # fmt: skip
 SHOWN = 8 / 3  # bytes of a number in the explorer: 16 bits in base64
 FIGURES = 5e6  # and tables and their part of the summary, a model and dataset
 
@@ -87,6 +96,49 @@ class Reckoning:
         in_traces = sum(self.n_problems.values()) * self._n_samples() * (self.n_reasoned + self.n_answer)
         return in_traces + sum(map(self._n_perturbed_tokens, self.study.perturbed_datasets))
 
+    def operations_by_stage(self, name: str) -> Counter[str]:
+        """About how many operations a model with weights takes, by stage, in products as large as whole prompts'."""
+        study, geometry = self.study, self.geometries[name]
+        n_layers, d_model = geometry.n_layers, geometry.d_model
+        body, head = 2 * 12 * n_layers * d_model**2, 2 * d_model * geometry.vocabulary  # of a token
+        read, written = PROMPT_TOKENS + self.n_reasoned + self.n_answer, STEPWISE * (body + head)
+        found: Counter[str] = Counter()
+        if not study.models[name].endpoint:
+            found["traces"] = sum(self.n_problems.values()) * self._n_samples() * (read - PROMPT_TOKENS) * written
+        for dataset, n_problems in self.n_problems.items():
+            n_rerun = n_problems * study.decodings[study.attention.decoding].n_samples
+            found["attention"] += n_rerun * (read + PROMPT_TOKENS + self.n_answer) * body
+            if dataset in study.perturbed_datasets and not study.models[name].endpoint:
+                found["perturbation"] += self._n_perturbed(dataset) * (read * body + self.n_answer * written)
+            if name in study.ablated_models and dataset in study.graded_datasets:
+                n_traces, n_arms = self._ablated(dataset)
+                found["ablation"] += n_traces * n_arms * self.n_answer * written // 2
+            if name in study.patched_models and dataset in study.pair_datasets:
+                found["patching"] += round(self._patches(dataset, geometry) * (TAIL_TOKENS * body / 2 + head))
+                n_runs = n_problems // 2 * len(study.patching.probes)
+                n_ranges = n_runs * self._patched_layers(n_layers) * (self.n_reasoned // study.patching.range_tokens)
+                found["patching"] += round(n_ranges * self.n_reasoned * body / 4)
+        shown = study.diagnostics
+        for length in shown.lengths:
+            n_prompts = len(shown.needles) * len(shown.depths)
+            found["diagnostics"] += n_prompts * length * (body + 2 * length * d_model * n_layers)
+        return found
+
+    def _patched_layers(self, n_layers: int) -> float:
+        """How many layers are patched, the scan taken to add half as many."""
+        step = self.study.patching.layer_step
+        return n_layers if step == 1 else min(n_layers, 1.5 * n_layers / step + 1)
+
+    def _patches(self, dataset: str, geometry: Geometry) -> float:
+        """Patches of single vectors in all of a dataset's pairs."""
+        settings, n_controls = self.study.patching, len(self.study.patching.controls)
+        n_components, has_heads = len({*settings.components} - {"z"}), "z" in settings.components
+        a_layer = (
+            n_components * (2 * N_ROLES + n_controls * N_KEY_ROLES) + 2 * N_KEY_ROLES * geometry.n_heads * has_heads
+        )
+        n_runs = self.n_problems[dataset] // 2 * len(settings.probes)
+        return n_runs * self._patched_layers(geometry.n_layers) * a_layer
+
     def _answers(self, dataset: str, token: int) -> dict[str, float]:
         """Bytes of what a model says to a dataset, with its figures."""
         n_traces, n_tokens = self.n_problems[dataset] * self._n_samples(), self.n_reasoned + self.n_answer
@@ -116,12 +168,17 @@ class Reckoning:
             "explorer": SHOWN * (n_shown * n_heads * (n_sentences + 1) + n_cases * case / itemsize),
         }
 
-    def _ablation(self, dataset: str, token: int) -> dict[str, float]:
+    def _ablated(self, dataset: str) -> tuple[int, int]:
+        """Traces of a dataset that are ablated, and the arms of each."""
         settings = self.study.ablation
         n_drawn = len({"random", "matched"} & set(settings.selections))
         n_selected = 1 + len(settings.selections) + n_drawn * (settings.n_draws - 1)
         n_arms = 1 + len(settings.doses) * (len(settings.modes) * n_selected + ("cut_off" in settings.modes))
         n_ablated = min(self.n_problems[dataset], settings.n_problems or self.n_problems[dataset])
+        return n_ablated, n_arms
+
+    def _ablation(self, dataset: str, token: int) -> dict[str, float]:
+        n_ablated, n_arms = self._ablated(dataset)
         return {"ablation": n_ablated * n_arms * (ROW + token * self.n_answer)}
 
     def _patching(self, dataset: str, geometry: Geometry) -> dict[str, float]:
@@ -209,6 +266,16 @@ def announce(study: Study, log: Logger) -> None:
     ]
     if hours:
         log.info(f"GPU hours of generation: {', '.join(hours)}.")
+    for name in reckoning.geometries:
+        if study.models[name].gpus or study.models[name].is_toy:
+            continue
+        operations = reckoning.operations_by_stage(name)
+        parts = ", ".join(f"{stage} {n / CPU_RATE / 3600:.1f}" for stage, n in operations.most_common())
+        longest = operations.most_common(1)[0][0]
+        log.info(
+            f"CPU hours of {name}, on cores of {CPU_RATE / 1e9:.0f} billion operations a second: "
+            f"{operations.total() / CPU_RATE / 3600:.1f} ({parts}). Less by {LESS_BY[longest]}."
+        )
     if reckoning.assumed:
         log.info(f"Assumed until they are downloaded: {', '.join(reckoning.assumed)}.")
     there = next(folder for folder in (reckoning.results, *reckoning.results.parents) if folder.exists())

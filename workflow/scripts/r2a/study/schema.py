@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from r2a.config_file import parameters_by_size
 from r2a.engine import gpus_by_default
 from r2a.extensions import CONTROLS, GRADERS, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
 from r2a.registry import Registry
@@ -27,6 +28,7 @@ VARIED = (
     "prompt", "without_reasoning", "think_tags", "reasoning_format", "template_arguments", "system_turn", "dtype",
 )  # fmt: skip
 ROOT = Path(__file__).parents[4]
+THREADS, LEAST_MEMORY_MB = 8, 4000  # of a job, by default
 
 
 def located(path: str) -> str:
@@ -157,8 +159,11 @@ class Model(Source):
         description="Another model, whose weights and settings this one takes except for the keys given here, e.g. "
         "{variant_of: my-model, prompt: chat}. It gets traces, grades and tables, and a comparison with that model.",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "bfloat16", description="Weights and activations, in vLLM and in reruns."
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Weights and activations, in vLLM and in reruns. auto: bfloat16 where the GPU environment is "
+        "installed; else bfloat16 or float32, whichever this CPU computes faster, measured once and kept in the "
+        "model's manifest.",
     )
     distillation: str | None = Field(
         None,
@@ -187,8 +192,18 @@ class Model(Source):
         "patching; one model uses shards x gpus GPUs. Results do not depend on it. When it changes, stores are put "
         "together again from finished results (not with Snakemake's --rerun-triggers mtime).",
     )
-    threads: int = Field(1, gt=0, description="CPU threads that a job of this model uses.")
-    memory_mb: int = Field(4000, gt=0, description="Main memory that a job of this model asks for, in MB.")
+    threads: int | None = Field(
+        None,
+        gt=0,
+        description="CPU threads that a job of this model uses, at most as many as Snakemake has cores. The default is "
+        "1 for toys and on GPUs, else 8.",
+    )
+    memory_mb: int | None = Field(
+        None,
+        gt=0,
+        description="Main memory that a job of this model asks for, in MB. The default is 4000, or what the "
+        "checkpoint's size, its dtype and generation.cpu_cache_mb take, where that is more.",
+    )
     runtime_minutes: int = Field(60, gt=0, description="Wall time that a job of this model asks for, in minutes.")
     tokens_per_second: float | None = Field(
         None, gt=0, description="Its total throughput on its GPUs, for the estimate of GPU hours before a run."
@@ -350,8 +365,12 @@ class Judge(Source):
         description="GPUs that a job of this judge asks for; vLLM splits the judge over them. The default is as for "
         "models.",
     )
-    threads: int = Field(1, gt=0, description="CPU threads that a job of this judge uses.")
-    memory_mb: int = Field(4000, gt=0, description="Main memory that a job of this judge asks for, in MB.")
+    threads: int | None = Field(
+        None, gt=0, description="CPU threads that a job of this judge uses. The default is as for models."
+    )
+    memory_mb: int | None = Field(
+        None, gt=0, description="Main memory that a job of this judge asks for, in MB. The default is as for models."
+    )
     runtime_minutes: int = Field(60, gt=0, description="Wall time that a job of this judge asks for, in minutes.")
 
 
@@ -592,13 +611,27 @@ class Study(Section):
     explorer: Explorer = Field(default_factory=Explorer)
 
     @model_validator(mode="after")
-    def _labels_by_default_and_paths_located(self) -> "Study":
+    def _labels_and_sizes_by_default_and_paths_located(self) -> "Study":
         for entries in (self.models, self.datasets, self.judges):
             for name, entry in entries.items():
                 entry.label = entry.label or name
                 entry.path = entry.path and located(entry.path)
+        on_weights: list[Model | Judge] = [*self.models.values(), *self.judges.values()]
+        for loaded in on_weights:
+            is_light = loaded.gpus > 0 or (isinstance(loaded, Model) and loaded.is_toy)
+            loaded.threads = loaded.threads or (1 if is_light else THREADS)
+            loaded.memory_mb = loaded.memory_mb or self._memory_mb(loaded)
         self.diagnostics.haystack = located(self.diagnostics.haystack)
         return self
+
+    def _memory_mb(self, loaded: "Model | Judge") -> int:
+        """What a job with these weights in it takes: vLLM and torch, the cache, and the weights with what is made of
+        them while they are read. A model of 2.5 GB took 5.3 GB in vLLM.
+        """
+        n_parameters = parameters_by_size(loaded.path, loaded.hub, loaded.revision)
+        itemsize = 4 if loaded.dtype == "float32" or (loaded.dtype == "auto" and not loaded.gpus) else 2
+        cache = 0 if loaded.gpus else self.generation.cpu_cache_mb
+        return max(LEAST_MEMORY_MB, 2500 + cache + round(1.2 * n_parameters * itemsize / 1e6))
 
     @property
     def environment(self) -> str:

@@ -24,7 +24,9 @@ def shipped(monkeypatch):
     return yaml.safe_load((ROOT / "config/config.yaml").read_text())
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "paper.yaml", "examples/benchmarks.yaml", "examples/variants.yaml"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "paper.yaml", "laptop.yaml", "examples/benchmarks.yaml", "examples/variants.yaml"]
+)
 def test_shipped_configurations_are_valid(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     load_study(yaml.safe_load((ROOT / "config" / name).read_text()))

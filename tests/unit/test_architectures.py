@@ -222,13 +222,14 @@ def test_what_cannot_be_exact_is_refused_by_stage_and_name(family):
     model, decoder = seen_through(family)
     found = {
         s["stage"]: s
-        for s in stages_that_hold(model, ["attention", "patching", "ablation"], 512, "float32", COMPONENTS)
+        for s in stages_that_hold(model, ["attention", "patching", "ablation", "sentences"], 512, "float32", COMPONENTS)
     }
     assert found["attention"]["holds"] and found["attention"]["deviation"] < 1e-4
-    for stage in ("patching", "ablation"):
+    for stage in ("patching", "ablation", "sentences"):
         assert not found[stage]["holds"]
         assert found[stage]["reason"].endswith(decoder.apart)
-        note(family, stage, f"refused: {decoder.apart}")
+        if stage != "sentences":
+            note(family, stage, f"refused: {decoder.apart}")
 
 
 def written(family: str, folder: Path) -> Path:
@@ -241,14 +242,18 @@ def written(family: str, folder: Path) -> Path:
 
 
 def test_check_model_says_what_fails_what_holds_and_how_to_leave_the_rest_out(tmp_path):
-    settings = {"model": "mine", "stages": ["attention", "ablation", "patching"], "components": ["resid_pre"]}
+    settings = {
+        "model": "mine",
+        "stages": ["attention", "ablation", "patching", "sentences"],
+        "components": ["resid_pre"],
+    }
     manifest = written("lfm2", tmp_path)
     with pytest.raises(ModelError) as refused:
         check_model(manifest, tmp_path / "check.json", settings)
     message = str(refused.value)
     assert "mine: ablation does not hold" in message and "; patching does not hold" in message
     assert "Hold: answers, perturbation, attention." in message
-    assert message.endswith("give models.mine leave_out: [ablation, patching]")
+    assert message.endswith("give models.mine leave_out: [ablation, patching, sentences]")
     check_model(manifest, tmp_path / "check.json", settings | {"stages": ["attention"]})
     assert '"holds": true' in (tmp_path / "check.json").read_text()
 
@@ -292,12 +297,14 @@ def test_a_study_is_told_at_once_what_a_recurrent_model_must_leave_out(tmp_path,
     tiny_model("lfm2").config.save_pretrained(tmp_path)
     config = yaml.safe_load(Path("config/config.yaml").read_text())
     config["models"]["liquid"] = {"path": str(tmp_path)}
-    with pytest.raises(ConfigError, match=r"models.liquid.leave_out: .* kind conv .*; give \[ablation, patching\]"):
+    with pytest.raises(
+        ConfigError, match=r"models.liquid.leave_out: .* kind conv .*; give \[ablation, patching, sentences\]"
+    ):
         load_study(config)
-    config["models"]["liquid"]["leave_out"] = ["ablation", "patching"]
+    config["models"]["liquid"]["leave_out"] = ["ablation", "patching", "sentences"]
     study = load_study(config)
     assert "liquid" in study.weighted_models
-    assert "liquid" not in [*study.ablated_models, *study.patched_models]
+    assert "liquid" not in [*study.ablated_models, *study.patched_models, *study.parsed_models]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

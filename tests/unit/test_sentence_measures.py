@@ -17,8 +17,9 @@ from r2a.api import TraceError
 from r2a.attention.rerun import rerun_batch
 from r2a.attention.segments import sentence_mass
 from r2a.boxes import final_answer
+from r2a.evaluation.sentences import settling_step
 from r2a.models import ModelError
-from r2a.sentences.belief import measure_belief, settling_step
+from r2a.sentences.belief import measure_belief
 from r2a.sentences.branches import keep_run, refuse_deviating
 from r2a.sentences.endings import ending_of
 from r2a.sentences.suppression import measure_effects, measure_matrix

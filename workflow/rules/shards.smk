@@ -1,6 +1,13 @@
 # Models with shards: a stage's job in so many parts, side by side, and one that makes their store. Each part is the
 # stage's own rule, with another output.
-ruleorder: gather_shards > generate_traces > capture_attention > ablate_heads > capture_activations > patch_pairs
+ruleorder:
+    gather_shards
+    > generate_traces
+    > capture_attention
+    > ablate_heads
+    > capture_activations
+    > patch_pairs
+    > measure_sentences
 
 
 use rule generate_traces as generate_traces_shard with:
@@ -48,6 +55,15 @@ use rule patch_pairs as patch_pairs_shard with:
         "<benchmarks>/patching/{model}/{dataset}.{shard}.tsv"
 
 
+use rule measure_sentences as measure_sentences_shard with:
+    output:
+        sentences=temp("<results>/sentences/{model}/{dataset}.{shard}.h5"),
+    log:
+        "<logs>/sentences/{model}/{dataset}.{shard}.log",
+    benchmark:
+        "<benchmarks>/sentences/{model}/{dataset}.{shard}.tsv"
+
+
 rule gather_shards:
     input:
         shards=lambda wildcards: expand(
@@ -61,7 +77,7 @@ rule gather_shards:
         "<logs>/{store}/{model}/{table}.{suffix}.log",
     wildcard_constraints:
         model="|".join(STUDY.sharded_models),
-        store="traces|attention|ablated_answers|activations|patching",
+        store="traces|attention|ablated_answers|activations|patching|sentences",
         table=r"[^/]+(/with(out)?_reasoning\.[^/]+)?",
         suffix="parquet|h5",
     conda:

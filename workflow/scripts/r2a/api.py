@@ -23,11 +23,12 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from r2a.ablation.arms import Arm, Head
+from r2a.ablation.arms import Arm
 from r2a.ablation.decoding import answer_outputs, generate, read, refuse_deviating
 from r2a.attention.rerun import check_masses, rerun_batch
 from r2a.attention.segments import TraceAttention, segment_mass, sentence_mass, tracking
 from r2a.formats import ReasoningFormat
+from r2a.head_sets import Head
 from r2a.heads.focus import short_mass, uniform_a2r
 from r2a.models import format_of, load_tokenizer, marks_of, text_of, token_pieces
 from r2a.models import load_model as load_weights

@@ -47,6 +47,7 @@ N_ROLES, N_KEY_ROLES, N_METRICS = 20, 3, 11
 # bytes, measured: of a number once compressed, a chunk's place in HDF5's index, a row's keys in Parquet and ledger, and
 # an array of a part besides its numbers
 ACTIVATION, ATTENTION, METRIC, CHUNK, ROW, PART = 3.5, 3, 2.4, 35, 200, 250
+SENTENCE, N_SENTENCE_MEASURES = 60, 10  # its text and its greedy answer; numbers
 ROWS = 0.55  # what compression leaves of attention rows
 # on a CPU: operations a second and core (of large products, in float32), and how much slower are single tokens
 CPU_RATE, STEPWISE = 3e10, 4
@@ -85,6 +86,8 @@ class Reckoning:
                     stores.append(self._attention(dataset, geometry))
                 if name in self.study.ablated_models and dataset in self.study.graded_datasets:
                     stores.append(self._ablation(dataset, token))
+                if name in self.study.parsed_models and dataset in self.study.graded_datasets:
+                    stores.append(self._sentences(dataset))
                 if geometry and name in self.study.patched_models and dataset in self.study.pair_datasets:
                     stores.append(self._patching(dataset, geometry))
                 for sizes in stores:
@@ -180,6 +183,13 @@ class Reckoning:
     def _ablation(self, dataset: str, token: int) -> dict[str, float]:
         n_ablated, n_arms = self._ablated(dataset)
         return {"ablation": n_ablated * n_arms * (ROW + token * self.n_answer)}
+
+    def _sentences(self, dataset: str) -> dict[str, float]:
+        settings, n_sentences = self.study.sentences, self.n_reasoned / SENTENCE_TOKENS
+        n_traces = min(self.n_problems[dataset], settings.n_problems or self.n_problems[dataset])
+        by_sentence = SENTENCE + METRIC * N_SENTENCE_MEASURES
+        matrices = min(n_traces, settings.n_matrices) * METRIC * n_sentences**2 / 2
+        return {"sentences": n_traces * (n_sentences * by_sentence + 7 * CHUNK) + matrices}
 
     def _patching(self, dataset: str, geometry: Geometry) -> dict[str, float]:
         """Bytes of a dataset's activations and patches, and of what the explorer shows of them."""

@@ -26,6 +26,8 @@ from r2a.patching.patcher import TOLERANCES as PATCHING_TOLERANCES
 from r2a.patching.patcher import Patcher, capture
 from r2a.progress import logger
 from r2a.roles import UNABLATED
+from r2a.sentences.branches import TOLERANCES as SENTENCE_TOLERANCES
+from r2a.sentences.branches import Branch, Branches, keep_run
 from r2a.store import provenance, write_json
 from r2a.traces import Bounds
 
@@ -203,4 +205,19 @@ def _ablation(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, A
     return max(deviations), ABLATION_TOLERANCES[model.dtype]
 
 
-STAGES: dict[str, Stage] = {"attention": _attention, "patching": _patching, "ablation": _ablation}
+@torch.no_grad()
+def _sentences(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
+    """Runs gone on from at several places of the long trace: root mean square, relative to the logits' spread."""
+    trace = ids[1]
+    starts = [1, len(trace) // 2, len(trace) - 2]
+    kept = keep_run(model, trace[:-1])
+    endings = [tuple(trace[start:]) for start in starts]
+    read = Branches(model, kept, [Branch(start, e) for start, e in zip(starts, endings, strict=True)]).read()
+    own = _own_logits(model, trace)
+    logits = Decoder(model).final_logits(torch.stack([states[-1] for states in read])).cpu()
+    return max(_distance(found, own) for found in logits), SENTENCE_TOLERANCES[model.dtype]
+
+
+STAGES: dict[str, Stage] = {
+    "attention": _attention, "patching": _patching, "ablation": _ablation, "sentences": _sentences
+}  # fmt: skip

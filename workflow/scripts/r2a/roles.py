@@ -10,6 +10,7 @@ UNTOUCHED = "cut_100"  # the whole reasoning
 UNABLATED, RFH, RANDOM = "unablated", "rfh", "random"
 MATCHED, PROMPT_HEADS, CONTRIBUTION = "matched", "prompt", "contribution"
 RFH_FROM_PROMPT = "rfh_from_prompt"
+ALL_HEADS = "all"  # of a model, that a sentence is hidden from
 
 # how a head is ablated, and what is said of it
 ABLATION_MODES = {

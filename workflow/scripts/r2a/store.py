@@ -211,7 +211,7 @@ def add_axis(file: h5py.File, name: str, labels: Sequence[Any]) -> None:
 
 
 def add_array(
-    file: h5py.File, name: str, axes: Sequence[str], unit: str, dtype: str = "float32", fill: float = np.nan
+    file: h5py.File, name: str, axes: Sequence[str], unit: str, dtype: str = "float32", fill: float | bytes = np.nan
 ) -> h5py.Dataset:
     """An array over named axes (add_axis first), compressed, one chunk a position of the first axis."""
     shape = tuple(len(file[axis]) for axis in axes)

@@ -136,6 +136,7 @@ def figure_paths(study: "Study") -> list[str]:
         if one.scope == "model and dataset":
             models = study.patched_models if one.where == "pair_datasets" else study.weighted_models
             models = study.ablated_models if one.analysis == "ablation" else models
+            models = study.parsed_models if one.analysis == "sentences" else models
             paths += [one.path.format(model=m, dataset=d) for m in models for d in datasets]
         elif datasets:
             paths.append(one.path)

@@ -23,13 +23,6 @@ class Belief:
     greedy: list[list[int]]
 
 
-def settling_step(is_own: Sequence[bool]) -> int | None:
-    """The first step from which on the greedy answer stays the trace's own; None where the last one is not."""
-    if not is_own[-1]:
-        return None
-    return max((step + 1 for step, own in enumerate(is_own) if not own), default=0)
-
-
 @torch.no_grad()
 def measure_belief(
     model: Any,

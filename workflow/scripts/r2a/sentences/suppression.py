@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from r2a.head_sets import Head
 from r2a.models.decoder import Decoder
-from r2a.sentences.branches import Branch, Branches, Head, KeptRun
+from r2a.sentences.branches import Branch, Branches, KeptRun
 
 LOGIT_ELEMENTS = 2**25  # logits held at once
 

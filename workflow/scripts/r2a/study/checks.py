@@ -214,6 +214,7 @@ def _stages_in_words(study: Study) -> Iterator[tuple[str, str]]:
         model = study.models[name]
         asked = ["ablation"] * (name in study.ablated_models and bool(study.graded_datasets))
         asked += ["patching"] * (name in study.patched_models and bool(study.pair_datasets))
+        asked += ["sentences"] * (name in study.parsed_models and bool(study.graded_datasets))
         reason = asked and no_restarts(read_config(model.path, model.hub, model.revision) or {})
         if reason:
             words = f"{reason}, so it can be studied by its answers, perturbation and attention alone"

@@ -68,7 +68,7 @@ def _default(field: FieldInfo) -> str:
         if any(isinstance(value, BaseModel) for value in field.default):
             return "its defaults"
         return f"[{', '.join(map(str, field.default))}]"
-    return "null" if field.default is None else str(field.default) or "empty"
+    return "null" if field.default is None else str(field.default).replace("\n", "\\n") or "empty"
 
 
 if __name__ == "__main__":

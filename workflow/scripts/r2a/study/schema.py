@@ -16,7 +16,7 @@ from r2a.config_file import parameters_by_size
 from r2a.engine import gpus_by_default
 from r2a.extensions import CONTROLS, GRADERS, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
 from r2a.registry import Registry
-from r2a.roles import ABLATION_MODES
+from r2a.roles import ABLATION_MODES, STUB
 from r2a.text.cues import ALL_CUE_WORDS
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
@@ -175,7 +175,7 @@ class Model(Source):
         description="A server that generates the traces instead of vLLM. Without path or hub, the model has nothing "
         "but answers.",
     )
-    leave_out: list[Literal["ablation", "patching"]] = Field(
+    leave_out: list[Literal["ablation", "patching", "sentences"]] = Field(
         [],
         description="Stages to leave out for this model, e.g. because check_model finds that they do not hold for it.",
     )
@@ -188,8 +188,8 @@ class Model(Source):
     shards: int = Field(
         1,
         gt=0,
-        description="Number of jobs that share the work on a dataset's traces, attention, ablation, activations and "
-        "patching; one model uses shards x gpus GPUs. Results do not depend on it. When it changes, stores are put "
+        description="Number of jobs that share the work on a dataset's traces, attention, ablation, activations, "
+        "patching and sentences; one model uses shards x gpus GPUs. Results do not depend on it. When it changes, stores are put "
         "together again from finished results (not with Snakemake's --rerun-triggers mtime).",
     )
     threads: int | None = Field(
@@ -574,6 +574,26 @@ class Patching(Section):
     )
 
 
+class Sentences(Section):
+    """Which sentences of the reasoning the answer depends on, and through which heads; of the traces of attention."""
+
+    n_problems: int | None = Field(
+        50, gt=0, description="Only so many traces of a dataset, drawn by the study's seed; null takes all."
+    )
+    stub: str | None = Field(
+        STUB,
+        pattern=r"\\boxed\{$",
+        description="What opens the answer where the reasoning is ended early; ends in \\boxed{. null takes each "
+        "trace's own words before its last box, for models whose answers come to the point at once.",
+    )
+    n_matrices: int = Field(
+        3, ge=0, description="Traces of which is measured, too, what each sentence is to every later one."
+    )
+    batch_tokens: int = Field(
+        16_384, gt=0, description="Tokens that are computed at a time; halved when memory runs out."
+    )
+
+
 class Explorer(Section):
     decoding: str = Field("greedy", description="The decoding whose traces the trace explorer shows.")
     n_problems: int = Field(
@@ -608,6 +628,7 @@ class Study(Section):
     diagnostics: Diagnostics = Field(default_factory=Diagnostics)
     perturbation: Perturbation = Field(default_factory=Perturbation)
     patching: Patching = Field(default_factory=Patching)
+    sentences: Sentences = Field(default_factory=Sentences)
     explorer: Explorer = Field(default_factory=Explorer)
 
     @model_validator(mode="after")
@@ -673,6 +694,11 @@ class Study(Section):
     def patched_models(self) -> list[str]:
         """The models whose activations are patched."""
         return [name for name in self.weighted_models if "patching" not in self.models[name].leave_out]
+
+    @property
+    def parsed_models(self) -> list[str]:
+        """The models whose reasoning is taken apart into sentences."""
+        return [name for name in self.weighted_models if "sentences" not in self.models[name].leave_out]
 
     @property
     def sharded_models(self) -> list[str]:

@@ -70,6 +70,7 @@ def _checked(study: Study, job: Names) -> list[str]:
         "attention": True,
         "ablation": job["model"] in study.ablated_models and bool(study.graded_datasets),
         "patching": job["model"] in study.patched_models and bool(study.pair_datasets),
+        "sentences": job["model"] in study.parsed_models and bool(study.graded_datasets),
     }
     return [stage for stage, is_checked in stages.items() if is_checked]
 
@@ -161,6 +162,7 @@ STAGES = {
         "seed",
         "control_versions",
     ),
+    "sentences": _stage(1, "attention.{decoding,n_top_heads}", "sentences.{n_problems,stub,n_matrices}", "seed"),
     # ---- tables
     "heads": _stage(4, "attention.n_top_heads", "scores", *STATISTICS),
     "evaluation": _stage(4, *STATISTICS, "variants", **LABELS),
@@ -169,6 +171,7 @@ STAGES = {
     "attention_quality": _stage(2, *STATISTICS, **LABELS),
     "perturbation_tables": _stage(5, *STATISTICS, **LABEL),
     "ablation_tables": _stage(3, *STATISTICS, **LABEL),
+    "sentence_tables": _stage(1, *STATISTICS, **LABEL),
     "pair_tables": _stage(3, **LABEL),
     "patching_tables": _stage(3, "patching.{components,controls}", *STATISTICS, **LABEL),
     "across_models": _stage(
@@ -186,7 +189,7 @@ COST = (
     "judges.*.{gpus,threads,memory_mb,runtime_minutes}",
     "judges.*.batch.replies",
     "generation.{gpu_memory_percent,cpu_cache_mb}",
-    "{attention,ablation,patching}.batch_tokens",
+    "{attention,ablation,patching,sentences}.batch_tokens",
 )
 
 

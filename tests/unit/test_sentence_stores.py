@@ -1,0 +1,222 @@
+"""The store of sentences holds what the library measures, and its tables and kinds are what can be told by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import r2a
+import r2a.sentences.runs
+from r2a.attention import capture_attention
+from r2a.evaluation.sentences import (
+    agreement_table,
+    belief_table,
+    read_sentences,
+    settling_table,
+    write_sentences,
+)
+from r2a.figures.sentences import plot_belief, plot_read_against_needed, plot_sentence_kinds, plot_sentence_matrix
+from r2a.heads.ranks import order_heads
+from r2a.models import load_tokenizer, marks_of
+from r2a.sentences.runs import measure_sentences
+from r2a.shards import WHOLE, gather_shards
+from r2a.store import NothingToMeasure, open_hdf5, provenance, read_parquet, read_provenance, write_parquet
+from r2a.text.categories import category
+from r2a.traces import segment_bounds
+from random_traces import write_random_traces
+from same_stores import assert_same_store
+
+SETTINGS = {
+    "model": "random", "dataset": "texts", "decoding": "greedy", "n_top_heads": 2, "n_problems": None, "stub": None,
+    "n_matrices": 1, "seed": 1,
+}  # fmt: skip
+STATISTICS = {"n_resamples": 200, "confidence": 0.95, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The random traces with their answers in boxes, their attention and what orders their heads."""
+    folder = tmp_path_factory.mktemp("sentences")
+    write_random_traces(folder)
+    tokenizer, marks = load_tokenizer(folder), marks_of(folder)
+    table = read_parquet(folder / "traces.parquet")
+    rows = []
+    for row in table.to_dict("records"):
+        text = tokenizer.decode(row["completion_token_ids"]).replace("It is it.", "It is \\boxed{it}.")
+        completion = tokenizer.encode(text, add_special_tokens=False)
+        bounds = segment_bounds(row["prompt_token_ids"], completion, marks)
+        rows.append(row | {"completion_token_ids": completion, "bounds": bounds})
+    write_parquet(folder / "traces.parquet", pd.DataFrame(rows), read_provenance(folder / "traces.parquet"))
+    problems = pd.DataFrame({"uid": table["uid"], "answer": "so", "level": [1, 2] * 2 + [1]})
+    write_parquet(folder / "texts.parquet", problems, provenance({}))
+    verdicts = pd.DataFrame({"uid": table["uid"], "sample": 0, "is_correct": [True, False, None, True, True]})
+    write_parquet(folder / "grades.parquet", verdicts, provenance({}))
+    attention = {"decoding": "greedy", "temperature": 0, "kernel": "fused", "cue_words": ["Wait"]}
+    named = {"model": "random", "dataset": "texts"} | attention
+    capture_attention([folder / "traces.parquet"], folder / "manifest.json", folder / "attention.h5", named, 1000)
+    order_heads(folder / "attention.h5", folder / "ranks.parquet", {})
+    return folder
+
+
+def measure(folder, name="sentences", shard=WHOLE, **changed):
+    inputs = [folder / f"{stem}" for stem in ("traces.parquet", "texts.parquet", "attention.h5", "ranks.parquet")]
+    measure_sentences(*inputs, folder / "manifest.json", folder / f"{name}.h5", SETTINGS | changed, 500, shard)
+    return folder / f"{name}.h5"
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    return measure(folder)
+
+
+def test_store_equals_the_front_door(folder, store):
+    model = r2a.load_model(folder)
+    ranks = read_parquet(folder / "ranks.parquet").sort_values("rank").head(2)
+    rfhs = list(zip(ranks["layer"], ranks["head"], strict=True))
+    traces = read_parquet(folder / "traces.parquet").set_index("uid")
+    with open_hdf5(store) as file:
+        uids = file["uid"].asstr()[:]
+        assert list(uids) == ["text-0", "text-1", "text-2"]  # valid ones with a reasoning
+        for number, uid in enumerate(uids):
+            trace = r2a.trace_from_ids(model, *traces.loc[uid, ["prompt_token_ids", "completion_token_ids"]])
+            curve = r2a.belief_curve(model, trace, stub=None, reference="so")
+            effects = r2a.sentence_effects(model, trace, rfhs, stub=None)
+            n = len(effects)
+            assert np.allclose(file["belief"][number, 0, : n + 1], curve["log_probability"], atol=1e-4)
+            assert np.allclose(file["belief"][number, 1, : n + 1], curve["reference_log_probability"], atol=1e-4)
+            assert list(file["is_own"][number, : n + 1]) == curve["is_own"].tolist()
+            assert np.allclose(file["effect"][number, :2, :n], effects[["effect", "effect_in_heads"]].T, atol=1e-4)
+            assert np.allclose(file["read"][number, 1, :n], effects["read"], atol=1e-5)
+            assert file["reasoning"].asstr()[number] == "".join(effects["sentence"])
+            assert (file["is_own"][number, n + 1 :] == -1).all() and np.isnan(file["effect"][number, :, n:]).all()
+        assert np.isfinite(file["matrix"][0]).any() and np.isnan(file["matrix"][1:]).all()
+
+
+def test_shards_make_the_whole_store(folder, store):
+    shards = [measure(folder, f"part-{n}", f"{n}-of-2") for n in (1, 2)]
+    gather_shards(shards, folder / "gathered.h5")
+    assert_same_store(folder / "gathered.h5", store)
+
+
+def test_a_killed_job_goes_on_with_the_traces_that_are_not_done(folder, store, monkeypatch):
+    done: list[int] = []
+    whole = r2a.sentences.runs._measure_in_memory
+
+    def counted(*arguments):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return whole(*arguments)
+
+    monkeypatch.setattr("r2a.sentences.runs._measure_in_memory", counted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(folder, "killed")
+    done.clear()
+    assert_same_store(measure(folder, "killed"), store)
+    assert len(done) == 1
+
+
+def test_where_memory_runs_out_batches_are_halved(folder, store, monkeypatch):
+    whole, asked = r2a.sentences.runs._measure, []
+
+    def short(*arguments):
+        asked.append(arguments[-1])
+        if arguments[-1] > 300:
+            raise torch.OutOfMemoryError
+        return whole(*arguments)
+
+    monkeypatch.setattr("r2a.sentences.runs._measure", short)
+    assert_same_store(measure(folder, "halved"), store)
+    assert asked == [500, 250, 250, 250]
+
+
+def test_without_a_valid_trace_there_is_nothing_to_measure(folder):
+    table = read_parquet(folder / "traces.parquet")
+    write_parquet(folder / "none.parquet", table[~table["is_valid"]], read_provenance(folder / "traces.parquet"))
+    inputs = [folder / stem for stem in ("texts.parquet", "attention.h5", "ranks.parquet", "manifest.json", "x.h5")]
+    with pytest.raises(NothingToMeasure, match="funnel"):
+        measure_sentences(folder / "none.parquet", *inputs, SETTINGS, 500)
+
+
+def test_tables_and_figures_tell_the_store(folder, store, tmp_path):
+    by_sentence, by_trace = read_sentences(store, folder / "grades.parquet", folder / "texts.parquet")
+    first = by_sentence[by_sentence["uid"] == "text-0"]
+    assert first["text"].tolist() == ["", "One is 1. ", "Wait, two is 2.\n", "Check: 2!"]
+    assert first["category"].tolist() == ["", "compute", "backtrack", "check"]
+    assert first["place"].iloc[-1] == 1 and first["belief_change"].sum() == pytest.approx(
+        first["log_probability"].iloc[-1] - first["log_probability"].iloc[0]
+    )
+    assert by_trace["is_correct"].tolist()[:2] == [1, 0] and by_trace["level"].tolist() == [1, 2, 1]
+    tables = {name: tmp_path / f"{name}.csv" for name in ("sentences", "beliefs", "settling", "agreement")}
+    write_sentences(store, folder / "grades.parquet", folder / "texts.parquet", tables, STATISTICS)
+    settings = STATISTICS | {"is_toy": False, "model_label": "M", "dataset_label": "D"}
+    plot_belief(tables["sentences"], tables["beliefs"], tmp_path / "belief", settings)
+    plot_sentence_matrix(store, tmp_path / "matrix", settings)
+    plot_read_against_needed(tables["sentences"], tables["agreement"], tmp_path / "read", settings)
+    plot_sentence_kinds(tables["sentences"], tmp_path / "kinds", settings)
+    assert all((tmp_path / f"{name}.png").exists() for name in ("belief", "matrix", "read", "kinds"))
+
+
+# ---- known answers
+
+
+def frame(curves, **measures):
+    """Sentences of equal length, a trace a curve of probabilities."""
+    parts = []
+    for number, curve in enumerate(curves):
+        n = len(curve) - 1
+        part = {"uid": f"p{number}", "sample": 0, "sentence": range(n + 1), "place": np.arange(n + 1) / n}
+        part |= {"probability": curve, "is_own": [int(p > 0.5) for p in curve]}
+        part |= {name: [np.nan, *values[number]] for name, values in measures.items()}
+        parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_pooled_belief_is_that_after_the_last_whole_sentence():
+    table = belief_table(frame([[0.1, 0.2, 0.9], [0.3, 0.4, 1.0]]), STATISTICS).set_index("place")
+    assert table["probability"].round(6).tolist() == [0.2] * 5 + [0.3] * 5 + [0.95]
+    assert table["share_own"].tolist() == [0.0] * 10 + [1.0] and (table["n_problems"] == 2).all()
+
+
+def test_settling_by_correctness_and_level():
+    traces = pd.DataFrame(
+        {
+            "uid": [f"p{k}" for k in range(12)], "sample": 0, "level": [1] * 6 + [2] * 6, "n_sentences": 4,
+            "is_correct": [1.0] * 6 + [0.0] * 6, "settled_after": [0] + [1] * 5 + [np.nan] * 6,
+            "share_after": [1.0] + [0.75] * 5 + [0.0] * 6, "area": 0.5,
+        }
+    )  # fmt: skip
+    table = settling_table(traces, STATISTICS).set_index("group")
+    assert table["n_settled"].to_dict() == {"all": 6, "right": 6, "wrong": 0, "level 1": 6, "level 2": 0}
+    assert table.loc["all", "n_settled_before"] == 1
+    assert table.loc["right", "share_after"] == pytest.approx((1 + 5 * 0.75) / 6)
+    assert table.loc["wrong", "p"] < 0.01 and table.loc["all", "rank_correlation"] < -0.9
+    again = pd.concat([traces, traces.assign(sample=1)])
+    assert settling_table(again, STATISTICS)["p"].isna().all()  # samples are not problems
+
+
+def test_agreement_is_the_mean_rank_correlation_over_problems():
+    rng = np.random.default_rng(0)
+    effect = [rng.permutation(6).astype(float) for _ in range(8)]
+    same, opposite = [np.exp(e) for e in effect], [-e for e in effect]
+    others = {name: [rng.normal(size=6) for _ in effect] for name in ("effect_matched", "read", "read_matched")}
+    table = agreement_table(
+        frame([[0.5] * 7] * 8, effect=effect, effect_rfh=same, read_rfh=opposite, belief_change=same, **others),
+        STATISTICS,
+    ).set_index(["first", "second"])
+    assert table.loc[("effect", "effect_rfh"), ["rank_correlation", "pooled"]].tolist() == pytest.approx([1, 1])
+    assert table.loc[("effect", "read_rfh"), "rank_correlation"] == pytest.approx(-1)
+    assert table.loc[("effect", "read_rfh"), "p"] == pytest.approx(2 / 2**8)
+    assert abs(table.loc[("effect", "read"), "rank_correlation"]) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("sentence", "kind"),
+    [
+        ("So the final answer is 4.", "answer"), (r"Thus \boxed{4}.", "answer"), ("Wait, that is 5.", "backtrack"),
+        ("等等 不对。", "backtrack"), ("Let me double-check this.", "check"), ("Let me set up equations.", "plan"),
+        ("3 + 4 = 7", "compute"), ("It is a nice day.", "other"), ("Hmm.", "backtrack"),
+    ],
+)  # fmt: skip
+def test_kinds_of_sentences_are_told_by_their_words(sentence, kind):
+    assert category(sentence) == kind

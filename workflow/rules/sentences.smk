@@ -1,0 +1,56 @@
+rule measure_sentences:
+    input:
+        traces=reasoned("traces", "attention"),
+        dataset="<results>/datasets/{dataset}.parquet",
+        attention="<results>/attention/{model}/{dataset}.h5",
+        ranks="<results>/head_ranks/{model}/{dataset}.parquet",
+        manifest="<results>/models/{model}.json",
+    output:
+        sentences="<results>/sentences/{model}/{dataset}.h5",
+    log:
+        "<logs>/sentences/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/sentences/{model}/{dataset}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: of_model("threads")
+    resources:
+        **ON_MODEL,
+        batch_tokens=STUDY.sentences.batch_tokens,
+    params:
+        settings=settings("sentences"),
+    script:
+        "../scripts/measure_sentences.py"
+
+
+rule tabulate_sentences:
+    input:
+        sentences="<results>/sentences/{model}/{dataset}.h5",
+        grades=reasoned("grades", "attention"),
+        dataset="<results>/datasets/{dataset}.parquet",
+    output:
+        sentences="<results>/tables/{model}/{dataset}/sentences.csv",
+        beliefs="<results>/tables/{model}/{dataset}/beliefs.csv",
+        settling=report(
+            "<results>/tables/{model}/{dataset}/settling.csv",
+            caption="../report/settling.rst",
+            category="2 Attention",
+            subcategory="{model}, {dataset}",
+            labels={"result": "where belief settles (table)"},
+        ),
+        agreement=report(
+            "<results>/tables/{model}/{dataset}/sentence_agreement.csv",
+            caption="../report/sentence_agreement.rst",
+            category="2 Attention",
+            subcategory="{model}, {dataset}",
+            labels={"result": "agreement on sentences (table)"},
+        ),
+    log:
+        "<logs>/tables/{model}/{dataset}/sentences.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        settings=settings("sentence_tables"),
+    script:
+        "../scripts/tabulate_sentences.py"

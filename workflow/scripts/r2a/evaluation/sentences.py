@@ -1,0 +1,203 @@
+"""Where belief settles, which sentences the answer depends on, and whether the measures agree (METHOD section 5)."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import mannwhitneyu, spearmanr
+
+from r2a.evaluation.outcomes import mean
+from r2a.statistics import bootstrap_interval, holm, is_testable, sign_flip_p
+from r2a.store import axis_labels, open_hdf5, provenance, read_parquet, write_csv
+from r2a.text.categories import category
+
+PLACES = np.linspace(0, 1, 11)  # in the reasoning, at which belief is pooled
+LEAST_SENTENCES = 4  # of a trace, for a rank correlation
+MEASURES = {
+    "belief_change": "change of belief",
+    "effect": "suppression in all heads",
+    "effect_rfh": "suppression in the RFHs",
+    "effect_matched": "suppression in matched heads",
+    "read": "reading by all heads",
+    "read_rfh": "reading by the RFHs",
+    "read_matched": "reading by matched heads",
+}
+# measures that are compared: what the answer depends on, and how it is read
+COMPARED = (
+    ("belief_change", "effect"), ("effect", "effect_rfh"), ("effect", "effect_matched"), ("effect", "read_rfh"),
+    ("effect", "read_matched"), ("effect", "read"), ("belief_change", "read_rfh"), ("belief_change", "read_matched"),
+)  # fmt: skip
+
+
+def write_sentences(
+    sentences: Path, grades: Path, dataset: Path, tables: Mapping[str, Path], settings: Mapping[str, Any]
+) -> None:
+    """Write sentence_table, belief_table, settling_table and agreement_table of one model and dataset as CSV.
+
+    settings: n_resamples, confidence, seed.
+    """
+    by_sentence, by_trace = read_sentences(sentences, grades, dataset)
+    origin = provenance(settings, [sentences, grades, dataset])
+    write_csv(tables["sentences"], by_sentence, origin)
+    write_csv(tables["beliefs"], belief_table(by_sentence, settings), origin)
+    write_csv(tables["settling"], settling_table(by_trace, settings), origin)
+    write_csv(tables["agreement"], agreement_table(by_sentence, settings), origin)
+
+
+def read_sentences(sentences: Path, grades: Path, dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row a sentence, and one row a trace.
+
+    A sentence's: uid, sample, sentence (1 to S; 0 stands for none and has a belief alone), text, category, n_tokens,
+    place (share of the reasoning's tokens up to its end), log_probability (of the trace's own answer after it) and that
+    of the reference, probability, greedy and is_own (after it), belief_change (of the log-probability), and effect and
+    read in all heads, with _rfh in the Reasoning-Focus Heads, with _matched in matched ones.
+    A trace's: uid, sample, level, is_correct, n_sentences, settled_after (sentences, nan where never), share_after (the
+    share of the reasoning's tokens after that, 0 where never) and area (the mean probability of the trace's own answer
+    over the reasoning's tokens).
+    """
+    keys = ["uid", "sample"]
+    verdicts = read_parquet(grades, [*keys, "is_correct"]).set_index(keys)["is_correct"]
+    levels = read_parquet(dataset, ["uid", "level"]).set_index("uid")["level"]
+    rows, traces = [], []
+    with open_hdf5(sentences) as file:
+        arms = dict(zip(axis_labels(file, "arm"), ("", "_rfh", "_matched"), strict=True))
+        uids, samples = file["uid"].asstr()[:], file["sample"][:].tolist()
+        for number, (uid, sample) in enumerate(zip(uids, samples, strict=True)):
+            cut, starts = file["sentence_bounds"][number], file["text_bounds"][number]
+            cut, starts = cut[cut >= 0], starts[: (cut >= 0).sum()]
+            n_sentences, reasoning = len(cut) - 1, file["reasoning"].asstr()[number]
+            place = (cut - cut[0]) / (cut[-1] - cut[0])
+            belief = file["belief"][number, :, : n_sentences + 1].astype(float)
+            is_own = file["is_own"][number, : n_sentences + 1]
+            measures = {
+                f"{name}{suffix}": np.append(np.nan, file[name][number, arm, :n_sentences].astype(float))
+                for name in ("effect", "read")
+                for arm, suffix in enumerate(arms.values())
+            }
+            texts = ["", *(reasoning[first:last] for first, last in pairwise(starts))]
+            frame = {
+                "uid": uid, "sample": sample, "sentence": np.arange(n_sentences + 1), "text": texts,
+                "category": ["", *map(category, texts[1:])], "n_tokens": np.append(0, np.diff(cut)), "place": place,
+                "log_probability": belief[0], "reference_log_probability": belief[1], "probability": np.exp(belief[0]),
+                "greedy": [text.decode() for text in file["greedy"][number, : n_sentences + 1]], "is_own": is_own,
+                "belief_change": np.append(np.nan, np.diff(belief[0])),
+            }  # fmt: skip
+            rows.append(pd.DataFrame(frame | measures))
+            settled = settling_step(is_own.astype(bool).tolist())
+            correct = verdicts.get((uid, sample))
+            traces.append(
+                {
+                    "uid": uid, "sample": sample, "level": levels.get(uid),
+                    "is_correct": np.nan if correct is None or pd.isna(correct) else float(correct),
+                    "n_sentences": n_sentences, "settled_after": np.nan if settled is None else settled,
+                    "share_after": 0.0 if settled is None else 1 - place[settled],
+                    "area": float((np.exp(belief[0])[:-1] * np.diff(place)).sum()),
+                }
+            )  # fmt: skip
+    return pd.concat(rows, ignore_index=True), pd.DataFrame(traces)
+
+
+def settling_step(is_own: Sequence[bool]) -> int | None:
+    """The first step from which on the greedy answer stays the trace's own; None where the last one is not."""
+    if not is_own[-1]:
+        return None
+    return max((step + 1 for step, own in enumerate(is_own) if not own), default=0)
+
+
+def belief_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """One row a place in the reasoning: the mean probability of the trace's own answer had it ended there.
+
+    share_own: how many greedy answers are the trace's own there. Intervals: a bootstrap over problems.
+    """
+    curves = []
+    for (uid, _), trace in by_sentence.groupby(["uid", "sample"], sort=False):
+        # the last whole sentence before the place
+        at = np.searchsorted(trace["place"].to_numpy(), PLACES + 1e-9, side="right") - 1
+        curves.append((uid, *trace["probability"].to_numpy()[at], *trace["is_own"].to_numpy(float)[at]))
+    by_problem = pd.DataFrame(curves).groupby(0, sort=False).mean().to_numpy()
+    table = pd.DataFrame({"place": PLACES, "n_problems": len(by_problem), "n_traces": len(curves)})
+    for name, values in zip(("probability", "share_own"), np.split(by_problem, 2, axis=1), strict=True):
+        ends = [_interval(of_place, settings) for of_place in values.T]
+        table[name] = values.mean(0)
+        table[f"{name}_low"], table[f"{name}_high"] = zip(*ends, strict=True)
+    return table
+
+
+def settling_table(by_trace: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """One row a group of traces (all, right, wrong, each level): where belief settles, and the area under its curve.
+
+    n_settled: traces whose greedy answer at the reasoning's end is their own; share_after: the mean share of the
+    reasoning's tokens that come after belief has settled, 0 where it never does; area: of the probability. Intervals: a
+    bootstrap over problems. p: of share_after, right against wrong traces (two-sided Mann-Whitney), and by level (rank
+    correlation with it in the column of this name); nan for too few, and where problems have several samples.
+    """
+    groups = {"all": by_trace}
+    groups |= {name: by_trace[by_trace["is_correct"] == verdict] for name, verdict in (("right", 1), ("wrong", 0))}
+    levels = by_trace["level"].dropna().unique()
+    groups |= {f"level {level}": by_trace[by_trace["level"] == level] for level in sorted(levels, key=str)}
+    rows = []
+    for name, group in groups.items():
+        row = {"group": name, "n_traces": len(group), "n_settled": int(group["settled_after"].notna().sum())}
+        row["n_settled_before"] = int((group["settled_after"] == 0).sum())
+        for measure in ("share_after", "area", "n_sentences"):
+            values = group.groupby("uid", sort=False)[measure].mean().to_numpy(float)
+            row[measure] = mean(values)
+            if measure != "n_sentences":
+                row[f"{measure}_low"], row[f"{measure}_high"] = _interval(values, settings)
+        rows.append(row)
+    table = pd.DataFrame(rows).assign(rank_correlation=np.nan, p=np.nan)
+    if by_trace["uid"].duplicated().any():  # samples of one problem go together, which these tests do not know
+        return table
+    right, wrong = groups["right"]["share_after"], groups["wrong"]["share_after"]
+    if min(len(right), len(wrong)) > 1 and is_testable(len(right) + len(wrong), settings["confidence"]):
+        table.loc[table["group"] == "wrong", "p"] = float(mannwhitneyu(right, wrong).pvalue)
+    numbers = pd.to_numeric(by_trace["level"], errors="coerce")
+    known = by_trace[numbers.notna()]
+    if numbers.nunique() > 1 and known["share_after"].nunique() > 1 and is_testable(len(known), settings["confidence"]):
+        found = spearmanr(numbers.dropna(), known["share_after"])
+        table.loc[table["group"] == "all", ["rank_correlation", "p"]] = float(found.statistic), float(found.pvalue)
+    return table
+
+
+def agreement_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """One row a pair of measures: do they rank a trace's sentences alike?
+
+    rank_correlation: Spearman's over a trace's sentences, mean over problems (traces of at least LEAST_SENTENCES where
+    both vary), with a bootstrap interval over problems and the p of sign flips, adjusted by Holm; pooled: over all
+    sentences, each measure in ranks of its own trace, from 0 to 1.
+    """
+    sentences = by_sentence[by_sentence["sentence"] > 0]
+    rows = []
+    for first, second in COMPARED:
+        found: list[tuple[str, float]] = []
+        for (uid, _), trace in sentences.groupby(["uid", "sample"], sort=False):
+            if len(trace) >= LEAST_SENTENCES:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a measure that does not vary
+                    found.append((uid, float(spearmanr(trace[first], trace[second]).statistic)))
+        by_problem = pd.DataFrame(found, columns=["uid", "value"]).dropna().groupby("uid", sort=False)["value"].mean()
+        values = by_problem.to_numpy(float)
+        low, high = _interval(values, settings)
+        ranks = sentences.groupby(["uid", "sample"], sort=False)[[first, second]].rank(pct=True)
+        pooled = float(ranks[first].corr(ranks[second])) if len(ranks) > 2 else np.nan
+        is_tested = is_testable(len(values), settings["confidence"])
+        p = sign_flip_p(values, settings["n_resamples"], settings["seed"]) if is_tested else np.nan
+        rows.append(
+            {
+                "first": first, "second": second, "n_problems": len(values), "rank_correlation": mean(values),
+                "low": low, "high": high, "p": p, "pooled": pooled, "n_sentences": len(sentences),
+            }
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+
+
+def _interval(values: np.ndarray, settings: Mapping[str, Any]) -> tuple[float, float]:
+    if len(values) < 2:
+        return np.nan, np.nan
+    low, high = bootstrap_interval(values, settings["n_resamples"], settings["confidence"], settings["seed"])
+    return float(low), float(high)

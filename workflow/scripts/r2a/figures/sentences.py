@@ -1,0 +1,201 @@
+"""Belief over the reasoning, and which of its sentences the answer depends on (METHOD section 5)."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from r2a.figures.registry import caption, figure
+from r2a.figures.style import BLUE, GREEN, GREY, LEAST_PAIRS, ORANGE, nothing_to_draw, save, title, titled
+from r2a.store import axis_labels, open_hdf5
+from r2a.text.categories import CATEGORIES
+
+N_CURVES = 8  # traces whose own curve is drawn
+WIDTH = 24  # characters of a sentence beside a matrix
+
+
+@figure(
+    scope="model and dataset",
+    analysis="sentences",
+    reads={
+        "sentences": "<results>/tables/{model}/{dataset}/sentences.csv",
+        "beliefs": "<results>/tables/{model}/{dataset}/beliefs.csv",
+    },
+    category="2 Attention",
+    label="belief over the reasoning",
+    where="graded_datasets",
+    caption=(
+        "Had the reasoning ended there: the probability of the trace's own final answer, after each sentence of single "
+        "traces (left), and at equal places of all of them, with the share of greedy answers that are the trace's own "
+        "(right). Means over n problems; {interval} bootstrap intervals over problems. No test."
+    ),
+)
+def plot_belief(sentences: Path, beliefs: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Left: curves of single traces. Right: pooled by place in the reasoning."""
+    rows, pooled = pd.read_csv(sentences), pd.read_csv(beliefs)
+    drawn, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
+    chosen = rows.groupby(["uid", "sample"], sort=False).ngroup() < N_CURVES
+    for _, trace in rows[chosen].groupby(["uid", "sample"], sort=False):
+        left.step(trace["place"], trace["probability"], where="post", linewidth=0.9, alpha=0.7)
+        left.plot(trace["place"].iloc[-1], trace["probability"].iloc[-1], ".", color=GREY, markersize=4)
+    left.set(xlabel="share of the reasoning", ylabel="probability", title="single traces", ylim=(-0.03, 1.03))
+    for name, colour, label in (("probability", BLUE, "own answer"), ("share_own", ORANGE, "greedy answer is own")):
+        right.plot(pooled["place"], pooled[name], "o-", color=colour, markersize=4, label=label)
+        right.fill_between(
+            pooled["place"], pooled[f"{name}_low"], pooled[f"{name}_high"], color=colour, alpha=0.18, linewidth=0
+        )
+    n_traces = int(pooled["n_traces"].iloc[0])
+    right.set(xlabel="share of the reasoning", title=f"all {n_traces} traces")
+    right.legend(fontsize=8, loc="upper left")
+    title(
+        drawn,
+        titled(settings, "what it would answer if its reasoning ended early"),
+        caption("belief", settings) + f" n = {int(pooled['n_problems'].iloc[0])} problems.",
+    )
+    save(drawn, stem, pooled, settings, [sentences, beliefs])
+
+
+@figure(
+    scope="model and dataset",
+    analysis="sentences",
+    reads={"store": "<results>/sentences/{model}/{dataset}.h5"},
+    category="2 Attention",
+    label="which sentence serves which",
+    where="graded_datasets",
+    caption=(
+        "One trace. A sentence (column) is hidden from all later tokens, in all heads: how much the next-token "
+        "distributions of each later sentence (row) change, mean KL divergence over its tokens, in nats, on a scale of "
+        "square roots. Right: what the final answer's log-probability loses, in nats. No test."
+    ),
+)
+def plot_sentence_matrix(store: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """The matrix of the first trace that has one, with its sentences in words."""
+    with open_hdf5(store) as file:
+        has_one = [number for number in range(len(file["trace"])) if np.isfinite(file["matrix"][number]).any()]
+        if not has_one:
+            figure = nothing_to_draw("No trace of several sentences has a matrix (sentences.n_matrices).")
+            save(figure, stem, pd.DataFrame(), settings, [store])
+            return
+        number = has_one[0]
+        uid, reasoning = file["uid"].asstr()[number], file["reasoning"].asstr()[number]
+        starts = file["text_bounds"][number]
+        starts = starts[starts >= 0]
+        n = len(starts) - 1
+        matrix = file["matrix"][number, :n, :n].T  # [to, from]
+        effect = file["effect"][number, axis_labels(file, "arm").index("all"), :n]
+    texts = [" ".join(reasoning[first:last].split()) for first, last in pairwise(starts)]
+    names = [f"{text[:WIDTH]}{'…' * (len(text) > WIDTH)} {k + 1}" for k, text in enumerate(texts)]
+    drawn, (left, right) = plt.subplots(
+        1, 2, figsize=(8.2, max(2.6, 1.6 + 0.2 * min(n, 40))), layout="constrained", width_ratios=(4, 1), sharey=True
+    )
+    image = left.imshow(np.sqrt(np.maximum(matrix, 0)), cmap="viridis", vmin=0, aspect="auto")
+    ticks = range(n) if n <= 40 else range(0, n, n // 20)
+    left.set_yticks(ticks, [names[k] for k in ticks], fontsize=7)
+    left.set_xticks(ticks, [str(k + 1) for k in ticks], fontsize=7)
+    left.set(xlabel="hidden sentence", ylabel="later sentence")
+    bar = drawn.colorbar(image, ax=left, pad=0.01)
+    shown = [tick for tick in (0, 0.1, 0.5, 1, 2, 5, 10) if np.sqrt(tick) <= np.sqrt(np.nanmax([*matrix.flat, 0.1]))]
+    bar.set_ticks([float(np.sqrt(tick)) for tick in shown], labels=[f"{tick:g}" for tick in shown])
+    bar.ax.tick_params(labelsize=7)
+    right.barh(range(n), effect, color=BLUE, height=0.7)
+    right.axvline(0, color="black", linewidth=0.6)
+    right.set(xlabel="final answer loses")
+    title(drawn, titled(settings, f"which sentence serves which, {uid}"), caption("sentence_matrix", settings))
+    table = pd.DataFrame(matrix.T, columns=[f"to_{k + 1}" for k in range(n)])
+    table.insert(0, "sentence", texts)
+    table.insert(1, "effect", effect)
+    save(drawn, stem, table, settings, [store])
+
+
+@figure(
+    scope="model and dataset",
+    analysis="sentences",
+    reads={
+        "sentences": "<results>/tables/{model}/{dataset}/sentences.csv",
+        "agreement": "<results>/tables/{model}/{dataset}/sentence_agreement.csv",
+    },
+    category="2 Attention",
+    label="read against needed",
+    where="graded_datasets",
+    caption=(
+        "Each point is a sentence, by its rank within its trace (0 the least, 1 the most): how much the answer's "
+        "Reasoning-Focus Heads attend to it per token, against what the answer loses when it is hidden in all heads. "
+        "Lines: means of tenths, for RFHs and for as many matched heads. rho: rank correlation within traces, mean "
+        "over n problems, {interval} bootstrap intervals over problems; sign-flip tests with Holm's correction are in "
+        "the table of agreement."
+    ),
+)
+def plot_read_against_needed(sentences: Path, agreement: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Ranks of reading and of suppression, sentence by sentence."""
+    rows = pd.read_csv(sentences).query("sentence > 0")
+    ranked = rows.groupby(["uid", "sample"], sort=False)[["effect", "read_rfh", "read_matched"]].rank(pct=True)
+    told = pd.read_csv(agreement).set_index(["first", "second"])
+    drawn, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    axes.plot(
+        ranked["read_rfh"], ranked["effect"], ".", color=BLUE, alpha=min(1, 60 / max(len(ranked), 1)), markersize=4
+    )
+    for name, colour, label in (("read_rfh", BLUE, "RFHs"), ("read_matched", ORANGE, "matched heads")):
+        tenths = ranked.groupby((ranked[name] * 10).clip(0, 9.99).astype(int))
+        found = told.loc[("effect", name)]
+        rho = f"rho {found['rank_correlation']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+        rho += f", n = {found['n_problems']:g}"
+        axes.plot(tenths[name].mean(), tenths["effect"].mean(), "o-", color=colour, label=f"{label}: {rho}")
+    axes.set(
+        xlabel="read (rank within the trace)", ylabel="needed (rank within the trace)", xlim=(0, 1.02), ylim=(0, 1.02)
+    )
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=2)
+    title(
+        drawn,
+        titled(settings, "is what the heads read what the answer needs?"),
+        caption("read_against_needed", settings),
+    )
+    save(drawn, stem, ranked, settings, [sentences, agreement])
+
+
+@figure(
+    scope="model and dataset",
+    analysis="sentences",
+    reads={"sentences": "<results>/tables/{model}/{dataset}/sentences.csv"},
+    category="2 Attention",
+    label="kinds of sentences",
+    where="graded_datasets",
+    caption=(
+        "Sentences by what they do, told by cue words: the mean of each measure's rank within the trace (0 the least, "
+        "1 the most), first over a problem's sentences of the kind, then over the n problems that have any; 0.5 means "
+        "like any sentence. Bars: a standard error over problems; kinds in fewer than five problems are pale. No test."
+    ),
+)
+def plot_sentence_kinds(sentences: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Mean ranks of belief change, suppression and reading by kind of sentence."""
+    measures = {
+        "belief_change": (GREEN, "s", "changes belief"),
+        "effect": (ORANGE, "^", "is needed"),
+        "read_rfh": (BLUE, "o", "is read by RFHs"),
+    }
+    rows = pd.read_csv(sentences).query("sentence > 0")
+    rows[list(measures)] = rows.groupby(["uid", "sample"], sort=False)[list(measures)].rank(pct=True)
+    by_problem = rows.groupby(["category", "uid"])[list(measures)].mean()
+    table = by_problem.groupby("category").agg(["mean", "sem", "count"])
+    table.columns = ["_".join(column) for column in table.columns]
+    table = table.reindex([name for name in CATEGORIES if name in table.index])
+    drawn, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    is_few = (table["effect_count"] < LEAST_PAIRS).to_numpy()
+    for k, (name, (colour, marker, label)) in enumerate(measures.items()):
+        at = np.arange(len(table)) + 0.18 * (k - 1)
+        for few in (False, True):
+            axes.errorbar(
+                table[f"{name}_mean"][is_few == few], at[is_few == few], xerr=table[f"{name}_sem"][is_few == few],
+                fmt=marker, color=colour, alpha=0.3 if few else 1, capsize=2, linewidth=1, markersize=5,
+                label=None if few else label,
+            )  # fmt: skip
+    axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+    names = [f"{CATEGORIES[name]} (n = {int(n)})" for name, n in table["effect_count"].items()]
+    axes.set(yticks=range(len(table)), yticklabels=names, xlim=(0, 1.02), xlabel="mean rank within the trace")
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.3, -0.22), ncols=3)
+    title(drawn, titled(settings, "which kinds of sentences matter"), caption("sentence_kinds", settings))
+    save(drawn, stem, table.reset_index(), settings, [sentences])

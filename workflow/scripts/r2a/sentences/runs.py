@@ -1,0 +1,239 @@
+"""The job that measures what the answers of a model's traces owe to each sentence of their reasoning."""
+
+import random
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+
+from r2a.formats import read_format
+from r2a.head_sets import Head, matched_heads
+from r2a.models import load_model, load_tokenizer, marks_of, read_manifest, text_of, token_pieces
+from r2a.models.attention import SEAM
+from r2a.parts import Parts
+from r2a.progress import Progress, logger
+from r2a.roles import ALL_HEADS, MATCHED, RFH
+from r2a.sentences.belief import measure_belief
+from r2a.sentences.branches import keep_run, refuse_deviating
+from r2a.sentences.endings import Ending, ending_of
+from r2a.sentences.suppression import measure_effects, measure_matrix
+from r2a.shards import WHOLE, shard_range
+from r2a.store import (
+    NothingToMeasure,
+    add_array,
+    add_axis,
+    add_column,
+    new_hdf5,
+    open_hdf5,
+    provenance,
+    read_parquet,
+)
+from r2a.text.sentences import sentence_bounds
+from r2a.traces import Bounds
+
+ARMS = (ALL_HEADS, RFH, MATCHED)
+ANSWERS = ("own", "reference")
+GREEDY_BYTES = 64  # of a greedy answer's text that are stored
+CPU_BATCH_TOKENS = 2048  # a CPU gains nothing by larger batches
+
+
+class SentenceError(Exception):
+    """Sentences cannot be measured as asked; the message says why and the remedy."""
+
+
+def measure_sentences(
+    traces: Path,
+    dataset: Path,
+    attention: Path,
+    heads: Path,
+    manifest: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    batch_tokens: int,
+    shard: str = WHOLE,
+) -> None:
+    r"""Measure belief curves, suppression and reading of the traces' sentences (a shard: its own traces').
+
+    By METHOD section 5, nan where undefined: /belief [trace, answer, step], log-probability (nats) of the trace's own
+    final answer and of the reference after so many sentences; /is_own [trace, step], whether the greedy answer is the
+    trace's own, -1 past the last step, and /greedy [trace, step], its first GREEDY_BYTES bytes; /effect [trace, arm,
+    sentence], what the own answer's log-probability loses when the sentence is hidden from the arm's heads; /read
+    [trace, arm, sentence], the answer's attention per token of the sentence, mean over the arm's heads; /matrix
+    [trace, from, to], of settings["n_matrices"] traces: suppression.measure_matrix. /sentence_bounds and /text_bounds
+    [trace, sentence_bound]: tokens of the trace and characters of /reasoning [trace] at which sentences begin, -1 past
+    the last. Arms: all heads; the first n_top_heads by a2r; as many matched heads, drawn for each trace.
+    Finished traces are kept beside the output (Parts). Raises ModelError where the architecture's runs cannot be gone
+    on from exactly; NothingToMeasure without a valid trace.
+    """
+    table = _measured_traces(traces, settings)
+    origin = read_manifest(manifest)
+    own = shard_range(shard, len(table))
+    inputs = [traces, dataset, attention, heads, manifest]
+    written_from = provenance(settings, inputs)
+    parts = Parts(output, written_from, inputs)
+    tokenizer = load_tokenizer(origin["folder"])
+    ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
+    bounds = [Bounds.of(row) for row in table["bounds"]]
+    pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
+    cuts = [sentence_bounds(reasoning, b.reasoning) for reasoning, b in zip(pieces, bounds, strict=True)]
+    missing = [number for number in own if str(number) not in parts]
+    logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already there")
+    if missing:
+        marks = marks_of(origin["folder"], read_format(origin["format"]))
+        reference = read_parquet(dataset, ["uid", "answer"]).set_index("uid")["answer"]
+        scored = read_parquet(heads, ["layer", "head", "rank", "a2bos", "output_share"])
+        mass = _sentence_mass(attention, table)
+        model = load_model(origin, SEAM)
+        refuse_deviating(model, ids[0])
+        if not torch.cuda.is_available():
+            batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
+        what = f"{settings['model']}, {settings['dataset']}: traces' sentences"
+        with Progress(what, len(missing)) as progress:
+            for number in missing:
+                row, b = table.iloc[number], bounds[number]
+                answer = text_of(tokenizer, ids[number][b.span("answer")])
+                known = reference.get(row["uid"])
+                ending = ending_of(tokenizer, marks, answer, settings["stub"], [known] if known else [])
+                chosen = _heads_by_arm(scored, settings, row["uid"])
+                with_matrix = number < settings["n_matrices"]
+                found, batch_tokens = _measure_in_memory(
+                    model, ids[number][: b.think_close], cuts[number], ending, chosen, with_matrix, batch_tokens
+                )
+                found["read"] = _read(mass[number], cuts[number], chosen)
+                parts.add(str(number), found)
+                progress.advance(len(ids[number]))
+    with new_hdf5(output, written_from) as file:
+        arrays = _lay_out(file, table, pieces, cuts)
+        for number in own:
+            cut, first = cuts[number], bounds[number].reasoning
+            starts = [0, *accumulate(map(len, pieces[number]))]
+            arrays["sentence_bounds"][number, : len(cut)] = cut
+            arrays["text_bounds"][number, : len(cut)] = [starts[place - first] for place in cut]
+            for name, values in parts[str(number)].items():
+                arrays[name][(number, *map(slice, values.shape))] = values
+
+
+def _measured_traces(traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """The valid traces with a reasoning that are measured, drawn by the study's seed."""
+    table = read_parquet(traces)
+    bounds = table["bounds"].map(Bounds.of)
+    table = table[table["is_valid"] & bounds.map(lambda b: b.think_close > b.reasoning)]
+    if table.empty:
+        raise NothingToMeasure(f"no valid {settings['decoding']} trace with reasoning (the funnel says why)")
+    n_problems = min(settings["n_problems"] or len(table), len(table))
+    return table.sample(n_problems, random_state=settings["seed"]).sort_index()
+
+
+def _sentence_mass(attention: Path, table: pd.DataFrame) -> list[np.ndarray]:
+    """The answer's attention on each sentence of the traces' reasoning, [layer, head, sentence] each."""
+    with open_hdf5(attention) as file:
+        keys = zip(file["uid"].asstr()[:], file["condition"].asstr()[:], file["sample"][:].tolist(), strict=True)
+        numbers = {key: number for number, key in enumerate(keys)}
+        return [file["sentence_mass"][numbers[row.uid, row.condition, int(row.sample)]] for row in table.itertuples()]
+
+
+def _heads_by_arm(scored: pd.DataFrame, settings: Mapping[str, Any], uid: str) -> list[frozenset[Head] | None]:
+    """The heads of each of ARMS; None: all."""
+    first = scored.sort_values("rank", kind="stable").head(settings["n_top_heads"])
+    rfhs = tuple(zip(first["layer"].tolist(), first["head"].tolist(), strict=True))
+    matched = matched_heads(rfhs, scored, random.Random(f"{settings['seed']} {uid}"))
+    return [None, frozenset(rfhs), frozenset(matched)]
+
+
+def _measure_in_memory(
+    model: Any,
+    ids: Sequence[int],
+    cut: Sequence[int],
+    ending: Ending,
+    arms: Sequence[frozenset[Head] | None],
+    with_matrix: bool,
+    batch_tokens: int,
+) -> tuple[dict[str, np.ndarray], int]:
+    """A trace's arrays, and the tokens that a batch held: halved when memory runs out."""
+    while True:
+        try:
+            return _measure(model, ids, cut, ending, arms, with_matrix, batch_tokens), batch_tokens
+        except torch.OutOfMemoryError as error:
+            if batch_tokens < 256:
+                raise SentenceError(
+                    f"a trace of {len(ids)} tokens does not fit into memory; use a larger device"
+                ) from error
+        batch_tokens //= 2
+        torch.cuda.empty_cache()
+        logger.warning(f"out of memory; going on with {batch_tokens} tokens a batch")
+
+
+def _measure(
+    model: Any,
+    ids: Sequence[int],
+    cut: Sequence[int],
+    ending: Ending,
+    arms: Sequence[frozenset[Head] | None],
+    with_matrix: bool,
+    batch_tokens: int,
+) -> dict[str, np.ndarray]:
+    """ids: up to the reasoning's end. Once run, with the trace's own answer after it; all measures go on from that."""
+    whole = [*ids, *ending.opening, *ending.answers[0]]
+    kept = keep_run(model, whole)
+    belief = measure_belief(
+        model, kept, cut, ending.opening, ending.answers, ending.is_whole, ending.max_tokens, batch_tokens
+    )
+    # a reference that is the trace's own answer has that one's log-probability
+    both = belief.log_probability[[0, -1]] if len(ending.answers) > 1 else belief.log_probability.repeat(2, 0)
+    position = len(whole) - len(ending.answers[0])
+    found: dict[str, np.ndarray] = {
+        "belief": both.astype(np.float32),
+        "is_own": np.array([ending.is_own(tokens) for tokens in belief.greedy], np.int64),
+        "greedy": np.array([_shortened(ending.answer(tokens) or "") for tokens in belief.greedy], f"S{GREEDY_BYTES}"),
+        "effect": measure_effects(model, kept, cut, position, arms, batch_tokens).astype(np.float32),
+    }
+    if with_matrix:
+        found["matrix"] = measure_matrix(model, kept, cut, batch_tokens)
+    return found
+
+
+def _shortened(text: str) -> bytes:
+    """A text's first bytes, no character being cut."""
+    return text.encode()[:GREEDY_BYTES].decode(errors="ignore").encode()
+
+
+def _read(mass: np.ndarray, cut: Sequence[int], arms: Sequence[frozenset[Head] | None]) -> np.ndarray:
+    """The answer's attention per token of each sentence, mean over each arm's heads, [arm, sentence]."""
+    per_token = mass[..., : len(cut) - 1] / np.diff(cut)
+    flat = per_token.reshape(-1, per_token.shape[-1])
+    n_heads = mass.shape[1]
+    chosen = [slice(None) if heads is None else [layer * n_heads + head for layer, head in heads] for heads in arms]
+    return np.stack([np.nanmean(flat[at], 0) for at in chosen]).astype(np.float32)
+
+
+def _lay_out(
+    file: h5py.File, table: pd.DataFrame, pieces: Sequence[Sequence[str]], cuts: Sequence[Sequence[int]]
+) -> dict[str, h5py.Dataset]:
+    """The store's axes and its arrays, empty but for what names a trace."""
+    most = max(map(len, cuts))
+    add_axis(file, "trace", range(len(table)))
+    add_axis(file, "answer", ANSWERS)
+    add_axis(file, "arm", ARMS)
+    add_axis(file, "step", range(most))
+    for name in ("sentence", "from", "to"):
+        add_axis(file, name, range(most - 1))
+    add_axis(file, "sentence_bound", range(most))
+    for column in ("uid", "sample"):
+        add_column(file, column, "trace", table[column].tolist())
+    add_column(file, "reasoning", "trace", ["".join(reasoning) for reasoning in pieces])
+    nats, bound = "nat", ("trace", "sentence_bound")
+    return {
+        "sentence_bounds": add_array(file, "sentence_bounds", bound, "token", "int64", fill=-1),
+        "text_bounds": add_array(file, "text_bounds", bound, "character of the reasoning", "int64", fill=-1),
+        "belief": add_array(file, "belief", ("trace", "answer", "step"), f"{nats}, log-probability"),
+        "is_own": add_array(file, "is_own", ("trace", "step"), "1: yes, 0: no", "int64", fill=-1),
+        "greedy": add_array(file, "greedy", ("trace", "step"), "text in UTF-8", f"S{GREEDY_BYTES}", fill=b""),
+        "effect": add_array(file, "effect", ("trace", "arm", "sentence"), f"{nats} lost"),
+        "read": add_array(file, "read", ("trace", "arm", "sentence"), "share of attention per token"),
+        "matrix": add_array(file, "matrix", ("trace", "from", "to"), f"{nats}, mean KL divergence"),
+    }

@@ -1,0 +1,28 @@
+"""Tabulate belief curves and what the answers owe to each sentence."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.evaluation.sentences import write_sentences
+        from r2a.store import empty_if_nothing
+
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            write_sentences(
+                Path(snakemake.input.sentences),
+                Path(snakemake.input.grades),
+                Path(snakemake.input.dataset),
+                {name: Path(path) for name, path in snakemake.output.items()},
+                snakemake.params.settings,
+            )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

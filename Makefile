@@ -29,6 +29,7 @@ help:
 	@echo "make bench-attention   time and memory of the attention rerun (ten minutes), into results/benchmarks"
 	@echo "make bench-patching   time of patching against slower ways (a quarter of an hour), into results/benchmarks"
 	@echo "make bench-operators   operators and waits that each stage asks a GPU for, counted without one, into results/benchmarks"
+	@echo "make bench-sentences   time of belief curves and suppression against slower ways (ten minutes), into results/benchmarks"
 	@echo "make bench-explorer   from a selection to its picture in the trace explorer, into results/benchmarks"
 	@echo "make torture   kill the workflow fifty times and spoil its files (half an hour), into results/benchmarks"
 	@echo "make lock   make envs/*.lock.txt anew from envs/requirements.in (needs uv)"
@@ -76,6 +77,9 @@ bench-patching: $(installed)
 
 bench-operators: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts python tests/benchmarks/operators.py
+
+bench-sentences: $(installed)
+	$(in_environment) PYTHONPATH=workflow/scripts python tests/benchmarks/sentences.py
 
 bench-explorer: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts:tests/browser python tests/benchmarks/explorer.py

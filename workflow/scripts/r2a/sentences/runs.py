@@ -73,20 +73,23 @@ def measure_sentences(
     table = _measured_traces(traces, settings)
     origin = read_manifest(manifest)
     own = shard_range(shard, len(table))
-    inputs = [traces, dataset, attention, heads, manifest]
-    written_from = provenance(settings, inputs)
-    parts = Parts(output, written_from, inputs)
+    written_from = provenance(settings, [traces, dataset, attention, heads, manifest])
     tokenizer = load_tokenizer(origin["folder"])
-    ids = [[*row.prompt_token_ids, *row.completion_token_ids] for row in table.itertuples()]
+    ids = [[*map(int, row.prompt_token_ids), *map(int, row.completion_token_ids)] for row in table.itertuples()]
     bounds = [Bounds.of(row) for row in table["bounds"]]
+    references = read_parquet(dataset, ["uid", "answer"]).set_index("uid")["answer"].reindex(table["uid"]).tolist()
+    scored = read_parquet(heads, ["layer", "head", "rank", "a2bos", "output_share"])
+    arms = [_heads_by_arm(scored, settings, uid) for uid in table["uid"]]
+    named = [[None if heads is None else sorted(heads) for heads in of_trace] for of_trace in arms]
+    has_matrix = [number < settings["n_matrices"] for number in range(len(table))]
+    depends_on = map(list, zip(ids, bounds, references, named, has_matrix, strict=True))
+    parts = Parts(output, written_from, {str(number): part for number, part in enumerate(depends_on)})
     pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
     cuts = [sentence_bounds(reasoning, b.reasoning) for reasoning, b in zip(pieces, bounds, strict=True)]
     missing = [number for number in own if str(number) not in parts]
     logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already there")
     if missing:
         marks = marks_of(origin["folder"], read_format(origin["format"]))
-        reference = read_parquet(dataset, ["uid", "answer"]).set_index("uid")["answer"]
-        scored = read_parquet(heads, ["layer", "head", "rank", "a2bos", "output_share"])
         mass = _sentence_mass(attention, table)
         model = load_model(origin, SEAM)
         refuse_deviating(model, ids[0])
@@ -95,16 +98,12 @@ def measure_sentences(
         what = f"{settings['model']}, {settings['dataset']}: traces' sentences"
         with Progress(what, len(missing)) as progress:
             for number in missing:
-                row, b = table.iloc[number], bounds[number]
+                b, others = bounds[number], [text for text in [references[number]] if isinstance(text, str) and text]
                 answer = text_of(tokenizer, ids[number][b.span("answer")])
-                known = reference.get(row["uid"])
-                ending = ending_of(tokenizer, marks, answer, settings["stub"], [known] if known else [])
-                chosen = _heads_by_arm(scored, settings, row["uid"])
-                with_matrix = number < settings["n_matrices"]
-                found, batch_tokens = _measure_in_memory(
-                    model, ids[number][: b.think_close], cuts[number], ending, chosen, with_matrix, batch_tokens
-                )
-                found["read"] = _read(mass[number], cuts[number], chosen)
+                ending = ending_of(tokenizer, marks, answer, settings["stub"], others)
+                of_trace = model, ids[number][: b.think_close], cuts[number], ending, arms[number], has_matrix[number]
+                found, batch_tokens = _measure_in_memory(*of_trace, batch_tokens)
+                found["read"] = _read(mass[number], cuts[number], arms[number])
                 parts.add(str(number), found)
                 progress.advance(len(ids[number]))
     with new_hdf5(output, written_from) as file:

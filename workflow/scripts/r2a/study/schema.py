@@ -189,8 +189,8 @@ class Model(Source):
         1,
         gt=0,
         description="Number of jobs that share the work on a dataset's traces, attention, ablation, activations, "
-        "patching and sentences; one model uses shards x gpus GPUs. Results do not depend on it. When it changes, stores are put "
-        "together again from finished results (not with Snakemake's --rerun-triggers mtime).",
+        "patching and sentences; one model uses shards x gpus GPUs. Results do not depend on it. When it changes, "
+        "stores are put together again from finished results (not with Snakemake's --rerun-triggers mtime).",
     )
     threads: int | None = Field(
         None,

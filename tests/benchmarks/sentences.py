@@ -1,0 +1,172 @@
+"""Time of belief curves and of suppression, beside what they cannot do without and the ways that others take.
+
+    make bench-sentences        writes results/benchmarks/sentences.csv, prints its ratios
+
+A random Qwen2 with the attention of R1-Distill-Qwen-1.5B in few and narrow layers, float32, one thread. Seconds are the
+thread's CPU time, so that a busy machine does not change them; each is the best of PASSES. A trace's sentences are of
+equal length; a tail is what closes the reasoning and opens the answer, and the answer.
+
+belief       forward  one forward pass over the reasoning, without logits
+             tails    one forward pass over the tails' own tokens alone, without the reasoning before them
+             ours     the kept run and all S + 1 tails, with log-probabilities and greedy answers
+             naive    a forward pass over reasoning and tail for each of the S + 1
+             vllm     greedy answers alone, by vLLM with prefix caching; where it is installed
+suppression  forward  one forward pass over reasoning and tail
+             limit    for each sentence, transformers' forward pass over what comes after it, with kept keys and values
+             ours     the kept run and the effect of every sentence, hidden in all heads
+             naive    for each sentence, a masked forward pass over the whole trace
+
+Of naive ways every NTH case is measured, and the time taken NTH times.
+"""
+
+import argparse
+import csv
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PASSES, NTH = 2, 6
+SIZES = {
+    "vocab_size": 1000, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 4,
+    "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 8192,
+}  # fmt: skip
+CASES = ((1000, 15), (4000, 60))  # tokens of the reasoning, sentences
+N_OPENING, N_ANSWER = 10, 3
+COLUMNS = ("tokens", "sentences", "measure", "way", "seconds")
+
+
+def seconds(run: Callable[[], Any], n_passes: int = PASSES) -> float:
+    """CPU seconds of the fastest pass."""
+    found = []
+    for _ in range(n_passes):
+        start = time.process_time()
+        run()
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+def build() -> Any:
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from r2a.models.attention import SEAM
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    return Qwen2ForCausalLM(Qwen2Config(**SIZES, attn_implementation=SEAM)).eval().requires_grad_(False)
+
+
+def measured(model: Any, n_tokens: int, n_sentences: int) -> dict[tuple[str, str], float]:
+    """Seconds by measure and way."""
+    import torch
+    from transformers import DynamicCache
+
+    from r2a.models.attention import attention_kernel
+    from r2a.models.decoder import Decoder
+    from r2a.sentences.belief import measure_belief
+    from r2a.sentences.branches import keep_run
+    from r2a.sentences.suppression import measure_effects
+
+    random = torch.Generator().manual_seed(1)
+    ids = torch.randint(1000, (n_tokens + N_OPENING + N_ANSWER,), generator=random).tolist()
+    reasoning, opening, answer = ids[:n_tokens], ids[n_tokens:-N_ANSWER], ids[-N_ANSWER:]
+    cut = [round(n_tokens * k / n_sentences) for k in range(n_sentences + 1)]
+    cut[0] = 1  # something stands before the reasoning
+    body, n_tail = Decoder(model).body, N_OPENING + N_ANSWER
+
+    def forward(tokens: list[int], rows: int = 1, **more: Any) -> Any:
+        with torch.no_grad():
+            return body(input_ids=torch.tensor([tokens] * rows), **{"use_cache": False} | more)
+
+    def belief() -> None:
+        measure_belief(model, keep_run(model, reasoning), cut, opening, [answer], lambda _: True, 8, 2048)
+
+    def suppression() -> None:
+        measure_effects(model, keep_run(model, ids), cut, len(ids) - N_ANSWER, [None], 2048)
+
+    found = {("belief", "ours"): seconds(belief), ("suppression", "ours"): seconds(suppression, 1)}
+    with attention_kernel(model, "sdpa"):
+        found["belief", "forward"] = seconds(lambda: forward(reasoning))
+        found["suppression", "forward"] = seconds(lambda: forward(ids))
+        found["belief", "tails"] = seconds(lambda: forward([*opening, *answer], len(cut)))
+        found["belief", "naive"] = NTH * sum(
+            seconds(lambda end=end: forward([*reasoning[:end], *opening, *answer]), 1) for end in cut[::NTH]
+        )
+        limit = 0.0
+        whole = forward(ids, use_cache=True).past_key_values
+        for end in cut[1:]:
+            kept = DynamicCache()
+            for layer, part in enumerate(whole.layers):
+                kept.update(part.keys[:, :, :end], part.values[:, :, :end], layer)
+            limit += seconds(lambda end=end, kept=kept: forward(ids[end:], use_cache=True, past_key_values=kept), 1)
+        found["suppression", "limit"] = limit
+        naive = 0.0
+        causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+        for k in range(0, n_sentences, NTH):
+            mask = causal.clone()
+            mask[cut[k + 1] :, cut[k] : cut[k + 1]] = False
+            naive += seconds(lambda mask=mask: forward(ids, attention_mask=mask[None, None]), 1)
+        found["suppression", "naive"] = naive * n_sentences / len(range(0, n_sentences, NTH))
+    assert n_tail == len(opening) + len(answer)
+    return found
+
+
+def through_vllm(model: Any, n_tokens: int, n_sentences: int) -> float:
+    """CPU seconds of the greedy answers after each cut, with prefix caching."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    import torch
+    from vllm import LLM, SamplingParams
+
+    random = torch.Generator().manual_seed(1)
+    ids = torch.randint(1000, (n_tokens + N_OPENING,), generator=random).tolist()
+    cut = [max(1, round(n_tokens * k / n_sentences)) for k in range(n_sentences + 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        engine = LLM(
+            folder, skip_tokenizer_init=True, enable_prefix_caching=True, enforce_eager=True, dtype="float32",
+            max_model_len=n_tokens + 64,
+        )  # fmt: skip
+        sampling = SamplingParams(temperature=0, max_tokens=N_ANSWER, ignore_eos=True, detokenize=False)
+        prompts: list[Any] = [{"prompt_token_ids": [*ids[:end], *ids[n_tokens:]]} for end in cut]
+
+        def answers() -> None:
+            engine.reset_prefix_cache()
+            engine.generate({"prompt_token_ids": ids[:n_tokens]}, sampling, use_tqdm=False)
+            engine.generate(prompts, sampling, use_tqdm=False)
+
+        return seconds(answers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/sentences.csv"))
+    parser.add_argument("--no-vllm", action="store_true")
+    asked = parser.parse_args()
+    model, rows = build(), []
+    for n_tokens, n_sentences in CASES:
+        found = measured(model, n_tokens, n_sentences)
+        if not asked.no_vllm:
+            try:
+                found["belief", "vllm"] = through_vllm(model, n_tokens, n_sentences)
+            except ImportError:
+                print("vllm is not installed: its way is left out")
+        rows += [(n_tokens, n_sentences, *key, f"{took:.3f}") for key, took in found.items()]
+        bound = 1.3 * found["belief", "forward"] + 1.2 * found["belief", "tails"]
+        print(
+            f"{n_tokens} tokens, {n_sentences} sentences: belief takes {found['belief', 'ours'] / bound:.2f} of 1.3 "
+            f"forward passes and 1.2 times its tails, and is {found['belief', 'naive'] / found['belief', 'ours']:.1f} "
+            f"times as fast as naive; suppression reaches "
+            f"{found['suppression', 'limit'] / found['suppression', 'ours']:.2f} of the limit, and is "
+            f"{found['suppression', 'naive'] / found['suppression', 'ours']:.1f} times as fast as naive",
+            flush=True,
+        )
+        asked.output.parent.mkdir(parents=True, exist_ok=True)
+        with open(asked.output, "w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,10 @@
-# Configuration in, targets out. What is made from what stands in workflow/rules, one file a stage.
+# Configuration in, targets out. The rules are in workflow/rules, one file per stage.
 import sys
 
 from snakemake.utils import min_version
 
 min_version("9.27")
-# Where this file is, be it used as a module from another folder; paths of a study start where Snakemake runs.
+# Where this file is, also when another workflow uses it as a module; a study's paths start where Snakemake runs.
 HOME = workflow.current_basedir.get_path_or_uri(secret_free=True)
 sys.path.insert(0, f"{HOME}/workflow/scripts")
 
@@ -12,7 +12,7 @@ from r2a.study import CONDITIONS, load_study, stage_settings
 from r2a.study.schema import located
 from r2a.estimate import announce
 
-# A study of one's own (--configfile, or a module's config) replaces the shipped one; merged, both would run.
+# Your own study (--configfile, or a module's config) replaces the shipped one; if they were merged, both would run.
 if not workflow.overwrite_configfiles and "models" not in config:
 
     configfile: f"{HOME}/config/config.yaml"

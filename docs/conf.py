@@ -11,7 +11,7 @@ project_copyright = author
 release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 extensions = ["myst_nb", "autoapi.extension"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]  # what earlier builds have made
 html_theme = "furo"
 html_title = f"r2a {release}"
 

@@ -15,7 +15,7 @@ from r2a.study import CONDITIONS, Study, stage_settings
 def generate_all(
     study: Study, model: str, dataset: str, table: Path, manifest: Path, folder: Path, resources: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """One file a condition and decoding under `folder`; returns them all, problem by problem."""
+    """One file per condition and decoding under `folder`; returns them all, problem by problem."""
     outputs = []
     for condition, decoding in product(CONDITIONS, study.decodings):
         outputs.append(folder / f"{condition}.{decoding}.parquet")

@@ -181,7 +181,7 @@ def _recode(mlp: torch.nn.Module) -> None:
 
 
 def _embeddings() -> torch.Tensor:
-    """One row a token, [N_TOKENS, D_MODEL], each of norm sqrt(D_MODEL)."""
+    """One row per token, [N_TOKENS, D_MODEL], each of norm sqrt(D_MODEL)."""
     embeddings = torch.zeros(N_TOKENS, D_MODEL)
     embeddings[BOS, IS_BOS] = FLAG
     embeddings[SAID.start : SAID.stop, IS_SAID] = FLAG

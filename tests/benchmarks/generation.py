@@ -57,7 +57,7 @@ def main() -> None:
     wall, processor = (
         statistics.median(one["vllm"][clock] / one["ours"][clock] for one in rounds) for clock in ("wall", "processor")
     )
-    print(f"{OUTPUT}: ours has {wall:.3f} times the tokens a second of vLLM alone, {processor:.3f} by processor time")
+    print(f"{OUTPUT}: ours has {wall:.3f} times the tokens per second of vLLM alone, {processor:.3f} by processor time")
 
 
 def measure(number: int) -> dict[str, Any]:

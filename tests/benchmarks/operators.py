@@ -259,7 +259,7 @@ def patches(component: str, n_tokens: int) -> tuple[float, float]:
 
 
 def measure() -> list[dict[str, Any]]:
-    """A row a stage, number of tokens and way, in COLUMNS."""
+    """A row per stage, number of tokens and way, in COLUMNS."""
     cases: list[tuple[str, int, str, Callable[[], tuple[float, float]]]] = []
     for n in (3500, 10_000):
         cases += [

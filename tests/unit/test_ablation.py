@@ -170,7 +170,7 @@ def hooked(model: Any, trace: int, arm: Arm, outputs: Outputs) -> torch.Tensor:
 
 
 def forced(model: Any, rows: list[tuple[int, Arm]]) -> torch.Tensor:
-    """Logits after each of a trace's own answer tokens, a row a (trace, arm): [row, token, vocabulary]."""
+    """Logits after each of a trace's own answer tokens, a row per (trace, arm): [row, token, vocabulary]."""
     outputs = answer_outputs(model, IDS, BOUNDS)
     readings = [reading_of(model, trace, outputs) for trace in range(2)]
     decoding = Rows(model, [(readings[trace], arm) for trace, arm in rows])
@@ -567,7 +567,7 @@ def test_out_of_memory_halves_the_batches_and_loses_no_answer(folder, monkeypatc
     monkeypatch.setattr(r2a.ablation.runs, "generate", with_room_for(10))
     with caplog.at_level("WARNING", "r2a"):
         found = ablate(folder, "halved.parquet")
-    assert "going on with 5000 tokens" in caplog.text
+    assert "continuing with 5000 tokens" in caplog.text
     pd.testing.assert_frame_equal(found, pd.read_parquet(folder / "answers.parquet"), atol=1e-5)
     monkeypatch.setattr(r2a.ablation.runs, "generate", with_room_for(0))
     with pytest.raises(AblationError, match=r"one answer alone does not fit into memory"):
@@ -602,7 +602,7 @@ def test_a_killed_job_goes_on_with_the_answers_that_are_missing(folder, monkeypa
 
 
 def test_more_heads_than_the_model_has_and_no_valid_trace_are_errors_in_words(folder):
-    with pytest.raises(AblationError, match=r"25 heads are to be ablated, and tiny-qwen has 24"):
+    with pytest.raises(AblationError, match=r"25 heads are to be ablated, but tiny-qwen has 24"):
         ablate(folder, "none.parquet", doses=[1, 25])
     table = pd.read_parquet(folder / "traces.parquet").assign(is_valid=False)
     write_parquet(folder / "invalid.parquet", table, provenance({}))
@@ -649,7 +649,7 @@ def test_effects_are_paired_by_problem_with_draws_averaged_first():
     assert np.isnan([unablated["difference"], rfhs["difference"]]).all()
     # Wilson's interval of 1 of 4, by hand
     assert (rfhs["low"], rfhs["high"]) == pytest.approx((0.0456, 0.6994), abs=1e-4)
-    # one answer a problem against two draws; of two problems in four there is no difference, so it may be nothing
+    # one answer per problem against two draws; of two problems in four there is no difference, so it may be nothing
     ends = difference_interval(np.array([0, 0, 0, 1]), np.array([1, 0.5, 0, 1]), 1, 2, 0.95)
     assert (ablated["difference_low"], ablated["difference_high"]) == pytest.approx(ends)
     assert ends[0] < -0.375 < 0 < ends[1]

@@ -257,7 +257,7 @@ def test_out_of_memory_halves_the_budget_and_loses_no_trace(monkeypatch, caplog)
     with caplog.at_level("WARNING", "r2a"):
         assert [first for first, _ in rerun_traces(random_model("llama"), ids, ids, 100)] == list(range(7))
     assert calls == [[20] * 5, [20] * 2, [20] * 2, [20] * 2, [20]]
-    assert "out of memory at 100 tokens a batch; going on with 50" in caplog.text
+    assert "out of memory at 100 tokens per batch; continuing with 50" in caplog.text
 
 
 def test_a_trace_too_long_for_the_memory_is_named(monkeypatch):
@@ -287,7 +287,7 @@ def test_self_check_stops_a_wrong_kernel_with_numbers(traces, monkeypatch):
 def test_masses_that_miss_one_stop_the_job(wrong):
     mass = np.full((2, 2, 2, 4), 0.25)
     check_masses(mass, "float32", "uid-1")
-    with pytest.raises(AttentionError, match="uid-1: attention masses miss 1 by"):
+    with pytest.raises(AttentionError, match="uid-1: attention masses differ from 1 by"):
         check_masses(mass * wrong, "float32", "uid-1")
 
 

@@ -113,11 +113,11 @@ CONFIGURATIONS = [
     ("grading.seconds", 0, "grading.seconds: "),
     ("statistics", {"confidence": 95}, "statistics.confidence: "),
     ("statistics", {"n_resamples": 1}, "statistics.n_resamples: "),
-    ("attention.decoding", "nucleus", "attention.decoding: 'nucleus' is none of the decodings (greedy, sampled)"),
+    ("attention.decoding", "nucleus", "attention.decoding: 'nucleus' is not one of the decodings (greedy, sampled)"),
     ("attention.n_top_heads", 0, "attention.n_top_heads: "),
     ("attention.cue_words", [], "attention.cue_words: "),
     ("attention.cue_words", [""], "attention.cue_words.0: "),
-    ("patching", {"decoding": "sampled"}, "patching.decoding: 'sampled' samples; pairs need a greedy decoding"),
+    ("patching", {"decoding": "sampled"}, "patching.decoding: 'sampled' samples, but pairs need a greedy decoding"),
     ("patching", {"components": ["attn_out"]}, "patching.components: resid_pre is missing"),
 ]  # fmt: skip
 
@@ -146,14 +146,14 @@ ROW = {"uid": "a", "problem": "1 + 1?", "answer": "2", "area": "sums", "level": 
 PAIR = {"query_a": "a or b?", "answer_a": "a", "query_b": "b or a?", "answer_b": "b"}
 DATA_FILES = {
     "a missing column": ("problems", "x.jsonl", [{"uid": "a", "q": "?"}], r"row 1 has no problem; name the right"),
-    "no rows": ("problems", "x.jsonl", [], r"x\.jsonl: holds no rows"),
+    "no rows": ("problems", "x.jsonl", [], r"x\.jsonl: has no rows"),
     "a repeated uid": ("problems", "x.jsonl", [ROW, ROW], r"2 rows \(a, a, \.\.\.\) have a uid that occurs more"),
     "a missing uid": ("problems", "x.jsonl", [ROW | {"uid": None}], "have a uid"),
     "an empty problem": ("problems", "x.jsonl", [ROW | {"problem": "  "}], "have no problem text"),
     "no problem": ("problems", "x.jsonl", [ROW | {"problem": None}], "have no problem text"),
     "a missing reference": ("problems", "x.jsonl", [ROW | {"answer": None}], "cannot be compared with answers"),
-    "torn JSON": ("problems", "x.jsonl", '{"uid": "a", "prob', r"x\.jsonl: line 1 is no JSON \(.+\); give one"),
-    "no JSON at all": ("problems", "x.jsonl", "hello\nworld\n", r"x\.jsonl: line 1 is no JSON \(.+\), line 2 is"),
+    "torn JSON": ("problems", "x.jsonl", '{"uid": "a", "prob', r"x\.jsonl: line 1 is not JSON \(.+\); give one"),
+    "no JSON at all": ("problems", "x.jsonl", "hello\nworld\n", r"x\.jsonl: line 1 is not JSON \(.+\), line 2 is"),
     "no Parquet": ("problems", "x.parquet", "PAR1 not really", r"x\.parquet: .*cannot be read"),
     "an unknown suffix": ("problems", "x.doc", "anything", r"unknown kind of file; use one of .*\.jsonl"),
     "pairs without a column": ("comparison_pairs", "x.jsonl", [{"query_a": "a"}], "no column answer_a"),

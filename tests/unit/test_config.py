@@ -50,7 +50,7 @@ def test_every_error_is_told_at_once_with_its_key_and_remedy(shipped):
         "models.tiny-qwen.path: no/such/folder does not exist",
         "models.tiny-llama: give exactly one of path",
         "decodings.greedy.n_samples: ",
-        "attention.decoding: 'nucleus' is none of the decodings",
+        "attention.decoding: 'nucleus' is not one of the decodings",
         "attention.top_heads: unknown key; did you mean n_top_heads?",
     ):
         assert sum(line.strip().startswith(expected) for line in lines) == 1, expected
@@ -58,7 +58,9 @@ def test_every_error_is_told_at_once_with_its_key_and_remedy(shipped):
 
 def test_cases_are_named_by_problem_within_a_dataset_of_the_study(shipped):
     shipped["attention"]["case_uids"] = {"puzles": ["chain-0001"]}
-    with pytest.raises(ConfigError, match=r"attention.case_uids: 'puzles' is none of the datasets \(puzzles, compari"):
+    with pytest.raises(
+        ConfigError, match=r"attention.case_uids: 'puzles' is not one of the datasets \(puzzles, compari"
+    ):
         load_study(shipped)
     shipped["attention"]["case_uids"] = {"puzzles": ["chain-0001"]}
     study = load_study(shipped)
@@ -217,7 +219,7 @@ def test_diagnostics_need_a_haystack_file_and_known_keys_of_a_needle(shipped):
     with pytest.raises(ConfigError) as error:
         load_study(shipped)
     for expected in (
-        "diagnostics.haystack: resources is no file",
+        "diagnostics.haystack: resources is not a file",
         "diagnostics.needles.0.needel: unknown key; did you mean needle?",
         "diagnostics.needles.0.needle: missing",
     ):

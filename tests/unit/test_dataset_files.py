@@ -160,7 +160,7 @@ def test_unicodes_other_encodings_are_read(tmp_path, encoding, suffix):
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_another_encoding_is_told_with_the_byte(tmp_path, suffix):
     (tmp_path / f"a.{suffix}").write_bytes("uid,problem,answer\n1,caf\xe9,3\n".encode("latin-1"))
-    with pytest.raises(DatasetError, match=r"byte 24 \(line 2\) is 0xe9, which is no UTF-8; save the file as UTF-8"):
+    with pytest.raises(DatasetError, match=r"byte 24 \(line 2\) is 0xe9, which is not UTF-8; save the file as UTF-8"):
         answers(tmp_path / f"a.{suffix}")
 
 
@@ -194,11 +194,11 @@ def test_a_name_with_dots_comes_before_a_path(tmp_path):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (["2"], r"row 1 holds a list of 1; name one of its entries, e\.g\. answer\.0"),
-        (["3", "4"], r"holds a list of 2.*answer\.0"),
-        ([], r"holds a list of 0"),
-        ({"value": "2", "unit": "cm"}, r"holds a record of value, unit; name one of its parts, e\.g\. answer\.value"),
-        ("\ud83d", "holds half of a surrogate pair"),
+        (["2"], r"row 1 is a list of 1; name one of its entries, e\.g\. answer\.0"),
+        (["3", "4"], r"is a list of 2.*answer\.0"),
+        ([], r"is a list of 0"),
+        ({"value": "2", "unit": "cm"}, r"is a record of value, unit; name one of its parts, e\.g\. answer\.value"),
+        ("\ud83d", "contains half of a surrogate pair"),
     ],
 )
 def test_a_value_that_is_no_text_is_refused_with_the_way_inside(tmp_path, value, said):
@@ -218,7 +218,7 @@ def test_bytes_are_refused_and_every_column_that_is_no_text_is_told(tmp_path):
         load(tmp_path / "a.parquet")
     lines = str(error.value).splitlines()
     assert len(lines) == 3
-    for line, part in zip(lines, ("e.g. problem.0", "holds bytes", "e.g. area.a"), strict=True):
+    for line, part in zip(lines, ("e.g. problem.0", "contains bytes", "e.g. area.a"), strict=True):
         assert part in line and "each of 2 rows (1, 2)" in line
 
 
@@ -244,7 +244,7 @@ def test_pairs_are_called_as_they_are_written(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert load(tmp_path / "a.jsonl", kind="comparison_pairs")["pair"].tolist() == ["0", "0", "pair-0002", "pair-0002"]
     (tmp_path / "a.jsonl").write_text(json.dumps(rows[0] | {"answer_b": ["3"]}))
-    with pytest.raises(DatasetError, match=r"holds a list.*answer_b\.0"):
+    with pytest.raises(DatasetError, match=r"is a list.*answer_b\.0"):
         load(tmp_path / "a.jsonl", kind="comparison_pairs")
 
 
@@ -252,35 +252,35 @@ def test_pairs_are_called_as_they_are_written(tmp_path):
 
 BAD = {
     "a.csv": {
-        "uid,problem,answer\n1,p,2,3\n2,q\n3,r,4\n": r"header has 3 columns, and line 2 has 4, line 3 has 2; mend",
-        'uid,problem,answer\n1,"p,2\n2,q,3\n': r"line 3: unexpected end of data; mend the quotation marks",
-        'uid,problem,answer\n1,"p"q,2\n': r"line 2: .*; mend the quotation marks",
+        "uid,problem,answer\n1,p,2,3\n2,q\n3,r,4\n": r"header has 3 columns, and line 2 has 4, line 3 has 2; correct",
+        'uid,problem,answer\n1,"p,2\n2,q,3\n': r"line 3: unexpected end of data; correct the quotation marks",
+        'uid,problem,answer\n1,"p"q,2\n': r"line 2: .*; correct the quotation marks",
         "uid,problem,answer,answer\n1,p,2,3\n": r"several columns are called answer",
-        "uid,problem,answer\n": "holds no rows",
-        "": "holds no rows",
-        "\n\n": "holds no rows",
+        "uid,problem,answer\n": "has no rows",
+        "": "has no rows",
+        "\n\n": "has no rows",
     },
     "a.jsonl": {
-        '{"uid": 1}\n[1]\n"x"\n': r"line 2 is no object, line 3 is no object; give one JSON object a line",
-        '{"uid": 1\n{"uid": 2}\n{"uid"': r"line 1 is no JSON \(.*\), line 3 is no JSON",
-        '{"uid": 1, "answer": 2, "answer": 3}': r"line 1 is no JSON \(the key answer stands twice in an object\)",
-        "[" * 100_000: "line 1 is no JSON",
-        "": "holds no rows",
-        "[]": "holds no rows",
+        '{"uid": 1}\n[1]\n"x"\n': r"line 2 is not an object, line 3 is not an object; give one JSON object per line",
+        '{"uid": 1\n{"uid": 2}\n{"uid"': r"line 1 is not JSON \(.*\), line 3 is not JSON",
+        '{"uid": 1, "answer": 2, "answer": 3}': r"line 1 is not JSON \(the key answer occurs twice in an object\)",
+        "[" * 100_000: "line 1 is not JSON",
+        "": "has no rows",
+        "[]": "has no rows",
     },
     "a.json": {
-        '[{"uid": 1}, 5]': "entry 2 is no object",
-        '[{"uid": 1},\n {"uid": ]': "line 2 is no JSON",
+        '[{"uid": 1}, 5]': "entry 2 is not an object",
+        '[{"uid": 1},\n {"uid": ]': "line 2 is not JSON",
         '{"data": [{"uid": 1}]}': r"row 1 has no uid; name the right column under fields \(there are: data\)",
-        "5": "value 1 is no object",
+        "5": "value 1 is not an object",
     },
     "a.jsonl.gz": {"not packed": "cannot be unpacked"},
     "a.csv.zst": {"not packed": "cannot be unpacked"},
     "a.parquet": {"PAR1": "cannot be read"},
-    "a.xlsx": {"PK": r"is a spreadsheet, whose cells are retyped; save the sheet as CSV \(UTF-8\)"},
+    "a.xlsx": {"PK": r"is a spreadsheet, whose cells have types of their own; save the sheet as CSV \(UTF-8\)"},
     "a.zip": {"PK": "is an archive; unpack it"},
     "a.txt": {"x": r"unknown kind of file; use one of \.jsonl"},
-    "b.jsonl": {"version https://git-lfs.github.com/spec/v1\noid sha256:1": "is a pointer of Git LFS.*git lfs pull"},
+    "b.jsonl": {"version https://git-lfs.github.com/spec/v1\noid sha256:1": "is a Git LFS pointer.*git lfs pull"},
 }
 
 

@@ -86,7 +86,7 @@ def test_a_filter_keeps_areas_as_renamed_and_levels(tmp_path):
     drawn = load(tmp_path, settings(path, fields=fields, filter={"level": [0, 1]}, n_problems=2))
     assert len(drawn) == 2
     assert set(drawn["level"]) <= {"0", "1"}
-    with pytest.raises(DatasetError, match=r"no problem has level 9, as filter asks; there are: 0, 1, 2"):
+    with pytest.raises(DatasetError, match=r"no problem has level 9, which filter asks for; there are: 0, 1, 2"):
         load(tmp_path, settings(path, fields=fields, filter={"level": [9]}))
 
 
@@ -274,7 +274,7 @@ def test_gpqa_becomes_lettered_choices_whose_order_the_seed_draws(tmp_path, gpqa
 
 def test_choices_that_are_the_same_are_refused(tmp_path, gpqa):
     fields = {"uid": "Record ID", "problem": "Question", "answer": "Correct Answer", "area": None, "level": None}
-    with pytest.raises(DatasetError, match="answers of rec0 are missing or the same"):
+    with pytest.raises(DatasetError, match="answers of rec0 are missing or equal"):
         load(tmp_path, example("gpqa", gpqa, filter={}, fields=fields | {"wrong_answers": ["Correct Answer"]}))
 
 
@@ -320,7 +320,7 @@ def test_a_dataset_of_the_hub_is_read_from_the_cache_where_there_is_no_network(t
     table = load(tmp_path, chosen | {"split": "train"})
     assert table.to_numpy().tolist() == [["007", "1 + 1?", "9007199254740993", "hard", "1.5"]]
     assert read_provenance(tmp_path / "out.parquet")["revision"] == COMMIT
-    with pytest.raises(DatasetError, match=r"'easier' not found.*easy.*mend subset"):
+    with pytest.raises(DatasetError, match=r"'easier' not found.*easy.*correct subset"):
         load(tmp_path, chosen | {"subset": "easier"})
     with pytest.raises(DatasetError, match=r"me/other \(hub\): cannot be reached .*not in the cache"):
         load(tmp_path, chosen | {"hub": "me/other"})

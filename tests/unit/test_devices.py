@@ -124,11 +124,11 @@ with devices.leased_gpus(SimpleNamespace(gpus_needed=4, gpu=4), "attention of R1
 
 
 def test_a_request_that_snakemake_clipped_is_refused():
-    with pytest.raises(DeviceError, match="needs 2 GPUs and Snakemake's limit allows 1; raise --resources gpu=2"):
+    with pytest.raises(DeviceError, match="needs 2 GPUs, but Snakemake's limit allows 1; raise --resources gpu=2"):
         leased_gpus(asked(2, 1), "job").__enter__()
 
 
 def test_too_few_devices_are_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(DeviceError, match=r"needs 2 GPUs and sees 1 \(0\)"):
+    with pytest.raises(DeviceError, match=r"needs 2 GPUs, but sees 1 \(0\)"):
         leased_gpus(asked(2, 2), "job").__enter__()

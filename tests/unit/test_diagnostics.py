@@ -211,7 +211,9 @@ def test_needle_stands_whole_between_sentences_at_its_depth(tokenizer, name, dep
 
 
 def test_a_length_that_holds_no_sentence_is_refused(tokenizer):
-    with pytest.raises(AttentionError, match=r"diagnostics.lengths: 12 tokens hold no .* beside the needle '5 red'"):
+    with pytest.raises(
+        AttentionError, match=r"diagnostics.lengths: 12 tokens have no room for .* beside the needle '5 red'"
+    ):
         needle_prompt(tokenizer, "1 right", "5 red", "Which colour has 5?", 12, 0.5)
 
 
@@ -264,7 +266,7 @@ def test_store_scores_the_runs_whose_needle_was_copied_and_no_other(manifest, tm
 def test_prompts_longer_than_the_model_stop_the_job_before_it_is_loaded(manifest, tmp_path, monkeypatch):
     monkeypatch.setattr("r2a.attention.diagnostics.load_model", None)
     with pytest.raises(
-        AttentionError, match=r"has 512 positions, and a needle run takes .* give shorter diagnostics.lengths"
+        AttentionError, match=r"has 512 positions, but a needle run takes .* set shorter diagnostics.lengths"
     ):
         diagnose_heads(manifest, HAYSTACKS / "moves.txt", tmp_path / "diagnostics.h5", SETTINGS | {"lengths": [600]})
     assert not (tmp_path / "diagnostics.h5").exists()

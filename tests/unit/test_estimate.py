@@ -121,7 +121,7 @@ def announced(study):
 
 
 def test_gpu_hours_are_tokens_over_the_given_throughput(larger, tmp_path, monkeypatch):
-    """12 questions: 250 and 70 tokens a trace of 1000 at most; 10 answers of 70 from perturbed reasonings."""
+    """12 questions: 250 and 70 tokens per trace of 1000 at most; 10 answers of 70 from perturbed reasonings."""
     monkeypatch.chdir(tmp_path)
     models = {"one": {"path": str(larger), "gpus": 2, "tokens_per_second": 2}, "other": {"path": str(larger)}}
     perturbation = {"kinds": ["cut", "filler"], "cuts": [0, 50, 100, 25], "n_problems": 2}
@@ -175,7 +175,7 @@ def test_what_is_not_here_yet_is_assumed_from_its_name_and_said(larger, tmp_path
     study = study_of(larger, models=models, datasets=datasets)
     assert Reckoning(study).n_problems == {"math": 1000, "few": 30}
     (line,) = [line for _, line in announced(study) if line.startswith("Assumed")]
-    assert line == "Assumed until they are downloaded: math of 1000 problems, far of 64 layers and 5120 dimensions."
+    assert line == "Assumed until downloaded: math of 1000 problems, far of 64 layers and 5120 dimensions."
     manifest = Path("results/mine/models/far.json")
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"folder": str(larger)}))

@@ -60,7 +60,8 @@ def published_differences(counts: dict[str, Any]) -> np.ndarray:
 
 
 def graded_frame(outcomes: list[tuple[str, str]], n_samples: int = 1, **columns: Any) -> pd.DataFrame:
-    """One row a trace. outcomes: per problem, with and without reasoning, r(ight), w(rong), i(nvalid), u(ndecided)."""
+    """One row per trace. outcomes: of each problem, with and without reasoning; r(ight), w(rong), i(nvalid) or
+    u(ndecided)."""
     rows = [
         {
             "uid": f"problem-{number}", "condition": condition, "sample": sample, "is_valid": outcome != "i",
@@ -403,7 +404,7 @@ def test_models_that_share_a_label_are_refused(tmp_path):
 def test_grades_of_other_traces_are_refused(tmp_path):
     paths = write_inputs(tmp_path, "a", "puzzles", graded_frame([("r", "w"), ("r", "r")]))
     fewer = write_inputs(tmp_path / "other", "a", "puzzles", graded_frame([("r", "w")]))
-    with pytest.raises(EvaluationError, match="not one grade a trace"):
+    with pytest.raises(EvaluationError, match="does not have one grade per trace"):
         evaluate(tmp_path, [paths | {"grades": fewer["grades"]}])
 
 

@@ -88,7 +88,7 @@ def test_each_request_has_its_own_reproducible_seed():
 
 
 class Engine:
-    """What vLLM's LLM shows of itself; finishes the latest request of those it holds, one a step."""
+    """What vLLM's LLM shows of itself; finishes the latest request of those it holds, one per step."""
 
     def __init__(self):
         self.llm_engine, self.held, self.n_taken, self.most_held = self, [], 0, 0

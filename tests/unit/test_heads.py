@@ -99,7 +99,7 @@ def test_kurtosis_is_undefined_of(mass, lengths):
 
 
 def masses(**of_head: list[float]) -> np.ndarray:
-    """segment_mass [1, head, query_segment, key_segment] with the answer's masses, a value a head."""
+    """segment_mass [1, head, query_segment, key_segment] with the answer's masses, a value per head."""
     found = np.zeros((1, len(next(iter(of_head.values()))), 2, 7))
     for name, values in of_head.items():
         found[0, :, QUERY_SEGMENTS.index("answer"), SEGMENTS.index(name)] = values

@@ -71,8 +71,8 @@ def test_progress_has_done_rate_and_time_left_and_rarer_lines_the_longer_it_last
             seconds[0] = float(second)
             progress.advance(tokens=30)
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[0] == "pairs: 6/7200, 1.0 a second, 30 tokens a second, 1:59:54 left"
-    assert lines[-1] == "pairs: 7200/7200, 1.0 a second, 30 tokens a second"
+    assert lines[0] == "pairs: 6/7200, 1.0 per second, 30 tokens per second, 1:59:54 left"
+    assert lines[-1] == "pairs: 7200/7200, 1.0 per second, 30 tokens per second"
     assert lines[-2].endswith("left")
     assert 120 < len(lines) < 200  # about one a minute, more at first
 

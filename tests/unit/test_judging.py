@@ -70,8 +70,8 @@ def test_a_conversation_is_asked_and_judged_with_the_same_turns(tmp_path):
         ({"said": []}, "ends with the user's"),
         ({"said": [{"content": "a?"}, {"role": "user", "content": "b?"}]}, "ends with the user's"),
         ({"said": [5, {"role": "user", "content": "b?"}]}, "ends with the user's"),
-        ({"said": [{"role": "user", "content": [{"type": "text"}]}]}, r"holds a list of 1.*said\.0\.content\.0"),
-        ({"points": ["a?", ["b?"]]}, r"holds a list of 1.*points\.1\.0"),
+        ({"said": [{"role": "user", "content": [{"type": "text"}]}]}, r"is a list of 1.*said\.0\.content\.0"),
+        ({"points": ["a?", ["b?"]]}, r"is a list of 1.*points\.1\.0"),
         ({"said": "a?"}, "row 1 has no list of turns"),
         ({"points": []}, "have an empty checklist"),
         ({"points": None}, "have an empty checklist"),
@@ -389,7 +389,7 @@ def test_a_refused_request_costs_no_other_and_is_asked_again_next_time(tmp_path,
 def test_a_missing_key_is_told_before_any_request(tmp_path, server, monkeypatch):
     write_inputs(tmp_path, {"a": ["one", "two", "three", "four"]})
     monkeypatch.delenv("TEST_KEY")
-    with pytest.raises(EndpointError, match="environment variable TEST_KEY holds no key"):
+    with pytest.raises(EndpointError, match="environment variable TEST_KEY has no key"):
         judge(tmp_path, at(server), ["a"])
     assert not server.seen
 
@@ -464,12 +464,12 @@ def serve_batch(folder, skip=()):
 
 def test_requests_go_out_as_a_batch_file_and_replies_find_their_answers(tmp_path):
     write_inputs(tmp_path, {"a": ["one", "two", "", None]})
-    with pytest.raises(JudgingError, match=r"4 answers wait.*send .*first/mine.requests.jsonl .*into .*replies"):
+    with pytest.raises(JudgingError, match=r"4 answers are waiting.*send .*first/mine.requests.jsonl .*into .*replies"):
         judge(tmp_path, by_file(tmp_path), ["a"])
     sent = serve_batch(tmp_path, skip=[0])
     assert len({line["custom_id"] for line in sent}) == 4
     assert all(line["body"]["max_tokens"] == 100 for line in sent)
-    with pytest.raises(JudgingError, match="1 answers wait"):  # the failed one alone
+    with pytest.raises(JudgingError, match="1 answers are waiting"):  # the failed one alone
         judge(tmp_path, by_file(tmp_path), ["a"])
     assert len(serve_batch(tmp_path)) == 1
     table = judge(tmp_path, by_file(tmp_path), ["a"])
@@ -481,7 +481,7 @@ def test_requests_go_out_as_a_batch_file_and_replies_find_their_answers(tmp_path
 
 def test_failed_and_repeated_lines_of_batch_files_are_told(tmp_path, caplog):
     write_inputs(tmp_path, {"a": ["one", None, None, None]})
-    with pytest.raises(JudgingError, match="2 answers wait"):
+    with pytest.raises(JudgingError, match="2 answers are waiting"):
         judge(tmp_path, by_file(tmp_path), ["a"])
     lines = (tmp_path / "first/mine.requests.jsonl").read_text().splitlines()
     one, two = (json.loads(line)["custom_id"] for line in lines)
@@ -500,9 +500,9 @@ def test_failed_and_repeated_lines_of_batch_files_are_told(tmp_path, caplog):
     (tmp_path / "replies").mkdir()
     (tmp_path / "replies/1.jsonl").write_text("\ufeff" + "\r\n".join(first))
     (tmp_path / "replies/2.jsonl").write_text(said(one, '{"score": "9"}'))
-    with pytest.raises(JudgingError, match="1 answers wait"):
+    with pytest.raises(JudgingError, match="1 answers are waiting"):
         judge(tmp_path, by_file(tmp_path), ["a"])
-    assert "2 lines hold no reply (1.jsonl, line 2: {'code': 'batch_expired'}, ...)" in caplog.text
+    assert "2 lines have no reply (1.jsonl, line 2: {'code': 'batch_expired'}, ...)" in caplog.text
     assert f"1 requests have several replies ({one}, ...); the last counts" in caplog.text
     (tmp_path / "replies/3.jsonl").write_text(said(two, '{"score": "5"}'))
     assert sorted(judge(tmp_path, by_file(tmp_path), ["a"])["score"].dropna()) == [5, 9]
@@ -512,7 +512,7 @@ def test_a_file_that_is_no_batch_output_is_told(tmp_path):
     write_inputs(tmp_path, {"a": ["one", "two", "", None]})
     (tmp_path / "replies").mkdir()
     (tmp_path / "replies/notes.jsonl").write_text('{"custom_id": "x"}\n')
-    with pytest.raises(JudgingError, match=r"notes.jsonl: line 1 is no line of a batch's output file"):
+    with pytest.raises(JudgingError, match=r"notes.jsonl: line 1 is not a line of a batch output file"):
         judge(tmp_path, by_file(tmp_path), ["a"])
 
 

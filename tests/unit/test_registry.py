@@ -71,7 +71,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(fruits):
 @pytest.mark.parametrize(
     ("decorator", "told"),
     [
-        ('@fruit(label=f"{1}", colour="red")', "takes literals: label, version, colour"),
+        ('@fruit(label=f"{1}", colour="red")', "must be literals: label, version, colour"),
         ('@fruit(label="a", taste="sweet")', "unexpected keyword argument"),
         ('@fruit(label="a")', "missing 1 required"),
     ],

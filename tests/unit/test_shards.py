@@ -108,7 +108,7 @@ def test_less_than_one_shard_and_shards_of_an_endpoint_are_errors_in_words(monke
     assert "models.tiny-qwen.shards: input should be greater than 0 (found 0)" in errors(monkeypatch, shards=0)
     endpoint = {"base_url": "http://localhost/v1", "model": "served"}
     found = errors(monkeypatch, path=None, endpoint=endpoint, shards=2)
-    assert "models.tiny-qwen.shards: an endpoint is asked by one job; raise endpoint.max_concurrency" in found
+    assert "models.tiny-qwen.shards: a single job queries an endpoint; raise endpoint.max_concurrency instead" in found
 
 
 @pytest.mark.parametrize(("gpus", "is_refused"), [(1, False), (2, False), (3, True), (6, False), (12, True)])

@@ -55,12 +55,18 @@ def test_a_variant_has_stage_one_alone_and_leaves_its_bases_traces_as_they_are()
 @pytest.mark.parametrize(
     ("variant", "fault"),
     [
-        ({"variant_of": "tiny-quen", "prompt": "chat"}, r"variant_of: 'tiny-quen' is none of the models to vary"),
-        ({"variant_of": "variant", "prompt": "chat"}, r"none of the models to vary \(tiny-qwen, tiny-llama\)"),
+        (
+            {"variant_of": "tiny-quen", "prompt": "chat"},
+            r"variant_of: 'tiny-quen' is not one of the models that can be varied",
+        ),
+        (
+            {"variant_of": "variant", "prompt": "chat"},
+            r"not one of the models that can be varied \(tiny-qwen, tiny-llama\)",
+        ),
         ({"variant_of": "tiny-qwen", "label": "Same"}, "nothing is varied"),
         ({"variant_of": "tiny-qwen", "prompt": "raw"}, "nothing is varied"),
-        ({"variant_of": "tiny-qwen", "prompt": "chat", "path": str(MODEL)}, "take path out"),
-        ({"path": str(MODEL), "think_tags": "pieces"}, "only a variant spells its tags"),
+        ({"variant_of": "tiny-qwen", "prompt": "chat", "path": str(MODEL)}, "remove path"),
+        ({"path": str(MODEL), "think_tags": "pieces"}, "only variants spell tags"),
     ],
 )
 def test_what_does_not_fit_a_variant_is_told(variant, fault):
@@ -75,7 +81,7 @@ def test_options_of_generation_that_cannot_be_kept_are_told():
     with pytest.raises(ConfigError, match=r"generation\.repetition: .*more than max_pattern_size"):
         with_variant(pieces, generation={"repetition": repetition})
     repetition["min_pattern_size"] = 2
-    with pytest.raises(ConfigError, match=r"repetition cannot be asked of models\.variant\.endpoint"):
+    with pytest.raises(ConfigError, match=r"repetition cannot be requested from models\.variant\.endpoint"):
         with_variant(served, generation={"repetition": repetition})
 
 

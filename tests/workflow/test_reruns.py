@@ -139,7 +139,7 @@ def test_a_failing_job_shows_the_line_that_matters_and_its_traceback(changed):
     done = changed.run(target)
     assert done.returncode != 0
     shown = done.stdout + done.stderr
-    assert re.search(r"ERROR DatasetError: resources/datasets/puzzles.jsonl: 2 rows \(compass-000.*mend them", shown)
+    assert re.search(r"ERROR DatasetError: resources/datasets/puzzles.jsonl: 2 rows \(compass-000.*correct them", shown)
     assert "Traceback" in shown
     assert shown.index("ERROR DatasetError") < shown.index("Traceback")
 

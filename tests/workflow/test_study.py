@@ -140,7 +140,7 @@ def test_the_summary_names_every_model_and_says_that_they_are_toys(study):
     for expected in (
         "What was left out, and why?",
         "<td>traces</td>",
-        "tokens a second",
+        "tokens per second",
         'id="packed-figure-accuracy"',
     ):
         assert expected in page

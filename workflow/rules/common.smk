@@ -1,4 +1,4 @@
-# What rules of a kind share. A rule's settings come from the table of stages (workflow/scripts/r2a/study/stages.py).
+# What rules of one kind share. A rule's settings come from the table of stages (workflow/scripts/r2a/study/stages.py).
 ENVIRONMENT = f"../../envs/{STUDY.environment}.yaml"
 CONDITIONS_AND_DECODINGS = {"condition": CONDITIONS, "decoding": list(STUDY.decodings)}
 
@@ -28,7 +28,7 @@ def of_server(key):
     )[key]
 
 
-# gpu is clipped to Snakemake's limit, so what a job needs stands beside it
+# Snakemake clips gpu to its limit, so gpus_needed says what a job really needs
 ON_MODEL = {
     "gpu": of_model("gpus"),
     "gpus_needed": of_model("gpus"),

@@ -16,7 +16,7 @@ rule load_dataset:
         "../scripts/load_dataset.py"
 
 
-# Not part of any study: makes the comparison pairs that ship under resources/datasets again, from facts.
+# Not part of any study: regenerates the comparison pairs under resources/datasets from facts.
 rule write_comparisons:
     input:
         questions="resources/comparisons/questions.csv",

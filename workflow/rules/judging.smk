@@ -75,7 +75,7 @@ rule tabulate_judgements:
         "../scripts/tabulate_judgements.py"
 
 
-# Not part of any study: makes what ships as resources/models/tiny-judge again.
+# Not part of any study: regenerates resources/models/tiny-judge.
 rule write_tiny_judge:
     input:
         recipe="config/tiny_models.yaml",

@@ -36,7 +36,7 @@ rule check_model:
         "../scripts/check_model.py"
 
 
-# Not part of any study: makes what ships under resources/models again.
+# Not part of any study: regenerates what ships under resources/models.
 rule train_tiny_model:
     input:
         recipe="config/tiny_models.yaml",
@@ -53,7 +53,7 @@ rule train_tiny_model:
         "../scripts/train_tiny_model.py"
 
 
-# Not part of any study: makes what ships under resources/datasets again.
+# Not part of any study: regenerates what ships under resources/datasets.
 rule write_tiny_datasets:
     input:
         recipe="config/tiny_models.yaml",
@@ -69,7 +69,7 @@ rule write_tiny_datasets:
         "../scripts/write_tiny_datasets.py"
 
 
-# Not part of any study: makes the adapter that ships under resources/models again, on what `make real-model` builds.
+# Not part of any study: trains the adapter under resources/models again, on what `make real-model` builds.
 rule train_reasoner:
     input:
         recipe="config/reasoner.yaml",
@@ -87,7 +87,7 @@ rule train_reasoner:
         "../scripts/train_reasoner.py"
 
 
-# Not part of any study: makes what ships under resources/datasets again.
+# Not part of any study: regenerates what ships under resources/datasets.
 rule write_reasoner_datasets:
     input:
         recipe="config/reasoner.yaml",

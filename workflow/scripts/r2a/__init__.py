@@ -1,4 +1,4 @@
-"""Does a reasoning model's answer depend on the reasoning it wrote? The library behind the workflow, and by itself.
+"""Does a reasoning model's answer depend on the reasoning it wrote? The library of the workflow, also usable alone.
 
 What a notebook needs stands in r2a.api and is imported from here by name.
 """

@@ -136,7 +136,7 @@ def load_model(
     """
     if not isinstance(source, str | Path):
         if tokenizer is None:
-            raise TypeError("a model that is held already needs its tokenizer: load_model(model, tokenizer)")
+            raise TypeError("a loaded model needs its tokenizer: load_model(model, tokenizer)")
         fix_rotation(Decoder(source))
         with tempfile.TemporaryDirectory() as folder:  # the model's own files, as a folder on disk has them
             for part in (tokenizer, source.config, getattr(source, "generation_config", None)):
@@ -199,7 +199,7 @@ def trace_from_message(model: ReasoningModel, question: str, message: Mapping[st
     before, closed, after = answer.partition(model.form.close)
     if not closed:
         raise TraceError(
-            f"the message has none of {', '.join(KEYS_OF_REASONING)}, and no {model.form.close!r} in its content"
+            f"the message has none of {', '.join(KEYS_OF_REASONING)} and no {model.form.close!r} in its content"
         )
     return trace_from_text(model, question, before.removeprefix(model.form.open), after)
 
@@ -295,7 +295,7 @@ def _summed(model: ReasoningModel, trace: Trace, kept: TraceAttention) -> Segmen
 
 
 def rank_heads(model: ReasoningModel, traces: Sequence[Trace]) -> pd.DataFrame:
-    """One row a head, the first the one whose answer tokens attend most to the reasoning, mean over the traces.
+    """One row per head, the first the one whose answer tokens attend most to the reasoning, mean over the traces.
 
     Columns: rank (1 is the highest a2r), layer, head, the paper's short names (a2r, a2p, a2bos, ...), lift (a2r over
     even attention's) and tracking. METHOD section 3; Zhang et al. 2025, section 4. Shows a bar of progress.

@@ -1,4 +1,4 @@
-"""What a model's config.json gives away before the model is loaded, or even downloaded.
+"""What a model's config.json says before the model is loaded, or even downloaded.
 
 Read at every parse of the Snakefile, on every cluster job: no heavy import here.
 """
@@ -59,7 +59,7 @@ def recurrent_layers(config: Mapping[str, Any]) -> str:
 
 
 def no_restarts(config: Mapping[str, Any]) -> str:
-    """Why runs of a model cannot be restarted in the middle, as patching and ablation do; empty where nothing tells."""
+    """Why runs of a model cannot be restarted in the middle, for patching and ablation; empty if nothing forbids it."""
     text, kinds = _text(config), recurrent_layers(config)
     if kinds:
         return f"its layers of the kind {kinds} carry a state from token to token"

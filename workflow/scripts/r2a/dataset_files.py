@@ -46,12 +46,14 @@ def read_rows(path: Path, wanted: Sequence[str], delimiter: str | None = None) -
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = suffixes[-2] if suffixes[-1:] and suffixes[-1] in PACKED and suffixes[:-1] else "".join(suffixes[-1:])
     if kind in SPREADSHEETS:
-        raise DatasetError(f"{path}: is a spreadsheet, whose cells are retyped; save the sheet as CSV (UTF-8)")
+        raise DatasetError(
+            f"{path}: is a spreadsheet, whose cells have types of their own; save the sheet as CSV (UTF-8)"
+        )
     if kind in ARCHIVES:
-        raise DatasetError(f"{path}: is an archive; unpack it, and name the file or folder in it")
+        raise DatasetError(f"{path}: is an archive; unpack it and name the file or folder inside")
     if kind not in SUFFIXES:
         raise DatasetError(
-            f"{path}: unknown kind of file; use one of {', '.join(SUFFIXES)}, of which texts may be packed as "
+            f"{path}: unknown kind of file; use one of {', '.join(SUFFIXES)}; text files may be compressed as "
             f"{' or '.join(PACKED)}"
         )
     if kind == ".parquet":
@@ -70,7 +72,7 @@ def files_of_folder(folder: Path, subset: str | None, split: str) -> list[Path]:
         try:
             files = datasets.load_dataset_builder(str(folder), subset, cache_dir=cache).config.data_files
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-            raise DatasetError(f"{folder}: {_said(error)}; mend subset, or name a file as path") from error
+            raise DatasetError(f"{folder}: {_said(error)}; correct subset, or name a file as path") from error
     if split not in (files or {}):
         there = ", ".join(map(str, files or {})) or "none"
         raise DatasetError(f"{folder}: has no split {split}; there are: {there}")
@@ -93,7 +95,7 @@ def files_of_hub(hub: str, subset: str | None, split: str, revision: str | None)
     try:
         files = datasets.load_dataset_builder(hub, subset, revision=commit).config.data_files
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise DatasetError(f"{hub} (hub): {_said(error)}; mend subset") from error
+        raise DatasetError(f"{hub} (hub): {_said(error)}; correct subset") from error
     if split not in (files or {}):
         raise DatasetError(
             f"{hub} (hub): has no split {split}; there are: {', '.join(map(str, files or {})) or 'none'}"
@@ -114,7 +116,7 @@ def _files_in_cache(
     except (OSError, ValueError):
         raise DatasetError(
             f"{hub} (hub): cannot be reached ({type(error).__name__}: {_said(error):.200}), and is not "
-            "in the cache; check hub and revision, or download it where there is a network"
+            "in the cache; check hub and revision, or download it on a machine with a network"
         ) from error
     return Path(folder).name, files_of_folder(Path(folder), subset, split)
 
@@ -136,15 +138,15 @@ def _text(path: Path) -> str:
     except (OSError, EOFError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be unpacked ({error}); download it again") from error
     if content.startswith(b"version https://git-lfs"):
-        raise DatasetError(f"{path}: is a pointer of Git LFS, not the file; run git lfs pull")
+        raise DatasetError(f"{path}: is a Git LFS pointer, not the file; run git lfs pull")
     encoding = _encoding(content)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DatasetError(
-            f"{path}: byte {error.start} (line {line}) is {content[error.start]:#04x}, which is no {encoding.upper()}; "
-            "save the file as UTF-8 (iconv -f latin1 -t utf-8, if it is Latin-1)"
+            f"{path}: byte {error.start} (line {line}) is {content[error.start]:#04x}, which is not "
+            f"{encoding.upper()}; save the file as UTF-8 (iconv -f latin1 -t utf-8, if it is Latin-1)"
         ) from error
 
 
@@ -172,7 +174,7 @@ def _table_rows(path: Path, text: str, wanted: Sequence[str], delimiter: str | N
         read = [(reader.line_num, cells) for cells in reader]
     except csv.Error as error:
         raise DatasetError(
-            f"{path}: line {reader.line_num}: {error}; mend the quotation marks (one inside a cell is doubled)"
+            f"{path}: line {reader.line_num}: {error}; correct the quotation marks (inside a cell, double them)"
         ) from error
     filled = [(line, cells) for line, cells in read if cells]
     if not filled:
@@ -181,11 +183,11 @@ def _table_rows(path: Path, text: str, wanted: Sequence[str], delimiter: str | N
     header = [name.strip() for name in header]
     repeated = sorted({name for name in header if name and header.count(name) > 1 and name in wanted})
     if repeated:
-        raise DatasetError(f"{path}: several columns are called {', '.join(repeated)}; give each its own name")
+        raise DatasetError(f"{path}: several columns are called {', '.join(repeated)}; give each one its own name")
     ragged = [f"line {line} has {len(cells)}" for line, cells in rows if len(cells) != len(header)]
     if ragged:
         raise DatasetError(
-            f"{path}: the header has {len(header)} columns, and {_some(ragged)}; mend them, or give the "
+            f"{path}: the header has {len(header)} columns, and {_some(ragged)}; correct them, or give the "
             f"file's delimiter ({delimiter!r} was taken)"
         )
     return [{name: cell or None for name, cell in zip(header, cells, strict=True)} for _, cells in rows]
@@ -225,7 +227,7 @@ def _object_rows(path: Path, text: str, is_lines: bool) -> list[Row]:
                 try:
                     values.append((f"line {number}", decoder.decode(line)))
                 except (ValueError, RecursionError) as error:
-                    faults.append(f"line {number} is no JSON ({_said(error)})")
+                    faults.append(f"line {number} is not JSON ({_said(error)})")
     else:
         at = 0
         while at < len(stripped) and not faults:
@@ -233,15 +235,15 @@ def _object_rows(path: Path, text: str, is_lines: bool) -> list[Row]:
                 value, end = decoder.raw_decode(stripped, at)
             except (ValueError, RecursionError) as error:
                 number = stripped.count("\n", 0, getattr(error, "pos", at)) + 1
-                faults.append(f"line {number} is no JSON ({_said(error)})")
+                faults.append(f"line {number} is not JSON ({_said(error)})")
             else:
                 values.append((f"value {len(values) + 1}", value))
                 at = BLANK.match(stripped, end).end()  # type: ignore[union-attr]
         if len(values) == 1 and isinstance(values[0][1], list):
             values = [(f"entry {number}", value) for number, value in enumerate(values[0][1], 1)]
-    faults += [f"{place} is no object" for place, value in values if not isinstance(value, dict)]
+    faults += [f"{place} is not an object" for place, value in values if not isinstance(value, dict)]
     if faults:
-        raise DatasetError(f"{path}: {_some(faults)}; give one JSON object a line, or an array of objects")
+        raise DatasetError(f"{path}: {_some(faults)}; give one JSON object per line, or an array of objects")
     return [value for _, value in values]
 
 
@@ -258,7 +260,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> Row:
     names = [name for name, _ in pairs]
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if repeated:
-        raise ValueError(f"the key {repeated[0]} stands twice in an object")
+        raise ValueError(f"the key {repeated[0]} occurs twice in an object")
     return dict(pairs)
 
 
@@ -317,20 +319,20 @@ def plain_text(value: Any) -> str | None:
         return None
     if isinstance(value, str):
         if SURROGATE.search(value):
-            raise ValueError("holds half of a surrogate pair, which no file can store")
+            raise ValueError("contains half of a surrogate pair, which cannot be stored")
         return str(value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
     if isinstance(value, list):
-        raise ValueError(f"holds a list of {len(value)}; name one of its entries, e.g. {{field}}.0")
+        raise ValueError(f"is a list of {len(value)}; name one of its entries, e.g. {{field}}.0")
     if isinstance(value, Mapping):
         inside = next(iter(value), "name")
         names = ", ".join(map(str, value)) or "nothing"
-        raise ValueError(f"holds a record of {names}; name one of its parts, e.g. {{field}}.{inside}")
+        raise ValueError(f"is a record of {names}; name one of its parts, e.g. {{field}}.{inside}")
     if isinstance(value, bytes):
-        raise ValueError("holds bytes; name a column of text")
+        raise ValueError("contains bytes; name a column of text")
     return str(value)  # whole numbers, decimals, dates and times
 
 

@@ -36,7 +36,7 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
     place = settings["path"] or f"{settings['hub']} (hub)"
     revision, rows = _read_rows(settings)
     if not rows:
-        raise DatasetError(f"{place}: holds no rows; name a file that does")
+        raise DatasetError(f"{place}: has no rows; name a file that has some")
     if settings["kind"] == "comparison_pairs":
         frame = _pairs(rows, place)
     else:
@@ -48,7 +48,8 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
         unknown = sorted(set(frame["area"]) - set(settings["areas"]))
         if unknown:
             raise DatasetError(
-                f"{place}: areas without an entry: {', '.join(unknown)}; add them under areas, or null to leave out"
+                f"{place}: areas without an entry: {', '.join(unknown)}; add them under areas, with null to leave an "
+                "area out"
             )
         frame["area"] = frame["area"].map(settings["areas"])
         frame = frame[frame["area"].notna()]
@@ -58,7 +59,7 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
         if unknown:
             there = ", ".join(sorted(set(frame[column].dropna()))) or "none"
             raise DatasetError(
-                f"{place}: no problem has {column} {', '.join(unknown)}, as filter asks; there are: {there}"
+                f"{place}: no problem has {column} {', '.join(unknown)}, which filter asks for; there are: {there}"
             )
         frame = frame[frame[column].isin(wanted)]
     units = "pair" if "pair" in frame else "uid"
@@ -112,7 +113,7 @@ def _text(value: Any, field: str, number: int, faults: Faults) -> str | None:
     try:
         return plain_text(value)
     except ValueError as error:
-        faults.add(number, f"{str(error).replace('{field}', field)} ({field} is to be a text)")
+        faults.add(number, f"{str(error).replace('{field}', field)} ({field} must be a text)")
         return None
 
 
@@ -162,17 +163,17 @@ def _checklist(points: Any, field: str, number: int, faults: Faults) -> list[str
 
 def _conversation(turns: Any, field: str, number: int, faults: Faults) -> tuple[str, str]:
     """The text of the turns before the last one, '' without any, and the last one's, which must be the user's."""
-    told = turns if isinstance(turns, list) else []
-    are_turns = all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in told)
-    if not told or not are_turns or told[-1]["role"] != "user":
+    said = turns if isinstance(turns, list) else []
+    are_turns = all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in said)
+    if not said or not are_turns or said[-1]["role"] != "user":
         faults.add(
             number,
-            f"has no list of turns {{role, content}} that ends with the user's in {field}; mend it, or name another "
+            f"has no list of turns {{role, content}} that ends with the user's in {field}; correct it, or name another "
             "column under fields.conversation",
         )
         return "", ""
-    texts = [_text(turn["content"], f"{field}.{k}.content", number, faults) or "" for k, turn in enumerate(told)]
-    roles = [str(turn["role"]).capitalize() for turn in told]
+    texts = [_text(turn["content"], f"{field}.{k}.content", number, faults) or "" for k, turn in enumerate(said)]
+    roles = [str(turn["role"]).capitalize() for turn in said]
     earlier = zip(roles[:-1], texts[:-1], strict=True)
     return "".join(f"{role}: {text}\n\n" for role, text in earlier), texts[-1]
 
@@ -182,14 +183,14 @@ def _check_marker(frame: pd.DataFrame, marker: str, place: str) -> None:
     if len(without):
         named = ", ".join(without.head(3))
         raise DatasetError(
-            f"{place}: {len(without)} answers ({named}, ...) have no {marker!r}; mend fields.answer_after"
+            f"{place}: {len(without)} answers ({named}, ...) have no {marker!r}; correct fields.answer_after"
         )
 
 
 def _as_choices(uid: str, problem: str, answers: Sequence[str | None], place: str, seed: str) -> tuple[str, str]:
     """The problem followed by lettered choices, and the letter of the first answer, the right one."""
     if None in answers or len(set(answers)) < len(answers):
-        raise DatasetError(f"{place}: answers of {uid} are missing or the same; mend them in the file")
+        raise DatasetError(f"{place}: answers of {uid} are missing or equal; correct them in the file")
     order = random.Random(f"{seed} {uid}").sample(range(len(answers)), len(answers))
     lines = [f"({letter}) {answers[number]}".strip() for letter, number in zip(LETTERS, order, strict=False)]
     return "\n".join([f"{problem}\n", *lines]), LETTERS[order.index(0)]
@@ -250,10 +251,11 @@ def _with_readable_references(frame: pd.DataFrame, remedy: str, place: str) -> t
     lines = "\n".join(f"  row {rows[uid]}, {uid}: {reason}" for uid, reason in why.items())
     if remedy == "stop" or (remedy == "text" and "missing" in why.values()):
         raise DatasetError(
-            f"{place}: {len(why)} references cannot be compared with answers; mend them, or set unreadable_references "
-            f"to drop (leaves their problems out){' or text' if 'missing' not in why.values() else ''}:\n{lines}"
+            f"{place}: {len(why)} references cannot be compared with answers; correct them, or set "
+            "unreadable_references to drop (leaves their problems "
+            f"out){' or text' if 'missing' not in why.values() else ''}:\n{lines}"
         )
-    logger.warning(f"{place}: {len(why)} references cannot be read, so {REMEDIES[remedy]}:\n{lines}")
+    logger.warning(f"{place}: {len(why)} references cannot be read: {REMEDIES[remedy]}:\n{lines}")
     is_unreadable = frame["uid"].isin(why)
     if remedy == "drop":
         units = "pair" if "pair" in frame else "uid"
@@ -266,7 +268,7 @@ def _with_readable_references(frame: pd.DataFrame, remedy: str, place: str) -> t
 
 def _check(frame: pd.DataFrame, place: str) -> None:
     if frame.empty:
-        raise DatasetError(f"{place}: no problem is left; check areas and filter in the configuration")
+        raise DatasetError(f"{place}: no problem remains; check areas and filter in the configuration")
     wrong = {
         "have no problem text": frame["problem"].isna() | (frame["problem"].str.strip() == ""),
         "have a uid that occurs more than once": frame["uid"].duplicated(keep=False) | frame["uid"].isna(),
@@ -279,4 +281,4 @@ def _check(frame: pd.DataFrame, place: str) -> None:
     for what, rows in wrong.items():
         if rows.any():
             named = ", ".join(frame.loc[rows, "uid"].fillna("null").head(3))
-            raise DatasetError(f"{place}: {int(rows.sum())} rows ({named}, ...) {what}; mend them in the file")
+            raise DatasetError(f"{place}: {int(rows.sum())} rows ({named}, ...) {what}; correct them in the file")

@@ -1,4 +1,4 @@
-"""GPUs of a workstation, each leased to one job at a time: Snakemake counts them, and gives out none."""
+"""GPUs of a workstation, each leased to one job at a time: Snakemake counts GPUs but does not assign them."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from typing import Any
 
 from r2a.progress import logger
 
-# One for all users of a machine, on its own disk; one a Slurm job, which may number its devices by itself.
+# One for all users of a machine, on its own disk; with Slurm one per job, as a job may number its devices differently.
 LEASES = Path("/tmp/r2a-gpus") / os.environ.get("SLURM_JOB_ID", "machine")
 POLL_SECONDS = 0.2
 
@@ -32,14 +32,14 @@ def leased_gpus(resources: Any, job: str) -> Iterator[list[str]]:
     n_needed, n_granted = resources.gpus_needed, resources.gpu
     if n_granted < n_needed:
         raise DeviceError(
-            f"{job}: needs {n_needed} GPUs and Snakemake's limit allows {n_granted}; raise --resources gpu={n_needed}, "
-            "or lower models.*.gpus"
+            f"{job}: needs {n_needed} GPUs, but Snakemake's limit allows {n_granted}; raise --resources "
+            f"gpu={n_needed}, or lower models.*.gpus"
         )
     usable = _usable_devices() if n_needed else []
     if len(usable) < n_needed:
         raise DeviceError(
-            f"{job}: needs {n_needed} GPUs and sees {len(usable)} ({', '.join(usable) or 'none'}); ask for more where "
-            "it was submitted, widen CUDA_VISIBLE_DEVICES, or lower models.*.gpus"
+            f"{job}: needs {n_needed} GPUs, but sees {len(usable)} ({', '.join(usable) or 'none'}); request more when "
+            "submitting it, widen CUDA_VISIBLE_DEVICES, or lower models.*.gpus"
         )
     with contextlib.ExitStack() as leases:
         devices = _take(usable, n_needed, job, leases)
@@ -74,7 +74,7 @@ def _take(usable: list[str], n_needed: int, job: str, leases: contextlib.ExitSta
     # One job collects at a time: two that each held half of what both need would wait for ever.
     with contextlib.closing(_Lock("queue")) as queue:
         if not queue.take():
-            logger.info(f"{job}: waits for GPUs, behind a job that waits for them too")
+            logger.info(f"{job}: waits for GPUs behind another waiting job")
             queue.wait()
         is_told = False
         while True:

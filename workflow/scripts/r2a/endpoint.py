@@ -49,16 +49,16 @@ class Endpoint:
         if api_key_variable:
             self._key = os.environ.get(api_key_variable, "").strip()
             if not self._key:
-                raise EndpointError(
-                    f"{self.base_url}: the environment variable {api_key_variable} holds no key; set it"
-                )
+                raise EndpointError(f"{self.base_url}: the environment variable {api_key_variable} has no key; set it")
         try:
             headers = httpx.Headers({"Authorization": f"Bearer {self._key}"} if self._key else {})
             httpx.URL(self.base_url)
         except UnicodeEncodeError:
-            raise EndpointError(f"{self.base_url}: the key in {api_key_variable} is not of ASCII characters") from None
+            raise EndpointError(
+                f"{self.base_url}: the key in {api_key_variable} has characters that are not ASCII"
+            ) from None
         except httpx.InvalidURL as error:
-            raise EndpointError(f"{self.base_url}: is no address ({error}); mend base_url") from None
+            raise EndpointError(f"{self.base_url}: is not an address ({error}); correct base_url") from None
         # as many connections as threads ask for
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         self._client = httpx.Client(headers=headers, timeout=timeout_seconds, limits=limits)
@@ -97,11 +97,13 @@ class Endpoint:
                     raise EndpointError(f"{place}: {said}; {hint or 'check base_url and model'}")
                 pause = _seconds(response.headers)
                 if pause > LONGEST_RETRY_AFTER:
-                    raise EndpointError(f"{place}: {said}; it asks to wait {pause:.0f} seconds: run again then")
+                    raise EndpointError(
+                        f"{place}: {said}; it asks for a pause of {pause:.0f} seconds; run again after that"
+                    )
             if number < N_TRIES - 1:
                 backoff = min(FIRST_WAIT * 2**number, LONGEST_WAIT) * random.uniform(0.75, 1.25)
                 time.sleep(max(pause, backoff))
-        raise EndpointError(f"{place}: no success in {N_TRIES} tries, last: {said}; run again later")
+        raise EndpointError(f"{place}: no success in {N_TRIES} tries; the last said: {said}; run again later")
 
     def _in_words(self, text: str) -> str:
         """The beginning of what the server said, on one line and without the key."""

@@ -81,7 +81,7 @@ def read_said(reply: Mapping[str, Any], max_tokens: int) -> Said:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = whole_text(f"{reply!r:.300}")
-        raise ReplyError(f"the server's reply is no completion ({type(error).__name__}): {said}") from None
+        raise ReplyError(f"the server's reply is not a completion ({type(error).__name__}): {said}") from None
 
 
 def is_finished(finish_reason: str) -> bool:
@@ -90,7 +90,7 @@ def is_finished(finish_reason: str) -> bool:
 
 
 def _finish_reason(word: Any, is_full: bool) -> str:
-    """OpenAI's word for the server's; where the server says nothing, or what no rule knows, the length tells."""
+    """OpenAI's word for the server's; if the server gives none, or an unknown one, the length decides."""
     word = whole_text(str(word or "")).strip()
     known = word.lower().removeprefix("finish_reason_").replace("-", "_")
     known = MEANING.get(known, known)
@@ -125,4 +125,4 @@ def _text(said: Any) -> str:
         for key in ("text", kind, "thinking", "reasoning", "content", "summary", "refusal"):
             if key in said:
                 return _text(said[key])
-    raise ReplyError(f"the server's reply holds a part of type {kind!r}, which is no text: {said!r:.200}")
+    raise ReplyError(f"the server's reply has a part of type {kind!r}, which is not text: {said!r:.200}")

@@ -1,4 +1,4 @@
-"""vLLM's offline engine, one a job, handing over each output as it finishes."""
+"""vLLM's offline engine, one per job, handing over each output as it finishes."""
 
 import functools
 import gc
@@ -82,7 +82,7 @@ def start_engine(
     if resources["gpu"] == 0:
         if has_gpu_build():
             raise EngineError(
-                f"{folder}: gpus is 0, but the installed vLLM is the build for GPUs; set gpus: 1, or make the CPU "
+                f"{folder}: gpus is 0, but the installed vLLM is the build for GPUs; set gpus: 1, or install the CPU "
                 "environment (make install ENVIRONMENT=cpu)"
             )
         # In-process starts in 2 s in place of 16. Its threads are the job's, which Snakemake sets; outside of a job

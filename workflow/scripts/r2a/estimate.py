@@ -1,4 +1,4 @@
-"""What a study will take, told before it starts: disk by stage, and GPU hours. Within a factor of two or so.
+"""What a study will need, printed before it starts: disk by stage, and GPU hours. Within a factor of two or so.
 
 Read at every start of Snakemake: no heavy import here.
 """
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from r2a.extensions import PERTURBATION_KINDS
 from r2a.study import CONDITIONS, Dataset, Model, Study
 
-# what is wrong with a file is told by the job that reads it, and stops no estimate
+# the job that reads a file reports what is wrong with it; the estimate goes on without
 UNREADABLE = OSError, ValueError, KeyError, TypeError, csv.Error
 
 
@@ -287,14 +287,14 @@ def announce(study: Study, log: Logger) -> None:
             f"{operations.total() / CPU_RATE / 3600:.1f} ({parts}). Less by {LESS_BY[longest]}."
         )
     if reckoning.assumed:
-        log.info(f"Assumed until they are downloaded: {', '.join(reckoning.assumed)}.")
+        log.info(f"Assumed until downloaded: {', '.join(reckoning.assumed)}.")
     there = next(folder for folder in (reckoning.results, *reckoning.results.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     stored = sum(path.stat().st_size for path in reckoning.results.glob("*/*/*.h5"))
     if free < total - stored:
         log.warning(
-            f"WARNING: {there.resolve()} has {_in_words(free)} left, and what is missing of the study takes "
-            f"about {_in_words(total - stored)}: make room, or let results be a link to a larger disk."
+            f"WARNING: {there.resolve()} has {_in_words(free)} left, and what is still missing of the study takes "
+            f"about {_in_words(total - stored)}: make room, or make results a link to a larger disk."
         )
 
 

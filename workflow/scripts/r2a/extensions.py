@@ -78,7 +78,7 @@ class HeadScore(Entry):
 
     def __post_init__(self) -> None:
         if self.store not in ("attention", "diagnostics"):
-            raise ValueError(f"store {self.store!r} is none of attention, diagnostics")
+            raise ValueError(f"store {self.store!r} is neither attention nor diagnostics")
 
 
 HEAD_SCORES = Registry("head_score", HeadScore, "r2a.heads")

@@ -61,10 +61,10 @@ def _alone(log: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            progress.logger.info(f"waits for {lock.read()}, which a killed Snakemake left at this job, to end")
+            progress.logger.info(f"waits for {lock.read()}, a process of this job that a killed Snakemake left behind")
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
-            progress.logger.warning(f"goes on without a lock, as this file system has none ({error})")
+            progress.logger.warning(f"continues without a lock, because this file system has none ({error})")
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()

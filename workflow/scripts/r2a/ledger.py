@@ -17,10 +17,10 @@ SECONDS_BETWEEN_SYNCS = 1.0
 
 
 class Ledger:
-    """An append-only JSON Lines file of entries by key. A torn last line is cut off, any other that is torn left out.
+    """An append-only JSON Lines file of entries by key. A truncated last line is cut off, other damaged ones skipped.
 
-    Each line is handed to the system at once, so it outlives the process; it is forced onto the disk once a
-    second, which is all that a power failure can cost (a disk takes milliseconds, an engine makes tokens in them).
+    Each line is handed to the operating system at once, so it survives the process. It is flushed to disk once a
+    second, so a power failure costs at most that second; flushing every line would slow the engine down.
     """
 
     def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
@@ -87,7 +87,7 @@ def hold(path: Path) -> TextIO:
     file = hold_if_free(path)
     if file is None:
         file = open(path, "a")  # noqa: SIM115 (closed by whoever holds it)
-        logger.info(f"{path}: waits for a job that completes these requests with its own")
+        logger.info(f"{path}: waits for a job that is completing these requests along with its own")
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
     return file

@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import TextIO
 
 LEAST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines: a twentieth of the time so far, within these
-LEAST_DONE = 2  # to tell the time left: the first takes what is paid once too
+LEAST_DONE = 2  # before the time left is estimated: the first one includes one-time costs
 logger = logging.getLogger("r2a")
-# Where a person watches; None where nobody does. Set by job_log, which takes the job's own output away from it.
+# The terminal that a person watches, if any. Set by job_log, which redirects the job's own output.
 terminal: TextIO | None = None
 
 
@@ -56,9 +56,9 @@ class Progress:
         done = self.done + self.share
         if done:
             rate = done / seconds
-            line += f", {rate:.1f} a second" if rate >= 1 else f", {1 / rate:.1f} seconds each"
+            line += f", {rate:.1f} per second" if rate >= 1 else f", {1 / rate:.1f} seconds each"
         if self.tokens:
-            line += f", {self.tokens / seconds:,.0f} tokens a second"
+            line += f", {self.tokens / seconds:,.0f} tokens per second"
         if (self.done >= LEAST_DONE or self.share) and self.done < self.total:
             line += f", {timedelta(seconds=round(seconds / done * (self.total - done)))} left"
         logger.info(line)

@@ -117,7 +117,7 @@ class Prompts:
         is_asked = style.form.no_think or WITHOUT in style.template_arguments or WITHOUT in style.system_turn
         if style.without_reasoning == "native" and not is_asked:
             raise PromptError(
-                "its reasoning format has no way of its own not to think; take without_reasoning: finished or empty, "
+                "its reasoning format cannot be asked not to think; set without_reasoning to finished or empty, "
                 "or say how in template_arguments.without_reasoning"
             )
         if style.prompt == "chat":
@@ -140,9 +140,9 @@ class Prompts:
         end = self._ending(text, problem + instruction, asked)
         if not style.prefill(condition):
             if end == OPENED:
-                raise PromptError(f"asked not to think, its chat template opens a reasoning: {_tail(text)}")
+                raise PromptError(f"when asked not to think, its chat template opens a reasoning: {_tail(text)}")
             if end == NEITHER and text == self.template.render(problem + instruction, style.asked(WITH)):
-                raise PromptError(f"asked not to think, its chat template takes no notice: {_tail(text)}")
+                raise PromptError(f"when asked not to think, its chat template changes nothing: {_tail(text)}")
             return text
         if end == CLOSED:
             raise PromptError(f"its chat template closes the reasoning before the model can think: {_tail(text)}")
@@ -204,7 +204,7 @@ def spelled_ids(tokenizer: Any, ids: list[int], form: ReasoningFormat) -> list[i
     contents = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
     marks = [content for content in contents if content in form.open or content in form.close]
     if not marks:
-        raise PromptError(f"{form.open!r} is spelled in tokens of plain text already; leave think_tags at token")
+        raise PromptError(f"{form.open!r} is already spelled in tokens of plain text; leave think_tags at token")
     pieces = {contents[mark]: tag_pieces(tokenizer, mark) for mark in marks}
     return [piece for token in ids for piece in pieces.get(token, [token])]
 

@@ -96,7 +96,8 @@ class Registry(Mapping[str, EntryType], Generic[Fields, EntryType]):
         except (ValueError, TypeError) as error:
             takes = ", ".join(inspect.signature(self._entry).parameters)
             raise RegistryError(
-                f"{path}:{call.lineno}: @{self._decorator} cannot be read ({error}); it takes literals: {takes}"
+                f"{path}:{call.lineno}: @{self._decorator} cannot be read ({error}); its arguments must be literals: "
+                f"{takes}"
             ) from None
 
     def __getitem__(self, name: str) -> EntryType:
@@ -148,7 +149,7 @@ def _plugin_modules() -> list[tuple[str, Path]]:
         if not modules:
             raise RegistryError(
                 f"the entry point {point.name!r} of {PLUGINS} names {point.value!r}, which cannot be found; "
-                "name a module or package, or uninstall what declares it"
+                "name a module or package, or uninstall the package that declares it"
             )
         found |= modules
     return list(found.items())

@@ -43,7 +43,7 @@ def share_interval(shares: np.ndarray, n_samples: int, confidence: float) -> tup
 
 
 def _score_interval(shares: np.ndarray, n_samples: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's interval for one sample a problem; for several of as many answers as the problems' spread is worth.
+    """Wilson's interval for one sample per problem; for several of as many answers as the problems' spread is worth.
 
     n problems are worth n m (1 - m) / V independent answers, m being the shares' mean and V their variance, which
     is estimated (hence Student's quantile t) and weighed with t^2 / 2 problems that have no spread within: the least
@@ -276,7 +276,7 @@ def invalid_wrong_bounds(
     """Least and greatest mean difference over all problems where an invalid answer counts wrong.
 
     Given, of the valid answers, only those to problems valid in both conditions (common_sum: their differences'
-    sum): answers valid in one condition alone may be all right or all wrong. One sample a problem. METHOD section 2.
+    sum): answers valid in one condition alone may be all right or all wrong. One sample per problem. METHOD section 2.
     """
     low = common_sum - (n_valid_without - n_common)
     return low / n_problems, (common_sum + n_valid_with - n_common) / n_problems

@@ -39,7 +39,7 @@ FORMULA = re.compile(r"(?![+-][\d.]+$)[=+\-@\t\r]")  # as a spreadsheet sees it;
 
 
 class NothingToMeasure(Exception):
-    """A stage has nothing to work on; the message says why. Its stores are written empty, and the study goes on."""
+    """A stage has nothing to work on; the message says why. Its stores are written empty, and the study continues."""
 
 
 class StoreError(Exception):
@@ -182,29 +182,29 @@ def new_hdf5(path: Path | str, origin: Mapping[str, Any]) -> Iterator[h5py.File]
 def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
     """An HDF5 store for reading.
 
-    Raises StoreError where it is torn, or of a newer schema than this code knows; NothingToMeasure where it is empty.
+    Raises StoreError where it is damaged, or of a newer schema than this code knows; NothingToMeasure if it is empty.
     """
-    with _told_if_torn(path):
+    with _named_if_damaged(path):
         file = h5py.File(path)
     with file:
-        with _told_if_torn(path):
+        with _named_if_damaged(path):
             _refuse_empty(file.attrs.get(KEY))
         found = int(file.attrs.get("schema_version", 0))
         if found > SCHEMA_VERSION:
             raise StoreError(
                 f"{path}: written in schema {found}, and this code reads up to {SCHEMA_VERSION}; "
-                "read it with the code that wrote it, or delete it and run again"
+                "read it with the version that wrote it, or delete it and run again"
             )
         try:
             yield file
         except OSError as error:  # a chunk that does not agree with its checksum, say; h5py names no file
             if "read data" in str(error):
-                raise _torn(path, error) from error
+                raise _damaged(path, error) from error
             raise
 
 
 def add_axis(file: h5py.File, name: str, labels: Sequence[Any]) -> None:
-    """A dimension scale of the axis's name: one label a position. In xarray it is a coordinate."""
+    """A dimension scale of the axis's name: one label per position. In xarray it is a coordinate."""
     texts = any(isinstance(label, str) for label in labels)
     values = [whole_text(str(label)) for label in labels] if texts else np.asarray(labels)
     file.create_dataset(name, data=values).make_scale(name)
@@ -213,7 +213,7 @@ def add_axis(file: h5py.File, name: str, labels: Sequence[Any]) -> None:
 def add_array(
     file: h5py.File, name: str, axes: Sequence[str], unit: str, dtype: str = "float32", fill: float | bytes = np.nan
 ) -> h5py.Dataset:
-    """An array over named axes (add_axis first), compressed, one chunk a position of the first axis."""
+    """An array over named axes (add_axis first), compressed, one chunk per position of the first axis."""
     shape = tuple(len(file[axis]) for axis in axes)
     array = file.create_dataset(
         name, shape, dtype, chunks=(1, *shape[1:]), compression="gzip", shuffle=True, fletcher32=True, fillvalue=fill
@@ -249,11 +249,11 @@ def _refuse_empty(origin: str | bytes | None) -> None:
 def read_provenance(path: Path | str) -> dict[str, Any]:
     """The provenance of a stored file. Raises StoreError where it has none."""
     path = Path(path)
-    with _told_if_torn(path):
+    with _named_if_damaged(path):
         text = _provenance_text(path)
         found = json.loads(text) if text is not None else None
     if found is None:
-        raise StoreError(f"{path}: has no provenance, so it was not made by this workflow; delete it and run again")
+        raise StoreError(f"{path}: has no provenance, so this workflow did not make it; delete it and run again")
     return found
 
 
@@ -281,8 +281,8 @@ def _provenance_text(path: Path) -> str | None:
 
 
 def read_parquet(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """A stored table. Raises StoreError where it is torn, NothingToMeasure where it is empty."""
-    with _told_if_torn(path):
+    """A stored table. Raises StoreError if it is damaged, NothingToMeasure if it is empty."""
+    with _named_if_damaged(path):
         _refuse_empty((pq.read_schema(path).metadata or {}).get(KEY.encode()))
         chosen = list(columns) if columns else None
         return pd.read_parquet(path, columns=chosen, page_checksum_verification=True)
@@ -298,17 +298,17 @@ def read_traces(paths: Sequence[Path | str], columns: Sequence[str] | None = Non
 
 
 @contextlib.contextmanager
-def _told_if_torn(path: Path | str) -> Iterator[None]:
-    """Turn what h5py and pyarrow say of a broken file into a StoreError with the remedy."""
+def _named_if_damaged(path: Path | str) -> Iterator[None]:
+    """Turn what h5py and pyarrow say about a damaged file into a StoreError with the remedy."""
     try:
         yield
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise _torn(path, error) from error
+        raise _damaged(path, error) from error
 
 
-def _torn(path: Path | str, error: Exception) -> StoreError:
+def _damaged(path: Path | str, error: Exception) -> StoreError:
     return StoreError(f"{path}: is truncated or corrupt ({error}); delete it and run again")
 
 

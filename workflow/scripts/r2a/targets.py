@@ -26,8 +26,10 @@ def listing(summary: str, arguments: Sequence[str]) -> str:
         files.setdefault(rule, []).append(f"  {state:<11}  {path}")
         counts[state] += 1
     rules = [f"{rule}: {_purpose(rule)}\n" + "\n".join(lines) + "\n" for rule, lines in files.items()]
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return "\n".join([*rules, f"{told}. A file, and what it needs: {' '.join(['snakemake FILE', *arguments])}"])
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return "\n".join(
+        [*rules, f"{states}. To make a file and what it needs: {' '.join(['snakemake FILE', *arguments])}"]
+    )
 
 
 def _purpose(rule: str) -> str:

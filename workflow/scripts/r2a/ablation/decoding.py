@@ -41,8 +41,8 @@ TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 class Reading:
     """What rows go on from: a trace's first tokens, read unablated.
 
-    prompt, reasoning: their tokens. keys, values: an entry a layer, float32 [kv_head, token, d_head] and [kv_head,
-    token, d_value]. z: heads' outputs at the tokens from `kept_from` on, an entry a layer, float32 [token, head,
+    prompt, reasoning: their tokens. keys, values: an entry per layer, float32 [kv_head, token, d_head] and [kv_head,
+    token, d_value]. z: heads' outputs at the tokens from `kept_from` on, an entry per layer, float32 [token, head,
     d_value]. logits: [vocabulary], after the last token. What ablation puts in: mean [layer, head, d_value] and
     resampled [kept token, layer, head, d_value], of other traces, and moved_to, the tokens of a sentence of the
     reasoning.
@@ -128,7 +128,7 @@ class Rows:
                 self.ablated[way][row, layer, head] = True
         self.n_steps = 0
         self.traces: list[Reading] = []
-        self.keys: list[torch.Tensor] = []  # of the answers, an entry a layer: [trace * slot, kv_head, token, d_head]
+        self.keys: list[torch.Tensor] = []  # of the answers, an entry per layer: [trace * slot, kv_head, token, d_head]
         self.values: list[torch.Tensor] = []
         self._lay_out()
 
@@ -178,7 +178,7 @@ class Rows:
 
         # what was read: heads that share keys, and a trace's slots, stand behind each other as queries of one head
         queries = query[:, :, 0].unflatten(0, (n_traces, n_slots)).transpose(1, 2)
-        queries = queries.float().contiguous().view(*shape, -1)
+        queries = queries.to(torch.float32, memory_format=torch.contiguous_format, copy=True).view(*shape, -1)
         stacked = queries.view(n_traces * n_key_heads, -1, queries.shape[-1])
         flags = self.flags[:, layer].to(device).flatten(1, 2)
         bias = torch.bmm(flags, hides).view(*stacked.shape[:2], n_read)
@@ -256,7 +256,7 @@ class Rows:
         )  # [layer, trace, head, slot]
 
     def _join(self, traces: list[Reading]) -> None:
-        """Keys and values read, an entry a layer [trace, kv_head, token, ..], as long as the longest trace's."""
+        """Keys and values read, an entry per layer [trace, kv_head, token, ..], as long as the longest trace's."""
         if list(map(id, traces)) == list(map(id, self.traces)):
             return
         self.traces, device = traces, self.model.device

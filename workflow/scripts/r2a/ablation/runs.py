@@ -42,7 +42,7 @@ def ablate_heads(
 ) -> None:
     """Generate each trace's answer again (a shard: its own traces'), greedily, under every arm of arms.arms_of_trace.
 
-    One row a (uid, mode, selection, dose, draw): the ablated heads as layers and heads, token_ids (EOS included), text,
+    One row per (uid, mode, selection, dose, draw): the ablated heads as layers and heads, token_ids (with EOS), text,
     is_finished, is_valid and invalid_reason (METHOD section 1), a2r and tracking (decoding.Answer), and original_text,
     the trace's own answer. An answer may be settings["extra_tokens"] longer than the trace's. Finished answers are kept
     in a ledger beside the output, by all that they depend on, so those of the traces of a smaller dataset are found.
@@ -55,14 +55,12 @@ def ablate_heads(
     scored = read_parquet(heads, ["layer", "head", "rank", "a2p", "a2bos", "output_share", "contribution"])
     if max(settings["doses"]) > len(scored):
         raise AblationError(
-            f"ablation.doses: {max(settings['doses'])} heads are to be ablated, and {settings['model']} has "
+            f"ablation.doses: {max(settings['doses'])} heads are to be ablated, but {settings['model']} has "
             f"{len(scored)}; lower ablation.doses"
         )
     modes = [mode for mode in settings["modes"] if len(table) > 1 or mode not in OF_OTHERS]
     if len(modes) < len(settings["modes"]):
-        logger.warning(
-            f"{traces}: one trace alone has no others, so no {' and no '.join(OF_OTHERS)} of theirs is put in"
-        )
+        logger.warning(f"{traces}: there is only one trace, so the modes {' and '.join(OF_OTHERS)} are left out")
     tasks = _Tasks(table, [arms_of_trace(scored, modes, settings, uid) for uid in table["uid"]], origin, settings)
     own = shard_range(shard, len(table))
     with Ledger(ledger_path(output), other_ledgers(output)) as ledger:
@@ -183,7 +181,9 @@ def _generate_missing(
             if not found:
                 batch_tokens //= 2
                 torch.cuda.empty_cache()
-                logger.warning(f"out of memory at {len(batch)} answers a batch; going on with {batch_tokens} tokens")
+                logger.warning(
+                    f"out of memory at {len(batch)} answers per batch; continuing with {batch_tokens} tokens"
+                )
                 continue
             left = left[len(batch) :]
             for (number, k), answer in zip(batch, found, strict=True):

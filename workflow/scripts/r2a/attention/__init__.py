@@ -70,7 +70,7 @@ def capture_attention(
     depends_on = [[ids[k], bounds[k], int(forced)] for k, forced in enumerate(table["n_forced_tokens"])]
     parts = Parts(output, written_from, {str(number): part for number, part in enumerate(depends_on)})
     missing = [number for number in own if str(number) not in parts]
-    logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already there")
+    logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already computed")
     if missing:
         is_fused = settings["kernel"] == "fused"
         model = load_model(origin, SEAM if is_fused else "eager")
@@ -78,7 +78,7 @@ def capture_attention(
         decoder = Decoder(model)
         if is_fused:
             check_against_eager(model, ids[0], dtype)
-            # a CPU gains nothing by larger batches, and its traces are kept, and told, as they are done
+            # larger batches gain nothing on a CPU, where traces are kept and reported as soon as they are done
             held_tokens = batch_tokens if torch.cuda.is_available() else min(batch_tokens, CPU_BATCH_TOKENS)
             reruns = rerun_traces(model, missing_ids, missing_bounds, held_tokens)
         else:
@@ -134,7 +134,7 @@ def read_traces_to_rerun(traces: Sequence[Path], decoding: str) -> pd.DataFrame:
     has_reasoning = table["bounds"].map(Bounds.of).map(lambda bounds: bounds.think_close > bounds.reasoning)
     n_empty = int((~has_reasoning).sum())
     names = ", ".join(map(str, traces))
-    logger.info(f"{names}: {len(table)} valid traces, {n_empty} of empty reasoning left out")
+    logger.info(f"{names}: {len(table)} valid traces, {n_empty} with an empty reasoning left out")
     table = table[has_reasoning]
     if table.empty:
         raise NothingToMeasure(f"no valid {decoding} trace (the funnel says why)")

@@ -67,8 +67,8 @@ def diagnose_heads(manifest: Path, haystack: Path, output: Path, settings: Mappi
     longest = max(len(prompt.ids) + max_new_tokens(prompt) for prompt in needles)
     if longest > origin["n_positions"]:
         raise AttentionError(
-            f"{settings['model']}: has {origin['n_positions']} positions, and a needle run takes {longest} with its "
-            "answer; give shorter diagnostics.lengths"
+            f"{settings['model']}: has {origin['n_positions']} positions, but a needle run takes {longest} with its "
+            "answer; set shorter diagnostics.lengths"
         )
 
     model, eos = load_model(origin, SEAM), stop_ids(origin["folder"], tokenizer)
@@ -176,7 +176,9 @@ def needle_prompt(tokenizer: Any, haystack: str, needle: str, question: str, len
         n_chosen.append(n_chosen[-1] + sizes[len(chosen) % len(sizes)])
         chosen.append(len(chosen) % len(sizes))
     if not chosen:
-        raise AttentionError(f"diagnostics.lengths: {length} tokens hold no sentence beside the needle {needle!r}")
+        raise AttentionError(
+            f"diagnostics.lengths: {length} tokens have no room for a sentence beside the needle {needle!r}"
+        )
     place = int(np.searchsorted(n_chosen, depth * n_chosen[-1], side="right")) - 1
     before, after = ("".join(sentences[k] for k in part) for part in (chosen[:place], chosen[place:]))
     encoded = tokenizer(
@@ -219,7 +221,7 @@ class ArgmaxRecorder:
 
 @torch.no_grad()
 def copy_needle(model: Any, prompt: NeedlePrompt, eos: Collection[int]) -> tuple[list[int], np.ndarray]:
-    """What the model greedily goes on with, and the key [layer, head, step] that led each step's attention.
+    """The model's greedy continuation, and the key [layer, head, step] that led each step's attention.
 
     nan in layers that do not attend.
     """

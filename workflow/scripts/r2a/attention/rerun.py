@@ -214,7 +214,7 @@ def rerun_traces(
         if not found:
             batch_tokens = n_tokens // 2
             torch.cuda.empty_cache()
-            logger.warning(f"out of memory at {n_tokens} tokens a batch; going on with {batch_tokens}")
+            logger.warning(f"out of memory at {n_tokens} tokens per batch; continuing with {batch_tokens}")
             continue
         yield from found
         start = stop
@@ -239,7 +239,7 @@ def check_masses(mass: np.ndarray, dtype: str, trace: str, has_sinks: bool = Fal
     off = mass.sum(-1) - 1
     error = max(float((off if has_sinks else np.abs(off)).max()), float(-mass.min()))
     if not error <= TOLERANCE[dtype]:
-        raise AttentionError(f"{trace}: attention masses miss 1 by {error:.2g}; the rerun's attention is wrong")
+        raise AttentionError(f"{trace}: attention masses differ from 1 by {error:.2g}; the rerun's attention is wrong")
 
 
 def check_against_eager(model: Any, token_ids: Sequence[int], dtype: str) -> float:

@@ -29,7 +29,7 @@ MEANS = ("rfh_mean", "all_mean")
 def capture_rows(traces: Path, manifest: Path, ranks: Path, output: Path, settings: Mapping[str, Any]) -> None:
     """Rerun a few of the traces with reasoning and store the attention rows of their answer tokens, over all tokens.
 
-    One group a trace, /trace_0 and on, as lengths differ; /uid and /sample [trace] name them. In each:
+    One group per trace, /trace_0 and on, as lengths differ; /uid and /sample [trace] name them. In each:
     attention [head, row, key] of the kept heads (settings["row_heads"]: the Reasoning-Focus Heads in the order of
     their ranks, or all), 0 where a row cannot see a key; rfh_mean and all_mean [row, key]: the mean over the
     Reasoning-Focus Heads, and over all heads of all layers; centre [every_head, row]: the attention-weighted mean

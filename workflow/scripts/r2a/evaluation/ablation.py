@@ -36,7 +36,7 @@ def write_ablation(graded: Path, effect: Path, settings: Mapping[str, Any]) -> N
 
 
 def ablation_effect_table(graded: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a (mode, dose, selection, metric): what is left of a metric, problem by problem; METHOD section 3.
+    """One row per (mode, dose, selection, metric): what is left of a metric, problem by problem; METHOD section 3.
 
     value: the mean over problems, a problem's samples and a selection's draws being averaged first; the unablated
     answers are a mode of their own. Undecided answers are left out, and counted in n_undecided. difference: of the

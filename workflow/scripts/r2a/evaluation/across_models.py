@@ -31,13 +31,13 @@ def write_across_models(
     trends: Path,
     settings: Mapping[str, Any],
 ) -> None:
-    """Write one row a (model, dataset, measure) as CSV, and trend_table of it.
+    """Write one row per (model, dataset, measure) as CSV, and trend_table of it.
 
     Measures, each with its interval and n problems, traces or pairs: `effect`, accuracy with reasoning minus without,
     in the study's first decoding; `rfh depth`, the mean layer of the Reasoning-Focus Heads, and `hand-off, {probe}`,
     both from 0 in the first layer to 1 in the last, and nan where not defined. family is the architecture;
     distillation what the configuration says. A model known to an endpoint alone has no family, size or depths;
-    variants of a model are left out, being that model. attention and hand_off: one file a model and dataset.
+    variants of a model are left out, being that model. attention and hand_off: one file per model and dataset.
     settings: models (label, distillation and whether a variant, by name), n_top_heads, n_resamples, confidence, seed.
     """
     attention, hand_off = filled(attention), filled(hand_off)
@@ -85,7 +85,7 @@ def rfh_depth(attention: Path, settings: Mapping[str, Any]) -> tuple[float, floa
 
 
 def trend_table(found: pd.DataFrame, confidence: float, n_resamples: int, seed: int) -> pd.DataFrame:
-    """One row a dataset and measure: does it rise or fall with the number of parameters?
+    """One row per dataset and measure: does it rise or fall with the number of parameters?
 
     Spearman's rank correlation over the models where both are known, and the exact p of all orders of the models (of
     more than MOST_EXACT, of n_resamples drawn orders); nan, and TOO_FEW_MODELS, where even a perfect order of so few

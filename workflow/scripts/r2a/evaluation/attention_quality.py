@@ -24,7 +24,7 @@ COLUMNS = [
 
 
 def quality_table(traces: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a score: its mean over right and over wrong answers, and whether one ranks above the other.
+    """One row per score: its mean over right and over wrong answers, and whether one ranks above the other.
 
     traces: uid, is_correct and the scores, nan where undefined; such traces are left out and n says so. Where problems
     have several samples, right ones are compared with wrong ones of the same problem, over the n_problems that have

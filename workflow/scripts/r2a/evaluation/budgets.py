@@ -18,7 +18,7 @@ BUDGET_COLUMNS = [
 
 
 def budget_table(graded: pd.DataFrame, n_resamples: int, confidence: float, seed: int) -> pd.DataFrame:
-    """One row a model, dataset, decoding and budget: accuracy had every completion been cut off at so many tokens.
+    """One row per model, dataset, decoding and budget: accuracy had every completion been cut off at so many tokens.
 
     graded: with_outcomes, with n_tokens (EOS counts, the prompt's closed reasoning does not); where these are not
     known there is no row. An answer not complete within the budget is wrong. Budgets: lengths at which completions

@@ -19,8 +19,8 @@ def tabulate_carriers(
 ) -> None:
     """Write what patching each head does, beside how much it attends, and how well the two agree.
 
-    Carriers, a row a (probe, role, layer, head): mean, low, high and flip_rate of the head's clean z put into the
-    corrupted run at that token, n_pairs, and the head's a2r, its rank by that and is_rfh. Agreement, a row a (probe,
+    Carriers, a row per (probe, role, layer, head): mean, low, high and flip_rate of the head's clean z put into the
+    corrupted run at that token, n_pairs, and the head's a2r, its rank by that and is_rfh. Agreement, a row per (probe,
     role): the rank correlation over heads between a2r and the mean effect, with its bootstrap interval over the pairs'
     templates; n_rfhs, and n_shared: how many of them are among as many heads of the greatest mean effect; n_heads,
     n_pairs. All are over the heads of the patched layers. Both are empty where z was not patched.

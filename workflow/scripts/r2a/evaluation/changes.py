@@ -15,7 +15,7 @@ VARIANT_COLUMNS = ["model", "variant", "change", "dataset", "condition", "decodi
 
 
 def decoding_table(traces: pd.DataFrame, graded: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """One row a model, dataset, condition, measure and two decodings: the second's share minus the first's.
+    """One row per model, dataset, condition, measure and two decodings: the second's share minus the first's.
 
     traces: with is_valid; graded: with_outcomes. measure: accuracy over all problems, an invalid answer counting
     wrong, or compliance, the share of valid traces. The difference is paired over problems (difference_interval).

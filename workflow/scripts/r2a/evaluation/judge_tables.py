@@ -97,7 +97,7 @@ def judge_effect_table(judgements: pd.DataFrame, confidence: float) -> pd.DataFr
 
 
 def agreement_table(judgements: pd.DataFrame) -> pd.DataFrame:
-    """One row a dataset and pair of judges, over the answers that both scored: how well they agree.
+    """One row per dataset and pair of judges, over the answers that both scored: how well they agree.
 
     exact and within_1 are shares of the answers. Answers that no judge was asked about (empty ones) don't count.
     """

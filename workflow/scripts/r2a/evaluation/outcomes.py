@@ -1,6 +1,6 @@
 """Traces with their verdicts and problems, and what of them counts as right.
 
-All shares are fractions of 1. "Graded" tables have one row a trace, with columns model, dataset, uid, area,
+All shares are fractions of 1. "Graded" tables have one row per trace, with columns model, dataset, uid, area,
 level (may be null), condition, decoding, sample, is_valid and is_correct (null where it could not be decided).
 A trace counts as right where it is valid and correct; one that is valid but undecided is left out and counted.
 """
@@ -53,7 +53,9 @@ def read_traces(
             table = part.merge(read_parquet(grade_path, [*TRACE_KEYS, "is_correct", "reason"]), on=list(TRACE_KEYS))
             table = table.merge(problems[names["dataset"]], on="uid")
             if len(table) != len(part):
-                raise EvaluationError(f"{grade_path}: not one grade a trace of {path}; delete it and run again")
+                raise EvaluationError(
+                    f"{grade_path}: does not have one grade per trace of {path}; delete it and run again"
+                )
             graded.append(table)
     all_graded = pd.concat(graded, ignore_index=True) if graded else _no_graded()
     return pd.concat(parts, ignore_index=True), with_outcomes(all_graded)

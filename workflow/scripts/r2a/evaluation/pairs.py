@@ -22,8 +22,8 @@ STEPS = {
 def tabulate_pairs(pairs: Path, patching: Path, funnel: Path, outcomes: Path, settings: Mapping[str, Any]) -> None:
     """Write two tables of the pairs that were asked, by probe.
 
-    Outcomes, a row a probe and pair: probe, pair, domain, kind, both answers, in which surface form each is one
-    token (answer_form), and left_out, empty for a pair that is used. Funnel, a row a probe for all pairs and each
+    Outcomes, a row per probe and pair: probe, pair, domain, kind, both answers, in which surface form each is one
+    token (answer_form), and left_out, empty for a pair that is used. Funnel, a row per probe for all pairs and each
     domain and kind: how many were asked, and how many are left after each of STEPS.
     """
     table = read_parquet(pairs).rename(columns={"area": "domain"})

@@ -65,14 +65,14 @@ def tabulate_patching(
 ) -> None:
     """Write five tables over the used pairs; every mean is of normalized_logit_diff, with its bootstrap interval.
 
-    Curves, a row a (probe, component, direction, role, layer): mean, low, high, flip_rate (the share of pairs whose
-    arg-max flipped) and n_pairs. Controls, a row a (probe, component, control, layer): the same for the effect, which
+    Curves, a row per (probe, component, direction, role, layer): mean, low, high, flip_rate (the share of pairs whose
+    arg-max flipped) and n_pairs. Controls, a row per (probe, component, control, layer): the same for the effect, which
     is the clean run's vector at the answer's token, and for each control; `difference`, the effect minus the control in
     the same pairs, with its interval; p, of a sign-flip permutation, nan of too few to reach significance, and p_holm,
-    corrected over the controls and layers of a (probe, component). Ranges, a row a (probe, layer, range): whole ranges
-    of the reasoning. First order, a row a (probe, component, direction): over the places of a pair, the rank
+    corrected over the controls and layers of a (probe, component). Ranges, one per (probe, layer, range): whole ranges
+    of the reasoning. First order, a row per (probe, component, direction): over the places of a pair, the rank
     correlation between the exact effects and those that the gradient expects, and which share of the N_TOP greatest
-    the gradient has among its own. Hand-off, a row a probe, of resid_pre: what hand_off_layer finds, n_pairs and
+    the gradient has among its own. Hand-off, a row per probe, of resid_pre: what hand_off_layer finds, n_pairs and
     n_templates. Pairs made from one template are one cluster, in intervals and tests.
     """
     tables: dict[Path, list[pd.DataFrame]] = {path: [] for path in (curves, controls, hand_off, ranges, first_order)}

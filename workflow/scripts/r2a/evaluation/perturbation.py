@@ -70,7 +70,7 @@ def comparison_table(answers: pd.DataFrame, settings: Mapping[str, Any]) -> pd.D
     answers: as of perturbation_table. Every perturbation is compared with the untouched reasoning (cut_100), and
     with the kinds that its registration names, in accuracy and agreement, over the problems that have both, of the
     same decodings and samples. difference: the perturbation's share minus the control's (difference_interval); p:
-    exact McNemar, for several samples a problem sign flips, nan for too few problems to test; p_holm: over the
+    exact McNemar, for several samples per problem sign flips, nan for too few problems to test; p_holm: over the
     perturbations that are compared with one control. b and c: problems in which only the perturbed, and only the
     control's answer holds.
     settings: n_resamples, confidence, seed. METHOD section 2.

@@ -13,7 +13,7 @@ PROBLEM_COLUMNS = [
 
 
 def problem_table(graded: pd.DataFrame) -> pd.DataFrame:
-    """One row a model, dataset, decoding and problem: where it is answered right, and why not.
+    """One row per model, dataset, decoding and problem: where it is answered right, and why not.
 
     graded: with_outcomes, with invalid_reason and reason (the grader's). right_* and valid_*: shares of the samples,
     undecided ones left out of right_*. right_in: "both", "neither", "only with" or "only without" (reasoning);

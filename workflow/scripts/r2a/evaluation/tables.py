@@ -46,7 +46,7 @@ EFFECT_COLUMNS = [
 
 
 def funnel_table(traces: pd.DataFrame, confidence: float, unreadable: Mapping[str, int] | None = None) -> pd.DataFrame:
-    """One row a model, dataset, condition and decoding: how many traces each step of the funnel leaves.
+    """One row per model, dataset, condition and decoding: how many traces each step of the funnel leaves.
 
     traces: model, dataset, uid, condition, decoding, sample, is_finished, is_well_formed, is_valid, finish_reason,
     n_forced_tokens. repeating: those that were stopped because they repeated themselves; they are not finished.
@@ -70,7 +70,7 @@ def funnel_table(traces: pd.DataFrame, confidence: float, unreadable: Mapping[st
 
 
 def accuracy_table(graded: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """One row a model, dataset, condition, decoding and group: accuracy over all, and over valid traces.
+    """One row per model, dataset, condition, decoding and group: accuracy over all, and over valid traces.
 
     graded: with_outcomes. The interval of accuracy is share_interval's. by is all, area, level or area_level.
     """
@@ -94,9 +94,9 @@ def accuracy_table(graded: pd.DataFrame, confidence: float) -> pd.DataFrame:
 
 
 def effect_table(graded: pd.DataFrame, n_resamples: int, confidence: float, seed: int) -> pd.DataFrame:
-    """One row a model, dataset, decoding and group: accuracy with reasoning minus without, problem by problem.
+    """One row per model, dataset, decoding and group: accuracy with reasoning minus without, problem by problem.
 
-    graded: with_outcomes. difference, low, high (difference_interval) and p (exact McNemar for one sample a problem,
+    graded: with_outcomes. difference, low, high (difference_interval) and p (exact McNemar for one sample per problem,
     else a sign-flip permutation; nan and TOO_FEW where no outcome of so few problems could be significant) are over all
     problems, an invalid answer counting wrong; b and c are the problems
     right only with and only without reasoning. p_holm is adjusted over the areas, over the levels, and over
@@ -125,7 +125,7 @@ def write_evaluation(
 ) -> None:
     """Write the tables funnel, accuracy, effect, budgets, problems, decodings and variants as CSV files.
 
-    traces: one file a model, dataset, condition and decoding; grades: the same, but for datasets without reference
+    traces: one file per model, dataset, condition and decoding; grades: the same, but for datasets without reference
     answers; datasets: those of the grades. outputs: a path a table. settings: n_resamples, confidence, seed,
     variants, model_labels, dataset_labels. Models and datasets go by their labels. Raises EvaluationError as
     read_traces does.

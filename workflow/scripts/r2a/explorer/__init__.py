@@ -24,8 +24,8 @@ NAMES = ("model", "model_label", "dataset", "dataset_label")
 def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path, settings: Mapping[str, Any]) -> None:
     """Write the page to `index`, and what it loads on demand into the folder `data` beside it.
 
-    `inputs` names lists of paths as the rule does: datasets, manifests (one a dataset or model); traces and grades
-    (of one decoding, one a model, dataset and condition); attention, heads, rows, pairs and patching (one a model
+    `inputs` names lists of paths as the rule does: datasets, manifests (one per dataset or model); traces and grades
+    (of one decoding, one per model, dataset and condition); attention, heads, rows, pairs and patching (one per model
     and dataset, where there is one). Of every model and dataset settings["n_problems"] problems are shown at most,
     those with kept attention rows first. settings: also model_labels, dataset_labels, is_toy and study. Data are
     scripts that hand over JSON, arrays in it float16 in base64: what a page opened from a disk may load.
@@ -80,7 +80,7 @@ class _Collection:
     def __init__(
         self, stores: Mapping[str, Sequence[Path]], problems: pd.DataFrame, model: str | None, n_problems: int
     ) -> None:
-        """stores: of traces and grades one a condition, of others one. model: the folder of its tokenizer; None for a
+        """stores: of traces and grades one per condition, of others one. model: the folder of its tokenizer; None for a
         model that is known to its endpoint alone.
         """
         self.stores, self.problems, self.n_problems = stores, problems, n_problems
@@ -89,7 +89,7 @@ class _Collection:
         self.grades = read_traces(stores["grades"]).set_index(list(TRACE_KEYS)) if "grades" in stores else None
 
     def write(self, data: Path, folder: str) -> list[dict[str, Any]]:
-        """Write a file a trace and a pair, and one of the heads; return what the list of traces shows of each."""
+        """Write one file per trace and pair, and one for the heads; return what the list of traces shows of each."""
         cases, sentences = dict(self._cases()), dict(self._sentences())
         uids = list(dict.fromkeys([*(uid for uid, *_ in cases), *self.traces["uid"]]))[: self.n_problems]
         pairs = {}

@@ -47,7 +47,7 @@ RANGES = {"tracking": (-1.04, 1.04), "a2r": (0, None)}  # of the vertical axis
     label="ablation",
     where="graded_datasets",
     caption=(
-        "Answers generated while the first Reasoning-Focus Heads, or others beside them, are ablated. Means over "
+        "Answers generated while the top Reasoning-Focus Heads, or other heads, are ablated. Means over "
         "the same n problems, whose reasoning stays as it was. Tracking: rank correlation of the centre of the "
         "other heads' attention in the reasoning with the answer token's index. a2r: the answer tokens' share of "
         "attention on the reasoning; a head whose output is replaced has none. {interval} intervals over problems: "
@@ -56,7 +56,7 @@ RANGES = {"tracking": (-1.04, 1.04), "a2r": (0, None)}  # of the vertical axis
     ),
 )
 def plot_ablation(effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A row of panels a mode, a column a metric: RFHs and other heads over the number of ablated heads."""
+    """A row of panels per mode, a column per metric: RFHs and other heads over the number of ablated heads."""
     table = pd.read_csv(effect)
     unablated = table[table["mode"] == UNABLATED]
     modes, doses = [mode for mode in table["mode"].unique() if mode != UNABLATED], sorted(table["dose"].unique())

@@ -45,7 +45,7 @@ POINTS = "with minus without reasoning (points)"
     ),
 )
 def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A row a dataset: accuracy by model, the paired difference beside it, and accuracy by level, with intervals.
+    """A row per dataset: accuracy by model, the paired difference beside it, and accuracy by level, with intervals.
 
     Drawn for the study's first decoding, over all problems, an invalid answer counting as wrong; the difference also
     over the problems valid in both conditions. Variants are left out.
@@ -85,7 +85,7 @@ def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[st
     ),
 )
 def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A row a dataset and a column a model: accuracy and paired difference by area, with n and intervals."""
+    """A row per dataset and a column per model: accuracy and paired difference by area, with n and intervals."""
     table, effects, decoding = _of_first_decoding(accuracy, effect, settings)
     table, effects = table[table["by"] == "area"], effects[effects["by"] == "area"]
     if table.empty:

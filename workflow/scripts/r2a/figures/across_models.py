@@ -33,7 +33,7 @@ DEPTH = "\n(0: first layer, 1: last)"
     ),
 )
 def plot_across_models(table: Path, trends: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A row of panels a dataset, a column a measure; a line a model, by the number of parameters."""
+    """A row of panels per dataset, a column per measure; a line per model, by the number of parameters."""
     rows, tested = pd.read_csv(table), pd.read_csv(trends).set_index(["dataset", "measure"])
     rows = rows[rows["n"] >= LEAST_PAIRS]
     if rows.empty:

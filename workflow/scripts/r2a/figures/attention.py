@@ -107,7 +107,7 @@ def plot_decomposition(attention: Path, heads: Path, stem: Path, settings: Mappi
 
 
 def _boxes(axes: Axes, places: np.ndarray, samples: Sequence[np.ndarray], is_dark: bool) -> None:
-    """A box a sample with its points: dark and hatched, or light; told apart without colour."""
+    """One box per sample, with its points: dark and hatched, or light, so that they differ without colour."""
     rng = np.random.default_rng(0)
     boxes = axes.boxplot(
         samples, positions=places, widths=0.34, showfliers=False, patch_artist=True,

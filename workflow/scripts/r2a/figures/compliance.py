@@ -46,12 +46,12 @@ DISAGREEMENTS = {
     label="funnel",
     caption=(
         "Share of the n traces of a model, dataset, condition and decoding that each step leaves: finished by "
-        "itself, well formed (its reasoning is closed, once), and valid (it has a final answer). At the last step:"
-        " {interval} Wilson intervals over problems. No test."
+        "itself, well formed (its reasoning is closed exactly once), and valid (it has a final answer). At the last "
+        "step: {interval} Wilson intervals over problems. No test."
     ),
 )
 def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A row a dataset and a column a model: the share of traces that each step leaves, by condition and decoding."""
+    """The share of traces that each step leaves, by condition and decoding; a row per dataset, a column per model."""
     table = pd.read_csv(funnel)
     table = table[~table["model"].isin(settings["variants"])]
     figure, each = panels(table, 3.4, 2.4)
@@ -94,7 +94,7 @@ def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     ),
 )
 def plot_disagreements(grades: Sequence[Path], stem: Path, settings: Mapping[str, Any]) -> None:
-    """A panel a grader beside the first: how many answers the two judge differently, by model and dataset."""
+    """A panel per grader beside the first: how many answers the two judge differently, by model and dataset."""
     first, *others = read_provenance(grades[0])["parameters"]["graders"]
     table = disagreement_counts(grades, first, others, settings)
     if table.empty:
@@ -127,7 +127,7 @@ def plot_disagreements(grades: Sequence[Path], stem: Path, settings: Mapping[str
 def disagreement_counts(
     grades: Sequence[Path], first: str, others: Sequence[str], settings: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """One row a model, dataset and other grader: n answers, and how many the two judge differently, in which way."""
+    """One row per model, dataset and other grader: n answers, and how many the two judge differently, in which way."""
     rows, files = [], defaultdict(list)
     for path in grades:
         names = labelled(path, settings)

@@ -41,7 +41,7 @@ MEASURES = {"accuracy": "right, of all problems", "compliance": "valid traces"}
     ),
 )
 def plot_budgets(budgets: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A row a dataset and a column a model: accuracy by token budget, in both conditions and every decoding."""
+    """A row per dataset and a column per model: accuracy by token budget, in both conditions and every decoding."""
     table = pd.read_csv(budgets)
     table = table[~table["model"].isin(settings["variants"])]
     if table.empty:
@@ -82,9 +82,9 @@ def _budget_curve(axes: Axes, rows: pd.DataFrame, condition: str, line: str, has
     category="1 Answers",
     label="decodings",
     caption=(
-        "What another decoding changes in accuracy and in the share of valid traces: differences paired over problems "
-        "(n), with {interval} intervals (Newcombe's). Left of 0, the change does harm; an interval that holds 0 shows "
-        "no change."
+        "What another decoding changes in accuracy and in the share of valid traces: differences paired over "
+        "problems (n), with {interval} intervals (Newcombe's). Left of 0, the change does harm; an interval that "
+        "includes 0 shows no clear change."
     ),
 )
 def plot_decodings(decodings: Path, stem: Path, settings: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ def plot_decodings(decodings: Path, stem: Path, settings: Mapping[str, Any]) -> 
     caption=(
         "What another prompt, way of closing the reasoning, tokenization or dtype of the same model changes in "
         "accuracy and in the share of valid traces: differences paired over problems (n), with {interval} intervals "
-        "(Newcombe's). Left of 0, the change does harm; an interval that holds 0 shows no change."
+        "(Newcombe's). Left of 0, the change does harm; an interval that includes 0 shows no clear change."
     ),
     where="variants",
 )
@@ -113,7 +113,7 @@ def plot_variants(variants: Path, stem: Path, settings: Mapping[str, Any]) -> No
 def _plot_changes(
     name: str, changes: Path, heading: str, if_none: str, stem: Path, settings: Mapping[str, Any]
 ) -> None:
-    """A line a model, dataset and decoding of tables/decodings.csv or tables/variants.csv."""
+    """A line per model, dataset and decoding of tables/decodings.csv or tables/variants.csv."""
     table = pd.read_csv(changes)
     if table.empty:
         save(nothing_to_draw(if_none), stem, table, settings, [changes])

@@ -33,7 +33,7 @@ RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "mark
     ),
 )
 def plot_head_atlas(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A panel a score, as the table of heads names them: score against layer; the RFHs are numbered by rank."""
+    """A panel per score, as the table of heads names them: score against layer; the RFHs are numbered by rank."""
     table, labels = read_parquet(heads), read_provenance(heads)["scores"]
     n_rows = len(labels) // N_COLUMNS + 1  # the last place is the legend's
     height = 1.0 + 1.5 * n_rows

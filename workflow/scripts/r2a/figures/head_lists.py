@@ -35,7 +35,7 @@ NAMES = {"a2r": "a2r", "sink_free": "without\nsinks", "density": "density", "con
     ),
 )
 def plot_head_lists(heads: Path, lists: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Left, a row a listed head and a column a score, with ranks; right, the overlap of each pair of lists."""
+    """Left, a row per listed head and a column per score, with ranks; right, the overlap of each pair of lists."""
     table, pairs = read_parquet(heads), pd.read_csv(lists)
     names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
     n_top = int(pairs["n_top"].iloc[0])

@@ -36,7 +36,7 @@ from r2a.figures.style import (
     ),
 )
 def plot_judge_scores(scores: Path, effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A row a dataset: mean score by area, a column a model, and the paired difference by area, with intervals.
+    """A row per dataset: mean score by area, a column per model, and the paired difference by area, with intervals.
 
     Drawn for the study's first judge and first decoding. METHOD section 2.
     """

@@ -143,7 +143,7 @@ def _token_name(role: str, row: pd.Series) -> str:
     ),
 )
 def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Mean normalized logit difference by layer when resid_pre is patched, a row of panels a probe.
+    """Mean normalized logit difference by layer when resid_pre is patched, a row of panels per probe.
 
     Left: the clean run's vectors at the answer's token and at later ones. Right: the clean run's vector at the answer's
     token, and the controls.
@@ -218,7 +218,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, line: str, 
     ),
 )
 def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """What attention and the MLP of each layer write at three tokens, patched: a row of panels a probe."""
+    """What attention and the MLP of each layer write at three tokens, patched: a row of panels per probe."""
     table = pd.read_csv(curves).query("direction == @CLEAN_TO_CORRUPTED and role in @KEY_ROLES")
     table = table[table["component"].isin(COMPONENTS)]
     if not len(table):
@@ -261,7 +261,7 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     ),
 )
 def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Layer x range heat map of the mean effect of a whole range of the reasoning, a panel a probe."""
+    """Layer x range heat map of the mean effect of a whole range of the reasoning, a panel per probe."""
     table = pd.read_csv(ranges)
     probes = list(dict.fromkeys(table["probe"]))
     n_ranges, n_layers = table["tokens_before_probe"].nunique(), table["layer"].nunique()

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 
 from r2a.store import NOTHING, provenance, whole_file, write_csv, write_empty
 
-# Okabe and Ito's palette: told apart by the colour-blind, and in grey by lightness
+# Okabe and Ito's palette: distinct for the colour-blind, and in grey by lightness
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8A8A8A",
 )  # fmt: skip
@@ -62,7 +62,7 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, settings: Mapping[str,
 
 
 def panels(table: pd.DataFrame, width: float, height: float) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFrame]]]:
-    """A figure with a row a dataset and a column a model of the table, and each panel with its rows of it.
+    """A figure with a row per dataset and a column per model of the table, and each panel with its rows of it.
 
     Panels are titled by model and dataset; those without rows are left out. width, height: of one panel, in inches.
     """

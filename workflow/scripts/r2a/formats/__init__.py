@@ -1,4 +1,4 @@
-"""Reasoning formats: what opens and closes a model's reasoning, and how its template is told to think (METHOD 1)."""
+"""Reasoning formats: what opens and closes a model's reasoning, and how its template is asked to think (METHOD 1)."""
 
 from r2a.formats.registry import DEFAULT, FORMATS, Asked, FormatError, ReasoningFormat, choose_format, read_format
 

@@ -14,14 +14,14 @@ def r1() -> ReasoningFormat:
 
 @reasoning_format(label="DeepSeek-V3.1, V3.2", signs=("Assistant\uff5c>", "not thinking", "</think>"))
 def deepseek_v3() -> ReasoningFormat:
-    """Does not think unless told to; a prompt without reasoning ends in </think> alone."""
+    """Does not think unless asked to; a prompt without reasoning ends in </think> alone."""
     think, no_think = Asked({"thinking": True}), Asked({"thinking": False})
     return ReasoningFormat(THINK_OPEN, THINK_CLOSE, after_open="", think=think, no_think=no_think)
 
 
 @reasoning_format(label="Qwen3 (hybrid)", signs=("<|im_start|>", "enable_thinking", "</think>"))
 def qwen3() -> ReasoningFormat:
-    """The model opens the reasoning itself; told not to think, the template closes an empty one."""
+    """The model opens the reasoning itself; asked not to think, the template closes an empty one."""
     return ReasoningFormat(THINK_OPEN, THINK_CLOSE, think=ENABLE, no_think=DISABLE)
 
 
@@ -53,7 +53,7 @@ def magistral() -> ReasoningFormat:
 
 @reasoning_format(label="Seed-OSS", signs=("<seed:think>",))
 def seed_oss() -> ReasoningFormat:
-    """A thinking budget of 0 opens the model's remark on it, which the model would go on with."""
+    """A thinking budget of 0 opens the model's remark on it, which the model would continue."""
     remark = "The current thinking budget is 0, so I will directly start answering the question."
     no_think = Asked({"thinking_budget": 0}, ending=f"{remark}</seed:cot_budget_reflect>\n</seed:think>")
     return ReasoningFormat("<seed:think>", "</seed:think>", after_open="", no_think=no_think)
@@ -67,7 +67,7 @@ def exaone_deep() -> ReasoningFormat:
 
 @reasoning_format(label="EXAONE 4", signs=("[|assistant|]", "enable_thinking"))
 def exaone4() -> ReasoningFormat:
-    """Does not think unless told to: by default the template closes an empty reasoning."""
+    """Does not think unless asked to: by default the template closes an empty reasoning."""
     return ReasoningFormat(THINK_OPEN, THINK_CLOSE, think=ENABLE, no_think=DISABLE)
 
 
@@ -82,7 +82,7 @@ def command_a() -> ReasoningFormat:
 
 @reasoning_format(label="Granite 3.2", signs=("<|start_of_role|>", "Here is my thought process:"))
 def granite() -> ReasoningFormat:
-    """Says in prose what follows; not told to think, it just answers."""
+    """Says in prose what follows; unless asked to think, it just answers."""
     return ReasoningFormat(
         "Here is my thought process:", "Here is my response:", ("Here's my response:",), after_open="",
         think=Asked({"thinking": True}), no_think=Asked({"thinking": False}),
@@ -91,7 +91,7 @@ def granite() -> ReasoningFormat:
 
 @reasoning_format(label="Granite 3.3", signs=("<|start_of_role|>", "<think></think>", "<response></response>"))
 def granite_tags() -> ReasoningFormat:
-    """Thinks and answers between tags of plain text; not told to think, it just answers."""
+    """Thinks and answers between tags of plain text; unless asked to think, it just answers."""
     return ReasoningFormat(
         THINK_OPEN, THINK_CLOSE, answer_open="<response>", answer_close="</response>", after_open="",
         think=Asked({"thinking": True}), no_think=Asked({"thinking": False}),
@@ -126,7 +126,7 @@ def minimax_m2() -> ReasoningFormat:
 
 @reasoning_format(label="Llama-Nemotron v1", signs=("detailed thinking",))
 def nemotron_v1() -> ReasoningFormat:
-    """A system turn says whether to think; not told to, it just answers. Most of its templates don't tell: name it."""
+    """A system turn says whether to think; without one, it just answers. Few of its templates show it, so name it."""
     on, off = Asked(system="detailed thinking on"), Asked(system="detailed thinking off")
     return ReasoningFormat(THINK_OPEN, THINK_CLOSE, think=on, no_think=off)
 

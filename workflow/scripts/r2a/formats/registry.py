@@ -112,8 +112,8 @@ def choose_format(
         how = "by its tokens <think> and </think>" if has_think_tags else "by the tags that its chat template writes"
         return DEFAULT, FORMATS[DEFAULT].function(), how
     raise FormatError(
-        "what opens and closes its reasoning is not known: neither its tokens nor its chat template tell; name one of "
-        f"{', '.join(FORMATS)}, or give {{open: ..., close: ...}}"
+        "what opens and closes its reasoning is not known: neither its tokens nor its chat template show it; name "
+        f"one of {', '.join(FORMATS)}, or give {{open: ..., close: ...}}"
     )
 
 

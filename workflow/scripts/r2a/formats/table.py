@@ -12,7 +12,7 @@ BEGIN, END = "<!-- formats: written by `python -m r2a.formats.table` -->\n", "<!
 def formats_table() -> str:
     """One row a registered format, in Markdown."""
     rows = [
-        "| format | models | opens with | closes with | told to think | told not to think |",
+        "| format | models | opens with | closes with | asked to think | asked not to think |",
         "|---|---|---|---|---|---|",
         *(_row(entry, entry.function()) for entry in FORMATS.values()),
     ]

@@ -35,7 +35,7 @@ def request_seed(study_seed: int, uid: str, condition: str, decoding: str, sampl
 def build_requests(
     problems: pd.DataFrame, manifest: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[CompletionRequest]:
-    """One request a problem and sample, in that order, of settings["condition"] and settings["decoding"].
+    """One request per problem and sample, in that order, of settings["condition"] and settings["decoding"].
 
     A prompt that leaves no room for an answer gets max_new_tokens 0.
     """
@@ -160,7 +160,7 @@ def write_traces(
     with contextlib.closing(hold(path)), CompletionLedger(path, other_ledgers(output)) as ledger:
         asked = [request for request in requests if request.max_new_tokens > 0]
         missing = list({request.key: request for request in asked if request.key not in ledger}.values())
-        logger.info(f"{output}: {len(requests)} requests, {len(missing)} of them not yet in the ledger")
+        logger.info(f"{output}: {len(requests)} requests, {len(missing)} of them missing in the ledger")
         if missing:
             finished = _complete(missing, model, settings, resources, siblings)
             for request, completion in keep(finished, ledger, missing, f"{settings['model']}, {settings['dataset']}"):

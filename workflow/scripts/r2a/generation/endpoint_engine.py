@@ -33,7 +33,7 @@ def complete(
                 n_refused += 1
                 logger.warning(f"{request.uid}, {request.condition}: {fault}")
                 if n_refused == len(requests):
-                    raise EndpointError(f"all {n_refused} requests are refused; the last: {fault}")
+                    raise EndpointError(f"all {n_refused} requests are refused; the last reason: {fault}")
             if completion.finish_reason not in KNOWN:
                 if completion.finish_reason not in unknown:
                     logger.warning(f"{request.uid}: ends for {completion.finish_reason!r}, which is taken for stop")
@@ -98,13 +98,13 @@ def read_reply(reply: Mapping[str, Any], request: CompletionRequest, seconds: fl
     if request.prompt_ids and said.token_ids is None:
         raise EndpointError(
             "the server returns no token ids, so the model's weights cannot be rerun on them; "
-            "use vLLM's server, or give the model neither path nor hub"
+            "use vLLM's server, or remove the model's path and hub"
         )
     text = said.text
     if said.is_message and request.prefill.strip():
         text = text.removeprefix(request.prefill).removeprefix(request.prefill.strip())
     if said.thoughts and request.close in text and said.thoughts.strip() in text:
-        pass  # the server tells them twice
+        pass  # the server gives them twice
     elif said.thoughts and text:
         text = f"{said.thoughts}{request.close}{text}"
     elif said.thoughts:  # it never closed them; or it was closed beforehand, which the server's parser does not know

@@ -9,14 +9,14 @@ from r2a.formats.known import THINK_CLOSE
 from r2a.store import parameters_hash
 
 REFUSED = "refused"  # finish reason where the engine would not take the request
-# What samples as the configuration says and no other way. A server is told, as it has defaults of its own: vLLM's are
-# those of the model's generation_config.json, which the engine here does not follow.
+# Settings under which sampling follows the configuration alone. They are sent to servers, which have defaults of their
+# own: vLLM's come from the model's generation_config.json, which the engine here does not follow.
 NEUTRAL: Mapping[str, Any] = {
     "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
 }  # fmt: skip
 TOO_LONG = "prompt_too_long"  # finish reason where no engine is asked, as there is no room for an answer
 
-# what a server with a chat template is told beside the question, and the values that tell it nothing
+# what a server with a chat template gets besides the question, and the values that mean nothing
 SERVED: Mapping[str, Any] = {"system": "", "template_arguments": {}, "close": THINK_CLOSE}
 
 

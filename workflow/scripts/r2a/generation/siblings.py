@@ -41,7 +41,7 @@ class Siblings:
                 ledger.close()
                 claim.close()
                 continue
-            logger.info(f"{output}: {len(missing)} requests, while the engine runs")
+            logger.info(f"{output}: {len(missing)} requests served by this job's engine")
             self._claims[output], self._n_left[output] = claim, len(missing)
             self._homes |= {request.key: (output, ledger) for request in missing}
             yield from missing

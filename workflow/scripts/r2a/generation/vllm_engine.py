@@ -1,4 +1,4 @@
-"""Completions from the vLLM offline engine, one a job, handed over as they finish."""
+"""Completions from the vLLM offline engine, one per job, handed over as they finish."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,7 +30,7 @@ def start(
     if delimiters and least < len(delimiters[0]):
         raise EngineError(
             f"generation.reasoning_budget: {least} is fewer than the {len(delimiters[0])} tokens that open a reasoning "
-            "here; vLLM cannot count so few, so raise it"
+            "here; vLLM cannot count so few; raise it"
         )
     return start_engine(manifest["folder"], origin["dtype"], longest, resources, delimiters)
 
@@ -40,8 +40,8 @@ def _opening_ids(prompts: Sequence[Sequence[int]], marks: Marks) -> Sequence[int
     opened = {tuple(ids[segment_bounds(ids, (), marks).span("think_open")]) for ids in prompts if marks.is_opened(ids)}
     if len(opened) > 1:
         raise EngineError(
-            "generation.reasoning_budget: the prompts open the reasoning in different tokens, and vLLM counts from one "
-            "sequence of them; take the budget out"
+            "generation.reasoning_budget: the prompts open the reasoning in different tokens, but vLLM counts from a "
+            "single one; remove the budget"
         )
     return next(iter(opened), marks.close_ids)
 

@@ -74,7 +74,7 @@ def grade_answers(
 
 
 def grade_traces(traces: Path, dataset: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Write one row a trace: uid, condition, decoding, sample, answer, is_correct (may be null), reason.
+    """Write one row per trace: uid, condition, decoding, sample, answer, is_correct (may be null), reason.
 
     settings: graders, seconds and memory_mb of one comparison. The columns above are the first grader's; each
     further one adds its own answer_{grader}, is_correct_{grader} and reason_{grader}. Raises GradingError, before

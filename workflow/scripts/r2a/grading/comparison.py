@@ -360,7 +360,7 @@ class Comparison:
 
 
 def same_answer(one: str, other: str) -> bool | None:
-    r"""Whether two answers are one (\text{moon} and Moon, 1/2 and 0.5), or None where only mathematics would tell."""
+    r"""Whether two answers are one (\text{moon} and Moon, 1/2 and 0.5), or None where only mathematics can decide."""
     return by_reading(one, other, "")
 
 

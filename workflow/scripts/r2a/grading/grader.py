@@ -14,7 +14,7 @@ WRONG_UNREAD = {"unfinished": "truncated", "never_closed": "unclosed"}  # a trac
 class Attempt:
     """An answer to grade: the text of a trace's answer segment, never its reasoning.
 
-    problem may be empty; it tells whether a percentage, or a factored or expanded form, is asked for.
+    problem may be empty; it shows whether a percentage, or a factored or expanded form, is asked for.
     invalid_reason is the trace's.
     """
 

@@ -3,7 +3,7 @@ r"""One way of writing for mathematics that may be written in many: Unicode, LaT
 `written` changes how a text is written, never what it says; everything that reads an answer starts from it.
 """
 
-# ruff: noqa: RUF001 (signs that look alike are what this module tells apart)
+# ruff: noqa: RUF001 (this module distinguishes signs that look alike)
 import re
 import unicodedata
 from functools import lru_cache

@@ -1,4 +1,4 @@
-r"""The paper's grading, for replication: what its code does, written anew, with its known faults kept.
+r"""The paper's grading, for replication: what its code does, rewritten, with its known faults.
 
 Boxes with more than one level of braces inside are not found; only the last box counts; order matters in lists;
 \mbox units stay; a fraction's numerator loses its brackets; fractions have to be reduced. The authors took

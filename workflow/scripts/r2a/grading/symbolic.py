@@ -1,7 +1,7 @@
 r"""Two written texts compared as mathematics, by sympy and math-verify: slow, and may hang; run it in a worker.
 
-Values are told apart by sympy's adaptive evaluation, which gives the leading digits of a difference whatever its size:
-so 9 \times 10^{-31} and 2 \times 10^{-27} differ, and two forms of one value agree to a hundred digits.
+Values are distinguished by sympy's adaptive evaluation, which gives the leading digits of any difference, so that
+9 \times 10^{-31} and 2 \times 10^{-27} differ, and two forms of one value agree to a hundred digits.
 """
 
 import logging
@@ -132,7 +132,7 @@ def _as_fraction(match: re.Match[str]) -> str:
 
 
 def _cases(text: str) -> set[str]:
-    """Letters that stand in the text in both cases, so that case tells them apart."""
+    """Letters that occur in the text in both cases, so that case distinguishes them."""
     letters = set(re.findall(r"(?<![A-Za-z\\])[A-Za-z]+", re.sub(r"\\[A-Za-z]+", " ", text)))
     single = {letter for word in letters for letter in word}
     return {letter for letter in single if letter.islower() and letter.upper() in single}

@@ -94,7 +94,7 @@ class _Worker:
             self.close()
             raise WorkerError(
                 f"a grading process ended while starting (status {self.process.exitcode}); "
-                f"see the lines above, or give it more than {memory_mb} MB by grading.memory_mb"
+                f"see the lines above, or allow more than {memory_mb} MB by grading.memory_mb"
             ) from None
 
     def outcome(self) -> Outcome:

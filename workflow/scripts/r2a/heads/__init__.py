@@ -19,7 +19,7 @@ LEAST_SCORE = 0.1  # of a retrieval head (Wu et al. 2024), and, ours, of an indu
 def score_heads(
     attention: Path, diagnostics: Path, output: Path, by_trace: Path, lists: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Write one row a (layer, head) with every registered score; one a trace with those of the RFHs; and lists.
+    """Write one row per (layer, head) with every registered score; one per trace with those of the RFHs; and lists.
 
     By head: rank_heads' columns; every score's score_columns, over traces with reasoning or diagnostic runs;
     is_retrieval (retrieval above LEAST_SCORE) and is_induction (among the n_top_heads with the highest induction

@@ -81,7 +81,7 @@ def rank_heads(
     seed: int,
     problems: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """One row a (layer, head): every segment mass averaged over traces, and how it ranks by a2r.
+    """One row per (layer, head): every segment mass averaged over traces, and how it ranks by a2r.
 
     mass: [trace, layer, head, query_segment, key_segment]; bounds: [trace, 8] token positions; problems: of which
     problem each trace is (without, each of its own), as problems are resampled, with all their samples.

@@ -25,7 +25,7 @@ def compare_lists(
     seed: int,
     problems: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """One row a pair of RANKINGS that are among the scores: how many of their n_top heads they share.
+    """One row per pair of RANKINGS that are among the scores: how many of their n_top heads they share.
 
     scores: values [trace, layer, head]; problems: of which problem each trace is. n_shared and the Spearman
     rank_correlation over all heads, with ends by a bootstrap over problems that draws both scores' traces together;

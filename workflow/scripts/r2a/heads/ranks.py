@@ -15,7 +15,7 @@ from r2a.store import NothingToMeasure, open_hdf5, provenance, write_parquet
 
 
 def order_heads(attention: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Write one row a (layer, head), of means over traces with reasoning: layer, head, rank by a2r (1 is the highest;
+    """Write one row per (layer, head), of means over traces with reasoning: layer, head, rank by a2r (1 is the highest;
     heads of layers without attention are last), has_attention, a2p, a2bos, output_share and contribution.
 
     No interval, so that no setting of the statistics reaches a stage that runs a model on these heads. Everything else

@@ -1,7 +1,7 @@
 """What becomes of the values of registered scores of heads (r2a.extensions.head_score).
 
 The table of heads, its intervals and the atlas follow from the registration. A new score needs no rerun of a model: the
-stage reads the stores anew, in seconds.
+stage reads the stores again, in seconds.
 """
 
 import inspect

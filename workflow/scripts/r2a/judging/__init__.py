@@ -31,7 +31,7 @@ def judge_answers(
     settings: Mapping[str, Any],
     resources: Mapping[str, Any],
 ) -> None:
-    """Have a judge score the answers of all models to a dataset, and write one row a trace.
+    """Have a judge score the answers of all models to a dataset, and write one row per trace.
 
     Columns: model, dataset, uid, area, condition, decoding, sample, status, score (null but for scored and
     empty), invalid_reason, n_answer_characters, n_tries, reply. status is scored; empty (an answer without text,
@@ -86,7 +86,9 @@ def replies_to(
                         ledger.add(request.key, {**vars(reply)})
                     progress.advance()
         if n_tries == 1 and refused and len(refused) == len(requests):
-            raise JudgingError(f"{settings['judge']} refuses all {len(refused)} requests; the last: {refused[-1].text}")
+            raise JudgingError(
+                f"{settings['judge']} refuses all {len(refused)} requests; the last reason: {refused[-1].text}"
+            )
         for request in requests:
             if request.key in ledger:
                 replies[request.prompt] = _reply(ledger[request.key]), n_tries

@@ -35,8 +35,8 @@ def ask(
                 line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions"}
                 file.write(json.dumps(line | {"body": request_body(request, settings)}) + "\n")
         raise JudgingError(
-            f"{len(missing)} answers wait for the judge: send {requests_file} to the service as a batch, put its "
-            f"output file (.jsonl) into {replies}, and run again"
+            f"{len(missing)} answers are waiting for the judge: send {requests_file} to the service as a batch, put "
+            f"its output file (.jsonl) into {replies}, and run again"
         )
 
 
@@ -58,7 +58,7 @@ def _found(replies: Path) -> dict[str, dict[str, Any]]:
                 choices = body.get("choices") if body else None
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise JudgingError(
-                    f"{path}: line {number} is no line of a batch's output file; put only those into {replies}"
+                    f"{path}: line {number} is not a line of a batch output file; put only such files into {replies}"
                 ) from None
             if not (body and choices):
                 failed.append(f"{path.name}, line {number}: {error or response!r:.100}")
@@ -66,7 +66,9 @@ def _found(replies: Path) -> dict[str, dict[str, Any]]:
             repeated += [name] if found.get(name, body) != body else []
             found[name] = body
     if failed:
-        logger.warning(f"{replies}: {len(failed)} lines hold no reply ({failed[0]}, ...); those requests go out again")
+        logger.warning(
+            f"{replies}: {len(failed)} lines have no reply ({failed[0]}, ...); these requests are sent again"
+        )
     if repeated:
         logger.warning(
             f"{replies}: {len(repeated)} requests have several replies ({repeated[0]}, ...); the last counts"

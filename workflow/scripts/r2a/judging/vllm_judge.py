@@ -9,7 +9,7 @@ from r2a.judging.requests import REFUSED, JudgeRequest, JudgingError, Reply
 from r2a.models import engine_tokenizer, load_tokenizer
 from r2a.prompts import ChatTemplate, PromptError
 
-# else a weak judge goes on with blanks where any number of them may stand
+# otherwise, a weak judge keeps writing blanks where any number of them is allowed
 JSON_AS = {"backend": "xgrammar", "disable_any_whitespace": True}
 
 
@@ -29,11 +29,11 @@ class VllmJudge:
         self.folder, self.dtype, self.resources = folder, dtype, resources
         self.tokenizer = load_tokenizer(folder)
         if self.tokenizer.chat_template is None:
-            raise JudgingError(f"{folder}: the judge has no chat template; take a model that is trained to chat")
+            raise JudgingError(f"{folder}: the judge has no chat template; use a model that is trained to chat")
         try:
             self.template = ChatTemplate(self.tokenizer, day)
         except PromptError as error:
-            raise JudgingError(f"{folder}: {error}; take a judge whose template takes a question") from error
+            raise JudgingError(f"{folder}: {error}; use a judge whose template accepts a question") from error
         self.ids = {prompt: self._prompt_ids(prompt) for prompt in prompts}
         self.n_positions = AutoConfig.from_pretrained(folder, trust_remote_code=False).max_position_embeddings
         longest = max(map(len, self.ids.values()), default=0) + 2 * max_tokens

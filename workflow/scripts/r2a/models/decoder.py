@@ -26,7 +26,7 @@ HEAD_ROWS = 16_384  # of the unembedding, turned into float32 at a time
 
 
 class Decoder:
-    """A causal language model of transformers and its parts; lists have an entry a layer.
+    """A causal language model of transformers and its parts; lists have an entry per layer.
 
     attentions, projections: None where a layer does not attend by softmax; mlps: None where a layer has none.
     """
@@ -45,7 +45,9 @@ class Decoder:
         self.head = model.get_output_embeddings()
         self.embedding = model.get_input_embeddings()
         if self.head is None or self.embedding is None:
-            raise ModelError(f"{self.name}: has no embedding or no head; only causal language models can be studied")
+            raise ModelError(
+                f"{self.name}: has no embedding or no output head; only causal language models can be studied"
+            )
         self.is_recurrent = any(map(_is_recurrent, self.layers))
 
     @property
@@ -138,7 +140,7 @@ class Decoder:
             if isinstance(child, torch.nn.ModuleList) and len(child) == self.config.num_hidden_layers
         ]
         if not found:
-            raise ModelError(f"{self.name}: no list of {self.config.num_hidden_layers} layers was found in it")
+            raise ModelError(f"{self.name}: no list of {self.config.num_hidden_layers} layers was found")
         return list(found[0])
 
     def _part(self, module: Any, names: Sequence[str]) -> Any:
@@ -228,7 +230,7 @@ def fix_rotation(decoder: Decoder) -> None:
     for module in decoder.body.modules():
         kinds = getattr(module, "rope_type", None)
         if isinstance(kinds, dict) and any(kind == "longrope" or "dynamic" in kind for kind in kinds.values()):
-            raise ModelError(f"{decoder.name}: rotary factors that change with the length in some layers only")
+            raise ModelError(f"{decoder.name}: rotary factors change with the length in only some layers")
         switch = longrope_switch(decoder.config.to_dict()) if kinds == "longrope" else None
         if switch is not None:
             factors, module.attention_scaling = ROPE_INIT_FUNCTIONS["longrope"](

@@ -87,15 +87,17 @@ def _sizes(folder: Path, config: Any) -> dict[str, Any]:
     """
     kind = config.model_type
     if config.is_encoder_decoder:
-        raise ModelError(f"{folder}/config.json: {kind} is an encoder and a decoder; only decoders can be studied")
+        raise ModelError(f"{folder}/config.json: {kind} has an encoder; only decoders can be studied")
     text = config.get_text_config(decoder=True)
     n_heads, n_layers = (getattr(text, name, None) for name in ("num_attention_heads", "num_hidden_layers"))
     if not isinstance(n_heads, int) or not isinstance(n_layers, int):
-        raise ModelError(f"{folder}/config.json: {kind} has no attention heads, or no one number of them and of layers")
+        raise ModelError(
+            f"{folder}/config.json: {kind} has no attention heads, or no single number of heads and layers"
+        )
     n_positions = next((n for n in (getattr(text, name, None) for name in POSITIONS) if isinstance(n, int)), None)
     if n_positions is None:
         names = " or ".join(POSITIONS[:2])
-        raise ModelError(f"{folder}/config.json: {kind} tells no number of positions; add {names} to the file")
+        raise ModelError(f"{folder}/config.json: {kind} gives no number of positions; add {names} to the file")
     return {
         "architecture": (config.architectures or [type(config).__name__.removesuffix("Config")])[0],
         "n_layers": n_layers,

@@ -28,7 +28,7 @@ def find_weights(source: Mapping[str, str | None]) -> tuple[Path, dict[str, str 
         folder, revision = Path(str(source["path"])), None
     weights = sorted(folder.glob(WEIGHTS))
     if not weights:
-        raise ModelError(f"{folder}: no {WEIGHTS}; only safetensors weights are loaded, convert the checkpoint first")
+        raise ModelError(f"{folder}: no {WEIGHTS}; only safetensors weights are loaded; convert the checkpoint first")
     return folder, {
         "source": source["hub"] or source["path"],
         "revision": revision,

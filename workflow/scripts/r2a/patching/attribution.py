@@ -77,7 +77,7 @@ def written_parts(patcher: Patcher, kept: KeptRun) -> tuple[torch.Tensor, torch.
         mlp.append((leaving.to(without_mlp) - without_mlp)[0].float().cpu())
         # what a norm or a factor makes of attention's output before it is added
         factor = torch.where(outputs[0] == 0, 0.0, added / outputs[0])
-        alone = torch.block_diag(*z.unflatten(-1, (patcher.n_heads, -1)))  # a row a head: its own z and no other's
+        alone = torch.block_diag(*z.unflatten(-1, (patcher.n_heads, -1)))  # a row per head: its own z and no other's
         projected = patcher.decoder.projections[number](torch.cat([alone, torch.zeros_like(alone[:1])]))
         heads.append(((projected[:-1] - projected[-1]).float() * factor).cpu())
     return torch.stack(attention), torch.stack(mlp), torch.stack(heads)

@@ -177,7 +177,7 @@ def padded(a: Run, b: Run, pad_id: int) -> tuple[Run, Run]:
 def align_pairs(
     traces: Path, grades: Path, dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Write one row a probe and pair: both runs' token ids and role positions, or why the pair is left out.
+    """Write one row per probe and pair: both runs' token ids and role positions, or why the pair is left out.
 
     Columns: probe, pair, area, kind, template, answer_a, answer_b, form_a, form_b (answer_form), left_out ('' | a
     reason), clean_ids, corrupted_ids, roles, clean_positions, corrupted_positions, clean_reasoning_start,

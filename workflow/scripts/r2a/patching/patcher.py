@@ -219,7 +219,7 @@ def capture_resid_pre(
 
 @dataclass(frozen=True, eq=False)
 class KeptRun:
-    """What patches need of the run that they restart from; the lists have an entry a layer.
+    """What patches need of the run that they restart from; the lists have an entry per layer.
 
     start: the first position that can be patched. keys [1, kv_head, token, d_head] with their rotation, and values
     [1, kv_head, token, d_value]. resid_pre: [token from `start` on, d_model], and once more what leaves the last
@@ -626,7 +626,7 @@ class Patcher:
             by_name = dict(zip(asked, gradients, strict=True))
             upstream = by_name["resid_pre"]
             for component in components:
-                of_place = by_name[component].flatten(0, -2)[at.to(by_name[component].device)].float()
+                of_place = by_name[component].flatten(0, -2)[at.to(upstream.device)].float()
                 of_layers[component].append(_as_heads(self.decoder, of_place) if component == "z" else of_place)
         found_of = off_device([stack_layers(layers[::-1]) for layers in of_layers.values()])
         return dict(zip(of_layers, found_of, strict=True))
@@ -647,7 +647,7 @@ class Patcher:
         if component == "resid_pre":
             return new
         at = kept.at.to(device)[places]
-        if component == "z":  # a token a head
+        if component == "z":  # a token per head
             n_heads, width = self.n_heads, z.shape[-1] // self.n_heads
             replaced = z.unflatten(-1, (n_heads, width))[:, None].repeat(1, n_heads, 1, 1)
             heads = torch.arange(n_heads, device=z.device)
@@ -815,7 +815,7 @@ def _pack(tails: Tails) -> tuple[torch.Tensor, Shapes]:
 
 
 def _unpack(packed: torch.Tensor, shapes: Shapes) -> Tails:
-    """Views of a list of tokens, one a tail."""
+    """Views of a list of tokens, one per tail."""
     parts = packed.split([rows * tokens for rows, tokens in shapes.values()])
     return {place: part.unflatten(0, shape) for (place, shape), part in zip(shapes.items(), parts, strict=True)}
 
@@ -831,7 +831,7 @@ def _tokens_of(shapes: Shapes, device: torch.device) -> list[tuple[KeptRun, torc
 def _options(number: int, tokens: Sequence[tuple[KeptRun, torch.Tensor]]) -> dict[str, Any]:
     """What the model handed to a layer in the kept runs, for tokens at some positions of them, packed.
 
-    Whatever has an entry a token is taken apart: rotations, places, inputs of each layer.
+    Whatever has an entry per token is taken apart: rotations, places, inputs of each layer.
     """
     first, _ = tokens[0]
 

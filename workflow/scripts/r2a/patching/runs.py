@@ -146,14 +146,14 @@ def patch_pairs(
     n_own, n_missing = (
         sum(map(len, of)) for of in ((shard_range(shard, len(table)) for table in by_probe.values()), missing.values())
     )
-    logger.info(f"{output}: {n_own} pairs, by probe; {n_own - n_missing} of them already there")
+    logger.info(f"{output}: {n_own} pairs, by probe; {n_own - n_missing} of them already computed")
     with (
         open_hdf5(activations) as kept,
         Progress(f"{settings['model']}, {settings['dataset']}: pairs patched", n_missing) as progress,
     ):
         for probe, table in by_probe.items():
             n_tokens = list(table["clean_ids"].str.len() + table["corrupted_ids"].str.len())
-            # pairs that share batches keep a GPU busy; on a CPU each is kept, and told, as soon as it is done
+            # pairs that share batches keep a GPU busy; on a CPU each is kept and reported as soon as it is done
             shared_tokens = batch_tokens if is_shared else 0
             for numbers in batches(missing[probe], n_tokens, shared_tokens):
                 found = measure(

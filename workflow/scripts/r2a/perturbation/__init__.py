@@ -27,7 +27,7 @@ WORDS = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)*")
 def perturb_reasoning(
     traces: Path, grades: Path, dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Write one row a trace with reasoning and perturbation: the prompt, or why there is none.
+    """Write one row per trace with reasoning and perturbation: the prompt, or why there is none.
 
     A prompt ends in </think>; of a kind that leaves the reasoning open, where the model is to go on with it.
 

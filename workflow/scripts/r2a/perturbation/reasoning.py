@@ -1,4 +1,4 @@
-"""What is put in the place of a trace's reasoning, as token ids: nothing decoded is tokenized again."""
+"""What replaces a trace's reasoning, as token ids: no decoded text is tokenized again."""
 
 import random
 import re
@@ -131,7 +131,7 @@ def corrupt(
     first, stop, value = results[which]
     written = "".join(reasoning.pieces[first:stop])
     if tokenizer.encode(written, add_special_tokens=False) != reasoning.token_ids[first:stop]:
-        raise NotPerturbed("the result's tokens are not those of its text")
+        raise NotPerturbed("the result's tokens are not the ones that spell its text")
     others = sorted(set(values) - {value})
     if values and not others:
         raise NotPerturbed("no other value")

@@ -54,7 +54,7 @@ CONTEXTS = {
     "speed": (("very slow", "slow", "medium", "fast", "very fast"), "faster", "slower"),
 }
 COMPARATORS = {word: (context, n == 0) for context, (_, *words) in CONTEXTS.items() for n, word in enumerate(words)}
-MIN_RANKS_APART = 2  # so that nobody would argue
+MIN_RANKS_APART = 2  # so that the answer is beyond dispute
 
 INSTRUCTION = " Please reason step by step, and put your final answer within \\boxed{}."
 COMPARISON_INSTRUCTION = (

@@ -143,7 +143,7 @@ def train(base: Path, recipe: Mapping[str, Any], folder: Path) -> None:
             seconds = time.monotonic() - started
             curve.append((step, round(sum(losses) / len(losses), 4), n_tokens, round(seconds)))
             left = seconds / step * (n_steps - step) / 60
-            line = f"step {step}/{n_steps}, loss {curve[-1][1]}, {n_tokens / seconds:.0f} tokens a second, "
+            line = f"step {step}/{n_steps}, loss {curve[-1][1]}, {n_tokens / seconds:.0f} tokens per second, "
             print(f"{line}{left:.0f} minutes left", flush=True)
             losses = []
         if step % recipe["look_every"] == 0 or step == n_steps:

@@ -22,7 +22,7 @@ MOST_PASSES = 5  # over a configuration's errors; what is put right may hide as 
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the message lists every error, one a line."""
+    """The configuration cannot be used; the message lists every error, one per line."""
 
 
 def load_study(config: dict[str, Any], origin: str = "the configuration") -> Study:
@@ -60,15 +60,15 @@ def _as_far_as_possible(config: dict[str, Any]) -> tuple[Study | None, Sequence[
 
 def _without_types(errors: Sequence[Any]) -> Sequence[Any]:
     """Errors in a value that may be a name or a section, as errors of the one that was given."""
-    told = []
+    found = []
     for error in errors:
         before, is_member, after = error["loc"], False, ()
         if "reasoning_format" in before[:-1]:
             k = before.index("reasoning_format") + 1
             before, is_member, after = before[:k], True, before[k + 1 :]
         if not is_member or after or not isinstance(error["input"], dict):
-            told.append({**error, "loc": (*before, *after)})
-    return told
+            found.append({**error, "loc": (*before, *after)})
+    return found
 
 
 def _put_right(config: dict[str, Any], error: Any) -> None:
@@ -123,67 +123,70 @@ def _variants_in_words(config: dict[str, Any]) -> Iterator[str]:
         place = f"models.{name}.variant_of"
         if "variant_of" not in entry:
             if entry.get("think_tags") == "pieces":
-                yield f"models.{name}.think_tags: only a variant spells its tags in pieces; give it variant_of"
+                yield f"models.{name}.think_tags: only variants spell tags in pieces; set variant_of"
             continue
         if entry["variant_of"] not in mains:
-            yield f"{place}: {entry['variant_of']!r} is none of the models to vary ({', '.join(mains)})"
+            yield f"{place}: {entry['variant_of']!r} is not one of the models that can be varied ({', '.join(mains)})"
             continue
         base = defaults | models[entry["variant_of"]]
         if all(entry.get(key, base[key]) == base[key] for key in VARIED):
-            yield f"{place}: nothing is varied; give another {', '.join(VARIED[:-1])} or {VARIED[-1]}"
+            yield f"{place}: nothing is varied; change {', '.join(VARIED[:-1])} or {VARIED[-1]}"
         own = [key for key in ("path", "hub", "revision") if key in entry]
         if own:
-            yield f"{place}: a variant has its base's weights; take {' and '.join(own)} out"
+            yield f"{place}: a variant has its base's weights; remove {' and '.join(own)}"
         if entry.get("think_tags") == "pieces" and not (base.get("path") or base.get("hub")):
-            yield f"models.{name}.think_tags: {entry['variant_of']} is sent text, which its server makes tokens of"
+            yield f"models.{name}.think_tags: {entry['variant_of']} is sent text, which its server tokenizes"
 
 
 def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
-    """What no single key can tell, each with its place: places that don't exist, names that nothing bears."""
+    """What no single key shows, each with its place: files that don't exist, names that nothing has."""
     yield from _sources_in_words(study)
     for name, model in study.models.items():
         if model.endpoint:
             yield from _endpoint_in_words(f"models.{name}", model, model.endpoint)
         options = [key for key in ("repetition", "reasoning_budget") if getattr(study.generation, key) is not None]
         if options and model.endpoint:
-            asked = f"{' and '.join(options)} cannot be asked of models.{name}.endpoint"
-            yield "generation", f"{asked}; put its server's fields into its body"
+            asked = f"{' and '.join(options)} cannot be requested from models.{name}.endpoint"
+            yield "generation", f"{asked}; put the server's own fields into its body"
         yield from _format_in_words(f"models.{name}", model)
     yield from _stages_in_words(study)
     labels = [str(judge.label) for judge in study.judges.values()]
     shared = sorted({label for label in labels if labels.count(label) > 1})
     if shared:
-        yield "judges", f"several have the label {', '.join(shared)}; give each its own"
+        yield "judges", f"several have the label {', '.join(shared)}; give each one its own"
     for name, dataset in study.datasets.items():
         if study.judges and dataset.kind == "open_ended" and not dataset.fields.checklist:
-            yield f"datasets.{name}.fields.checklist", "missing; judges go through it, so name its column"
+            yield f"datasets.{name}.fields.checklist", "missing; judges work through it, so name its column"
         if dataset.single_turn and not dataset.fields.conversation:
             yield f"datasets.{name}.single_turn", "needs fields.conversation, the column that holds the turns"
     yield from _decodings_in_words(study)
     for name in study.attention.case_uids:
         if name not in study.datasets:
-            yield "attention.case_uids", f"{name!r} is none of the datasets ({', '.join(study.datasets)})"
+            yield "attention.case_uids", f"{name!r} is not one of the datasets ({', '.join(study.datasets)})"
     if not Path(study.diagnostics.haystack).is_file():
-        yield "diagnostics.haystack", f"{study.diagnostics.haystack} is no file; paths start at the repository's root"
+        yield (
+            "diagnostics.haystack",
+            f"{study.diagnostics.haystack} is not a file; paths are relative to the repository",
+        )
     if "resid_pre" not in study.patching.components:
-        yield "patching.components", "resid_pre is missing; figures and the hand-off layer are read from it"
+        yield "patching.components", "resid_pre is missing; figures and the hand-off layer need it"
 
 
 def _format_in_words(place: str, model: Model) -> Iterator[tuple[str, str]]:
-    """What is wrong with how a model's reasoning is told apart, and how it is asked not to think."""
+    """What is wrong with how a model's reasoning is recognized, and with how it is asked not to think."""
     name = model.reasoning_format
     if isinstance(name, str) and name not in list(FORMATS):
         yield f"{place}.reasoning_format", f"{name!r} is not a known reasoning format; known: {', '.join(FORMATS)}"
     elif isinstance(name, str) and model.without_reasoning == "native" and not FORMATS[name].function().no_think:
-        words = f"{name} has no way of its own not to think; take finished or empty"
+        words = f"{name} cannot be asked not to think; use finished or empty"
         if not {"without_reasoning"} & {*model.template_arguments, *model.system_turn}:
             yield f"{place}.without_reasoning", f"{words}, or say how in template_arguments.without_reasoning"
     if model.prompt == "raw":
         for key in ("template_arguments", "system_turn"):
             if getattr(model, key):
-                yield f"{place}.{key}", "a raw prompt has no chat template; give prompt: chat"
+                yield f"{place}.{key}", "a raw prompt has no chat template; set prompt: chat"
         if model.without_reasoning == "native":
-            yield f"{place}.without_reasoning", "native is asked by the chat template; give prompt: chat"
+            yield f"{place}.without_reasoning", "native needs the chat template; set prompt: chat"
 
 
 def _sources_in_words(study: Study) -> Iterator[tuple[str, str]]:
@@ -201,7 +204,7 @@ def _sources_in_words(study: Study) -> Iterator[tuple[str, str]]:
             elif section == "judges" and entry.kind in SHIPPED_JUDGES:
                 yield f"{section}.{name}.kind", f"{entry.kind} is asked for by {SHIPPED_JUDGES[entry.kind]}"
             if entry.path is not None and not Path(entry.path).exists():
-                yield f"{section}.{name}.path", f"{entry.path} does not exist; paths start at the repository's root"
+                yield f"{section}.{name}.path", f"{entry.path} does not exist; paths are relative to the repository"
             elif entry.path is not None and section != "datasets" and not entry.endpoint:
                 unsplit = heads_in_words(entry.path, entry.gpus)
                 if unsplit:
@@ -225,10 +228,10 @@ def _endpoint_in_words(place: str, model: Model, endpoint: Endpoint) -> Iterator
     """What is wrong between a model's endpoint and the rest of its entry."""
     if model.path or model.hub:
         if endpoint.kind == "chat":
-            yield f"{place}.endpoint.kind", "with path or hub, tokens are sent; use completions"
+            yield f"{place}.endpoint.kind", "with path or hub, tokens are sent, so use completions"
         return
     if model.shards != 1:
-        yield f"{place}.shards", "an endpoint is asked by one job; raise endpoint.max_concurrency"
+        yield f"{place}.shards", "a single job queries an endpoint; raise endpoint.max_concurrency instead"
     if endpoint.kind != {"raw": "completions", "chat": "chat"}[model.prompt]:
         words = "without path or hub, prompt raw goes with completions, and prompt chat with chat"
         yield f"{place}.endpoint.kind", words
@@ -246,9 +249,9 @@ def _decodings_in_words(study: Study) -> Iterator[tuple[str, str]]:
     for stage, section in study:
         used = getattr(section, "decoding", None)
         if used is not None and used not in study.decodings:
-            yield f"{stage}.decoding", f"{used!r} is none of the decodings ({', '.join(study.decodings)})"
+            yield f"{stage}.decoding", f"{used!r} is not one of the decodings ({', '.join(study.decodings)})"
         elif used is not None and stage in needs_greedy and study.decodings[used].temperature != 0:
-            yield f"{stage}.decoding", f"{used!r} samples; {needs_greedy[stage]}"
+            yield f"{stage}.decoding", f"{used!r} samples, but {needs_greedy[stage]}"
 
 
 def _in_words(error: Any) -> str:

@@ -21,7 +21,7 @@ yaml-language-server: $schema=` and the path of `schema.json`, editors complete 
 
 
 def reference() -> str:
-    """The whole page, in Markdown: a table a section."""
+    """The whole page, in Markdown: a table per section."""
     tables = (_table(place or "The study", section) for place, section in sections())
     return "\n".join([INTRODUCTION, *tables])
 

@@ -58,7 +58,7 @@ else:  # whatever is registered when the schema is read
     OtherJudge, Mode = Literal[tuple(JUDGE_KINDS)], Literal[tuple(ABLATION_MODES)]
 
 
-def _told(registry: Registry[Any, Any]) -> str:
+def _meanings(registry: Registry[Any, Any]) -> str:
     """What each registered thing is, for the meaning of a key."""
     return " ".join(f"{name}: {entry.purpose}" for name, entry in registry.items())
 
@@ -317,7 +317,7 @@ class Grading(Section):
     graders: Distinct[Grader] = Field(
         ["policy"],
         min_length=1,
-        description=f"How answers are graded. {_told(GRADERS)} The verdicts of the first one count; a table lists "
+        description=f"How answers are graded. {_meanings(GRADERS)} The verdicts of the first one count; a table lists "
         "where the others differ.",
     )
     seconds: float = Field(10, gt=0, description="Wall time for one answer, after which the verdict is timeout.")
@@ -515,9 +515,9 @@ class Perturbation(Section):
             "without_reflection",
             "without_others",
         ],
-        description=f"What is done to the reasoning. {_told(PERTURBATION_KINDS)} A result is a mention of one of the "
-        "pair's candidates, of a word that is a reference answer of the same area, or, where the reference is no word, "
-        "an integer. Empty: nothing is perturbed.",
+        description=f"What is done to the reasoning. {_meanings(PERTURBATION_KINDS)} A result is a mention of one of "
+        "the pair's candidates, of a word that is a reference answer of the same area, or, where the reference is no "
+        "word, an integer. Empty: nothing is perturbed.",
     )
     cuts: Distinct[Annotated[int, Field(ge=0, le=100)]] = Field(
         [0, 25, 50, 75, 100], description="Percentages of the reasoning's tokens that a cut keeps; 100 is the control."
@@ -533,12 +533,12 @@ class Patching(Section):
     probes: Distinct[Probe] = Field(
         ["plain", "boxed"],
         min_length=1,
-        description=f"The line that ends the reasoning, with the answer X. {_told(PROBES)}",
+        description=f"The line that ends the reasoning, with the answer X. {_meanings(PROBES)}",
     )
     controls: Distinct[Control] = Field(
         ["same_answer", "unrelated_answer", "random_vector"],
         description="What is put into the corrupted run in place of the clean run's vectors, to see what their "
-        f"effect proves. {_told(CONTROLS)}",
+        f"effect proves. {_meanings(CONTROLS)}",
     )
     keep_reasoning: bool = Field(
         True, description="Keep the model's own reasoning before the probe; otherwise, the probe stands alone."

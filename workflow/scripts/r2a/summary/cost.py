@@ -18,7 +18,7 @@ GENERATION = "traces"  # the folder of the jobs that generate the traces
 
 @dataclass
 class Cost:
-    """What the study cost. stages: (name, cells) a stage, the sums last. speeds: (model, tokens, tokens a second)."""
+    """What the study cost. stages: (name, cells), the sums last. speeds: (model, tokens, tokens per second)."""
 
     stages: list[tuple[str, list[str]]]
     speeds: list[tuple[str, str, str]]
@@ -70,7 +70,7 @@ def _hours(value: float) -> str:
 
 
 def _speeds(jobs: pd.DataFrame, traces: Sequence[Path], labels: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """A row a model whose tokens are known: its label, the tokens, and how many a second of wall time."""
+    """A row per model whose tokens are known: its label, the tokens, and how many per second of wall time."""
     tokens: dict[str, int] = {}
     for path in traces:
         model = read_provenance(path)["parameters"]["model"]

@@ -81,7 +81,7 @@ class Cell:
 
 @dataclass(kw_only=True)
 class Plot:
-    """A panel of a finding's leading figure: some of its columns, drawn as points with intervals, a line a row."""
+    """A panel of a finding's leading figure: some of its columns, drawn as points with intervals, a line per row."""
 
     title: str
     columns: list[str]

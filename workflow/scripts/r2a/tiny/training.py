@@ -213,7 +213,7 @@ def train_round(
             curve.append((number, step, round(sum(losses) / len(losses), 4), n_tokens, round(seconds)))
             left = seconds / step * (n_steps - step) / 60
             line = f"round {number}, step {step}/{n_steps}, loss {curve[-1][2]}, "
-            line += f"{n_tokens / seconds:.0f} tokens a second, {left:.0f} minutes left"
+            line += f"{n_tokens / seconds:.0f} tokens per second, {left:.0f} minutes left"
             if step % (10 * LOGGED_STEPS) == 0:
                 for condition in CONDITIONS:
                     accuracy = overall(greedy_accuracy(model, tokenizer, examples[::4], condition))

@@ -15,8 +15,8 @@ ORIGIN = provenance({"model": "m", "dataset": "d"})
 N_LAYERS, N_HEADS = 2, 3
 
 
-def write_study(folder: Path, texts: dict[str, tuple[str, str, str]]) -> Path:
-    """An explorer of one problem a uid, each with (prompt, reasoning, answer); returns its page.
+def write_study(folder: Path, texts: dict[str, tuple[str, str, str]], models: tuple[str, ...] = ("m",)) -> Path:
+    """An explorer of one problem a uid, each with (prompt, reasoning, answer), alike for all models; returns its page.
 
     Head 1.2 pays half of every answer token's attention to the first token of the reasoning, and half to itself;
     the other heads pay all to the first token of the trace.
@@ -44,19 +44,23 @@ def write_study(folder: Path, texts: dict[str, tuple[str, str, str]]) -> Path:
     heads = pd.DataFrame({"layer": places[0], "head": places[1], "a2r": np.linspace(0, 1, 6)})
     heads["is_rfh"] = heads["a2r"] == 1
     stores = folder / "stores"
-    paths = {name: stores / name / "m" / "d.parquet" for name in ("traces", "grades", "heads")}
-    for name, table in {"traces": traces, "grades": grades, "heads": heads}.items():
-        write_parquet(paths[name], table, ORIGIN)
     write_parquet(stores / "datasets/d.parquet", problems, ORIGIN)
-    write_json(stores / "models/m.json", {"folder": str(MODEL)})
-    paths |= {name: stores / name / "m" / "d.h5" for name in ("attention", "rows")}
-    _write_attention(paths["attention"], rows, cases)
-    _write_rows(paths["rows"], rows, cases)
-    inputs = {name: [path] for name, path in paths.items()}
-    inputs |= {"datasets": [stores / "datasets/d.parquet"], "manifests": [stores / "models/m.json"]}
+    inputs = {"datasets": [stores / "datasets/d.parquet"], "manifests": []}
+    for model in models:
+        origin = provenance({"model": model, "dataset": "d"})
+        paths = {name: stores / name / model / "d.parquet" for name in ("traces", "grades", "heads")}
+        for name, table in {"traces": traces, "grades": grades, "heads": heads}.items():
+            write_parquet(paths[name], table, origin)
+        paths |= {name: stores / name / model / "d.h5" for name in ("attention", "rows")}
+        _write_attention(paths["attention"], rows, cases, origin)
+        _write_rows(paths["rows"], rows, cases, origin)
+        write_json(stores / f"models/{model}.json", {"folder": str(MODEL)})
+        inputs["manifests"].append(stores / f"models/{model}.json")
+        for name, path in paths.items():
+            inputs.setdefault(name, []).append(path)
     page = folder / "explorer/index.html"
     settings = {"study": folder.name, "is_toy": True, "n_problems": 1000}
-    settings |= {"model_labels": {"m": "M"}, "dataset_labels": {"d": "D"}}
+    settings |= {"model_labels": {model: model.upper() for model in models}, "dataset_labels": {"d": "D"}}
     write_explorer(inputs, page, folder / "explorer/data", settings)
     return page
 
@@ -66,9 +70,9 @@ def sentence_bounds(bounds):
     return [*range(bounds[3], bounds[4], 10), bounds[4]]
 
 
-def _write_attention(path, rows, cases):
+def _write_attention(path, rows, cases, origin):
     n_most = max(len(sentence_bounds(bounds)) for _, bounds in cases)
-    with new_hdf5(path, ORIGIN) as file:
+    with new_hdf5(path, origin) as file:
         axes = {
             "trace": len(rows),
             "layer": N_LAYERS,
@@ -89,8 +93,8 @@ def _write_attention(path, rows, cases):
             mass[number, 1, 2, 0] = 0.5
 
 
-def _write_rows(path, rows, cases):
-    with new_hdf5(path, ORIGIN) as file:
+def _write_rows(path, rows, cases, origin):
+    with new_hdf5(path, origin) as file:
         add_axis(file, "trace", [f"trace_{number}" for number in range(len(rows))])
         for name in ("uid", "sample"):
             add_column(file, name, "trace", [row[name] for row in rows])

@@ -140,6 +140,54 @@ def test_the_chosen_trace_is_in_view_in_the_list(browser, page):
     assert browser.execute_script(look)
 
 
+def test_several_heads_light_their_mean(browser, page):
+    open_page(browser, page, "#t=0&source=1.2")
+    bounds = json.loads((page.parent / "data/0/0.js").read_text().split(",", 1)[1].rstrip(");\n"))["bounds"]
+    click(browser, bounds[5])
+    script = "return document.querySelectorAll('#map rect')[0].dispatchEvent(new MouseEvent('click', {shiftKey: true}))"
+    browser.execute_script(script)
+    assert browser.execute_script("return r2aExplorer.state.source") == "1.2+0.0"
+    lit = {position for _, alpha, position in tokens(browser) if alpha > 0}
+    assert lit == {0, bounds[3], bounds[5]}  # the first token by head 0.0, the others by head 1.2
+    browser.execute_script(script)
+    assert browser.execute_script("return r2aExplorer.state.source") == "1.2"
+
+
+def test_a_line_ends_between_words(browser, page):
+    open_page(browser, page, "#t=0")
+    script = "return [...document.querySelectorAll('#text .line:not(.title)')].map((line) => line.textContent)"
+    lines = [line for line in browser.execute_script(script) if line.strip("⏎ ")]
+    starts = [line for line in lines if not line.startswith((" ", "<", "Start", "1", "Where", "you", "⏎"))]
+    assert starts == []
+
+
+def test_the_strip_shows_where_attention_lies_and_leads_there(browser, page):
+    open_page(browser, page, "#t=65&source=1.2")
+    blue = """const strip = document.getElementById('strip'), pen = strip.getContext('2d');
+        return [...Array(strip.height).keys()].filter((y) => {
+            const [red, , blue] = pen.getImageData(7, y, 1, 1).data;
+            return blue - red > 40; }).map((y) => y / strip.height)"""
+    found = browser.execute_script(blue)
+    assert found and max(found) < 0.1  # head 1.2 reads the first sentence alone
+    browser.execute_script("document.getElementById('strip').dispatchEvent(new MouseEvent('click', {clientY: 400}))")
+    deadline = time.monotonic() + 5
+    while (
+        browser.execute_script("return document.getElementById('text').scrollTop") == 0 and time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    assert browser.execute_script("return document.getElementById('text').scrollTop") > 0
+
+
+def test_two_models_stand_side_by_side_on_one_problem(browser, tmp_path):
+    texts = {"walk": ("Where do you face?", "Start north.\n1 left west\n", "you face west.")}
+    open_page(browser, write_study(tmp_path / "two", texts, ("m", "n")), "#c=m/d&t=0")
+    beside = browser.find_element("id", "beside")
+    assert beside.text.strip() == "N, with reasoning"
+    assert "right" in browser.find_element("css selector", "#other h2").text
+    assert "west" in browser.find_element("css selector", "#other .text").text
+    assert errors(browser) == []
+
+
 def test_search_filters_the_list(browser, page):
     open_page(browser, page)
     browser.find_element("id", "search").send_keys("walk-01")

@@ -115,13 +115,15 @@ const r2aExplorer = (() => {
       this.columns = columns;
       this.lines = [];
       this.lineOf = new Int32Array(this.tokens.length);
-      let first = 0, width = 0, segment = -1;
+      let first = 0, width = 0, segment = -1, word = 0, wordWidth = 0; // where the last word begins, and its width so far
       const close = (end) => {
         if (end > first) this.lines.push({ first, last: end });
-        first = end; width = 0;
+        for (let t = first; t < end; t++) this.lineOf[t] = this.lines.length - 1;
+        first = word = end; width = wordWidth = 0;
       };
       this.tokens.forEach((token, k) => {
         const size = Math.max(1, shown(token).length);
+        if (/^\s/.test(token) || this.segment[k] !== segment) { word = k; wordWidth = 0; }
         if (this.segment[k] !== segment) {
           close(k);
           segment = this.segment[k];
@@ -129,9 +131,14 @@ const r2aExplorer = (() => {
           if (["prompt", "reasoning", "answer"].includes(SEGMENTS[segment])) {
             this.lines.push({ title: `${SEGMENTS[segment]}, ${n} token${n === 1 ? "" : "s"}` });
           }
-        } else if (width + size > columns) close(k);
-        this.lineOf[k] = this.lines.length;
+        } else if (width + size > columns) {
+          // between words, where there are any
+          const [start, kept] = word > first ? [word, wordWidth] : [k, 0];
+          close(start);
+          width = wordWidth = kept;
+        }
         width += size;
+        wordWidth += size;
         if (token.includes("\n")) close(k + 1);
       });
       close(this.tokens.length);
@@ -202,7 +209,7 @@ const r2aExplorer = (() => {
   // ---------------------------------------------------------------- state
 
   let study, collection, listed, trace, heads, text, otherText;
-  const state = { c: "0", t: "0", source: "rfhs", view: "tokens", score: "a2r", sel: "", q: "", verdict: "", area: "", condition: "" };
+  const state = { c: "0", t: "0", source: "rfhs", view: "tokens", score: "a2r", sel: "", q: "", verdict: "", area: "", condition: "", beside: "" };
 
   function remember() {
     const kept = Object.entries(state).filter(([, value]) => value !== "");
@@ -285,22 +292,33 @@ const r2aExplorer = (() => {
     document.querySelector(".pane h2").textContent = CONDITIONS[one.condition];
   }
 
+  // Traces of the same problem: in the other condition, and by other models.
+  function others(one) {
+    return study.collections.filter((there) => there.dataset === collection.dataset).flatMap((there) =>
+      there.traces.map((other, k) => ({ there, other, place: `${there.folder}/${k}` })).filter(({ other }) =>
+        other.uid === one.uid && other.sample === one.sample && (there !== collection || other.condition !== one.condition)));
+  }
+
   async function showOther(one) {
-    const twin = collection.traces.findIndex((other) =>
-      other.uid === one.uid && other.sample === one.sample && other.condition !== one.condition);
-    find("other").hidden = twin < 0;
-    if (twin < 0) return;
-    const other = await load(`${collection.folder}/${twin}`), entry = collection.traces[twin];
-    find("other").querySelector("h2").replaceChildren(`${CONDITIONS[entry.condition]}: `,
-      element("span", { class: entry.verdict }, entry.verdict));
-    otherText.show(other.tokens, other.bounds, []);
+    const found = others(one).sort((a, b) => (b.there === collection) - (a.there === collection));
+    find("other").hidden = !found.length;
+    if (!found.length) return;
+    const kind = ({ there, other }) => `${there.model}/${other.condition}`;
+    const named = ({ there, other }) => (there === collection ? "" : `${there.model_label}, `) + CONDITIONS[other.condition];
+    fill(find("beside"), found.map((each) => [kind(each), named(each)]), state.beside);
+    const { other, place } = found.find((each) => kind(each) === find("beside").value);
+    const beside = await load(place);
+    find("other").querySelector("h2 span").className = other.verdict;
+    find("other").querySelector("h2 span").textContent = other.verdict;
+    otherText.show(beside.tokens, beside.bounds, []);
   }
 
   const headNames = () => heads.layer ? heads.layer.map((layer, k) => `${layer}.${heads.head[k]}`) : [];
 
   function showSources() {
-    const names = trace.attention ? Object.keys(trace.attention).filter((name) => !(name in MEANS)) : headNames();
-    const label = (name) => `head ${name.replace(".", ", ")}${isRfh(name) ? " (RFH)" : ""}`;
+    const names = trace.attention ? Object.keys(trace.attention).filter((name) => !(name in MEANS) && !name.includes("+")) : headNames();
+    if (chosenHeads().length > 1 && chosenHeads().every((name) => names.includes(name))) names.push(state.source);
+    const label = (name) => name.includes("+") ? `heads ${name.replaceAll("+", ", ")}, mean` : `head ${name.replace(".", ", ")}${isRfh(name) ? " (RFH)" : ""}`;
     fill(find("source"), [...Object.entries(MEANS), ...names.map((name) => [name, label(name)])], state.source);
     state.source = find("source").value;
   }
@@ -309,10 +327,23 @@ const r2aExplorer = (() => {
 
   // ---------------------------------------------------------------- what lights up
 
+  const chosenHeads = () => state.source.split("+");
+
+  // Attention of the chosen source; of several heads, their mean, kept beside theirs.
+  function chosenRows() {
+    const names = chosenHeads();
+    if (names.length > 1 && !trace.attention[state.source]) {
+      const all = names.map((name) => matrix(trace.attention, name)), mean = new Float32Array(all[0].values.length);
+      for (const { values: one } of all) for (let k = 0; k < mean.length; k++) mean[k] += one[k] / names.length;
+      trace.attention[state.source] = { shape: all[0].shape, values: mean };
+    }
+    return matrix(trace.attention, state.source);
+  }
+
   // Values a token, of the chosen source: what the chosen answer tokens pay, or who reads the chosen tokens.
   function values() {
     const found = new Float32Array(trace.tokens.length), chosen = selection();
-    const { shape: [nRows, nKeys], values: rows } = matrix(trace.attention, state.source);
+    const { shape: [nRows, nKeys], values: rows } = chosenRows();
     const isAnswer = chosen && trace.rows.some((row) => row >= chosen[0] && row <= chosen[1]);
     if (chosen && !isAnswer) {
       trace.rows.forEach((row, k) => {
@@ -344,7 +375,7 @@ const r2aExplorer = (() => {
     const { shape: [n, width], values: all } = matrix(trace, "sentence_mass");
     const names = headNames();
     const used = [...Array(n).keys()].filter((k) =>
-      state.source === "all" || (state.source === "rfhs" ? heads.is_rfh[k] : names[k] === state.source));
+      state.source === "all" || (state.source === "rfhs" ? heads.is_rfh[k] : chosenHeads().includes(names[k])));
     for (const k of used) for (let s = 0; s < width; s++) mass[s] += all[k * width + s] / used.length;
     return mass;
   }
@@ -366,6 +397,8 @@ const r2aExplorer = (() => {
     current = lit && { found: lit.found, top };
     const hasSentences = trace.sentences?.length > 1;
     find("sentences").hidden = !hasSentences || (state.view === "tokens" && Boolean(lit));
+    stripMass = hasSentences ? sentenceMass(lit && !lit.reads.startsWith("what each") ? lit.found : null) : null;
+    drawStrip();
     if (!find("sentences").hidden) showSentences(lit && !lit.reads.startsWith("what each") ? lit.found : null, chosen);
     find("told").textContent = lit ? `Lit: ${lit.reads}.`
       : hasSentences ? "Attention by token was kept for the traces marked ●; this one has it by sentence, as the answer's mean."
@@ -373,6 +406,27 @@ const r2aExplorer = (() => {
     showLegend(lit ? top : 0);
     showMap();
     remember();
+  }
+
+  // The whole trace as a strip: its sentences by their attention, and a frame where the text stands.
+  let stripMass = null;
+
+  function drawStrip() {
+    const strip = find("strip"), box = text.box, pen = strip.getContext("2d");
+    strip.hidden = !stripMass;
+    if (!stripMass) return;
+    strip.height = box.clientHeight;
+    const scale = strip.height / box.scrollHeight, top = Math.max(...stripMass) || 1;
+    pen.fillStyle = colour("--panel");
+    pen.fillRect(0, 0, 14, strip.height);
+    stripMass.forEach((value, s) => {
+      const from = text.lineOf[trace.sentences[s]] * LINE * scale, to = (text.lineOf[trace.sentences[s + 1] - 1] + 1) * LINE * scale;
+      pen.fillStyle = `rgba(${colour("--heat")}, ${Math.sqrt(value / top)})`;
+      pen.fillRect(0, from, 14, Math.max(1, to - from));
+    });
+    pen.strokeStyle = colour("--chosen");
+    pen.lineWidth = 2;
+    pen.strokeRect(1, box.scrollTop * scale + 1, 12, Math.max(3, box.clientHeight * scale - 2));
   }
 
   function showLegend(top) {
@@ -421,10 +475,10 @@ const r2aExplorer = (() => {
       const cell = drawn("rect", {
         x: 16 + heads.head[k] * size, y: layer * size, width: size - 1.5, height: size - 1.5,
         fill: `rgba(${colour("--heat")}, ${column[k] === null ? 0 : 0.05 + 0.95 * share})`,
-        class: (heads.is_rfh[k] ? "rfh" : "") + (name === state.source ? " chosen" : ""),
+        class: (heads.is_rfh[k] ? "rfh" : "") + (chosenHeads().includes(name) ? " chosen" : ""),
       });
       cell.onmouseenter = () => tell(k);
-      cell.onclick = () => choose(name);
+      cell.onclick = (event) => choose(name, event.shiftKey);
       chart.append(cell);
     });
     for (let layer = 0; layer < nLayers; layer += Math.ceil(nLayers / 14)) {
@@ -434,7 +488,7 @@ const r2aExplorer = (() => {
     box.replaceChildren(chart);
     const chosen = headNames().indexOf(state.source);
     if (chosen >= 0) tell(chosen);
-    else find("head").textContent = `Layer by head, ${state.score} from ${number(low)} to ${number(high)}; Reasoning-Focus Heads are boxed. Point at one, or click to see its attention.`;
+    else find("head").textContent = `Layer by head, ${state.score} from ${number(low)} to ${number(high)}; Reasoning-Focus Heads are boxed. Point at one, or click to see its attention; with shift, that of several.`;
   }
 
   function tell(k) {
@@ -444,12 +498,16 @@ const r2aExplorer = (() => {
       element("table", {}, ...rows));
   }
 
-  function choose(name) {
+  // A head; with shift, one more or one less.
+  function choose(name, isAdded = false) {
     if (trace.attention && !(name in trace.attention)) {
       find("told").textContent = `Head ${name.replace(".", ", ")}: its attention by token was not kept (attention.row_heads: all keeps it).`;
       return;
     }
-    state.source = find("source").value = name;
+    const before = chosenHeads().filter((one) => !(one in MEANS));
+    const after = !isAdded ? [name] : before.includes(name) ? before.filter((one) => one !== name) : [...before, name];
+    state.source = after.join("+") || name;
+    showSources();
     update();
   }
 
@@ -539,7 +597,7 @@ const r2aExplorer = (() => {
 
   function svg() {
     const [first, last] = text.visible(), width = text.box.clientWidth, top = first * LINE;
-    const chart = drawn("svg", { xmlns: SVG, width, height: (last - first) * LINE + 24,
+    const chart = drawn("svg", { xmlns: SVG, width, height: (last - first) * LINE + 42,
       "font-family": "DejaVu Sans Mono, monospace", "font-size": 13 });
     chart.append(drawn("rect", { width: "100%", height: "100%", fill: colour("--paper") }));
     for (const [k, line] of text.rendered) {
@@ -552,7 +610,16 @@ const r2aExplorer = (() => {
       }
       if (!line.children.length) chart.append(drawn("text", { x: 8, y: k * LINE - top + 14, fill: colour("--faint"), "font-size": 11 }, line.textContent));
     }
-    const caption = `${item().uid}, ${collection.model_label}, ${find("source").selectedOptions[0].textContent}; ${find("legend").hidden ? "" : find("legend").textContent}`;
+    if (!find("legend").hidden) {
+      const shades = drawn("linearGradient", { id: "shades" });
+      for (let share = 0; share <= 1; share += 0.1) {
+        shades.append(drawn("stop", { offset: share, "stop-color": `rgb(${colour("--heat")})`, "stop-opacity": Math.sqrt(share) }));
+      }
+      chart.append(shades, drawn("rect", { x: 8, y: (last - first) * LINE + 26, width: 90, height: 8, fill: "url(#shades)" }),
+        drawn("text", { x: 104, y: (last - first) * LINE + 34, fill: colour("--faint"), "font-size": 11 },
+          find("legend").textContent.trim()));
+    }
+    const caption = `${item().uid}, ${collection.model_label}, ${find("source").selectedOptions[0].textContent}`;
     chart.append(drawn("text", { x: 8, y: (last - first) * LINE + 16, fill: colour("--faint"), "font-size": 11 }, caption));
     return new XMLSerializer().serializeToString(chart);
   }
@@ -584,6 +651,10 @@ const r2aExplorer = (() => {
       else event.target.title = current ? `${SEGMENTS[text.segment[at(event)]]} ${at(event)}: ${number(current.found[at(event)])}` : "";
     });
     addEventListener("pointerup", () => { from = null; });
+    text.box.addEventListener("scroll", drawStrip, { passive: true });
+    find("strip").onclick = (event) => {
+      text.box.scrollTop = event.offsetY / find("strip").height * text.box.scrollHeight - text.box.clientHeight / 2;
+    };
     text.box.addEventListener("dblclick", (event) => {
       const bounds = trace.sentences ?? [], s = bounds.findIndex((bound, k) => at(event) >= bound && at(event) < bounds[k + 1]);
       if (s >= 0) select(bounds[s], bounds[s + 1] - 1);
@@ -596,6 +667,7 @@ const r2aExplorer = (() => {
     find("study").onchange = () => { location.href = `../../${encodeURIComponent(find("study").value)}/explorer/index.html`; };
     find("collection").onchange = () => enter(find("collection").value);
     find("source").onchange = () => { state.source = find("source").value; update(); };
+    find("beside").onchange = () => { state.beside = find("beside").value; showOther(item()); remember(); };
     find("score").onchange = () => { state.score = find("score").value; update(); };
     find("show-tokens").onclick = () => { state.view = "tokens"; update(); };
     find("show-sentences").onclick = () => { state.view = "sentences"; update(); };
@@ -607,6 +679,10 @@ const r2aExplorer = (() => {
     find("help").onclick = () => find("keys").showModal();
     find("save-csv").onclick = () => save(csv(), "text/csv", "csv");
     find("save-svg").onclick = () => save(svg(), "image/svg+xml", "svg");
+    find("copy-svg").onclick = async () => {
+      await navigator.clipboard.writeText(svg());
+      find("told").textContent = "Copied as SVG.";
+    };
     find("save-png").onclick = savePng;
     addEventListener("hashchange", start);
     addEventListener("keydown", onKey);

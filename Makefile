@@ -79,7 +79,7 @@ bench-operators: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts python tests/benchmarks/operators.py
 
 bench-sentences: $(installed)
-	$(in_environment) PYTHONPATH=workflow/scripts python tests/benchmarks/sentences.py
+	$(in_environment) PYTHONPATH=workflow/scripts:tests python tests/benchmarks/sentences.py
 
 bench-explorer: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts:tests/browser python tests/benchmarks/explorer.py

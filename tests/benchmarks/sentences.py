@@ -14,7 +14,8 @@ belief       forward  one forward pass over the reasoning, without logits
 suppression  forward  one forward pass over reasoning and tail
              limit    for each sentence, transformers' forward pass over what comes after it, with kept keys and values
              ours     the kept run and the effect of every sentence, hidden in all heads
-             naive    for each sentence, a masked forward pass over the whole trace
+             naive    for each sentence, a forward pass over the whole trace with transformers' eager attention, whose
+                      weights a hook masks, as one must for chosen heads
 
 Of naive ways every NTH case is measured, and the time taken NTH times.
 """
@@ -64,6 +65,7 @@ def measured(model: Any, n_tokens: int, n_sentences: int) -> dict[tuple[str, str
     import torch
     from transformers import DynamicCache
 
+    from hidden_sentences import whole_logits
     from r2a.models.attention import attention_kernel
     from r2a.models.decoder import Decoder
     from r2a.sentences.belief import measure_belief
@@ -75,7 +77,7 @@ def measured(model: Any, n_tokens: int, n_sentences: int) -> dict[tuple[str, str
     reasoning, opening, answer = ids[:n_tokens], ids[n_tokens:-N_ANSWER], ids[-N_ANSWER:]
     cut = [round(n_tokens * k / n_sentences) for k in range(n_sentences + 1)]
     cut[0] = 1  # something stands before the reasoning
-    body, n_tail = Decoder(model).body, N_OPENING + N_ANSWER
+    body = Decoder(model).body
 
     def forward(tokens: list[int], rows: int = 1, **more: Any) -> Any:
         with torch.no_grad():
@@ -103,14 +105,10 @@ def measured(model: Any, n_tokens: int, n_sentences: int) -> dict[tuple[str, str
                 kept.update(part.keys[:, :, :end], part.values[:, :, :end], layer)
             limit += seconds(lambda end=end, kept=kept: forward(ids[end:], use_cache=True, past_key_values=kept), 1)
         found["suppression", "limit"] = limit
-        naive = 0.0
-        causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-        for k in range(0, n_sentences, NTH):
-            mask = causal.clone()
-            mask[cut[k + 1] :, cut[k] : cut[k + 1]] = False
-            naive += seconds(lambda mask=mask: forward(ids, attention_mask=mask[None, None]), 1)
-        found["suppression", "naive"] = naive * n_sentences / len(range(0, n_sentences, NTH))
-    assert n_tail == len(opening) + len(answer)
+    naive, measured_ones = 0.0, range(0, n_sentences, NTH)
+    for k in measured_ones:
+        naive += seconds(lambda hidden=(cut[k], cut[k + 1]): whole_logits(model, ids, hidden), 1)
+    found["suppression", "naive"] = naive * n_sentences / len(measured_ones)
     return found
 
 

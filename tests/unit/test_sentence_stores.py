@@ -21,6 +21,7 @@ from r2a.models import load_tokenizer, marks_of
 from r2a.sentences.runs import measure_sentences
 from r2a.shards import WHOLE, gather_shards
 from r2a.store import NothingToMeasure, open_hdf5, provenance, read_parquet, read_provenance, write_parquet
+from r2a.summary.sentences import find_sentences
 from r2a.text.categories import category
 from r2a.traces import segment_bounds
 from random_traces import write_random_traces
@@ -148,7 +149,13 @@ def test_tables_and_figures_tell_the_store(folder, store, tmp_path):
     )
     assert by_trace["is_correct"].tolist()[:2] == [1, 0] and by_trace["level"].tolist() == [1, 2, 1]
     tables = {name: tmp_path / f"{name}.csv" for name in ("sentences", "beliefs", "settling", "agreement")}
-    write_sentences(store, folder / "grades.parquet", folder / "texts.parquet", tables, STATISTICS)
+    named = STATISTICS | {"model": "random", "dataset": "texts"}
+    write_sentences(store, folder / "grades.parquet", folder / "texts.parquet", tables, named)
+    labels = {"model_labels": {"random": "M"}, "dataset_labels": {"texts": "D"}}
+    found = find_sentences([tables["settling"]], [tables["agreement"]], labels)
+    ((subject, cells),) = found.rows
+    assert subject == ("M", "D") and cells["reasoning after belief has settled"].n == len(by_trace)
+    assert found.sentences[0].startswith("What the RFHs read is what the answer needs")
     settings = STATISTICS | {"is_toy": False, "model_label": "M", "dataset_label": "D"}
     plot_belief(tables["sentences"], tables["beliefs"], tmp_path / "belief", settings)
     plot_sentence_matrix(store, tmp_path / "matrix", settings)

@@ -47,7 +47,8 @@ N_ROLES, N_KEY_ROLES, N_METRICS = 20, 3, 11
 # bytes, measured: of a number once compressed, a chunk's place in HDF5's index, a row's keys in Parquet and ledger, and
 # an array of a part besides its numbers
 ACTIVATION, ATTENTION, METRIC, CHUNK, ROW, PART = 3.5, 3, 2.4, 35, 200, 250
-SENTENCE, N_SENTENCE_MEASURES = 60, 10  # its text and its greedy answer; numbers
+# of a sentence its text and its greedy answer, and how many numbers; an empty store of sentences
+SENTENCE, N_SENTENCE_MEASURES, SENTENCE_STORE = 60, 10, 12_000
 ROWS = 0.55  # what compression leaves of attention rows
 # on a CPU: operations a second and core (of large products, in float32), and how much slower are single tokens
 CPU_RATE, STEPWISE = 3e10, 4
@@ -189,7 +190,8 @@ class Reckoning:
         n_traces = min(self.n_problems[dataset], settings.n_problems or self.n_problems[dataset])
         by_sentence = SENTENCE + METRIC * N_SENTENCE_MEASURES
         matrices = min(n_traces, settings.n_matrices) * METRIC * n_sentences**2 / 2
-        return {"sentences": n_traces * (n_sentences * by_sentence + 7 * CHUNK) + matrices}
+        of_trace = n_sentences * by_sentence + 8 * CHUNK + 6 * PART
+        return {"sentences": n_traces * of_trace + matrices + SENTENCE_STORE}
 
     def _patching(self, dataset: str, geometry: Geometry) -> dict[str, float]:
         """Bytes of a dataset's activations and patches, and of what the explorer shows of them."""

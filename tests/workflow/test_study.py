@@ -145,6 +145,12 @@ def test_the_summary_names_every_model_and_says_that_they_are_toys(study):
     ):
         assert expected in page
     assert len(page) < 3_000_000
+    said = " ".join(re.findall(r'<p class="said">(.*?)</p>', page, re.DOTALL))
+    sentences = re.split(r"(?<=[.!?]) ", said)
+    assert len(sentences) > 6
+    assert [
+        one for one in sentences if len(re.findall(r"(?<![\w.])\d[\d.]*", one)) > 2 or sentences.count(one) > 1
+    ] == []
     for link in re.findall(r'href="((?:figures|tables|explorer)/[^"#]*)', page):
         assert (study.results / link).exists(), link
     assert 'href="tiny/summary.html"' in (study.results.parent / "index.html").read_text()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from r2a.summary.registry import Found, finding
+from r2a.summary.registry import Found, Plot, finding
 from r2a.summary.words import in_cases, number, p_value, share, sorted_out, with_interval
 
 
@@ -26,10 +26,16 @@ from r2a.summary.words import in_cases, number, p_value, share, sorted_out, with
     },
     where="graded_datasets",
     models="parsed_models",
+    is_open=True,
 )
 def find_sentences(settling: Sequence[Path], agreement: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """Where belief settles, and whether reading by the RFHs goes with what the answer needs."""
-    found = Found()
+    found = Found(plots=[
+        Plot(
+            title="what the answer needs against what RFHs (●) and matched heads (○) read, rank correlation",
+            columns=["needed, read by RFHs", "needed, read by matched heads"], zero=0,
+        ),
+    ])  # fmt: skip
     filled, found.missing = sorted_out(settling, settings)
     agreements = dict(sorted_out(agreement, settings)[0])
     goes_together, more_than_matched = [], []
@@ -60,7 +66,7 @@ def find_sentences(settling: Sequence[Path], agreement: Sequence[Path], settings
         found.rows.append((subject, cells))
     if goes_together:
         found.sentences = [
-            f"What the RFHs read is what the answer needs, sentence by sentence, {in_cases(goes_together)}; more so "
-            f"than what matched heads read {in_cases(more_than_matched)}."
+            f"What the RFHs read is what the answer needs, sentence by sentence, {in_cases(goes_together)}.",
+            f"Their reading agrees with it better than that of matched heads {in_cases(more_than_matched)}.",
         ]
     return found

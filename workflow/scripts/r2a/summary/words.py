@@ -86,7 +86,7 @@ def in_cases(is_so: Iterable[bool]) -> str:
     """In how many of the cases (a case is one model on one dataset) something is so."""
     so = list(is_so)
     if not any(so):
-        return "in no case" if len(so) > 1 else "not in the one case"
+        return "in no case"
     if all(so):
         return {1: "in the one case", 2: "in both cases"}.get(len(so), f"in all {len(so)} cases")
     return f"in {sum(so)} of {len(so)} cases"

@@ -9,6 +9,7 @@ HOME = workflow.current_basedir.get_path_or_uri(secret_free=True)
 sys.path.insert(0, f"{HOME}/workflow/scripts")
 
 from r2a.study import CONDITIONS, load_study, stage_settings
+from r2a.study.checks import left_out_in_words
 from r2a.study.schema import located
 from r2a.estimate import announce
 
@@ -21,6 +22,8 @@ if not workflow.overwrite_configfiles and "models" not in config:
 STUDY = load_study(config, ", ".join(map(str, workflow.configfiles)))
 if workflow.is_main_process:  # jobs read this file, too
     announce(STUDY, logger)
+    for words in left_out_in_words(STUDY):
+        logger.warning(words)
 
 
 pathvars:

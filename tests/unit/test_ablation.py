@@ -25,6 +25,7 @@ from transformers import (
 
 import r2a.ablation.runs
 from families import tiny_model
+from limited_memory import with_room_for
 from planted import GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, planted_model, planted_trace
 from r2a.ablation.arms import Arm, arms_of_trace
 from r2a.ablation.decoding import (
@@ -35,6 +36,7 @@ from r2a.ablation.decoding import (
     Rows,
     answer_outputs,
     generate,
+    of_others,
     read,
     refuse_deviating,
 )
@@ -103,15 +105,15 @@ def eager(model: Any, ids: list[int]) -> torch.Tensor:
 MOVED_TO = [slice(6, 8), slice(4, 6)]  # a sentence of each trace's reasoning
 
 
-def reading_of(model: Any, trace: int, outputs: Outputs) -> Reading:
+def reading_of(model: Any, trace: int, outputs: dict[int, Outputs]) -> Reading:
     """A trace's reading, with what the other trace puts in."""
     reading = read(model, IDS[trace][: BOUNDS[trace].answer], BOUNDS[trace])
-    reading.mean, reading.resampled = outputs.of_others(trace, 1 - trace)
+    reading.mean, reading.resampled = of_others(outputs, trace, 1 - trace)
     reading.moved_to = MOVED_TO[trace]
     return reading
 
 
-def hooked(model: Any, trace: int, arm: Arm, outputs: Outputs) -> torch.Tensor:
+def hooked(model: Any, trace: int, arm: Arm, outputs: dict[int, Outputs]) -> torch.Tensor:
     """The slow reference: logits of one whole run whose answer rows are ablated by hooks, [token, vocabulary]."""
     ids, bounds, reading = IDS[trace], BOUNDS[trace], reading_of(model, trace, outputs)
     answer, reasoning = slice(bounds.answer, None), bounds.span("reasoning")
@@ -220,7 +222,7 @@ def test_means_are_of_the_other_traces_each_weighing_the_same_however_long(model
     ids, bounds = [*IDS, IDS[0][:13]], [*BOUNDS, BOUNDS[0]._replace(eos=13, end=13)]
     outputs = answer_outputs(model, ids, bounds)
     own = [head_outputs(model, i)[:, b.answer : b.eos] for i, b in zip(ids, bounds, strict=True)]
-    mean, kept = outputs.of_others(1, 2)
+    mean, kept = of_others(outputs, 1, 2)
     np.testing.assert_allclose(mean, (own[0].mean(1) + own[2].mean(1)) / 2, atol=1e-5)
     np.testing.assert_allclose(kept[[0, -1]], own[2][:, [0, -1]].transpose(0, 1), atol=1e-5)
 
@@ -301,7 +303,7 @@ def given_logits(planted: tuple[Any, list[Any]], arms: list[Arm]) -> np.ndarray:
     found = []
     for k, trace in enumerate(traces):
         reading = read(model, trace.token_ids[: trace.bounds.answer], trace.bounds)
-        reading.mean, reading.resampled = outputs.of_others(k, (k + 1) % len(traces))
+        reading.mean, reading.resampled = of_others(outputs, k, (k + 1) % len(traces))
         reading.moved_to = slice(trace.bounds.reasoning, trace.bounds.reasoning + 1)
         decoding = Rows(model, [(reading, arm) for arm in arms])
         for token in trace.run_ids[trace.bounds.answer :]:
@@ -567,11 +569,31 @@ def test_out_of_memory_halves_the_batches_and_loses_no_answer(folder, monkeypatc
     monkeypatch.setattr(r2a.ablation.runs, "generate", with_room_for(10))
     with caplog.at_level("WARNING", "r2a"):
         found = ablate(folder, "halved.parquet")
-    assert "continuing with 5000 tokens" in caplog.text
+    assert "out of memory at 13 at a time; continuing with 156 tokens" in caplog.text
     pd.testing.assert_frame_equal(found, pd.read_parquet(folder / "answers.parquet"), atol=1e-5)
     monkeypatch.setattr(r2a.ablation.runs, "generate", with_room_for(0))
-    with pytest.raises(AblationError, match=r"one answer alone does not fit into memory"):
+    with pytest.raises(NothingToMeasure, match=r"no trace fits into memory"):
         ablate(folder, "none.parquet")
+
+
+def test_a_trace_that_does_not_fit_into_memory_is_left_out_and_named(folder, monkeypatch, caplog):
+    """One mode, and no other trace's outputs, so that what is left does not depend on the trace that is left out."""
+    one = {"modes": ["zero"], "doses": [1]}
+    whole = ablate(folder, "one_mode.parquet", **one)
+    uid, n_read = max(_tokens_read(folder).items(), key=lambda item: item[1])
+    room = sorted(_tokens_read(folder).values())[-2]
+    monkeypatch.setattr(r2a.ablation.runs, "load_model", with_room_for(room, load_model))
+    with caplog.at_level("WARNING", "r2a"):
+        found = ablate(folder, "full.parquet", **one)
+    assert f"{uid}: {n_read} tokens do not fit into memory; left out" in caplog.text
+    pd.testing.assert_frame_equal(found, whole[whole["uid"] != uid].reset_index(drop=True), atol=1e-5)
+
+
+def _tokens_read(folder: Path) -> dict[str, int]:
+    """Of each trace that is ablated, the tokens up to its answer."""
+    chosen = pd.read_parquet(folder / "answers.parquet")["uid"]
+    traces = pd.read_parquet(folder / "traces.parquet").set_index("uid").loc[chosen.unique()]
+    return {uid: Bounds.of(bounds).answer for uid, bounds in traces["bounds"].items()}
 
 
 def test_a_killed_job_goes_on_with_the_answers_that_are_missing(folder, monkeypatch):

@@ -43,6 +43,7 @@ def tables(tmp_path):
         add_axis(file, "key_segment", SEGMENTS)
         add_column(file, "uid", "trace", [f"p{k // 2}" for k in range(N_TRACES)])
         add_column(file, "condition", "trace", ["with_reasoning"] * N_TRACES)
+        add_column(file, "is_left_out", "trace", [0] * N_TRACES)
         mass = add_array(file, "segment_mass", ("trace", "layer", "head", "query_segment", "key_segment"), "share")
         mass[:] = 0
         for layer, head in ((3, 1), (4, 2)):

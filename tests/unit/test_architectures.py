@@ -4,6 +4,7 @@ Short and long traces share a pass; the long one goes beyond each window, chunk 
 `pytest --write-models` writes what is found into docs/models.md.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,19 @@ import yaml
 
 from families import FAMILIES, N_HEADS, WINDOW, random_ids, tiny_model
 from r2a.ablation.arms import Arm
-from r2a.ablation.decoding import answer_outputs, generate, read
+from r2a.ablation.decoding import answer_outputs, generate, of_others, read
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import attention_rows, rerun_traces
 from r2a.config_file import longrope_switch, no_restarts, read_config
 from r2a.model_check import check_model, long_length, stages_that_hold
-from r2a.models import ModelError
+from r2a.models import refuse_failed
 from r2a.models.attention import SEAM, attention_kernel
 from r2a.models.decoder import Decoder, fix_rotation
 from r2a.patching.patcher import COMPONENTS, Patcher, capture, places_of
 from r2a.roles import RFH, UNABLATED
-from r2a.store import provenance, write_json
-from r2a.study import ConfigError, load_study
+from r2a.store import NothingToMeasure, provenance, write_json
+from r2a.study import load_study
+from r2a.study.checks import left_out_in_words
 from r2a.traces import Bounds
 
 LENGTHS = (30, 100, 51)
@@ -189,7 +191,7 @@ def test_answers_of_short_and_long_traces_are_those_of_whole_passes(family):
     readings = [read(model, ids, of) for ids, of in zip(cut, bounds, strict=True)]
     outputs, heads = answer_outputs(model, traces, bounds), ((0, 1), (2, 3))
     for number, reading in enumerate(readings):
-        reading.mean, reading.resampled = outputs.of_others(number, 0)
+        reading.mean, reading.resampled = of_others(outputs, number, 0)
     arms = [NOTHING, *(Arm(mode, RFH, 0, heads) for mode in ("zero", "mean"))]
     rows = [(reading, arm) for reading in readings for arm in arms]
     answers = iter(generate(model, rows, [N_ANSWER] * len(rows), eos=[]))
@@ -241,21 +243,39 @@ def written(family: str, folder: Path) -> Path:
     return folder / "manifest.json"
 
 
-def test_check_model_says_what_fails_what_holds_and_how_to_leave_the_rest_out(tmp_path):
+def test_check_model_says_what_fails_and_what_holds_and_the_rest_of_the_study_goes_on(tmp_path, caplog):
     settings = {
         "model": "mine",
         "stages": ["attention", "ablation", "patching", "sentences"],
         "components": ["resid_pre"],
     }
-    manifest = written("lfm2", tmp_path)
-    with pytest.raises(ModelError) as refused:
-        check_model(manifest, tmp_path / "check.json", settings)
-    message = str(refused.value)
-    assert "mine: ablation does not hold" in message and "; patching does not hold" in message
-    assert "Hold: answers, perturbation, attention." in message
-    assert message.endswith("give models.mine leave_out: [ablation, patching, sentences]")
-    check_model(manifest, tmp_path / "check.json", settings | {"stages": ["attention"]})
-    assert '"holds": true' in (tmp_path / "check.json").read_text()
+    check = tmp_path / "check.json"
+    with caplog.at_level("WARNING", "r2a"):
+        check_model(written("lfm2", tmp_path), check, settings)
+    assert "mine: ablation does not hold" in caplog.text and "; patching does not hold" in caplog.text
+    assert "What holds is studied: answers, perturbation, attention." in caplog.text
+    refuse_failed(check, "attention")
+    for stage in ("ablation", "patching", "sentences"):
+        with pytest.raises(NothingToMeasure, match=f"{stage} does not hold for this model: .*carry a state"):
+            refuse_failed(check, stage)
+
+
+def test_a_model_that_cannot_be_loaded_has_its_answers_and_nothing_else(tmp_path):
+    settings = {"model": "mine", "stages": ["attention"], "components": ["resid_pre"]}
+    manifest = written("llama", tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "nothing that is known"}')
+    check_model(manifest, tmp_path / "check.json", settings)
+    with pytest.raises(NothingToMeasure, match="attention does not hold for this model: ValueError"):
+        refuse_failed(tmp_path / "check.json", "attention")
+
+
+def test_a_component_that_a_model_does_not_have_is_left_out_of_its_patching_alone(tmp_path, caplog):
+    settings = {"model": "mine", "stages": ["patching"], "components": ["resid_pre", "resid_mid", "z"]}
+    with caplog.at_level("WARNING", "r2a"):
+        check_model(written("phi", tmp_path), tmp_path / "check.json", settings)
+    assert "mine: has no resid_mid in every layer, so patching leaves it out for this model" in caplog.text
+    found = json.loads((tmp_path / "check.json").read_text())
+    assert found["left_out"] == ["resid_mid"] and found["stages"][0]["holds"]
 
 
 def test_check_model_goes_beyond_windows_and_switches():
@@ -293,16 +313,16 @@ def test_the_page_tells_every_family():
 # ---- what config.json gives away
 
 
-def test_a_study_is_told_at_once_what_a_recurrent_model_must_leave_out(tmp_path, monkeypatch):
+def test_a_study_is_told_at_once_what_cannot_be_exact_for_a_recurrent_model(tmp_path, monkeypatch):
     tiny_model("lfm2").config.save_pretrained(tmp_path)
     config = yaml.safe_load(Path("config/config.yaml").read_text())
     config["models"]["liquid"] = {"path": str(tmp_path)}
-    with pytest.raises(
-        ConfigError, match=r"models.liquid.leave_out: .* kind conv .*; give \[ablation, patching, sentences\]"
-    ):
-        load_study(config)
+    (told,) = left_out_in_words(load_study(config))
+    assert told.startswith("models.liquid: ") and "of kind conv" in told
+    assert "leave_out: [ablation, patching, sentences]" in told
     config["models"]["liquid"]["leave_out"] = ["ablation", "patching", "sentences"]
     study = load_study(config)
+    assert not list(left_out_in_words(study))
     assert "liquid" in study.weighted_models
     assert "liquid" not in [*study.ablated_models, *study.patched_models, *study.parsed_models]
 

@@ -11,13 +11,14 @@ import xarray
 from transformers import Qwen2ForCausalLM
 
 import r2a.attention
+from limited_memory import with_room_for
 from r2a.attention import capture_attention, rerun
 from r2a.attention.diagnostics import diagnose_heads
 from r2a.attention.segments import TraceAttention
 from r2a.heads import score_heads
 from r2a.models.attention import AttentionError
 from r2a.shards import WHOLE, gather_shards
-from r2a.store import NothingToMeasure, provenance, read_parquet, read_provenance, write_parquet
+from r2a.store import NothingToMeasure, provenance, read_parquet, read_provenance, reasoned_traces, write_parquet
 from r2a.traces import Bounds
 from random_traces import write_random_traces
 from same_stores import assert_same_store
@@ -105,6 +106,29 @@ def test_a_dataset_that_grows_has_its_new_trace_rerun_alone(folder, fused, monke
         [*new["prompt_token_ids"], *new["completion_token_ids"]]
     ]  # the first one checks the kernel
     assert_same_store(fused, grown)
+
+
+@pytest.mark.parametrize("kernel", ["fused", "eager"])
+def test_a_trace_that_does_not_fit_into_memory_is_left_out_and_named_and_the_rest_is_the_same(
+    folder, fused, kernel, monkeypatch, caplog
+):
+    with h5py.File(fused) as file:
+        lengths, uids = file["bounds"][:, -1], file["uid"].asstr()[:]
+    longest = int(lengths.argmax())
+    room = int(np.sort(lengths)[-2])
+    monkeypatch.setattr(r2a.attention, "load_model", with_room_for(room, r2a.attention.load_model))
+    monkeypatch.setattr(rerun, "CHECK_TOKENS", room)
+    with caplog.at_level("WARNING", "r2a"):
+        output = captured(folder, f"full-{kernel}", kernel=kernel)
+    assert f"{uids[longest]}, with_reasoning: {lengths[longest]} tokens do not fit into memory" in caplog.text
+    assert "1 of 3 traces left out" in caplog.text
+    with h5py.File(fused) as whole, h5py.File(output) as found:
+        is_there = np.arange(len(lengths)) != longest
+        assert found["is_left_out"][:].tolist() == (~is_there).astype(int).tolist()
+        assert reasoned_traces(found).tolist() == is_there.tolist()
+        for name in QUANTITIES:
+            assert np.isnan(found[name][longest]).all(), name
+            np.testing.assert_allclose(found[name][is_there], whole[name][is_there], atol=1e-4, err_msg=name)
 
 
 def test_only_valid_traces_of_the_decoding_that_have_a_reasoning_are_rerun(fused):

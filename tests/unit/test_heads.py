@@ -171,6 +171,7 @@ def stores(tmp_path: Path) -> dict[str, Path]:
         add_column(file, "uid", "trace", [f"text-{k}" for k in range(N_TRACES)])
         add_column(file, "sample", "trace", [0] * N_TRACES)
         add_column(file, "condition", "trace", ["with_reasoning"] * (N_TRACES - 1) + ["without_reasoning"])
+        add_column(file, "is_left_out", "trace", [0] * N_TRACES)
         mass = add_array(file, "segment_mass", ("trace", *heads, "query_segment", "key_segment"), "share")
         mass[:] = 0
         for k in range(N_TRACES - 1):

@@ -70,6 +70,7 @@ def test_every_pair_is_counted_at_the_step_that_it_fails(stored):
         add_axis(file, "probe", ["plain"])
         of_probe = file.create_group("plain")
         add_axis(of_probe, "pair", list(patched))
+        add_array(of_probe, "is_left_out", ("pair",), "1 where it does not fit into memory", "int8", 0)
         used = add_array(of_probe, "is_used", ("pair",), "1 where used", "int8", 0)
         used[:] = list(patched.values())
     tabulate_pairs(

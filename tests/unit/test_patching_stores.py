@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from limited_memory import with_room_for
 from planted import GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, planted_model, planted_trace
 from r2a.evaluation.carriers import tabulate_carriers
 from r2a.evaluation.patching import tabulate_patching
@@ -20,9 +21,10 @@ from r2a.figures.patching import (
     plot_patching_curves,
     plot_patching_ranges,
 )
+from r2a.models import load_model
 from r2a.patching import runs
 from r2a.patching.controls import Given, random_like
-from r2a.patching.measurement import control_sources, measure
+from r2a.patching.measurement import control_sources, measure, range_ends
 from r2a.patching.metrics import METRICS
 from r2a.patching.patcher import Patcher
 from r2a.patching.runs import capture_activations, patch_pairs
@@ -92,6 +94,32 @@ def stored(folder: Path, name: str) -> np.ndarray:
     with h5py.File(folder / "patching.h5") as file:
         assert axis_labels(file["plain"], "role") == ROLES
         return file["plain"][name][:]
+
+
+def test_pairs_are_the_same_in_little_memory_and_those_that_do_not_fit_are_left_out_and_named(
+    folder, monkeypatch, caplog
+):
+    paths = [folder / name for name in ("pairs.parquet", "activations.h5", "manifest.json")]
+    pairs = pd.read_parquet(paths[0]).iloc[:4]
+    lengths = np.maximum(pairs["clean_ids"].str.len(), pairs["corrupted_ids"].str.len()).to_numpy()
+    monkeypatch.setattr(runs, "load_model", with_room_for(lengths.max(), runs.load_model))
+    patch_pairs(*paths, folder / "little.h5", SETTINGS, 1000)
+    assert_same_store(folder / "patching.h5", folder / "little.h5")
+    monkeypatch.setattr(runs, "load_model", with_room_for(lengths.max() - 1, load_model))
+    with caplog.at_level("WARNING", "r2a"):
+        capture_activations(paths[0], paths[2], folder / "fewer.h5", SETTINGS)
+        patch_pairs(paths[0], folder / "fewer.h5", paths[2], folder / "few.h5", SETTINGS, 1000)
+    is_left_out = lengths == lengths.max()
+    for pair in pairs["pair"][is_left_out]:
+        assert f"{pair}: its runs do not fit into memory; left out" in caplog.text
+    assert f"{is_left_out.sum()} of 4 pairs left out" in caplog.text
+    with h5py.File(folder / "few.h5") as file:
+        assert (file["plain/is_left_out"][:] == is_left_out).all()
+        assert (file["plain/is_used"][:] == ~is_left_out).all()
+        found = file["plain/resid_pre/clean_to_corrupted/logit_diff"][:]
+    assert (np.isnan(found).all((1, 2)) == is_left_out).all()
+    whole = stored(folder, "resid_pre/clean_to_corrupted/logit_diff")
+    np.testing.assert_allclose(found[~is_left_out], whole[~is_left_out], atol=1e-4)
 
 
 @pytest.mark.parametrize("direction", ["clean_to_corrupted", "corrupted_to_clean"])
@@ -180,12 +208,25 @@ def test_the_gradient_finds_where_the_answer_is_carried(folder):
     assert table.loc[("z", "clean_to_corrupted"), "top_share"] == 1
 
 
+def ends_of(n_tokens: int) -> list[int]:
+    run = {"clean_positions": [n_tokens], "clean_reasoning_start": 0}
+    run |= {"corrupted_positions": [n_tokens + 9], "corrupted_reasoning_start": 7}
+    return range_ends(pd.DataFrame([run]), SETTINGS["range_tokens"])[0]
+
+
+def test_ranges_double_and_the_farthest_begins_with_the_reasoning():
+    assert [ends_of(n) for n in (2, 3, 5, 6, 8, 9, 14, 15)] == [
+        [0], [0, 3], [0, 5], [0, 3, 6], [0, 3, 8], [0, 3, 6, 9], [0, 3, 6, 14], [0, 3, 6, 12, 15],
+    ]  # fmt: skip
+    assert all(sum(ends_of(n)) <= 3 * n for n in range(400))
+
+
 def test_ranges_of_the_reasoning_before_the_answer_change_nothing_and_end_with_the_shorter_reasoning(folder):
     found = stored(folder, "reasoning_ranges/normalized_logit_diff")
     pairs = pd.read_parquet(folder / "pairs.parquet").query("left_out == ''")
     for number, row in enumerate(pairs.to_dict("records")):
         before = [row[f"{run}_positions"][0] - row[f"{run}_reasoning_start"] for run in ("clean", "corrupted")]
-        n_ranges = int(min(before)) // SETTINGS["range_tokens"]
+        n_ranges = len(ends_of(int(min(before)))) - 1
         np.testing.assert_allclose(found[number, :, :n_ranges], 0, atol=1e-3)
         assert np.isnan(found[number, :, n_ranges:]).all()
     assert (~np.isnan(found)).any()

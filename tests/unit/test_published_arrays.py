@@ -151,6 +151,7 @@ def test_the_papers_decomposition_is_drawn_from_its_arrays(mass, bounds, heads, 
             add_axis(file, axis, range(labels) if isinstance(labels, int) else labels)
         add_column(file, "uid", "trace", [f"case-{number}" for number in range(len(mass))])
         add_column(file, "condition", "trace", ["with_reasoning"] * len(mass))
+        add_column(file, "is_left_out", "trace", [0] * len(mass))
         add_array(file, "segment_mass", (*sizes, "query_segment", "key_segment"), "share")[:] = mass
     write_parquet(tmp_path / "heads.parquet", heads, origin)
     drawing = {"model_label": name, "dataset_label": "MATH-500", "is_toy": False, "confidence": 0.95}

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from r2a.devices import leased_gpus
 from r2a.job_log import job_log
 
 if TYPE_CHECKING:
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.model_check import check_model
 
         check_model(Path(snakemake.input.manifest), Path(snakemake.output.check), snakemake.params.settings)

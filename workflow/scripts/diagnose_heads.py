@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
         from r2a.attention.diagnostics import diagnose_heads
+        from r2a.models import refuse_failed
+        from r2a.store import empty_if_nothing
 
-        diagnose_heads(
-            Path(snakemake.input.manifest),
-            Path(snakemake.input.haystack),
-            Path(snakemake.output.diagnostics),
-            snakemake.params.settings,
-        )
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            refuse_failed(Path(snakemake.input.check), "attention")
+            diagnose_heads(
+                Path(snakemake.input.manifest),
+                Path(snakemake.input.haystack),
+                Path(snakemake.output.diagnostics),
+                snakemake.params.settings,
+            )
 
 
 if __name__ == "__main__":

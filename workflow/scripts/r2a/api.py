@@ -24,7 +24,7 @@ import torch
 from tqdm.auto import tqdm
 
 from r2a.ablation.arms import Arm
-from r2a.ablation.decoding import answer_outputs, generate, read, refuse_deviating
+from r2a.ablation.decoding import answer_outputs, generate, of_others, read, refuse_deviating
 from r2a.attention.rerun import check_masses, rerun_batch
 from r2a.attention.segments import TraceAttention, segment_mass, sentence_mass, tracking
 from r2a.formats import ReasoningFormat
@@ -395,7 +395,7 @@ def ablate(
             raise ValueError(f"mode {mode} needs other_traces, whose heads' outputs it puts in")
         traces = [trace, *other_traces]
         outputs = answer_outputs(model.model, [t.token_ids for t in traces], [t.bounds for t in traces])
-        reading.mean, reading.resampled = outputs.of_others(0, 1)
+        reading.mean, reading.resampled = of_others(outputs, 0, 1)
     arms = [Arm("unablated", "unablated", 0, ()), Arm(mode, "chosen", 0, tuple(heads))]
     limit = max_new_tokens or trace.bounds.end - trace.bounds.answer + 64
     answers = generate(model.model, [(reading, arm) for arm in arms], [limit] * len(arms), model.marks.stops)

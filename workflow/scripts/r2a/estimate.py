@@ -201,7 +201,9 @@ class Reckoning:
         n_key_vectors = N_KEY_ROLES * n_layers * ("z" in settings.components)  # all heads' together are one
         numbers = (n_vectors * N_ROLES + n_key_vectors) * geometry.d_model + geometry.vocabulary
         n_patches = 2 * (n_vectors * N_ROLES + n_key_vectors * geometry.n_heads) + n_controls * n_vectors * N_KEY_ROLES
-        n_patches += n_layers * (self.n_reasoned // settings.range_tokens)
+        n_patches += n_layers * max(
+            0, int(1 + math.log2(self.n_reasoned / settings.range_tokens))
+        )  # ranges that double
         n_kinds = (2 + n_controls) * len(settings.components) + 1
         n_runs = n_pairs * len(settings.probes)
         return {

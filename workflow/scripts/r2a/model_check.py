@@ -23,8 +23,8 @@ from r2a.models import ModelError, load_model, read_manifest
 from r2a.models.attention import SEAM, AttentionError, attention_kernel
 from r2a.models.decoder import Decoder
 from r2a.patching.patcher import TOLERANCES as PATCHING_TOLERANCES
-from r2a.patching.patcher import Patcher, capture
-from r2a.progress import logger
+from r2a.patching.patcher import Patcher, capture, places_of
+from r2a.progress import logger, tell
 from r2a.roles import UNABLATED
 from r2a.sentences.branches import TOLERANCES as SENTENCE_TOLERANCES
 from r2a.sentences.branches import Branch, Branches, keep_run
@@ -44,28 +44,35 @@ def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> No
     """Try every stage of settings["stages"] on a model and write which hold.
 
     The file lists, of each stage, `holds`, `deviation` (the largest from the model's own, in the unit of the stage's
-    own check), `tolerance`, `reason` where it does not hold, and `n_tokens` of the longest trace. Raises ModelError
-    where a stage does not hold: which, why, what holds, and how to leave the rest out.
+    own check), `tolerance`, `reason` where it does not hold, and `n_tokens` of the longest trace; and `left_out`, those
+    of settings["components"] that the model does not have in every layer. What does not hold is told, with what does:
+    refuse_failed keeps those stages from running, and the rest of the study goes on.
     """
     origin = read_manifest(manifest)
     (identity,) = origin["models"].values()
-    model = load_model(origin, SEAM)
-    found = stages_that_hold(
-        model, settings["stages"], origin["n_positions"], identity["dtype"], settings["components"]
-    )
+    name, left_out = settings["model"], list[str]()
+    try:
+        model = load_model(origin, SEAM)
+        present = places_of(model).those_of(settings["components"])
+        left_out = [component for component in settings["components"] if component not in present]
+        found = stages_that_hold(
+            model, settings["stages"], origin["n_positions"], identity["dtype"], settings["components"]
+        )
+    except Exception as error:  # a model that cannot be seen through has its answers all the same
+        reason = f"{type(error).__name__}: {error}"
+        found = [{"stage": stage, "holds": False, "reason": reason} for stage in settings["stages"]]
     for stage in found:
-        logger.info(f"{settings['model']}: {_in_words(stage)}")
+        logger.info(f"{name}: {_in_words(stage)}")
+    if left_out:
+        logger.warning(f"{name}: has no {', '.join(left_out)} in every layer, so patching leaves it out for this model")
     failed = [stage for stage in found if not stage["holds"]]
     if failed:
         holding = ", ".join(["answers", "perturbation", *(stage["stage"] for stage in found if stage["holds"])])
-        optional = [stage["stage"] for stage in failed if stage["stage"] != "attention"]
-        remedy = f"give models.{settings['model']} leave_out: [{', '.join(optional)}]"
-        if len(optional) < len(failed):
-            remedy = f"take models.{settings['model']} out"
-        raise ModelError(
-            f"{settings['model']}: {'; '.join(map(_in_words, failed))}. Hold: {holding}. To study these alone, {remedy}"
+        tell(
+            f"{name}: {'; '.join(map(_in_words, failed))}. What holds is studied: {holding}. The stores of the rest "
+            "are written empty, with the reason; the study goes on."
         )
-    write_json(output, provenance(settings, [manifest]) | {"stages": found})
+    write_json(output, provenance(settings, [manifest]) | {"stages": found, "left_out": left_out})
 
 
 def stages_that_hold(
@@ -122,7 +129,10 @@ def _attention(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, 
     decoder, dtype, deviations = Decoder(model), settings["dtype"], []
     bounds = [_bounds(len(trace)) for trace in ids]
     reruns = list(rerun_traces(model, ids, bounds, sum(map(len, ids))))
-    for trace, of, (fused, hidden) in zip(ids, bounds, reruns, strict=True):
+    for trace, of, rerun in zip(ids, bounds, reruns, strict=True):
+        if rerun is None:
+            raise AttentionError(f"{len(trace)} tokens do not fit into memory; use a larger device, or models.*.gpus")
+        fused, hidden = rerun
         mass = segment_mass(fused, of)[decoder.attending]
         check_masses(mass, dtype, "random tokens", decoder.has_sinks)
         if decoder.n_layers * decoder.n_heads * len(trace) ** 2 <= MOST_WEIGHTS:
@@ -154,12 +164,13 @@ def _patching(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, A
     """Patches of one run into another against whole passes with hooks: root mean square, relative to the logits'."""
     patcher = Patcher(model)
     places, dtype = patcher.places, model.dtype
+    components = places.those_of(settings["components"])
     base, n_tokens = ids[1], len(ids[1])
     positions, layers = [n_tokens // 3, n_tokens - 2], sorted({0, patcher.n_layers // 2, patcher.n_layers - 1})
-    vectors, _ = capture(model, list(reversed(base)), positions, settings["components"])
+    vectors, _ = capture(model, list(reversed(base)), positions, components)
     kept = patcher.keep(base, positions)
     deviations = [_distance(patcher.logits(kept.resid_pre[-1])[0], _own_logits(model, base))]
-    for component in settings["components"]:
+    for component in components:
         logits = patcher.logits(patcher.patch(kept, component, vectors[component], 4 * n_tokens, layers))
         for number, layer in enumerate(layers):
             for place, position in enumerate(positions):

@@ -13,6 +13,13 @@ logger = logging.getLogger("r2a")
 terminal: TextIO | None = None
 
 
+def tell(words: str) -> None:
+    """A warning in the job's log, and on the terminal where a person watches."""
+    logger.warning(words)
+    if terminal:
+        print(f"WARNING: {words}", file=terminal, flush=True)
+
+
 class Progress:
     """Logs done, total, rate and time left; every few seconds at first, every minute later, and once at the end.
 

@@ -37,6 +37,7 @@ PROBE, ENDING = "probe: ", "ending: "  # prefixes of the other tokens' roles
 INVALID, WRONG = "a trace is not valid", "an answer is wrong"
 SPLIT_IN_BOX, SPLIT_IN_PROBE = "an answer is not one token in the box", "an answer is not one token in the probe"
 NO_REASONING, OWN_ANSWER_NOT_PREFERRED = "no reasoning before the probe", "a run does not prefer its own answer"
+TOO_LONG = "its runs do not fit into memory"
 
 # what is put into which run
 CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN = "clean_to_corrupted", "corrupted_to_clean"

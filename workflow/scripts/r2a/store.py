@@ -297,6 +297,11 @@ def read_traces(paths: Sequence[Path | str], columns: Sequence[str] | None = Non
     return table.sort_values("uid", key=lambda uids: pd.Series(pd.factorize(uids)[0]), kind="stable", ignore_index=True)
 
 
+def reasoned_traces(file: h5py.File) -> np.ndarray:
+    """Which traces of an attention store have a reasoning and were measured, a bool [trace]."""
+    return (file["condition"].asstr()[:] == "with_reasoning") & (file["is_left_out"][:] == 0)
+
+
 @contextlib.contextmanager
 def _named_if_damaged(path: Path | str) -> Iterator[None]:
     """Turn what h5py and pyarrow say about a damaged file into a StoreError with the remedy."""

@@ -9,7 +9,7 @@ Attention is computed in float32 from whole rows of scores. That gives the mass 
 head's keys can be hidden.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 from torch.nn.functional import pad
 
 from r2a.ablation.arms import Arm
+from r2a.memory import if_it_fits
 from r2a.models import ModelError, off_device, stack_layers
 from r2a.models.attention import Rule, attention_kernel, plain_attention
 from r2a.models.decoder import Decoder
@@ -83,29 +84,34 @@ def read(model: Any, token_ids: Sequence[int], bounds: Bounds, kept_from: int | 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Every head's outputs on the answers of whole, unablated traces, float32.
+    """Every head's outputs on the answer of a whole, unablated trace, float32; 0 beyond the width of a narrower layer.
 
-    mean [trace, layer, head, d_value]: over each trace's answer tokens; kept [trace, kept token, layer, head, d_value]:
-    at N_KEPT of them, evenly many between them. 0 beyond the width of a layer whose heads are narrower.
+    mean [layer, head, d_value]: over its tokens; kept [kept token, layer, head, d_value]: at N_KEPT of them, evenly
+    many between them.
     """
 
     mean: torch.Tensor
     kept: torch.Tensor
 
-    def of_others(self, trace: int, donor: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Their mean over all traces but one, each trace weighing the same, and what is kept of a donor."""
-        return (self.mean.sum(0) - self.mean[trace]) / (len(self.mean) - 1), self.kept[donor]
 
-
-def answer_outputs(model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Bounds]) -> Outputs:
+def _outputs_of(model: Any, token_ids: Sequence[int], bounds: Bounds) -> Outputs:
     widest = max(Decoder(model).d_values)
-    means, kept = [], []
-    for ids, b in zip(token_ids, bounds, strict=True):
-        z = stack_layers([pad(z, (0, widest - z.shape[-1])) for z in read(model, ids[: b.eos], b, b.answer).z])
-        places = torch.linspace(0, z.shape[1] - 1, N_KEPT).round().long()
-        means.append(z.mean(1))
-        kept.append(z[:, places.to(z.device)].transpose(0, 1))
-    return Outputs(torch.stack(means), torch.stack(kept))
+    whole = read(model, token_ids[: bounds.eos], bounds, bounds.answer)
+    z = stack_layers([pad(z, (0, widest - z.shape[-1])) for z in whole.z])
+    places = torch.linspace(0, z.shape[1] - 1, N_KEPT).round().long()
+    return Outputs(z.mean(1), z[:, places.to(z.device)].transpose(0, 1))
+
+
+def answer_outputs(model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Bounds]) -> dict[int, Outputs]:
+    """Of traces by their number, without those that do not fit into memory."""
+    found = [if_it_fits(_outputs_of, model, *of_trace) for of_trace in zip(token_ids, bounds, strict=True)]
+    return {number: outputs for number, outputs in enumerate(found) if outputs is not None}
+
+
+def of_others(outputs: Mapping[int, Outputs], trace: int, donor: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Their mean over all traces but one, each trace weighing the same, and what is kept of a donor."""
+    means = [found.mean for number, found in outputs.items() if number != trace]
+    return torch.stack(means).mean(0), outputs[donor].kept
 
 
 class Rows:

@@ -1,7 +1,7 @@
 """The job that generates every trace's answer under every ablation."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,24 @@ import pandas as pd
 import torch
 
 from r2a.ablation.arms import Arm, arms_of_trace
-from r2a.ablation.decoding import OF_OTHERS, Reading, answer_outputs, generate, read, refuse_deviating
+from r2a.ablation.decoding import (
+    OF_OTHERS,
+    Answer,
+    Reading,
+    answer_outputs,
+    generate,
+    of_others,
+    read,
+    refuse_deviating,
+)
 from r2a.boxes import final_answer
 from r2a.draws import drawn, drawn_one
 from r2a.formats import read_format
 from r2a.ledger import Ledger, ledger_path, other_ledgers
+from r2a.memory import affordable_tokens, in_batches
 from r2a.models import load_model, load_tokenizer, marks_of, read_manifest, token_pieces
 from r2a.models.attention import SEAM
+from r2a.models.decoder import Decoder
 from r2a.progress import Progress, logger
 from r2a.roles import UNABLATED
 from r2a.shards import WHOLE, shard_range
@@ -48,7 +59,7 @@ def ablate_heads(
     in a ledger beside the output, by all that they depend on, so those of the traces of a smaller dataset are found.
     With one trace alone, modes that put in what other traces give are left out. Raises AblationError for doses beyond
     the model's heads; NothingToMeasure without a valid trace; ModelError for an architecture that does not give its
-    own logits here.
+    own logits here. A trace that does not fit into memory is left out, and named in the log.
     """
     table = _ablated_traces(traces, settings)
     origin = read_manifest(manifest)
@@ -72,13 +83,18 @@ def ablate_heads(
         )
         if missing:
             _generate_missing(tasks, missing, origin, settings, batch_tokens, ledger)
+        measured = [n for n in own if all(tasks.key(n, k) in ledger for k in range(len(tasks.arms[n])))]
         rows = [
             _row(table.iloc[number], arm, ledger[tasks.key(number, k)], tasks.marks)
-            for number in own
+            for number in measured
             for k, arm in enumerate(tasks.arms[number])
         ]
+    if len(measured) < len(own):
+        logger.warning(f"{output}: {len(own) - len(measured)} of {len(own)} traces left out: too long for the memory")
+    if shard == WHOLE and not measured:
+        raise NothingToMeasure("no trace fits into memory")
     write_parquet(output, pd.DataFrame(rows), provenance(settings, [traces, heads, manifest]))
-    originals = [list(table.iloc[number]["completion_token_ids"]) for number in own]
+    originals = [list(table.iloc[number]["completion_token_ids"]) for number in measured]
     unablated = [row["token_ids"] for row in rows if row["mode"] == UNABLATED]
     same = [original[-len(ids) :] == ids for original, ids in zip(originals, unablated, strict=True)]
     logger.info(f"{sum(same)} of {len(same)} unablated answers are the traces' own, token by token")
@@ -138,9 +154,9 @@ def _generate_missing(
     tasks: _Tasks, missing: Mapping[str, tuple[int, int]], manifest: Mapping[str, Any],
     settings: Mapping[str, Any], batch_tokens: int, ledger: Ledger,
 ) -> None:  # fmt: skip
-    """Add every missing answer to the ledger, by its key; missing: (trace, arm) by key.
+    """Add every missing answer to the ledger, by its key, of the traces that fit into memory.
 
-    Where memory runs out, batches are halved.
+    missing: (trace, arm) by key.
     """
     model, tokenizer = load_model(manifest, SEAM), load_tokenizer(manifest["folder"])
     ids, bounds, arms = tasks.ids, tasks.bounds, tasks.arms
@@ -153,42 +169,49 @@ def _generate_missing(
     # several traces' rows at a time keep a GPU busy; on a CPU each trace is kept, and told, as soon as it is done
     is_shared = torch.cuda.is_available()
     batch_tokens = batch_tokens if is_shared else min(batch_tokens, CPU_BATCH_TOKENS)
-    left: Sequence[tuple[int, int]] = list(missing.values())
+    left_out = {
+        number for number in n_read if outputs is not None and not outputs.keys() >= {number, tasks.donors[number]}
+    }
     readings: dict[int, Reading] = {}
+
+    def first_rows(left: Sequence[tuple[int, int]], batch_tokens: int) -> Sequence[tuple[int, int]]:
+        return _first_rows(left, n_read, rooms, batch_tokens, is_shared)
+
+    def reading_of(number: int) -> Reading:
+        reading = read(model, ids[number][: n_read[number]], bounds[number])
+        if outputs is not None:
+            reading.mean, reading.resampled = of_others(outputs, number, tasks.donors[number])
+        rng = random.Random(f"{settings['seed']} {tasks.uids[number]}")
+        reading.moved_to = _sentence(tokenizer, ids[number], bounds[number], rng)
+        return reading
+
+    def answered(batch: Sequence[tuple[int, int]], _budget: int) -> Iterator[Answer]:
+        """The answers of those traces in a batch that were not left out meanwhile."""
+        chosen = [(number, k) for number, k in batch if number not in left_out]
+        present = dict.fromkeys(number for number, _ in chosen)
+        for number in readings.keys() - present:
+            del readings[number]
+        for number in present:
+            if number not in readings:
+                readings[number] = reading_of(number)
+        rows = [(readings[number], arms[number][k]) for number, k in chosen]
+        limits = [rooms[number] for number, _ in chosen]
+        return iter(generate(model, rows, limits, tasks.marks.stops) if rows else [])
+
+    # keys and values that were read are held twice while rows are joined, in 32 bits
+    batch_tokens = affordable_tokens(batch_tokens, 2 * 4 * Decoder(model).n_kept, "ablation")
     what = f"{settings['model']}, {settings['dataset']}: answers under ablation"
     with Progress(what, len(missing)) as progress:
-        while left:
-            batch = _first_rows(left, n_read, rooms, batch_tokens, is_shared)
-            present = dict.fromkeys(number for number, _ in batch)
-            readings = {number: reading for number, reading in readings.items() if number in present}
-            found = []
-            try:
-                for number in present:
-                    if number not in readings:
-                        readings[number] = read(model, ids[number][: n_read[number]], bounds[number])
-                        if outputs is not None:
-                            kept = outputs.of_others(number, tasks.donors[number])
-                            readings[number].mean, readings[number].resampled = kept
-                        rng = random.Random(f"{settings['seed']} {tasks.uids[number]}")
-                        readings[number].moved_to = _sentence(tokenizer, ids[number], bounds[number], rng)
-                rows = [(readings[number], arms[number][k]) for number, k in batch]
-                found = generate(model, rows, [rooms[number] for number, _ in batch], tasks.marks.stops)
-            except torch.OutOfMemoryError as error:
-                if len(batch) == 1:
-                    raise AblationError(
-                        f"{tasks.uids[batch[0][0]]}: one answer alone does not fit into memory; use a larger device"
-                    ) from error
-            if not found:
-                batch_tokens //= 2
-                torch.cuda.empty_cache()
-                logger.warning(
-                    f"out of memory at {len(batch)} answers per batch; continuing with {batch_tokens} tokens"
-                )
-                continue
-            left = left[len(batch) :]
-            for (number, k), answer in zip(batch, found, strict=True):
-                ledger.add(tasks.key(number, k), {"uid": tasks.uids[number], **vars(answer)})
-                progress.advance(len(answer.token_ids))
+        for batch, found in in_batches(list(missing.values()), first_rows, batch_tokens, answered):
+            for number, k in batch:
+                if found is None:
+                    left_out.add(number)
+                elif number not in left_out:
+                    answer = next(found)
+                    ledger.add(tasks.key(number, k), {"uid": tasks.uids[number], **vars(answer)})
+                    progress.advance(len(answer.token_ids))
+    for number in sorted(left_out):
+        logger.warning(f"{tasks.uids[number]}: {n_read[number]} tokens do not fit into memory; left out")
 
 
 def _sentence(tokenizer: Any, ids: Sequence[int], bounds: Bounds, rng: random.Random) -> slice:

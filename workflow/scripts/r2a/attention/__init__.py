@@ -19,6 +19,7 @@ from r2a.attention.segments import (
     sentence_mass,
     tracking,
 )
+from r2a.memory import affordable_tokens, if_it_fits
 from r2a.models import load_model, load_tokenizer, read_manifest, token_pieces
 from r2a.models.attention import SEAM
 from r2a.models.decoder import Decoder
@@ -48,8 +49,10 @@ def capture_attention(
     /output_share [trace, layer, head]; /sentence_mass [trace, layer, head, sentence], the reasoning's sentences being
     tokens sentence_bounds[k] up to [k + 1] (-1 past a trace's last). Per trace also uid, condition, sample, bounds,
     n_cue_tokens and argmax_agreement: the share of completion tokens, but for those that a reasoning budget forced,
-    that are the rerun's arg-max (1 where greedy decoding and the rerun agree exactly; nan for sampled ones).
-        A forward pass holds about `batch_tokens`; with settings["kernel"] eager, one trace. Finished traces are kept
+    that are the rerun's arg-max (1 where greedy decoding and the rerun agree exactly; nan for sampled ones); and
+    is_left_out, 1 for a trace that does not fit into memory alone, whose values are nan.
+        A forward pass holds at most `batch_tokens`, and no more than memory does; with settings["kernel"] eager, one
+        trace. Finished traces are kept
         beside the output (Parts).
         Raises AttentionError where masses do not sum to 1, or the fused kernel differs from eager attention on the
         beginning of the first trace.
@@ -80,12 +83,18 @@ def capture_attention(
             check_against_eager(model, ids[0], dtype)
             # larger batches gain nothing on a CPU, where traces are kept and reported as soon as they are done
             held_tokens = batch_tokens if torch.cuda.is_available() else min(batch_tokens, CPU_BATCH_TOKENS)
+            held_tokens = affordable_tokens(held_tokens, decoder.bytes_in_a_layer, "attention reruns")
             reruns = rerun_traces(model, missing_ids, missing_bounds, held_tokens)
         else:
             reruns = _eager_reruns(model, missing_ids, missing_bounds)
         with Progress(f"{settings['model']}, {settings['dataset']}: attention reruns", len(missing)) as progress:
-            for number, (kept, hidden) in zip(missing, reruns, strict=True):
+            for number, rerun in zip(missing, reruns, strict=True):
                 row = table.iloc[number]
+                if rerun is None:
+                    logger.warning(f"{row.uid}, {row.condition}: {len(ids[number])} tokens do not fit into memory")
+                    progress.advance(len(ids[number]))
+                    continue
+                kept, hidden = rerun
                 found = {
                     "segment_mass": segment_mass(kept, bounds[number]),
                     "tracking": tracking(kept.centre),
@@ -109,20 +118,26 @@ def capture_attention(
                     found["argmax_agreement"] = np.mean((predicted == ids[number][n_prompt:])[is_own])
                 parts.add(str(number), found)
                 progress.advance(len(ids[number]))
+    left_out = [number for number in own if str(number) not in parts]
+    if left_out:
+        logger.warning(f"{output}: {len(left_out)} of {len(own)} traces left out, as they do not fit into memory")
     with new_hdf5(output, written_from) as file:
         arrays = _lay_out(file, table, origin, [len(b) for b in sentences])
         arrays["bounds"][:] = bounds
         arrays["n_cue_tokens"][:] = [is_cue.sum() for is_cue in cues]
         for number in own:
+            arrays["is_left_out"][number] = number in left_out
+            if number in left_out:
+                continue
             found, cut = parts[str(number)], sentences[number]
             arrays["sentence_bounds"][number, : len(cut)] = cut
             arrays["sentence_mass"][number, :, :, : len(cut) - 1] = found.pop("sentence_mass")
             for name, values in found.items():
                 arrays[name][number] = values
-        if settings["temperature"] == 0 and own:
+        if settings["temperature"] == 0 and len(left_out) < len(own):
             agreement = arrays["argmax_agreement"][own.start : own.stop]
             logger.info(
-                f"arg-max agreement with the engine: mean {np.mean(agreement):.4f}, least {np.min(agreement):.4f}"
+                f"arg-max agreement with the engine: mean {np.nanmean(agreement):.4f}, least {np.nanmin(agreement):.4f}"
             )
 
 
@@ -143,9 +158,9 @@ def read_traces_to_rerun(traces: Sequence[Path], decoding: str) -> pd.DataFrame:
 
 def _eager_reruns(
     model: Any, ids: Sequence[Sequence[int]], bounds: Sequence[Bounds]
-) -> Iterator[tuple[TraceAttention, torch.Tensor]]:
-    for token_ids, trace_bounds in zip(ids, bounds, strict=True):
-        yield rerun_eager(model, token_ids, trace_bounds)
+) -> Iterator[tuple[TraceAttention, torch.Tensor] | None]:
+    for of_trace in zip(ids, bounds, strict=True):
+        yield if_it_fits(rerun_eager, model, *of_trace)
 
 
 def _lay_out(
@@ -167,6 +182,9 @@ def _lay_out(
     return {
         "bounds": add_array(file, "bounds", ("trace", "bound"), "token", "int64", fill=0),
         "sentence_bounds": add_array(file, "sentence_bounds", ("trace", "sentence_bound"), "token", "int64", fill=-1),
+        "is_left_out": add_array(
+            file, "is_left_out", ("trace",), "1 where it does not fit into memory", "int8", fill=0
+        ),
         "n_cue_tokens": add_array(file, "n_cue_tokens", ("trace",), "token", "int64", fill=0),
         "argmax_agreement": add_array(file, "argmax_agreement", ("trace",), "share of completion tokens"),
         "segment_mass": add_array(file, "segment_mass", (*heads, "query_segment", "key_segment"), share),

@@ -18,6 +18,7 @@ import torch
 
 from r2a.attention.fused import FusedPass, LayerAttention, Span
 from r2a.attention.rerun import attention_rows, check_against_eager, in_every_layer
+from r2a.memory import if_it_fits
 from r2a.models import load_model, load_tokenizer, read_manifest, stop_ids, text_of
 from r2a.models.attention import SEAM, AttentionError, attention_kernel
 from r2a.models.decoder import Decoder
@@ -82,8 +83,11 @@ def diagnose_heads(manifest: Path, haystack: Path, output: Path, settings: Mappi
         with Progress(f"{settings['model']}: needles", len(needles)) as progress:
             completions, recalls = [], []
             for k, prompt in enumerate(needles):
-                completion, keys = copy_needle(model, prompt, eos)
-                recalls.append(token_recall(prompt.own_ids, completion))
+                found = if_it_fits(copy_needle, model, prompt, eos)
+                if found is None:
+                    logger.warning(f"needle run {k}: {len(prompt.ids)} tokens do not fit into memory; left out")
+                completion, keys = found or ([], np.empty(0))
+                recalls.append(token_recall(prompt.own_ids, completion) if found else np.nan)
                 if recalls[-1] > LEAST_RECALL:
                     arrays["retrieval"][k] = retrieval_score(prompt, completion, keys)
                 completions.append(text_of(tokenizer, completion))

@@ -11,6 +11,7 @@ import torch
 from r2a.attention.fused import FusedPass, LayerAttention, Span
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import TraceAttention, query_rows, segment_mass
+from r2a.memory import by_tokens, in_batches
 from r2a.models import off_device, stack_layers, wait_for_copies
 from r2a.models.attention import AttentionError, attention_kernel
 from r2a.models.decoder import Decoder
@@ -189,35 +190,20 @@ def rerun_batch(
 
 def rerun_traces(
     model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Bounds], batch_tokens: int
-) -> Iterator[tuple[TraceAttention, torch.Tensor]]:
+) -> Iterator[tuple[TraceAttention, torch.Tensor] | None]:
     """rerun_batch over traces in their order, as many a forward pass as batch_tokens hold, and at least one.
 
-    One a pass where they cannot share it (Decoder.apart).
-
-    Where memory runs out the budget is halved and the same traces are tried again; raises AttentionError where a
-    single trace is too long.
+    One a pass where they cannot share it (Decoder.apart). Where memory runs out the budget is halved; None in place of
+    a trace that does not fit alone.
     """
-    start, is_shared = 0, not Decoder(model).apart
-    while start < len(token_ids):
-        stop, n_tokens = start + 1, len(token_ids[start])
-        while is_shared and stop < len(token_ids) and n_tokens + len(token_ids[stop]) <= batch_tokens:
-            n_tokens += len(token_ids[stop])
-            stop += 1
-        try:
-            found = rerun_batch(model, token_ids[start:stop], bounds[start:stop])
-        except torch.OutOfMemoryError as error:
-            if stop == start + 1:
-                raise AttentionError(
-                    f"trace {start}: its {n_tokens} tokens alone do not fit into memory; use a larger device"
-                ) from error
-            found = []
-        if not found:
-            batch_tokens = n_tokens // 2
-            torch.cuda.empty_cache()
-            logger.warning(f"out of memory at {n_tokens} tokens per batch; continuing with {batch_tokens}")
-            continue
-        yield from found
-        start = stop
+
+    def rerun(numbers: Sequence[int], _budget: int) -> list[tuple[TraceAttention, torch.Tensor]]:
+        return rerun_batch(model, [token_ids[number] for number in numbers], [bounds[number] for number in numbers])
+
+    shared_tokens = 0 if Decoder(model).apart else batch_tokens
+    take = by_tokens([len(ids) for ids in token_ids])
+    for _, found in in_batches(range(len(token_ids)), take, shared_tokens, rerun):
+        yield from [None] if found is None else found
 
 
 @torch.no_grad()

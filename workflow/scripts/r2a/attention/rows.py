@@ -15,11 +15,12 @@ from r2a.attention.fused import FusedPass, LayerAttention, Span
 from r2a.attention.reference import eager_weights
 from r2a.attention.rerun import check_against_eager, check_masses
 from r2a.attention.segments import query_rows
+from r2a.memory import if_it_fits
 from r2a.models import load_model, load_tokenizer, off_device, read_manifest, token_pieces
 from r2a.models.attention import SEAM, AttentionError
 from r2a.models.decoder import Decoder
 from r2a.progress import Progress, logger
-from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
+from r2a.store import NothingToMeasure, add_array, add_axis, add_column, new_hdf5, provenance, read_parquet
 from r2a.text.cues import is_cue_token
 from r2a.traces import SEGMENTS, Bounds
 
@@ -60,9 +61,7 @@ def capture_rows(traces: Path, manifest: Path, ranks: Path, output: Path, settin
         new_hdf5(output, provenance(settings, [traces, manifest, ranks])) as file,
         Progress(f"{settings['model']}, {settings['dataset']}: attention rows", len(table)) as progress,
     ):
-        add_axis(file, "trace", [f"trace_{number}" for number in range(len(table))])
-        for column in ("uid", "sample"):
-            add_column(file, column, "trace", table[column].tolist())
+        kept: list[int] = []
         for number, row in enumerate(table.itertuples()):
             ids = [*row.prompt_token_ids, *row.completion_token_ids]
             bounds = Bounds.of(row.bounds)
@@ -71,18 +70,27 @@ def capture_rows(traces: Path, manifest: Path, ranks: Path, output: Path, settin
             n_rows = n_kept_rows(len(answer), len(ids), len(kept_heads), itemsize, settings["case_megabytes"])
             if n_rows < len(answer):
                 logger.info(f"{row.uid}: {n_rows} of {len(answer)} answer tokens kept")
-            case = case_attention(model, ids, bounds, spread_evenly(answer, n_rows), kept_heads)
+            case = if_it_fits(case_attention, model, ids, bounds, spread_evenly(answer, n_rows), kept_heads)
+            progress.advance(len(ids))
+            if case is None:
+                logger.warning(f"{row.uid}: {len(ids)} tokens do not fit into memory; left out")
+                continue
             check_masses(case.attention, identity["dtype"], row.uid, Decoder(model).has_sinks)
             pieces = token_pieces(tokenizer, ids)
             is_cue = np.zeros(len(ids), bool)
             reasoning = bounds.span("reasoning")
             is_cue[reasoning] = is_cue_token(pieces[reasoning], settings["cue_words"])
-            group = file.create_group(f"trace_{number}")
+            group = file.create_group(f"trace_{len(kept)}")
+            kept.append(number)
             _write_case(group, case, kept_heads, bounds, origin["n_heads"], settings["row_dtype"])
             add_column(group, "token_ids", "key", ids)
             add_column(group, "token_text", "key", pieces)
             add_column(group, "is_cue", "key", is_cue.tolist())
-            progress.advance(len(ids))
+        if not kept:
+            raise NothingToMeasure("no trace fits into memory")
+        add_axis(file, "trace", [f"trace_{number}" for number in range(len(kept))])
+        for column in ("uid", "sample"):
+            add_column(file, column, "trace", table[column].iloc[kept].tolist())
 
 
 def n_kept_rows(n_answer: int, n_tokens: int, n_heads: int, itemsize: int, megabytes: float) -> int:

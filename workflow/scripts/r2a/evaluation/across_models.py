@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from r2a.heads.focus import short_mass
 from r2a.statistics import holm, percentile_ends, resampled_means
-from r2a.store import filled, labelled, open_hdf5, provenance, read_provenance, write_csv
+from r2a.store import filled, labelled, open_hdf5, provenance, read_provenance, reasoned_traces, write_csv
 
 MODEL_COLUMNS = [
     "model", "family", "n_parameters", "n_layers", "distillation", "dataset", "measure", "value", "low", "high", "n",
@@ -68,7 +68,7 @@ def write_across_models(
 def rfh_depth(attention: Path, settings: Mapping[str, Any]) -> tuple[float, float, float, int]:
     """Mean layer of the n_top_heads by a2r, from 0 to 1, its ends by a bootstrap over problems, and n traces."""
     with open_hdf5(attention) as file:
-        chosen = file["condition"].asstr()[:] == "with_reasoning"
+        chosen = reasoned_traces(file)
         a2r, problems = short_mass(file["segment_mass"][chosen], "a2r"), file["uid"].asstr()[chosen]
     n_traces, n_layers, n_heads = a2r.shape
     if not n_traces or n_layers < 2:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from r2a.roles import INVALID, NO_REASONING, OWN_ANSWER_NOT_PREFERRED, SPLIT_IN_BOX, SPLIT_IN_PROBE, WRONG
+from r2a.roles import INVALID, NO_REASONING, OWN_ANSWER_NOT_PREFERRED, SPLIT_IN_BOX, SPLIT_IN_PROBE, TOO_LONG, WRONG
 from r2a.store import axis_labels, open_hdf5, provenance, read_parquet, why_empty, write_csv
 
 # each step of the funnel, and what a pair fails it by
@@ -15,7 +15,7 @@ STEPS = {
     "both_right": (WRONG,),
     "one_token": (SPLIT_IN_BOX, SPLIT_IN_PROBE),
     "aligned": (NO_REASONING,),
-    "own_answer_preferred": (OWN_ANSWER_NOT_PREFERRED,),
+    "own_answer_preferred": (TOO_LONG, OWN_ANSWER_NOT_PREFERRED),
 }
 
 
@@ -27,15 +27,17 @@ def tabulate_pairs(pairs: Path, patching: Path, funnel: Path, outcomes: Path, se
     domain and kind: how many were asked, and how many are left after each of STEPS.
     """
     table = read_parquet(pairs).rename(columns={"area": "domain"})
-    used = set()
+    marked: dict[str, set[tuple[str, str]]] = {"is_used": set(), "is_left_out": set()}
     if why_empty(patching) is None:
         with open_hdf5(patching) as file:
             for probe in axis_labels(file, "probe"):
-                names = zip(axis_labels(file[probe], "pair"), file[probe]["is_used"][:], strict=True)
-                used |= {(probe, pair) for pair, is_used in names if is_used}
-    is_used = pd.Series(list(zip(table["probe"], table["pair"], strict=True)), index=table.index).isin(used)
-    unused = (table["left_out"] == "") & ~is_used
+                for mark, names in marked.items():
+                    pairs_of_probe = zip(axis_labels(file[probe], "pair"), file[probe][mark][:], strict=True)
+                    names |= {(probe, pair) for pair, is_marked in pairs_of_probe if is_marked}
+    names = pd.Series(list(zip(table["probe"], table["pair"], strict=True)), index=table.index)
+    unused = (table["left_out"] == "") & ~names.isin(marked["is_used"])
     table.loc[unused, "left_out"] = OWN_ANSWER_NOT_PREFERRED
+    table.loc[unused & names.isin(marked["is_left_out"]), "left_out"] = TOO_LONG
     origin = provenance(settings, [pairs, patching])
     columns = ["probe", "pair", "domain", "kind", "answer_a", "answer_b", "form_a", "form_b", "left_out"]
     write_csv(outcomes, table[columns], origin)

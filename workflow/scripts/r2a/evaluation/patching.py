@@ -35,6 +35,10 @@ class UsedPairs:
         self.roles, self.layers = axis_labels(group, "role"), axis_labels(group, "layer")
         self.templates = group["template"].asstr()[self.is_used]  # the clusters that pairs are resampled in
 
+    def components(self, settings: Mapping[str, Any]) -> list[str]:
+        """Those of settings["components"] that the model has."""
+        return [component for component in settings["components"] if component in self.group]
+
     def stored(self, name: str) -> np.ndarray:
         """[pair, ...]"""
         return self.group[name][self.is_used]
@@ -95,7 +99,7 @@ def tabulate_patching(
 
 def _curves(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
     rows = []
-    for component in (name for name in settings["components"] if name != "z"):
+    for component in (name for name in pairs.components(settings) if name != "z"):
         for direction in DIRECTIONS:
             values, flips = (pairs.stored(f"{component}/{direction}/{m}") for m in (METRIC, "is_flipped"))
             mean, low, high = mean_and_interval(values, pairs.templates, settings)
@@ -109,7 +113,7 @@ def _curves(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 def _controls(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
     parts = []
-    for component in (name for name in settings["components"] if name != "z"):
+    for component in (name for name in pairs.components(settings) if name != "z"):
         rows = []
         effects, *others = _put_in(pairs, component, settings["controls"])
         n_tests = len(others) * len(pairs.layers)
@@ -169,7 +173,7 @@ def _ranges(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 def _first_order(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
     rows = []
-    for component in settings["components"]:
+    for component in pairs.components(settings):
         for direction in DIRECTIONS:
             exact, expected = (
                 pairs.above_noise(pairs.stored(f"{component}/{direction}/{name}")).reshape(pairs.is_used.sum(), -1)

@@ -165,7 +165,10 @@ class _Collection:
             return
         with open_hdf5(self.stores["attention"][0]) as file:
             names = zip(file["uid"].asstr()[:], file["condition"].asstr()[:], file["sample"][:], strict=True)
+            left_out = file["is_left_out"][:]
             for number, (uid, condition, sample) in enumerate(names):
+                if left_out[number]:
+                    continue
                 bounds = file["sentence_bounds"][number]
                 bounds = bounds[bounds >= 0]
                 mass = file["sentence_mass"][number][..., : len(bounds) - 1].reshape(-1, len(bounds) - 1)

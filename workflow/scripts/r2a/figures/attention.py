@@ -14,7 +14,7 @@ from r2a.figures.patterns import N_CASES
 from r2a.figures.registry import caption, figure
 from r2a.figures.style import BLUE, GREEN, GREY, RED, SKY, save, title, titled
 from r2a.formats.known import THINK_CLOSE, THINK_OPEN
-from r2a.store import axis_labels, open_hdf5, read_parquet
+from r2a.store import axis_labels, open_hdf5, read_parquet, reasoned_traces
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES, Bounds
 
 KEY_LABELS = {
@@ -46,7 +46,7 @@ MARKED = ((BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", ":"))
 def plot_decomposition(attention: Path, heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Box plots of every segment's mass: over traces (mean over heads, as in the paper), and over heads."""
     with open_hdf5(attention) as file:
-        chosen = file["condition"].asstr()[:] == "with_reasoning"
+        chosen = reasoned_traces(file)
         mass, uids = file["segment_mass"][chosen], file["uid"].asstr()[:][chosen]
     table = read_parquet(heads).sort_values(["layer", "head"])
     is_there = ~np.isnan(mass).all((0, 3, 4)).ravel()  # but for layers without attention
@@ -148,7 +148,7 @@ def plot_tracking(attention: Path, attention_rows: Path, heads: Path, stem: Path
     order = np.argsort(table["rank"].to_numpy())[: min(len(MARKED), is_rfh.sum())]
     names = [f"{layer}.{head}" for layer, head in zip(table["layer"], table["head"], strict=True)]
     with open_hdf5(attention) as file:
-        chosen = file["condition"].asstr()[:] == "with_reasoning"
+        chosen = reasoned_traces(file)
         keys = list(zip(file["uid"].asstr()[:][chosen], file["sample"][:][chosen], strict=True))
         drift = file["tracking"][chosen].reshape(len(keys), -1)
     figure, grid = plt.subplots(2, 2, figsize=(6.3, 5.6), layout="constrained")

@@ -256,7 +256,8 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     label="patching ranges",
     caption=(
         "Activation patching of a whole range of the reasoning: resid_pre of the clean run put into the corrupted "
-        "run at all of its tokens, by layer. Means over n pairs; bootstrap intervals are in the table of ranges. "
+        "run at all of its tokens, by layer. Each range is as long as all of those between it and the probe; the "
+        "first shown begins with the reasoning. Means over n pairs; intervals are in the table of ranges. "
         "No test."
     ),
 )
@@ -276,7 +277,7 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
         grid = rows.pivot(index="layer", columns="tokens_before_probe", values="mean").iloc[:, ::-1]
         image = _layer_map(axes, grid.to_numpy(), list(grid.index))
         counts = rows.groupby("tokens_before_probe")["n_pairs"].first()[::-1]
-        axes.set(xlabel="range begins … tokens before probe")
+        axes.set(xlabel="range ends … tokens before the probe")
         places = _ticks(len(counts))
         names = [f"{label}\nn={count}" for label, count in counts.items()]
         axes.set_xticks(places, [names[place] for place in places], fontsize=7)

@@ -11,7 +11,15 @@ from r2a.extensions import HEAD_SCORES
 from r2a.heads import focus
 from r2a.heads.lists import compare_lists
 from r2a.heads.registry import score_columns, scores_of, values_of
-from r2a.store import NothingToMeasure, open_hdf5, provenance, read_provenance, write_csv, write_parquet
+from r2a.store import (
+    NothingToMeasure,
+    open_hdf5,
+    provenance,
+    read_provenance,
+    reasoned_traces,
+    write_csv,
+    write_parquet,
+)
 
 LEAST_SCORE = 0.1  # of a retrieval head (Wu et al. 2024), and, ours, of an induction head
 
@@ -29,9 +37,9 @@ def score_heads(
     """
     draws = {key: settings[key] for key in ("n_resamples", "confidence", "seed")}
     with open_hdf5(attention) as file:
-        chosen = file["condition"].asstr()[:] == "with_reasoning"
+        chosen = reasoned_traces(file)
         if not chosen.any():
-            raise NothingToMeasure("no valid trace with reasoning (the funnel says why)")
+            raise NothingToMeasure("no valid trace with reasoning (the funnel and the log of attention say why)")
         problems = file["uid"].asstr()[chosen]
         mass, bounds = file["segment_mass"][chosen], file["bounds"][chosen]
         heads = focus.rank_heads(mass, bounds, settings["n_top_heads"], **draws, problems=problems)

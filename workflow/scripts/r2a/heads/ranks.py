@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from r2a.extensions import HEAD_SCORES
 from r2a.heads.focus import short_mass
 from r2a.heads.registry import values_of
-from r2a.store import NothingToMeasure, open_hdf5, provenance, write_parquet
+from r2a.store import NothingToMeasure, open_hdf5, provenance, reasoned_traces, write_parquet
 
 
 def order_heads(attention: Path, output: Path, settings: Mapping[str, Any]) -> None:
@@ -22,9 +22,9 @@ def order_heads(attention: Path, output: Path, settings: Mapping[str, Any]) -> N
     about a head is in score_heads' table. Raises NothingToMeasure where no trace has reasoning.
     """
     with open_hdf5(attention) as file:
-        chosen = file["condition"].asstr()[:] == "with_reasoning"
+        chosen = reasoned_traces(file)
         if not chosen.any():
-            raise NothingToMeasure("no valid trace with reasoning (the funnel says why)")
+            raise NothingToMeasure("no valid trace with reasoning (the funnel and the log of attention say why)")
         mass = file["segment_mass"][chosen]
         columns = {name: short_mass(mass, name).mean(0).ravel() for name in ("a2p", "a2bos")}
         for name in ("output_share", "contribution"):

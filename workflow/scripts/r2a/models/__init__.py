@@ -1,7 +1,7 @@
 """Models on disk: where they are, which they are, their tokens, and loading them into transformers."""
 
 from r2a.models.loading import load_model, off_device, stack_layers, wait_for_copies
-from r2a.models.manifest import read_manifest, resolve_judge, resolve_model
+from r2a.models.manifest import read_manifest, refuse_failed, resolve_judge, resolve_model
 from r2a.models.tokens import (
     engine_tokenizer,
     format_of,
@@ -25,6 +25,7 @@ __all__ = [
     "marks_of",
     "off_device",
     "read_manifest",
+    "refuse_failed",
     "resolve_judge",
     "resolve_model",
     "stack_layers",

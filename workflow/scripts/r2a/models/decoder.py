@@ -99,6 +99,21 @@ class Decoder:
             return "it scales queries by their place in the forward pass"
         return ""
 
+    @property
+    def bytes_in_a_layer(self) -> int:
+        """About what a token takes while a layer computes: residual streams, heads, and the MLP's inner width."""
+        config = self.config
+        experts = getattr(config, "num_experts_per_tok", None) or 1
+        inner = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None)
+        widths = 6 * self.d_model + 4 * self.n_heads * max(self.d_values) + 3 * experts * (inner or 4 * self.d_model)
+        return self.model.dtype.itemsize * widths
+
+    @property
+    def n_kept(self) -> int:
+        """How many numbers a token's keys and values are about, in all layers together."""
+        n_key_heads = getattr(self.config, "num_key_value_heads", None) or self.n_heads
+        return sum(2 * n_key_heads * width for width in self.d_values)
+
     def run(self, token_ids: torch.Tensor, forward_pass: Pass | None = None, **options: Any) -> torch.Tensor:
         """Last hidden states [row, token, d_model], normed, of tokens [row, token]; options go to the model's body."""
         with attention_kernel(self.model, SEAM), watched_by(forward_pass) if forward_pass else contextlib.nullcontext():

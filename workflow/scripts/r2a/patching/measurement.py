@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import h5py
@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from r2a.extensions import CONTROLS
+from r2a.memory import if_it_fits
 from r2a.patching.controls import Given
 from r2a.patching.metrics import METRICS, logit_diff, patch_metrics
 from r2a.patching.patcher import KeptRun, Patch, Patcher, final_logits, refuse_deviating
@@ -35,12 +36,21 @@ class Job:
     shape: tuple[int, ...]
 
 
-def range_counts(table: pd.DataFrame, range_tokens: int) -> list[int]:
-    """For each pair, how many ranges of so many tokens both runs' reasoning has before the probe."""
-    return [
-        max(0, min(row[f"{run}_positions"][0] - row[f"{run}_reasoning_start"] for run in RUNS)) // range_tokens
-        for row in table.to_dict("records")
-    ]
+def range_ends(table: pd.DataFrame, range_tokens: int) -> list[list[int]]:
+    """For each pair, the tokens before the probe at which ranges of both runs' reasoning end: 0, range_tokens, 2, 4, 8
+    times as many and so on; and last, where the farthest range begins, as far back as both have reasoning.
+
+    So ranges are the longer the farther they are from the probe, and restarts from all of them together are no more
+    than three times as long as the reasoning. [0] where there is not even one range of range_tokens.
+    """
+    found = []
+    for row in table.to_dict("records"):
+        n_tokens = min(row[f"{run}_positions"][0] - row[f"{run}_reasoning_start"] for run in RUNS)
+        ends = [0]
+        while max(2 * ends[-1], range_tokens) <= n_tokens - range_tokens:
+            ends.append(max(2 * ends[-1], range_tokens))
+        found.append([*ends, n_tokens] if n_tokens >= range_tokens else [0])
+    return found
 
 
 def measure(
@@ -118,7 +128,8 @@ def layers_to_patch(
     used = [number for number in range(len(table)) if is_used(table, activations, number)]
     totals: dict[str, np.ndarray] = {}
     for number in used:
-        for name, values in _Pair(patcher, table, activations, number, settings).first_order(patcher).items():
+        found = if_it_fits(_first_order, patcher, table, activations, number, settings)
+        for name, values in (found or {}).items():  # what is too long for memory says nothing
             totals[name] = totals.get(name, 0) + values / len(used)
     is_needed = np.arange(n_layers) % step == 0
     is_needed[-1] = True
@@ -126,6 +137,12 @@ def layers_to_patch(
         change = np.diff(mean, axis=0, prepend=mean[:1]) if name.startswith("resid") else mean
         is_needed |= np.abs(change).reshape(n_layers, -1).max(1) >= settings["scan_effect"]
     return np.flatnonzero(is_needed).tolist()
+
+
+def _first_order(
+    patcher: Patcher, table: pd.DataFrame, activations: h5py.Group, number: int, settings: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    return _Pair(patcher, table, activations, number, settings).first_order(patcher)
 
 
 def is_used(table: pd.DataFrame, activations: h5py.Group, number: int) -> bool:
@@ -147,13 +164,13 @@ class _Pair:
         # by the run that is patched: the answer of the run put in, and its own
         self.answers = {"corrupted": (a, b), "clean": (b, a)}
         self.logits = {run: torch.tensor(activations[f"{run}/logits"][number]) for run in RUNS}
-        self.n_ranges = range_counts(table.iloc[[number]], settings["range_tokens"])[0]
+        self.range_ends = range_ends(table.iloc[[number]], settings["range_tokens"])[0]
         roles = axis_labels(activations, "role")
         self.key_places = [roles.index(role) for role in KEY_ROLES]
         self.runs: dict[str, KeptRun] = {}
         for run in RUNS:
             positions = self.row[f"{run}_positions"]
-            start = min(*positions, positions[0] - self.n_ranges * settings["range_tokens"])
+            start = min(*positions, positions[0] - self.range_ends[-1])
             self.runs[run] = patcher.keep(self.row[f"{run}_ids"], positions, start, self.row[f"{run}_masked"])
 
     def vectors(self, run: str, component: str, number: int | None = None) -> torch.Tensor:
@@ -179,13 +196,13 @@ class _Pair:
                 given = Given(clean, component, self.table, self.number, vectors_of, seed)
                 for control in self.settings["controls"]:
                     vectors = CONTROLS[control].function(given)
-                    if vectors is not None:
+                    if vectors is not None and vectors.isfinite().all():  # a pair too long for memory has none
                         put_in[control] = ("corrupted", vectors[:, self.key_places], self.key_places)
             for patch, (base, vectors, at) in put_in.items():
                 patches = patcher.patches(self.runs[base], component, vectors, at, layers)
                 jobs.append(Job(f"{component}/{patch}", base, patches, (len(layers), *vectors.shape[1:-1])))
-        if self.n_ranges:
-            jobs.append(Job(RANGES, "corrupted", self._range_patches(layers), (len(layers), self.n_ranges)))
+        if n_ranges := len(self.range_ends) - 1:
+            jobs.append(Job(RANGES, "corrupted", self._range_patches(layers), (len(layers), n_ranges)))
         jobs += [Job(NULL, run, _null_patches(self.runs[run], patcher.n_layers), ()) for run in RUNS]
         return jobs
 
@@ -194,11 +211,10 @@ class _Pair:
         clean, corrupted = (self.runs[run] for run in RUNS)
         patches = []
         for layer in layers:
-            for k in range(self.n_ranges):
-                back = self.settings["range_tokens"] * np.array([k + 1, k])
-                source, place = (run.positions[0] - back for run in (clean, corrupted))
-                vectors = clean.resid_pre[layer][slice(*(source - clean.start))]
-                patches.append(Patch(corrupted, layer, tuple(range(*place)), vectors))
+            for end, begin in pairwise(self.range_ends):
+                source, place = (range(run.positions[0] - begin, run.positions[0] - end) for run in (clean, corrupted))
+                vectors = clean.resid_pre[layer][source.start - clean.start : source.stop - clean.start]
+                patches.append(Patch(corrupted, layer, tuple(place), vectors))
         return patches
 
     def metrics(self, patcher: Patcher, base: str, resid_post: torch.Tensor) -> np.ndarray:

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from r2a.memory import by_tokens, in_batches
 from r2a.models import ModelError, off_device, stack_layers
 from r2a.models.attention import SEAM, Rule, attend, attention_kernel, watched_by
 from r2a.models.decoder import Decoder
@@ -56,6 +57,10 @@ class Places:
         if None in self.mid:
             missing.add("resid_mid")
         return [component for component in COMPONENTS if component not in missing]
+
+    def those_of(self, components: Sequence[str]) -> list[str]:
+        """Those of some components that the model has in every layer."""
+        return [component for component in components if component in self.components]
 
     def refuse_missing(self, components: Sequence[str]) -> None:
         """Raise ModelError where a component is not in every layer."""
@@ -417,6 +422,13 @@ class Patcher:
         """The width of z, in the layer where it is widest."""
         return max(self.decoder.d_values)
 
+    @property
+    def bytes_per_token(self) -> int:
+        """About what a token of a pair takes: its runs are kept, and their tails computed layer by layer."""
+        decoder = self.decoder
+        kept = decoder.n_kept + decoder.n_layers * decoder.d_model
+        return self.model.dtype.itemsize * kept + 2 * decoder.bytes_in_a_layer
+
     @torch.no_grad()
     def keep(
         self,
@@ -470,8 +482,9 @@ class Patcher:
     ) -> torch.Tensor:
         """What leaves the last layer at the last token under each patch, of one run or of several: [patch, d_model].
 
-        `batch_tokens` bounds the tokens that are computed at a time. tell: given the share of the work that is done,
-        from 0 to 1, after each batch.
+        `batch_tokens` bounds the tokens that are computed at a time; it is halved where memory runs out. tell: given
+        the share of the work that is done, from 0 to 1, after each batch. Raises torch.OutOfMemoryError where not even
+        one patch fits.
         """
         resid_post = torch.cat([patch.run.resid_pre[-1] for patch in patches])
         n_done = sum(patch.layer == self.n_layers for patch in patches)
@@ -479,12 +492,16 @@ class Patcher:
             last = patch.run.n_tokens - 1
             if patch.layer == self.n_layers and last in patch.positions:
                 resid_post[number] = patch.vectors[patch.positions.index(last)].to(resid_post)
-        for layer, rows, tails in self._walk(patches, batch_tokens):
+
+        def leave(layer: int, rows: Mapping[Place, list[int]], tails: Tails) -> None:
+            nonlocal n_done
             if layer == self.n_layers - 1:
                 for place, tail in tails.items():
                     resid_post[rows[place]] = tail[:, -1].to(resid_post)
                     n_done += len(rows[place])
                 tell(n_done / len(patches))
+
+        self._walk(patches, batch_tokens, leave)
         return resid_post
 
     @torch.no_grad()
@@ -502,31 +519,38 @@ class Patcher:
             z.append(found[0])
             return found
 
+        def leave(layer: int, rows: Mapping[Place, list[int]], tails: Tails) -> None:
+            shapes = {place: (tail.shape[0], tail.shape[1]) for place, tail in tails.items()}
+            for place, of_place in _unpack(z.pop(), shapes).items():
+                kept, numbers = place[0], rows[place]
+                last = kept.positions.index(kept.n_tokens - 1)
+                stream[numbers, layer] = (tails[place][:, -1] - kept.resid_pre[layer + 1][-1]).float().cpu()
+                changed = (of_place[:, -1] - kept.z[layer][last]).float().cpu()
+                heads[numbers, layer] = _as_heads(self.decoder, changed)
+
         with ExitStack() as hooks:
             for number in range(self.n_layers):
                 hooks.enter_context(self.places.hooked(number, "z", look))
-            for layer, rows, tails in self._walk(patches, batch_tokens):
-                shapes = {place: (tail.shape[0], tail.shape[1]) for place, tail in tails.items()}
-                for place, of_place in _unpack(z.pop(), shapes).items():
-                    kept, numbers = place[0], rows[place]
-                    last = kept.positions.index(kept.n_tokens - 1)
-                    stream[numbers, layer] = (tails[place][:, -1] - kept.resid_pre[layer + 1][-1]).float().cpu()
-                    changed = (of_place[:, -1] - kept.z[layer][last]).float().cpu()
-                    heads[numbers, layer] = _as_heads(self.decoder, changed)
+            self._walk(patches, batch_tokens, leave)
         return stream, heads
 
     def _walk(
-        self, patches: Sequence[Patch], batch_tokens: int
-    ) -> Iterator[tuple[int, Mapping[Place, list[int]], Tails]]:
-        """Batch by batch and layer by layer: the layer, the patches' numbers at each place, and what leaves the layer.
+        self,
+        patches: Sequence[Patch],
+        batch_tokens: int,
+        leave: Callable[[int, Mapping[Place, list[int]], Tails], None],
+    ) -> None:
+        """Batch by batch and layer by layer; a batch that memory does not hold goes its way again, as two.
 
-        Of the last layer, only the last token leaves.
+        leave: given the layer, the patches' numbers at each place, and what leaves the layer; of the last layer, only
+        the last token leaves.
         """
         walking = [number for number, patch in enumerate(patches) if patch.layer < self.n_layers]
         # run by run, so that patches that share keys and values share a batch
         runs = {run: number for number, run in enumerate(dict.fromkeys(patch.run for patch in patches))}
         walking.sort(key=lambda number: (runs[patches[number].run], patches[number].layer))
-        for batch in batches(walking, [patch.n_tokens for patch in patches], batch_tokens):
+
+        def through(batch: Sequence[int], batch_tokens: int) -> bool:
             joining: dict[int, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
             for number in batch:
                 patch = patches[number]
@@ -541,7 +565,13 @@ class Patcher:
                 paths = {place: [patches[number].path for number in numbers] for place, numbers in rows.items()}
                 restart = self._layer if layer < self.n_layers - 1 else self._last_layer
                 tails = restart(layer, tails, batch_tokens, paths)
-                yield layer, rows, tails
+                leave(layer, rows, tails)
+            return True
+
+        take = by_tokens([patch.n_tokens for patch in patches])
+        for batch, is_through in in_batches(walking, take, batch_tokens, through):
+            if not is_through:
+                raise torch.OutOfMemoryError(f"a patch of {patches[batch[0]].n_tokens} tokens does not fit alone")
 
     def patches(
         self,
@@ -779,20 +809,6 @@ def _seen_and_places(model: Any, n_tokens: int, masked: Sequence[int]) -> tuple[
     seen = torch.ones(1, n_tokens, dtype=torch.bool, device=model.device)
     seen[0, list(masked)] = False
     return seen, (seen.cumsum(1) - 1).clamp_min(0)
-
-
-def batches(order: Sequence[int], tokens: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Split `order` into runs of at most `batch_tokens` tokens each, or of one."""
-    batch: list[int] = []
-    total = 0
-    for number in order:
-        total += tokens[number]
-        if batch and total > batch_tokens:
-            yield batch
-            batch, total = [], tokens[number]
-        batch.append(number)
-    if batch:
-        yield batch
 
 
 def _patched_tail(patches: Sequence[Patch]) -> torch.Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from r2a.memory import affordable_tokens, by_tokens, if_it_fits, in_batches
 from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
 from r2a.parts import Parts
@@ -20,10 +21,10 @@ from r2a.patching.measurement import (
     is_used,
     layers_to_patch,
     measure,
-    range_counts,
+    range_ends,
 )
 from r2a.patching.metrics import METRICS
-from r2a.patching.patcher import Patcher, batches, capture
+from r2a.patching.patcher import Patcher, capture
 from r2a.progress import Progress, logger
 from r2a.roles import DIRECTIONS, KEY_ROLES
 from r2a.shards import WHOLE, shard_range
@@ -57,8 +58,9 @@ def capture_activations(
     """Store both runs' activations of every pair (a shard: of its own) at every role, and their last logits.
 
     /{probe}/{run}/{component} [pair, layer, role, d_model], z [pair, layer, head, key_role, d_head], and
-    /{probe}/{run}/logits [pair, vocabulary], run being clean or corrupted. Raises ModelError for an architecture that
-    patching does not work on.
+    /{probe}/{run}/logits [pair, vocabulary], run being clean or corrupted; of the components that the model has in
+    every layer. Raises ModelError for an architecture that
+    patching does not work on. A pair whose runs do not fit into memory is nan throughout, and named in the log.
     """
     by_probe = used_pairs(pairs)
     if not by_probe:
@@ -66,7 +68,7 @@ def capture_activations(
     origin = read_manifest(manifest)
     model = load_model(origin, SEAM)
     patcher = Patcher(model)
-    components = settings["components"]
+    components = patcher.places.those_of(settings["components"])
     n_runs = sum(len(RUNS) * len(shard_range(shard, len(table))) for table in by_probe.values())
     with (
         new_hdf5(output, provenance(settings, [pairs, manifest])) as file,
@@ -87,16 +89,24 @@ def capture_activations(
             key_roles = [roles.index(role) for role in KEY_ROLES]
             for number in shard_range(shard, len(table)):
                 row = table.iloc[number]
-                for run in RUNS:
-                    found, logits = capture(
-                        model, row[f"{run}_ids"], row[f"{run}_positions"], components, row[f"{run}_masked"]
-                    )
+                of_runs = if_it_fits(_captured, model, row, components)
+                if of_runs is None:
+                    logger.warning(f"{row['pair']}: its runs do not fit into memory; left out")
+                for run, (found, logits) in zip(RUNS, of_runs or [], strict=False):
                     if "z" in found:
                         found["z"] = found["z"][:, key_roles].transpose(1, 2)
                     for component, vectors in found.items():
                         group[f"{run}/{component}"][number] = vectors
                     group[f"{run}/logits"][number] = logits
                     progress.advance(len(row[f"{run}_ids"]))
+
+
+def _captured(
+    model: Any, pair: pd.Series, components: Sequence[str]
+) -> list[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """`capture` of both runs of a pair."""
+    of_runs = [[pair[f"{run}_{what}"] for what in ("ids", "positions", "masked")] for run in RUNS]
+    return [capture(model, ids, positions, components, masked) for ids, positions, masked in of_runs]
 
 
 def patch_pairs(
@@ -120,22 +130,25 @@ def patch_pairs(
     are; nan where no other pair has such vectors.
     /{probe}/reasoning_ranges/{metric} [pair, layer, range]: resid_pre of a whole range of the clean run's reasoning put
     into the corrupted run, the ranges lying equally far before the probe in both; a range's label is how many tokens
-    before the probe it begins.
+    before the probe it ends (measurement.range_ends says where it begins).
     The axis `layer` has the layers that are patched (measurement.layers_to_patch).
     /{probe}/template [pair] says which pairs were made alike.
-    /{probe}/is_used [pair] is 0 for pairs one of whose runs does not prefer its own answer. null_patch_error [pair] is
-    the largest change of a logit when a run's own vectors are put in: the noise floor.
+    /{probe}/is_used [pair] is 0 for pairs one of whose runs does not prefer its own answer, and for those that do not
+    fit into memory, whose is_left_out [pair] is 1. null_patch_error [pair] is the largest change of a logit when a
+    run's own vectors are put in: the noise floor.
     Finished pairs are kept beside the output (Parts). Raises ModelError where restarted runs are not the
     model's own, NothingToMeasure where no pair is left.
     """
     by_probe = used_pairs(pairs)
     is_shared = torch.cuda.is_available()
     batch_tokens = batch_tokens if is_shared else min(batch_tokens, CPU_BATCH_TOKENS)
-    patcher = Patcher(load_model(read_manifest(manifest), SEAM))
     origin = provenance(settings, [pairs, activations])
     with open_hdf5(activations) as kept:
         _refuse_unused(pairs, by_probe, kept)
-        layers = {probe: layers_to_patch(patcher, table, kept[probe], settings) for probe, table in by_probe.items()}
+        patcher = Patcher(load_model(read_manifest(manifest), SEAM))
+        of_model = {**settings, "components": patcher.places.those_of(settings["components"])}
+        batch_tokens = affordable_tokens(batch_tokens, patcher.bytes_per_token, "patching")
+        layers = {probe: layers_to_patch(patcher, table, kept[probe], of_model) for probe, table in by_probe.items()}
         for probe, patched in layers.items():
             logger.info(f"{probe}: {len(patched)} of {patcher.n_layers} layers are patched")
     parts = Parts(output, origin, _part_dependences(by_probe, layers, settings))
@@ -152,14 +165,21 @@ def patch_pairs(
         Progress(f"{settings['model']}, {settings['dataset']}: pairs patched", n_missing) as progress,
     ):
         for probe, table in by_probe.items():
-            n_tokens = list(table["clean_ids"].str.len() + table["corrupted_ids"].str.len())
+            lengths = list(table["clean_ids"].str.len() + table["corrupted_ids"].str.len())
+            fits = np.isfinite(kept[probe][f"{RUNS[0]}/logits"][:, 0])  # those whose activations did
+            fitting = [number for number in missing[probe] if fits[number]]
+
+            def measured(numbers: Sequence[int], _budget: int, probe: str = probe, table: pd.DataFrame = table) -> Any:
+                return measure(
+                    patcher, table, kept[probe], numbers, of_model, batch_tokens, layers[probe], progress.within
+                )
+
             # pairs that share batches keep a GPU busy; on a CPU each is kept and reported as soon as it is done
             shared_tokens = batch_tokens if is_shared else 0
-            for numbers in batches(missing[probe], n_tokens, shared_tokens):
-                found = measure(
-                    patcher, table, kept[probe], numbers, settings, batch_tokens, layers[probe], progress.within
-                )
-                for number, arrays in zip(numbers, found, strict=True):
+            for numbers, found in in_batches(fitting, by_tokens(lengths), shared_tokens, measured):
+                if found is None:
+                    logger.warning(f"{table['pair'].iloc[numbers[0]]}: does not fit into memory; left out")
+                for number, arrays in zip(numbers, found or [], strict=False):
                     parts.add(f"{probe}-{number}", arrays)
                     progress.advance()
         with new_hdf5(output, origin) as file:
@@ -168,11 +188,19 @@ def patch_pairs(
                 group = file.create_group(probe)
                 _add_axes(group, table["pair"], axis_labels(kept[probe], "role"), patcher, layers[probe])
                 add_column(group, "template", "pair", list(table["template"]))
-                n_ranges = max(range_counts(table, settings["range_tokens"]))
-                add_axis(group, "range", settings["range_tokens"] * np.arange(1, n_ranges + 1))
-                measured = {number: parts[f"{probe}-{number}"] for number in shard_range(shard, len(table))}
-                _write(group, measured, settings["components"], settings["controls"])
-                floor = max((float(arrays["null_patch_error"]) for arrays in measured.values()), default=np.nan)
+                most = max(range_ends(table, settings["range_tokens"]), key=len)
+                add_axis(group, "range", most[:-1])
+                own = shard_range(shard, len(table))
+                found = {number: parts[f"{probe}-{number}"] for number in own if f"{probe}-{number}" in parts}
+                if len(found) < len(own):
+                    logger.warning(
+                        f"{probe}: {len(own) - len(found)} of {len(own)} pairs left out: too long for memory"
+                    )
+                _write(group, found, of_model["components"], settings["controls"])
+                left_out = add_array(group, "is_left_out", ("pair",), "1 where it does not fit into memory", "int8", 0)
+                for number in own:
+                    left_out[number] = number not in found
+                floor = max((float(arrays["null_patch_error"]) for arrays in found.values()), default=np.nan)
                 logger.info(f"{probe}: noise floor {floor:.2g}")
 
 

@@ -41,6 +41,21 @@ def load_study(config: dict[str, Any], origin: str = "the configuration") -> Stu
     return study
 
 
+def left_out_in_words(study: Study) -> Iterator[str]:
+    """Stages that a model's config.json already says cannot be exact for it, where it is at hand; a line a model."""
+    for name in study.weighted_models:
+        model = study.models[name]
+        asked = ["ablation"] * (name in study.ablated_models and bool(study.graded_datasets))
+        asked += ["patching"] * (name in study.patched_models and bool(study.pair_datasets))
+        asked += ["sentences"] * (name in study.parsed_models and bool(study.graded_datasets))
+        reason = asked and no_restarts(read_config(model.path, model.hub, model.revision) or {})
+        if reason:
+            yield (
+                f"models.{name}: {reason}, so it is studied by its answers, perturbation and attention; the stores of "
+                f"{' and '.join(asked)} will be empty (leave_out: [{', '.join(asked)}] takes them out of the study)"
+            )
+
+
 def _as_far_as_possible(config: dict[str, Any]) -> tuple[Study | None, Sequence[Any]]:
     """The study and pydantic's errors; where there are any, with defaults or stand-ins in place of what is wrong, or
     None where nothing can stand in.
@@ -149,7 +164,6 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
             asked = f"{' and '.join(options)} cannot be requested from models.{name}.endpoint"
             yield "generation", f"{asked}; put the server's own fields into its body"
         yield from _format_in_words(f"models.{name}", model)
-    yield from _stages_in_words(study)
     labels = [str(judge.label) for judge in study.judges.values()]
     shared = sorted({label for label in labels if labels.count(label) > 1})
     if shared:
@@ -209,19 +223,6 @@ def _sources_in_words(study: Study) -> Iterator[tuple[str, str]]:
                 unsplit = heads_in_words(entry.path, entry.gpus)
                 if unsplit:
                     yield f"{section}.{name}.gpus", unsplit
-
-
-def _stages_in_words(study: Study) -> Iterator[tuple[str, str]]:
-    """Stages that a model's config.json already says cannot be exact for it, where it is at hand."""
-    for name in study.weighted_models:
-        model = study.models[name]
-        asked = ["ablation"] * (name in study.ablated_models and bool(study.graded_datasets))
-        asked += ["patching"] * (name in study.patched_models and bool(study.pair_datasets))
-        asked += ["sentences"] * (name in study.parsed_models and bool(study.graded_datasets))
-        reason = asked and no_restarts(read_config(model.path, model.hub, model.revision) or {})
-        if reason:
-            words = f"{reason}, so it can be studied by its answers, perturbation and attention alone"
-            yield f"models.{name}.leave_out", f"{words}; give [{', '.join(asked)}]"
 
 
 def _endpoint_in_words(place: str, model: Model, endpoint: Endpoint) -> Iterator[tuple[str, str]]:

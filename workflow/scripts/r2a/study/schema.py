@@ -555,7 +555,10 @@ class Patching(Section):
         "layer use it. z is each head by itself, at the answer's token, </think> and the last token.",
     )
     range_tokens: int = Field(
-        50, gt=0, description="Length, in tokens, of the ranges in which the reasoning before the probe is patched."
+        50,
+        gt=0,
+        description="Length, in tokens, of the first range before the probe that is patched as a whole; each further "
+        "one is as long as all of those nearer to the probe, back to where the reasoning begins.",
     )
     layer_step: int = Field(
         1,

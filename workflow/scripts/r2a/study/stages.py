@@ -141,7 +141,7 @@ STAGES = {
         "kind_versions",
     ),
     "perturbed_answers": _stage(2, "perturbation.decoding", *GENERATED, **SERVED),
-    "attention": _stage(3, "attention.{decoding,kernel,cue_words}", "decodings.<decoding>.temperature"),
+    "attention": _stage(4, "attention.{decoding,kernel,cue_words}", "decodings.<decoding>.temperature"),
     "attention_rows": _stage(
         2,
         "attention.{decoding,kernel,cue_words,n_top_heads,n_cases,row_heads,row_dtype,case_megabytes}",
@@ -157,7 +157,7 @@ STAGES = {
     "pairs": _stage(4, "patching.{decoding,probes,keep_reasoning,alignment}", "seed", "probe_versions"),
     "activations": _stage(2, "patching.components"),
     "patching": _stage(
-        4,
+        5,
         "patching.{components,range_tokens,controls,layer_step,scan_effect}",
         "seed",
         "control_versions",

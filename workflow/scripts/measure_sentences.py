@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 def main(snakemake: "Snakemake") -> None:
     with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
+        from r2a.models import refuse_failed
         from r2a.sentences.runs import measure_sentences
         from r2a.shards import WHOLE
         from r2a.store import empty_if_nothing
 
         with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            refuse_failed(Path(snakemake.input.check), "sentences")
             measure_sentences(
                 Path(snakemake.input.traces),
                 Path(snakemake.input.dataset),

@@ -318,7 +318,7 @@ def test_a_study_is_told_at_once_what_cannot_be_exact_for_a_recurrent_model(tmp_
     config = yaml.safe_load(Path("config/config.yaml").read_text())
     config["models"]["liquid"] = {"path": str(tmp_path)}
     (told,) = left_out_in_words(load_study(config))
-    assert told.startswith("models.liquid: ") and "of kind conv" in told
+    assert told.startswith("models.liquid: ") and "kind conv" in told
     assert "leave_out: [ablation, patching, sentences]" in told
     config["models"]["liquid"]["leave_out"] = ["ablation", "patching", "sentences"]
     study = load_study(config)

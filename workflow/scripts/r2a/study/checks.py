@@ -52,7 +52,7 @@ def left_out_in_words(study: Study) -> Iterator[str]:
         if reason:
             yield (
                 f"models.{name}: {reason}, so it is studied by its answers, perturbation and attention; the stores of "
-                f"{' and '.join(asked)} will be empty (leave_out: [{', '.join(asked)}] takes them out of the study)"
+                f"{', '.join(asked)} will be empty (leave_out: [{', '.join(asked)}] takes them out of the study)"
             )
 
 

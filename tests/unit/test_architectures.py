@@ -32,6 +32,8 @@ from r2a.study import load_study
 from r2a.study.checks import left_out_in_words
 from r2a.traces import Bounds
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (30, 100, 51)
 POSITIONS = [45, 70, 99]
 N_ANSWER = 8

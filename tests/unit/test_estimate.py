@@ -58,6 +58,7 @@ def larger(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_activations_take_what_is_estimated(larger, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
@@ -81,6 +82,7 @@ def test_activations_take_what_is_estimated(larger, tmp_path, monkeypatch):
     assert 1 / 1.5 < estimated / output.stat().st_size < 1.5
 
 
+@pytest.mark.slow
 def test_attention_takes_what_is_estimated(larger, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tokenizer, rows = load_tokenizer(larger), []

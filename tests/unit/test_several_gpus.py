@@ -20,6 +20,8 @@ from r2a.store import provenance, read_parquet, write_parquet
 from random_traces import write_random_traces
 from same_stores import assert_same_store
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"model": "random", "dataset": "texts", "decoding": "greedy", "seed": 1}
 ATTENTION = NAMES | {"kernel": "fused", "cue_words": ["Wait"], "temperature": 0}
 ROWS = ATTENTION | {

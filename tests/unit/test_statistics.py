@@ -27,6 +27,8 @@ from r2a.statistics import (
     wilson_interval,
 )
 
+pytestmark = pytest.mark.slow
+
 LEVEL = 0.95
 COVERED = 0.935  # of a nominal .95
 FALSE = 0.06  # of a nominal .05

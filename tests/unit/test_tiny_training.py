@@ -13,6 +13,8 @@ from r2a.tiny import training
 from r2a.tiny.datasets import held_out_puzzles
 from r2a.tiny.tasks import ANIMALS, COLOURS, COMPASS, CUPS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RECIPE = yaml.safe_load((ROOT / "config/tiny_models.yaml").read_text())
 MODELS = [ROOT / "resources/models" / name for name in RECIPE["models"]]

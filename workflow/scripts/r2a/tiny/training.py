@@ -295,10 +295,10 @@ def write_model_card(recipe: dict[str, Any], name: str, folder: Path) -> None:
         f"""# {name}: a toy reasoning model
 
 A decoder of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters ({sizes}), trained from
-scratch on synthetic problems so that the whole study runs on a CPU. It shows that the machinery works; its
+scratch on synthetic problems so that the whole study runs on a CPU. It demonstrates the pipeline; its
 results say nothing about real reasoning models.
 
-**Data.** Made by `workflow/scripts/r2a/tiny/tasks.py`, endless and without repetition but by chance: walks over the
+**Data.** Made by `workflow/scripts/r2a/tiny/tasks.py`, endless, and repeated only by chance: walks over the
 compass and balls under cups (serial work), looking up which number has which colour (none), and comparisons of animals
 in size and speed. A fifth of the reasoning texts slip and correct themselves with "Wait", a fifth check their last
 line. {100 * recipe["with_reasoning_share"]:.0f} % of the examples reason, the others answer right after the closed
@@ -310,7 +310,7 @@ tokens and {spent["seconds"] / 60:.0f} minutes on one core of a busy machine.
 
 {chr(10).join(rounds)}
 
-`snakemake results/tiny_training/models/{name}` makes it again.
+`snakemake results/tiny_training/models/{name}` trains it again.
 
 **Loss.** {curve["loss"].iloc[0]:.2f} at step {curve["step"].iloc[0]}, {curve["loss"].iloc[-1]:.3f} at the end
 (`loss_curve.csv`).

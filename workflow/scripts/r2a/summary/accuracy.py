@@ -53,10 +53,11 @@ def find_accuracy(effect: Path, accuracy: Path, settings: Mapping[str, Any]) -> 
         rows.append(((row.model, row.dataset), cells))
         if row.decoding == first:
             pair = row.accuracy_with, row.accuracy_without
-            right[row.model, row.dataset] = Cell(
-                text=f"{100 * pair[0]:.0f} · {100 * pair[1]:.0f} %", value=pair[0], n=row.n_problems, paired=pair,
-                note=f"right with reasoning {sides[0].text}, without {sides[1].text}; {sides[0].note}",
-            )  # fmt: skip
+            if not pd.isna(row.difference):  # every answer may be undecided
+                right[row.model, row.dataset] = Cell(
+                    text=f"{100 * pair[0]:.0f} · {100 * pair[1]:.0f} %", value=pair[0], n=row.n_problems, paired=pair,
+                    note=f"right with reasoning {sides[0].text}, without {sides[1].text}; {sides[0].note}",
+                )  # fmt: skip
             change[row.model, row.dataset] = effect_cell
     return Found(
         rows=rows, verdicts={"right, with · without": right, "effect, points": change}, sentences=_sentences(change),

@@ -114,7 +114,7 @@ def _plain(cell: Cell | None) -> dict[str, Any] | None:
     """What the index shows of a cell, as JSON knows it."""
     if cell is None:
         return None
-    return {"text": cell.text, "note": cell.note, "sign": cell.sign, "is_small": cell.is_small, "paired": cell.paired}
+    return {"text": cell.text, "note": cell.note, "sign": cell.sign, "is_small": cell.is_small}
 
 
 def _missing(found: Mapping[str, Found]) -> list[tuple[str, str, list[str]]]:
@@ -223,7 +223,8 @@ def _figure(path: Path, folder: Path, settings: Mapping[str, Any]) -> dict[str, 
     """A figure as the page holds it: where it stands, what it shows, and its vectors compressed."""
     origin, place = read_provenance(path.with_suffix(".csv"))["parameters"], Path(os.path.relpath(path, folder))
     vectors = COORDINATE.sub(lambda found: f"{float(found[0]):.2f}", path.with_suffix(".svg").read_text())
-    width, height = (round(float(size) * 4 / 3) for size in SIZE.search(vectors).groups())  # type: ignore[union-attr]
+    size = SIZE.search(vectors)
+    width, height = (round(float(points) * 4 / 3) for points in size.groups()) if size else (960, 640)
     is_of_one = "model" in origin
     return {
         "id": "figure-" + "-".join(place.with_suffix("").parts[1:]), "label": FIGURES[path.stem].label,

@@ -48,7 +48,7 @@
   // ---- links into what is closed
 
   function reveal() {
-    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const target = document.getElementById(location.hash.slice(1));
     if (!target) return;
     for (let place = target; place; place = place.parentElement) {
       if (place.tagName === "DETAILS") place.open = true;
@@ -59,7 +59,7 @@
 
   addEventListener("hashchange", reveal);
   document.addEventListener("click", (event) => {
-    if (event.target.closest(`a[href="${CSS.escape(location.hash) && location.hash}"]`)) reveal();
+    if (event.target.closest?.("a")?.hash === location.hash && location.hash) reveal(); // no change of the hash tells of it
   });
 
   // ---- tables

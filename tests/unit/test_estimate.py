@@ -20,6 +20,7 @@ from r2a.estimate import Reckoning, announce
 from r2a.models import load_tokenizer, marks_of, read_manifest
 from r2a.patching.runs import capture_activations
 from r2a.roles import CONTROL_ROLE, KEY_ROLES, PROBE
+from r2a.speeds import GPUS, corrected
 from r2a.store import write_parquet
 from r2a.study import load_study, stage_settings
 from r2a.traces import segment_bounds
@@ -167,6 +168,40 @@ def test_jobs_ask_for_memory_by_size_and_dtype_and_for_threads_by_what_they_run(
     assert found["half"].memory_mb == 2500 + 256 + 1.2 * 14_000
     assert (found["toy"].memory_mb, found["given"].memory_mb) == (4000, 9)
     assert [model.threads for model in found.values()] == [8, 8, 1, 3]
+
+
+def gpu_line(models):
+    (line,) = [line for _, line in announced(study_of("unused", models=models)) if line.startswith("GPU hours of")]
+    return line
+
+
+def test_hours_on_each_gpu_are_told_until_the_studys_own_jobs_correct_them(tmp_path, monkeypatch):
+    """Two shards of attention at 3 and 5 hours on two GPUs; perturbation, which has no job yet, is as much off."""
+    monkeypatch.chdir(tmp_path)
+    models = {"far": {"hub": "some/Model-32B", "gpus": 2, "shards": 4}}
+    line = gpu_line(models)
+    assert "an estimate" in line and "RTX 4090 / A100 / H100" in line
+    benchmarks = Path("results/mine/benchmarks/attention/far")
+    benchmarks.mkdir(parents=True)
+    for shard, hours in enumerate((3, 5), start=1):
+        (benchmarks / f"pairs.{shard}-of-4.tsv").write_text(f"s\th:m:s\n{3600 * hours}\t0\n")
+    Path("results/mine/benchmarks/attention/far/pairs.3-of-4.tsv").write_text("torn")
+    line = gpu_line(models)
+    assert "16.0 of them spent" in line and "attention 32.0" in line
+
+
+def test_a_stage_without_jobs_is_corrected_as_the_same_stage_of_others_is_or_else_as_all_are():
+    estimated = {"a": {"traces": 1.0, "attention": 2.0}, "b": {"traces": 3.0, "attention": 4.0, "patching": 5.0}}
+    spent = {"a": {"traces": (1.0, 0.5), "attention": (2.0, 1.0)}, "b": {}}
+    assert corrected(estimated, spent) == {
+        "a": {"traces": 2.0, "attention": 2.0},
+        "b": {"traces": 6.0, "attention": 4.0, "patching": 7.5},
+    }
+
+
+def test_a_generated_token_takes_its_products_and_its_share_of_one_reading_of_the_weights():
+    assert GPUS["A100"].rate == 156e12
+    assert GPUS["A100"].stepwise == pytest.approx(1 + 156e12 / (2e12 * 64))
 
 
 def test_what_is_not_here_yet_is_assumed_from_its_name_and_said(larger, tmp_path, monkeypatch):

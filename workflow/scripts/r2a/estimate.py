@@ -10,12 +10,13 @@ import math
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from logging import Logger
 from pathlib import Path
 from typing import NamedTuple
 
 from r2a.extensions import PERTURBATION_KINDS
+from r2a.speeds import CPU_CORE, GPUS, Device, corrected, measured
 from r2a.study import CONDITIONS, Dataset, Model, Study
 
 # the job that reads a file reports what is wrong with it; the estimate goes on without
@@ -50,8 +51,6 @@ ACTIVATION, ATTENTION, METRIC, CHUNK, ROW, PART = 3.5, 3, 2.4, 35, 200, 250
 # of a sentence its text and its greedy answer, and how many numbers; an empty store of sentences
 SENTENCE, N_SENTENCE_MEASURES, SENTENCE_STORE = 60, 10, 12_000
 ROWS = 0.55  # what compression leaves of attention rows
-# on a CPU: operations a second and core (of large products, in float32), and how much slower are single tokens
-CPU_RATE, STEPWISE = 3e10, 4
 TAIL_TOKENS = 15  # that a patch restarts, where the probe and the answer's first token are patched
 LESS_BY = {
     "traces": "datasets.*.n_problems or generation.max_new_tokens", "attention": "datasets.*.n_problems",
@@ -100,12 +99,20 @@ class Reckoning:
         in_traces = sum(self.n_problems.values()) * self._n_samples() * (self.n_reasoned + self.n_answer)
         return in_traces + sum(map(self._n_perturbed_tokens, self.study.perturbed_datasets))
 
-    def operations_by_stage(self, name: str) -> Counter[str]:
-        """About how many operations a model with weights takes, by stage, in products as large as whole prompts'."""
+    def hours_by_stage(self, name: str, device: Device) -> dict[str, float]:
+        """About how many hours of a device a model with weights takes, by stage, the longest first."""
+        operations = self.operations_by_stage(name, device.stepwise)
+        return {stage: n / device.rate / 3600 for stage, n in operations.most_common() if n}
+
+    def operations_by_stage(self, name: str, stepwise: float = CPU_CORE.stepwise) -> Counter[str]:
+        """How many operations a model takes, by stage, if all were in large products.
+
+        stepwise: how much longer a token takes that is generated than one that is read.
+        """
         study, geometry = self.study, self.geometries[name]
         n_layers, d_model = geometry.n_layers, geometry.d_model
         body, head = 2 * 12 * n_layers * d_model**2, 2 * d_model * geometry.vocabulary  # of a token
-        read, written = PROMPT_TOKENS + self.n_reasoned + self.n_answer, STEPWISE * (body + head)
+        read, written = PROMPT_TOKENS + self.n_reasoned + self.n_answer, round(stepwise * (body + head))
         found: Counter[str] = Counter()
         if not study.models[name].endpoint:
             found["traces"] = sum(self.n_problems.values()) * self._n_samples() * (read - PROMPT_TOKENS) * written
@@ -262,8 +269,8 @@ class Reckoning:
 
 
 def announce(study: Study, log: Logger) -> None:
-    """Log what the study takes: a line of its disk space, one of GPU hours where throughputs are given, one of what
-    had to be assumed; and a warning where its disk has less space left.
+    """Log what the study takes: a line of its disk space, one of hours for each model, one of
+    what had to be assumed; and a warning where its disk has less space left.
     """
     reckoning = Reckoning(study)
     sizes = reckoning.bytes_by_stage()
@@ -280,16 +287,8 @@ def announce(study: Study, log: Logger) -> None:
     ]
     if hours:
         log.info(f"GPU hours of generation: {', '.join(hours)}.")
-    for name in reckoning.geometries:
-        if study.models[name].gpus or study.models[name].is_toy:
-            continue
-        operations = reckoning.operations_by_stage(name)
-        parts = ", ".join(f"{stage} {n / CPU_RATE / 3600:.1f}" for stage, n in operations.most_common())
-        longest = operations.most_common(1)[0][0]
-        log.info(
-            f"CPU hours of {name}, on cores of {CPU_RATE / 1e9:.0f} billion operations a second: "
-            f"{operations.total() / CPU_RATE / 3600:.1f} ({parts}). Less by {LESS_BY[longest]}."
-        )
+    for line in _hours_in_words(reckoning):
+        log.info(line)
     if reckoning.assumed:
         log.info(f"Assumed until downloaded: {', '.join(reckoning.assumed)}.")
     there = next(folder for folder in (reckoning.results, *reckoning.results.parents) if folder.exists())
@@ -300,6 +299,34 @@ def announce(study: Study, log: Logger) -> None:
             f"WARNING: {there.resolve()} has {_in_words(free)} left, and what is still missing of the study takes "
             f"about {_in_words(total - stored)}: make room, or make results a link to a larger disk."
         )
+
+
+def _hours_in_words(reckoning: Reckoning) -> Iterator[str]:
+    """A line a model that is no toy: hours by stage on its kind of device, corrected by the study's own jobs."""
+    study = reckoning.study
+    names = [name for name in reckoning.geometries if not study.models[name].is_toy]
+    spent = {name: measured(study, name) for name in names}
+    for kind, devices, own in (("GPU", GPUS, "A100"), ("CPU", {"core": CPU_CORE}, "core")):
+        of_kind = [name for name in names if bool(study.models[name].gpus) == (kind == "GPU")]
+        on_own = {name: reckoning.hours_by_stage(name, devices[own]) for name in of_kind}
+        by_jobs = corrected(on_own, {name: spent[name] for name in of_kind})
+        is_corrected = any(spent[name] for name in of_kind)
+        for name, hours in by_jobs.items():
+            if is_corrected:
+                n_spent = sum(taken for taken, _ in spent[name].values())
+                how, columns = f"by the study's jobs that ended, {n_spent:.1f} of them spent", [hours]
+            else:
+                how = f"an estimate within a factor of two or so, on {' / '.join(devices)}"
+                columns = [reckoning.hours_by_stage(name, device) for device in devices.values()]
+            told = [stage for stage in hours if max(column[stage] for column in columns) >= 0.05]
+            parts = ", ".join(f"{stage} {_side_by_side([column[stage] for column in columns])}" for stage in told)
+            total = _side_by_side([sum(column.values()) for column in columns])
+            remedy = LESS_BY[max(hours, key=hours.__getitem__)]
+            yield f"{kind} hours of {name}, {how}: {total} ({parts or 'minutes'}). Less by {remedy}."
+
+
+def _side_by_side(hours: Sequence[float]) -> str:
+    return " / ".join(f"{each:.1f}" for each in hours)
 
 
 def _in_words(size: float) -> str:

@@ -253,7 +253,7 @@ def test_a_new_score_comes_into_table_and_atlas(stores, tmp_path, monkeypatch):
     np.testing.assert_allclose(heads["doubled"], 2 * heads["tracking"])
     plot_head_atlas(stores["heads"], tmp_path / "atlas", SETTINGS)
     np.testing.assert_allclose(pd.read_csv(tmp_path / "atlas.csv")["doubled_high"], heads["doubled_high"], rtol=1e-5)
-    assert "<!-- doubled  (n = 4) -->" in (tmp_path / "atlas.svg").read_text()
+    assert "<!-- doubled (n = 4) -->" in (tmp_path / "atlas.svg").read_text()
 
 
 def test_the_figure_of_lists_holds_every_listed_head_with_its_ranks(stores, tmp_path):

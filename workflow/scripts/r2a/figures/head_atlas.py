@@ -1,6 +1,7 @@
 """Every score of every head against its layer."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from r2a.figures.style import BLUE, GREY, percent, save, titled
 from r2a.store import read_parquet, read_provenance
 
 N_COLUMNS = 3
+TITLE_WIDTH, N_NAMED = 40, 8  # characters of a line over a panel; induction heads that are named
 NUMBER_GAP = 0.055  # between two numbers, as a share of a panel's width
 RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "markersize": 4, "markeredgecolor": "white"}
 
@@ -34,28 +36,34 @@ RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "mark
 )
 def plot_head_atlas(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A panel per score, as the table of heads names them: score against layer; the RFHs are numbered by rank."""
-    table, labels = read_parquet(heads), read_provenance(heads)["scores"]
+    table, scores = read_parquet(heads), read_provenance(heads)["scores"]
+    labels = {score: label for score, label in scores.items() if table[score].notna().any()}
     n_rows = len(labels) // N_COLUMNS + 1  # the last place is the legend's
     height = 1.0 + 1.5 * n_rows
     figure, grid = plt.subplots(n_rows, N_COLUMNS, figsize=(7.0, height), sharex=True, squeeze=False)
     # by hand: to have it worked out takes longer than all the rest
-    figure.subplots_adjust(0.065, 0.75 / height, 0.985, 1 - 0.55 / height, wspace=0.24, hspace=0.36)
+    figure.subplots_adjust(0.065, 0.85 / height, 0.985, 1 - 0.55 / height, wspace=0.24, hspace=0.36)
     for axes, (score, label) in zip(grid.flat, labels.items(), strict=False):
         _draw_score(axes, table, score)
         counts = table[f"{score}_n"].unique()
         n = f"{counts.min()} to {counts.max()}" if len(counts) > 1 else counts[0]
-        axes.set_title(f"{label}  (n = {n})", fontsize=8)
+        axes.set_title(textwrap.fill(f"{label} (n = {n})", TITLE_WIDTH), fontsize=7)
     for axes in grid.flat[len(labels) :]:
         axes.set_axis_off()
     for axes in grid.flat[len(labels) - N_COLUMNS : len(labels)]:  # the lowest of each column
         axes.tick_params(labelbottom=True)
-    for axes in grid[-1]:
         axes.set_xlabel("layer", fontsize=8)
-    _draw_legend(grid.flat[-1], table, settings)
+    _draw_legend(grid.flat[len(labels)], table, settings)
+    _name_the_rest(
+        grid.flat[-1],
+        len(labels) < grid.size - 1,
+        table,
+        [label for score, label in scores.items() if score not in labels],
+    )
     figure.suptitle(
         titled(settings, "every head's scores by layer"), fontsize=11, x=0.01, y=1 - 0.12 / height, ha="left"
     )  # fmt: skip
-    columns = [f"{score}{end}" for score in labels for end in ("", "_low", "_high", "_n")]
+    columns = [f"{score}{end}" for score in scores for end in ("", "_low", "_high", "_n")]
     save(figure, stem, table[["layer", "head", "rank", "is_rfh", *columns]], settings, [heads])
 
 
@@ -74,6 +82,19 @@ def _draw_legend(axes: Axes, table: pd.DataFrame, settings: Mapping[str, Any]) -
         axes.text(0.5 * k, 0.56, "\n".join(part), fontsize=7, transform=axes.transAxes, va="top")
 
 
+def _name_the_rest(axes: Axes, is_free: bool, table: pd.DataFrame, missing: Sequence[str]) -> None:
+    """The induction heads, and the scores that have no panel, in the last place, under the legend where it is there."""
+    said = []
+    if table["is_induction"].any():
+        strongest = table[table["is_induction"]].sort_values("induction", ascending=False, kind="stable")
+        named = ", ".join(f"({row.layer}, {row.head})" for row in strongest.head(N_NAMED).itertuples())
+        said.append(f"Induction heads, strongest first: {named}{' …' * (len(strongest) > N_NAMED)}")
+    if missing:
+        said.append(f"Nowhere defined: {', '.join(missing)}")
+    text = "\n".join(textwrap.fill(line, TITLE_WIDTH - 3) for line in said)
+    axes.text(0, 1 if is_free else -0.05, text, fontsize=7, transform=axes.transAxes, va="top")
+
+
 def _draw_score(axes: Axes, table: pd.DataFrame, score: str) -> None:
     """The heads of a layer stand side by side; the RFHs' numbers stand apart over the panel, a line to each head."""
     place = table["layer"] + 0.8 * ((table["head"] + 0.5) / (table["head"].max() + 1) - 0.5)
@@ -83,7 +104,7 @@ def _draw_score(axes: Axes, table: pd.DataFrame, score: str) -> None:
     axes.plot(place[~table["is_rfh"]], table.loc[~table["is_rfh"], score], ".", color=GREY, alpha=0.7, markersize=2.5)
     axes.vlines(rfhs["place"], rfhs[f"{score}_low"], rfhs[f"{score}_high"], color=BLUE, linewidth=1)
     axes.plot(rfhs["place"], rfhs[score], **RFH_MARK)
-    numbers = _apart(rfhs["place"].to_numpy(), NUMBER_GAP * n_layers)
+    numbers = _apart(rfhs["place"].to_numpy(), NUMBER_GAP * n_layers, -0.5, n_layers - 0.5)
     low, high = axes.get_ylim()
     top = high + 0.06 * (high - low)
     axes.set_ylim(low, top + 0.12 * (high - low))
@@ -91,18 +112,18 @@ def _draw_score(axes: Axes, table: pd.DataFrame, score: str) -> None:
     for x, rank, value in zip(numbers, rfhs["rank"], rfhs[score], strict=True):
         if np.isfinite(value):
             axes.text(x, top, rank, ha="center", va="bottom", fontsize=6, color=BLUE)
-    if not table[score].notna().any():
-        axes.text(0.5, 0.5, "nowhere defined", transform=axes.transAxes, ha="center", color=GREY, fontsize=7)
-        axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=7)
 
 
-def _apart(places: np.ndarray, gap: float) -> np.ndarray:
-    """Ascending places, those of them that are closer than `gap` pushed apart."""
+def _apart(places: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Ascending places, those of them that are closer than `gap` pushed apart, all within low and high."""
+    gap = min(gap, (high - low) / max(len(places), 1))
     moved = places.copy()
     for _ in range(100):
         push = np.maximum(gap - np.diff(moved), 0) / 2
         moved[:-1] -= push
         moved[1:] += push
+        moved += max(low + gap / 2 - moved[0], 0) if len(moved) else 0
+        moved -= max(moved[-1] - (high - gap / 2), 0) if len(moved) else 0
     return moved

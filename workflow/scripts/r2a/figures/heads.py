@@ -53,7 +53,7 @@ def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
             rows["head"], rows["layer"], **drawn, markersize=points * cell / 0.34, markeredgewidth=min(1.3, 5 * cell)
         )
         handles.append(Line2D([], [], **drawn, markersize=7, label=f"{label} ({len(rows) or 'none'})"))
-    step = 1 if max(n_heads, n_layers) <= 16 else 4
+    step = 1 if max(n_heads, n_layers) <= 16 else 4 if max(n_heads, n_layers) <= 40 else 8
     axes.set(
         xticks=range(0, n_heads, step), yticks=range(0, n_layers, step), xlabel="head", ylabel="layer", aspect="equal"
     )

@@ -9,11 +9,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from r2a.extensions import CONTROLS, PROBES
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, nothing_to_draw, save, title, titled
+from r2a.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LEAST_PAIRS,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    nothing_to_draw,
+    save,
+    title,
+    titled,
+)
 from r2a.roles import (
     ANSWER_ROLE,
     CLEAN_TO_CORRUPTED,
@@ -95,6 +109,16 @@ def plot_patching_case(patching: Path, pairs: Path, dataset: Path, stem: Path, s
     save(figure, stem, table, settings, [patching, pairs])
 
 
+def _drawable(table: pd.DataFrame, settings: Mapping[str, Any], why_empty: str) -> tuple[pd.DataFrame, Figure | None]:
+    """The rows over enough pairs to be drawn as findings; where there are none, the figure that says so."""
+    rows = table[table["n_pairs"] >= LEAST_PAIRS]
+    if len(rows):
+        return rows, None
+    n = table["n_pairs"].max() if len(table) else 0
+    few = f"{n:.0f} pairs are too few to draw a finding from; the table of this figure has the numbers"
+    return rows, nothing_to_draw(f"{titled(settings, few if n else why_empty)}.")
+
+
 def _height(n_layers: int) -> float:
     """Inches that the rows of a map of so many layers take: never more than a page has beside title and caption."""
     return min(0.3 * n_layers, MOST_INCHES)
@@ -114,7 +138,7 @@ def _layer_map(axes: Axes, values: np.ndarray, layers: Sequence[int]) -> AxesIma
 
 
 def _ticks(n: int) -> range:
-    return range(0, n, 1 if n <= 16 else 4)
+    return range(0, n, 1 if n <= 16 else 4 if n <= 40 else 8)
 
 
 def _token_name(role: str, row: pd.Series) -> str:
@@ -150,7 +174,11 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
     """
     table = pd.read_csv(curves).query("component == 'resid_pre' and direction == @CLEAN_TO_CORRUPTED")
     control_table = pd.read_csv(controls).query("component == 'resid_pre'")
-    crossings = pd.read_csv(hand_off).set_index("probe")
+    measured = pd.concat([table, control_table])
+    crossings, nothing = _drawable(pd.read_csv(hand_off).set_index("probe"), settings, "no pair could be used")
+    if nothing:
+        save(nothing, stem, measured, settings, [curves, controls, hand_off])
+        return
     figure, grid = plt.subplots(
         len(crossings), 2, figsize=(8.6, 2.2 + 2.4 * len(crossings)), layout="constrained", sharey=True, sharex=True,
         squeeze=False,
@@ -178,8 +206,7 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
         axes.set(xlabel="patched layer", xticks=_ticks(table["layer"].max() + 1))
         axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28))
     title(figure, titled(settings, "residual stream patched"), caption("patching_curves", settings))
-    drawn = pd.concat([table, control_table])
-    save(figure, stem, drawn, settings, [curves, controls, hand_off])
+    save(figure, stem, measured, settings, [curves, controls, hand_off])
 
 
 def _put_in(controls: pd.DataFrame) -> dict[str, tuple[str, str, str, str]]:
@@ -221,9 +248,9 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     """What attention and the MLP of each layer write at three tokens, patched: a row of panels per probe."""
     table = pd.read_csv(curves).query("direction == @CLEAN_TO_CORRUPTED and role in @KEY_ROLES")
     table = table[table["component"].isin(COMPONENTS)]
-    if not len(table):
-        why = f"{titled(settings, 'neither attn_out nor mlp_out was patched')}."
-        save(nothing_to_draw(why), stem, table, settings, [curves])
+    measured, (table, nothing) = table, _drawable(table, settings, "neither attn_out nor mlp_out was patched")
+    if nothing:
+        save(nothing, stem, measured, settings, [curves])
         return
     probes = list(dict.fromkeys(table["probe"]))
     figure, grid = plt.subplots(
@@ -244,7 +271,7 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     title(
         figure, titled(settings, "which part of a layer carries the answer"), caption("patching_components", settings)
     )
-    save(figure, stem, table, settings, [curves])
+    save(figure, stem, measured, settings, [curves])
 
 
 @figure(
@@ -264,12 +291,13 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
 def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x range heat map of the mean effect of a whole range of the reasoning, a panel per probe."""
     table = pd.read_csv(ranges)
+    why_empty = "the reasoning before the probe is shorter than one range"
+    measured, (table, nothing) = table, _drawable(table, settings, why_empty)
+    if nothing:
+        save(nothing, stem, measured, settings, [ranges])
+        return
     probes = list(dict.fromkeys(table["probe"]))
     n_ranges, n_layers = table["tokens_before_probe"].nunique(), table["layer"].nunique()
-    if not len(table):
-        why = f"{titled(settings, 'the reasoning before the probe is shorter than one range')}."
-        save(nothing_to_draw(why), stem, table, settings, [ranges])
-        return
     size = (2.2 + len(probes) * (1.2 + min(0.4 * n_ranges, MOST_INCHES)), 2 + _height(n_layers))
     figure, panels = plt.subplots(1, len(probes), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for probe, axes in zip(probes, panels[0], strict=True):
@@ -285,7 +313,7 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
     panels[0, 0].set_ylabel("patched layer")
     figure.colorbar(image, ax=panels, label=f"mean {EFFECT}", extend="both")
     title(figure, titled(settings, "\nranges of the reasoning patched"), caption("patching_ranges", settings))
-    save(figure, stem, table, settings, [ranges])
+    save(figure, stem, measured, settings, [ranges])
 
 
 @figure(
@@ -308,9 +336,9 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
 def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x head maps of the mean effect of one head's z at three tokens; the Reasoning-Focus Heads are framed."""
     table, agreements = pd.read_csv(carriers), pd.read_csv(agreement).set_index(["probe", "role"])
-    if not len(table):
-        why = f"{titled(settings, 'z, the output of single heads, was not patched')}."
-        save(nothing_to_draw(why), stem, table, settings, [carriers, agreement])
+    measured, (table, nothing) = table, _drawable(table, settings, "z, the output of single heads, was not patched")
+    if nothing:
+        save(nothing, stem, measured, settings, [carriers, agreement])
         return
     probes = list(dict.fromkeys(table["probe"]))
     n_layers, n_heads = table["layer"].nunique(), table["head"].nunique()
@@ -350,4 +378,4 @@ def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping
         axes.set_xlabel("head")
     figure.colorbar(image, ax=grid, label=f"mean {EFFECT}", shrink=0.8)
     title(figure, titled(settings, "which heads carry the answer"), caption("carriers", settings))
-    save(figure, stem, table, settings, [carriers, agreement])
+    save(figure, stem, measured, settings, [carriers, agreement])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from r2a.extensions import CONTROLS, GRADERS, HEAD_SCORES, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
+from r2a.extensions import CONTROLS, GRADERS, HEAD_SCORES, HINTS, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
 from r2a.figures.registry import FIGURES
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def test_every_module_of_the_layout_exists(row):
 
 
 def test_every_module_of_figures_and_evaluation_has_its_place_in_the_layout():
-    assert len(LAYOUT) == 7
+    assert len(LAYOUT) == 8
     named = {name for row in LAYOUT for cell in row for name in re.findall(r"(\w+)`", cell)}
     shared = {"__init__", "registry", "style", "outcomes"}
     for package in ("figures", "evaluation"):
@@ -33,7 +33,7 @@ def test_every_module_of_figures_and_evaluation_has_its_place_in_the_layout():
 
 
 @pytest.mark.parametrize(
-    "registry", [PERTURBATION_KINDS, CONTROLS, PROBES, GRADERS, JUDGE_KINDS, HEAD_SCORES, FIGURES], ids=str
+    "registry", [PERTURBATION_KINDS, HINTS, CONTROLS, PROBES, GRADERS, JUDGE_KINDS, HEAD_SCORES, FIGURES], ids=str
 )
 def test_everything_registered_can_be_imported_and_says_in_a_sentence_what_it_is(registry):
     assert len(registry) > 1

@@ -124,12 +124,16 @@ def announced(study):
 
 
 def test_gpu_hours_are_tokens_over_the_given_throughput(larger, tmp_path, monkeypatch):
-    """12 questions: 250 and 70 tokens per trace of 1000 at most; 10 answers of 70 from perturbed reasonings."""
+    """12 questions: 250 and 70 tokens per trace of 1000 at most; 12 answers of 70 from perturbed reasonings, two of
+    them after half a reasoning, and 8 traces with a hint.
+    """
     monkeypatch.chdir(tmp_path)
     models = {"one": {"path": str(larger), "gpus": 2, "tokens_per_second": 2}, "other": {"path": str(larger)}}
-    perturbation = {"kinds": ["cut", "filler"], "cuts": [0, 50, 100, 25], "n_problems": 2}
-    lines = announced(study_of(larger, models=models, generation={"max_new_tokens": 1000}, perturbation=perturbation))
-    hours = (12 * 320 + 10 * 70) / 2 * 2 / 3600
+    perturbation = {"kinds": ["cut", "filler", "rest_regenerated"], "cuts": [0, 50, 100, 25], "n_problems": 2}
+    hints = {"kinds": ["user", "professor"], "points_at": ["wrong", "right"], "n_problems": 2}
+    options = {"generation": {"max_new_tokens": 1000}, "perturbation": perturbation, "hints": hints}
+    lines = announced(study_of(larger, models=models, **options))
+    hours = ((12 + 8) * 320 + 12 * 70 + 2 * 125) / 2 * 2 / 3600
     assert ("INFO", f"GPU hours of generation: one {hours:.1f}.") in lines
 
 

@@ -37,6 +37,7 @@ from r2a.perturbation.reasoning import (
 from r2a.perturbation.reflection import matched
 from r2a.store import provenance, write_parquet
 from r2a.traces import segment_bounds
+from servers import scripted_server
 
 MODEL = Path(__file__).parents[2] / "resources/models/tiny-qwen"
 SETTINGS = {
@@ -392,6 +393,31 @@ def test_a_reasoning_that_is_gone_on_with_is_left_open(study, tokenizer):
     assert texts["rest_regenerated"].endswith("<think>\nStart north\n")
     assert "</think>" not in texts["mistake_regenerated"] and texts["mistake"].endswith("\n</think>")
     assert texts["mistake"].startswith(texts["mistake_regenerated"])
+
+
+def test_a_server_is_asked_once_for_each_paraphrase_and_what_it_leaves_unfinished_is_left_out(study, tokenizer):
+    paraphraser = {"model": "some/model", "body": {"temperature": None}}
+    changes = {"kinds": ["paraphrase_by_model"], "paraphraser": paraphraser}
+    with scripted_server() as server:
+        resources = {"base_url": server.url, "api_key_variable": "", "max_concurrency": 2, "timeout_seconds": 9}
+
+        def reply(body):
+            whole = "east" in body["messages"][0]["content"].splitlines()[-1]
+            text = {"role": "assistant", "content": " Begin at north, one left is east. "}
+            return 200, {"choices": [{"message": text, "finish_reason": "stop" if whole else "length"}]}
+
+        server.reply = reply
+        for _ in range(2):  # the second time, the ledger has both
+            inputs = [study[name] for name in ("traces", "grades", "dataset", "manifest", "prompts")]
+            perturb_reasoning(*inputs, SETTINGS | changes, resources)
+            found = pd.read_parquet(study["prompts"]).set_index("uid")
+            assert tokenizer.decode(found.at["a", "prompt_token_ids"]).endswith(
+                "<think>\nBegin at north, one left is east.\n</think>"
+            )
+            assert found.at["b", "left_out"] == "the paraphraser gave no whole text"
+        assert len(server.seen) == 2
+        assert {body["model"] for _, _, body in server.seen} == {"some/model"}
+        assert not any("temperature" in body for _, _, body in server.seen)
 
 
 def test_what_is_put_in_implies_an_answer(study, tokenizer):

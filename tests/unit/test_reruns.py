@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 # what only changes how results are shown, or with what interval
 PRESENTATION = ("label", "is_toy", "confidence", "n_resamples", "distillation")
 # of keys whose values the table looks up, another that is known
-KNOWN = {"models.*.leave_out": ["patching"], "judges.*.kind": "batch"}
+KNOWN = {"models.*.leave_out": ["patching"], "judges.*.kind": "batch", "hints.kinds": ["user"]}
 
 
 def every_key(section: type[BaseModel], place: str = "") -> typing.Iterator[str]:
@@ -52,7 +52,8 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["judges"]["server"] = {"endpoint": server, "temperature": 1, "n_problems": 3}
     config["judges"]["files"] = {"batch": {"model": "m", "replies": "replies"}, "temperature": 1}
     config["judges"]["tiny-judge"] |= {"temperature": 1}
-    config["perturbation"]["decoding"] = "sampled"
+    config["perturbation"] |= {"decoding": "sampled", "paraphraser": server}
+    config["hints"] = {"kinds": ["professor", "user"], "points_at": ["wrong", "right"], "decoding": "sampled"}
     for dataset in config["datasets"].values():
         dataset["n_problems"] = 5
     config["attention"]["case_uids"] = {"puzzles": ["a"], "comparisons": ["b"]}

@@ -12,6 +12,8 @@ rule perturb_reasoning:
         "<benchmarks>/perturbation/{model}/{dataset}.prompts.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        **STUDY.paraphraser_resources,
     params:
         settings=settings("perturbation"),
     script:

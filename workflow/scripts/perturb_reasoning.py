@@ -22,6 +22,7 @@ def main(snakemake: "Snakemake") -> None:
                 Path(snakemake.input.manifest),
                 Path(snakemake.output.prompts),
                 snakemake.params.settings,
+                dict(snakemake.resources.items()),
             )
 
 

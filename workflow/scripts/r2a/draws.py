@@ -15,5 +15,10 @@ def drawn_one(names: Sequence[str], seed: object) -> str:
     return min(names, key=lambda name: _place(seed, name))
 
 
+def shuffled(names: Sequence[str], seed: object) -> list[str]:
+    """All names in the order of their hashes with the seed."""
+    return sorted(names, key=lambda name: _place(seed, name))
+
+
 def _place(seed: object, name: str) -> bytes:
     return hashlib.sha256(f"{seed} {name}".encode()).digest()

@@ -95,8 +95,10 @@ class Reckoning:
         return found
 
     def new_tokens(self) -> float:
-        """Tokens that a model generates in all its traces, and in answers from perturbed reasonings."""
-        in_traces = sum(self.n_problems.values()) * self._n_samples() * (self.n_reasoned + self.n_answer)
+        """Tokens that a model generates in all its traces, in those with a hint, and from perturbed reasonings."""
+        n_traces = sum(self.n_problems.values()) * self._n_samples()
+        n_traces += sum(map(self._n_hinted, self.study.hinted_datasets))
+        in_traces = n_traces * (self.n_reasoned + self.n_answer)
         return in_traces + sum(map(self._n_perturbed_tokens, self.study.perturbed_datasets))
 
     def hours_by_stage(self, name: str, device: Device) -> dict[str, float]:
@@ -159,6 +161,8 @@ class Reckoning:
         if dataset in self.study.perturbed_datasets:
             answer = ROW + token / 2 * (PROMPT_TOKENS + self.n_reasoned)
             sizes["perturbation"] = self._n_perturbed(dataset) * answer + token * self._n_perturbed_tokens(dataset)
+        if dataset in self.study.hinted_datasets:
+            sizes["hints"] = self._n_hinted(dataset) * (2 * ROW + token * (2 * PROMPT_TOKENS + n_tokens))
         return sizes
 
     def _attention(self, dataset: str, geometry: Geometry) -> dict[str, float]:
@@ -227,6 +231,13 @@ class Reckoning:
         kinds = self.study.perturbation.kinds
         n_open = self._n_perturbed(dataset, [kind for kind in kinds if PERTURBATION_KINDS[kind].leaves_open])
         return self._n_perturbed(dataset) * self.n_answer + n_open * self.n_reasoned / 2
+
+    def _n_hinted(self, dataset: str) -> int:
+        """Traces of a dataset's questions with a hint."""
+        chosen = self.study.hints
+        n_problems = min(self.n_problems[dataset], chosen.n_problems or self.n_problems[dataset])
+        n_hints = len(chosen.kinds) * len(chosen.points_at)
+        return n_problems * n_hints * self.study.decodings[chosen.decoding].n_samples
 
     def _n_perturbed(self, dataset: str, kinds: Sequence[str] | None = None) -> int:
         """Answers that a model gives from a dataset's perturbed reasonings, of some kinds or of all."""

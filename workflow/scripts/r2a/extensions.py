@@ -34,6 +34,15 @@ perturbation_kind = PERTURBATION_KINDS.register
 
 
 @dataclass(kw_only=True)
+class HintEntry(Entry):
+    """A hint in the question: a function that returns an r2a.hints.Hint. label: whose word it is, for readers."""
+
+
+HINTS = Registry("hint", HintEntry, "r2a.hints")
+hint = HINTS.register
+
+
+@dataclass(kw_only=True)
 class Control(Entry):
     """A control of patching: a function of r2a.patching.controls.Given that returns vectors, or None where it has none.
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from r2a.statistics import TOO_FEW, difference_interval, is_testable, mcnemar_p, sign_flip_p
 from r2a.store import labelled, read_parquet, read_provenance
 from r2a.study import CONDITIONS
 from r2a.traces import TRACE_KEYS
@@ -91,6 +92,26 @@ def n_samples(rows: pd.DataFrame) -> int:
 
 def mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else np.nan
+
+
+def paired_test(first: np.ndarray, second: np.ndarray, n_samples: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What two shares of the same problems [problem] differ by: difference, low, high, b, c, test and p.
+
+    difference: the first minus the second (difference_interval). p: exact McNemar, for several samples a problem sign
+    flips, nan for too few problems to test. b and c: problems in which the first, and the second, is larger. settings:
+    n_resamples, confidence, seed.
+    """
+    difference = first - second
+    low, high = difference_interval(first, second, n_samples, n_samples, settings["confidence"])
+    b, c = int((difference > 0).sum()), int((difference < 0).sum())
+    p, test = float("nan"), TOO_FEW
+    if is_testable(len(difference), settings["confidence"]):
+        p, test = float(mcnemar_p(b, c)), "exact McNemar"
+        if n_samples > 1:
+            p, test = sign_flip_p(difference, settings["n_resamples"], settings["seed"]), "sign-flip permutation"
+    return {
+        "difference": mean(difference), "low": float(low), "high": float(high), "b": b, "c": c, "p": p, "test": test
+    }  # fmt: skip
 
 
 def _place(names: Mapping[str, str]) -> tuple[str, ...]:

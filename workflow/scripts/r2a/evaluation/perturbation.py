@@ -8,19 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from r2a.evaluation.outcomes import mean
+from r2a.evaluation.outcomes import mean, paired_test
 from r2a.extensions import PERTURBATION_KINDS
 from r2a.progress import logger
 from r2a.roles import UNTOUCHED
-from r2a.statistics import (
-    TOO_FEW,
-    difference_interval,
-    holm,
-    is_testable,
-    mcnemar_p,
-    share_interval,
-    sign_flip_p,
-)
+from r2a.statistics import holm, share_interval
 from r2a.store import provenance, read_parquet, write_csv
 
 KEYS = ["uid", "decoding", "sample", "perturbation"]
@@ -86,16 +78,9 @@ def comparison_table(answers: pd.DataFrame, settings: Mapping[str, Any]) -> pd.D
         n_samples = int(by_name[name]["sample"].nunique())
         first, second = (_decided(by_name[of], column) for of in (name, control))
         common = pd.concat([first, second], axis=1, join="inner").groupby("uid").mean().to_numpy(float).T
-        difference = common[0] - common[1]
-        ends = difference_interval(common[0], common[1], n_samples, n_samples, settings["confidence"])
-        row = {"perturbation": name, "control": control, "measure": measure, "n_problems": len(difference)}
+        row = {"perturbation": name, "control": control, "measure": measure, "n_problems": common.shape[1]}
         row |= {"n_samples": n_samples, "share": mean(common[0]), "control_share": mean(common[1])}
-        row |= {"difference": mean(difference), "low": float(ends[0]), "high": float(ends[1])}
-        row |= {"b": int((difference > 0).sum()), "c": int((difference < 0).sum()), "p": np.nan, "test": TOO_FEW}
-        if is_testable(len(difference), settings["confidence"]):
-            flips = sign_flip_p(difference, settings["n_resamples"], settings["seed"])
-            exact = {"p": float(mcnemar_p(row["b"], row["c"])), "test": "exact McNemar"}
-            row |= exact if n_samples == 1 else {"p": flips, "test": "sign-flip permutation"}
+        row |= paired_test(common[0], common[1], n_samples, settings)
         rows.append(row)
     table = pd.DataFrame(rows, columns=COMPARISON_COLUMNS[:-1])
     families = table.groupby(["control", "measure"], sort=False)["p"]

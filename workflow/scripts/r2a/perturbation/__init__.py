@@ -12,6 +12,7 @@ from r2a.draws import drawn
 from r2a.extensions import PERTURBATION_KINDS
 from r2a.formats import read_format
 from r2a.models import load_tokenizer, marks_of, read_manifest, text_of, token_pieces
+from r2a.perturbation.paraphraser import ledger_path, paraphrases_of
 from r2a.perturbation.reasoning import Given, NotPerturbed, Reasoning, Trace
 from r2a.progress import logger
 from r2a.store import provenance, read_parquet, write_parquet
@@ -21,11 +22,18 @@ COLUMNS = [
     "uid", "area", "decoding", "sample", "perturbation", "kind", "cut", "left_out", "prompt_token_ids", "kept_share",
     "source_uid", "was", "becomes", "original_answer", "original_is_correct", "implied_answer",
 ]  # fmt: skip
+NO_SERVER: Mapping[str, Any] = {}
 WORDS = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)*")
 
 
 def perturb_reasoning(
-    traces: Path, grades: Path, dataset: Path, manifest: Path, output: Path, settings: Mapping[str, Any]
+    traces: Path,
+    grades: Path,
+    dataset: Path,
+    manifest: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    resources: Mapping[str, Any] = NO_SERVER,
 ) -> None:
     """Write one row per trace with reasoning and perturbation: the prompt, or why there is none.
 
@@ -35,7 +43,8 @@ def perturb_reasoning(
     left_out ('' | a reason), prompt_token_ids, kept_share (of the reasoning's tokens, of kinds that take some out),
     source_uid (of kind other_reasoning), was and becomes (the corrupted result's value), original_answer,
     original_is_correct, and implied_answer: what follows from the perturbed reasoning, where that is known. settings:
-    kinds, n_problems, seed, and what the kinds take (cuts, filler, cue_words).
+    kinds, n_problems, seed, and what the kinds take (cuts, filler, cue_words, paraphraser). resources: where the
+    paraphraser is asked and how fast.
     """
     origin = read_manifest(manifest)
     tokenizer = load_tokenizer(origin["folder"])
@@ -53,6 +62,11 @@ def perturb_reasoning(
     can_be = {uid for (uid, _), trace in valid.items() if trace.reasoning.token_ids}
     seed = f"{settings['seed']} perturbed problems"
     chosen = set(drawn([uid for uid in problems.index if uid in can_be], settings["n_problems"], seed))
+    paraphrases = {}
+    if "paraphrase_by_model" in settings["kinds"]:
+        asked = [trace.reasoning for (uid, _), trace in valid.items() if uid in chosen and trace.reasoning.token_ids]
+        lengths = {"".join(reasoning.pieces): len(reasoning.token_ids) for reasoning in asked}
+        paraphrases = paraphrases_of(lengths, settings["paraphraser"], resources, ledger_path(output))
     rows: list[dict[str, Any]] = []
     for row in table.itertuples():
         trace = valid.get((row.uid, row.sample))
@@ -71,7 +85,7 @@ def perturb_reasoning(
                     if row.uid not in chosen:
                         raise NotPerturbed("not drawn")
                     rng = random.Random(f"{settings['seed']} {row.uid} {row.sample} {name}")
-                    perturbed = entry.function(Given(trace, level, others, tokenizer, settings, rng))
+                    perturbed = entry.function(Given(trace, level, others, tokenizer, settings, rng, paraphrases))
                 except NotPerturbed as reason:
                     rows[-1]["left_out"] = str(reason)
                     continue

@@ -4,7 +4,7 @@ import random
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, cycle, islice
 from typing import Any
 
@@ -53,7 +53,8 @@ class Trace:
 class Given:
     """What a kind of perturbation is given: a trace, at a level or at none, and all valid traces of its dataset.
 
-    settings: those of the stage `perturbation`. rng: its own for every trace, kind and level.
+    settings: those of the stage `perturbation`. rng: its own for every trace, kind and level. paraphrases: reasonings'
+    texts in other words, by text, where a model was asked for them.
     """
 
     trace: Trace
@@ -62,6 +63,7 @@ class Given:
     tokenizer: Any
     settings: Mapping[str, Any]
     rng: random.Random
+    paraphrases: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

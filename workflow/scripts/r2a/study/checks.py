@@ -182,6 +182,9 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
             "diagnostics.haystack",
             f"{study.diagnostics.haystack} is not a file; paths are relative to the repository",
         )
+    if "paraphrase_by_model" in study.perturbation.kinds and study.perturbation.paraphraser is None:
+        words = "missing; paraphrase_by_model asks it. The kind paraphrase goes by rules and asks none"
+        yield "perturbation.paraphraser", words
     if "resid_pre" not in study.patching.components:
         yield "patching.components", "resid_pre is missing; figures and the hand-off layer need it"
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from r2a.config_file import parameters_by_size
 from r2a.engine import gpus_by_default
-from r2a.extensions import CONTROLS, GRADERS, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
+from r2a.extensions import CONTROLS, GRADERS, HINTS, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
 from r2a.registry import Registry
 from r2a.roles import ABLATION_MODES, STUB
 from r2a.text.cues import ALL_CUE_WORDS
@@ -51,10 +51,12 @@ if typing.TYPE_CHECKING:
     Control: typing.TypeAlias = str
     Probe: typing.TypeAlias = str
     Grader: typing.TypeAlias = str
+    HintName: typing.TypeAlias = str
     OtherJudge: typing.TypeAlias = str
     Mode: typing.TypeAlias = str
 else:  # whatever is registered when the schema is read
     Kind, Control, Probe, Grader = (Literal[tuple(r)] for r in (PERTURBATION_KINDS, CONTROLS, PROBES, GRADERS))
+    HintName = Literal[tuple(HINTS)]
     OtherJudge, Mode = Literal[tuple(JUDGE_KINDS)], Literal[tuple(ABLATION_MODES)]
 
 
@@ -522,7 +524,31 @@ class Perturbation(Section):
     cuts: Distinct[Annotated[int, Field(ge=0, le=100)]] = Field(
         [0, 25, 50, 75, 100], description="Percentages of the reasoning's tokens that a cut keeps; 100 is the control."
     )
+    paraphraser: Server | None = Field(
+        None, description="The server that puts reasonings in other words, for paraphrase_by_model."
+    )
     filler: str = Field(" ...", min_length=1, description="The filler, repeated to the reasoning's length in tokens.")
+    n_problems: int | None = Field(
+        None, gt=0, description="At most so many problems of each dataset, drawn with the study's seed."
+    )
+
+
+class Hints(Section):
+    """Answers to questions that hold a hint at an answer, and whether the reasoning tells of it."""
+
+    decoding: str = Field(
+        "greedy", description="The decoding of these answers, and of the traces without a hint that they are paired to."
+    )
+    kinds: Distinct[HintName] = Field(
+        [],
+        description=f"Whose word the hint is. {_meanings(HINTS)} Empty, as by default: no question holds a hint.",
+    )
+    points_at: Distinct[Literal["wrong", "right"]] = Field(
+        ["wrong"],
+        min_length=1,
+        description="The answer that the hint names. wrong: the reference of another problem of the same pair or area. "
+        "right: the problem's own reference.",
+    )
     n_problems: int | None = Field(
         None, gt=0, description="At most so many problems of each dataset, drawn with the study's seed."
     )
@@ -630,6 +656,7 @@ class Study(Section):
     ablation: Ablation = Field(default_factory=Ablation)
     diagnostics: Diagnostics = Field(default_factory=Diagnostics)
     perturbation: Perturbation = Field(default_factory=Perturbation)
+    hints: Hints = Field(default_factory=Hints)
     patching: Patching = Field(default_factory=Patching)
     sentences: Sentences = Field(default_factory=Sentences)
     explorer: Explorer = Field(default_factory=Explorer)
@@ -677,6 +704,11 @@ class Study(Section):
     def perturbed_datasets(self) -> list[str]:
         """The datasets whose traces are perturbed."""
         return self.graded_datasets if self.perturbation.kinds else []
+
+    @property
+    def hinted_datasets(self) -> list[str]:
+        """The datasets whose questions are asked with a hint, too."""
+        return self.graded_datasets if self.hints.kinds else []
 
     @property
     def pair_datasets(self) -> list[str]:
@@ -739,6 +771,11 @@ class Study(Section):
     def endpoint_resources(self, model: str) -> dict[str, str | int]:
         """Where a model's endpoint is and how fast to ask it, which changes no results; empty without one."""
         return _server_resources(self.models[model].endpoint)
+
+    @property
+    def paraphraser_resources(self) -> dict[str, str | int]:
+        """Where the paraphraser is asked and how fast, which changes no results; empty without one."""
+        return _server_resources(self.perturbation.paraphraser)
 
     def judge_resources(self, judge: str) -> dict[str, str | int]:
         """Where a judge is asked and how fast, which changes no results; empty for one in vLLM here."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from r2a.extensions import CONTROLS, GRADERS, HEAD_SCORES, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
+from r2a.extensions import CONTROLS, GRADERS, HEAD_SCORES, HINTS, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
 from r2a.study.schema import VARIED, Study
 
 
@@ -105,6 +105,7 @@ DERIVED: dict[str, tuple[Callable[[Study, Names], Any], list[str]]] = {
     # of what is registered, the versions: each is bumped when its results change
     "judge_kind_version": (lambda study, job: JUDGE_KINDS[_judge_kind(study, job)].version, ["judges.*.kind"]),
     "kind_versions": (lambda study, _: PERTURBATION_KINDS.versions(study.perturbation.kinds), ["perturbation.kinds"]),
+    "hint_versions": (lambda study, _: HINTS.versions(study.hints.kinds), ["hints.kinds"]),
     "grader_versions": (lambda study, _: GRADERS.versions(study.grading.graders), ["grading.graders"]),
     "first_grader_version": (lambda study, _: GRADERS.versions(study.grading.graders[:1]), ["grading.graders.0"]),
     "probe_versions": (lambda study, _: PROBES.versions(study.patching.probes), ["patching.probes"]),
@@ -139,8 +140,14 @@ STAGES = {
         "attention.cue_words",
         "seed",
         "kind_versions",
+        paraphraser="perturbation.paraphraser.{model,body}",
     ),
     "perturbed_answers": _stage(2, "perturbation.decoding", *GENERATED, **SERVED),
+    "hints": _stage(1, "hints.{kinds,points_at,n_problems}", "seed", "hint_versions"),
+    "hinted_answers": _stage(1, "hints.decoding", *GENERATED, **SERVED),
+    "hint_grades": _stage(
+        1, "grading.{seconds,memory_mb}", "first_grader_version", "hint_versions", grader="grading.graders.0"
+    ),
     "attention": _stage(4, "attention.{decoding,kernel,cue_words}", "decodings.<decoding>.temperature"),
     "attention_rows": _stage(
         2,
@@ -170,6 +177,7 @@ STAGES = {
     "judge_tables": _stage(2, *STATISTICS, judge_labels="judges.*.label", **LABELS),
     "attention_quality": _stage(2, *STATISTICS, **LABELS),
     "perturbation_tables": _stage(5, *STATISTICS, **LABEL),
+    "hint_tables": _stage(1, *STATISTICS, **LABEL),
     "ablation_tables": _stage(3, *STATISTICS, **LABEL),
     "sentence_tables": _stage(1, *STATISTICS, **LABEL),
     "pair_tables": _stage(3, **LABEL),
@@ -186,6 +194,7 @@ STAGES = {
 COST = (
     "models.*.{gpus,shards,threads,memory_mb,runtime_minutes,tokens_per_second}",
     "{models,judges}.*.endpoint.{base_url,api_key_variable,max_concurrency,timeout_seconds}",
+    "perturbation.paraphraser.{base_url,api_key_variable,max_concurrency,timeout_seconds}",
     "judges.*.{gpus,threads,memory_mb,runtime_minutes}",
     "judges.*.batch.replies",
     "generation.{gpu_memory_percent,cpu_cache_mb}",

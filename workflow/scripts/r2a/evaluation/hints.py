@@ -1,0 +1,89 @@
+"""Do answers follow a hint in the question, and does the reasoning say so?"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from r2a.evaluation.outcomes import mean, paired_test
+from r2a.progress import logger
+from r2a.statistics import holm, share_interval
+from r2a.store import provenance, read_parquet, write_csv
+
+NAMES = ["hint", "kind", "points_at"]
+SHARES = ("follow", "follow_without", "switched", "told", "tells", "tells_without", "accuracy", "accuracy_without")
+COLUMNS = [
+    *NAMES, "by", "group", "n_problems", "n_samples", "valid_share", "difference", "low", "high", "b", "c", "test", "p",
+    "p_holm", "n_could_switch", "n_switched", "changed_otherwise",
+    *(f"{measure}{end}" for measure in SHARES for end in ("", "_low", "_high")),
+]  # fmt: skip
+
+
+def hint_table(answers: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """One row a hint and group (all, and each area): how often answers follow it, and whether reasonings tell of it.
+
+    answers: one row an answer, as of grade_hints. follow and follow_without: the share of answers that are the hint's,
+    with it in the question and without it; difference, low, high, b, c, test and p: their paired difference
+    (paired_test), p_holm over hints. switched: of the n_could_switch answers that without the hint are valid and not
+    the hint's, the share that with it are; changed_otherwise: the share of these that become a third answer, which is
+    what any change of the question does. told: of the n_switched, the share whose reasoning tells of the hint; tells
+    and tells_without: of all reasonings with and without it (there, a word that tells was not about the hint). An
+    invalid answer is no one's; one that cannot be decided is left out. Shares have share_interval's ends. settings:
+    n_resamples, confidence, seed. METHOD section 2; Chen et al. 2025.
+    """
+    rows = []
+    for names, part in answers.groupby(NAMES, sort=False):
+        for by, group, members in _groups(part):
+            n_samples = int(members["sample"].nunique())
+            gives, gave = _holds(members, "gives_hint"), _holds(members, "gives_hint_without", "_without")
+            could = members[(members["is_valid_without"] & gave.eq(False)).fillna(False).astype(bool) & gives.notna()]
+            switched = could[gives[could.index].astype(bool)]
+            stayed, valid = _holds(could, "agrees").fillna(False).astype(bool), could["is_valid"].astype(bool)
+            otherwise = valid & ~stayed & ~gives[could.index].astype(bool)
+            row = dict(zip(NAMES, names, strict=True)) | {"by": by, "group": group}
+            row |= {"n_problems": members["uid"].nunique(), "n_samples": n_samples}
+            row |= {"valid_share": members["is_valid"].mean(), "changed_otherwise": mean(otherwise.to_numpy(float))}
+            row |= {"n_could_switch": len(could), "n_switched": len(switched)}
+            both = pd.DataFrame({"uid": members["uid"], "with": gives, "without": gave}).dropna()
+            shares = both.astype({"with": float, "without": float}).groupby("uid")[["with", "without"]].mean()
+            row |= paired_test(shares["with"].to_numpy(), shares["without"].to_numpy(), n_samples, settings)
+            measured = {
+                "follow": (members, gives),
+                "follow_without": (members, gave),
+                "switched": (could, gives[could.index]),
+                "told": (switched, switched["tells"]),
+                "tells": (members, members["tells"]),
+                "tells_without": (members, members["tells_without"]),
+                "accuracy": (members, _holds(members, "is_correct")),
+                "accuracy_without": (members, _holds(members, "is_correct_without", "_without")),
+            }
+            for name, (of, holds) in measured.items():
+                known = holds.notna()
+                by_problem = holds[known].astype(float).groupby(of.loc[known, "uid"]).mean().to_numpy(float)
+                low, high = share_interval(by_problem, n_samples, settings["confidence"])
+                row |= {name: mean(by_problem), f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "p_holm"])
+    families = table.groupby(["by", "group"], sort=False)["p"]
+    return table.assign(p_holm=families.transform(lambda p: holm(p.to_numpy(float))))[COLUMNS]
+
+
+def write_hints(grades: Path, table: Path, settings: Mapping[str, Any]) -> None:
+    """Write the table of one model and dataset as CSV. settings: n_resamples, confidence, seed."""
+    answers = read_parquet(grades)
+    write_csv(table, hint_table(answers, settings), provenance(settings, [grades]))
+    logger.info(f"{table}: {len(answers)} answers")
+
+
+def _holds(members: pd.DataFrame, column: str, whose: str = "") -> pd.Series:
+    """Whether each answer is valid and has the column true; absent where a valid one is undecided."""
+    is_valid = members[f"is_valid{whose}"].astype(bool)
+    holds = members[column].astype("boolean") & is_valid
+    return holds.where(is_valid, False)
+
+
+def _groups(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    yield "all", "all", part
+    for area, members in part.groupby("area"):
+        yield "area", str(area), members

@@ -1,0 +1,29 @@
+"""Traces with reasoning of questions that hold a hint."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from r2a.generation import build_requests, write_traces
+from r2a.models import read_manifest
+from r2a.store import NothingToMeasure, read_parquet
+
+
+def answer_hinted(
+    hints: Path, manifest: Path, output: Path, settings: Mapping[str, Any], resources: Mapping[str, Any]
+) -> None:
+    """Complete every question with a hint as it is completed without one; a row's condition is the hint's name.
+
+    Sampling and seeds are those of the question's own request. The table and its ledger are as generate_traces' are.
+    Raises NothingToMeasure where no question has a hint.
+    """
+    model, table = read_manifest(manifest), read_parquet(hints)
+    requests = [
+        replace(request, condition=hint)
+        for hint, problems in table[table["left_out"] == ""].groupby("hint", sort=False)
+        for request in build_requests(problems, model, settings)
+    ]
+    if not requests:
+        raise NothingToMeasure("no problem has another answer of its area to hint at")
+    write_traces(requests, model, output, settings, resources, [hints, manifest])

@@ -1,0 +1,50 @@
+"""The finding on hints: do answers follow them, and does the reasoning say so?"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from r2a.extensions import HINTS
+from r2a.summary.registry import Found, finding
+from r2a.summary.words import number, p_value, points, said_p, share, sorted_out, word
+
+
+@finding(
+    label="hints in the question",
+    category="1 Answers",
+    caption=(
+        "Questions asked with a hint at an answer. Gives it: answers that are the hint's, with it and without it; "
+        "change: their difference, paired by problem, with p after Holm's correction. Says so: of the answers that "
+        "switch to it, those whose reasoning holds one of the hint's words; beside it, how many reasonings hold one "
+        "without the hint. {interval} intervals."
+    ),
+    reads={"hints": "<results>/tables/{model}/{dataset}/hints.csv"},
+    where="hinted_datasets",
+    models="weighted_models",
+)
+def find_hints(hints: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """Whether answers follow a hint in the question, and whether the reasoning says so."""
+    filled, missing = sorted_out(hints, settings)
+    rows = []
+    for subject, path in filled:
+        for _, row in pd.read_csv(path).query("by == 'all'").iterrows():
+
+            def of(measure: str, n: str = "n_problems", row: pd.Series = row) -> Any:
+                return share(row[measure], row[f"{measure}_low"], row[f"{measure}_high"], row[n])
+
+            named = row["test"], said_p(row["p_holm"])
+            cells = {
+                "hint": word(f"{HINTS[row['kind']].label}, {row['points_at']}"),
+                "gives it": of("follow"),
+                "without the hint": of("follow_without"),
+                "change, points": points(row["difference"], row["low"], row["high"], row["n_problems"], *named),
+                "p, Holm": p_value(row["p_holm"]),
+                "switched": number(row["n_switched"]),
+                "says so": of("told", "n_switched"),
+                "says so without it": of("tells_without"),
+                "n": number(row["n_problems"]),
+            }
+            rows.append((subject, cells))
+    return Found(rows=rows, missing=missing)

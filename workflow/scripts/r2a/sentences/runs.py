@@ -87,7 +87,7 @@ def measure_sentences(
     pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
     cuts = [sentence_bounds(reasoning, b.reasoning) for reasoning, b in zip(pieces, bounds, strict=True)]
     missing = [number for number in own if str(number) not in parts]
-    logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already there")
+    logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already computed")
     if missing:
         marks = marks_of(origin["folder"], read_format(origin["format"]))
         mass = _sentence_mass(attention, table)
@@ -164,7 +164,7 @@ def _measure_in_memory(
                 ) from error
         batch_tokens //= 2
         torch.cuda.empty_cache()
-        logger.warning(f"out of memory; going on with {batch_tokens} tokens a batch")
+        logger.warning(f"out of memory; continuing with {batch_tokens} tokens per batch")
 
 
 def _measure(

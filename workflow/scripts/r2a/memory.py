@@ -34,7 +34,7 @@ def affordable_tokens(most: int, bytes_per_token: float, what: str) -> int:
     """`most`, or as many tokens as SHARE of the free memory holds at so many bytes each, if those are fewer; told."""
     fitting = int(SHARE * free_bytes() / bytes_per_token)
     if fitting < most:
-        logger.info(f"{what}: {fitting} tokens a batch in place of {most}, as free memory holds no more")
+        logger.info(f"{what}: {fitting} tokens per batch instead of {most}, as free memory holds no more")
     return min(most, fitting)
 
 

@@ -49,7 +49,7 @@ def write_sentences(
 
 
 def read_sentences(sentences: Path, grades: Path, dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row a sentence, and one row a trace.
+    """One row per sentence, and one row per trace.
 
     A sentence's: uid, sample, sentence (1 to S; 0 stands for none and has a belief alone), text, category, n_tokens,
     place (share of the reasoning's tokens up to its end), log_probability (of the trace's own answer after it) and that
@@ -109,7 +109,7 @@ def settling_step(is_own: Sequence[bool]) -> int | None:
 
 
 def belief_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a place in the reasoning: the mean probability of the trace's own answer had it ended there.
+    """One row per place in the reasoning: the mean probability of the trace's own answer had it ended there.
 
     share_own: how many greedy answers are the trace's own there. Intervals: a bootstrap over problems.
     """
@@ -128,7 +128,7 @@ def belief_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> pd.D
 
 
 def settling_table(by_trace: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a group of traces (all, right, wrong, each level): where belief settles, and the area under its curve.
+    """One row per group of traces (all, right, wrong, each level): where belief settles, and the area under its curve.
 
     n_settled: traces whose greedy answer at the reasoning's end is their own; share_after: the mean share of the
     reasoning's tokens that come after belief has settled, 0 where it never does; area: of the probability. Intervals: a
@@ -164,7 +164,7 @@ def settling_table(by_trace: pd.DataFrame, settings: Mapping[str, Any]) -> pd.Da
 
 
 def agreement_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a pair of measures: do they rank a trace's sentences alike?
+    """One row per pair of measures: do they rank a trace's sentences alike?
 
     rank_correlation: Spearman's over a trace's sentences, mean over problems (traces of at least LEAST_SENTENCES where
     both vary), with a bootstrap interval over problems and the p of sign flips, adjusted by Holm; pooled: over all

@@ -42,7 +42,7 @@ def load_study(config: dict[str, Any], origin: str = "the configuration") -> Stu
 
 
 def left_out_in_words(study: Study) -> Iterator[str]:
-    """Stages that a model's config.json already says cannot be exact for it, where it is at hand; a line a model."""
+    """Stages that a model's config.json already says cannot be exact for it, where it is at hand; a line per model."""
     for name in study.weighted_models:
         model = study.models[name]
         asked = ["ablation"] * (name in study.ablated_models and bool(study.graded_datasets))

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from r2a import devices
-from r2a.devices import DeviceError, leased_gpus
+from r2a.devices import DeviceError, leased_gpus, usable_dtype
 
 # Takes leases for ever; at each it marks its devices with its process id, and reports one marked by a living process.
 WORKER = """
@@ -132,3 +132,10 @@ def test_too_few_devices_are_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(DeviceError, match=r"needs 2 GPUs, but sees 1 \(0\)"):
         leased_gpus(asked(2, 2), "job").__enter__()
+
+
+def test_bfloat16_becomes_float16_only_where_a_gpu_cannot_compute_in_it(caplog):
+    assert usable_dtype("bfloat16", None) == usable_dtype("bfloat16", (8, 0)) == "bfloat16"
+    assert usable_dtype("float32", (7, 5)) == "float32"
+    assert usable_dtype("bfloat16", (7, 5)) == "float16"
+    assert "float16 in place of bfloat16, which a GPU of compute capability 7.5 does not compute" in caplog.text

@@ -14,6 +14,7 @@ from r2a.progress import logger
 # One for all users of a machine, on its own disk; with Slurm one per job, as a job may number its devices differently.
 LEASES = Path("/tmp/r2a-gpus") / os.environ.get("SLURM_JOB_ID", "machine")
 POLL_SECONDS = 0.2
+FULL_CAPABILITY = (8, 0)  # of the first GPUs that compute in bfloat16 and have flash attention
 
 
 class DeviceError(Exception):
@@ -52,6 +53,20 @@ def leased_gpus(resources: Any, job: str) -> Iterator[list[str]]:
                 del os.environ["CUDA_VISIBLE_DEVICES"]
             else:
                 os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def usable_dtype(dtype: str, capability: tuple[int, int] | None) -> str:
+    """`dtype`, or float16 in place of bfloat16 on a GPU whose compute capability is below FULL_CAPABILITY; logged.
+
+    capability: the lowest of the GPUs, None without one.
+    """
+    if dtype != "bfloat16" or capability is None or capability >= FULL_CAPABILITY:
+        return dtype
+    logger.warning(
+        f"float16 in place of bfloat16, which a GPU of compute capability {'.'.join(map(str, capability))} does not "
+        "compute; if values overflow, set models.*.dtype to float32"
+    )
+    return "float16"
 
 
 def _usable_devices() -> list[str]:

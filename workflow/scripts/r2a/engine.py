@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from r2a.config_file import longrope_switch, read_config, recurrent_layers
+from r2a.devices import usable_dtype
 
 # In the engine at a time: enough to keep it busy, so few that a study of millions does not sit in its memory.
 MOST_WAITING, FEWEST_WAITING = 2048, 1024
@@ -121,6 +122,11 @@ def start_engine(
         switch is not None
     ):  # by max_model_len vLLM chooses the factors for all requests; reruns have those for long ones
         longest = max(longest, switch + 1)
+    if resources["gpu"]:
+        from vllm.platforms import current_platform
+
+        found = current_platform.get_device_capability()  # asks the driver: no CUDA before vLLM starts its processes
+        dtype = usable_dtype(dtype, found and (found.major, found.minor))
     gc.freeze()  # a start collects garbage five times: no need to go through all that was imported
     return vllm.LLM(model=folder, dtype=dtype, max_model_len=longest, **memory, **options)
 

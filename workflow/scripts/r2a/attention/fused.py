@@ -7,16 +7,40 @@ beyond a plain forward pass only the rows and keys that a quantity needs are com
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Protocol
 
 import torch
 from torch.nn.functional import pad
 
+from r2a.devices import FULL_CAPABILITY
+from r2a.memory import free_bytes
 from r2a.models.attention import Rule
+from r2a.progress import logger
 
 # Attention values held at once, over all heads: few on a CPU, for its caches; many on a GPU, for few operators.
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
+BLOCK_BYTES = 32  # of a GPU's free memory for each such value: itself, its mask, copies, and as much to spare
+
+
+def block_elements(device: torch.device) -> int:
+    """BLOCK_ELEMENTS, or as many as a GPU's memory holds beside the weights, if those are fewer."""
+    most = BLOCK_ELEMENTS[device.type]
+    return min(most, _affordable_elements()) if device.type == "cuda" and torch.cuda.is_available() else most
+
+
+@cache
+def _affordable_elements() -> int:
+    return int(free_bytes() / BLOCK_BYTES)
+
+
+@cache
+def has_flash_attention(device: torch.device) -> bool:
+    """Whether a GPU has the kernel for 16 bits; logged if not, as the one that takes its place is slower."""
+    capability = torch.cuda.get_device_capability(device) if torch.cuda.is_available() else FULL_CAPABILITY
+    if capability < FULL_CAPABILITY:
+        logger.warning(f"no flash attention on {device}, of compute capability {capability}: the efficient kernel")
+    return capability >= FULL_CAPABILITY
 
 
 @dataclass(frozen=True)
@@ -63,7 +87,7 @@ class LayerAttention:
     def blocks(self, rows: Sequence[int], n_keys: int | None = None) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
         """The same in blocks of rows that hold at most BLOCK_ELEMENTS values: the block's rows, their attention."""
         keys = self.key[:, : n_keys or rows[-1] + 1].float().transpose(1, 2)
-        most = BLOCK_ELEMENTS[self.key.device.type]
+        most = block_elements(self.key.device)
         start = 0
         while start < len(rows):
             block = rows[start : start + max(1, most // (len(self.query) * keys.shape[-1]))]
@@ -148,7 +172,7 @@ def attend(
     """
     n_tokens = query.shape[2]
     if rule.softcap is not None:
-        stretch = max(1, BLOCK_ELEMENTS[query.device.type] // (query.shape[1] * n_tokens))
+        stretch = max(1, block_elements(query.device) // (query.shape[1] * n_tokens))
     elif rule.is_local(n_tokens):
         stretch = rule.chunk or max(256, int(rule.window or 0))
     else:
@@ -188,7 +212,12 @@ def _kernel(
         output, lse = aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, is_causal, attn_mask=mask, scale=scaling
         )
-    elif query.dtype == torch.float32 or mask is not None or width > 256:  # not what flash attention takes
+    elif (
+        query.dtype == torch.float32  # what flash attention does not take
+        or mask is not None
+        or width > 256
+        or not has_flash_attention(query.device)
+    ):
         n_groups = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(n_groups, dim=1) for x in (key, value))
         if mask is not None:  # the kernel reads masks in whole lines of 16 numbers

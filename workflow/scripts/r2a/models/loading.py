@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from r2a.devices import usable_dtype
 from r2a.models.weights import ModelError
 
 
@@ -20,9 +21,10 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
 
     (name, origin), *_ = manifest["models"].items()
     n_gpus = torch.cuda.device_count()
+    dtype = usable_dtype(origin["dtype"], min(map(torch.cuda.get_device_capability, range(n_gpus)), default=None))
     model: Any = AutoModelForCausalLM.from_pretrained(
         manifest["folder"],
-        dtype=getattr(torch, origin["dtype"]),
+        dtype=getattr(torch, dtype),
         attn_implementation=attention,
         use_safetensors=True,
         trust_remote_code=False,
@@ -32,7 +34,7 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
         raise ModelError(f"{name}: its weights do not fit into {n_gpus} GPUs; raise models.{name}.gpus")
     decoder = Decoder(model)
     fix_rotation(decoder)
-    decoder.norm.register_forward_hook(partial(_refuse_non_finite, name, origin["dtype"]))
+    decoder.norm.register_forward_hook(partial(_refuse_non_finite, name, dtype))
     model.eval()
     return model if n_gpus > 1 else model.to("cuda" if n_gpus else "cpu")
 

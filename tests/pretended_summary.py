@@ -10,8 +10,10 @@ from r2a.summary.page import write_summary
 
 ORIGIN = {"model": "m", "model_label": "Model M", "dataset": "d", "dataset_label": "Data D"}
 DOT = (
-    '<svg xmlns="http://www.w3.org/2000/svg" width="30pt" height="20pt" viewBox="0 0 30 20">'
-    '<circle cx="3.14159" cy="4" r="2"/></svg>'
+    '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+    'width="30pt" height="20pt" viewBox="0 0 30 20">'
+    '<defs><path id="DejaVuSans-41" d="M 9 0 L 30 0 L 30 20 L 9 20 z" transform="scale(1)"/></defs>'
+    '<circle cx="3.14159" cy="4" r="2"/><use xlink:href="#DejaVuSans-41"/></svg>'
 )
 
 

@@ -181,7 +181,11 @@ def test_the_page_holds_each_figure_once_compressed_with_its_caption_and_numbers
     write_pretended(tmp_path, render=True)
     page = (tmp_path / "results/mine/summary.html").read_text()
     (packed,) = re.findall(r'id="packed-figure-accuracy">([^<]*)<', page)
-    assert gzip.decompress(base64.b64decode(packed)).decode() == DOT.replace("3.14159", "3.14")
+    (glyphs,) = re.findall(r'id="packed-glyphs">([^<]*)<', page)
+    outline = "M 9 0 L 30 0 L 30 20 L 9 20 z"
+    assert json.loads(gzip.decompress(base64.b64decode(glyphs))) == {"DejaVuSans-41": outline}
+    expected = DOT.replace("3.14159", "3.14").replace(f' d="{outline}"', "")
+    assert gzip.decompress(base64.b64decode(packed)).decode() == expected
     assert caption("accuracy", {"confidence": 0.95}).split(";")[0] in page
     assert 'href="figures/accuracy.csv"' in page and 'href="figures/accuracy.svg"' in page
 

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import json
 import math
 import os
 import re
@@ -22,6 +23,10 @@ from r2a.summary.words import MINUS, NONE
 TEMPLATES = Path(__file__).parent / "templates"
 COORDINATE = re.compile(r"(?<![\d.])[1-9]\d*\.\d{3,}")  # in an SVG: a thousandth of a point is seen by nobody
 SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt" height="([\d.]+)pt"', re.DOTALL)
+NOT_DRAWN = re.compile(r"<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
+GLYPH = re.compile(
+    r'<path id="([A-Za-z]\w*-[0-9a-f]+)" d="([^"]*)"([^>]*)/>'
+)  # a letter's outline, alike in all figures
 STYLE = (TEMPLATES / "summary.css").read_text()
 
 
@@ -65,14 +70,15 @@ def write_summary(
     settings: study, is_toy, confidence, model_labels and dataset_labels by name.
     """
     found = {name: FINDINGS[name].function(**read, settings=settings) for name, read in inputs.items()}
-    sections = [_section(category, found, figures, page.parent, settings) for category in CATEGORIES]
+    glyphs: dict[str, str] = {}
+    sections = [_section(category, found, figures, page.parent, glyphs, settings) for category in CATEGORIES]
     columns, rows = verdict_table(found)
     origin = provenance(settings, [path for read in inputs.values() for path in _paths(read)])
     known = {
         "study": settings["study"], "is_toy": settings["is_toy"], "confidence": f"{100 * settings['confidence']:g} %",
         "columns": columns, "rows": rows, "sections": [one for one in sections if one["findings"] or one["groups"]],
         "missing": _missing(found), "cost": cost(benchmarks, traces, settings["model_labels"]), "origin": origin,
-        "small": SMALL, "dash": NONE,
+        "small": SMALL, "dash": NONE, "glyphs": _packed(json.dumps(glyphs)),
     }  # fmt: skip
     write_text(page, render_page("summary.html.j2", "summary", **known))
     write_text(text, render("summary.md.j2", **known))
@@ -127,7 +133,12 @@ def _missing(found: Mapping[str, Found]) -> list[tuple[str, str, list[str]]]:
 
 
 def _section(
-    category: str, found: Mapping[str, Found], figures: Sequence[Path], folder: Path, settings: Mapping[str, Any]
+    category: str,
+    found: Mapping[str, Found],
+    figures: Sequence[Path],
+    folder: Path,
+    glyphs: dict[str, str],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What the templates show of a category: its findings, and its figures by the whole study or model and dataset."""
     number, _, name = category.partition(" ")
@@ -135,7 +146,7 @@ def _section(
     groups: dict[str, list[dict[str, Any]]] = {}
     for path in figures:
         if FIGURES[path.stem].category == category and why_empty(path.with_suffix(".csv")) is None:
-            shown = _figure(path, folder, settings)
+            shown = _figure(path, folder, glyphs, settings)
             groups.setdefault(shown["subject"], []).append(shown)
     findings.sort(key=lambda one: (not one["is_open"], not found[one["id"]].verdicts))  # what has verdicts comes first
     lead = next((one for one in findings if one["is_open"]), None)
@@ -219,10 +230,19 @@ def _ticks(low: float, high: float, factor: float) -> list[float]:
     return [round(number * step / factor, 12) for number in range(first, last + 1)]
 
 
-def _figure(path: Path, folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A figure as the page holds it: where it stands, what it shows, and its vectors compressed."""
+def _figure(path: Path, folder: Path, glyphs: dict[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A figure as the page holds it: where it stands, what it shows, and its vectors compressed.
+
+    Outlines of letters go into glyphs, once for all figures; the page's script puts them back.
+    """
+
+    def without_outline(found: re.Match[str]) -> str:
+        name, outline, rest = found.groups()
+        return f'<path id="{name}"{rest}/>' if glyphs.setdefault(name, outline) == outline else found[0]
+
     origin, place = read_provenance(path.with_suffix(".csv"))["parameters"], Path(os.path.relpath(path, folder))
     vectors = COORDINATE.sub(lambda found: f"{float(found[0]):.2f}", path.with_suffix(".svg").read_text())
+    vectors = GLYPH.sub(without_outline, NOT_DRAWN.sub("", vectors))
     size = SIZE.search(vectors)
     width, height = (round(float(points) * 4 / 3) for points in size.groups()) if size else (960, 640)
     is_of_one = "model" in origin
@@ -232,8 +252,12 @@ def _figure(path: Path, folder: Path, settings: Mapping[str, Any]) -> dict[str, 
         "caption": caption(path.stem, settings), "svg": place.with_suffix(".svg"), "csv": place.with_suffix(".csv"),
         "explorer": f"explorer/index.html#c={origin['model']}/{origin['dataset']}" if is_of_one else None,
         "width": width, "height": height,
-        "packed": base64.b64encode(gzip.compress(vectors.encode(), 9, mtime=0)).decode(),
+        "packed": _packed(vectors),
     }  # fmt: skip
+
+
+def _packed(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 
 def _title(text: str) -> str:

@@ -5,14 +5,22 @@
 
   // ---- figures
 
+  async function unpacked(id) {
+    const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
+
+  let glyphs = null; // outlines of letters, which all figures share
+
   async function unpack(figure) {
     const picture = figure.querySelector("img");
     if (picture.hasAttribute("src") || figure.dataset.isWaiting) return;
     figure.dataset.isWaiting = "yes";
-    const packed = document.getElementById(`packed-${figure.id}`).textContent;
-    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
-    const vectors = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).blob();
-    picture.src = URL.createObjectURL(new Blob([vectors], { type: "image/svg+xml" }));
+    glyphs ??= unpacked("packed-glyphs").then(JSON.parse);
+    const [vectors, outlines] = await Promise.all([unpacked(`packed-${figure.id}`), glyphs]);
+    const whole = vectors.replace(/<path id="([A-Za-z]\w*-[0-9a-f]+)"(?! d=)/g, (start, name) =>
+      name in outlines ? `${start} d="${outlines[name]}"` : start);
+    picture.src = URL.createObjectURL(new Blob([whole], { type: "image/svg+xml" }));
   }
 
   const unpackShown = (box) => box.open && all('[role="tabpanel"]:not([hidden]) .drawn', box).forEach(unpack);

@@ -8,6 +8,7 @@ min_version("9.27")
 HOME = workflow.current_basedir.get_path_or_uri(secret_free=True)
 sys.path.insert(0, f"{HOME}/workflow/scripts")
 
+from r2a.devices import share_of_cores
 from r2a.study import CONDITIONS, load_study, stage_settings
 from r2a.study.checks import left_out_in_words
 from r2a.study.schema import located

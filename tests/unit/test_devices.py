@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from r2a import devices
-from r2a.devices import DeviceError, leased_gpus, usable_dtype
+from r2a.devices import DeviceError, leased_gpus, share_of_cores, usable_dtype
 
 # Takes leases for ever; at each it marks its devices with its process id, and reports one marked by a living process.
 WORKER = """
@@ -139,3 +139,11 @@ def test_bfloat16_becomes_float16_only_where_a_gpu_cannot_compute_in_it(caplog):
     assert usable_dtype("float32", (7, 5)) == "float32"
     assert usable_dtype("bfloat16", (7, 5)) == "float16"
     assert "float16 in place of bfloat16, which a GPU of compute capability 7.5 does not compute" in caplog.text
+
+
+def test_jobs_on_all_gpus_fit_into_the_cores():
+    for n_gpus, all_cores, all_gpus in ((1, 16, 8), (2, 16, 8), (1, 64, 8), (1, 4, 8), (3, 20, 4)):
+        n_threads = share_of_cores(8, n_gpus, all_cores, all_gpus)
+        assert 1 <= n_threads <= 8
+        assert n_threads == 1 or n_threads * (all_gpus // n_gpus) <= all_cores
+    assert share_of_cores(8, 0, 16, 8) == share_of_cores(8, 1, None, 8) == share_of_cores(8, 1, 16, None) == 8

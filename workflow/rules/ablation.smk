@@ -12,7 +12,7 @@ rule ablate_heads:
         "<benchmarks>/ablated_answers/{model}/{dataset}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
         batch_tokens=STUDY.ablation.batch_tokens,

@@ -11,7 +11,7 @@ rule capture_attention:
         "<benchmarks>/attention/{model}/{dataset}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
         batch_tokens=STUDY.attention.batch_tokens,
@@ -34,7 +34,7 @@ rule capture_rows:
         "<benchmarks>/attention_rows/{model}/{dataset}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
     params:

@@ -19,6 +19,17 @@ def of_judge(key):
     return lambda wildcards: getattr(STUDY.judges[wildcards.judge], key)
 
 
+def threads_of(kind):
+    """The threads of a job of a model or judge: its own number, or, if that is less, its GPUs' share of the cores."""
+
+    def threads(wildcards):
+        entry, limits = getattr(STUDY, f"{kind}s")[wildcards[kind]], workflow.global_resources
+        n_cores, n_gpus = (limits[name].value if name in limits else None for name in ("_cores", "gpu"))
+        return share_of_cores(entry.threads, entry.gpus, n_cores, n_gpus)
+
+    return threads
+
+
 def of_server(key):
     """Where a judge's or a model's endpoint is and how fast to ask it, which changes no results; empty without one."""
     return lambda wildcards: (

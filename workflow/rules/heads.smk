@@ -11,7 +11,7 @@ rule diagnose_heads:
         "<benchmarks>/diagnostics/{model}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
     params:

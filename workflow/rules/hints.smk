@@ -26,7 +26,7 @@ rule answer_hinted:
         "<benchmarks>/hints/{model}/{dataset}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
         **IN_ENGINE,

@@ -30,7 +30,7 @@ rule judge_answers:
         "<benchmarks>/judgements/{judge}/{dataset}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_judge("threads")
+    threads: threads_of("judge")
     resources:
         **ON_JUDGE,
         **IN_ENGINE,

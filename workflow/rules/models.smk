@@ -27,7 +27,7 @@ rule check_model:
         "<benchmarks>/model_checks/{model}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
     params:

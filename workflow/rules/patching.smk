@@ -31,7 +31,7 @@ rule capture_activations:
         "<benchmarks>/activations/{model}/{dataset}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
     params:
@@ -53,7 +53,7 @@ rule patch_pairs:
         "<benchmarks>/patching/{model}/{dataset}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
         batch_tokens=STUDY.patching.batch_tokens,

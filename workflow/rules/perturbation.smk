@@ -33,7 +33,7 @@ rule answer_perturbed:
         "<benchmarks>/perturbation/{model}/{dataset}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
         **IN_ENGINE,

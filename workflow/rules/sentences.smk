@@ -14,7 +14,7 @@ rule measure_sentences:
         "<benchmarks>/sentences/{model}/{dataset}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
         batch_tokens=STUDY.sentences.batch_tokens,

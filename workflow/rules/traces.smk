@@ -14,7 +14,7 @@ rule generate_traces:
         "<benchmarks>/traces/{model}/{dataset}/{condition}.{decoding}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
         **IN_ENGINE,

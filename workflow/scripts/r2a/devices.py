@@ -55,6 +55,16 @@ def leased_gpus(resources: Any, job: str) -> Iterator[list[str]]:
                 os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
+def share_of_cores(n_threads: int, n_gpus: int, all_cores: int | None, all_gpus: int | None) -> int:
+    """n_threads of a job on n_gpus, or its GPUs' share of the cores if that is less: so that jobs on all GPUs fit.
+
+    all_cores, all_gpus: those that Snakemake may use; None where it does not count them, as on a cluster.
+    """
+    if not (n_gpus and all_cores and all_gpus):
+        return n_threads
+    return max(1, min(n_threads, all_cores * n_gpus // all_gpus))
+
+
 def usable_dtype(dtype: str, capability: tuple[int, int] | None) -> str:
     """`dtype`, or float16 in place of bfloat16 on a GPU whose compute capability is below FULL_CAPABILITY; logged.
 

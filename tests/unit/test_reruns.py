@@ -53,6 +53,7 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["judges"]["files"] = {"batch": {"model": "m", "replies": "replies"}, "temperature": 1}
     config["judges"]["tiny-judge"] |= {"temperature": 1}
     config["perturbation"] |= {"decoding": "sampled", "paraphraser": server}
+    config["perturbation"]["kinds"] = ["cut", "without_most_read"]
     config["hints"] = {"kinds": ["professor", "user"], "points_at": ["wrong", "right"], "decoding": "sampled"}
     for dataset in config["datasets"].values():
         dataset["n_problems"] = 5

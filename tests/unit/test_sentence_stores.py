@@ -1,5 +1,9 @@
 """The store of sentences holds what the library measures, and its tables and kinds are what can be told by hand."""
 
+import random
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,18 +19,23 @@ from r2a.evaluation.sentences import (
     settling_table,
     write_sentences,
 )
+from r2a.extensions import PERTURBATION_KINDS
 from r2a.figures.sentences import plot_belief, plot_read_against_needed, plot_sentence_kinds, plot_sentence_matrix
 from r2a.heads.ranks import order_heads
-from r2a.models import load_tokenizer, marks_of
+from r2a.models import load_tokenizer, marks_of, text_of, token_pieces
+from r2a.perturbation import read_by_heads
+from r2a.perturbation.reasoning import Given, NotPerturbed, Reasoning, Trace
 from r2a.sentences.runs import measure_sentences
 from r2a.shards import WHOLE, gather_shards
 from r2a.store import NothingToMeasure, open_hdf5, provenance, read_parquet, read_provenance, write_parquet
 from r2a.summary.sentences import find_sentences
 from r2a.text.categories import category
+from r2a.text.sentences import sentence_bounds
 from r2a.traces import segment_bounds
 from random_traces import write_random_traces
 from same_stores import assert_same_store
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "model": "random", "dataset": "texts", "decoding": "greedy", "n_top_heads": 2, "n_problems": None, "stub": None,
     "n_matrices": 1, "seed": 1,
@@ -162,6 +171,57 @@ def test_tables_and_figures_tell_the_store(folder, store, tmp_path):
     plot_read_against_needed(tables["sentences"], tables["agreement"], tmp_path / "read", settings)
     plot_sentence_kinds(tables["sentences"], tmp_path / "kinds", settings)
     assert all((tmp_path / f"{name}.png").exists() for name in ("belief", "matrix", "read", "kinds"))
+
+
+# ---- the experiment
+
+
+def given(read, lines=("Start north", "1 left west", "2 right north", "Final answer is north.")):
+    """A reasoning of lines of three tokens or so, of which the heads read so much each."""
+    tokenizer = load_tokenizer(ROOT / "resources" / "models" / "tiny-qwen")
+    ids = tokenizer.encode("".join(f"{line}\n" for line in lines), add_special_tokens=False)
+    pieces = token_pieces(tokenizer, ids)
+    spans = list(pairwise(sentence_bounds(pieces)))
+    trace = Trace("u", 0, Reasoning([], True, ids, pieces), "north", "north", ["north", "west"])
+    known = None if read is None else list(zip(spans, read, strict=True))
+    return Given(trace, None, [], tokenizer, {}, random.Random(0), read=known)
+
+
+def text_after(kind, asked):
+    return text_of(asked.tokenizer, PERTURBATION_KINDS[kind].function(asked).token_ids).splitlines()
+
+
+def test_the_sentence_most_read_is_taken_out_and_one_like_it_that_is_read_little():
+    asked = given([0.1, 0.9, 0.2, 0.3])
+    assert text_after("without_most_read", asked) == ["Start north", "2 right north", "Final answer is north."]
+    # of the two that are read least, the one of the same length
+    assert text_after("without_little_read", asked) == ["Start north", "1 left west", "Final answer is north."]
+
+
+def test_the_result_in_the_sentence_most_read_is_replaced_and_no_other():
+    asked, end = given([0.1, 0.9, 0.2, 0.3]), "Final answer is north."
+    assert text_after("most_read_result", asked) == ["Start north", "1 left north", "2 right north", end]
+    assert text_after("little_read_result", asked) == ["Start north", "1 left west", "2 right west", end]
+    with pytest.raises(NotPerturbed, match="no result in the sentence"):
+        text_after("most_read_result", given([0.9, 0.1, 0.1], ("Let me look.", "1 left west", "2 right north")))
+
+
+def test_without_what_is_read_nothing_is_perturbed():
+    few = given([0.1, 0.2], ("1 left west", "2 right north"))
+    for asked, reason in ((given(None), "not measured"), (few, "fewer than three")):
+        with pytest.raises(NotPerturbed, match=reason):
+            text_after("without_most_read", asked)
+
+
+def test_what_heads_read_is_that_of_the_sentences_store(folder, store):
+    settings = {"decoding": "greedy", "n_read_heads": 2}
+    read = read_by_heads(folder / "attention.h5", folder / "ranks.parquet", settings)
+    with open_hdf5(store) as file:
+        for number, uid in enumerate(file["uid"].asstr()[:]):
+            bounds, shares = read[uid, 0]
+            assert list(bounds) == [place for place in file["sentence_bounds"][number] if place >= 0]
+            assert np.allclose(shares, file["read"][number, 1, : len(shares)], atol=1e-6)
+    assert read_by_heads(folder / "attention.h5", folder / "ranks.parquet", settings | {"decoding": "sampled"}) == {}
 
 
 # ---- known answers

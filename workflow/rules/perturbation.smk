@@ -1,5 +1,17 @@
+# what the heads read, for kinds of perturbation that go by it
+READ_BY_HEADS = (
+    {
+        "attention": "<results>/attention/{model}/{dataset}.h5",
+        "ranks": "<results>/head_ranks/{model}/{dataset}.parquet",
+    }
+    if STUDY.perturbs_by_heads
+    else {}
+)
+
+
 rule perturb_reasoning:
     input:
+        **READ_BY_HEADS,
         traces=reasoned("traces", "perturbation"),
         grades=reasoned("grades", "perturbation"),
         dataset="<results>/datasets/{dataset}.parquet",

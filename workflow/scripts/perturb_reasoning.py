@@ -23,6 +23,7 @@ def main(snakemake: "Snakemake") -> None:
                 Path(snakemake.output.prompts),
                 snakemake.params.settings,
                 dict(snakemake.resources.items()),
+                *map(Path, filter(None, map(snakemake.input.get, ("attention", "ranks")))),
             )
 
 

@@ -17,12 +17,14 @@ class PerturbationKind(Entry):
     label: what the reasoning then is, e.g. "filler of equal length"; {level} stands for its level. levels: the key of
     the section `perturbation` that lists its levels, where it has any; the reasoning is perturbed once at each.
     leaves_open: the model goes on with the reasoning and closes it itself. compared_with: the kinds, beside the
-    reasoning kept whole, that its answers are tested against.
+    reasoning kept whole, that its answers are tested against. reads_heads: it needs to know what the Reasoning-Focus
+    Heads read, so that attention is measured before.
     """
 
     levels: str = ""
     leaves_open: bool = False
     compared_with: tuple[str, ...] = ()
+    reads_heads: bool = False
 
     def said(self, level: float | None = None) -> str:
         """The label, at one of its levels."""

@@ -3,9 +3,11 @@
 import random
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from r2a.draws import drawn
@@ -15,7 +17,8 @@ from r2a.models import load_tokenizer, marks_of, read_manifest, text_of, token_p
 from r2a.perturbation.paraphraser import ledger_path, paraphrases_of
 from r2a.perturbation.reasoning import Given, NotPerturbed, Reasoning, Trace
 from r2a.progress import logger
-from r2a.store import provenance, read_parquet, write_parquet
+from r2a.prompts import WITH
+from r2a.store import open_hdf5, provenance, read_parquet, read_provenance, write_parquet
 from r2a.traces import TRACE_KEYS, Bounds
 
 COLUMNS = [
@@ -34,6 +37,8 @@ def perturb_reasoning(
     output: Path,
     settings: Mapping[str, Any],
     resources: Mapping[str, Any] = NO_SERVER,
+    attention: Path | None = None,
+    heads: Path | None = None,
 ) -> None:
     """Write one row per trace with reasoning and perturbation: the prompt, or why there is none.
 
@@ -44,7 +49,8 @@ def perturb_reasoning(
     source_uid (of kind other_reasoning), was and becomes (the corrupted result's value), original_answer,
     original_is_correct, and implied_answer: what follows from the perturbed reasoning, where that is known. settings:
     kinds, n_problems, seed, and what the kinds take (cuts, filler, cue_words, paraphraser). resources: where the
-    paraphraser is asked and how fast.
+    paraphraser is asked and how fast. attention, heads: the attention store and the heads' ranks, for kinds that need
+    to know what the first n_read_heads of them read.
     """
     origin = read_manifest(manifest)
     tokenizer = load_tokenizer(origin["folder"])
@@ -67,6 +73,7 @@ def perturb_reasoning(
         asked = [trace.reasoning for (uid, _), trace in valid.items() if uid in chosen and trace.reasoning.token_ids]
         lengths = {"".join(reasoning.pieces): len(reasoning.token_ids) for reasoning in asked}
         paraphrases = paraphrases_of(lengths, settings["paraphraser"], resources, ledger_path(output))
+    read = read_by_heads(attention, heads, settings) if attention and heads else {}
     rows: list[dict[str, Any]] = []
     for row in table.itertuples():
         trace = valid.get((row.uid, row.sample))
@@ -85,7 +92,9 @@ def perturb_reasoning(
                     if row.uid not in chosen:
                         raise NotPerturbed("not drawn")
                     rng = random.Random(f"{settings['seed']} {row.uid} {row.sample} {name}")
-                    perturbed = entry.function(Given(trace, level, others, tokenizer, settings, rng, paraphrases))
+                    known_read = _sentences_read(read.get((row.uid, row.sample)), trace)
+                    given = Given(trace, level, others, tokenizer, settings, rng, paraphrases, known_read)
+                    perturbed = entry.function(given)
                 except NotPerturbed as reason:
                     rows[-1]["left_out"] = str(reason)
                     continue
@@ -95,7 +104,37 @@ def perturb_reasoning(
     frame = pd.DataFrame(rows, columns=COLUMNS)
     left_out = frame.groupby("perturbation", sort=False)["left_out"].value_counts()
     logger.info(f"{output}: {len(table)} traces; left out, by reason:\n{left_out.to_string()}")
-    write_parquet(output, frame.astype({"cut": "Int64"}), provenance(settings, [traces, grades, dataset, manifest]))
+    written_from = provenance(settings, [traces, grades, dataset, manifest, *filter(None, [attention, heads])])
+    write_parquet(output, frame.astype({"cut": "Int64"}), written_from)
+
+
+def read_by_heads(attention: Path, heads: Path, settings: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
+    """By uid and sample, the sentences' bounds in tokens of the trace, and the heads' attention per token of each.
+
+    Mean over the first n_read_heads by a2r. None of a trace where attention was measured on another decoding's traces.
+    """
+    if read_provenance(attention)["parameters"]["decoding"] != settings["decoding"]:
+        return {}
+    first = read_parquet(heads, ["layer", "head", "rank"]).sort_values("rank").head(settings["n_read_heads"])
+    found = {}
+    with open_hdf5(attention) as file:
+        keys = zip(file["uid"].asstr()[:], file["condition"].asstr()[:], file["sample"][:].tolist(), strict=True)
+        for number, (uid, condition, sample) in enumerate(keys):
+            if condition == WITH:
+                bounds = file["sentence_bounds"][number]
+                bounds = bounds[bounds >= 0]
+                mass = file["sentence_mass"][number][first["layer"], first["head"], : len(bounds) - 1]
+                found[uid, sample] = bounds, mass.mean(0) / np.diff(bounds)
+    return found
+
+
+def _sentences_read(found: Any, trace: Trace) -> list[tuple[tuple[int, int], float]] | None:
+    """What is read of a trace, its sentences in tokens of its reasoning, of which the prompt's own line is no part."""
+    if found is None:
+        return None
+    bounds = np.clip(found[0] - len(trace.reasoning.before), 0, None).tolist()
+    sentences = zip(pairwise(bounds), found[1].tolist(), strict=True)
+    return [(span, share) for span, share in sentences if span[0] < span[1]]
 
 
 def result_values(problems: pd.DataFrame) -> dict[str, list[str]]:

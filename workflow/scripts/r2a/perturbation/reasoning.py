@@ -54,7 +54,9 @@ class Given:
     """What a kind of perturbation is given: a trace, at a level or at none, and all valid traces of its dataset.
 
     settings: those of the stage `perturbation`. rng: its own for every trace, kind and level. paraphrases: reasonings'
-    texts in other words, by text, where a model was asked for them.
+    texts in other words, by text, where a model was asked for them. read: of each sentence its first and past-the-last
+    token in the reasoning, and how much the Reasoning-Focus Heads attend to it from the answer, per token; None where
+    that is not known.
     """
 
     trace: Trace
@@ -64,6 +66,7 @@ class Given:
     settings: Mapping[str, Any]
     rng: random.Random
     paraphrases: Mapping[str, str] = field(default_factory=dict)
+    read: Sequence[tuple[tuple[int, int], float]] | None = None
 
 
 @dataclass(frozen=True)

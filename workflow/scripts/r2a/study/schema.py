@@ -711,6 +711,11 @@ class Study(Section):
         return self.graded_datasets if self.hints.kinds else []
 
     @property
+    def perturbs_by_heads(self) -> bool:
+        """Whether some kind of perturbation goes by what the Reasoning-Focus Heads read."""
+        return any(PERTURBATION_KINDS[kind].reads_heads for kind in self.perturbation.kinds)
+
+    @property
     def pair_datasets(self) -> list[str]:
         """The datasets that patching runs on."""
         return [name for name, dataset in self.datasets.items() if dataset.kind == "comparison_pairs"]

@@ -108,6 +108,10 @@ DERIVED: dict[str, tuple[Callable[[Study, Names], Any], list[str]]] = {
     "hint_versions": (lambda study, _: HINTS.versions(study.hints.kinds), ["hints.kinds"]),
     "grader_versions": (lambda study, _: GRADERS.versions(study.grading.graders), ["grading.graders"]),
     "first_grader_version": (lambda study, _: GRADERS.versions(study.grading.graders[:1]), ["grading.graders.0"]),
+    "n_read_heads": (
+        lambda study, _: study.attention.n_top_heads if study.perturbs_by_heads else None,
+        ["attention.n_top_heads", "perturbation.kinds"],
+    ),
     "probe_versions": (lambda study, _: PROBES.versions(study.patching.probes), ["patching.probes"]),
     "control_versions": (lambda study, _: CONTROLS.versions(study.patching.controls), ["patching.controls"]),
     "scores": (lambda study, _: HEAD_SCORES.versions(HEAD_SCORES), []),
@@ -140,6 +144,7 @@ STAGES = {
         "attention.cue_words",
         "seed",
         "kind_versions",
+        "n_read_heads",
         paraphraser="perturbation.paraphraser.{model,body}",
     ),
     "perturbed_answers": _stage(2, "perturbation.decoding", *GENERATED, **SERVED),

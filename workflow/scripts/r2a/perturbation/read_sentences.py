@@ -1,0 +1,78 @@
+"""The sentence that the Reasoning-Focus Heads read most, taken out or changed, beside one that they read little.
+
+Are perturbed tokens that these heads attend to the ones that change the answer (METHOD section 5)? How much a sentence
+is read is the answer's attention per token of it, mean over the heads. The sentence that it is compared with is like it
+in length and place, and read no more than half of the others are.
+"""
+
+import numpy as np
+
+from r2a.extensions import perturbation_kind
+from r2a.perturbation.reasoning import Given, NotPerturbed, Perturbed, corrupt, find_results
+from r2a.perturbation.reflection import matched
+
+Span = tuple[int, int]  # first and past-the-last token of the reasoning
+
+
+@perturbation_kind(label="the sentence most read taken out", reads_heads=True, compared_with=("without_little_read",))
+def without_most_read(given: Given) -> Perturbed:
+    """The sentence taken out that the Reasoning-Focus Heads read most from the answer (attention.decoding's traces)."""
+    most, _ = read_most_and_little(given)
+    return _without(given, most)
+
+
+@perturbation_kind(label="a sentence little read taken out (control)", reads_heads=True)
+def without_little_read(given: Given) -> Perturbed:
+    """A sentence taken out that they read little and that is like the former in length and place, as a control."""
+    _, little = read_most_and_little(given)
+    return _without(given, little)
+
+
+@perturbation_kind(
+    label="the last result in the sentence most read replaced", reads_heads=True, compared_with=("little_read_result",)
+)
+def most_read_result(given: Given) -> Perturbed:
+    """The last result replaced that stands in the sentence most read."""
+    most, _ = read_most_and_little(given)
+    return _result_in(given, most)
+
+
+@perturbation_kind(label="a result in a sentence little read replaced (control)", reads_heads=True)
+def little_read_result(given: Given) -> Perturbed:
+    """The last result replaced that stands in the sentence little read, as a control."""
+    _, little = read_most_and_little(given)
+    return _result_in(given, little)
+
+
+def read_most_and_little(given: Given) -> tuple[Span, Span]:
+    """The sentence most read, and its match among those that are read no more than half of the others are.
+
+    Raises NotPerturbed where it is not known what is read, or there are fewer than three sentences.
+    """
+    if given.read is None:
+        raise NotPerturbed("attention was not measured on this trace")
+    spans, read = [span for span, _ in given.read], np.array([share for _, share in given.read])
+    if len(spans) < 3:
+        raise NotPerturbed("fewer than three sentences")
+    most = int(read.argmax())
+    others = [k for k in range(len(spans)) if k != most]
+    little = [spans[k] for k in others if read[k] <= np.median(read[others])]
+    ((first, last),) = matched([spans[most]], little, len(given.trace.reasoning.token_ids))
+    return spans[most], (first, last)
+
+
+def _without(given: Given, span: Span) -> Perturbed:
+    ids = given.trace.reasoning.token_ids
+    kept = [*ids[: span[0]], *ids[span[1] :]]
+    return Perturbed(kept, kept_share=len(kept) / len(ids))
+
+
+def _result_in(given: Given, span: Span) -> Perturbed:
+    trace = given.trace
+    results = find_results(trace.reasoning.pieces, trace.values)
+    inside = [number for number, (first, stop, _) in enumerate(results) if span[0] <= first and stop <= span[1]]
+    if not inside:
+        raise NotPerturbed("no result in the sentence")
+    # counted from the end, so that a first result is one like any other
+    ids, was, becomes = corrupt(trace.reasoning, trace.values, inside[-1] - len(results), given.tokenizer, given.rng)
+    return Perturbed(ids, was=was, becomes=becomes)

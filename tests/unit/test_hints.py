@@ -1,16 +1,30 @@
 """Hints in the question: what is asked, and what counts as following one and as telling of it."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from r2a.evaluation.hints import hint_table
+import r2a.generation
+from r2a.evaluation.hints import hint_table, write_hints
 from r2a.extensions import HINTS
+from r2a.figures.hints import plot_hints
+from r2a.generation import generate_traces
+from r2a.generation.hinted import answer_hinted
+from r2a.generation.requests import Completion
+from r2a.grading import grade_traces
+from r2a.grading.hints import grade_hints
 from r2a.hints import Hint, tells_of, write_hinted_problems
+from r2a.models import load_tokenizer, resolve_model
 from r2a.store import provenance, write_parquet
+from r2a.study import load_study, stage_settings
+from r2a.summary.hints import find_hints
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = {"confidence": 0.95, "n_resamples": 200, "seed": 1}
 
 
@@ -104,3 +118,53 @@ def test_where_nothing_switches_nothing_is_told():
     row = hint_table(graded(), SETTINGS).iloc[0]
     assert row["n_switched"] == 0 and np.isnan([row["told"], row["told_low"], row["told_high"]]).all()
     assert row["follow"] == row["switched"] == 0
+
+
+# ---- ground truth: an engine whose answers follow every wrong hint, in silence or saying so
+
+
+@pytest.mark.parametrize("says_so", [False, True])
+def test_a_silent_follower_is_told_from_one_that_says_so(says_so, tmp_path, monkeypatch):
+    """From prompt to table; without a hint, and to a hint that names the right answer, the engine answers right."""
+    table = pd.DataFrame(map(json.loads, (ROOT / "resources/datasets/puzzles.jsonl").read_text().splitlines()))[::8]
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config["hints"] = {"kinds": ["professor", "answer_key"], "points_at": ["wrong", "right"]}
+    monkeypatch.chdir(ROOT)
+    study = load_study(config)
+    names = ("models", "traces", "grades", "hints", "hinted_answers", "hint_grades", "hint_tables")
+    job = {"model": "tiny-llama", "dataset": "puzzles", "condition": "with_reasoning", "decoding": "greedy"}
+    settings = {name: stage_settings(study, name, **job) for name in names}
+    tokenizer = load_tokenizer(ROOT / "resources/models/tiny-llama")
+    answers = table.set_index("uid")["answer"]
+
+    def complete(requests, *_):
+        for request in requests:
+            hinted = re.search(r"(?:answer is|answer key:) (\w+)[.\]]", tokenizer.decode(request.prompt_ids))
+            answer = hinted[1] if hinted else answers[request.uid]
+            source = "The professor, or the answer key, says so.\n" if hinted and says_so else ""
+            text = f"Okay, let me look.\n{source}Final answer is {answer}.\n</think>\n\nIt is \\boxed{{{answer}}}."
+            yield request, Completion(tuple(tokenizer.encode(text, add_special_tokens=False)), "stop", 0.1)
+
+    monkeypatch.setattr(r2a.generation, "_complete", complete)
+    paths = {name: tmp_path / name / "m" / "d.parquet" for name in ("traces", "grades", "hints", "answers", "verdicts")}
+    dataset, manifest, csv = tmp_path / "d.parquet", tmp_path / "m.json", tmp_path / "hints.csv"
+    write_parquet(dataset, table, provenance({}))
+    resolve_model(manifest, settings["models"])
+    generate_traces(dataset, manifest, paths["traces"], settings["traces"], {})
+    grade_traces(paths["traces"], dataset, paths["grades"], settings["grades"])
+    write_hinted_problems(dataset, paths["hints"], settings["hints"])
+    answer_hinted(paths["hints"], manifest, paths["answers"], settings["hinted_answers"], {})
+    inputs = (paths[name] for name in ("answers", "hints", "traces", "grades", "verdicts"))
+    grade_hints(*inputs, settings["hint_grades"])
+    write_hints(paths["verdicts"], csv, settings["hint_tables"])
+    found = pd.read_csv(csv).query("by == 'all'").set_index("hint")
+    for hint in ("professor_wrong", "answer_key_wrong"):
+        row = found.loc[hint]
+        assert (row["follow"], row["follow_without"], row["accuracy"], row["accuracy_without"]) == (1, 0, 0, 1)
+        assert row["n_switched"] == row["n_could_switch"] == len(table) and row["p_holm"] < 1e-3
+        assert (row["told"], row["tells"], row["tells_without"]) == (says_so, says_so, 0)
+    right = found.loc["professor_right"]
+    assert (right["follow"], right["follow_without"], right["n_could_switch"]) == (1, 1, 0)
+    plot_hints(csv, tmp_path / "hints", stage_settings(study, "figures", "tiny-llama", "puzzles"))
+    (subject, cells), *_ = find_hints([csv], {"confidence": 0.95}).rows
+    assert cells["says so"].value == says_so and subject == ("Tiny Llama", "Puzzles")

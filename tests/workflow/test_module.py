@@ -16,6 +16,11 @@ module r2a:
     config: config
 
 use rule * from r2a as r2a_*
+
+onstart:
+    from r2a.generation.plan import write_plans
+
+    write_plans(workflow.dag.needrun_jobs())
 """
 STUDY = """
 study: elsewhere
@@ -39,3 +44,17 @@ def test_no_path_depends_on_where_the_importing_workflow_runs(tmp_path):
     assert list(pd.read_parquet(tmp_path / made[0])["uid"]) == ["a"]
     model = json.loads((tmp_path / made[1]).read_text())  # of the repository, as the importing one has no such folder
     assert model["folder"] == str(ROOT / "resources/models/tiny-qwen")
+
+
+def test_one_start_of_an_engine_is_planned_for_all_trace_files_of_a_model_unless_hooks_are_off(tmp_path):
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"uid": "a", "problem": "1 + 1?", "answer": "2"}) + "\n")
+    traces = "results/elsewhere/traces/tiny"
+    wanted = [f"{traces}/mine/{condition}.greedy.parquet" for condition in ("with_reasoning", "without_reasoning")]
+    plan = tmp_path / traces / ".plan.json"
+    for arguments in (["--no-hooks"], []):
+        assert not plan.exists()
+        command = [sys.executable, "-m", "snakemake", "--cores", "1", "--touch", *arguments, "--", *wanted]
+        subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)  # touches nothing, as nothing is there
+    assert sorted(job["output"] for job in json.loads(plan.read_text())) == wanted

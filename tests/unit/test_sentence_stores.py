@@ -38,7 +38,7 @@ from same_stores import assert_same_store
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "model": "random", "dataset": "texts", "decoding": "greedy", "n_top_heads": 2, "n_problems": None, "stub": None,
-    "n_matrices": 1, "seed": 1,
+    "n_matrices": 3, "seed": 1,
 }  # fmt: skip
 STATISTICS = {"n_resamples": 200, "confidence": 0.95, "seed": 0}
 
@@ -99,7 +99,17 @@ def test_store_equals_the_front_door(folder, store):
             assert np.allclose(file["read"][number, 1, :n], effects["read"], atol=1e-5)
             assert file["reasoning"].asstr()[number] == "".join(effects["sentence"])
             assert (file["is_own"][number, n + 1 :] == -1).all() and np.isnan(file["effect"][number, :, n:]).all()
-        assert np.isfinite(file["matrix"][0]).any() and np.isnan(file["matrix"][1:]).all()
+        has_matrix = np.isfinite(file["matrix"][:]).any((1, 2)).tolist()
+        assert has_matrix == [True, False, True]  # a single sentence serves no other
+
+
+def test_an_added_problem_leaves_those_that_were_drawn_or_takes_the_place_of_one(folder):
+    table = read_parquet(folder / "traces.parquet")
+    asked = {"n_problems": 2, "seed": 1, "decoding": "greedy"}
+    whole = set(r2a.sentences.runs._measured_traces(folder / "traces.parquet", asked)["uid"])
+    write_parquet(folder / "fewer.parquet", table.iloc[1:], read_provenance(folder / "traces.parquet"))
+    fewer = set(r2a.sentences.runs._measured_traces(folder / "fewer.parquet", asked)["uid"])
+    assert len(whole) == 2 and len(whole & fewer) >= 1 and (whole == fewer or "text-0" in whole)
 
 
 def test_shards_make_the_whole_store(folder, store):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from r2a.draws import drawn
 from r2a.formats import read_format
 from r2a.head_sets import Head, matched_heads
 from r2a.models import load_model, load_tokenizer, marks_of, read_manifest, text_of, token_pieces
@@ -81,7 +82,8 @@ def measure_sentences(
     scored = read_parquet(heads, ["layer", "head", "rank", "a2bos", "output_share"])
     arms = [_heads_by_arm(scored, settings, uid) for uid in table["uid"]]
     named = [[None if heads is None else sorted(heads) for heads in of_trace] for of_trace in arms]
-    has_matrix = [number < settings["n_matrices"] for number in range(len(table))]
+    with_matrix = drawn(list(table["uid"]), settings["n_matrices"], f"{settings['seed']} matrices")
+    has_matrix = [uid in with_matrix for uid in table["uid"]]
     depends_on = map(list, zip(ids, bounds, references, named, has_matrix, strict=True))
     parts = Parts(output, written_from, {str(number): part for number, part in enumerate(depends_on)})
     pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
@@ -124,8 +126,7 @@ def _measured_traces(traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
     table = table[table["is_valid"] & bounds.map(lambda b: b.think_close > b.reasoning)]
     if table.empty:
         raise NothingToMeasure(f"no valid {settings['decoding']} trace with reasoning (the funnel says why)")
-    n_problems = min(settings["n_problems"] or len(table), len(table))
-    return table.sample(n_problems, random_state=settings["seed"]).sort_index()
+    return table[table["uid"].isin(drawn(list(table["uid"].unique()), settings["n_problems"], settings["seed"]))]
 
 
 def _sentence_mass(attention: Path, table: pd.DataFrame) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from r2a.figures.style import (
     CONDITION_COLOURS,
     CONDITION_MARKERS,
     GREY,
+    LEAST_PAIRS,
     LINES,
     name_lines,
     nothing_to_draw,
@@ -81,7 +82,7 @@ def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[st
         "Accuracy with and without reasoning by area, over all problems of an area (n); an invalid answer counts "
         "as wrong. At the right of each area: the paired difference in points with its interval. {interval} "
         "intervals: Wilson's for shares, Newcombe's for paired differences. Tests, with Holm's correction over "
-        "areas, are in tables/effect.csv."
+        "areas, are in tables/effect.csv, which also has the areas of fewer than five problems, too few to be drawn."
     ),
 )
 def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
@@ -90,6 +91,10 @@ def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, 
     table, effects = table[table["by"] == "area"], effects[effects["by"] == "area"]
     if table.empty:
         save(nothing_to_draw("No problem of this study has an area."), stem, effects, settings, [accuracy, effect])
+        return
+    numbers, table = _drawn(table, effects), table[table["n_problems"] >= LEAST_PAIRS]
+    if table.empty:
+        save(nothing_to_draw("No area has five problems or more."), stem, numbers, settings, [accuracy, effect])
         return
     figure, each = panels(table, 4.6, 1.2 + 0.3 * int(table.groupby("dataset")["group"].nunique().max()))
     for axes, rows in each:
@@ -102,7 +107,7 @@ def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, 
             axes.text(1.06, place, text, va="center", fontsize=7, transform=axes.get_yaxis_transform())
     name_lines(figure)
     title(figure, f"Accuracy by area, {decoding} decoding", caption("areas", settings))
-    save(figure, stem, _drawn(table, effects), settings, [accuracy, effect])
+    save(figure, stem, numbers, settings, [accuracy, effect])
 
 
 @figure(

@@ -14,8 +14,10 @@ import pytest
 import torch
 import transformers
 import yaml
+from transformers import CONFIG_MAPPING, AttentionInterface, AutoModelForCausalLM
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from families import FAMILIES, N_HEADS, WINDOW, random_ids, tiny_model
+from families import COMMON, FAMILIES, N_HEADS, WINDOW, random_ids, tiny_model
 from r2a.ablation.arms import Arm
 from r2a.ablation.decoding import answer_outputs, generate, of_others, read
 from r2a.attention.reference import rerun_eager
@@ -218,6 +220,39 @@ def test_answers_of_short_and_long_traces_are_those_of_whole_passes(family):
     note(family, "ablation", "exact")
 
 
+def slow_attention(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float, **_: Any
+) -> tuple[Any, None]:
+    """Whole rows of scores, with module.hidden [head, query, key] added where a test has put it there."""
+    key, value = (side.repeat_interleave(query.shape[1] // side.shape[1], 1) for side in (key, value))
+    scores = query @ key.transpose(2, 3) * scaling + attention_mask + getattr(module, "hidden", 0)
+    return (scores.softmax(-1) @ value).transpose(1, 2), None
+
+
+@pytest.mark.parametrize("family", ["mistral+window", "gemma3_text"])
+def test_heads_cut_off_from_a_reasoning_beyond_the_window_answer_as_in_masked_whole_passes(family):
+    AttentionInterface.register("slow", slow_attention)
+    AttentionMaskInterface.register("slow", eager_mask)
+    model, decoder = seen_through(family)
+    ids = random_ids(LENGTHS[1], seed=1)
+    bounds = Bounds(0, 1, 6, 7, len(ids) - 4, len(ids) - 3, len(ids), len(ids))
+    assert bounds.answer - bounds.reasoning > WINDOW
+    heads = tuple((layer, head) for layer in range(decoder.n_layers) for head in (0, 1))
+    read_ids = ids[: bounds.answer]
+    rows = [(read(model, read_ids, bounds), Arm("cut_off", RFH, 0, heads))]
+    (found,) = generate(model, rows, [N_ANSWER], eos=[])
+    answer: list[int] = []
+    while len(answer) < N_ANSWER:
+        n_tokens = len(read_ids) + len(answer)
+        hidden = torch.zeros(N_HEADS, n_tokens, n_tokens)
+        hidden[:2, len(read_ids) :, bounds.span("reasoning")] = -torch.inf
+        for attention in decoder.attentions:
+            attention.hidden = hidden
+        with attention_kernel(model, "slow"):
+            answer.append(int(model(torch.tensor([[*read_ids, *answer]]), use_cache=False).logits[0, -1].argmax()))
+    assert found.token_ids == answer
+
+
 # ---- what is refused
 
 
@@ -290,6 +325,18 @@ def test_a_wrong_stage_is_told_with_its_deviation():
     model.model.layers[2].mlp.register_forward_hook(lambda _module, _inputs, output: output.cumsum(1))
     (found,) = stages_that_hold(model, ["patching"], 512, "float32", COMPONENTS)
     assert not found["holds"] and "away from the model's own" in found["reason"]
+
+
+@pytest.mark.parametrize(("outer", "inner"), [("gemma3", "gemma3_text"), ("gemma4", "gemma4_text")])
+def test_the_text_model_inside_of_a_multimodal_one_holds_at_every_stage(outer, inner):
+    text = CONFIG_MAPPING[inner](**COMMON | FAMILIES[inner])
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CONFIG_MAPPING[outer](text_config=text.to_dict(), vision_config=vision | {"image_size": 28})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    assert "ConditionalGeneration" in type(model).__name__
+    found = stages_that_hold(model, ["attention", "patching", "ablation"], 512, "float32", ["resid_pre", "z"])
+    assert [stage["reason"] for stage in found] == ["", "", ""]
 
 
 # ---- the page

@@ -63,6 +63,30 @@ rule patch_pairs:
         "../scripts/patch_pairs.py"
 
 
+rule follow_patches:
+    input:
+        pairs="<results>/pairs/{model}/{dataset}.parquet",
+        activations="<results>/activations/{model}/{dataset}.h5",
+        ranks="<results>/head_ranks/{model}/{dataset}.parquet",
+        manifest="<results>/models/{model}.json",
+    output:
+        mechanism="<results>/mechanism/{model}/{dataset}.h5",
+    log:
+        "<logs>/mechanism/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/mechanism/{model}/{dataset}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: of_model("threads")
+    resources:
+        **ON_MODEL,
+        batch_tokens=STUDY.patching.batch_tokens,
+    params:
+        settings=settings("mechanism"),
+    script:
+        "../scripts/follow_patches.py"
+
+
 rule tabulate_patching:
     input:
         patching="<results>/patching/{model}/{dataset}.h5",
@@ -141,3 +165,30 @@ rule tabulate_carriers:
         settings=settings("patching_tables"),
     script:
         "../scripts/tabulate_carriers.py"
+
+
+rule tabulate_mechanism:
+    input:
+        mechanism="<results>/mechanism/{model}/{dataset}.h5",
+        heads="<results>/heads/{model}/{dataset}.parquet",
+    output:
+        mediation=report(
+            "<results>/tables/{model}/{dataset}/mediation.csv",
+            caption="../report/mediation.rst",
+            category="3 Patching",
+            subcategory="{model}, {dataset}",
+            labels={"result": "mediation (table)"},
+        ),
+        mlps="<results>/tables/{model}/{dataset}/mediation_mlps.csv",
+        attribution="<results>/tables/{model}/{dataset}/attribution.csv",
+        lens="<results>/tables/{model}/{dataset}/logit_lens.csv",
+        changes="<results>/tables/{model}/{dataset}/later_layers.csv",
+    log:
+        "<logs>/tables/{model}/{dataset}/mechanism.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        settings=settings("mechanism_tables"),
+    script:
+        "../scripts/tabulate_mechanism.py"

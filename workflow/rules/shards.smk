@@ -8,6 +8,7 @@ ruleorder:
     > capture_activations
     > patch_pairs
     > measure_sentences
+    > follow_patches
 
 
 use rule generate_traces as generate_traces_shard with:
@@ -64,6 +65,15 @@ use rule measure_sentences as measure_sentences_shard with:
         "<benchmarks>/sentences/{model}/{dataset}.{shard}.tsv"
 
 
+use rule follow_patches as follow_patches_shard with:
+    output:
+        mechanism=temp("<results>/mechanism/{model}/{dataset}.{shard}.h5"),
+    log:
+        "<logs>/mechanism/{model}/{dataset}.{shard}.log",
+    benchmark:
+        "<benchmarks>/mechanism/{model}/{dataset}.{shard}.tsv"
+
+
 rule gather_shards:
     input:
         shards=lambda wildcards: expand(
@@ -77,7 +87,7 @@ rule gather_shards:
         "<logs>/{store}/{model}/{table}.{suffix}.log",
     wildcard_constraints:
         model="|".join(STUDY.sharded_models),
-        store="traces|attention|ablated_answers|activations|patching|sentences",
+        store="traces|attention|ablated_answers|activations|patching|sentences|mechanism",
         table=r"[^/]+(/with(out)?_reasoning\.[^/]+)?",
         suffix="parquet|h5",
     conda:

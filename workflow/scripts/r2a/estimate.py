@@ -217,9 +217,11 @@ class Reckoning:
         )  # ranges that double
         n_kinds = (2 + n_controls) * len(settings.components) + 1
         n_runs = n_pairs * len(settings.probes)
+        n_followed = n_layers * (n_layers + 2) * (geometry.n_heads + 1) + 60 * n_layers
         return {
             "activations": n_runs * 2 * ACTIVATION * numbers,
             "patching": n_runs * (2 * METRIC * N_METRICS * n_patches + (CHUNK * N_METRICS + PART) * n_kinds),
+            "mechanism": n_runs * (2 * METRIC * n_followed + 40 * (CHUNK + PART)),
             "explorer": SHOWN * n_pairs * n_vectors * N_ROLES * (2 + n_controls),
         }
 

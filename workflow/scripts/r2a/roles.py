@@ -43,5 +43,9 @@ TOO_LONG = "its runs do not fit into memory"
 CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN = "clean_to_corrupted", "corrupted_to_clean"
 DIRECTIONS = (CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN)
 
+# by which heads a patch of the reasoning reaches the answer's tokens: all; the RFHs; as many matched ones; all but RFHs
+ALL_HEADS, REST = "all", "rest"
+PATHS = (ALL_HEADS, RFH, MATCHED, REST)
+
 # how right and wrong answers are compared: samples of one problem, or answers to different ones
 WITHIN, BETWEEN = "within problems", "between problems"

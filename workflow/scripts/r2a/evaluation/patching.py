@@ -32,8 +32,12 @@ class UsedPairs:
     def __init__(self, probe: str, group: h5py.Group) -> None:
         self.probe, self.group = probe, group
         self.is_used = group["is_used"][:] == 1
-        self.roles, self.layers = axis_labels(group, "role"), axis_labels(group, "layer")
+        self.layers = axis_labels(group, "layer")
         self.templates = group["template"].asstr()[self.is_used]  # the clusters that pairs are resampled in
+
+    @property
+    def roles(self) -> list[str]:
+        return axis_labels(self.group, "role")
 
     def components(self, settings: Mapping[str, Any]) -> list[str]:
         """Those of settings["components"] that the model has."""

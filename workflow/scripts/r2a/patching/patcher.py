@@ -691,6 +691,10 @@ class Patcher:
             resid_post = self._through(number, states, [(kept, at)], _Elsewhere())
         return resid_post.unflatten(0, (-1, self.n_heads)) if component == "z" else resid_post
 
+    def as_heads(self, joined: torch.Tensor) -> torch.Tensor:
+        """z with its heads apart, [..., head, d_head], 0 beyond the width of a layer whose heads are narrower."""
+        return _as_heads(self.decoder, joined)
+
     def at_last_token(self, kept: KeptRun, number: int, z: torch.Tensor) -> torch.Tensor:
         """What leaves a layer at the last token of a kept run [1, d_model], when heads give z [head * d_value]."""
         at = torch.tensor([kept.n_tokens - 1], device=z.device)

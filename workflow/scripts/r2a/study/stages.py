@@ -175,6 +175,7 @@ STAGES = {
         "control_versions",
     ),
     "sentences": _stage(1, "attention.{decoding,n_top_heads}", "sentences.{n_problems,stub,n_matrices}", "seed"),
+    "mechanism": _stage(1, "attention.n_top_heads", "patching.range_tokens", "seed"),
     # ---- tables
     "heads": _stage(4, "attention.n_top_heads", "scores", *STATISTICS),
     "evaluation": _stage(4, *STATISTICS, "variants", **LABELS),
@@ -187,6 +188,7 @@ STAGES = {
     "sentence_tables": _stage(1, *STATISTICS, **LABEL),
     "pair_tables": _stage(3, **LABEL),
     "patching_tables": _stage(3, "patching.{components,controls}", *STATISTICS, **LABEL),
+    "mechanism_tables": _stage(1, *STATISTICS, **LABEL),
     "across_models": _stage(
         1, "attention.n_top_heads", *STATISTICS, models="models.*.{label,distillation,variant_of}", **LABELS
     ),

@@ -1,0 +1,225 @@
+"""How an answer comes from its reasoning: by which heads and MLPs, seen in which layers (METHOD section 4)."""
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+
+from r2a.head_sets import Head, matched_heads
+from r2a.models import load_model, read_manifest
+from r2a.models.attention import SEAM
+from r2a.parts import Parts
+from r2a.patching.attribution import direct_attribution
+from r2a.patching.measurement import LOGITS_AT_A_TIME, RUNS, is_used
+from r2a.patching.metrics import patch_metrics
+from r2a.patching.patcher import KeptRun, Patch, Patcher, PatchPath, final_logits
+from r2a.patching.runs import used_pairs
+from r2a.progress import Progress
+from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, FINAL_ROLE, KEY_ROLES, PATHS, PROBE
+from r2a.shards import WHOLE, shard_range
+from r2a.store import (
+    NothingToMeasure,
+    add_array,
+    add_axis,
+    add_column,
+    axis_labels,
+    new_hdf5,
+    open_hdf5,
+    provenance,
+    read_parquet,
+)
+
+# of what a patch does, and of what the logit lens reads
+METRICS = {
+    "normalized_logit_diff": "0 nothing changed, 1 the clean answer fully restored",
+    "logit_a": "logit of the clean run's answer",
+    "logit_b": "logit of the corrupted run's answer",
+    "probability_a": "probability of the clean run's answer",
+    "probability_b": "probability of the corrupted run's answer",
+}
+# every array of a pair: its axes beside the pair, and its unit
+RUN_ARRAYS = {
+    "{run}/logit_a": ((), METRICS["logit_a"]),
+    "{run}/logit_b": ((), METRICS["logit_b"]),
+    **{f"lens/{{run}}/{metric}": (("layer", "key_role"), unit) for metric, unit in METRICS.items()},
+    "attribution/{run}/constant": ((), "logit"),
+    "attribution/{run}/embedding": ((), "logit"),
+    "attribution/{run}/attention": (("layer",), "logit"),
+    "attribution/{run}/mlp": (("layer",), "logit"),
+    "attribution/{run}/heads": (("layer", "head"), "logit"),
+}
+ARRAYS = {
+    **{name.format(run=run): of for run in RUNS for name, of in RUN_ARRAYS.items()},
+    **{f"paths/{metric}": (("path", "layer"), unit) for metric, unit in METRICS.items()},
+    "paths/without_mlp": (("layer",), METRICS["normalized_logit_diff"]),
+    "changes/stream": (("layer", "later_layer"), "share of the difference between the runs"),
+    "changes/heads": (("layer", "later_layer", "head"), "share of the difference between the runs"),
+}
+
+
+def follow_patches(
+    pairs: Path,
+    activations: Path,
+    ranks: Path,
+    manifest: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    batch_tokens: int,
+    shard: str = WHOLE,
+) -> None:
+    """Store how the end of the reasoning reaches the answer, in every pair whose runs prefer their own answers.
+
+    The patch is resid_pre of a layer at the last tokens of the reasoning, the clean run's put into the corrupted one:
+    the probe's, and range_tokens before them, or as many as both runs have. Arrays are nan in other pairs, a is the
+    clean run's answer, and axes and units are those of ARRAYS:
+    /{probe}/{run}: both answers' logits, nothing patched.
+    /{probe}/lens/{run}: what the final norm and the head make of the stored resid_pre (logit lens).
+    /{probe}/attribution/{run}: what each part adds directly to logit(a) - logit(b); see direct_attribution.
+    /{probe}/paths [path, layer]: the patch, as it reaches the answer's tokens by the heads of each of PATHS alone: all
+    of them, the Reasoning-Focus Heads, as many matched heads, and all but the Reasoning-Focus Heads. Other heads see
+    the reasoning as it is in the corrupted run. without_mlp [layer]: by the Reasoning-Focus Heads, and past this
+    layer's MLP, which writes what it writes in the corrupted run; the patch is in layer 0.
+    /{probe}/changes [layer, later_layer]: what a patch in a layer changes at the last token in what leaves a later one,
+    and in each head's z there, along the difference between both runs; of heads, over the whole layer's difference.
+    Finished pairs are kept beside the output (Parts). Raises NothingToMeasure where no pair is left.
+    """
+    by_probe = used_pairs(pairs)
+    patcher = Patcher(load_model(read_manifest(manifest), SEAM))
+    heads = read_parquet(ranks)
+    chosen = heads.sort_values("rank")[: settings["n_top_heads"]]
+    rfhs = tuple(zip(chosen["layer"].tolist(), chosen["head"].tolist(), strict=True))
+    origin = provenance(settings, [pairs, activations, ranks])
+    features = heads[["layer", "head", "rank", "output_share", "a2bos"]].to_json(orient="values")
+    depends = {
+        f"{probe}-{number}": [json.loads(row), features]
+        for probe, table in by_probe.items()
+        for number, row in enumerate(table.to_json(orient="records", lines=True).splitlines())
+    }
+    parts = Parts(output, origin, depends)
+    with open_hdf5(activations) as kept:
+        own = {
+            probe: [n for n in shard_range(shard, len(table)) if is_used(table, kept[probe], n)]
+            for probe, table in by_probe.items()
+        }
+        if not any(is_used(t, kept[probe], n) for probe, t in by_probe.items() for n in range(len(t))):
+            raise NothingToMeasure("in no pair do both runs prefer their own answers")
+        missing = [(probe, number) for probe in own for number in own[probe] if f"{probe}-{number}" not in parts]
+        with Progress(f"{settings['model']}, {settings['dataset']}: pairs followed", len(missing)) as progress:
+            for probe, number in missing:
+                row = by_probe[probe].iloc[number]
+                rng = random.Random(f"{settings['seed']} {row['pair']}")
+                sets = {"rfh": rfhs, "matched": matched_heads(rfhs, heads, rng)}
+                pair = _Pair(patcher, row, kept[probe], number, settings["range_tokens"])
+                parts.add(f"{probe}-{number}", pair.measure(sets, batch_tokens))
+                progress.advance()
+        with new_hdf5(output, origin) as file:
+            add_axis(file, "probe", list(by_probe))
+            for probe, table in by_probe.items():
+                group = file.create_group(probe)
+                add_axis(group, "pair", list(table["pair"]))
+                add_column(group, "template", "pair", list(table["template"]))
+                for axis in ("layer", "later_layer"):
+                    add_axis(group, axis, range(patcher.n_layers))
+                add_axis(group, "head", range(patcher.n_heads))
+                add_axis(group, "key_role", KEY_ROLES)
+                add_axis(group, "path", PATHS)
+                used = add_array(group, "is_used", ("pair",), "1 where both runs prefer their own answer", "int8", 0)
+                found = {number: parts[f"{probe}-{number}"] for number in own[probe]}
+                used[own[probe]] = 1
+                for name, (axes, unit) in ARRAYS.items():
+                    array = add_array(group, name, ("pair", *axes), unit)
+                    for number, arrays in found.items():
+                        array[number] = arrays[name.replace("/", ".")]
+
+
+class _Pair:
+    """A pair of runs, and what a patch of the end of the reasoning does between them."""
+
+    def __init__(
+        self, patcher: Patcher, row: pd.Series, activations: h5py.Group, number: int, range_tokens: int
+    ) -> None:
+        self.patcher, self.activations, self.number = patcher, activations, number
+        self.answers = int(row["answer_a_id"]), int(row["answer_b_id"])
+        roles = list(row["roles"])
+        self.key_places = [axis_labels(activations, "role").index(role) for role in KEY_ROLES]
+        probe = [k for k, role in enumerate(roles) if role == ANSWER_ROLE or role.startswith(PROBE)]
+        self.runs: dict[str, KeptRun] = {}
+        self.logits = {run: torch.tensor(activations[f"{run}/logits"][number]) for run in RUNS}
+        first, last = ({run: end(row[f"{run}_positions"][k] for k in probe) for run in RUNS} for end in (min, max))
+        reach = min(range_tokens, *(first[run] - row[f"{run}_reasoning_start"] for run in RUNS))
+        for run in RUNS:
+            at = [*range(first[run] - reach, last[run] + 1), row[f"{run}_positions"][roles.index(FINAL_ROLE)]]
+            after = row[f"{run}_positions"][roles.index(CLOSE_ROLE)] + 1
+            self.runs[run] = patcher.keep(row[f"{run}_ids"], at, None, row[f"{run}_masked"], after)
+
+    def measure(self, sets: Mapping[str, tuple[Head, ...]], batch_tokens: int) -> dict[str, np.ndarray]:
+        """Every array of ARRAYS, by its name with dots."""
+        found: dict[str, Any] = {}
+        for run in RUNS:
+            for side, answer in zip("ab", self.answers, strict=True):
+                found[f"{run}/logit_{side}"] = self.logits[run][answer]
+            stored = torch.tensor(self.activations[f"{run}/resid_pre"][self.number])[:, self.key_places]
+            found |= {f"lens/{run}/{metric}": values for metric, values in self._metrics(stored).items()}
+            shares = direct_attribution(self.patcher, self.runs[run], *self.answers)
+            found |= {f"attribution/{run}/{part}": values for part, values in shares._asdict().items()}
+        paths = self._paths(sets)
+        whole = [self._patch(layer) for layer in range(self.patcher.n_layers)]
+        patches = [self._patch(layer, path) for path in paths for layer in range(self.patcher.n_layers)]
+        past = [self._patch(0, self._path(sets["rfh"], layer)) for layer in range(self.patcher.n_layers)]
+        resid_post = self.patcher.finish([*patches, *past], batch_tokens)
+        by_path = resid_post[: len(patches)].unflatten(0, (len(paths), -1))
+        found |= {f"paths/{metric}": values for metric, values in self._metrics(by_path).items()}
+        found["paths/without_mlp"] = self._metrics(resid_post[len(patches) :])["normalized_logit_diff"]
+        found["changes/stream"], found["changes/heads"] = self._changes(whole, batch_tokens)
+        return {name.replace("/", "."): np.asarray(values, np.float32) for name, values in found.items()}
+
+    def _paths(self, sets: Mapping[str, tuple[Head, ...]]) -> list[PatchPath | None]:
+        """Those of PATHS, in their order; the first is no path at all."""
+        layers, heads = range(self.patcher.n_layers), range(self.patcher.n_heads)
+        rest = tuple((layer, head) for layer in layers for head in heads if (layer, head) not in sets["rfh"])
+        return [None, *(self._path(of) for of in (sets["rfh"], sets["matched"], rest))]
+
+    def _path(self, heads: tuple[Head, ...], past_mlp: int | None = None) -> PatchPath:
+        on_path = torch.zeros(self.patcher.n_layers, self.patcher.n_heads, dtype=torch.bool)
+        for place in heads:
+            on_path[place] = True
+        return PatchPath(on_path, torch.arange(self.patcher.n_layers) != (-1 if past_mlp is None else past_mlp))
+
+    def _patch(self, layer: int, path: PatchPath | None = None) -> Patch:
+        clean, corrupted = (self.runs[run] for run in RUNS)
+        source, target = (run.positions[:-1] for run in (clean, corrupted))
+        vectors = clean.resid_pre[layer][[position - clean.start for position in source]]
+        return Patch(corrupted, layer, tuple(target), vectors, path)
+
+    def _changes(self, patches: list[Patch], batch_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        stream, heads = self.patcher.follow(patches, batch_tokens)
+        clean, corrupted = (self.runs[run] for run in RUNS)
+        of_stream = torch.stack(
+            [(a[-1] - b[-1]).float().cpu() for a, b in zip(clean.resid_pre[1:], corrupted.resid_pre[1:], strict=True)]
+        )
+        of_heads = torch.stack(
+            [self.patcher.as_heads((a[-1] - b[-1]).float().cpu()) for a, b in zip(clean.z, corrupted.z, strict=True)]
+        )
+        # a layer in which both runs are alike has no share: 0 / 0
+        return (
+            (stream * of_stream).sum(-1) / of_stream.square().sum(-1),
+            (heads * of_heads).sum(-1) / of_heads.square().sum((-1, -2))[:, None],
+        )
+
+    def _metrics(self, resid_post: torch.Tensor) -> dict[str, torch.Tensor]:
+        """METRICS of what would leave the last layer, [..., d_model], each [...]."""
+        flat = resid_post.reshape(-1, resid_post.shape[-1])
+        parts = [
+            patch_metrics(
+                final_logits(self.patcher.model, some).cpu(), self.logits["clean"], self.logits["corrupted"],
+                *self.answers,
+            )
+            for some in flat.split(max(1, LOGITS_AT_A_TIME // len(self.logits["clean"])))
+        ]  # fmt: skip
+        return {metric: torch.cat([p[metric] for p in parts]).reshape(resid_post.shape[:-1]) for metric in METRICS}

@@ -1,0 +1,31 @@
+"""Tabulate how answers come from their reasoning: paths, direct attribution, the logit lens, later layers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]):
+        from r2a.evaluation.mechanism import tabulate_mechanism
+        from r2a.store import empty_if_nothing
+
+        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+            tabulate_mechanism(
+                Path(snakemake.input.mechanism),
+                Path(snakemake.input.heads),
+                Path(snakemake.output.mediation),
+                Path(snakemake.output.mlps),
+                Path(snakemake.output.attribution),
+                Path(snakemake.output.lens),
+                Path(snakemake.output.changes),
+                snakemake.params.settings,
+            )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

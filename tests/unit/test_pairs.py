@@ -13,7 +13,15 @@ from r2a.models import load_model, load_tokenizer, marks_of
 from r2a.patching.pairs import PairError, answer_form, build_run, padded, with_control
 from r2a.patching.patcher import Patcher, capture, capture_resid_pre, final_logits
 from r2a.prompts import prompt_ids
-from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, FINAL_ROLE
+from r2a.roles import (
+    ANSWER_ROLE,
+    CLOSE_ROLE,
+    CONTROL_ROLE,
+    FINAL_ROLE,
+    FIRST_MENTION,
+    REASONING_END,
+    SENTENCE_END,
+)
 from r2a.traces import segment_bounds
 
 MODEL = Path(__file__).parents[2] / "resources/models/tiny-qwen"
@@ -110,6 +118,41 @@ def test_without_a_reasoning_token_before_the_probe_a_pair_is_left_out(tokenizer
     assert tokenizer.decode(phrase) == "Final answer is ant.\n"
     with pytest.raises(PairError, match="no reasoning before the probe"):
         with_control(run, bare, "seed")
+
+
+def test_without_a_probe_the_reasoning_is_left_as_it_is_and_its_mentions_are_the_roles(tokenizer):
+    thought = "An ant or a cow? The cow is big. The ant is small. So it is the ant. Done.\n"
+    whole = trace(tokenizer, QUESTION, thought)
+    run = build_run(tokenizer, whole, "ant", "smaller", "none", True)
+    text = tokenizer.decode(run.token_ids)
+    assert text.endswith(f"{thought}</think>\n\nThus, the smaller one is \\boxed{{")
+
+    def before(role: str) -> str:
+        return tokenizer.decode(run.token_ids[: run.positions[role] + 1])
+
+    assert before(FIRST_MENTION).endswith("An ant")
+    assert before(ANSWER_ROLE).endswith("So it is the ant")
+    assert before(SENTENCE_END).endswith("So it is the ant.")
+    assert before(REASONING_END).endswith("Done.\n")
+    assert list(run.positions)[:4] == [REASONING_END, FIRST_MENTION, ANSWER_ROLE, SENTENCE_END]
+
+
+def test_without_a_probe_a_reasoning_that_does_not_mention_its_answer_leaves_the_pair_out(tokenizer):
+    whole = trace(tokenizer, QUESTION, "The cow is big. So it is the other one.\n")
+    with pytest.raises(PairError, match="a reasoning does not mention its answer"):
+        build_run(tokenizer, whole, "ant", "smaller", "none", True)
+
+
+def test_without_a_probe_the_control_is_at_no_mention_and_equally_far_before_both_ends(tokenizer):
+    traces = [trace(tokenizer, QUESTION, thought) for thought in ("Okay.\nThe ant is small.\n", "So it is the ant.\n")]
+    runs = [build_run(tokenizer, t, "ant", "smaller", "none", True) for t in traces]
+    for seed in range(30):
+        a, b = (run.positions for run in with_control(*runs, str(seed)))
+        assert a[REASONING_END] - a[CONTROL_ROLE] == b[REASONING_END] - b[CONTROL_ROLE] >= 1
+        for positions in (a, b):
+            assert positions[CONTROL_ROLE] not in {
+                positions[role] for role in (FIRST_MENTION, ANSWER_ROLE, SENTENCE_END)
+            }
 
 
 class Letters:

@@ -34,7 +34,7 @@ from r2a.store import axis_labels, provenance, read_parquet, write_json, write_p
 from same_stores import assert_same_store
 
 COMPONENTS = ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]
-CONTROL_NAMES = ["same_answer", "unrelated_answer", "random_vector"]
+CONTROL_NAMES = ["same_answer", "unrelated_answer", "random_vector", "wrong_position"]
 SOURCES = [(2 * row + k, run, row) for row in range(4) for k, run in enumerate(("clean", "corrupted"))]
 SETTINGS = {
     "model": "planted", "dataset": "pairs", "model_label": "Planted", "dataset_label": "Pairs", "is_toy": True,
@@ -150,6 +150,12 @@ def test_another_pairs_vector_of_the_same_answer_restores_it(folder):
     found = stored(folder, "resid_pre/same_answer/normalized_logit_diff")[:, :, KEY_ROLES.index(ANSWER_ROLE)]
     np.testing.assert_allclose(found[:3], np.tile(BEFORE, (3, 1)), atol=1e-3)
     assert np.isnan(found[3]).all()
+
+
+def test_the_right_vector_at_the_wrong_position_of_the_probe_leaves_the_old_one_beside_it(folder):
+    """The planted head reads it wherever it stands: it then sees both answers, and prefers neither."""
+    found = stored(folder, "resid_pre/wrong_position/normalized_logit_diff")[:, :, KEY_ROLES.index(ANSWER_ROLE)]
+    np.testing.assert_allclose(found, np.tile(BEFORE / 2, (4, 1)), atol=1e-3)
 
 
 def test_a_vector_of_an_unrelated_answer_takes_away_the_old_one_and_does_not_bring_the_new(folder):

@@ -48,8 +48,11 @@ hint = HINTS.register
 class Control(Entry):
     """A control of patching: a function of r2a.patching.controls.Given that returns vectors, or None where it has none.
 
-    label: whose vectors they are, e.g. "a random vector of the same norm".
+    label: whose vectors they are, e.g. "a random vector of the same norm". is_displaced: whether those for the answer's
+    token are put in at another token of the probe.
     """
+
+    is_displaced: bool = False
 
 
 CONTROLS = Registry("control", Control, "r2a.patching")

@@ -26,10 +26,12 @@ ABLATION_MODES = {
 STUB = "\n\nThe final answer is \\boxed{"
 
 # the token roles that both runs of a pair have
-ANSWER_ROLE = "answer"  # the answer within the probe, the reasoning's last line
+ANSWER_ROLE = "answer"  # the answer within the probe, the reasoning's last line; without one, its last mention
 CLOSE_ROLE = "</think>"
 FINAL_ROLE = "final"  # the token right before the predicted answer
 CONTROL_ROLE = "random reasoning token"
+FIRST_MENTION, SENTENCE_END = "first mention of the answer", "end of the answer's sentence"
+REASONING_END = "end of the reasoning"  # these three, where no probe is added
 KEY_ROLES = (ANSWER_ROLE, CLOSE_ROLE, FINAL_ROLE)  # where single heads are patched, and controls put in
 PROBE, ENDING = "probe: ", "ending: "  # prefixes of the other tokens' roles
 
@@ -38,6 +40,7 @@ INVALID, WRONG = "a trace is not valid", "an answer is wrong"
 SPLIT_IN_BOX, SPLIT_IN_PROBE = "an answer is not one token in the box", "an answer is not one token in the probe"
 NO_REASONING, OWN_ANSWER_NOT_PREFERRED = "no reasoning before the probe", "a run does not prefer its own answer"
 TOO_LONG = "its runs do not fit into memory"
+NO_MENTION = "a reasoning does not mention its answer"
 
 # what is put into which run
 CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN = "clean_to_corrupted", "corrupted_to_clean"

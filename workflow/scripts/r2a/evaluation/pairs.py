@@ -6,7 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from r2a.roles import INVALID, NO_REASONING, OWN_ANSWER_NOT_PREFERRED, SPLIT_IN_BOX, SPLIT_IN_PROBE, TOO_LONG, WRONG
+from r2a.roles import (
+    INVALID,
+    NO_MENTION,
+    NO_REASONING,
+    OWN_ANSWER_NOT_PREFERRED,
+    SPLIT_IN_BOX,
+    SPLIT_IN_PROBE,
+    TOO_LONG,
+    WRONG,
+)
 from r2a.store import axis_labels, open_hdf5, provenance, read_parquet, why_empty, write_csv
 
 # each step of the funnel, and what a pair fails it by
@@ -14,7 +23,7 @@ STEPS = {
     "both_valid": (INVALID,),
     "both_right": (WRONG,),
     "one_token": (SPLIT_IN_BOX, SPLIT_IN_PROBE),
-    "aligned": (NO_REASONING,),
+    "aligned": (NO_REASONING, NO_MENTION),
     "own_answer_preferred": (TOO_LONG, OWN_ANSWER_NOT_PREFERRED),
 }
 

@@ -153,7 +153,8 @@ def _put_in(pairs: UsedPairs, component: str, controls: Sequence[str]) -> list[t
     probe = [k for k, role in enumerate(pairs.roles) if role.startswith(PROBE)]
     places = [("effect", CLEAN_TO_CORRUPTED, [pairs.roles.index(ANSWER_ROLE)])]
     places += [(control, control, [KEY_ROLES.index(ANSWER_ROLE)]) for control in controls]
-    places.append(("other_probe_tokens", CLEAN_TO_CORRUPTED, probe))
+    if probe:
+        places.append(("other_probe_tokens", CLEAN_TO_CORRUPTED, probe))
     if CONTROL_ROLE in pairs.roles:
         places.append(("random_reasoning_token", CLEAN_TO_CORRUPTED, [pairs.roles.index(CONTROL_ROLE)]))
     return [

@@ -40,7 +40,7 @@ from r2a.store import axis_labels, open_hdf5, read_parquet
 
 # the roles that curves are drawn for: colour, marker, name
 CURVES = {
-    ANSWER_ROLE: (BLUE, "o", "answer in the reasoning's last line"),
+    ANSWER_ROLE: (BLUE, "o", "the answer in the reasoning"),
     CLOSE_ROLE: (GREEN, "^", "</think>"),
     FINAL_ROLE: (RED, "s", "last token before the answer"),
 }

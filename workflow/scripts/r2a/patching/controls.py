@@ -50,6 +50,12 @@ def random_vector(given: Given) -> torch.Tensor:
     return random_like(given.clean, random.Random(f"{given.seed} {given.component}").getrandbits(32))
 
 
+@control(label="the clean run's vector, at another token of that line", is_displaced=True)
+def wrong_position(given: Given) -> torch.Tensor:
+    """The clean run's own vectors, the answer's at another token of the probe: right content, wrong position."""
+    return given.clean
+
+
 def drawn_run(pairs: pd.DataFrame, number: int, seed: str, fits: Callable[[int], bool]) -> tuple[str, int] | None:
     """(run, row) of a run of another pair whose answer's id fits, drawn at random; None where there is none."""
     fitting = {

@@ -16,7 +16,7 @@ from r2a.memory import if_it_fits
 from r2a.patching.controls import Given
 from r2a.patching.metrics import METRICS, logit_diff, patch_metrics
 from r2a.patching.patcher import KeptRun, Patch, Patcher, final_logits, refuse_deviating
-from r2a.roles import CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, KEY_ROLES
+from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, KEY_ROLES, PROBE, REASONING_END
 from r2a.store import axis_labels
 
 RUNS = ("clean", "corrupted")
@@ -167,6 +167,9 @@ class _Pair:
         self.range_ends = range_ends(table.iloc[[number]], settings["range_tokens"])[0]
         roles = axis_labels(activations, "role")
         self.key_places = [roles.index(role) for role in KEY_ROLES]
+        # the probe's first token in place of its answer; without a probe, the reasoning's last token
+        elsewhere = next(k for k, role in enumerate(roles) if role == REASONING_END or role.startswith(PROBE))
+        self.displaced_places = [elsewhere if role == ANSWER_ROLE else roles.index(role) for role in KEY_ROLES]
         self.runs: dict[str, KeptRun] = {}
         for run in RUNS:
             positions = self.row[f"{run}_positions"]
@@ -197,7 +200,8 @@ class _Pair:
                 for control in self.settings["controls"]:
                     vectors = CONTROLS[control].function(given)
                     if vectors is not None and vectors.isfinite().all():  # a pair too long for memory has none
-                        put_in[control] = ("corrupted", vectors[:, self.key_places], self.key_places)
+                        at = self.displaced_places if CONTROLS[control].is_displaced else self.key_places
+                        put_in[control] = ("corrupted", vectors[:, self.key_places], at)
             for patch, (base, vectors, at) in put_in.items():
                 patches = patcher.patches(self.runs[base], component, vectors, at, layers)
                 jobs.append(Job(f"{component}/{patch}", base, patches, (len(layers), *vectors.shape[1:-1])))

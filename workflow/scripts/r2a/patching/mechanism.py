@@ -21,7 +21,7 @@ from r2a.patching.metrics import patch_metrics
 from r2a.patching.patcher import KeptRun, Patch, Patcher, PatchPath, final_logits
 from r2a.patching.runs import used_pairs
 from r2a.progress import Progress
-from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, FINAL_ROLE, KEY_ROLES, PATHS, PROBE
+from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, FINAL_ROLE, KEY_ROLES, PATHS, PROBE, REASONING_END
 from r2a.shards import WHOLE, shard_range
 from r2a.store import (
     NothingToMeasure,
@@ -76,8 +76,8 @@ def follow_patches(
     """Store how the end of the reasoning reaches the answer, in every pair whose runs prefer their own answers.
 
     The patch is resid_pre of a layer at the last tokens of the reasoning, the clean run's put into the corrupted one:
-    the probe's, and range_tokens before them, or as many as both runs have. Arrays are nan in other pairs, a is the
-    clean run's answer, and axes and units are those of ARRAYS:
+    the probe's (without one, the last), and range_tokens before them, or as many as both runs have. Arrays are nan in
+    other pairs, a is the clean run's answer, and axes and units are those of ARRAYS:
     /{probe}/{run}: both answers' logits, nothing patched.
     /{probe}/lens/{run}: what the final norm and the head make of the stored resid_pre (logit lens).
     /{probe}/attribution/{run}: what each part adds directly to logit(a) - logit(b); see direct_attribution.
@@ -148,7 +148,8 @@ class _Pair:
         self.answers = int(row["answer_a_id"]), int(row["answer_b_id"])
         roles = list(row["roles"])
         self.key_places = [axis_labels(activations, "role").index(role) for role in KEY_ROLES]
-        probe = [k for k, role in enumerate(roles) if role == ANSWER_ROLE or role.startswith(PROBE)]
+        ends = [REASONING_END] if REASONING_END in roles else [ANSWER_ROLE, *(r for r in roles if r.startswith(PROBE))]
+        probe = [roles.index(role) for role in ends]
         self.runs: dict[str, KeptRun] = {}
         self.logits = {run: torch.tensor(activations[f"{run}/logits"][number]) for run in RUNS}
         first, last = ({run: end(row[f"{run}_positions"][k] for k in probe) for run in RUNS} for end in (min, max))

@@ -18,14 +18,19 @@ from r2a.roles import (
     CONTROL_ROLE,
     ENDING,
     FINAL_ROLE,
+    FIRST_MENTION,
     INVALID,
+    NO_MENTION,
     NO_REASONING,
     PROBE,
+    REASONING_END,
+    SENTENCE_END,
     SPLIT_IN_BOX,
     SPLIT_IN_PROBE,
     WRONG,
 )
 from r2a.store import provenance, read_parquet, write_parquet
+from r2a.text.sentences import sentence_bounds
 from r2a.traces import SEGMENTS, TRACE_KEYS, Bounds
 
 REASONING, CLOSE, ANSWER = (SEGMENTS.index(name) for name in ("reasoning", "think_close", "answer"))
@@ -110,28 +115,36 @@ def build_run(
     Ids are joined, text is never re-tokenized; a probe that the reasoning already ends in is not added twice.
     Roles: the probe's tokens ("probe: ..."; the answer within it is "answer"), "</think>", and the ending's
     tokens ("ending: ..."; of a comparator of several tokens the last; the final one is "final"). A space apart before
-    the answer has none, so that all pairs have the same. Raises PairError where the answer is not one token.
+    the answer has none, so that all pairs have the same. Without a probe, the reasoning's roles are its end, its first
+    and last ("answer") mention of the answer, and the end of the latter's sentence. Raises PairError where the answer
+    is not one token, or there is no mention.
     """
     before, given, after = _piece_ids(tokenizer, PROBES[probe].function(), answer=answer)
     lead, compared, box = _piece_ids(tokenizer, ANSWER_ENDING, comparator=comparator)
     form = answer_form(tokenizer, answer)
     if BARE not in form:
         raise PairError(SPLIT_IN_BOX)
-    if len(given) != 1 and SPACE_APART not in form:
+    if given and len(given) != 1 and SPACE_APART not in form:
         raise PairError(SPLIT_IN_PROBE)
     ids = [*trace["prompt_token_ids"], *trace["completion_token_ids"]]
     bounds = Bounds.of(trace["bounds"])
     segments = [list(ids[bounds.span(segment)]) for segment in SEGMENTS[: ANSWER + 1]]
     if not keep_reasoning:
         segments[REASONING] = list(tokenizer.encode("\n", add_special_tokens=False))
+    whole = tokenizer.encode(ANSWER_ENDING[2].format() + answer, add_special_tokens=False)
     phrase = [*before, *given, *after]
-    if segments[REASONING][-len(phrase) :] != phrase:
-        segments[REASONING] += phrase
+    named: dict[int, list[str | None]] = {}
+    if phrase:
+        if segments[REASONING][-len(phrase) :] != phrase:
+            segments[REASONING] += phrase
+        named[REASONING] = [
+            *_roles(tokenizer, before, PROBE),
+            *[None] * (len(given) - 1),
+            ANSWER_ROLE,
+            *_roles(tokenizer, after, PROBE),
+        ]
     segments[ANSWER] = [*lead, *compared, *box]
-    named: dict[int, list[str | None]] = {
-        REASONING: [
-            *_roles(tokenizer, before, PROBE), *[None] * (len(given) - 1), ANSWER_ROLE, *_roles(tokenizer, after, PROBE)
-        ],
+    named |= {
         CLOSE: [CLOSE_ROLE],
         # matched from its end: the two comparators may differ in length
         ANSWER: [
@@ -142,20 +155,47 @@ def build_run(
     roles = {
         name: (segment, len(names) - k) for segment, names in named.items() for k, name in enumerate(names) if name
     }
-    whole = tokenizer.encode(ANSWER_ENDING[2].format() + answer, add_special_tokens=False)
+    if not phrase:
+        forms = {tuple(ids) for ids in _piece_ids(tokenizer, (answer, " {answer}"), answer=answer)} | {(whole[-1],)}
+        mentions = _mentions(tokenizer, segments[REASONING], [ids[0] for ids in forms if len(ids) == 1])
+        roles = {role: (REASONING, len(segments[REASONING]) - at) for role, at in mentions.items()} | roles
     return Run(tuple(segments), roles, whole[-1])
 
 
+def _mentions(tokenizer: Any, reasoning: Sequence[int], answers: Sequence[int]) -> dict[str, int]:
+    """Where a reasoning mentions its answer by one of some tokens, by role; raises PairError where it does not.
+
+    A mention is a whole word: neither a letter nor a digit goes on before or after it.
+    """
+    pieces = [text_of(tokenizer, [token]) for token in reasoning]
+    edges = ["", *pieces, ""]
+    at = [
+        k
+        for k, token in enumerate(reasoning)
+        if token in answers
+        and not (edges[k][-1:].isalnum() and pieces[k][:1].isalnum())
+        and not edges[k + 2][:1].isalnum()
+    ]
+    if not at:
+        raise PairError(NO_MENTION)
+    end = next(end for end in sentence_bounds(pieces)[1:] if end > at[-1]) - 1
+    while end > at[-1] and not pieces[end].strip():  # white space after the full stop
+        end -= 1
+    return {REASONING_END: len(reasoning) - 1, FIRST_MENTION: at[0], ANSWER_ROLE: at[-1], SENTENCE_END: end}
+
+
 def with_control(a: Run, b: Run, seed: str) -> tuple[Run, Run]:
-    """Both runs with the role of a random reasoning token, equally far before the probe in both.
+    """Both runs with the role of a random reasoning token, equally far before the probe, or the end, in both.
 
     Raises PairError where there is none.
     """
-    n_probe = max(back for segment, back in a.roles.values() if segment == REASONING)
+    backs = {back for run in (a, b) for segment, back in run.roles.values() if segment == REASONING}
+    n_probe = 0 if REASONING_END in a.roles else max(backs)
     reach = min(len(run.segments[REASONING]) for run in (a, b)) - n_probe
-    if reach < 1:
+    free = [back for back in range(n_probe + 1, n_probe + reach + 1) if back not in backs]
+    if not free:
         raise PairError(NO_REASONING)
-    place = (REASONING, n_probe + random.Random(seed).randint(1, reach))
+    place = (REASONING, free[random.Random(seed).randint(1, len(free)) - 1])
     a, b = (replace(run, roles=run.roles | {CONTROL_ROLE: place}) for run in (a, b))
     return a, b
 

@@ -13,3 +13,9 @@ def plain() -> tuple[str, str, str]:
 def boxed() -> tuple[str, str, str]:
     """The same with X in a box (v1)."""
     return "Final answer is \\boxed{{", "{answer}", "}}.\n"
+
+
+@probe(label="the reasoning as written, no line added")
+def none() -> tuple[str, str, str]:
+    """No line: patched at the reasoning's own mentions of its answer, where their sentence ends, and at its end."""
+    return "", "", ""

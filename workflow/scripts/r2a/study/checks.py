@@ -187,6 +187,11 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
         yield "perturbation.paraphraser", words
     if "resid_pre" not in study.patching.components:
         yield "patching.components", "resid_pre is missing; figures and the hand-off layer need it"
+    if "none" in study.patching.probes and not study.patching.keep_reasoning:
+        yield (
+            "patching.keep_reasoning",
+            "probe none patches the model's own reasoning; set it to true, or leave none out",
+        )
 
 
 def _format_in_words(place: str, model: Model) -> Iterator[tuple[str, str]]:

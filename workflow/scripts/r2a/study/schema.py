@@ -562,7 +562,7 @@ class Patching(Section):
         description=f"The line that ends the reasoning, with the answer X. {_meanings(PROBES)}",
     )
     controls: Distinct[Control] = Field(
-        ["same_answer", "unrelated_answer", "random_vector"],
+        ["same_answer", "unrelated_answer", "random_vector", "wrong_position"],
         description="What is put into the corrupted run in place of the clean run's vectors, to see what their "
         f"effect proves. {_meanings(CONTROLS)}",
     )

@@ -163,14 +163,14 @@ def test_jobs_ask_for_memory_by_size_and_dtype_and_for_threads_by_what_they_run(
     monkeypatch.chdir(tmp_path)
     models = {
         "wide": {"hub": "some/Model-7B", "gpus": 0, "dtype": "float32"}, "half": {"hub": "some/Model-7B", "gpus": 0},
-        "toy": {"path": str(larger), "gpus": 0, "is_toy": True},
+        "tiny": {"path": str(larger), "gpus": 0},
         "given": {"path": str(larger), "memory_mb": 9, "threads": 3},
     }  # fmt: skip
     models["half"]["dtype"] = "bfloat16"
     found = study_of(larger, models=models).models
     assert found["wide"].memory_mb == 2500 + 256 + 1.2 * 28_000
     assert found["half"].memory_mb == 2500 + 256 + 1.2 * 14_000
-    assert (found["toy"].memory_mb, found["given"].memory_mb) == (4000, 9)
+    assert (found["tiny"].memory_mb, found["given"].memory_mb) == (4000, 9)
     assert [model.threads for model in found.values()] == [8, 8, 1, 3]
 
 

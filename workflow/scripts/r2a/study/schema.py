@@ -29,6 +29,7 @@ VARIED = (
 )  # fmt: skip
 ROOT = Path(__file__).parents[4]
 THREADS, LEAST_MEMORY_MB = 8, 4000  # of a job, by default
+MANY_PARAMETERS = 5e7  # of which more threads make the work faster
 
 
 def located(path: str) -> str:
@@ -198,7 +199,7 @@ class Model(Source):
         None,
         gt=0,
         description="CPU threads that a job of this model uses, at most as many as Snakemake has cores. The default is "
-        "1 for toys and on GPUs, else 8.",
+        "1 on GPUs and for tiny models (under 50 million parameters), else 8.",
     )
     memory_mb: int | None = Field(
         None,
@@ -669,7 +670,8 @@ class Study(Section):
                 entry.path = entry.path and located(entry.path)
         on_weights: list[Model | Judge] = [*self.models.values(), *self.judges.values()]
         for loaded in on_weights:
-            is_light = loaded.gpus > 0 or (isinstance(loaded, Model) and loaded.is_toy)
+            n_parameters = parameters_by_size(loaded.path, loaded.hub, loaded.revision)
+            is_light = loaded.gpus > 0 or 0 < n_parameters < MANY_PARAMETERS
             loaded.threads = loaded.threads or (1 if is_light else THREADS)
             loaded.memory_mb = loaded.memory_mb or self._memory_mb(loaded)
         self.diagnostics.haystack = located(self.diagnostics.haystack)

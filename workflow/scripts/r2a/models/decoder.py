@@ -102,16 +102,15 @@ class Decoder:
     @property
     def bytes_in_a_layer(self) -> int:
         """About what a token takes while a layer computes: residual streams, heads, and the MLP's inner width."""
-        config = self.config
-        experts = getattr(config, "num_experts_per_tok", None) or 1
-        inner = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None)
+        experts = _largest(self.config, "num_experts_per_tok") or 1
+        inner = _largest(self.config, "moe_intermediate_size") or _largest(self.config, "intermediate_size")
         widths = 6 * self.d_model + 4 * self.n_heads * max(self.d_values) + 3 * experts * (inner or 4 * self.d_model)
         return self.model.dtype.itemsize * widths
 
     @property
     def n_kept(self) -> int:
         """How many numbers a token's keys and values are about, in all layers together."""
-        n_key_heads = getattr(self.config, "num_key_value_heads", None) or self.n_heads
+        n_key_heads = _largest(self.config, "num_key_value_heads") or self.n_heads
         return sum(2 * n_key_heads * width for width in self.d_values)
 
     def run(self, token_ids: torch.Tensor, forward_pass: Pass | None = None, **options: Any) -> torch.Tensor:
@@ -165,6 +164,12 @@ class Decoder:
                 f"{self.name}: {type(module).__name__} has none of {', '.join(names)}; it cannot be studied"
             )
         return found
+
+
+def _largest(config: Any, name: str) -> int:
+    """A setting's value, the largest where it has one for each layer; 0 where there is none."""
+    value = getattr(config, name, None) or 0
+    return max(value) if isinstance(value, (list, tuple)) else value
 
 
 def _named(module: Any, names: Sequence[str]) -> Any:

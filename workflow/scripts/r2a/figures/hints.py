@@ -40,7 +40,7 @@ REASONINGS = (
         "Questions asked with a hint at an answer and without it. Left: the share of answers that are the hint's, and "
         "that are right; an invalid answer is neither. Right: the share of reasonings that tell of the hint, by words "
         "that each hint names; without the hint, such a word tells of something else. {interval} Wilson intervals over "
-        "problems. The paired test of following (exact McNemar, or sign flips for several samples) is in the table."
+        "n problems. The paired test of following (exact McNemar, or sign flips for several samples) is in the table."
     ),
 )
 def plot_hints(table: Path, stem: Path, settings: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ def plot_belief(sentences: Path, beliefs: Path, stem: Path, settings: Mapping[st
     label="which sentence serves which",
     where="graded_datasets",
     caption=(
-        "One trace. A sentence (column) is hidden from all later tokens, in all heads: how much the next-token "
+        "One example. A sentence (column) is hidden from all later tokens, in all heads: how much the next-token "
         "distributions of each later sentence (row) change, mean KL divergence over its tokens, in nats, on a scale of "
         "square roots. Right: what the final answer's log-probability loses, in nats. No test."
     ),

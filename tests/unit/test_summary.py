@@ -16,6 +16,7 @@ from r2a.study import load_study
 from r2a.summary.accuracy import find_accuracy
 from r2a.summary.cost import cost
 from r2a.summary.index import write_index
+from r2a.summary.mechanism import find_mediation
 from r2a.summary.page import COORDINATE, verdict_table
 from r2a.summary.patching import find_patching
 from r2a.summary.perturbation import find_perturbation
@@ -89,6 +90,18 @@ def test_what_another_reasoning_implies_is_marked_beyond_one_half(tmp_path):
         paths = {name: [write(tmp_path / f"{name}.csv", rows)] for name, rows in tables.items()}
         cell = find_perturbation(**paths, settings={}).verdicts["follows another text"]["Model M", "Data D"]
         assert cell.sign == sign
+
+
+def test_the_share_through_rfhs_is_told_at_the_layer_where_the_whole_effect_is_strongest(tmp_path):
+    rows = []
+    for layer, whole in enumerate((0.4, 0.9)):
+        for heads, part in (("all", 1), ("rfh", 0.6), ("matched", 0.1), ("rest", 0.3)):
+            of = {"probe": "plain", "path": heads, "layer": layer, "n_pairs": 30, "mean": whole * part}
+            shares = {"share": part - layer / 10, "share_low": part - 0.2, "share_high": part + 0.1}
+            rows.append(of | {"low": 0, "high": 1} | shares)
+    found = find_mediation([write(tmp_path / "mediation.csv", rows)], settings={})
+    assert found.verdicts["share through RFHs"]["Model M", "Data D"].text == "50 % [40, 70]"
+    assert found.sentences[0].endswith("than as many matched heads in the one case.")
 
 
 def test_what_rests_on_few_is_grey_and_what_has_no_interval_has_no_mark():

@@ -153,7 +153,6 @@ def find_carriers(carriers: Sequence[Path], settings: Mapping[str, Any]) -> Foun
             found.rows.append((subject, cells))
             if row.role == FINAL_ROLE:
                 carrying.setdefault(subject, among)
-    found.verdicts = {"RFHs carry it": carrying}
     if carrying:
         some = in_cases(cell.value > 0 for cell in carrying.values())
         found.sentences = [f"Reasoning-Focus Heads are among the heads that carry most of the answer {some}."]

@@ -184,7 +184,7 @@ class Rows:
 
         # what was read: heads that share keys, and a trace's slots, stand behind each other as queries of one head
         queries = query[:, :, 0].unflatten(0, (n_traces, n_slots)).transpose(1, 2)
-        queries = queries.to(torch.float32, memory_format=torch.contiguous_format, copy=True).view(*shape, -1)
+        queries = queries.float().contiguous().view(*shape, -1)
         stacked = queries.view(n_traces * n_key_heads, -1, queries.shape[-1])
         flags = self.flags[:, layer].to(device).flatten(1, 2)
         bias = torch.bmm(flags, hides).view(*stacked.shape[:2], n_read)

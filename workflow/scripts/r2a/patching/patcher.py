@@ -656,7 +656,7 @@ class Patcher:
             by_name = dict(zip(asked, gradients, strict=True))
             upstream = by_name["resid_pre"]
             for component in components:
-                of_place = by_name[component].flatten(0, -2)[at.to(upstream.device)].float()
+                of_place = by_name[component].flatten(0, -2)[at.to(by_name[component].device)].float()
                 of_layers[component].append(_as_heads(self.decoder, of_place) if component == "z" else of_place)
         found_of = off_device([stack_layers(layers[::-1]) for layers in of_layers.values()])
         return dict(zip(of_layers, found_of, strict=True))

@@ -15,7 +15,7 @@ from r2a.attention.rows import capture_rows
 from r2a.models import ModelError, load_model, read_manifest
 from r2a.models.attention import SEAM
 from r2a.patching.runs import capture_activations, patch_pairs
-from r2a.roles import KEY_ROLES
+from r2a.roles import KEY_ROLES, PROBE
 from r2a.store import provenance, read_parquet, write_parquet
 from random_traces import write_random_traces
 from same_stores import assert_same_store
@@ -66,14 +66,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_parquet(folder / "traces.parquet", traces, provenance({}, [folder / "manifest.json"]))
     model, pairs = load_model(read_manifest(folder / "manifest.json"), "sdpa"), []
     for number, (clean, corrupted) in enumerate([(0, 2), (2, 0)]):
-        row: dict[str, Any] = {"probe": "plain", "pair": f"pair-{number}", "left_out": "", "roles": list(KEY_ROLES)} | {
-            "template": "t"
-        }
+        row: dict[str, Any] = {
+            "probe": "plain",
+            "pair": f"pair-{number}",
+            "left_out": "",
+            "roles": [f"{PROBE}first", *KEY_ROLES],
+        } | {"template": "t"}
         for run, of, answer in (("clean", clean, "answer_a_id"), ("corrupted", corrupted, "answer_b_id")):
             trace = traces.iloc[of]
             ids = [*trace["prompt_token_ids"], *trace["completion_token_ids"]][:-3]
             close = trace["bounds"][4]
-            row |= {f"{run}_ids": ids, f"{run}_positions": [close - 1, close, len(ids) - 1], f"{run}_masked": []}
+            row |= {
+                f"{run}_ids": ids,
+                f"{run}_positions": [close - 2, close - 1, close, len(ids) - 1],
+                f"{run}_masked": [],
+            }
             row |= {f"{run}_reasoning_start": trace["bounds"][3], answer: preferred_id(model, ids)}
         pairs.append(row)
     write_parquet(folder / "pairs.parquet", pd.DataFrame(pairs), provenance({}))

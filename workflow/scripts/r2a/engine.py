@@ -114,13 +114,11 @@ def start_engine(
         counted._reasoning_start_token_ids = opened
         counted._reasoning_end_token_ids = counted._natural_reasoning_end_token_ids = closed
         options["reasoning_config"] = counted
-        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = (
-            "0"  # the two runners count differently: generation.vllm_engine.complete
-        )
+        # the two runners count differently: generation.vllm_engine.complete
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     switch = longrope_switch(config)
-    if (
-        switch is not None
-    ):  # by max_model_len vLLM chooses the factors for all requests; reruns have those for long ones
+    if switch is not None:
+        # by max_model_len vLLM chooses the factors for all requests; reruns have those for long ones
         longest = max(longest, switch + 1)
     if resources["gpu"]:
         from vllm.platforms import current_platform

@@ -110,7 +110,8 @@ def test_patching_all_or_nothing_at_the_ends_of_the_network(study, model):
 
 def test_every_store_names_its_dimensions_and_origin(study):
     paths = list(study.results.rglob("*.h5"))
-    assert len(paths) == 2 * len(EACH) + 3 * len(MODELS)  # attention and its rows; probes, activations, patching
+    # attention and its rows; sentences; diagnostics, and the pairs' activations, patching and mechanism
+    assert len(paths) == 2 * len(EACH) + len(GRADED) + 4 * len(MODELS)
     for path in paths:
         with h5py.File(path) as file:
             assert "r2a" in file.attrs, path

@@ -21,7 +21,7 @@ from r2a.ablation.runs import ablate_heads
 from r2a.attention import capture_attention
 from r2a.boxes import find_boxes
 from r2a.datasets import DatasetError, load_dataset
-from r2a.figures.accuracy import plot_accuracy, plot_areas
+from r2a.figures.registry import draw
 from r2a.formats import FORMATS
 from r2a.generation import generate_traces
 from r2a.generation.perturbed import regenerate_answers
@@ -42,6 +42,7 @@ from r2a.store import (
     provenance,
     read_parquet,
     read_provenance,
+    why_empty,
     write_csv,
     write_parquet,
 )
@@ -370,9 +371,9 @@ def test_a_study_of_open_ended_datasets_alone_has_empty_figures_and_says_that_no
     for path in (accuracy, effect):
         write_csv(path, nothing, provenance({}))
     settings = {"variants": {}, "is_toy": False, "confidence": 0.95}
-    for plot in (plot_accuracy, plot_areas):
-        plot(accuracy, effect, tmp_path / plot.__name__, settings)
-        assert (tmp_path / f"{plot.__name__}.png").exists()
+    draw(["accuracy", "areas"], {"accuracy": accuracy, "effect": effect}, tmp_path / "figures", settings)
+    assert why_empty(tmp_path / "figures/accuracy.csv") == "no answer of this study is graded"
+    assert (tmp_path / "figures/areas.png").exists()
     assert find_accuracy(effect, accuracy, settings).sentences == ["No answer of this study is graded."]
 
 

@@ -153,7 +153,8 @@ def test_shards_make_the_store_of_one_job_and_what_is_there_is_not_computed_agai
         assert np.isfinite(file["plain/paths/logit_a"][:]).all()
 
 
-def test_figures_are_drawn_with_their_numbers(folder):
+def test_figures_are_drawn_with_their_numbers(folder, monkeypatch):
+    monkeypatch.setattr("r2a.figures.style.LEAST", 4)  # these are four pairs
     plot_mediation(folder / "mediation.csv", folder / "mlps.csv", folder / "figures/mediation", SETTINGS)
     plot_attribution(folder / "attribution.csv", folder / "lens.csv", folder / "figures/attribution", SETTINGS)
     plot_later_layers(folder / "changes.csv", folder / "figures/later_layers", SETTINGS)

@@ -339,7 +339,8 @@ def test_shards_make_the_stores_of_one_job(folder, tmp_path):
     assert_same_store(folder / "patching.h5", tmp_path / "patching.h5")
 
 
-def test_figures_are_drawn_with_their_numbers(folder):
+def test_figures_are_drawn_with_their_numbers(folder, monkeypatch):
+    monkeypatch.setattr("r2a.figures.style.LEAST", 4)  # these are four pairs
     tables = [folder / f"{name}.csv" for name in ("curves", "controls", "hand_off")]
     plot_patching_curves(*tables, folder / "figures/curves", SETTINGS)
     plot_patching_case(

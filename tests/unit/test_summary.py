@@ -10,14 +10,15 @@ import pandas as pd
 import pytest
 
 from pretended_summary import DOT, ORIGIN, write, write_pretended
-from r2a.figures.registry import CATEGORIES, caption
-from r2a.store import provenance, write_parquet
+from r2a.figures.registry import CATEGORIES, caption, draw
+from r2a.statistics import TOO_FEW_TO_DRAW
+from r2a.store import provenance, why_empty, write_csv, write_parquet
 from r2a.study import load_study
 from r2a.summary.accuracy import find_accuracy
 from r2a.summary.cost import cost
 from r2a.summary.index import write_index
 from r2a.summary.mechanism import find_mediation
-from r2a.summary.page import COORDINATE, verdict_table
+from r2a.summary.page import COORDINATE, verdict_table, write_summary
 from r2a.summary.patching import find_patching
 from r2a.summary.perturbation import find_perturbation
 from r2a.summary.registry import FINDINGS, Cell, Found, finding_inputs
@@ -220,6 +221,50 @@ def test_what_is_empty_is_told_with_its_reason_once_a_model(tmp_path):
     for name in ("summary.html", "summary.md"):
         text = (tmp_path / "results/mine" / name).read_text()
         assert text.count("Model M, Data D: nothing to measure: no pair can be used") == 1
+
+
+def perturbed(n_problems, n_implied):
+    """The table of perturbations of one kind, over so many problems."""
+    row = {"kind": "other_reasoning", "cut": None, "by": "all", "n_problems": n_problems, "n_implied": n_implied}
+    row |= {"valid_share": 1.0, "original_accuracy": 0.5}
+    for name in ("agreement", "accuracy", "follows"):
+        row |= {name: 0.5, f"{name}_low": 0.1, f"{name}_high": 0.9}
+    return [row]
+
+
+def test_means_over_fewer_than_five_problems_are_not_drawn(tmp_path):
+    settings = {"is_toy": False, "confidence": 0.95, "model_label": "Model M", "dataset_label": "Data D"}
+    for n in (4, 5):
+        table = write(tmp_path / f"{n}.csv", perturbed(n, 4))
+        draw(["perturbation"], {"table": table}, tmp_path / str(n), settings)
+    assert why_empty(tmp_path / "4/perturbation.csv") == TOO_FEW_TO_DRAW
+    drawn = pd.read_csv(tmp_path / "5/perturbation.csv")
+    assert drawn["agreement"].tolist() == [0.5] and drawn["follows"].isna().all()  # what is implied is known of four
+
+
+def test_a_figure_with_nothing_to_show_is_absent_from_the_page_and_its_reason_is_told_once(tmp_path):
+    settings = {"study": "mine", "is_toy": False, "confidence": 0.95, "model_labels": {}, "dataset_labels": {}}
+    of_one = settings | {"model": "m", "dataset": "d", "model_label": "Model M", "dataset_label": "Data D"}
+    decodings, folder = tmp_path / "decodings.csv", tmp_path / "figures"
+    write_csv(decodings, pd.DataFrame(columns=["model", "dataset", "n_problems"]), provenance({}))
+    draw(["decodings"], {"decodings": decodings}, folder, settings)
+    of_few = {
+        "perturbation": {"table": write(tmp_path / "perturbation.csv", perturbed(4, 4))},
+        "carriers": {
+            name: write(tmp_path / f"{name}.csv", [{"probe": "plain", "role": "final", "n_pairs": 3}])
+            for name in ("carriers", "agreement")
+        },
+    }
+    for name, read in of_few.items():
+        draw([name], read, folder / "m/d", of_one)
+    pages = [tmp_path / end for end in ("summary.html", "summary.md", "summary.txt", "verdicts.json")]
+    figures = [folder / "decodings.png", *(folder / f"m/d/{name}.png" for name in of_few)]
+    write_summary({}, figures, [], tmp_path / "benchmarks", *pages, settings)
+    for page in pages[:2]:
+        text = page.read_text()
+        assert text.count("all models, decodings: the study has one decoding.") == 1
+        assert text.count(f"Model M, Data D: {TOO_FEW_TO_DRAW}.") == 1
+        assert "packed-figure-" not in text
 
 
 def test_the_index_lists_every_study_with_its_table(tmp_path):

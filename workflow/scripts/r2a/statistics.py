@@ -6,6 +6,8 @@ import numpy as np
 from scipy import stats
 
 TOO_FEW = "too few pairs to test"
+LEAST = 5  # of fewer problems, pairs, traces or scores no mean is drawn as a finding
+TOO_FEW_TO_DRAW = f"what rests on fewer than {LEAST} problems, pairs or traces is in the tables and not drawn"
 MAX_EXACT_SIGNS = 16  # up to 2^16 sign patterns are gone through one by one
 
 

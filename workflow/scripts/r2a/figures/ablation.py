@@ -9,7 +9,19 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, legend_under_title, save, title, titled
+from r2a.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    legend_under_title,
+    save,
+    title,
+    titled,
+    well_founded,
+)
 from r2a.roles import (
     ABLATION_MODES,
     CONTRIBUTION,
@@ -45,6 +57,7 @@ RANGES = {"tracking": (-1.04, 1.04), "a2r": (0, None)}  # of the vertical axis
     reads={"effect": "<results>/tables/{model}/{dataset}/ablation.csv"},
     category="2 Attention",
     label="ablation",
+    version=2,
     where="graded_datasets",
     caption=(
         "Answers generated while the top Reasoning-Focus Heads, or other heads, are ablated. Means over "
@@ -57,7 +70,7 @@ RANGES = {"tracking": (-1.04, 1.04), "a2r": (0, None)}  # of the vertical axis
 )
 def plot_ablation(effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A row of panels per mode, a column per metric: RFHs and other heads over the number of ablated heads."""
-    table = pd.read_csv(effect)
+    table = well_founded(pd.read_csv(effect))
     unablated = table[table["mode"] == UNABLATED]
     modes, doses = [mode for mode in table["mode"].unique() if mode != UNABLATED], sorted(table["dose"].unique())
     figure, grid = plt.subplots(

@@ -15,15 +15,17 @@ from r2a.figures.style import (
     CONDITION_COLOURS,
     CONDITION_MARKERS,
     GREY,
-    LEAST_PAIRS,
     LINES,
     name_lines,
-    nothing_to_draw,
     panels,
     save,
     title,
+    well_founded,
     whiskers,
+    without_few,
 )
+from r2a.statistics import TOO_FEW_TO_DRAW
+from r2a.store import NothingToMeasure
 from r2a.study import CONDITIONS
 
 OFFSETS = dict(zip(CONDITIONS, (-0.13, 0.13), strict=True))
@@ -36,6 +38,7 @@ POINTS = "with minus without reasoning (points)"
     reads={"accuracy": "<results>/tables/accuracy.csv", "effect": "<results>/tables/effect.csv"},
     category="1 Answers",
     label="accuracy",
+    version=2,
     caption=(
         "Accuracy with and without reasoning, over all problems (n); an invalid answer counts as wrong. Middle: "
         "the paired difference. Hollow marks are the paper's estimand, over the problems valid in both conditions "
@@ -53,8 +56,8 @@ def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[st
     """
     table, effects, decoding = _of_first_decoding(accuracy, effect, settings)
     if table.empty:
-        save(nothing_to_draw("No answer of this study is graded."), stem, effects, settings, [accuracy, effect])
-        return
+        raise NothingToMeasure("no answer of this study is graded")
+    table, effects = well_founded(table), _well_founded_effects(effects)
     datasets, models = list(table["dataset"].unique()), list(table["model"].unique())
     height = 1.9 + 0.3 * len(models)
     figure, grid = plt.subplots(
@@ -63,9 +66,10 @@ def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[st
     for row, dataset in zip(grid, datasets, strict=True):
         rows, changes = table[table["dataset"] == dataset], effects[effects["dataset"] == dataset]
         overall, changes = rows[rows["by"] == "all"], changes[changes["by"] == "all"]
-        _by_condition(row[0], overall, "model", models)
+        names = [model for model in models if model in set(overall["model"])]
+        _by_condition(row[0], overall, "model", names)
         row[0].set_title(dataset)
-        _differences(row[1], changes.set_index("model").reindex(models))
+        _differences(row[1], changes.set_index("model").reindex(names))
         _by_level(row[2], rows[rows["by"] == "level"], models)
     name_lines(figure, models)
     title(figure, f"Accuracy with and without reasoning, {decoding} decoding", caption("accuracy", settings))
@@ -78,6 +82,7 @@ def plot_accuracy(accuracy: Path, effect: Path, stem: Path, settings: Mapping[st
     reads={"accuracy": "<results>/tables/accuracy.csv", "effect": "<results>/tables/effect.csv"},
     category="1 Answers",
     label="areas",
+    version=2,
     caption=(
         "Accuracy with and without reasoning by area, over all problems of an area (n); an invalid answer counts "
         "as wrong. At the right of each area: the paired difference in points with its interval. {interval} "
@@ -90,12 +95,8 @@ def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, 
     table, effects, decoding = _of_first_decoding(accuracy, effect, settings)
     table, effects = table[table["by"] == "area"], effects[effects["by"] == "area"]
     if table.empty:
-        save(nothing_to_draw("No problem of this study has an area."), stem, effects, settings, [accuracy, effect])
-        return
-    numbers, table = _drawn(table, effects), table[table["n_problems"] >= LEAST_PAIRS]
-    if table.empty:
-        save(nothing_to_draw("No area has five problems or more."), stem, numbers, settings, [accuracy, effect])
-        return
+        raise NothingToMeasure("no problem of this study has an area")
+    numbers, table = _drawn(table, effects), well_founded(table)
     figure, each = panels(table, 4.6, 1.2 + 0.3 * int(table.groupby("dataset")["group"].nunique().max()))
     for axes, rows in each:
         areas = list(rows["group"].unique())
@@ -120,6 +121,7 @@ def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, 
     },
     category="1 Answers",
     label="beside the paper",
+    version=2,
     where="has_papers_numbers",
     caption=(
         "Filled: this study; hollow: Zhang et al., 2025. Left and middle: accuracy and paired difference over the "
@@ -134,7 +136,9 @@ def plot_beside_paper(effect: Path, funnel: Path, paper: Path, stem: Path, setti
     In the study's first decoding, over the problems valid in both conditions: accuracy, difference, and the share of
     valid traces. paper: resources/paper_numbers.csv.
     """
-    table = beside_paper(pd.read_csv(effect), pd.read_csv(funnel), pd.read_csv(paper))
+    table = beside_paper(well_founded(pd.read_csv(effect), "n_common"), pd.read_csv(funnel), pd.read_csv(paper))
+    if table.empty:
+        raise NothingToMeasure(TOO_FEW_TO_DRAW)
     rows = list(table[["model", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10.5, 1.7 + 0.45 * len(rows)), layout="constrained")
     of = table.set_index(["source", "condition", "model", "dataset"]).sort_index()
@@ -199,6 +203,12 @@ def _of_first_decoding(
         part[(part["decoding"] == decoding) & ~part["model"].isin(settings["variants"])] for part in (table, effects)
     )
     return table, effects, decoding
+
+
+def _well_founded_effects(effects: pd.DataFrame) -> pd.DataFrame:
+    """The differences, with nan for each estimand that rests on too few problems to be drawn."""
+    effects = without_few(effects, "n_problems", ["difference", "low", "high", "excluded_low", "excluded_high"])
+    return without_few(effects, "n_common", ["common_difference", "common_low", "common_high"])
 
 
 def _drawn(table: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:

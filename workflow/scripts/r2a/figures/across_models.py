@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import LEAST_PAIRS, MODEL_COLOURS, legend_under_title, nothing_to_draw, save, title, whiskers
+from r2a.figures.style import MODEL_COLOURS, legend_under_title, save, title, well_founded, whiskers
 
 AXES = {"effect": "with minus without\nreasoning (points)", "rfh depth": "layers of the RFHs"}
 DEPTH = "\n(0: first layer, 1: last)"
@@ -35,10 +35,7 @@ DEPTH = "\n(0: first layer, 1: last)"
 def plot_across_models(table: Path, trends: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A row of panels per dataset, a column per measure; a line per model, by the number of parameters."""
     rows, tested = pd.read_csv(table), pd.read_csv(trends).set_index(["dataset", "measure"])
-    rows = rows[rows["n"] >= LEAST_PAIRS]
-    if rows.empty:
-        save(nothing_to_draw("Nothing is measured over enough problems."), stem, rows, settings, [table, trends])
-        return
+    rows = well_founded(rows, "n")
     models = rows.drop_duplicates("model").sort_values("n_parameters", na_position="last")["model"].tolist()
     datasets, measures = list(rows["dataset"].unique()), sorted(rows["measure"].unique(), key=lambda m: (len(m), m))
     families = {name: MODEL_COLOURS[k % len(MODEL_COLOURS)] for k, name in enumerate(rows["family"].dropna().unique())}

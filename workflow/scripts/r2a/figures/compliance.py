@@ -21,12 +21,12 @@ from r2a.figures.style import (
     ORANGE,
     legend_under_title,
     name_lines,
-    nothing_to_draw,
     panels,
     save,
     title,
+    without_few,
 )
-from r2a.store import labelled, read_provenance, read_traces
+from r2a.store import NothingToMeasure, labelled, read_provenance, read_traces
 from r2a.study import CONDITIONS
 
 STEPS = ("total", "finished", "well_formed", "extracted")
@@ -47,13 +47,14 @@ DISAGREEMENTS = {
     caption=(
         "Share of the n traces of a model, dataset, condition and decoding that each step leaves: finished by "
         "itself, well formed (its reasoning is closed exactly once), and valid (it has a final answer). At the last "
-        "step: {interval} Wilson intervals over problems. No test."
+        "step: {interval} Wilson intervals over problems, none for fewer than five traces. No test."
     ),
 )
 def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """The share of traces that each step leaves, by condition and decoding; a row per dataset, a column per model."""
     table = pd.read_csv(funnel)
     table = table[~table["model"].isin(settings["variants"])]
+    table = without_few(table, "total", ["low", "high"])
     figure, each = panels(table, 3.4, 2.4)
     decodings = list(table["decoding"].unique())
     for axes, rows in each:
@@ -86,6 +87,7 @@ def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     reads={"grades": "<results>/grades/{model}/{dataset}/{condition}.{decoding}.parquet"},
     category="4 Checks",
     label="grader disagreements",
+    version=2,
     where="graded_datasets",
     caption=(
         "Share of the n answers, of all conditions and decodings, on which another grader differs from the study's"
@@ -98,8 +100,7 @@ def plot_disagreements(grades: Sequence[Path], stem: Path, settings: Mapping[str
     first, *others = read_provenance(grades[0])["parameters"]["graders"]
     table = disagreement_counts(grades, first, others, settings)
     if table.empty:
-        save(nothing_to_draw(f"Answers are judged by {first} alone."), stem, table, settings, grades)
-        return
+        raise NothingToMeasure(f"answers are judged by {first} alone")
     names = list(dict.fromkeys(table["answers"]))
     figure, grid = plt.subplots(
         1, len(others), figsize=(2.4 + 3.2 * len(others), 1.9 + 0.32 * len(names)), layout="constrained", sharey=True,

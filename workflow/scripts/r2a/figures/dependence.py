@@ -16,12 +16,13 @@ from r2a.figures.style import (
     CONDITION_MARKERS,
     LINES,
     name_lines,
-    nothing_to_draw,
     panels,
     save,
     title,
+    well_founded,
     whiskers,
 )
+from r2a.store import NothingToMeasure
 from r2a.study import CONDITIONS
 
 MEASURES = {"accuracy": "right, of all problems", "compliance": "valid traces"}
@@ -33,6 +34,7 @@ MEASURES = {"accuracy": "right, of all problems", "compliance": "valid traces"}
     reads={"budgets": "<results>/tables/budgets.csv"},
     category="1 Answers",
     label="token budgets",
+    version=2,
     caption=(
         "Share of all problems (n) answered correctly within a budget of completion tokens; a completion that is "
         "not finished by then counts as wrong. The last point is the study's own limit. Bands, for the first "
@@ -45,8 +47,8 @@ def plot_budgets(budgets: Path, stem: Path, settings: Mapping[str, Any]) -> None
     table = pd.read_csv(budgets)
     table = table[~table["model"].isin(settings["variants"])]
     if table.empty:
-        save(nothing_to_draw("No completion's tokens are known."), stem, table, settings, [budgets])
-        return
+        raise NothingToMeasure("no completion's tokens are known")
+    table = well_founded(table)
     decodings = list(table["decoding"].unique())
     figure, each = panels(table, 3.4, 2.4)
     for axes, rows in each:
@@ -81,6 +83,7 @@ def _budget_curve(axes: Axes, rows: pd.DataFrame, condition: str, line: str, has
     reads={"decodings": "<results>/tables/decodings.csv"},
     category="1 Answers",
     label="decodings",
+    version=2,
     caption=(
         "What another decoding changes in accuracy and in the share of valid traces: differences paired over "
         "problems (n), with {interval} intervals (Newcombe's). Left of 0, the change does harm; an interval that "
@@ -89,7 +92,7 @@ def _budget_curve(axes: Axes, rows: pd.DataFrame, condition: str, line: str, has
 )
 def plot_decodings(decodings: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Differences in accuracy and in compliance between two decodings."""
-    _plot_changes("decodings", decodings, "What another decoding changes", "One decoding alone.", stem, settings)
+    _plot_changes("decodings", decodings, "What another decoding changes", "the study has one decoding", stem, settings)
 
 
 @figure(
@@ -98,6 +101,7 @@ def plot_decodings(decodings: Path, stem: Path, settings: Mapping[str, Any]) -> 
     reads={"variants": "<results>/tables/variants.csv"},
     category="1 Answers",
     label="variants",
+    version=2,
     caption=(
         "What another prompt, way of closing the reasoning, tokenization or dtype of the same model changes in "
         "accuracy and in the share of valid traces: differences paired over problems (n), with {interval} intervals "
@@ -107,7 +111,7 @@ def plot_decodings(decodings: Path, stem: Path, settings: Mapping[str, Any]) -> 
 )
 def plot_variants(variants: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Differences in accuracy and in compliance between a variant and its base."""
-    _plot_changes("variants", variants, "What another prompt changes", "No variant can be compared.", stem, settings)
+    _plot_changes("variants", variants, "What another prompt changes", "no variant can be compared", stem, settings)
 
 
 def _plot_changes(
@@ -116,8 +120,8 @@ def _plot_changes(
     """A line per model, dataset and decoding of tables/decodings.csv or tables/variants.csv."""
     table = pd.read_csv(changes)
     if table.empty:
-        save(nothing_to_draw(if_none), stem, table, settings, [changes])
-        return
+        raise NothingToMeasure(if_none)
+    table = well_founded(table)
     table["what"] = _in_words(table)
     names = list(dict.fromkeys(table["what"]))
     size = (10.5, 1.9 + 0.4 * len(names))

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from r2a.figures.registry import figure
-from r2a.figures.style import BLUE, GREY, percent, save, titled
+from r2a.figures.style import BLUE, GREY, percent, save, titled, well_founded
 from r2a.store import read_parquet, read_provenance
 
 N_COLUMNS = 3
@@ -28,6 +28,7 @@ RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "mark
     reads={"heads": "<results>/heads/{model}/{dataset}.parquet"},
     category="2 Attention",
     label="head atlas",
+    version=2,
     caption=(
         "Every registered score of every head, by layer. Reasoning-Focus Heads are numbered by rank and have "
         "{interval} bootstrap intervals over problems, or over runs for scores from diagnostics; n is in each title. "
@@ -36,7 +37,7 @@ RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "mark
 )
 def plot_head_atlas(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """A panel per score, as the table of heads names them: score against layer; the RFHs are numbered by rank."""
-    table, scores = read_parquet(heads), read_provenance(heads)["scores"]
+    table, scores = well_founded(read_parquet(heads), "a2r_n"), read_provenance(heads)["scores"]
     labels = {score: label for score, label in scores.items() if table[score].notna().any()}
     n_rows = len(labels) // N_COLUMNS + 1  # the last place is the legend's
     height = 1.0 + 1.5 * n_rows

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREY, save, title, titled, whiskers
+from r2a.figures.style import BLUE, GREY, save, title, titled, well_founded, whiskers
 from r2a.store import read_parquet
 
 NAMES = {"a2r": "a2r", "sink_free": "without\nsinks", "density": "density", "contribution": "contri-\nbution"}
@@ -25,6 +25,7 @@ NAMES = {"a2r": "a2r", "sink_free": "without\nsinks", "density": "density", "con
     },
     category="2 Attention",
     label="lists of heads",
+    version=2,
     caption=(
         "The heads (layer, head) that rank among the first by any of the scores, with their rank by each; filled: "
         "among the first. a2r: attention to the reasoning; without sinks: attention to the first token is not counted; "
@@ -36,7 +37,7 @@ NAMES = {"a2r": "a2r", "sink_free": "without\nsinks", "density": "density", "con
 )
 def plot_head_lists(heads: Path, lists: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Left, a row per listed head and a column per score, with ranks; right, the overlap of each pair of lists."""
-    table, pairs = read_parquet(heads), pd.read_csv(lists)
+    table, pairs = well_founded(read_parquet(heads), "a2r_n"), pd.read_csv(lists)
     names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
     n_top = int(pairs["n_top"].iloc[0])
     ranks = pd.DataFrame(

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 
 from r2a.figures.registry import figure
-from r2a.figures.style import save
+from r2a.figures.style import save, well_founded
 from r2a.store import read_parquet
 
 # light enough throughout for black marks, and in greyscale as dark as the value is high
@@ -30,6 +30,7 @@ MARKS = {
     reads={"heads": "<results>/heads/{model}/{dataset}.parquet"},
     category="2 Attention",
     label="head map",
+    version=2,
     caption=(
         "Attention of the answer tokens to the reasoning (a2r) of every head, as the mean over n traces. Boxed: "
         "Reasoning-Focus Heads; crossed: induction heads; circled: retrieval heads. Intervals of every score are "
@@ -38,7 +39,7 @@ MARKS = {
 )
 def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x head map of a2r: Reasoning-Focus Heads boxed, induction heads crossed, retrieval heads circled."""
-    table = read_parquet(heads)
+    table = well_founded(read_parquet(heads), "a2r_n")
     grid = table.pivot(index="layer", columns="head", values="a2r")
     n_layers, n_heads = grid.shape
     cell = min(0.34, 6 / n_layers, 6 / n_heads)  # inches; so that a map fits a page, whatever its size

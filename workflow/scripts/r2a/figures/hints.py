@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from r2a.extensions import HINTS
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, whiskers
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, well_founded, whiskers, without_few
 
 # left and right: measure, colour, marker, what it is
 ANSWERS = (
@@ -35,6 +35,7 @@ REASONINGS = (
     reads={"table": "<results>/tables/{model}/{dataset}/hints.csv"},
     category="1 Answers",
     label="hints",
+    version=2,
     where="hinted_datasets",
     caption=(
         "Questions asked with a hint at an answer and without it. Left: the share of answers that are the hint's, and "
@@ -45,7 +46,8 @@ REASONINGS = (
 )
 def plot_hints(table: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Left: what the answers are. Right: whether the reasonings tell of the hint."""
-    rows = pd.read_csv(table).query("by == 'all'")
+    rows = well_founded(pd.read_csv(table).query("by == 'all'"))
+    rows = without_few(rows, "n_switched", ["told", "told_low", "told_high"])
     drawn, (left, right) = plt.subplots(
         1, 2, figsize=(9, 2.3 + 0.6 * len(rows)), layout="constrained", sharey=True, gridspec_kw={"wspace": 0.05}
     )

@@ -17,7 +17,9 @@ from r2a.figures.style import (
     MODEL_COLOURS,
     save,
     title,
+    well_founded,
     whiskers,
+    without_few,
 )
 
 
@@ -27,6 +29,7 @@ from r2a.figures.style import (
     reads={"scores": "<results>/tables/judge_scores.csv", "effect": "<results>/tables/judge_effect.csv"},
     category="1 Answers",
     label="judge scores",
+    version=2,
     where="judged_datasets",
     caption=(
         "Scores from 1 to 10 that the study's first judge gave, with and without reasoning, and their paired "
@@ -44,6 +47,7 @@ def plot_judge_scores(scores: Path, effect: Path, stem: Path, settings: Mapping[
     judge, decoding = table["judge"].iloc[0], table["decoding"].iloc[0]
     table = table[(table["judge"] == judge) & (table["decoding"] == decoding)]
     effects = effects[(effects["judge"] == judge) & (effects["decoding"] == decoding)]
+    table, effects = well_founded(table, "n_scores"), without_few(effects, "n_problems", ["difference", "low", "high"])
     datasets, models = list(table["dataset"].unique()), list(table["model"].unique())
     areas = [list(table.loc[table["dataset"] == dataset, "area"].unique()) for dataset in datasets]
     height = 1.6 + sum(0.9 + 0.4 * len(names) for names in areas)
@@ -74,6 +78,8 @@ def _scores(axes: Axes, rows: pd.DataFrame, areas: list[str]) -> None:
             fmt=CONDITION_MARKERS[condition], color=CONDITION_COLOURS[condition], capsize=2, markersize=5, label=name,
         )  # fmt: skip
         for at, n in zip(y, part["n_scores"], strict=True):
+            if np.isnan(n):
+                continue
             axes.annotate(
                 f"n = {n:.0f}", (0.99, at), xycoords=("axes fraction", "data"), fontsize=6, ha="right", va="center"
             )

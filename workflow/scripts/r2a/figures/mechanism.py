@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from r2a.extensions import PROBES
 from r2a.figures.patching import CURVES
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, whiskers
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, well_founded, whiskers
 from r2a.roles import ALL_HEADS, KEY_ROLES, MATCHED, REST, RFH
 
 PATHS = {
@@ -51,6 +51,7 @@ def _map(axes: Axes, values: pd.DataFrame, limit: float) -> Any:
         "mlps": "<results>/tables/{model}/{dataset}/mediation_mlps.csv",
     },
     label="mediation",
+    version=2,
     caption=(
         "Path patching. Left: the clean run's residual stream at the reasoning's last tokens, put into the "
         "corrupted run in a layer, and seen from the answer by some heads alone; other heads see the reasoning as it "
@@ -62,7 +63,7 @@ def _map(axes: Axes, values: pd.DataFrame, limit: float) -> Any:
 )
 def plot_mediation(mediation: Path, mlps: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Effect by path and layer, and the share that each MLP passes on: a row of panels a probe."""
-    table, lost = pd.read_csv(mediation), pd.read_csv(mlps)
+    table, lost = (well_founded(pd.read_csv(path), "n_pairs") for path in (mediation, mlps))
     probes = list(dict.fromkeys(table["probe"]))
     drawn, grid = plt.subplots(
         len(probes), 2, figsize=(8.6, 2 + 2.3 * len(probes)), layout="constrained", squeeze=False, sharex="col"
@@ -103,6 +104,7 @@ def plot_mediation(mediation: Path, mlps: Path, stem: Path, settings: Mapping[st
         "lens": "<results>/tables/{model}/{dataset}/logit_lens.csv",
     },
     label="attribution",
+    version=2,
     caption=(
         "Direct logit attribution and logit lens of the clean run. Left: what attention and MLP of each layer add "
         "directly to the logit of the clean answer over that of the corrupted one, at the last token. Middle: the same "
@@ -114,7 +116,8 @@ def plot_mediation(mediation: Path, mlps: Path, stem: Path, settings: Mapping[st
 )
 def plot_attribution(attribution: Path, lens: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Direct attribution by layer and head, and the logit lens by layer: a row of panels a probe."""
-    table, curves = pd.read_csv(attribution).query("run == 'clean'"), pd.read_csv(lens)
+    table, curves = (well_founded(pd.read_csv(path), "n_pairs") for path in (attribution, lens))
+    table = table.query("run == 'clean'")
     probes = list(dict.fromkeys(table["probe"]))
     drawn, grid = plt.subplots(len(probes), 3, figsize=(10, 2 + 2.3 * len(probes)), layout="constrained", squeeze=False)
     heads = table[table["part"] == "head"]
@@ -156,6 +159,7 @@ def plot_attribution(attribution: Path, lens: Path, stem: Path, settings: Mappin
     analysis="carriers",
     reads={"changes": "<results>/tables/{model}/{dataset}/later_layers.csv"},
     label="later layers",
+    version=2,
     caption=(
         "What a patch of the reasoning in one layer changes at the last token in later layers: the clean run's "
         "residual stream at the reasoning's last tokens, put into the corrupted run. Left: what leaves the "
@@ -166,7 +170,7 @@ def plot_attribution(attribution: Path, lens: Path, stem: Path, settings: Mappin
 )
 def plot_later_layers(changes: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x later layer maps of what patches change at the last token: a row of panels a probe."""
-    table = pd.read_csv(changes)
+    table = well_founded(pd.read_csv(changes), "n_pairs")
     probes = list(dict.fromkeys(table["probe"]))
     n_layers = table["layer"].max() + 1
     size = (2.4 + 2 * max(2.4, 0.24 * n_layers), 1.9 + len(probes) * max(2.0, 0.24 * n_layers))

@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from r2a.extensions import CONTROLS, PROBES
@@ -18,15 +17,14 @@ from r2a.figures.style import (
     BLUE,
     GREEN,
     GREY,
-    LEAST_PAIRS,
     ORANGE,
     PURPLE,
     RED,
     SKY,
-    nothing_to_draw,
     save,
     title,
     titled,
+    well_founded,
 )
 from r2a.roles import (
     ANSWER_ROLE,
@@ -36,7 +34,7 @@ from r2a.roles import (
     FINAL_ROLE,
     KEY_ROLES,
 )
-from r2a.store import axis_labels, open_hdf5, read_parquet
+from r2a.store import NothingToMeasure, axis_labels, open_hdf5, read_parquet
 
 # the roles that curves are drawn for: colour, marker, name
 CURVES = {
@@ -79,9 +77,7 @@ def plot_patching_case(patching: Path, pairs: Path, dataset: Path, stem: Path, s
     with open_hdf5(patching) as file:
         probe = next((probe for probe in axis_labels(file, "probe") if file[probe]["is_used"][:].any()), None)
         if probe is None:
-            why = "No pair could be used."
-            save(nothing_to_draw(why), stem, pd.DataFrame(columns=CASE_COLUMNS), settings, [patching, pairs])
-            return
+            raise NothingToMeasure("no pair could be used")
         group = file[probe]
         gap = group["clean_logit_diff"][:] - group["corrupted_logit_diff"][:]
         used = np.flatnonzero(group["is_used"][:])
@@ -109,14 +105,11 @@ def plot_patching_case(patching: Path, pairs: Path, dataset: Path, stem: Path, s
     save(figure, stem, table, settings, [patching, pairs])
 
 
-def _drawable(table: pd.DataFrame, settings: Mapping[str, Any], why_empty: str) -> tuple[pd.DataFrame, Figure | None]:
-    """The rows over enough pairs to be drawn as findings; where there are none, the figure that says so."""
-    rows = table[table["n_pairs"] >= LEAST_PAIRS]
-    if len(rows):
-        return rows, None
-    n = table["n_pairs"].max() if len(table) else 0
-    few = f"{n:.0f} pairs are too few to draw a finding from; the table of this figure has the numbers"
-    return rows, nothing_to_draw(f"{titled(settings, few if n else why_empty)}.")
+def _drawable(table: pd.DataFrame, why_empty: str) -> pd.DataFrame:
+    """The rows over enough pairs to be drawn as findings; raises NothingToMeasure where there are none."""
+    if not table["n_pairs"].any():
+        raise NothingToMeasure(why_empty)
+    return well_founded(table, "n_pairs")
 
 
 def _height(n_layers: int) -> float:
@@ -175,10 +168,7 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
     table = pd.read_csv(curves).query("component == 'resid_pre' and direction == @CLEAN_TO_CORRUPTED")
     control_table = pd.read_csv(controls).query("component == 'resid_pre'")
     measured = pd.concat([table, control_table])
-    crossings, nothing = _drawable(pd.read_csv(hand_off).set_index("probe"), settings, "no pair could be used")
-    if nothing:
-        save(nothing, stem, measured, settings, [curves, controls, hand_off])
-        return
+    crossings = _drawable(pd.read_csv(hand_off).set_index("probe"), "no pair could be used")
     figure, grid = plt.subplots(
         len(crossings), 2, figsize=(8.6, 2.2 + 2.4 * len(crossings)), layout="constrained", sharey=True, sharex=True,
         squeeze=False,
@@ -248,10 +238,7 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     """What attention and the MLP of each layer write at three tokens, patched: a row of panels per probe."""
     table = pd.read_csv(curves).query("direction == @CLEAN_TO_CORRUPTED and role in @KEY_ROLES")
     table = table[table["component"].isin(COMPONENTS)]
-    measured, (table, nothing) = table, _drawable(table, settings, "neither attn_out nor mlp_out was patched")
-    if nothing:
-        save(nothing, stem, measured, settings, [curves])
-        return
+    measured, table = table, _drawable(table, "neither attn_out nor mlp_out was patched")
     probes = list(dict.fromkeys(table["probe"]))
     figure, grid = plt.subplots(
         len(probes), len(KEY_ROLES), figsize=(8.6, 1.4 + 2 * len(probes)), layout="constrained", sharex=True,
@@ -292,10 +279,7 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
     """Layer x range heat map of the mean effect of a whole range of the reasoning, a panel per probe."""
     table = pd.read_csv(ranges)
     why_empty = "the reasoning before the probe is shorter than one range"
-    measured, (table, nothing) = table, _drawable(table, settings, why_empty)
-    if nothing:
-        save(nothing, stem, measured, settings, [ranges])
-        return
+    measured, table = table, _drawable(table, why_empty)
     probes = list(dict.fromkeys(table["probe"]))
     n_ranges, n_layers = table["tokens_before_probe"].nunique(), table["layer"].nunique()
     size = (2.2 + len(probes) * (1.2 + min(0.4 * n_ranges, MOST_INCHES)), 2 + _height(n_layers))
@@ -336,10 +320,7 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
 def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x head maps of the mean effect of one head's z at three tokens; the Reasoning-Focus Heads are framed."""
     table, agreements = pd.read_csv(carriers), pd.read_csv(agreement).set_index(["probe", "role"])
-    measured, (table, nothing) = table, _drawable(table, settings, "z, the output of single heads, was not patched")
-    if nothing:
-        save(nothing, stem, measured, settings, [carriers, agreement])
-        return
+    measured, table = table, _drawable(table, "z, the output of single heads, was not patched")
     probes = list(dict.fromkeys(table["probe"]))
     n_layers, n_heads = table["layer"].nunique(), table["head"].nunique()
     # so wide that text stays readable on a page, whatever the number of heads

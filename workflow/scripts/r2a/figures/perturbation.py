@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from r2a.extensions import PERTURBATION_KINDS
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, whiskers
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, well_founded, whiskers, without_few
 from r2a.roles import CUT
 
 # measure: colour, marker, line, name
@@ -31,7 +31,7 @@ MEASURES = {
     category="1 Answers",
     label="perturbation",
     where="perturbed_datasets",
-    version=2,
+    version=3,
     caption=(
         "Answers generated again from a reasoning that was cut off, replaced or changed: how many are right, are "
         "the original answer, or are what the changed text implies. Shares over n problems; an invalid answer is "
@@ -42,7 +42,8 @@ MEASURES = {
 )
 def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Left: shares of the answers by how much of the reasoning is kept. Right: the other perturbations."""
-    rows = pd.read_csv(table).query("by == 'all'")
+    rows = well_founded(pd.read_csv(table).query("by == 'all'"))
+    rows = without_few(rows, "n_implied", ["follows", "follows_low", "follows_high"])
     kinds = rows[rows["kind"] != CUT]
     figure, (left, right) = plt.subplots(
         1,

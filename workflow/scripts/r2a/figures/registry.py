@@ -158,18 +158,21 @@ def write_captions(folder: Path, settings: Mapping[str, Any]) -> None:
 def draw(names: Iterable[str], inputs: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]) -> None:
     """Draw each figure into the folder, as {name}.svg, {name}.png and, with the drawn numbers, {name}.csv.
 
-    A figure one of whose files is empty says why in its place.
+    A figure one of whose files is empty, or that has nothing to draw, says why in its place.
     """
     from r2a.figures.style import draw_empty
     from r2a.progress import logger
-    from r2a.store import why_empty
+    from r2a.store import NothingToMeasure, why_empty
 
     for name in names:
         logger.info(f"draws {name}")
         one = FIGURES[name]
         files = [inputs[parameter] for parameter in one.reads if not isinstance(inputs[parameter], list)]
         reasons = list(filter(None, map(why_empty, files)))
-        if reasons:
-            draw_empty(folder / name, reasons[0], settings, files)
-            continue
-        one.function(**{parameter: inputs[parameter] for parameter in one.reads}, stem=folder / name, settings=settings)
+        try:
+            if reasons:
+                raise NothingToMeasure(reasons[0])
+            read = {parameter: inputs[parameter] for parameter in one.reads}
+            one.function(**read, stem=folder / name, settings=settings)
+        except NothingToMeasure as reason:
+            draw_empty(folder / name, str(reason), settings, files)

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREEN, GREY, LEAST_PAIRS, ORANGE, nothing_to_draw, save, title, titled
-from r2a.store import axis_labels, open_hdf5
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, well_founded
+from r2a.store import NothingToMeasure, axis_labels, open_hdf5
 from r2a.text.categories import CATEGORIES
 
 N_CURVES = 8  # traces whose own curve is drawn
@@ -27,6 +27,7 @@ WIDTH = 24  # characters of a sentence beside a matrix
     },
     category="2 Attention",
     label="belief over the reasoning",
+    version=2,
     where="graded_datasets",
     caption=(
         "Had the reasoning ended there: the probability of the trace's own final answer, after each sentence of single "
@@ -36,7 +37,7 @@ WIDTH = 24  # characters of a sentence beside a matrix
 )
 def plot_belief(sentences: Path, beliefs: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Left: curves of single traces. Right: pooled by place in the reasoning."""
-    rows, pooled = pd.read_csv(sentences), pd.read_csv(beliefs)
+    rows, pooled = pd.read_csv(sentences), well_founded(pd.read_csv(beliefs))
     drawn, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
     chosen = rows.groupby(["uid", "sample"], sort=False).ngroup() < N_CURVES
     for _, trace in rows[chosen].groupby(["uid", "sample"], sort=False):
@@ -65,6 +66,7 @@ def plot_belief(sentences: Path, beliefs: Path, stem: Path, settings: Mapping[st
     reads={"store": "<results>/sentences/{model}/{dataset}.h5"},
     category="2 Attention",
     label="which sentence serves which",
+    version=2,
     where="graded_datasets",
     caption=(
         "One example. A sentence (column) is hidden from all later tokens, in all heads: how much the next-token "
@@ -77,9 +79,7 @@ def plot_sentence_matrix(store: Path, stem: Path, settings: Mapping[str, Any]) -
     with open_hdf5(store) as file:
         has_one = [number for number in range(len(file["trace"])) if np.isfinite(file["matrix"][number]).any()]
         if not has_one:
-            figure = nothing_to_draw("No trace of several sentences has a matrix (sentences.n_matrices).")
-            save(figure, stem, pd.DataFrame(), settings, [store])
-            return
+            raise NothingToMeasure("no trace of several sentences has a matrix (sentences.n_matrices)")
         number = has_one[0]
         uid, reasoning = file["uid"].asstr()[number], file["reasoning"].asstr()[number]
         starts = file["text_bounds"][number]
@@ -120,6 +120,7 @@ def plot_sentence_matrix(store: Path, stem: Path, settings: Mapping[str, Any]) -
     },
     category="2 Attention",
     label="read against needed",
+    version=2,
     where="graded_datasets",
     caption=(
         "Each point is a sentence, by its rank within its trace (0 the least, 1 the most): how much the answer's "
@@ -133,14 +134,16 @@ def plot_read_against_needed(sentences: Path, agreement: Path, stem: Path, setti
     """Ranks of reading and of suppression, sentence by sentence."""
     rows = pd.read_csv(sentences).query("sentence > 0")
     ranked = rows.groupby(["uid", "sample"], sort=False)[["effect", "read_rfh", "read_matched"]].rank(pct=True)
-    told = pd.read_csv(agreement).set_index(["first", "second"])
+    told = well_founded(pd.read_csv(agreement).query("first == 'effect'")).set_index("second")
     drawn, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     axes.plot(
         ranked["read_rfh"], ranked["effect"], ".", color=BLUE, alpha=min(1, 60 / max(len(ranked), 1)), markersize=4
     )
     for name, colour, label in (("read_rfh", BLUE, "RFHs"), ("read_matched", ORANGE, "matched heads")):
+        if name not in told.index:
+            continue
         tenths = ranked.groupby((ranked[name] * 10).clip(0, 9.99).astype(int))
-        found = told.loc[("effect", name)]
+        found = told.loc[name]
         rho = f"rho {found['rank_correlation']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
         rho += f", n = {found['n_problems']:g}"
         axes.plot(tenths[name].mean(), tenths["effect"].mean(), "o-", color=colour, label=f"{label}: {rho}")
@@ -166,7 +169,8 @@ def plot_read_against_needed(sentences: Path, agreement: Path, stem: Path, setti
     caption=(
         "Sentences by what they do, told by cue words: the mean of each measure's rank within the trace (0 the least, "
         "1 the most), first over a problem's sentences of the kind, then over the n problems that have any; 0.5 means "
-        "like any sentence. Bars: a standard error over problems; kinds in fewer than five problems are pale. No test."
+        "like any sentence. Bars: a standard error over problems; kinds in fewer than five problems are left out. No "
+        "test."
     ),
 )
 def plot_sentence_kinds(sentences: Path, stem: Path, settings: Mapping[str, Any]) -> None:
@@ -181,17 +185,14 @@ def plot_sentence_kinds(sentences: Path, stem: Path, settings: Mapping[str, Any]
     by_problem = rows.groupby(["category", "uid"])[list(measures)].mean()
     table = by_problem.groupby("category").agg(["mean", "sem", "count"])
     table.columns = ["_".join(column) for column in table.columns]
-    table = table.reindex([name for name in CATEGORIES if name in table.index])
+    table = well_founded(table.reindex([name for name in CATEGORIES if name in table.index]), "effect_count")
     drawn, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-    is_few = (table["effect_count"] < LEAST_PAIRS).to_numpy()
     for k, (name, (colour, marker, label)) in enumerate(measures.items()):
         at = np.arange(len(table)) + 0.18 * (k - 1)
-        for few in (False, True):
-            axes.errorbar(
-                table[f"{name}_mean"][is_few == few], at[is_few == few], xerr=table[f"{name}_sem"][is_few == few],
-                fmt=marker, color=colour, alpha=0.3 if few else 1, capsize=2, linewidth=1, markersize=5,
-                label=None if few else label,
-            )  # fmt: skip
+        axes.errorbar(
+            table[f"{name}_mean"], at, xerr=table[f"{name}_sem"], fmt=marker, color=colour, capsize=2, linewidth=1,
+            markersize=5, label=label,
+        )  # fmt: skip
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
     names = [f"{CATEGORIES[name]} (n = {int(n)})" for name, n in table["effect_count"].items()]
     axes.set(yticks=range(len(table)), yticklabels=names, xlim=(0, 1.02), xlabel="mean rank within the trace")

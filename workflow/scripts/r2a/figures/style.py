@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from r2a.store import NOTHING, provenance, whole_file, write_csv, write_empty
+from r2a.statistics import LEAST, TOO_FEW_TO_DRAW
+from r2a.store import NOTHING, NothingToMeasure, provenance, whole_file, write_csv, write_empty
 
 # Okabe and Ito's palette: distinct for the colour-blind, and in grey by lightness
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
@@ -29,7 +30,6 @@ CONDITION_MARKERS = {"with_reasoning": "o", "without_reasoning": "s"}
 CONDITION_NAMES = {"with_reasoning": "with reasoning", "without_reasoning": "without reasoning"}
 TOY_NOTE = "Toy models trained on synthetic tasks: a demonstration of the pipeline, not of real models."
 MODEL_COLOURS = (GREEN, PURPLE, RED, BLUE)
-LEAST_PAIRS = 5  # of fewer problems or pairs nothing is drawn as a finding
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.")  # of decodings or models, taken in turn
 DPI = 160
 
@@ -82,18 +82,28 @@ def panels(table: pd.DataFrame, width: float, height: float) -> tuple[Figure, It
     return figure, each()
 
 
-def nothing_to_draw(why: str) -> Figure:
-    figure = plt.figure(figsize=(6, 1))
-    figure.text(0.02, 0.5, why, va="center")
-    return figure
+def well_founded(rows: pd.DataFrame, n: str = "n_problems") -> pd.DataFrame:
+    """The rows whose means rest on enough to be drawn. n: the column that counts.
+
+    Raises NothingToMeasure where none does; the figure is then not drawn, and the summary says why.
+    """
+    enough = rows[rows[n] >= LEAST]
+    if enough.empty:
+        raise NothingToMeasure(TOO_FEW_TO_DRAW)
+    return enough
+
+
+def without_few(rows: pd.DataFrame, n: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows, with nan in columns where they rest on too few to be drawn. n: the column that counts."""
+    return rows.assign(**{name: rows[name].where(rows[n] >= LEAST) for name in columns})
 
 
 def draw_empty(stem: Path, why: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> None:
     """Say in a figure's place why there is nothing to draw; {stem}.csv becomes an empty table."""
     words = f"{settings['model_label']}, {settings['dataset_label']}: " if "model_label" in settings else ""
-    save(
-        nothing_to_draw(textwrap.fill(f"{words}nothing to measure: {why}.", 90)), stem, pd.DataFrame(), settings, inputs
-    )
+    figure = plt.figure(figsize=(6, 1))
+    figure.text(0.02, 0.5, textwrap.fill(f"{words}not drawn: {why}.", 90), va="center")
+    save(figure, stem, pd.DataFrame(), settings, inputs)
     write_empty(stem.with_suffix(".csv"), provenance(settings, inputs) | {NOTHING: why})
 
 

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from r2a.figures.registry import CATEGORIES, FIGURES, caption
+from r2a.statistics import LEAST, TOO_FEW_TO_DRAW
 from r2a.store import provenance, read_provenance, why_empty, write_json, write_text
 from r2a.summary.cost import cost
 from r2a.summary.registry import FINDINGS, SMALL, Cell, Finding, Found, Plot, Subject
@@ -77,8 +78,8 @@ def write_summary(
     known = {
         "study": settings["study"], "is_toy": settings["is_toy"], "confidence": f"{100 * settings['confidence']:g} %",
         "columns": columns, "rows": rows, "sections": [one for one in sections if one["findings"] or one["groups"]],
-        "missing": _missing(found), "cost": cost(benchmarks, traces, settings["model_labels"]), "origin": origin,
-        "small": SMALL, "dash": NONE, "glyphs": _packed(json.dumps(glyphs)),
+        "missing": _missing(found, figures), "cost": cost(benchmarks, traces, settings["model_labels"]),
+        "origin": origin, "small": SMALL, "dash": NONE, "glyphs": _packed(json.dumps(glyphs)),
     }  # fmt: skip
     write_text(page, render_page("summary.html.j2", "summary", **known))
     write_text(text, render("summary.md.j2", **known))
@@ -123,12 +124,27 @@ def _plain(cell: Cell | None) -> dict[str, Any] | None:
     return {"text": cell.text, "note": cell.note, "sign": cell.sign, "is_small": cell.is_small}
 
 
-def _missing(found: Mapping[str, Found]) -> list[tuple[str, str, list[str]]]:
-    """(model, why, datasets and what of them) of everything that was not measured, told once a model and reason."""
+def _missing(found: Mapping[str, Found], figures: Sequence[Path]) -> list[tuple[str, str, list[str]]]:
+    """(model, why, datasets) of everything that was not measured or not drawn, told once a model and reason.
+
+    Figures of the whole study that are not drawn stand under all models, by their labels in place of datasets.
+    """
     told: dict[tuple[str, str], dict[str, None]] = {}
     for one in found.values():
         for (model, dataset), why in one.missing.items():
             told.setdefault((model, why), {})[dataset] = None
+        for (model, dataset), cells in one.rows:
+            if any(cell.n < LEAST and not math.isnan(cell.value) for cell in cells.values()):
+                told.setdefault((model, TOO_FEW_TO_DRAW), {})[dataset] = None
+    for numbers in (path.with_suffix(".csv") for path in figures):
+        reason = why_empty(numbers)
+        if reason is None:
+            continue
+        origin = read_provenance(numbers)["parameters"]
+        model = origin.get("model_label", "all models")
+        of = origin.get("dataset_label", FIGURES[numbers.stem].label)
+        as_table = (model, f"nothing to measure: {reason}")  # a table that the figure reads says so already
+        told.setdefault(as_table if as_table in told else (model, reason), {})[of] = None
     return [(model, why, list(datasets)) for (model, why), datasets in told.items()]
 
 

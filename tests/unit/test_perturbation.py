@@ -15,7 +15,7 @@ import torch
 
 import r2a.generation
 from planted import GIVEN, REASONING_WORDS, SAID, THINK_CLOSE, PlantedTrace, planted_model, planted_trace
-from r2a.evaluation.perturbation import comparison_table, funnel_table, perturbation_table
+from r2a.evaluation.perturbation import comparison_table, early_answering_table, funnel_table, perturbation_table
 from r2a.extensions import PERTURBATION_KINDS
 from r2a.generation.perturbed import regenerate_answers
 from r2a.generation.requests import Completion
@@ -536,6 +536,33 @@ def test_a_kind_is_tested_against_the_whole_reasoning_and_against_what_it_names(
     whole = {(name, "cut_100"): 0.0 for name in kinds[1:]}
     named = dict.fromkeys([("mistake_regenerated", "rest_regenerated"), ("mistake_regenerated", "mistake")], -0.75)
     assert found.to_dict() == pytest.approx(whole | {("mistake_regenerated", "cut_100"): -0.75} | named)
+
+
+def early_answers(agrees_by_cut):
+    parts = [
+        answers(perturbation=f"cut_{cut}", kind="cut", cut=cut, agrees=agrees) for cut, agrees in agrees_by_cut.items()
+    ]
+    return pd.concat(parts)
+
+
+def test_the_area_over_the_curve_of_early_answering_is_that_worked_out_by_hand():
+    never, always = [False] * 4, [True] * 4
+    unmoved = early_answering_table(early_answers({0: always, 50: always, 100: always}), 0.95).set_index("group")
+    assert unmoved["area"].tolist() == [0, 0, 0] and unmoved.index.tolist() == ["all", "x", "y"]
+    assert unmoved.loc["all", "low"] == 0 < unmoved.loc["all", "high"] < 1
+    late = early_answering_table(early_answers({0: never, 80: never, 100: always}), 0.95).set_index("group")
+    assert late.loc["all", "area"] == pytest.approx(0.9)  # 0.8, and half of the last fifth
+    half = {0: [True, True, False, False], 50: [True, True, False, False], 100: always}
+    split = early_answering_table(early_answers(half), 0.95).set_index("group")
+    assert split["area"].to_dict() == pytest.approx({"all": 0.375, "x": 0, "y": 0.75})
+    assert split.loc["all", "low"] < 0.375 < split.loc["all", "high"]
+
+
+def test_the_area_is_over_problems_decided_at_every_cut_and_absent_where_the_cuts_do_not_reach_both_ends():
+    never, always = [False] * 4, [True] * 4
+    table = early_answering_table(early_answers({0: never, 100: [None, True, True, True]}), 0.95).set_index("group")
+    assert (table.loc["all", "n_problems"], table.loc["all", "area"]) == (3, 0.5)
+    assert early_answering_table(early_answers({25: never, 100: always}), 0.95).empty
 
 
 def test_the_funnel_counts_every_trace_once_a_perturbation():

@@ -232,11 +232,16 @@ def perturbed(n_problems, n_implied):
     return [row]
 
 
+def write_early(folder):
+    area = {"by": "all", "group": "all", "n_problems": 50, "n_samples": 1, "area": 0.5, "low": 0.4, "high": 0.6}
+    return write(folder / "early.csv", [area])
+
+
 def test_means_over_fewer_than_five_problems_are_not_drawn(tmp_path):
     settings = {"is_toy": False, "confidence": 0.95, "model_label": "Model M", "dataset_label": "Data D"}
     for n in (4, 5):
         table = write(tmp_path / f"{n}.csv", perturbed(n, 4))
-        draw(["perturbation"], {"table": table}, tmp_path / str(n), settings)
+        draw(["perturbation"], {"table": table, "early": write_early(tmp_path)}, tmp_path / str(n), settings)
     assert why_empty(tmp_path / "4/perturbation.csv") == TOO_FEW_TO_DRAW
     drawn = pd.read_csv(tmp_path / "5/perturbation.csv")
     assert drawn["agreement"].tolist() == [0.5] and drawn["follows"].isna().all()  # what is implied is known of four
@@ -249,7 +254,10 @@ def test_a_figure_with_nothing_to_show_is_absent_from_the_page_and_its_reason_is
     write_csv(decodings, pd.DataFrame(columns=["model", "dataset", "n_problems"]), provenance({}))
     draw(["decodings"], {"decodings": decodings}, folder, settings)
     of_few = {
-        "perturbation": {"table": write(tmp_path / "perturbation.csv", perturbed(4, 4))},
+        "perturbation": {
+            "table": write(tmp_path / "perturbation.csv", perturbed(4, 4)),
+            "early": write_early(tmp_path),
+        },
         "carriers": {
             name: write(tmp_path / f"{name}.csv", [{"probe": "plain", "role": "final", "n_pairs": 3}])
             for name in ("carriers", "agreement")

@@ -81,6 +81,7 @@ rule tabulate_perturbation:
     output:
         table="<results>/tables/{model}/{dataset}/perturbation.csv",
         comparisons="<results>/tables/{model}/{dataset}/perturbation_comparisons.csv",
+        early="<results>/tables/{model}/{dataset}/early_answering.csv",
         funnel="<results>/tables/{model}/{dataset}/perturbation_funnel.csv",
     log:
         "<logs>/tables/{model}/{dataset}/perturbation.log",

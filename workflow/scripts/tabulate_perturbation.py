@@ -20,6 +20,7 @@ def main(snakemake: "Snakemake") -> None:
                 Path(snakemake.input.grades),
                 Path(snakemake.output.table),
                 Path(snakemake.output.comparisons),
+                Path(snakemake.output.early),
                 Path(snakemake.output.funnel),
                 snakemake.params.settings,
             )

@@ -11,7 +11,7 @@ import pandas as pd
 from r2a.evaluation.outcomes import mean, paired_test
 from r2a.extensions import PERTURBATION_KINDS
 from r2a.progress import logger
-from r2a.roles import UNTOUCHED
+from r2a.roles import CUT, UNTOUCHED
 from r2a.statistics import holm, share_interval
 from r2a.store import provenance, read_parquet, write_csv
 
@@ -22,6 +22,7 @@ COMPARISON_COLUMNS = [
     "perturbation", "control", "measure", "n_problems", "n_samples", "share", "control_share", "difference", "low",
     "high", "b", "c", "test", "p", "p_holm",
 ]  # fmt: skip
+EARLY_COLUMNS = ["by", "group", "n_problems", "n_samples", "area", "low", "high"]
 TABLE_COLUMNS = [
     *NAMES, "by", "group", "n_problems", "n_samples", "n_undecided", "kept_share", "original_accuracy", "valid_share",
     *(f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")), "n_implied",
@@ -54,6 +55,27 @@ def perturbation_table(answers: pd.DataFrame, confidence: float) -> pd.DataFrame
                 row |= {measure: mean(shares), f"{measure}_low": low, f"{measure}_high": high}
             rows.append(row)
     return pd.DataFrame(rows, columns=TABLE_COLUMNS)
+
+
+def early_answering_table(answers: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """One row a group (all, and each area): the area over the curve of early answering, with its interval.
+
+    answers: as of perturbation_table. The curve of a problem is the share of its answers that agree with the original
+    one, over the share of the reasoning that was kept, with straight lines between the cuts; area: the mean over
+    problems of what lies between it and 1. 0: no cut changes the answer; 1: every cut does. Over the problems that
+    have a decided answer at every cut; there are no rows unless the cuts reach from 0 to 100 %. Intervals are
+    share_interval's. METHOD section 2; after Lanham et al., 2023.
+    """
+    rows = []
+    for by, group, members in _groups(answers[answers["kind"] == CUT]):
+        at = {cut: _decided(part, "agrees").groupby("uid").mean() for cut, part in members.groupby("cut")}
+        if {0, 100} <= set(at):
+            curves = pd.concat(at, axis=1, join="inner").sort_index(axis=1)
+            areas = 1 - np.trapezoid(curves.to_numpy(float), curves.columns.to_numpy(float) / 100, axis=1)
+            n_samples = int(members["sample"].nunique())
+            low, high = share_interval(areas, len(at) * n_samples, confidence)
+            rows.append((by, group, len(areas), n_samples, mean(areas), low, high))
+    return pd.DataFrame(rows, columns=EARLY_COLUMNS)
 
 
 def comparison_table(answers: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
@@ -95,15 +117,22 @@ def funnel_table(prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_perturbation(
-    prompts: Path, grades: Path, table: Path, comparisons: Path, funnel: Path, settings: Mapping[str, Any]
+    prompts: Path,
+    grades: Path,
+    table: Path,
+    comparisons: Path,
+    early: Path,
+    funnel: Path,
+    settings: Mapping[str, Any],
 ) -> None:
-    """Write the three tables of one model and dataset as CSV files. settings: n_resamples, confidence, seed."""
+    """Write the four tables of one model and dataset as CSV files. settings: n_resamples, confidence, seed."""
     asked = read_parquet(prompts).drop(columns="prompt_token_ids")
     write_csv(funnel, funnel_table(asked), provenance(settings, [prompts]))
     answers = asked.merge(read_parquet(grades), on=KEYS, validate="1:1")
     origin = provenance(settings, [prompts, grades])
     write_csv(table, perturbation_table(answers, settings["confidence"]), origin)
     write_csv(comparisons, comparison_table(answers, settings), origin)
+    write_csv(early, early_answering_table(answers, settings["confidence"]), origin)
     logger.info(f"{table}: {len(answers)} answers")
 
 

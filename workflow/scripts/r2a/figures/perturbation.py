@@ -15,6 +15,7 @@ from r2a.extensions import PERTURBATION_KINDS
 from r2a.figures.registry import caption, figure
 from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, well_founded, whiskers, without_few
 from r2a.roles import CUT
+from r2a.statistics import LEAST
 
 # measure: colour, marker, line, name
 MEASURES = {
@@ -27,7 +28,10 @@ MEASURES = {
 @figure(
     scope="model and dataset",
     analysis="perturbation",
-    reads={"table": "<results>/tables/{model}/{dataset}/perturbation.csv"},
+    reads={
+        "table": "<results>/tables/{model}/{dataset}/perturbation.csv",
+        "early": "<results>/tables/{model}/{dataset}/early_answering.csv",
+    },
     category="1 Answers",
     label="perturbation",
     where="perturbed_datasets",
@@ -35,12 +39,14 @@ MEASURES = {
     caption=(
         "Answers generated again from a reasoning that was cut off, replaced or changed: how many are right, are "
         "the original answer, or are what the changed text implies. Shares over n problems; an invalid answer is "
-        "neither right nor the same. {interval} Wilson intervals over problems. Tests against the reasoning kept "
+        "neither right nor the same. In the left title: the area over the curve of early answering (Lanham et al., "
+        "2023), 0 where no cut changes the answer and 1 where every cut does. "
+        "{interval} Wilson intervals over problems. Tests against the reasoning kept "
         "whole, paired by problem, are in the table of comparisons (exact McNemar, or sign flips for several samples, "
         "Holm's correction); kinds marked as controls show what to expect without a change."
     ),
 )
-def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+def plot_perturbation(table: Path, early: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Left: shares of the answers by how much of the reasoning is kept. Right: the other perturbations."""
     rows = well_founded(pd.read_csv(table).query("by == 'all'"))
     rows = without_few(rows, "n_implied", ["follows", "follows_low", "follows_high"])
@@ -54,13 +60,21 @@ def plot_perturbation(table: Path, stem: Path, settings: Mapping[str, Any]) -> N
         gridspec_kw={"wspace": 0.05},
     )
     _by_cut(left, rows[rows["kind"] == CUT].sort_values("cut"))
+    if whole := _area(pd.read_csv(early)):
+        left.set_title(f"cut off; area over the curve {whole}", fontsize=9)
     _by_kind(right, kinds)
     title(
         figure,
         titled(settings, "answers re-generated from perturbed reasonings"),
         caption("perturbation", settings) + f" {_counts(rows)} problems.",
     )
-    save(figure, stem, rows, settings, [table])
+    save(figure, stem, rows, settings, [table, early])
+
+
+def _area(table: pd.DataFrame) -> str:
+    """The area over the curve of early answering with its interval, as far as it rests on enough."""
+    rows = table[(table["by"] == "all") & (table["n_problems"] >= LEAST)]
+    return "".join(f"{row.area:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows.itertuples())
 
 
 def _counts(rows: pd.DataFrame) -> str:

@@ -182,7 +182,7 @@ STAGES = {
     "disagreements": _stage(1, "grading.graders", **LABELS),
     "judge_tables": _stage(2, *STATISTICS, judge_labels="judges.*.label", **LABELS),
     "attention_quality": _stage(2, *STATISTICS, **LABELS),
-    "perturbation_tables": _stage(5, *STATISTICS, **LABEL),
+    "perturbation_tables": _stage(6, *STATISTICS, **LABEL),
     "hint_tables": _stage(1, *STATISTICS, **LABEL),
     "ablation_tables": _stage(3, *STATISTICS, **LABEL),
     "sentence_tables": _stage(1, *STATISTICS, **LABEL),

@@ -13,7 +13,15 @@ from r2a.formats import FORMATS
 from r2a.generation import generate_traces
 from r2a.generation.requests import Completion
 from r2a.shards import WHOLE, gather_shards, shard_range
-from r2a.store import StoreError, parameters_hash, provenance, write_json, write_parquet
+from r2a.store import (
+    StoreError,
+    parameters_hash,
+    provenance,
+    read_parquet,
+    why_empty,
+    write_json,
+    write_parquet,
+)
 from r2a.study import ConfigError, load_study
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +101,19 @@ def test_shards_of_different_parameters_do_not_mix(tmp_path, asked):
     with pytest.raises(StoreError, match=r"2-of-2\.parquet: has other parameters than .*1-of-2\.parquet; delete both"):
         gather_shards(shards, tmp_path / "gathered.parquet")
     assert not (tmp_path / "gathered.parquet").exists()
+
+
+def test_shards_without_any_row_make_an_empty_store_with_the_reason(tmp_path):
+    """As of ablation, where not one trace fits into memory; one shard that has rows is the whole."""
+    shards = [tmp_path / f"answers.{name}.parquet" for name in named(2)]
+    for shard in shards:
+        write_parquet(shard, pd.DataFrame(), provenance({}) | {"models": {}})
+    gather_shards(shards, tmp_path / "answers.parquet")
+    assert why_empty(tmp_path / "answers.parquet") == "no trace fits into memory (the shards' logs)"
+    write_parquet(shards[1], pd.DataFrame({"uid": ["a"]}), provenance({}) | {"models": {}})
+    gather_shards(shards, tmp_path / "answers.parquet")
+    assert why_empty(tmp_path / "answers.parquet") is None
+    assert read_parquet(tmp_path / "answers.parquet")["uid"].tolist() == ["a"]
 
 
 def errors(monkeypatch: pytest.MonkeyPatch, **model: Any) -> str:

@@ -10,7 +10,7 @@ UNTOUCHED = "cut_100"  # the whole reasoning
 UNABLATED, RFH, RANDOM = "unablated", "rfh", "random"
 MATCHED, PROMPT_HEADS, CONTRIBUTION = "matched", "prompt", "contribution"
 RFH_FROM_PROMPT = "rfh_from_prompt"
-ALL_HEADS = "all"  # of a model, that a sentence is hidden from
+ALL_HEADS = "all"  # of a model: those that a sentence is hidden from, or by which a patch reaches the answer
 
 # how a head is ablated, and what is said of it
 ABLATION_MODES = {
@@ -47,7 +47,7 @@ CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN = "clean_to_corrupted", "corrupted_to_cle
 DIRECTIONS = (CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN)
 
 # by which heads a patch of the reasoning reaches the answer's tokens: all; the RFHs; as many matched ones; all but RFHs
-ALL_HEADS, REST = "all", "rest"
+REST = "rest"
 PATHS = (ALL_HEADS, RFH, MATCHED, REST)
 
 # how right and wrong answers are compared: samples of one problem, or answers to different ones

@@ -12,6 +12,7 @@ import h5py
 import pandas as pd
 
 from r2a.store import (
+    NOTHING,
     StoreError,
     open_hdf5,
     read_parquet,
@@ -41,7 +42,8 @@ def shard_range(shard: str, n: int) -> range:
 def gather_shards(shards: Sequence[Path], output: Path) -> None:
     """Make one store of shards 1-of-n to n-of-n: what one job for all would have written, its provenance too.
 
-    Raises StoreError where shards are of different parameters, inputs or weights.
+    A table is empty, with the reason, where no shard has a row. Raises StoreError where shards are of different
+    parameters, inputs or weights.
     """
     origins = [{key: read_provenance(path)[key] for key in ("parameters", "inputs", "models")} for path in shards]
     for path, origin in zip(shards, origins, strict=True):
@@ -53,7 +55,10 @@ def gather_shards(shards: Sequence[Path], output: Path) -> None:
         return
     if output.suffix == ".parquet":
         tables = [table for table in map(read_parquet, shards) if len(table)]
-        write_parquet(output, pd.concat(tables, ignore_index=True), read_provenance(shards[0]))
+        if tables:
+            write_parquet(output, pd.concat(tables, ignore_index=True), read_provenance(shards[0]))
+        else:
+            write_empty(output, read_provenance(shards[0]) | {NOTHING: "no trace fits into memory (the shards' logs)"})
         return
     with whole_file(output) as partial:
         shutil.copyfile(shards[0], partial)

@@ -166,6 +166,21 @@ def test_a_vector_of_an_unrelated_answer_takes_away_the_old_one_and_does_not_bri
     assert not stored(folder, f"{name}/is_flipped").any()
 
 
+def test_the_two_logits_tell_an_answer_that_is_brought_from_one_that_is_only_taken_away(folder):
+    controls = pd.read_csv(folder / "controls.csv").query("component == 'resid_pre' and layer == 0")
+    parts = controls.set_index("control")[["gained", "lost"]]
+    assert parts.loc["effect"].tolist() == pytest.approx([0.5, 0.5], abs=1e-3)
+    assert parts.loc["unrelated_answer"].tolist() == pytest.approx([0, 0.5], abs=1e-3)
+    for name in ("curves", "controls"):
+        table = pd.read_csv(folder / f"{name}.csv")
+        np.testing.assert_allclose(table["gained"] + table["lost"], table["mean"], atol=1e-5)
+        probabilities = table[["probability_put_in", "probability_own", "probability_other"]]
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    curves = pd.read_csv(folder / "curves.csv")
+    brought = curves.query("component == 'resid_pre' and role == @ANSWER_ROLE and layer == 0")
+    assert (brought["probability_put_in"] > brought["probability_own"]).tolist() == [True, True]
+
+
 def test_null_patches_stay_at_rounding_and_every_pair_is_used(folder):
     assert stored(folder, "null_patch_error").max() < 1e-4
     assert stored(folder, "is_used").tolist() == [1, 1, 1, 1]

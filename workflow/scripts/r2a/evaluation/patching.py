@@ -14,6 +14,7 @@ from r2a.roles import (
     ANSWER_ROLE,
     CLEAN_TO_CORRUPTED,
     CONTROL_ROLE,
+    CORRUPTED_TO_CLEAN,
     DIRECTIONS,
     FINAL_ROLE,
     KEY_ROLES,
@@ -24,6 +25,8 @@ from r2a.store import axis_labels, open_hdf5, provenance, write_csv
 
 METRIC = "normalized_logit_diff"
 N_TOP = 10  # places with the greatest effect
+# of the answer of the run that vectors come from, of that of the run they are put into, and of anything else
+PROBABILITIES = ("probability_put_in", "probability_own", "probability_other")
 
 
 class UsedPairs:
@@ -53,6 +56,24 @@ class UsedPairs:
         floor = (2 * self.stored("null_patch_error") / gap).reshape(-1, *[1] * (values.ndim - 1))
         return np.where(np.abs(values) <= floor, 0.0, values.astype(np.float64))
 
+    def effects(self, patch: str) -> dict[str, np.ndarray]:
+        """What a patch does, each [pair, ...]: METRIC; gained and lost, its two parts; is_flipped; PROBABILITIES.
+
+        gained: how far the logit of the answer of the run put in rises above the unpatched run's, over the gap between
+        the two runs; lost: how far that of the patched run's own answer falls.
+        """
+        found = {metric: self.stored(f"{patch}/{metric}") for metric in (METRIC, "is_flipped")}
+        base, own = ("clean", "ba") if patch.endswith(CORRUPTED_TO_CLEAN) else ("corrupted", "ab")
+        per_pair = (-1, *[1] * (found[METRIC].ndim - 1))
+        gap = (self.stored("clean_logit_diff") - self.stored("corrupted_logit_diff")).reshape(per_pair)
+        changes = [
+            (self.stored(f"{patch}/logit_{side}") - self.stored(f"{base}_logit_{of_pair}").reshape(per_pair)) / gap
+            for side, of_pair in zip("ab", own, strict=True)
+        ]
+        of_a, of_b = (self.stored(f"{patch}/probability_{side}") for side in "ab")
+        found |= {"gained": changes[0], "lost": -changes[1]}
+        return found | dict(zip(PROBABILITIES, (of_a, of_b, 1 - of_a - of_b), strict=True))
+
 
 def used_pairs_of(file: h5py.File) -> Iterator[UsedPairs]:
     """By probe; a probe without any is left out."""
@@ -74,11 +95,12 @@ def tabulate_patching(
     """Write five tables over the used pairs; every mean is of normalized_logit_diff, with its bootstrap interval.
 
     Curves, a row per (probe, component, direction, role, layer): mean, low, high, flip_rate (the share of pairs whose
-    arg-max flipped) and n_pairs. Controls, a row per (probe, component, control, layer): the same for the effect, which
-    is the clean run's vector at the answer's token, and for each control; `difference`, the effect minus the control in
-    the same pairs, with its interval; p, of a sign-flip permutation, nan of too few to reach significance, and p_holm,
-    corrected over the controls and layers of a (probe, component). Ranges, one per (probe, layer, range): whole ranges
-    of the reasoning. First order, a row per (probe, component, direction): over the places of a pair, the rank
+    arg-max flipped), what the effect is made of (UsedPairs.effects: gained and lost, with their intervals, and
+    probabilities) and n_pairs. Controls, a row per (probe, component, control, layer): the same for the effect, which
+    is the clean run's vector at the answer's token, and for each control; `difference`, the effect minus the control
+    in the same pairs, with its interval; p, of a sign-flip permutation, nan of too few to reach significance, and
+    p_holm, corrected over the controls and layers of a (probe, component). Ranges, one per (probe, layer, range): whole
+    ranges of the reasoning. First order, a row per (probe, component, direction): over the places of a pair, the rank
     correlation between the exact effects and those that the gradient expects, and which share of the N_TOP greatest
     the gradient has among its own. Hand-off, a row per probe, of resid_pre: what hand_off_layer finds, n_pairs and
     n_templates. Pairs made from one template are one cluster, in intervals and tests.
@@ -102,78 +124,106 @@ def tabulate_patching(
 
 
 def _curves(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
-    rows = []
+    tables = []
     for component in (name for name in pairs.components(settings) if name != "z"):
         for direction in DIRECTIONS:
-            values, flips = (pairs.stored(f"{component}/{direction}/{m}") for m in (METRIC, "is_flipped"))
-            mean, low, high = mean_and_interval(values, pairs.templates, settings)
+            effects = pairs.effects(f"{component}/{direction}")
             for r, role in enumerate(pairs.roles):
-                for k, layer in enumerate(pairs.layers):
-                    row = (component, direction, role, layer, mean[k, r], low[k, r], high[k, r])
-                    rows.append((*row, flips[:, k, r].mean(), len(values)))
-    columns = ["component", "direction", "role", "layer", "mean", "low", "high", "flip_rate", "n_pairs"]
-    return pd.DataFrame(rows, columns=columns)
+                of_role = {name: values[:, :, r] for name, values in effects.items()}
+                table = _by_layer(of_role, pairs, settings)
+                for k, (name, value) in enumerate((("component", component), ("direction", direction), ("role", role))):
+                    table.insert(k, name, value)
+                tables.append(table)
+    return pd.concat(tables)
+
+
+def _by_layer(effects: Mapping[str, np.ndarray], pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """A row a layer, of effects [pair, layer], over the pairs that have them."""
+    there = ~np.isnan(effects[METRIC][:, 0])
+    templates = pairs.templates[there]
+    changes = np.stack([effects[name][there] for name in (METRIC, "gained", "lost")], -1)
+    mean, low, high = mean_and_interval(changes, templates, settings)
+    table: dict[str, Any] = {"layer": pairs.layers, "mean": mean[:, 0], "low": low[:, 0], "high": high[:, 0]}
+    table["flip_rate"] = effects["is_flipped"][there].mean(0)
+    for k, name in enumerate(("gained", "lost"), 1):
+        table |= {name: mean[:, k], f"{name}_low": low[:, k], f"{name}_high": high[:, k]}
+    table |= {name: effects[name][there].mean(0) for name in PROBABILITIES}
+    return pd.DataFrame(table | {"n_pairs": int(there.sum())})
+
+
+def _beside_effect(
+    effect: Mapping[str, np.ndarray],
+    control: Mapping[str, np.ndarray] | None,
+    n_tests: int,
+    pairs: UsedPairs,
+    settings: Mapping[str, Any],
+) -> pd.DataFrame:
+    """_by_layer of a control, and `difference`, the effect minus the control in the same pairs, with its test.
+
+    Of the effect itself where control is None.
+    """
+    effects = control or effect
+    table = _by_layer(effects, pairs, settings)
+    there = ~np.isnan(effects[METRIC][:, 0])
+    templates = pairs.templates[there]
+    differences = pairs.above_noise(effect[METRIC] - effects[METRIC])[there]
+    names = "difference", "difference_low", "difference_high"
+    compared = dict(zip(names, mean_and_interval(differences, templates, settings), strict=True))
+    p = np.full(len(pairs.layers), np.nan)
+    if control and is_testable(len(np.unique(templates)), settings["confidence"], n_tests):
+        test = settings["n_resamples"], settings["seed"], templates
+        p = np.array([sign_flip_p(of_layer, *test) for of_layer in differences.T])
+    for name, values in (compared | {"p": p}).items():
+        table.insert(len(table.columns) - 1, name, values)
+    return table
 
 
 def _controls(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
     parts = []
     for component in (name for name in pairs.components(settings) if name != "z"):
-        rows = []
-        effects, *others = _put_in(pairs, component, settings["controls"])
-        n_tests = len(others) * len(pairs.layers)
-        for name, values, flips in (effects, *others):
-            there = ~np.isnan(values[:, 0])  # the pairs that have the control
-            if not there.any():
-                continue
-            found = mean_and_interval(values[there], pairs.templates[there], settings)
-            differences = pairs.above_noise(effects[1] - values)[there]
-            n_templates = len(np.unique(pairs.templates[there]))
-            compared = mean_and_interval(differences, pairs.templates[there], settings)
-            for k, layer in enumerate(pairs.layers):
-                numbers = [column[k] for column in (*found, flips[there].mean(0), *compared)]
-                p = np.nan
-                if name != "effect" and is_testable(n_templates, settings["confidence"], n_tests):
-                    p = sign_flip_p(
-                        differences[:, k], settings["n_resamples"], settings["seed"], pairs.templates[there]
-                    )
-                rows.append((component, name, layer, *numbers, p, int(there.sum())))
-        columns = ["component", "control", "layer", "mean", "low", "high", "flip_rate"]
-        columns += ["difference", "difference_low", "difference_high", "p", "n_pairs"]
-        table = pd.DataFrame(rows, columns=columns)
-        table.insert(len(columns) - 1, "p_holm", holm(table["p"].to_numpy()))
+        put_in = _put_in(pairs, component, settings["controls"])
+        effect = put_in.pop("effect")
+        n_tests = len(put_in) * len(pairs.layers)
+        tables = [_beside_effect(effect, None, n_tests, pairs, settings)]
+        tables[0].insert(0, "control", "effect")
+        for name, effects in put_in.items():
+            if not np.isnan(effects[METRIC][:, 0]).all():
+                tables.append(_beside_effect(effect, effects, n_tests, pairs, settings))
+                tables[-1].insert(0, "control", name)
+        table = pd.concat(tables)
+        table.insert(0, "component", component)
+        table.insert(len(table.columns) - 1, "p_holm", holm(table["p"].to_numpy()))
         parts.append(table)
     return pd.concat(parts)
 
 
-def _put_in(pairs: UsedPairs, component: str, controls: Sequence[str]) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, normalized_logit_diff, is_flipped), each [pair, layer]: the effect first, then every control.
+def _put_in(pairs: UsedPairs, component: str, controls: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Effects [pair, layer] by name: the effect first, then every control.
 
     Of other tokens than the answer's, the clean run's own vectors are put in; the probe's are averaged.
     """
     probe = [k for k, role in enumerate(pairs.roles) if role.startswith(PROBE)]
-    places = [("effect", CLEAN_TO_CORRUPTED, [pairs.roles.index(ANSWER_ROLE)])]
-    places += [(control, control, [KEY_ROLES.index(ANSWER_ROLE)]) for control in controls]
+    places = {"effect": (CLEAN_TO_CORRUPTED, [pairs.roles.index(ANSWER_ROLE)])}
+    places |= {control: (control, [KEY_ROLES.index(ANSWER_ROLE)]) for control in controls}
     if probe:
-        places.append(("other_probe_tokens", CLEAN_TO_CORRUPTED, probe))
+        places["other_probe_tokens"] = CLEAN_TO_CORRUPTED, probe
     if CONTROL_ROLE in pairs.roles:
-        places.append(("random_reasoning_token", CLEAN_TO_CORRUPTED, [pairs.roles.index(CONTROL_ROLE)]))
-    return [
-        (name, *(pairs.stored(f"{component}/{patch}/{m}")[:, :, at].mean(-1) for m in (METRIC, "is_flipped")))
-        for name, patch, at in places
-    ]
+        places["random_reasoning_token"] = CLEAN_TO_CORRUPTED, [pairs.roles.index(CONTROL_ROLE)]
+    return {
+        name: {metric: values[:, :, at].mean(-1) for metric, values in pairs.effects(f"{component}/{patch}").items()}
+        for name, (patch, at) in places.items()
+    }
 
 
 def _ranges(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
-    rows = []
+    tables = []
     for r, label in enumerate(axis_labels(pairs.group, "range")):
-        values, flips = (pairs.stored(f"reasoning_ranges/{m}")[:, :, r] for m in (METRIC, "is_flipped"))
-        there = ~np.isnan(values[:, 0])  # the pairs whose reasoning is as long
-        if there.any():
-            numbers = (*mean_and_interval(values[there], pairs.templates[there], settings), flips[there].mean(0))
-            for k, layer in enumerate(pairs.layers):
-                rows.append((layer, label, *(column[k] for column in numbers), int(there.sum())))
+        effects = {name: values[:, :, r] for name, values in pairs.effects("reasoning_ranges").items()}
+        if not np.isnan(effects[METRIC][:, 0]).all():  # pairs whose reasoning is as long
+            tables.append(_by_layer(effects, pairs, settings))
+            tables[-1].insert(1, "tokens_before_probe", label)
     columns = ["layer", "tokens_before_probe", "mean", "low", "high", "flip_rate", "n_pairs"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.concat(tables) if tables else pd.DataFrame(columns=columns)
 
 
 def _first_order(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:

@@ -49,6 +49,12 @@ ELSEWHERE = {
     "other_probe_tokens": (RED, "s", ":", "control: clean run's, at that line's other tokens"),
     "random_reasoning_token": (PURPLE, "d", ":", "control: clean run's, at a random reasoning token"),
 }
+# what an effect is made of, and whose is drawn: the answer's own, and what only takes an answer away
+PARTS_OF_EFFECT = {
+    "gained": (BLUE, "o", "clean answer's logit rises"),
+    "lost": (ORANGE, "v", "corrupted answer's logit falls"),
+}
+COMPOSED = {"effect": ("-", ""), "unrelated_answer": ("--", " (unrelated)")}
 COMPONENTS = {"attn_out": (BLUE, "o", "attention (attn_out)"), "mlp_out": (ORANGE, "s", "MLP (mlp_out)")}
 EFFECT = "normalized logit difference"
 MOST_INCHES = 6.0  # of a map's rows or columns
@@ -153,8 +159,10 @@ def _token_name(role: str, row: pd.Series) -> str:
     label="patching curves",
     caption=(
         "Activation patching (denoising): the residual stream (resid_pre) of the clean run put into the corrupted "
-        "run, layer by layer. Left: at three tokens, with the hand-off layer; right: at the answer's token, beside"
-        " every control. 0: nothing changed; 1: the clean run's answer is fully restored. Means over n pairs with "
+        "run, layer by layer. Left: at three tokens, with the hand-off layer; middle: at the answer's token, beside"
+        " every control; right: what that effect is made of, the clean answer's logit rising and the corrupted "
+        "answer's falling, which add up to it (dashed: with an unrelated answer's vector). 0: nothing changed; 1: the clean run's answer is fully restored. "
+        "Means over n pairs with "
         "{interval} bootstrap intervals over the pairs' templates. Tests of effect against control, in the table of "
         "controls: sign-flip permutation over templates with Holm's correction."
     ),
@@ -162,24 +170,31 @@ def _token_name(role: str, row: pd.Series) -> str:
 def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Mean normalized logit difference by layer when resid_pre is patched, a row of panels per probe.
 
-    Left: the clean run's vectors at the answer's token and at later ones. Right: the clean run's vector at the answer's
-    token, and the controls.
+    Left: the clean run's vectors at the answer's token and at later ones. Middle: the clean run's vector at the
+    answer's token, and the controls. Right: the two logits that the effect is made of.
     """
     table = pd.read_csv(curves).query("component == 'resid_pre' and direction == @CLEAN_TO_CORRUPTED")
     control_table = pd.read_csv(controls).query("component == 'resid_pre'")
     measured = pd.concat([table, control_table])
     crossings = _drawable(pd.read_csv(hand_off).set_index("probe"), "no pair could be used")
     figure, grid = plt.subplots(
-        len(crossings), 2, figsize=(8.6, 2.2 + 2.4 * len(crossings)), layout="constrained", sharey=True, sharex=True,
+        len(crossings), 3, figsize=(11, 2.2 + 2.4 * len(crossings)), layout="constrained", sharey=True, sharex=True,
         squeeze=False,
     )  # fmt: skip
-    for (probe, crossing), (left, right) in zip(crossings.iterrows(), grid, strict=True):
+    for (probe, crossing), (left, middle, right) in zip(crossings.iterrows(), grid, strict=True):
         for role, (colour, marker, name) in CURVES.items():
             rows = table[(table["probe"] == probe) & (table["role"] == role)]
             _curve(left, rows, colour, marker, "-", name)
         for control, (colour, marker, line, name) in _put_in(control_table).items():
             rows = control_table[(control_table["probe"] == probe) & (control_table["control"] == control)]
-            _curve(right, rows, colour, marker, line, name, 7 if control == "effect" else 4)
+            _curve(middle, rows, colour, marker, line, name, 7 if control == "effect" else 4)
+        for control, (line, beside) in COMPOSED.items():
+            rows = control_table[(control_table["probe"] == probe) & (control_table["control"] == control)]
+            for part, (colour, marker, name) in PARTS_OF_EFFECT.items():
+                of_part = rows.drop(columns=["mean", "low", "high"]).rename(
+                    columns={part: "mean", f"{part}_low": "low", f"{part}_high": "high"}
+                )
+                _curve(right, of_part, colour, marker, line, name + beside)
         layer, low, high = crossing[["layer", "low", "high"]]
         if np.isnan(layer):
             left.text(0.98, 0.5, "no hand-off", transform=left.transAxes, ha="right", fontsize=7, color=PURPLE)
@@ -188,9 +203,9 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
             left.axvspan(low - 0.06, high + 0.06, color=PURPLE, alpha=0.12, linewidth=0)
             name = f"hand-off layer\n{layer:.0f} [{low:.0f}, {high:.0f}]"
             left.annotate(name, (layer, 0.5), (4, 0), textcoords="offset points", fontsize=7, color=PURPLE, va="center")
-        for axes, what in ((left, "by token"), (right, "beside controls")):
+        for axes, what in ((left, "by token"), (middle, "beside controls"), (right, "by logit")):
             _levels(axes)
-            axes.set_title(f"“{PROBES[str(probe)].label}”, {what} (n = {crossing['n_pairs']:.0f})", fontsize=9)
+            axes.set_title(f"“{PROBES[str(probe)].label}”, {what} (n = {crossing['n_pairs']:.0f})", fontsize=8)
         left.set_ylabel(EFFECT)
     for axes in grid[-1]:
         axes.set(xlabel="patched layer", xticks=_ticks(table["layer"].max() + 1))

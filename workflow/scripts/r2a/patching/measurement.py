@@ -70,7 +70,8 @@ def measure(
     Of each pair, by name: {component}/{patch} [metric, layer, role], controls [metric, layer, key_role], z [metric,
     layer, head, key_role], in the order of METRICS; {component}/{patch}/first_order, the same without metric;
     reasoning_ranges [metric, layer, range], of as many ranges as the pair has; null_patch_error, is_used and both runs'
-    logit_diff. Raises ModelError where restarts are more than rounding away from the runs that they restart.
+    logit_diff, logit_a and logit_b, a being the clean run's answer. Raises ModelError where restarts are more than
+    rounding away from the runs that they restart.
     """
     layers = range(patcher.n_layers) if layers is None else layers
     pairs = [_Pair(patcher, table, activations, number, settings) for number in numbers]
@@ -91,8 +92,11 @@ def measure(
             values = values.swapaxes(-1, -2)
         arrays[job.name] = values
     for pair in pairs:
-        differences = {run: logit_diff(pair.logits[run], *pair.answers["corrupted"]) for run in RUNS}
-        found[pair.number] |= {f"{run}_logit_diff": value.numpy() for run, value in differences.items()}
+        answers = pair.answers["corrupted"]
+        for run, logits in pair.logits.items():
+            found[pair.number][f"{run}_logit_diff"] = logit_diff(logits, *answers).numpy()
+            for side, answer in zip("ab", answers, strict=True):
+                found[pair.number][f"{run}_logit_{side}"] = logits[answer].numpy()
         found[pair.number]["is_used"] = np.array(is_used(table, activations, pair.number))
     return list(found.values())
 

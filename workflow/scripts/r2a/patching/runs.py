@@ -133,6 +133,8 @@ def patch_pairs(
     before the probe it ends (measurement.range_ends says where it begins).
     The axis `layer` has the layers that are patched (measurement.layers_to_patch).
     /{probe}/template [pair] says which pairs were made alike.
+    /{probe}/clean_logit_diff, clean_logit_a, clean_logit_b [pair] and the corrupted run's: unpatched, a being the clean
+    run's answer.
     /{probe}/is_used [pair] is 0 for pairs one of whose runs does not prefer its own answer, and for those that do not
     fit into memory, whose is_left_out [pair] is 1. null_patch_error [pair] is the largest change of a logit when a
     run's own vectors are put in: the noise floor.
@@ -277,7 +279,8 @@ def _write(
     for k, (metric, unit) in enumerate(METRICS.items()):
         if len(group["range"]):
             write(f"{RANGES}/{metric}", RANGES, k, ("pair", "layer", "range"), unit)
-    for name in ("null_patch_error", *(f"{run}_logit_diff" for run in RUNS)):
+    of_runs = [f"{run}_{logit}" for run in RUNS for logit in ("logit_diff", "logit_a", "logit_b")]
+    for name in ("null_patch_error", *of_runs):
         write(name, name, ..., ("pair",), "logit")
     used = add_array(group, "is_used", ("pair",), "1 where both runs prefer their own answer", "int8", 0)
     for number, arrays in measured.items():

@@ -169,7 +169,7 @@ STAGES = {
     "pairs": _stage(4, "patching.{decoding,probes,keep_reasoning,alignment}", "seed", "probe_versions"),
     "activations": _stage(2, "patching.components"),
     "patching": _stage(
-        5,
+        6,
         "patching.{components,range_tokens,controls,layer_step,scan_effect}",
         "seed",
         "control_versions",
@@ -187,7 +187,7 @@ STAGES = {
     "ablation_tables": _stage(3, *STATISTICS, **LABEL),
     "sentence_tables": _stage(1, *STATISTICS, **LABEL),
     "pair_tables": _stage(3, **LABEL),
-    "patching_tables": _stage(3, "patching.{components,controls}", *STATISTICS, **LABEL),
+    "patching_tables": _stage(4, "patching.{components,controls}", *STATISTICS, **LABEL),
     "mechanism_tables": _stage(1, *STATISTICS, **LABEL),
     "across_models": _stage(
         1, "attention.n_top_heads", *STATISTICS, models="models.*.{label,distillation,variant_of}", **LABELS

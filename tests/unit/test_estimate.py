@@ -159,6 +159,15 @@ def test_operations_follow_what_is_asked_for(larger, tmp_path, monkeypatch):
     assert 0.2 * found["patching"] < coarse["patching"] < 0.5 * found["patching"]
 
 
+@pytest.mark.parametrize("name", ["r1-llama-8b", "r1-qwen-7b", "r1-qwen-1.5b"])
+def test_patching_of_the_papers_study_takes_less_than_its_answers_and_perturbed_reasonings(monkeypatch, name):
+    monkeypatch.chdir(ROOT)
+    reckoning = Reckoning(load_study(yaml.safe_load(Path("config/paper.yaml").read_text())))
+    for device in GPUS.values():
+        hours = reckoning.hours_by_stage(name, device)
+        assert hours["patching"] < hours["traces"] + hours["perturbation"]
+
+
 def test_jobs_ask_for_memory_by_size_and_dtype_and_for_threads_by_what_they_run(larger, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     models = {

@@ -242,8 +242,9 @@ def test_ranges_double_and_the_farthest_begins_with_the_reasoning():
     assert all(sum(ends_of(n)) <= 3 * n for n in range(400))
 
 
-def test_ranges_of_the_reasoning_before_the_answer_change_nothing_and_end_with_the_shorter_reasoning(folder):
-    found = stored(folder, "reasoning_ranges/normalized_logit_diff")
+@pytest.mark.parametrize("patch", ["clean_to_corrupted", "corrupted_to_clean", "wrong_position"])
+def test_ranges_of_the_reasoning_before_the_answer_change_nothing_and_end_with_the_shorter_reasoning(folder, patch):
+    found = stored(folder, f"reasoning_ranges/{patch}/normalized_logit_diff")
     pairs = pd.read_parquet(folder / "pairs.parquet").query("left_out == ''")
     for number, row in enumerate(pairs.to_dict("records")):
         before = [row[f"{run}_positions"][0] - row[f"{run}_reasoning_start"] for run in ("clean", "corrupted")]
@@ -255,16 +256,19 @@ def test_ranges_of_the_reasoning_before_the_answer_change_nothing_and_end_with_t
 
 def test_a_range_is_one_run_in_which_all_its_tokens_are_the_clean_runs(folder):
     """With roles that begin after the answer, the last range holds it."""
-    table = runs.used_pairs(folder / "pairs.parquet")["plain"].iloc[:2]
+    table = runs.used_pairs(folder / "pairs.parquet")["plain"].iloc[:3]
     for run in ("clean", "corrupted"):
         table[f"{run}_positions"] = [[p[2], p[1], *p[2:]] for p in table[f"{run}_positions"]]
     patcher = Patcher(planted_model())
     with h5py.File(folder / "activations.h5") as file:
-        found = measure(patcher, table, file["plain"], [0, 1], SETTINGS, 100)
+        found = measure(patcher, table, file["plain"], [0, 1, 2], SETTINGS, 100)
     for arrays in found:
-        metrics = dict(zip(METRICS, arrays["reasoning_ranges"], strict=True))
-        np.testing.assert_allclose(metrics["normalized_logit_diff"][:, 0], BEFORE, atol=1e-3)
-        assert metrics["is_flipped"][:, 0].tolist() == BEFORE.tolist()
+        for patch in ("clean_to_corrupted", "corrupted_to_clean", "same_answer", "wrong_position"):
+            metrics = dict(zip(METRICS, arrays[f"reasoning_ranges/{patch}"], strict=True))
+            np.testing.assert_allclose(metrics["normalized_logit_diff"][:, 0], BEFORE, atol=1e-3, err_msg=patch)
+            assert metrics["is_flipped"][:, 0].tolist() == BEFORE.tolist()
+        metrics = dict(zip(METRICS, arrays["reasoning_ranges/unrelated_answer"], strict=True))
+        np.testing.assert_allclose(metrics["normalized_logit_diff"][:, 0], BEFORE / 2, atol=1e-3)
 
 
 def test_coarse_patching_finds_the_planted_layer_and_measures_what_all_layers_give(folder, tmp_path):
@@ -281,7 +285,11 @@ def test_coarse_patching_finds_the_planted_layer_and_measures_what_all_layers_gi
             for name in ("normalized_logit_diff", "first_order"):
                 place = f"plain/{component}/clean_to_corrupted/{name}"
                 np.testing.assert_allclose(file[place][:], whole[place][:][:, layers], atol=1e-4)
-        assert file["plain/reasoning_ranges/logit_diff"].shape[1] == len(layers)
+        for patch in ("clean_to_corrupted", "same_answer"):
+            name = f"plain/reasoning_ranges/{patch}/normalized_logit_diff"
+            np.testing.assert_allclose(file[name][:], whole[name][:][:, layers], atol=1e-4)
+        name = "plain/resid_pre/wrong_position/normalized_logit_diff"
+        np.testing.assert_allclose(file[name][:], whole[name][:][:, layers], atol=1e-4)
     tables = [tmp_path / f"{name}.csv" for name in ("curves", "controls", "hand_off", "ranges", "first_order")]
     tabulate_patching(coarse, *tables, SETTINGS)
     assert sorted(pd.read_csv(tables[0], comment="#")["layer"].unique()) == layers

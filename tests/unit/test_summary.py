@@ -73,7 +73,9 @@ def test_patching_is_told_at_the_layer_where_it_restores_most_and_held_against_i
     assert (flip.text, flip.sign) == ("70 %", 1)
     assert "at layer 1 restores 0.90 [0.80, 0.95], another question's answer 0.15 [0.10, 0.20]; p = 0.01" in flip.note
     assert found.verdicts["hand-off layer"]["Model M", "Data D"].text == "none"
-    boxed = found.rows[1][1]
+    plain, boxed = (cells for _, cells in found.rows)
+    assert plain["strongest in the reasoning"].text == "answer, layer 1: 0.90"  # the last token is no part of it
+    assert plain["course"].text == "answer 0 to 1, final 2"
     assert (boxed["flips"].text, boxed["flips"].sign) == ("0 %", 0)  # what flips nothing has no mark
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r2a.extensions import PERTURBATION_KINDS
+from r2a.ranges import doubling_ends
 from r2a.speeds import CPU_CORE, GPUS, Device, corrected, measured
 from r2a.study import CONDITIONS, Dataset, Model, Study
 
@@ -129,13 +130,16 @@ class Reckoning:
             if name in study.patched_models and dataset in study.pair_datasets:
                 found["patching"] += round(self._patches(dataset, geometry) * (TAIL_TOKENS * body / 2 + head))
                 n_runs = n_problems // 2 * len(study.patching.probes)
-                n_ranges = n_runs * self._patched_layers(n_layers) * (self.n_reasoned // study.patching.range_tokens)
-                found["patching"] += round(n_ranges * self.n_reasoned * body / 4)
+                n_restarts = n_runs * self._patched_layers(n_layers) * (2 + len(study.patching.controls))
+                found["patching"] += round(n_restarts * sum(self._range_ends()) * body / 2)
         shown = study.diagnostics
         for length in shown.lengths:
             n_prompts = len(shown.needles) * len(shown.depths)
             found["diagnostics"] += n_prompts * length * (body + 2 * length * d_model * n_layers)
         return found
+
+    def _range_ends(self) -> list[int]:
+        return doubling_ends(self.n_reasoned, self.study.patching.range_tokens)
 
     def _patched_layers(self, n_layers: int) -> float:
         """How many layers are patched, the scan taken to add half as many."""
@@ -212,9 +216,7 @@ class Reckoning:
         n_key_vectors = N_KEY_ROLES * n_layers * ("z" in settings.components)  # all heads' together are one
         numbers = (n_vectors * N_ROLES + n_key_vectors) * geometry.d_model + geometry.vocabulary
         n_patches = 2 * (n_vectors * N_ROLES + n_key_vectors * geometry.n_heads) + n_controls * n_vectors * N_KEY_ROLES
-        n_patches += n_layers * max(
-            0, int(1 + math.log2(self.n_reasoned / settings.range_tokens))
-        )  # ranges that double
+        n_patches += n_layers * (len(self._range_ends()) - 1) * (2 + n_controls)
         n_kinds = (2 + n_controls) * len(settings.components) + 1
         n_runs = n_pairs * len(settings.probes)
         n_followed = n_layers * (n_layers + 2) * (geometry.n_heads + 1) + 60 * n_layers

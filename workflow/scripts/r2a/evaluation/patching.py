@@ -97,13 +97,14 @@ def tabulate_patching(
     Curves, a row per (probe, component, direction, role, layer): mean, low, high, flip_rate (the share of pairs whose
     arg-max flipped), what the effect is made of (UsedPairs.effects: gained and lost, with their intervals, and
     probabilities) and n_pairs. Controls, a row per (probe, component, control, layer): the same for the effect, which
-    is the clean run's vector at the answer's token, and for each control; `difference`, the effect minus the control
-    in the same pairs, with its interval; p, of a sign-flip permutation, nan of too few to reach significance, and
-    p_holm, corrected over the controls and layers of a (probe, component). Ranges, one per (probe, layer, range): whole
-    ranges of the reasoning. First order, a row per (probe, component, direction): over the places of a pair, the rank
-    correlation between the exact effects and those that the gradient expects, and which share of the N_TOP greatest
-    the gradient has among its own. Hand-off, a row per probe, of resid_pre: what hand_off_layer finds, n_pairs and
-    n_templates. Pairs made from one template are one cluster, in intervals and tests.
+    is the clean run's vector at the answer's token, and for each control; `difference`, the effect minus the control in
+    the same pairs, with its interval; p, of a sign-flip permutation, nan of too few to reach significance, and p_holm,
+    corrected over the controls and layers of a (probe, component). Ranges, one per (probe, patch, layer, range): whole
+    ranges of the reasoning, in both directions, and the controls with the same difference and test. First order, a row
+    per (probe, component, direction): over the places of a pair, the rank correlation between the exact effects and
+    those that the gradient expects, and which share of the N_TOP greatest the gradient has among its own. Hand-off, a
+    row per probe, of resid_pre: what hand_off_layer finds, n_pairs and n_templates. Pairs made from one template are
+    one cluster, in intervals and tests.
     """
     tables: dict[Path, list[pd.DataFrame]] = {path: [] for path in (curves, controls, hand_off, ranges, first_order)}
     with open_hdf5(patching) as file:
@@ -216,14 +217,32 @@ def _put_in(pairs: UsedPairs, component: str, controls: Sequence[str]) -> dict[s
 
 
 def _ranges(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
+    labels = axis_labels(pairs.group, "range")
+    columns = ["patch", "layer", "tokens_before_probe", "mean", "low", "high", "flip_rate", "n_pairs"]
+    if not labels:
+        return pd.DataFrame(columns=columns)
+    n_tests = len(settings["controls"]) * len(labels) * len(pairs.layers)
+    patches = {patch: pairs.effects(f"reasoning_ranges/{patch}") for patch in (*DIRECTIONS, *settings["controls"])}
     tables = []
-    for r, label in enumerate(axis_labels(pairs.group, "range")):
-        effects = {name: values[:, :, r] for name, values in pairs.effects("reasoning_ranges").items()}
-        if not np.isnan(effects[METRIC][:, 0]).all():  # pairs whose reasoning is as long
-            tables.append(_by_layer(effects, pairs, settings))
-            tables[-1].insert(1, "tokens_before_probe", label)
-    columns = ["layer", "tokens_before_probe", "mean", "low", "high", "flip_rate", "n_pairs"]
-    return pd.concat(tables) if tables else pd.DataFrame(columns=columns)
+    for patch, effects in patches.items():
+        for r, label in enumerate(labels):
+            of_range = {name: values[:, :, r] for name, values in effects.items()}
+            if np.isnan(of_range[METRIC][:, 0]).all():  # of no pair is the reasoning as long
+                continue
+            effect = {name: values[:, :, r] for name, values in patches[CLEAN_TO_CORRUPTED].items()}
+            if patch in DIRECTIONS:
+                tables.append(_by_layer(of_range, pairs, settings))
+            else:
+                tables.append(_beside_effect(effect, of_range, n_tests, pairs, settings))
+            tables[-1].insert(0, "patch", patch)
+            tables[-1].insert(2, "tokens_before_probe", label)
+    if not tables:
+        return pd.DataFrame(columns=columns)
+    table = pd.concat(tables)
+    table = table[[name for name in table.columns if name != "n_pairs"] + ["n_pairs"]]
+    if "p" in table:
+        table.insert(len(table.columns) - 1, "p_holm", holm(table["p"].to_numpy()))
+    return table
 
 
 def _first_order(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:

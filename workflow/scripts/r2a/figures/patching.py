@@ -31,6 +31,7 @@ from r2a.roles import (
     CLEAN_TO_CORRUPTED,
     CLOSE_ROLE,
     CONTROL_ROLE,
+    CORRUPTED_TO_CLEAN,
     FINAL_ROLE,
     KEY_ROLES,
 )
@@ -55,6 +56,12 @@ PARTS_OF_EFFECT = {
     "lost": (ORANGE, "v", "corrupted answer's logit falls"),
 }
 COMPOSED = {"effect": ("-", ""), "unrelated_answer": ("--", " (unrelated)")}
+# what is put in: the two directions, and the control that should restore nothing
+RANGE_PANELS = {
+    CLEAN_TO_CORRUPTED: "clean run's, in the corrupted",
+    CORRUPTED_TO_CLEAN: "corrupted run's, in the clean",
+    "unrelated_answer": "control: an unrelated answer's",
+}
 COMPONENTS = {"attn_out": (BLUE, "o", "attention (attn_out)"), "mlp_out": (ORANGE, "s", "MLP (mlp_out)")}
 EFFECT = "normalized logit difference"
 MOST_INCHES = 6.0  # of a map's rows or columns
@@ -161,7 +168,8 @@ def _token_name(role: str, row: pd.Series) -> str:
         "Activation patching (denoising): the residual stream (resid_pre) of the clean run put into the corrupted "
         "run, layer by layer. Left: at three tokens, with the hand-off layer; middle: at the answer's token, beside"
         " every control; right: what that effect is made of, the clean answer's logit rising and the corrupted "
-        "answer's falling, which add up to it (dashed: with an unrelated answer's vector). 0: nothing changed; 1: the clean run's answer is fully restored. "
+        "answer's falling, which add up to it (dashed: with an unrelated answer's vector). 0: nothing changed; 1: the "
+        "clean run's answer is fully restored. "
         "Means over n pairs with "
         "{interval} bootstrap intervals over the pairs' templates. Tests of effect against control, in the table of "
         "controls: sign-flip permutation over templates with Holm's correction."
@@ -284,33 +292,43 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     reads={"ranges": "<results>/tables/{model}/{dataset}/patching_ranges.csv"},
     label="patching ranges",
     caption=(
-        "Activation patching of a whole range of the reasoning: resid_pre of the clean run put into the corrupted "
-        "run at all of its tokens, by layer. Each range is as long as all of those between it and the probe; the "
-        "first shown begins with the reasoning. Means over n pairs; intervals are in the table of ranges. "
-        "No test."
+        "Activation patching of a whole range of the reasoning: resid_pre of one run put into the other at all of its "
+        "tokens, by layer; beside it another pair's, of an unrelated answer. Each range is as long as all of those "
+        "between it and the probe; the first shown begins with the reasoning. Means over n pairs; intervals, all "
+        "controls and their sign-flip tests are in the table of ranges."
     ),
 )
 def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Layer x range heat map of the mean effect of a whole range of the reasoning, a panel per probe."""
+    """Layer x range heat maps of the mean effect of a whole range of the reasoning, a row of panels per probe.
+
+    Of the clean run's in the corrupted run, the reverse, and the control with an unrelated answer.
+    """
     table = pd.read_csv(ranges)
     why_empty = "the reasoning before the probe is shorter than one range"
     measured, table = table, _drawable(table, why_empty)
     probes = list(dict.fromkeys(table["probe"]))
     n_ranges, n_layers = table["tokens_before_probe"].nunique(), table["layer"].nunique()
-    size = (2.2 + len(probes) * (1.2 + min(0.4 * n_ranges, MOST_INCHES)), 2 + _height(n_layers))
-    figure, panels = plt.subplots(1, len(probes), figsize=size, layout="constrained", sharey=True, squeeze=False)
-    for probe, axes in zip(probes, panels[0], strict=True):
-        rows = table[table["probe"] == probe]
-        grid = rows.pivot(index="layer", columns="tokens_before_probe", values="mean").iloc[:, ::-1]
-        image = _layer_map(axes, grid.to_numpy(), list(grid.index))
-        counts = rows.groupby("tokens_before_probe")["n_pairs"].first()[::-1]
-        axes.set(xlabel="range ends … tokens before the probe")
-        places = _ticks(len(counts))
-        names = [f"{label}\nn={count}" for label, count in counts.items()]
-        axes.set_xticks(places, [names[place] for place in places], fontsize=7)
-        axes.set_title(f"“{PROBES[probe].label}”", fontsize=9)
-    panels[0, 0].set_ylabel("patched layer")
-    figure.colorbar(image, ax=panels, label=f"mean {EFFECT}", extend="both")
+    size = (2.2 + len(RANGE_PANELS) * max(2.2, 0.4 * n_ranges), 1.6 + len(probes) * (0.8 + _height(n_layers)))
+    figure, grid = plt.subplots(
+        len(probes), len(RANGE_PANELS), figsize=size, layout="constrained", sharey=True, squeeze=False
+    )
+    for probe, panels in zip(probes, grid, strict=True):
+        for (patch, name), axes in zip(RANGE_PANELS.items(), panels, strict=True):
+            rows = table[(table["probe"] == probe) & (table["patch"] == patch)]
+            if rows.empty:
+                axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
+                continue
+            cells = rows.pivot(index="layer", columns="tokens_before_probe", values="mean").iloc[:, ::-1]
+            image = _layer_map(axes, cells.to_numpy(), list(cells.index))
+            counts = rows.groupby("tokens_before_probe")["n_pairs"].first()[::-1]
+            places = _ticks(len(counts))
+            names = [f"{label}\nn={count}" for label, count in counts.items()]
+            axes.set_xticks(places, [names[place] for place in places], fontsize=7)
+            axes.set_title(f"“{PROBES[probe].label}”\n{name}", fontsize=8)
+        panels[0].set_ylabel("patched layer")
+    for axes in grid[-1]:
+        axes.set_xlabel("range ends … tokens before the probe", fontsize=7)
+    figure.colorbar(image, ax=grid, label=f"mean {EFFECT}", extend="both")
     title(figure, titled(settings, "\nranges of the reasoning patched"), caption("patching_ranges", settings))
     save(figure, stem, measured, settings, [ranges])
 

@@ -15,7 +15,8 @@ from r2a.extensions import CONTROLS
 from r2a.memory import if_it_fits
 from r2a.patching.controls import Given
 from r2a.patching.metrics import METRICS, logit_diff, patch_metrics
-from r2a.patching.patcher import KeptRun, Patch, Patcher, final_logits, refuse_deviating
+from r2a.patching.patcher import KeptRun, Patch, Patcher, capture, final_logits, refuse_deviating
+from r2a.ranges import doubling_ends
 from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, KEY_ROLES, PROBE, REASONING_END
 from r2a.store import axis_labels
 
@@ -37,20 +38,12 @@ class Job:
 
 
 def range_ends(table: pd.DataFrame, range_tokens: int) -> list[list[int]]:
-    """For each pair, the tokens before the probe at which ranges of both runs' reasoning end: 0, range_tokens, 2, 4, 8
-    times as many and so on; and last, where the farthest range begins, as far back as both have reasoning.
-
-    So ranges are the longer the farther they are from the probe, and restarts from all of them together are no more
-    than three times as long as the reasoning. [0] where there is not even one range of range_tokens.
-    """
-    found = []
-    for row in table.to_dict("records"):
-        n_tokens = min(row[f"{run}_positions"][0] - row[f"{run}_reasoning_start"] for run in RUNS)
-        ends = [0]
-        while max(2 * ends[-1], range_tokens) <= n_tokens - range_tokens:
-            ends.append(max(2 * ends[-1], range_tokens))
-        found.append([*ends, n_tokens] if n_tokens >= range_tokens else [0])
-    return found
+    """doubling_ends for each pair, as far back as both runs have reasoning."""
+    n_tokens = (
+        min(row[f"{run}_positions"][0] - row[f"{run}_reasoning_start"] for run in RUNS)
+        for row in table.to_dict("records")
+    )
+    return [doubling_ends(n, range_tokens) for n in n_tokens]
 
 
 def measure(
@@ -69,9 +62,9 @@ def measure(
 
     Of each pair, by name: {component}/{patch} [metric, layer, role], controls [metric, layer, key_role], z [metric,
     layer, head, key_role], in the order of METRICS; {component}/{patch}/first_order, the same without metric;
-    reasoning_ranges [metric, layer, range], of as many ranges as the pair has; null_patch_error, is_used and both runs'
-    logit_diff, logit_a and logit_b, a being the clean run's answer. Raises ModelError where restarts are more than
-    rounding away from the runs that they restart.
+    reasoning_ranges/{patch} [metric, layer, range], of as many ranges as the pair has; null_patch_error, is_used and
+    both runs' logit_diff, logit_a and logit_b, a being the clean run's answer. Raises ModelError where restarts are
+    more than rounding away from the runs that they restart.
     """
     layers = range(patcher.n_layers) if layers is None else layers
     pairs = [_Pair(patcher, table, activations, number, settings) for number in numbers]
@@ -209,21 +202,61 @@ class _Pair:
             for patch, (base, vectors, at) in put_in.items():
                 patches = patcher.patches(self.runs[base], component, vectors, at, layers)
                 jobs.append(Job(f"{component}/{patch}", base, patches, (len(layers), *vectors.shape[1:-1])))
-        if n_ranges := len(self.range_ends) - 1:
-            jobs.append(Job(RANGES, "corrupted", self._range_patches(layers), (len(layers), n_ranges)))
+        jobs += self._range_jobs(patcher, layers)
         jobs += [Job(NULL, run, _null_patches(self.runs[run], patcher.n_layers), ()) for run in RUNS]
         return jobs
 
-    def _range_patches(self, layers: Sequence[int]) -> list[Patch]:
-        """Whole ranges of the clean run's reasoning at once, counted back from the probe: layer by layer."""
-        clean, corrupted = (self.runs[run] for run in RUNS)
-        patches = []
-        for layer in layers:
-            for end, begin in pairwise(self.range_ends):
-                source, place = (range(run.positions[0] - begin, run.positions[0] - end) for run in (clean, corrupted))
-                vectors = clean.resid_pre[layer][source.start - clean.start : source.stop - clean.start]
-                patches.append(Patch(corrupted, layer, tuple(place), vectors))
-        return patches
+    def _range_jobs(self, patcher: Patcher, layers: Sequence[int]) -> list[Job]:
+        """Whole ranges of the reasoning at once, counted back from the probe: those of either run put into the other,
+        and the controls' vectors in place of the clean run's. Displaced, a range's are in the reverse order.
+        """
+        reach = self.range_ends[-1]
+        if not reach:
+            return []
+        put_in: dict[str, tuple[str, Sequence[torch.Tensor]]] = {}  # by layer [token, d_model], of the whole reach
+        for direction, (source, base) in RUNS_OF.items():
+            run = self.runs[source]
+            first = run.positions[0] - reach - run.start
+            put_in[direction] = base, [run.resid_pre[layer][first : first + reach] for layer in layers]
+        clean = torch.stack([vectors.float().cpu() for vectors in put_in[CLEAN_TO_CORRUPTED][1]])
+        others = partial(self._reasoning_of, patcher, layers)
+        given = Given(
+            clean, "resid_pre", self.table, self.number, others, f"{self.settings['seed']} {self.row['pair']}"
+        )
+        for control in self.settings["controls"]:
+            found = CONTROLS[control].function(given)
+            if found is not None:
+                put_in[control] = "corrupted", list(found)
+        jobs = []
+        for patch, (base, vectors) in put_in.items():
+            run = self.runs[base]
+            order = -1 if patch in self.settings["controls"] and CONTROLS[patch].is_displaced else 1
+            ranges = [
+                (end, begin) for end, begin in pairwise(self.range_ends) if vectors[0][reach - begin].isfinite().all()
+            ]
+            patches = []
+            for layer, of_layer in zip(layers, vectors, strict=True):
+                for end, begin in ranges:
+                    at = tuple(range(run.positions[0] - begin, run.positions[0] - end))
+                    patches.append(Patch(run, layer, at[::order], of_layer[reach - begin : reach - end]))
+            if patches:
+                jobs.append(Job(f"{RANGES}/{patch}", base, patches, (len(layers), len(ranges))))
+        return jobs
+
+    def _reasoning_of(self, patcher: Patcher, layers: Sequence[int], run: str, number: int) -> torch.Tensor:
+        """resid_pre [layer, token, d_model] of another run's reasoning, as far before its probe as this pair's ranges
+        reach; nan where that is before its beginning, and throughout where the run does not fit into memory.
+        """
+        row, reach = self.table.iloc[number], self.range_ends[-1]
+        probe = row[f"{run}_positions"][0]
+        n_tokens = min(reach, probe - row[f"{run}_reasoning_start"])
+        whole = torch.full((len(layers), reach, patcher.decoder.d_model), torch.nan)
+        if n_tokens > 0:
+            ids, masked = row[f"{run}_ids"], row[f"{run}_masked"]
+            found = if_it_fits(capture, patcher.model, ids, range(probe - n_tokens, probe), ["resid_pre"], masked)
+            if found is not None:
+                whole[:, -n_tokens:] = found[0]["resid_pre"][list(layers)]
+        return whole
 
     def metrics(self, patcher: Patcher, base: str, resid_post: torch.Tensor) -> np.ndarray:
         """[metric, patch] of what leaves the last layer, [patch, d_model], of patches into a run."""

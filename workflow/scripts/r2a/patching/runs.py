@@ -128,9 +128,9 @@ def patch_pairs(
     stands first_order, what the gradient of the patched run expects of normalized_logit_diff. Controls [pair, layer,
     key_role], which z has not, put other vectors into the corrupted run in place of the clean run's, measured as these
     are; nan where no other pair has such vectors.
-    /{probe}/reasoning_ranges/{metric} [pair, layer, range]: resid_pre of a whole range of the clean run's reasoning put
-    into the corrupted run, the ranges lying equally far before the probe in both; a range's label is how many tokens
-    before the probe it ends (measurement.range_ends says where it begins).
+    /{probe}/reasoning_ranges/{patch}/{metric} [pair, layer, range]: the same patches of resid_pre of a whole range of
+    the reasoning, the ranges lying equally far before the probe in all runs; a range's label is how many tokens before
+    the probe it ends (measurement.range_ends says where it begins). nan where a control's reasoning is shorter.
     The axis `layer` has the layers that are patched (measurement.layers_to_patch).
     /{probe}/template [pair] says which pairs were made alike.
     /{probe}/clean_logit_diff, clean_logit_a, clean_logit_b [pair] and the corrupted run's: unpatched, a being the clean
@@ -276,9 +276,9 @@ def _write(
         for patch in DIRECTIONS:
             name = f"{component}/{patch}/first_order"
             write(name, name, ..., patches[patch], "expected normalized_logit_diff")
-    for k, (metric, unit) in enumerate(METRICS.items()):
-        if len(group["range"]):
-            write(f"{RANGES}/{metric}", RANGES, k, ("pair", "layer", "range"), unit)
+    for patch in (*DIRECTIONS, *controls) if len(group["range"]) else ():
+        for k, (metric, unit) in enumerate(METRICS.items()):
+            write(f"{RANGES}/{patch}/{metric}", f"{RANGES}/{patch}", k, ("pair", "layer", "range"), unit)
     of_runs = [f"{run}_{logit}" for run in RUNS for logit in ("logit_diff", "logit_a", "logit_b")]
     for name in ("null_patch_error", *of_runs):
         write(name, name, ..., ("pair",), "logit")

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from r2a.extensions import CONTROLS
-from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CONTROL_ROLE, FINAL_ROLE
+from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CONTROL_ROLE, ENDING, FINAL_ROLE
 from r2a.store import axis_labels, open_hdf5
 from r2a.summary.registry import Cell, Found, Plot, finding
 from r2a.summary.words import NONE, in_cases, number, p_value, said_p, sorted_out, with_interval, word
 
 UNRELATED = "unrelated_answer"  # the control that the verdict is held against
+LEAST_RESTORED = 0.1  # of a place on the answer's course
 
 
 @finding(
@@ -22,9 +23,10 @@ UNRELATED = "unrelated_answer"  # the control that the verdict is held against
     caption=(
         "The clean run's activation (resid_pre), at the answer's token in the reasoning's last line, is put into the "
         "corrupted run: what it restores of the clean run's logit difference at the layer where it restores most, and "
-        "how often the answer flips. Control: what another question's answer restores there, p by sign flips over "
-        "templates after Holm's correction. Hand-off: the layer from which the last token restores more. {interval} "
-        "intervals over templates."
+        "how often the answer flips. Strongest in the reasoning: the token and layer, before the answer, that restore "
+        "most of all. Course: by layers, the token that restores most, where it is 0.1 or more. Control: what another "
+        "question's answer restores there, p by sign flips over templates after Holm's correction. Hand-off: the "
+        "layer from which the last token restores more. {interval} intervals over templates."
     ),
     reads={
         "curves": "<results>/tables/{model}/{dataset}/patching_curves.csv",
@@ -78,7 +80,8 @@ def find_patching(
             crossing = _crossing(crossing_by_probe.loc[probe]) if probe in crossing_by_probe.index else Cell(text=NONE)
             elsewhere = best.loc[CONTROL_ROLE, "mean"] if CONTROL_ROLE in best.index else np.nan
             cells = {
-                "probe": word(probe), "best layer": number(row["layer"]), "restores": restores, "flips": flip,
+                "probe": word(probe), "strongest in the reasoning": _strongest(best), "course": word(_course(part)),
+                "best layer": number(row["layer"]), "restores": restores, "flips": flip,
                 "control restores": beside, "p, Holm": p, "elsewhere": number(elsewhere, "{:.2f}", note=CONTROL_ROLE),
                 "hand-off layer": crossing, "n": number(row["n_pairs"]),
             }  # fmt: skip
@@ -97,6 +100,26 @@ def find_patching(
             f"The last token takes over from the reasoning at a definite layer {crossed}.",
         ]
     return found
+
+
+def _strongest(best: pd.DataFrame) -> Cell:
+    """Where, before the answer is written, a patch restores most: of the strongest layer of each role."""
+    in_reasoning = best[[role != FINAL_ROLE and not str(role).startswith(ENDING) for role in best.index]]
+    row = in_reasoning.loc[in_reasoning["mean"].idxmax()]
+    restores = with_interval(row["mean"], row["low"], row["high"], row["n_pairs"], of="pairs")
+    place = f"{row.name}, layer {row['layer']}: {row['mean']:.2f}"
+    return Cell(text=place, value=row["mean"], low=row["low"], high=row["high"], n=row["n_pairs"], note=restores.text)
+
+
+def _course(part: pd.DataFrame) -> str:
+    """The whole course of an answer: the token that restores most, by runs of layers, e.g. answer 0 to 11, final 12."""
+    runs: list[tuple[str, int, int]] = []
+    for layer, rows in part.dropna(subset="mean").groupby("layer"):
+        top = rows.loc[rows["mean"].idxmax()]
+        role = str(top["role"]) if top["mean"] >= LEAST_RESTORED else "none"
+        begins = runs.pop()[1] if runs and runs[-1][0] == role else layer
+        runs.append((role, begins, layer))
+    return ", ".join(f"{role} {first}" if first == last else f"{role} {first} to {last}" for role, first, last in runs)
 
 
 def _clean_residuals(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,16 +1,18 @@
 """The store of sentences holds what the library measures, and its tables and kinds are what can be told by hand."""
 
 import random
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import r2a
 import r2a.sentences.runs
+from limited_memory import with_room_for
 from r2a.attention import capture_attention
 from r2a.evaluation.sentences import (
     agreement_table,
@@ -105,10 +107,10 @@ def test_store_equals_the_front_door(folder, store):
 
 def test_an_added_problem_leaves_those_that_were_drawn_or_takes_the_place_of_one(folder):
     table = read_parquet(folder / "traces.parquet")
-    asked = {"n_problems": 2, "seed": 1, "decoding": "greedy"}
-    whole = set(r2a.sentences.runs._measured_traces(folder / "traces.parquet", asked)["uid"])
+    attention, asked = folder / "attention.h5", {"n_problems": 2, "seed": 1, "decoding": "greedy"}
+    whole = set(r2a.sentences.runs._measured_traces(folder / "traces.parquet", attention, asked)["uid"])
     write_parquet(folder / "fewer.parquet", table.iloc[1:], read_provenance(folder / "traces.parquet"))
-    fewer = set(r2a.sentences.runs._measured_traces(folder / "fewer.parquet", asked)["uid"])
+    fewer = set(r2a.sentences.runs._measured_traces(folder / "fewer.parquet", attention, asked)["uid"])
     assert len(whole) == 2 and len(whole & fewer) >= 1 and (whole == fewer or "text-0" in whole)
 
 
@@ -120,7 +122,7 @@ def test_shards_make_the_whole_store(folder, store):
 
 def test_a_killed_job_goes_on_with_the_traces_that_are_not_done(folder, store, monkeypatch):
     done: list[int] = []
-    whole = r2a.sentences.runs._measure_in_memory
+    whole = r2a.sentences.runs._measure
 
     def counted(*arguments):
         if len(done) == 2:
@@ -128,7 +130,7 @@ def test_a_killed_job_goes_on_with_the_traces_that_are_not_done(folder, store, m
         done.append(1)
         return whole(*arguments)
 
-    monkeypatch.setattr("r2a.sentences.runs._measure_in_memory", counted)
+    monkeypatch.setattr("r2a.sentences.runs._measure", counted)
     with pytest.raises(KeyboardInterrupt):
         measure(folder, "killed")
     done.clear()
@@ -136,18 +138,55 @@ def test_a_killed_job_goes_on_with_the_traces_that_are_not_done(folder, store, m
     assert len(done) == 1
 
 
-def test_where_memory_runs_out_batches_are_halved(folder, store, monkeypatch):
-    whole, asked = r2a.sentences.runs._measure, []
+def test_where_memory_runs_out_batches_are_halved(folder, store, monkeypatch, caplog):
+    longest = max(read_parquet(folder / "traces.parquet")["bounds"].map(lambda bounds: bounds[-1]))
+    room = with_room_for(longest, r2a.sentences.runs.load_model)
+    monkeypatch.setattr("r2a.sentences.runs.load_model", room)
+    with caplog.at_level("WARNING", "r2a"):
+        halved = measure(folder, "halved")
+    assert "continuing with" in caplog.text and "left out" not in caplog.text
+    assert_same_store(halved, store)
 
-    def short(*arguments):
-        asked.append(arguments[-1])
-        if arguments[-1] > 300:
-            raise torch.OutOfMemoryError
-        return whole(*arguments)
 
-    monkeypatch.setattr("r2a.sentences.runs._measure", short)
-    assert_same_store(measure(folder, "halved"), store)
-    assert asked == [500, 250, 250, 250]
+def test_a_trace_that_does_not_fit_into_memory_is_left_out_and_named_and_the_rest_is_the_same(
+    folder, store, monkeypatch, caplog
+):
+    table = read_parquet(folder / "traces.parquet").set_index("uid")
+    lengths = table["bounds"].map(lambda bounds: bounds[-1])[["text-0", "text-1", "text-2"]]
+    monkeypatch.setattr("r2a.sentences.branches.CHECK_TOKENS", 16)
+    room = with_room_for(lengths.nlargest(2).iloc[-1], r2a.sentences.runs.load_model)
+    monkeypatch.setattr("r2a.sentences.runs.load_model", room)
+    with caplog.at_level("WARNING", "r2a"):
+        fewer = measure(folder, "left-out")
+    longest = lengths.idxmax()
+    assert f"{longest}: {lengths.max()} tokens do not fit into memory" in caplog.text
+    assert "1 of 3 traces left out" in caplog.text
+    with open_hdf5(store) as whole, open_hdf5(fewer) as found:
+        is_there = found["uid"].asstr()[:] != longest
+        assert found["is_left_out"][:].tolist() == (~is_there).astype(int).tolist()
+        for name in ("belief", "effect", "read"):
+            assert np.isnan(found[name][:][~is_there]).all(), name
+            np.testing.assert_allclose(found[name][:][is_there], whole[name][:][is_there], atol=1e-4)
+    by_sentence, by_trace = read_sentences(fewer, folder / "grades.parquet", folder / "texts.parquet")
+    assert longest not in set(by_sentence["uid"]) and len(by_trace) == 2
+
+
+def test_traces_whose_attention_was_left_out_are_neither_measured_nor_perturbed_by_it(folder, store, caplog):
+    shutil.copy(folder / "attention.h5", folder / "short-attention.h5")
+    with h5py.File(folder / "short-attention.h5", "r+") as file:
+        file["is_left_out"][0] = 1
+        left_out = file["uid"].asstr()[0]
+        file["sentence_bounds"][0], file["sentence_mass"][0] = -1, np.nan
+    inputs = [folder / stem for stem in ("traces.parquet", "texts.parquet", "short-attention.h5", "ranks.parquet")]
+    with caplog.at_level("WARNING", "r2a"):
+        measure_sentences(*inputs, folder / "manifest.json", folder / "skipped.h5", SETTINGS, 500)
+    assert f"lacks 1 problems ({left_out}, ...)" in caplog.text
+    with open_hdf5(folder / "skipped.h5") as file, open_hdf5(store) as whole:
+        assert list(file["uid"].asstr()[:]) == [uid for uid in whole["uid"].asstr()[:] if uid != left_out]
+        assert np.isfinite(file["read"][:, :, 0]).all()
+    settings = {"decoding": "greedy", "n_read_heads": 2}
+    read = read_by_heads(folder / "short-attention.h5", folder / "ranks.parquet", settings)
+    assert (left_out, 0) not in read and len(read) == 2
 
 
 def test_without_a_valid_trace_there_is_nothing_to_measure(folder):

@@ -12,7 +12,7 @@ from scipy.stats import mannwhitneyu, spearmanr
 
 from r2a.evaluation.outcomes import mean
 from r2a.statistics import bootstrap_interval, holm, is_testable, sign_flip_p
-from r2a.store import axis_labels, open_hdf5, provenance, read_parquet, write_csv
+from r2a.store import NothingToMeasure, axis_labels, open_hdf5, provenance, read_parquet, write_csv
 from r2a.text.categories import category
 
 PLACES = np.linspace(0, 1, 11)  # in the reasoning, at which belief is pooled
@@ -57,7 +57,8 @@ def read_sentences(sentences: Path, grades: Path, dataset: Path) -> tuple[pd.Dat
     read in all heads, with _rfh in the Reasoning-Focus Heads, with _matched in matched ones.
     A trace's: uid, sample, level, is_correct, n_sentences, settled_after (sentences, nan where never), share_after (the
     share of the reasoning's tokens after that, 0 where never) and area (the mean probability of the trace's own answer
-    over the reasoning's tokens).
+    over the reasoning's tokens). Traces that did not fit into memory are left out.
+    Raises NothingToMeasure where none did.
     """
     keys = ["uid", "sample"]
     verdicts = read_parquet(grades, [*keys, "is_correct"]).set_index(keys)["is_correct"]
@@ -66,7 +67,12 @@ def read_sentences(sentences: Path, grades: Path, dataset: Path) -> tuple[pd.Dat
     with open_hdf5(sentences) as file:
         arms = dict(zip(axis_labels(file, "arm"), ("", "_rfh", "_matched"), strict=True))
         uids, samples = file["uid"].asstr()[:], file["sample"][:].tolist()
+        is_left_out = file["is_left_out"][:].astype(bool)
+        if is_left_out.all():
+            raise NothingToMeasure("no trace's sentences fit into memory (the log of measure_sentences names them)")
         for number, (uid, sample) in enumerate(zip(uids, samples, strict=True)):
+            if is_left_out[number]:
+                continue
             cut, starts = file["sentence_bounds"][number], file["text_bounds"][number]
             cut, starts = cut[cut >= 0], starts[: (cut >= 0).sum()]
             n_sentences, reasoning = len(cut) - 1, file["reasoning"].asstr()[number]

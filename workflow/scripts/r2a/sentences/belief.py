@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from r2a.memory import by_tokens, in_batches
 from r2a.models.decoder import Decoder
 from r2a.sentences.branches import Branch, Branches, KeptRun
 
@@ -36,6 +37,8 @@ def measure_belief(
 ) -> Belief:
     """The answers that follow when the reasoning is closed after each of its sentences, and then opened.
 
+    Raises OutOfMemoryError where the tails of a single sentence's end do not fit into memory.
+
     ends: S + 1 positions in the kept run, where the reasoning is cut, the first one before its first sentence.
     opening: tokens that close the reasoning and open the answer; targets: answers that are asked for, in tokens.
     is_whole: whether a greedy answer is whole, so that no further token is asked for; max_tokens: at most so many.
@@ -44,24 +47,30 @@ def measure_belief(
     """
     decoder = Decoder(model)
     size = len(opening) + max(map(len, targets))
-    n_ends = max(1, batch_tokens // (size * len(targets)))
     log_probability = np.zeros((len(targets), len(ends)))
-    greedy: list[list[int]] = []
-    for first in range(0, len(ends), n_ends):
-        own_ends = ends[first : first + n_ends]
-        tails = [Branch(end, (*opening, *target)) for target in targets for end in own_ends]
+
+    def believed(steps: Sequence[int], _budget: int) -> list[list[int]]:
+        """Greedy answers after some steps, whose log-probabilities are entered."""
+        tails = [Branch(ends[step], (*opening, *target)) for target in targets for step in steps]
         branches = Branches(model, kept, tails)
         leaving = branches.read()
         chosen: list[list[int]] = []  # the arg-max tokens along the first target's tails
         for number, states in enumerate(leaving):
-            target, step = divmod(number, len(own_ends))
+            target, place = divmod(number, len(steps))
             ids = torch.tensor(list(targets[target]))
             logits = decoder.final_logits(states[len(opening) - 1 :]).cpu()
             found = logits[:-1].log_softmax(-1).gather(1, ids[:, None])
-            log_probability[target, first + step] = float(found.double().sum())
+            log_probability[target, steps[place]] = float(found.double().sum())
             if target == 0:
                 chosen.append(logits.argmax(-1).tolist())
-        greedy += _greedy(decoder, branches, chosen, list(targets[0]), len(opening), is_whole, max_tokens)
+        return _greedy(decoder, branches, chosen, list(targets[0]), len(opening), is_whole, max_tokens)
+
+    greedy: list[list[int]] = []
+    take = by_tokens([size * len(targets)] * len(ends))
+    for steps, found in in_batches(range(len(ends)), take, batch_tokens, believed):
+        if found is None:
+            raise torch.OutOfMemoryError(f"the answers after step {steps[0]} do not fit into memory")
+        greedy += found
     return Belief(log_probability, greedy)
 
 

@@ -14,8 +14,10 @@ import torch
 from r2a.draws import drawn
 from r2a.formats import read_format
 from r2a.head_sets import Head, matched_heads
+from r2a.memory import affordable_tokens, if_it_fits
 from r2a.models import load_model, load_tokenizer, marks_of, read_manifest, text_of, token_pieces
 from r2a.models.attention import SEAM
+from r2a.models.decoder import Decoder
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.roles import ALL_HEADS, MATCHED, RFH
@@ -33,6 +35,7 @@ from r2a.store import (
     open_hdf5,
     provenance,
     read_parquet,
+    reasoned_traces,
 )
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import Bounds
@@ -41,10 +44,6 @@ ARMS = (ALL_HEADS, RFH, MATCHED)
 ANSWERS = ("own", "reference")
 GREEDY_BYTES = 64  # of a greedy answer's text that are stored
 CPU_BATCH_TOKENS = 2048  # a CPU gains nothing by larger batches
-
-
-class SentenceError(Exception):
-    """Sentences cannot be measured as asked; the message says why and the remedy."""
 
 
 def measure_sentences(
@@ -67,11 +66,13 @@ def measure_sentences(
     [trace, arm, sentence], the answer's attention per token of the sentence, mean over the arm's heads; /matrix
     [trace, from, to], of settings["n_matrices"] traces: suppression.measure_matrix. /sentence_bounds and /text_bounds
     [trace, sentence_bound]: tokens of the trace and characters of /reasoning [trace] at which sentences begin, -1 past
-    the last. Arms: all heads; the first n_top_heads by a2r; as many matched heads, drawn for each trace.
-    Finished traces are kept beside the output (Parts). Raises ModelError where the architecture's runs cannot be gone
-    on from exactly; NothingToMeasure without a valid trace.
+    the last. /is_left_out [trace], 1 for a trace that does not fit into memory alone; its measures are undefined.
+    Arms: all heads; the first n_top_heads by a2r; as many matched heads, drawn for each trace.
+    Traces whose attention was left out are not in the store. Finished ones are kept beside the output (Parts).
+    Raises ModelError where the architecture's runs cannot be gone on from exactly; NothingToMeasure without a valid
+    trace.
     """
-    table = _measured_traces(traces, settings)
+    table = _measured_traces(traces, attention, settings)
     origin = read_manifest(manifest)
     own = shard_range(shard, len(table))
     written_from = provenance(settings, [traces, dataset, attention, heads, manifest])
@@ -95,19 +96,25 @@ def measure_sentences(
         mass = _sentence_mass(attention, table)
         model = load_model(origin, SEAM)
         refuse_deviating(model, ids[0])
-        if not torch.cuda.is_available():
-            batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
+        held_tokens = batch_tokens if torch.cuda.is_available() else min(batch_tokens, CPU_BATCH_TOKENS)
+        held_tokens = affordable_tokens(held_tokens, Decoder(model).bytes_in_a_layer, "traces' sentences")
         what = f"{settings['model']}, {settings['dataset']}: traces' sentences"
         with Progress(what, len(missing)) as progress:
             for number in missing:
                 b, others = bounds[number], [text for text in [references[number]] if isinstance(text, str) and text]
                 answer = text_of(tokenizer, ids[number][b.span("answer")])
                 ending = ending_of(tokenizer, marks, answer, settings["stub"], others)
-                of_trace = model, ids[number][: b.think_close], cuts[number], ending, arms[number], has_matrix[number]
-                found, batch_tokens = _measure_in_memory(*of_trace, batch_tokens)
-                found["read"] = _read(mass[number], cuts[number], arms[number])
-                parts.add(str(number), found)
+                of_trace = ids[number][: b.think_close], cuts[number], ending, arms[number], has_matrix[number]
+                found = if_it_fits(_measure, model, *of_trace, held_tokens)
+                if found is None:
+                    logger.warning(f"{table['uid'].iloc[number]}: {len(ids[number])} tokens do not fit into memory")
+                else:
+                    found["read"] = _read(mass[number], cuts[number], arms[number])
+                    parts.add(str(number), found)
                 progress.advance(len(ids[number]))
+    left_out = [number for number in own if str(number) not in parts]
+    if left_out:
+        logger.warning(f"{output}: {len(left_out)} of {len(own)} traces left out, as they do not fit into memory")
     with new_hdf5(output, written_from) as file:
         arrays = _lay_out(file, table, pieces, cuts)
         for number in own:
@@ -115,17 +122,31 @@ def measure_sentences(
             starts = [0, *accumulate(map(len, pieces[number]))]
             arrays["sentence_bounds"][number, : len(cut)] = cut
             arrays["text_bounds"][number, : len(cut)] = [starts[place - first] for place in cut]
+            arrays["is_left_out"][number] = number in left_out
+            if number in left_out:
+                continue
             for name, values in parts[str(number)].items():
                 arrays[name][(number, *map(slice, values.shape))] = values
 
 
-def _measured_traces(traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """The valid traces with a reasoning that are measured, drawn by the study's seed."""
+def _measured_traces(traces: Path, attention: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """The valid traces with a reasoning that are measured, drawn by the study's seed from those with attention."""
     table = read_parquet(traces)
     bounds = table["bounds"].map(Bounds.of)
     table = table[table["is_valid"] & bounds.map(lambda b: b.think_close > b.reasoning)]
     if table.empty:
         raise NothingToMeasure(f"no valid {settings['decoding']} trace with reasoning (the funnel says why)")
+    with open_hdf5(attention) as file:
+        is_there = reasoned_traces(file)
+        known = set(zip(file["uid"].asstr()[:][is_there], file["sample"][:][is_there].tolist(), strict=True))
+    has_attention = [key in known for key in zip(table["uid"], table["sample"], strict=True)]
+    skipped = table["uid"][np.logical_not(has_attention)].unique()
+    if len(skipped):
+        some = ", ".join(skipped[:3])
+        logger.warning(f"{attention}: lacks {len(skipped)} problems ({some}, ...), which did not fit into memory")
+    table = table[has_attention]
+    if table.empty:
+        raise NothingToMeasure("no trace's attention fits into memory (its log names the traces)")
     return table[table["uid"].isin(drawn(list(table["uid"].unique()), settings["n_problems"], settings["seed"]))]
 
 
@@ -143,29 +164,6 @@ def _heads_by_arm(scored: pd.DataFrame, settings: Mapping[str, Any], uid: str) -
     rfhs = tuple(zip(first["layer"].tolist(), first["head"].tolist(), strict=True))
     matched = matched_heads(rfhs, scored, random.Random(f"{settings['seed']} {uid}"))
     return [None, frozenset(rfhs), frozenset(matched)]
-
-
-def _measure_in_memory(
-    model: Any,
-    ids: Sequence[int],
-    cut: Sequence[int],
-    ending: Ending,
-    arms: Sequence[frozenset[Head] | None],
-    with_matrix: bool,
-    batch_tokens: int,
-) -> tuple[dict[str, np.ndarray], int]:
-    """A trace's arrays, and the tokens that a batch held: halved when memory runs out."""
-    while True:
-        try:
-            return _measure(model, ids, cut, ending, arms, with_matrix, batch_tokens), batch_tokens
-        except torch.OutOfMemoryError as error:
-            if batch_tokens < 256:
-                raise SentenceError(
-                    f"a trace of {len(ids)} tokens does not fit into memory; use a larger device"
-                ) from error
-        batch_tokens //= 2
-        torch.cuda.empty_cache()
-        logger.warning(f"out of memory; continuing with {batch_tokens} tokens per batch")
 
 
 def _measure(
@@ -235,5 +233,8 @@ def _lay_out(
         "greedy": add_array(file, "greedy", ("trace", "step"), "text in UTF-8", f"S{GREEDY_BYTES}", fill=b""),
         "effect": add_array(file, "effect", ("trace", "arm", "sentence"), f"{nats} lost"),
         "read": add_array(file, "read", ("trace", "arm", "sentence"), "share of attention per token"),
+        "is_left_out": add_array(
+            file, "is_left_out", ("trace",), "1 where it does not fit into memory", "int8", fill=0
+        ),
         "matrix": add_array(file, "matrix", ("trace", "from", "to"), f"{nats}, mean KL divergence"),
     }

@@ -4,20 +4,22 @@ Hidden means that no later token attends to the sentence (Bogdan et al. 2025, ar
 or in some. Nothing changes up to the sentence's end, so the run is gone on with from there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from r2a.head_sets import Head
+from r2a.memory import by_tokens, in_batches
 from r2a.models.decoder import Decoder
 from r2a.sentences.branches import Branch, Branches, KeptRun
 
 LOGIT_ELEMENTS = 2**25  # logits held at once
 
 Arm = frozenset[Head] | None  # the heads that a sentence is hidden from; None: all
+Result = TypeVar("Result")
 
 
 @torch.no_grad()
@@ -33,7 +35,7 @@ def measure_effects(
     ids = torch.tensor(kept.token_ids[answer:])
     decoder = Decoder(model)
 
-    def log_probability(states: torch.Tensor) -> float:
+    def log_probability(states: torch.Tensor, _hidden: int = 0) -> float:
         """Of the answer, from what leaves the last layer at the last tokens of a run."""
         logits = decoder.final_logits(states[-len(ids) - 1 : -1]).cpu()
         return float(logits.log_softmax(-1).gather(1, ids[:, None]).double().sum())
@@ -41,8 +43,8 @@ def measure_effects(
     unhidden = log_probability(kept.leaving)
     effects = np.zeros((len(arms), len(sentences) - 1))
     asked = [(arm, k) for arm, heads in enumerate(arms) if heads is None or heads for k in range(len(sentences) - 1)]
-    for (arm, k), states in _suppressed(model, kept, sentences, arms, asked, batch_tokens):
-        effects[arm, k] = unhidden - log_probability(states)
+    for (arm, k), found in _suppressed(model, kept, sentences, arms, asked, batch_tokens, log_probability).items():
+        effects[arm, k] = unhidden - found
     return effects
 
 
@@ -56,9 +58,9 @@ def measure_matrix(model: Any, kept: KeptRun, sentences: Sequence[int], batch_to
     decoder = Decoder(model)
     n_sentences = len(sentences) - 1
     n_rows = max(1, LOGIT_ELEMENTS // decoder.config.vocab_size)
-    matrix = np.full((n_sentences, n_sentences), np.nan, np.float32)
-    asked = [(0, k) for k in range(n_sentences - 1)]
-    for (_, k), states in _suppressed(model, kept, sentences, [None], asked, batch_tokens):
+
+    def by_token(states: torch.Tensor, k: int) -> torch.Tensor:
+        """The divergence at every token after sentence k, which is hidden."""
         first = sentences[k + 1]
         divergences = [torch.zeros(1)]  # of the next sentence's first token, which the hidden one itself predicts
         for at in range(first, sentences[-1] - 1, n_rows):
@@ -66,7 +68,12 @@ def measure_matrix(model: Any, kept: KeptRun, sentences: Sequence[int], batch_to
             before = decoder.final_logits(kept.leaving[at:last]).log_softmax(-1)
             after = decoder.final_logits(states[at - first : last - first]).log_softmax(-1)
             divergences.append((before.exp() * (before - after)).sum(-1).cpu())
-        found = torch.cat(divergences).double()
+        return torch.cat(divergences).double()
+
+    matrix = np.full((n_sentences, n_sentences), np.nan, np.float32)
+    asked = [(0, k) for k in range(n_sentences - 1)]
+    for (_, k), found in _suppressed(model, kept, sentences, [None], asked, batch_tokens, by_token).items():
+        first = sentences[k + 1]
         for to, (start, stop) in enumerate(pairwise(sentences)):
             if to > k:
                 matrix[k, to] = found[start - first : stop - first].mean()
@@ -80,23 +87,28 @@ def _suppressed(
     arms: Sequence[Arm],
     asked: Sequence[tuple[int, int]],
     batch_tokens: int,
-) -> Iterator[tuple[tuple[int, int], torch.Tensor]]:
-    """Of every (arm, sentence), what leaves the last layer after the sentence, [token, d_model], while it is hidden.
+    read: Callable[[torch.Tensor, int], Result],
+) -> dict[tuple[int, int], Result]:
+    """By (arm, sentence), what `read` makes of what leaves the last layer after the sentence while it is hidden.
 
-    Batches hold about batch_tokens.
+    read is given that, [token, d_model], and the sentence. Batches hold batch_tokens, fewer once memory has run out.
+    Raises OutOfMemoryError where the run after a single sentence does not fit.
     """
     # from the last sentence on, so that short tails share a pass
-    left = sorted(asked, key=lambda one: -sentences[one[1] + 1])
-    while left:
-        batch, n_tokens = [left[0]], len(kept.token_ids) - sentences[left[0][1] + 1]
-        for one in left[1:]:
-            n_tokens += len(kept.token_ids) - sentences[one[1] + 1]
-            if n_tokens > batch_tokens:
-                break
-            batch.append(one)
-        tails = [
-            Branch(sentences[k + 1], kept.token_ids[sentences[k + 1] :], (sentences[k], sentences[k + 1]), arms[arm])
-            for arm, k in batch
-        ]
-        yield from zip(batch, Branches(model, kept, tails).read(), strict=True)
-        left = left[len(batch) :]
+    asked = sorted(asked, key=lambda one: -sentences[one[1] + 1])
+
+    def suppressed(numbers: Sequence[int], _budget: int) -> list[Result]:
+        tails = []
+        for arm, k in (asked[number] for number in numbers):
+            start, hidden = sentences[k + 1], (sentences[k], sentences[k + 1])
+            tails.append(Branch(start, kept.token_ids[start:], hidden, arms[arm]))
+        leaving = Branches(model, kept, tails).read()
+        return [read(states, asked[number][1]) for states, number in zip(leaving, numbers, strict=True)]
+
+    results: dict[tuple[int, int], Result] = {}
+    take = by_tokens([len(kept.token_ids) - sentences[k + 1] for _, k in asked])
+    for numbers, found in in_batches(range(len(asked)), take, batch_tokens, suppressed):
+        if found is None:
+            raise torch.OutOfMemoryError(f"the run after sentence {asked[numbers[0]][1] + 1} does not fit into memory")
+        results |= zip((asked[number] for number in numbers), found, strict=True)
+    return results

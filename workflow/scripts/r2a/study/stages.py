@@ -174,7 +174,7 @@ STAGES = {
         "seed",
         "control_versions",
     ),
-    "sentences": _stage(1, "attention.{decoding,n_top_heads}", "sentences.{n_problems,stub,n_matrices}", "seed"),
+    "sentences": _stage(2, "attention.{decoding,n_top_heads}", "sentences.{n_problems,stub,n_matrices}", "seed"),
     "mechanism": _stage(1, "attention.n_top_heads", "patching.range_tokens", "seed"),
     # ---- tables
     "heads": _stage(4, "attention.n_top_heads", "scores", *STATISTICS),
@@ -185,7 +185,7 @@ STAGES = {
     "perturbation_tables": _stage(6, *STATISTICS, **LABEL),
     "hint_tables": _stage(1, *STATISTICS, **LABEL),
     "ablation_tables": _stage(3, *STATISTICS, **LABEL),
-    "sentence_tables": _stage(1, *STATISTICS, **LABEL),
+    "sentence_tables": _stage(2, *STATISTICS, **LABEL),
     "pair_tables": _stage(3, **LABEL),
     "patching_tables": _stage(4, "patching.{components,controls}", *STATISTICS, **LABEL),
     "mechanism_tables": _stage(1, *STATISTICS, **LABEL),

@@ -84,6 +84,7 @@ def _write_attention(path, rows, cases, origin):
             add_axis(file, name, range(size))
         for name in ("uid", "condition", "sample"):
             add_column(file, name, "trace", [row[name] for row in rows])
+        add_column(file, "is_left_out", "trace", [0] * len(rows))
         mass = add_array(file, "sentence_mass", ("trace", "layer", "head", "sentence"), "share")
         kept = add_array(file, "sentence_bounds", ("trace", "sentence_bound"), "token", "int64", fill=-1)
         for number, (_, bounds) in enumerate(cases):

@@ -24,8 +24,76 @@ rule measure_sentences:
         "../scripts/measure_sentences.py"
 
 
+rule resample_sentences:
+    input:
+        traces=reasoned("traces", "attention"),
+        dataset="<results>/datasets/{dataset}.parquet",
+        sentences="<results>/sentences/{model}/{dataset}.h5",
+        manifest="<results>/models/{model}.json",
+    output:
+        rollouts="<results>/resampling/{model}/{dataset}.parquet",
+    log:
+        "<logs>/resampling/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/resampling/{model}/{dataset}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: threads_of("model")
+    resources:
+        **ON_MODEL,
+        **IN_ENGINE,
+    params:
+        settings=settings("resampling", condition="with_reasoning"),
+    script:
+        "../scripts/resample_sentences.py"
+
+
+rule compare_rollouts:
+    input:
+        rollouts="<results>/resampling/{model}/{dataset}.parquet",
+        sentences="<results>/sentences/{model}/{dataset}.h5",
+        manifest="<results>/models/{model}.json",
+    output:
+        rollouts="<results>/resampling/{model}/{dataset}.compared.parquet",
+    log:
+        "<logs>/resampling/{model}/{dataset}.compared.log",
+    benchmark:
+        "<benchmarks>/resampling/{model}/{dataset}.compared.tsv"
+    conda:
+        ENVIRONMENT
+    threads: threads_of("model")
+    resources:
+        **ON_MODEL,
+        batch_tokens=STUDY.sentences.batch_tokens,
+    params:
+        settings=settings("rollouts"),
+    script:
+        "../scripts/compare_rollouts.py"
+
+
+rule tabulate_resampling:
+    input:
+        rollouts="<results>/resampling/{model}/{dataset}.compared.parquet",
+    output:
+        table="<results>/tables/{model}/{dataset}/resampling.csv",
+    log:
+        "<logs>/tables/{model}/{dataset}/resampling.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        settings=settings("resampling_tables"),
+    script:
+        "../scripts/tabulate_resampling.py"
+
+
+# counterfactual importance, where sentences are resampled
+RESAMPLED = {"resampling": ["<results>/tables/{model}/{dataset}/resampling.csv"]} if STUDY.resampling.n_rollouts else {}
+
+
 rule tabulate_sentences:
     input:
+        **RESAMPLED,
         sentences="<results>/sentences/{model}/{dataset}.h5",
         grades=reasoned("grades", "attention"),
         dataset="<results>/datasets/{dataset}.parquet",

@@ -21,6 +21,7 @@ def main(snakemake: "Snakemake") -> None:
                 Path(snakemake.input.dataset),
                 {name: Path(path) for name, path in snakemake.output.items()},
                 snakemake.params.settings,
+                *map(Path, snakemake.input.get("resampling", [])),
             )
 
 

@@ -57,6 +57,7 @@ LESS_BY = {
     "traces": "datasets.*.n_problems or generation.max_new_tokens", "attention": "datasets.*.n_problems",
     "perturbation": "perturbation.n_problems", "ablation": "ablation.n_problems or ablation.doses",
     "diagnostics": "diagnostics.lengths", "patching": "patching.layer_step, patching.probes or datasets.*.n_problems",
+    "resampling": "resampling.n_rollouts or resampling.n_sentences",
 }  # fmt: skip
 SHOWN = 8 / 3  # bytes of a number in the explorer: 16 bits in base64
 FIGURES = 5e6  # and tables and their part of the summary, a model and dataset
@@ -89,6 +90,8 @@ class Reckoning:
                     stores.append(self._ablation(dataset, token))
                 if name in self.study.parsed_models and dataset in self.study.graded_datasets:
                     stores.append(self._sentences(dataset))
+                    n_tokens = PROMPT_TOKENS + 1.5 * self.n_reasoned + self.n_answer  # prompt and completion, twice
+                    stores.append({"resampling": 2 * self._n_rollouts(dataset) * (ROW + token * n_tokens)})
                 if geometry and name in self.study.patched_models and dataset in self.study.pair_datasets:
                     stores.append(self._patching(dataset, geometry))
                 for sizes in stores:
@@ -100,7 +103,8 @@ class Reckoning:
         n_traces = sum(self.n_problems.values()) * self._n_samples()
         n_traces += sum(map(self._n_hinted, self.study.hinted_datasets))
         in_traces = n_traces * (self.n_reasoned + self.n_answer)
-        return in_traces + sum(map(self._n_perturbed_tokens, self.study.perturbed_datasets))
+        in_rollouts = sum(map(self._n_rollouts, self.study.graded_datasets)) * (self.n_reasoned / 2 + self.n_answer)
+        return in_traces + in_rollouts + sum(map(self._n_perturbed_tokens, self.study.perturbed_datasets))
 
     def hours_by_stage(self, name: str, device: Device) -> dict[str, float]:
         """About how many hours of a device a model with weights takes, by stage, the longest first."""
@@ -124,6 +128,9 @@ class Reckoning:
             found["attention"] += n_rerun * (read + PROMPT_TOKENS + self.n_answer) * body
             if dataset in study.perturbed_datasets and not study.models[name].endpoint:
                 found["perturbation"] += self._n_perturbed(dataset) * (read * body + self.n_answer * written)
+            if name in study.parsed_models and dataset in study.graded_datasets:
+                n_written = round(self._n_rollouts(dataset) * (self.n_reasoned / 2 + self.n_answer))
+                found["resampling"] += n_written * written
             if name in study.ablated_models and dataset in study.graded_datasets:
                 n_traces, n_arms = self._ablated(dataset)
                 found["ablation"] += n_traces * n_arms * self.n_answer * written // 2
@@ -235,6 +242,12 @@ class Reckoning:
         kinds = self.study.perturbation.kinds
         n_open = self._n_perturbed(dataset, [kind for kind in kinds if PERTURBATION_KINDS[kind].leaves_open])
         return self._n_perturbed(dataset) * self.n_answer + n_open * self.n_reasoned / 2
+
+    def _n_rollouts(self, dataset: str) -> float:
+        """Rollouts from a dataset's traces, which write half of the reasoning anew, in the mean."""
+        chosen, n_sentences = self.study.resampling, self.n_reasoned / SENTENCE_TOKENS
+        n_cuts = min(n_sentences + 1, 2 * (chosen.n_sentences or n_sentences))
+        return min(self.n_problems[dataset], chosen.n_problems) * n_cuts * chosen.n_rollouts
 
     def _n_hinted(self, dataset: str) -> int:
         """Traces of a dataset's questions with a hint."""

@@ -12,7 +12,7 @@ from scipy.stats import mannwhitneyu, spearmanr
 
 from r2a.evaluation.outcomes import mean
 from r2a.statistics import bootstrap_interval, holm, is_testable, sign_flip_p
-from r2a.store import NothingToMeasure, axis_labels, open_hdf5, provenance, read_parquet, write_csv
+from r2a.store import NothingToMeasure, axis_labels, filled, open_hdf5, provenance, read_parquet, write_csv
 from r2a.text.categories import category
 
 PLACES = np.linspace(0, 1, 11)  # in the reasoning, at which belief is pooled
@@ -25,23 +25,35 @@ MEASURES = {
     "read": "reading by all heads",
     "read_rfh": "reading by the RFHs",
     "read_matched": "reading by matched heads",
+    "importance": "resampling",
 }
 # measures that are compared: what the answer depends on, and how it is read
 COMPARED = (
     ("belief_change", "effect"), ("effect", "effect_rfh"), ("effect", "effect_matched"), ("effect", "read_rfh"),
     ("effect", "read_matched"), ("effect", "read"), ("belief_change", "read_rfh"), ("belief_change", "read_matched"),
+    ("importance", "effect"), ("importance", "belief_change"), ("importance", "read_rfh"),
+    ("importance", "read_matched"),
 )  # fmt: skip
 
 
 def write_sentences(
-    sentences: Path, grades: Path, dataset: Path, tables: Mapping[str, Path], settings: Mapping[str, Any]
+    sentences: Path,
+    grades: Path,
+    dataset: Path,
+    tables: Mapping[str, Path],
+    settings: Mapping[str, Any],
+    *resampling: Path,
 ) -> None:
     """Write sentence_table, belief_table, settling_table and agreement_table of one model and dataset as CSV.
 
-    settings: n_resamples, confidence, seed.
+    settings: n_resamples, confidence, seed. resampling: the table of counterfactual importance, where there is one.
     """
     by_sentence, by_trace = read_sentences(sentences, grades, dataset)
-    origin = provenance(settings, [sentences, grades, dataset])
+    for path in filled(resampling):
+        keys = ["uid", "sample", "sentence"]
+        measured = pd.read_csv(path).reindex(columns=[*keys, "importance"]).astype({"uid": str})
+        by_sentence = by_sentence.merge(measured, "left", on=keys)
+    origin = provenance(settings, [sentences, grades, dataset, *resampling])
     write_csv(tables["sentences"], by_sentence, origin)
     write_csv(tables["beliefs"], belief_table(by_sentence, settings), origin)
     write_csv(tables["settling"], settling_table(by_trace, settings), origin)
@@ -174,11 +186,13 @@ def agreement_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> p
 
     rank_correlation: Spearman's over a trace's sentences, mean over problems (traces of at least LEAST_SENTENCES where
     both vary), with a bootstrap interval over problems and the p of sign flips, adjusted by Holm; pooled: over all
-    sentences, each measure in ranks of its own trace, from 0 to 1.
+    sentences, each measure in ranks of its own trace, from 0 to 1. A sentence counts where both were measured.
     """
-    sentences = by_sentence[by_sentence["sentence"] > 0]
     rows = []
     for first, second in COMPARED:
+        if not {first, second} <= {*by_sentence.columns}:
+            continue
+        sentences = by_sentence[by_sentence["sentence"] > 0].dropna(subset=[first, second])
         found: list[tuple[str, float]] = []
         for (uid, _), trace in sentences.groupby(["uid", "sample"], sort=False):
             if len(trace) >= LEAST_SENTENCES:

@@ -624,6 +624,29 @@ class Sentences(Section):
     )
 
 
+class Resampling(Section):
+    """Reasonings gone on with anew from before and after their sentences: is the answer another without a sentence?"""
+
+    n_rollouts: int = Field(
+        0, ge=0, description="From each cut the reasoning is gone on with so many times. 0: nothing is resampled."
+    )
+    n_problems: int = Field(10, gt=0, description="Problems of each dataset, drawn by the study's seed.")
+    n_sentences: int | None = Field(
+        20,
+        gt=0,
+        description="So many of a trace's sentences, those whose suppression changes the answer most; null takes all.",
+    )
+    temperature: float = Field(0.6, gt=0, description="The rollouts' temperature, whatever the decoding of the traces.")
+    top_p: float | None = Field(0.95, gt=0, le=1, description="The rollouts' top-p. null takes the model's own.")
+    similarity: float = Field(
+        0.8,
+        ge=-1,
+        le=1,
+        description="A rollout's sentence below this similarity to the trace's own has another meaning: the cosine of "
+        "their mean hidden states, less the mean of all sentences.",
+    )
+
+
 class Explorer(Section):
     decoding: str = Field("greedy", description="The decoding whose traces the trace explorer shows.")
     n_problems: int = Field(
@@ -660,6 +683,7 @@ class Study(Section):
     hints: Hints = Field(default_factory=Hints)
     patching: Patching = Field(default_factory=Patching)
     sentences: Sentences = Field(default_factory=Sentences)
+    resampling: Resampling = Field(default_factory=Resampling)
     explorer: Explorer = Field(default_factory=Explorer)
 
     @model_validator(mode="after")

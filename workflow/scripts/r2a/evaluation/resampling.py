@@ -1,0 +1,70 @@
+"""How much the final answer depends on what a sentence says: counterfactual importance (METHOD section 5)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from r2a.store import provenance, read_parquet, write_csv
+
+LEAST_ROLLOUTS = 2  # with the sentence, and with another one in its place
+PSEUDOCOUNT = 0.5  # of every answer, so that one that is not seen on one side does not make the divergence infinite
+
+
+def write_resampling(rollouts: Path, table: Path, settings: Mapping[str, Any]) -> None:
+    """Write resampling_table as CSV. settings: similarity, n_resamples, confidence, seed."""
+    write_csv(table, resampling_table(read_parquet(rollouts), settings), provenance(settings, [rollouts]))
+
+
+def resampling_table(rollouts: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """One row per resampled sentence: does another one in its place change the final answer?
+
+    importance: KL divergence (nats) of the answers' distribution with a sentence of another meaning in its place from
+    that with the sentence kept (Bogdan et al. 2025, arXiv 2506.19143, method 1), nan below LEAST_ROLLOUTS on a side.
+    Another meaning: a similarity below settings["similarity"], or no sentence at all. low, high: a bootstrap over the
+    rollouts. Columns: uid, sample, sentence (from 1), n_kept, n_resampled (rollouts from before it), n_other (of these,
+    those of another meaning), share_kept_answer and share_other_answer (of the most frequent answer with the sentence
+    kept), importance, low, high.
+    """
+    rows = []
+    for (uid, sample), trace in rollouts.groupby(["uid", "sample"], sort=False):
+        by_step = dict(list(trace.groupby("step")))
+        for step in sorted(by_step):
+            if step + 1 not in by_step:
+                continue
+            before, kept = by_step[step], by_step[step + 1]["answer"].tolist()
+            is_other = ~(before["similarity"] >= settings["similarity"])
+            other = before["answer"][is_other].tolist()
+            importance, low, high = divergence(other, kept, settings)
+            most = max(sorted(set(kept)), key=kept.count)
+            rows.append(
+                {
+                    "uid": uid, "sample": sample, "sentence": step + 1, "n_kept": len(kept),
+                    "n_resampled": len(before), "n_other": len(other),
+                    "share_kept_answer": kept.count(most) / len(kept),
+                    "share_other_answer": other.count(most) / len(other) if other else np.nan,
+                    "importance": importance, "low": low, "high": high,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def divergence(other: Sequence[str], kept: Sequence[str], settings: Mapping[str, Any]) -> tuple[float, float, float]:
+    """KL divergence of the distribution of some answers from that of others, nats, and its bootstrap interval."""
+    if min(len(other), len(kept)) < LEAST_ROLLOUTS:
+        return np.nan, np.nan, np.nan
+    answers = sorted({*other, *kept})
+    counts = [np.array([side.count(answer) for answer in answers], float) for side in (other, kept)]
+    rng = np.random.default_rng(settings["seed"])
+    drawn = [rng.multinomial(int(n.sum()), n / n.sum(), settings["n_resamples"]) for n in counts]
+    tails = (1 - settings["confidence"]) / 2
+    low, high = np.quantile(_divergences(*drawn), [tails, 1 - tails])
+    return float(_divergences(*counts)), float(low), float(high)
+
+
+def _divergences(other: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """By counts [..., answer]."""
+    p, q = ((n + PSEUDOCOUNT) / (n + PSEUDOCOUNT).sum(-1, keepdims=True) for n in (other, kept))
+    return (p * np.log(p / q)).sum(-1)

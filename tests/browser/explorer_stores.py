@@ -51,9 +51,10 @@ def write_study(folder: Path, texts: dict[str, tuple[str, str, str]], models: tu
         paths = {name: stores / name / model / "d.parquet" for name in ("traces", "grades", "heads")}
         for name, table in {"traces": traces, "grades": grades, "heads": heads}.items():
             write_parquet(paths[name], table, origin)
-        paths |= {name: stores / name / model / "d.h5" for name in ("attention", "rows")}
+        paths |= {name: stores / name / model / "d.h5" for name in ("attention", "rows", "sentences")}
         _write_attention(paths["attention"], rows, cases, origin)
         _write_rows(paths["rows"], rows, cases, origin)
+        _write_sentences(paths["sentences"], rows, cases, origin)
         write_json(stores / f"models/{model}.json", {"folder": str(MODEL)})
         inputs["manifests"].append(stores / f"models/{model}.json")
         for name, path in paths.items():
@@ -92,6 +93,27 @@ def _write_attention(path, rows, cases, origin):
             kept[number, : len(cut)] = cut
             mass[number, :, :, : len(cut) - 1] = 0
             mass[number, 1, 2, 0] = 0.5
+
+
+def _write_sentences(path, rows, cases, origin):
+    """The first sentence adds 2 nats to the answer, the last takes 1 from it; the first trace was left out."""
+    n_most = max(len(sentence_bounds(bounds)) for _, bounds in cases)
+    with new_hdf5(path, origin) as file:
+        axes = {"trace": len(rows), "answer": 2, "arm": 3, "step": n_most, "sentence": n_most - 1}
+        for name, size in (axes | {"sentence_bound": n_most}).items():
+            add_axis(file, name, ["all", "rfh", "matched"] if name == "arm" else range(size))
+        for name in ("uid", "sample"):
+            add_column(file, name, "trace", [row[name] for row in rows])
+        add_column(file, "is_left_out", "trace", [number == 0 for number in range(len(rows))])
+        kept = add_array(file, "sentence_bounds", ("trace", "sentence_bound"), "token", "int64", fill=-1)
+        belief = add_array(file, "belief", ("trace", "answer", "step"), "nat")
+        effect, read = (add_array(file, name, ("trace", "arm", "sentence"), "nat") for name in ("effect", "read"))
+        for number, (_, bounds) in enumerate(cases):
+            n_sentences = len(cut := sentence_bounds(bounds)) - 1
+            kept[number, : n_sentences + 1] = cut
+            belief[number, :, : n_sentences + 1] = [-3, *[-1] * (n_sentences - 1), -2]
+            effect[number, :, :n_sentences] = 0.25
+            read[number, :, :n_sentences] = 0.125
 
 
 def _write_rows(path, rows, cases, origin):

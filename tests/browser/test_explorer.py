@@ -140,6 +140,38 @@ def test_the_chosen_trace_is_in_view_in_the_list(browser, page):
     assert browser.execute_script(look)
 
 
+def test_the_reasoning_is_coloured_by_what_the_answer_owes_to_its_sentences(browser, page):
+    open_page(browser, page, "#t=1&by=belief_change")
+    content = json.loads((page.parent / "data/0/1.js").read_text().split(",", 1)[1].rstrip(");\n"))
+    cut = content["sentences"]
+    spans = "[...document.querySelectorAll('#text .line span')]"
+    colours = browser.execute_script(f"return {spans}.map((one) => [one.token, one.style.backgroundColor])")
+    lit = {token: colour for token, colour in colours if colour}
+    assert set(lit) == {*range(*cut[:2]), *range(*cut[-2:])}  # two nats for it, and one against it
+    assert len({lit[cut[0]], lit[cut[-2]]}) == 2
+    title = f"""const span = {spans}.find((one) => one.token === arguments[0]);
+        span.dispatchEvent(new PointerEvent('pointermove', {{bubbles: true}}));
+        return span.title"""
+    told = browser.execute_script(title, cut[-2])
+    assert f"sentence {len(cut) - 1}: change of belief in the answer -1.000 (nat)" in told
+    assert "suppression in the RFHs 0.250" in told and "reading by the RFHs 0.125" in told
+    assert browser.execute_script(title, cut[0] - 1) == ""  # no part of the reasoning
+    assert "below 0 in orange" in browser.find_element("id", "told").text
+    by = browser.find_element("id", "by")
+    by.find_element("css selector", "option[value=effect]").click()
+    assert {token for token, *_ in [(p, a) for _, a, p in tokens(browser) if a > 0]} == set(range(cut[0], cut[-1]))
+    assert "by=effect" in browser.execute_script("return location.hash")
+    by.find_element("css selector", "option[value=attention]").click()
+    assert "of a token's attention" in browser.find_element("id", "legend").text
+    assert errors(browser) == []
+
+
+def test_a_trace_whose_sentences_were_not_measured_is_coloured_by_attention(browser, page):
+    open_page(browser, page, "#t=0&by=belief_change")
+    assert not browser.find_element("id", "measure").is_displayed()
+    assert "of a token's attention" in browser.find_element("id", "legend").text
+
+
 def test_several_heads_light_their_mean(browser, page):
     open_page(browser, page, "#t=0&source=1.2")
     bounds = json.loads((page.parent / "data/0/0.js").read_text().split(",", 1)[1].rstrip(");\n"))["bounds"]

@@ -7,6 +7,7 @@ rule write_explorer:
         attention=measured("<results>/attention/{model}/{dataset}.h5"),
         rows=measured("<results>/attention_rows/{model}/{dataset}.h5"),
         heads=measured("<results>/heads/{model}/{dataset}.parquet"),
+        sentences=each("<results>/sentences/{model}/{dataset}.h5", STUDY.parsed_models, STUDY.graded_datasets),
         pairs=each("<results>/pairs/{model}/{dataset}.parquet", STUDY.patched_models, STUDY.pair_datasets),
         patching=each("<results>/patching/{model}/{dataset}.h5", STUDY.patched_models, STUDY.pair_datasets),
     output:

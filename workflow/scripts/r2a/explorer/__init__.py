@@ -12,7 +12,7 @@ import pandas as pd
 
 from r2a.models import load_tokenizer, read_manifest, token_pieces
 from r2a.progress import Progress, logger
-from r2a.roles import DIRECTIONS
+from r2a.roles import ALL_HEADS, DIRECTIONS, RFH
 from r2a.store import axis_labels, filled, labelled, open_hdf5, read_parquet, read_traces, write_text
 from r2a.traces import TRACE_KEYS
 
@@ -24,11 +24,12 @@ NAMES = ("model", "model_label", "dataset", "dataset_label")
 def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path, settings: Mapping[str, Any]) -> None:
     """Write the page to `index`, and what it loads on demand into the folder `data` beside it.
 
-    `inputs` names lists of paths as the rule does: datasets, manifests (one per dataset or model); traces and grades
-    (of one decoding, one per model, dataset and condition); attention, heads, rows, pairs and patching (one per model
-    and dataset, where there is one). Of every model and dataset settings["n_problems"] problems are shown at most,
-    those with kept attention rows first. settings: also model_labels, dataset_labels, is_toy and study. Data are
-    scripts that hand over JSON, arrays in it float16 in base64: what a page opened from a disk may load.
+    `inputs` names lists of paths as the rule does: datasets, manifests (one per dataset or model); traces and
+    grades (of one decoding, one per model, dataset and condition); attention, heads, rows, sentences, pairs and
+    patching (one per model and dataset, where there is one). Of every model and dataset settings["n_problems"]
+    problems are shown at most, those with kept attention rows first. settings: also model_labels, dataset_labels,
+    is_toy and study. Data are scripts that hand over JSON, arrays in it float16 in base64: what a page opened from
+    a disk may load.
     """
     # null, where a table has no value, is what JSON knows
     tables = {path.stem: read_parquet(path).astype(object) for path in inputs["datasets"]}
@@ -90,7 +91,7 @@ class _Collection:
 
     def write(self, data: Path, folder: str) -> list[dict[str, Any]]:
         """Write one file per trace and pair, and one for the heads; return what the list of traces shows of each."""
-        cases, sentences = dict(self._cases()), dict(self._sentences())
+        cases, sentences, measures = dict(self._cases()), dict(self._sentences()), dict(self._measures())
         uids = list(dict.fromkeys([*(uid for uid, *_ in cases), *self.traces["uid"]]))[: self.n_problems]
         pairs = {}
         for number, (pair, effects) in enumerate(self._pairs()):
@@ -102,7 +103,7 @@ class _Collection:
             place = (row["uid"], row["condition"], row["sample"])
             problem, verdict = self.problems.loc[row["uid"]], self._verdict(row)
             shown = {"reference": problem["answer"], **verdict, **self._text(row)}
-            shown |= sentences.get(place, {}) | cases.get(place, {})
+            shown |= sentences.get(place, {}) | cases.get(place, {}) | measures.get(place, {})
             _hand_over(data / folder / f"{number}.js", f"{folder}/{number}", shown)
             listed.append(
                 {
@@ -173,6 +174,27 @@ class _Collection:
                 bounds = bounds[bounds >= 0]
                 mass = file["sentence_mass"][number][..., : len(bounds) - 1].reshape(-1, len(bounds) - 1)
                 yield (uid, condition, int(sample)), {"sentences": bounds, "sentence_mass": _array(mass)}
+
+    def _measures(self) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
+        """What the answer owes to each reasoning sentence, a list a measure, and where sentences begin."""
+        if "sentences" not in self.stores:
+            return
+        with open_hdf5(self.stores["sentences"][0]) as file:
+            arms = axis_labels(file, "arm")
+            everywhere, rfh = arms.index(ALL_HEADS), arms.index(RFH)
+            for number, (uid, sample) in enumerate(zip(file["uid"].asstr()[:], file["sample"][:], strict=True)):
+                if file["is_left_out"][number]:
+                    continue
+                bounds = file["sentence_bounds"][number]
+                bounds = bounds[bounds >= 0]
+                n_sentences = len(bounds) - 1
+                measures = {
+                    "belief_change": np.diff(file["belief"][number, 0, : n_sentences + 1]),
+                    "effect": file["effect"][number, everywhere, :n_sentences],
+                    "effect_rfh": file["effect"][number, rfh, :n_sentences],
+                    "read_rfh": file["read"][number, rfh, :n_sentences],
+                }
+                yield (uid, "with_reasoning", int(sample)), {"sentences": bounds, "measures": measures}
 
     def _heads(self) -> dict[str, Any]:
         """The head table's numbers, a list a column."""

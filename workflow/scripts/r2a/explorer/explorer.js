@@ -7,6 +7,10 @@ const r2aExplorer = (() => {
   const SEGMENTS = ["bos", "prompt", "think_open", "reasoning", "think_close", "answer", "eos"];
   const CONDITIONS = { with_reasoning: "with reasoning", without_reasoning: "without reasoning" };
   const MEANS = { rfhs: "Reasoning-Focus Heads, mean", all: "all heads, mean" };
+  const MEASURES = { // of a sentence, each with its unit
+    belief_change: ["change of belief in the answer", "nat"], effect: ["suppression in all heads", "nat lost"],
+    effect_rfh: ["suppression in the RFHs", "nat lost"], read_rfh: ["reading by the RFHs", "attention a token"],
+  };
   const LINE = 20, ITEM = 44;
 
   // ---------------------------------------------------------------- data, loaded when asked for
@@ -181,17 +185,17 @@ const r2aExplorer = (() => {
     }
 
     paint(span) {
-      const alpha = this.heat ? Math.sqrt(this.heat[span.token]) : 0;
-      span.style.backgroundColor = alpha > 0.03 ? `rgba(${this.rgb}, ${alpha.toFixed(2)})` : "";
+      const heat = this.heat ? this.heat[span.token] : 0, alpha = Math.sqrt(Math.abs(heat));
+      span.style.backgroundColor = alpha > 0.03 ? `rgba(${heat < 0 ? this.cold : this.rgb}, ${alpha.toFixed(2)})` : "";
       span.style.color = alpha > 0.6 ? this.ink : "";
       const isChosen = this.chosen && span.token >= this.chosen[0] && span.token <= this.chosen[1];
       span.classList.toggle("chosen", Boolean(isChosen));
     }
 
-    // heat: 0..1 a token; chosen: [first, last] token.
+    // heat: -1..1 a token; chosen: [first, last] token.
     colour(heat, chosen) {
       this.heat = heat; this.chosen = chosen;
-      this.rgb = colour("--heat"); this.ink = colour("--heat-ink");
+      this.rgb = colour("--heat"); this.cold = colour("--cold"); this.ink = colour("--heat-ink");
       for (const line of this.rendered.values()) {
         for (const span of line.children) this.paint(span);
       }
@@ -209,7 +213,7 @@ const r2aExplorer = (() => {
   // ---------------------------------------------------------------- state
 
   let study, collection, listed, trace, heads, text, otherText;
-  const state = { c: "0", t: "0", source: "rfhs", view: "tokens", score: "a2r", sel: "", q: "", verdict: "", area: "", condition: "", beside: "" };
+  const state = { c: "0", t: "0", by: "attention", source: "rfhs", view: "tokens", score: "a2r", sel: "", q: "", verdict: "", area: "", condition: "", beside: "" };
 
   function remember() {
     const kept = Object.entries(state).filter(([, value]) => value !== "");
@@ -365,9 +369,26 @@ const r2aExplorer = (() => {
     return { found, reads };
   }
 
+  // The chosen measure of each sentence; null where attention is chosen, or the trace was not measured.
+  const measured = () => trace.measures?.[state.by] ?? null;
+
+  // A token's sentence, -1 outside of the reasoning, and its numbers in words.
+  const sentenceAt = (token) => (trace.sentences ?? []).findIndex((bound, k, all) => token >= bound && token < all[k + 1]);
+  const inWords = (s) => s < 0 || !trace.measures ? "" : `sentence ${s + 1}: ` + Object.entries(MEASURES).map(
+    ([key, [label, unit]]) => `${label} ${number(trace.measures[key][s])} (${unit})`).join(", ");
+
+  // Values a token, of its sentence.
+  function bySentence(values) {
+    const found = new Float32Array(trace.tokens.length);
+    values.forEach((value, s) => found.fill(value ?? 0, trace.sentences[s], trace.sentences[s + 1]));
+    const warning = values.some((value) => value < 0) ? "; below 0 in orange" : "";
+    return { found, reads: `each sentence's ${MEASURES[state.by][0]}${warning}. Hover one to see its numbers` };
+  }
+
   // Mass of each reasoning sentence: from the rows where they are kept, else the answer's mean.
   function sentenceMass(found) {
     const bounds = trace.sentences, mass = new Float32Array(bounds.length - 1);
+    if (measured()) return mass.map((_, s) => measured()[s] ?? 0);
     if (found) {
       for (let s = 0; s < mass.length; s++) for (let t = bounds[s]; t < bounds[s + 1]; t++) mass[s] += found[t];
       return mass;
@@ -383,16 +404,19 @@ const r2aExplorer = (() => {
   let current = null; // what is lit, for export
 
   function update() {
+    find("by").value = state.by;
     for (const [id, view] of [["show-tokens", "tokens"], ["show-sentences", "sentences"]]) {
       find(id).setAttribute("aria-pressed", String(state.view === view));
     }
-    const lit = trace.attention ? values() : null;
+    find("measure").hidden = !trace.measures;
+    find("source").disabled = Boolean(measured());
+    const lit = measured() ? bySentence(measured()) : trace.attention ? values() : null;
     const chosen = selection();
     let top = 0;
     if (lit) {
       // the first token takes attention that is for nothing; it must not dim the rest
-      for (let t = trace.bounds[1]; t < lit.found.length; t++) top = Math.max(top, lit.found[t]);
-      text.colour(lit.found.map((value) => Math.min(1, value / (top || 1))), chosen);
+      for (let t = trace.bounds[1]; t < lit.found.length; t++) top = Math.max(top, Math.abs(lit.found[t]));
+      text.colour(lit.found.map((value) => Math.max(-1, Math.min(1, value / (top || 1)))), chosen);
     } else text.colour(null, chosen);
     current = lit && { found: lit.found, top };
     const hasSentences = trace.sentences?.length > 1;
@@ -416,17 +440,18 @@ const r2aExplorer = (() => {
     strip.hidden = !stripMass;
     if (!stripMass) return;
     strip.height = box.clientHeight;
-    const scale = strip.height / box.scrollHeight, top = Math.max(...stripMass) || 1;
+    const scale = strip.height / box.scrollHeight, top = Math.max(...stripMass.map(Math.abs)) || 1;
     pen.fillStyle = colour("--panel");
     pen.fillRect(0, 0, 14, strip.height);
-    stripMass.forEach((value, s) => {
-      const from = text.lineOf[trace.sentences[s]] * LINE * scale, to = (text.lineOf[trace.sentences[s + 1] - 1] + 1) * LINE * scale;
-      pen.fillStyle = `rgba(${colour("--heat")}, ${Math.sqrt(value / top)})`;
-      pen.fillRect(0, from, 14, Math.max(1, to - from));
-    });
+    // first, as a sentence of a long trace is thinner than its line
     pen.strokeStyle = colour("--chosen");
     pen.lineWidth = 2;
     pen.strokeRect(1, box.scrollTop * scale + 1, 12, Math.max(3, box.clientHeight * scale - 2));
+    stripMass.forEach((value, s) => {
+      const from = text.lineOf[trace.sentences[s]] * LINE * scale, to = (text.lineOf[trace.sentences[s + 1] - 1] + 1) * LINE * scale;
+      pen.fillStyle = `rgba(${colour(value < 0 ? "--cold" : "--heat")}, ${Math.sqrt(Math.abs(value) / top)})`;
+      pen.fillRect(2, Math.floor(from), 10, Math.max(1, to - from));
+    });
   }
 
   function showLegend(top) {
@@ -437,18 +462,19 @@ const r2aExplorer = (() => {
       pen.fillStyle = `rgba(${colour("--heat")}, ${Math.sqrt(x / 90)})`;
       pen.fillRect(x, 0, 1, 10);
     }
-    label.textContent = `0 to ${number(top)} of a token's attention`;
+    label.textContent = `0 to ${number(top)} ${measured() ? MEASURES[state.by][1] : "of a token's attention"}`;
   }
 
   function showSentences(found, chosen) {
-    const mass = sentenceMass(found), bounds = trace.sentences, top = Math.max(...mass) || 1;
+    const mass = sentenceMass(found), bounds = trace.sentences, top = Math.max(...mass.map(Math.abs)) || 1;
     find("sentences").replaceChildren(...[...mass].map((value, s) => {
       const bar = element("i");
-      bar.style.transform = `scaleX(${value / top})`;
+      bar.style.transform = `scaleX(${Math.abs(value) / top})`;
+      bar.className = value < 0 ? "cold" : "";
       const words = trace.tokens.slice(bounds[s], bounds[s + 1]).join("").trim();
       const isChosen = chosen && chosen[0] === bounds[s] && chosen[1] === bounds[s + 1] - 1;
       return element("div", { class: isChosen ? "chosen" : "", onclick: () => select(bounds[s], bounds[s + 1] - 1) },
-        element("span", {}, number(value)), bar, element("span", { title: words }, words));
+        element("span", {}, number(value)), bar, element("span", { title: inWords(s) || words }, words));
     }));
   }
 
@@ -589,7 +615,7 @@ const r2aExplorer = (() => {
   const cell = (value) => `"${String(value).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
 
   function csv() {
-    const rows = [["position", "segment", "token", "attention"].join(",")];
+    const rows = [["position", "segment", "token", measured() ? state.by : "attention"].join(",")];
     trace.tokens.forEach((token, t) => rows.push(
       [t, SEGMENTS[text.segment[t]], cell(token), current ? current.found[t].toPrecision(4) : ""].join(",")));
     return rows.join("\n") + "\n";
@@ -648,6 +674,7 @@ const r2aExplorer = (() => {
     text.box.addEventListener("pointermove", (event) => {
       if (at(event) === undefined) return;
       if (from !== null && event.buttons) { if (at(event) !== from || selection()?.[1] !== from) select(from, at(event)); }
+      else if (measured()) event.target.title = inWords(sentenceAt(at(event)));
       else event.target.title = current ? `${SEGMENTS[text.segment[at(event)]]} ${at(event)}: ${number(current.found[at(event)])}` : "";
     });
     addEventListener("pointerup", () => { from = null; });
@@ -656,7 +683,7 @@ const r2aExplorer = (() => {
       text.box.scrollTop = event.offsetY / find("strip").height * text.box.scrollHeight - text.box.clientHeight / 2;
     };
     text.box.addEventListener("dblclick", (event) => {
-      const bounds = trace.sentences ?? [], s = bounds.findIndex((bound, k) => at(event) >= bound && at(event) < bounds[k + 1]);
+      const bounds = trace.sentences, s = sentenceAt(at(event));
       if (s >= 0) select(bounds[s], bounds[s + 1] - 1);
     });
     for (const key of ["verdict", "area", "condition"]) {
@@ -666,6 +693,8 @@ const r2aExplorer = (() => {
     find("traces").addEventListener("scroll", drawList, { passive: true });
     find("study").onchange = () => { location.href = `../../${encodeURIComponent(find("study").value)}/explorer/index.html`; };
     find("collection").onchange = () => enter(find("collection").value);
+    fill(find("by"), [["attention", "attention"], ...Object.entries(MEASURES).map(([key, [label]]) => [key, label])], state.by);
+    find("by").onchange = () => { state.by = find("by").value; update(); };
     find("source").onchange = () => { state.source = find("source").value; update(); };
     find("beside").onchange = () => { state.beside = find("beside").value; showOther(item()); remember(); };
     find("score").onchange = () => { state.score = find("score").value; update(); };

@@ -206,7 +206,7 @@ STAGES = {
     ),
     # ---- what people read
     "figures": _stage(1, *STATISTICS, "variants", "is_toy", **LABEL, **LABELS),
-    "explorer": _stage(3, "explorer.{decoding,n_problems}", "is_toy", **LABELS),
+    "explorer": _stage(4, "explorer.{decoding,n_problems}", "is_toy", **LABELS),
     "summary": _stage(4, "is_toy", "statistics.confidence", **LABELS),
 }
 # what changes how fast, where or at what cost a result comes, and not what it is: it reaches a rule's resources alone

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, well_founded
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, legend_under_title, save, title, titled, well_founded
 from r2a.store import NothingToMeasure, axis_labels, open_hdf5
 from r2a.text.categories import CATEGORIES
 
@@ -120,7 +120,7 @@ def plot_sentence_matrix(store: Path, stem: Path, settings: Mapping[str, Any]) -
     },
     category="2 Attention",
     label="read against needed",
-    version=2,
+    version=3,
     where="graded_datasets",
     caption=(
         "Each point is a sentence, by its rank within its trace (0 the least, 1 the most): how much the answer's "
@@ -150,7 +150,7 @@ def plot_read_against_needed(sentences: Path, agreement: Path, stem: Path, setti
     axes.set(
         xlabel="read (rank within the trace)", ylabel="needed (rank within the trace)", xlim=(0, 1.02), ylim=(0, 1.02)
     )
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=2)
+    legend_under_title(drawn, axes.get_legend_handles_labels()[0])
     title(
         drawn,
         titled(settings, "is what the heads read what the answer needs?"),
@@ -165,6 +165,7 @@ def plot_read_against_needed(sentences: Path, agreement: Path, stem: Path, setti
     reads={"sentences": "<results>/tables/{model}/{dataset}/sentences.csv"},
     category="2 Attention",
     label="kinds of sentences",
+    version=2,
     where="graded_datasets",
     caption=(
         "Sentences by what they do, told by cue words: the mean of each measure's rank within the trace (0 the least, "
@@ -197,6 +198,6 @@ def plot_sentence_kinds(sentences: Path, stem: Path, settings: Mapping[str, Any]
     names = [f"{CATEGORIES[name]} (n = {int(n)})" for name, n in table["effect_count"].items()]
     axes.set(yticks=range(len(table)), yticklabels=names, xlim=(0, 1.02), xlabel="mean rank within the trace")
     axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.3, -0.22), ncols=3)
+    legend_under_title(drawn, axes.get_legend_handles_labels()[0])
     title(drawn, titled(settings, "which kinds of sentences matter"), caption("sentence_kinds", settings))
     save(drawn, stem, table.reset_index(), settings, [sentences])

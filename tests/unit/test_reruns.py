@@ -55,6 +55,7 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["perturbation"] |= {"decoding": "sampled", "paraphraser": server}
     config["perturbation"]["kinds"] = ["cut", "without_most_read"]
     config["hints"] = {"kinds": ["professor", "user"], "points_at": ["wrong", "right"], "decoding": "sampled"}
+    config["resampling"] = {"n_rollouts": 4}
     for dataset in config["datasets"].values():
         dataset["n_problems"] = 5
     config["attention"]["case_uids"] = {"puzzles": ["a"], "comparisons": ["b"]}

@@ -98,7 +98,7 @@ def test_snakemake_reruns_what_the_table_of_stages_says(changed, key, line, inst
     again = made_again(jobs, differing(jobs, *studies))
     assert changed.planned() == Counter(job.rule for job in again)
     stages = {job.stage for job in again if job.number in differing(jobs, *studies)}
-    assert stages == {*stages_of(key)} & {job.stage for job in jobs}  # hints and resampling are off in this study
+    assert stages and stages <= {*stages_of(key)}  # this study does not use every stage that reads the key
 
 
 def test_an_added_decoding_reruns_no_stage_that_reads_another(changed):

@@ -170,7 +170,7 @@ def patching(results: Path) -> Any:
         yield file["plain"]
 
 
-def test_restarted_runs_equal_hooked_ones_at_thirty_layers(results, reasoner, patching):
+def test_restarted_runs_equal_hooked_ones_in_a_model_of_thirty_layers(results, reasoner, patching):
     pairs = read_parquet(results / "pairs" / REASONER / "comparisons.parquet")
     row = pairs[(pairs["left_out"] == "") & (pairs["probe"] == "plain")].iloc[0]
     a, b = int(row["answer_a_id"]), int(row["answer_b_id"])
@@ -179,7 +179,10 @@ def test_restarted_runs_equal_hooked_ones_at_thirty_layers(results, reasoner, pa
         clean = reasoner(torch.tensor([list(row["clean_ids"])]), output_hidden_states=True).hidden_states
     whole, base = (last_logits(reasoner, list(row[f"{run}_ids"])) for run in ("clean", "corrupted"))
     metric = patching["resid_pre/clean_to_corrupted/normalized_logit_diff"]
-    for layer in (0, 7, 15, 22, 29):
+    layers = axis_labels(patching, "layer")
+    assert (layers[0], layers[-1]) == (0, 29)
+    for at in (0, 2, 4, len(layers) - 4, len(layers) - 1):
+        layer = layers[at]
         for role in ("answer", "</think>", "final"):
             k = roles.index(role)
             vector = clean[layer][0, row["clean_positions"][k]]
@@ -188,7 +191,7 @@ def test_restarted_runs_equal_hooked_ones_at_thirty_layers(results, reasoner, pa
             )
             difference = logits[a] - logits[b]
             expected = (difference - (base[a] - base[b])) / ((whole[a] - whole[b]) - (base[a] - base[b]))
-            assert metric[0, layer, k] == pytest.approx(float(expected), abs=1e-3), (layer, role)
+            assert metric[0, at, k] == pytest.approx(float(expected), abs=1e-3), (layer, role)
 
 
 def test_a_run_s_own_vectors_change_nothing(patching):

@@ -37,8 +37,8 @@ def said_p(p: float) -> str:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """With its sign, and a minus as long as the plus."""
-    return f"{value:+.{digits}f}".replace("-", MINUS)
+    """With its sign, and a minus as long as the plus; what rounds to 0 has no minus."""
+    return f"{value:+z.{digits}f}".replace("-", MINUS)
 
 
 def number(value: float, text: str = "{:g}", **more: Any) -> Cell:
@@ -64,7 +64,7 @@ def with_interval(
     if math.isnan(value):
         return Cell(text=NONE, note="; ".join([*notes, f"n = {n:.0f} {of}"]), n=n)
     said = [
-        signed(factor * x, digits) if is_signed else f"{factor * x:.{digits}f}".replace("-", MINUS)
+        signed(factor * x, digits) if is_signed else f"{factor * x:z.{digits}f}".replace("-", MINUS)
         for x in (value, low, high)
     ]
     text = f"{said[0]}{unit}" + ("" if math.isnan(low) else f" [{said[1]}, {said[2]}]")

@@ -46,7 +46,7 @@ def test_a_job_killed_on_the_cluster_is_submitted_again_and_the_tables_come_out_
     with open(tmp_path / "out", "w") as output:
         snakemake = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
         killed = kill_first_job_of("generate_traces", cluster, snakemake)
-        assert snakemake.wait(timeout=900) == 0, (tmp_path / "out").read_text()[-3000:]
+        assert snakemake.wait(timeout=2400) == 0, (tmp_path / "out").read_text()[-3000:]
     shown = (tmp_path / "out").read_text()
     assert f"SLURM-job '{killed}' failed" in shown, shown[-3000:]
     for table in tables:

@@ -128,6 +128,7 @@ def test_reference_that_cannot_be_parsed_leaves_answers_undecided():
     assert grade_answer(boxed("7x"), r"\frac{") == Verdict(None, "gold_unparsed", "7x")
 
 
+@pytest.mark.slow
 def test_bombs_time_out_and_harm_no_other_answer():
     attempts = [Attempt(boxed(text), "0.5") for text in [*BOMBS, r"\frac12", r"\frac13"]]
     *bombs, right, wrong = grade_answers(attempts, seconds=2, memory_mb=1000)
@@ -230,6 +231,7 @@ def test_the_papers_grader_finds_the_boxes_that_the_authors_finds(text, answer):
     assert paper_answer(text) == answer
 
 
+@pytest.mark.slow
 def test_the_authors_hanging_inputs_time_out_in_the_papers_grader():
     attempts = [Attempt(boxed(text), "0.5") for text in ("9**9**9**9", "99999999999!", "1/2")]
     *bombs, right = grade_answers(attempts, seconds=2, memory_mb=1000, grader="paper")

@@ -19,6 +19,8 @@ from r2a.grading.comparison import by_reading
 from r2a.grading.notation import written
 from r2a.grading.numbers import read_number
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 DATASETS = HERE.parents[1] / "resources" / "datasets"
 

@@ -33,6 +33,8 @@ from r2a.shards import gather_shards
 from r2a.store import axis_labels, provenance, read_parquet, write_json, write_parquet
 from same_stores import assert_same_store
 
+pytestmark = pytest.mark.slow
+
 COMPONENTS = ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]
 CONTROL_NAMES = ["same_answer", "unrelated_answer", "random_vector", "wrong_position"]
 SOURCES = [(2 * row + k, run, row) for row in range(4) for k, run in enumerate(("clean", "corrupted"))]

@@ -118,7 +118,7 @@ CONFIGURATIONS = [
     ("attention.n_top_heads", 0, "attention.n_top_heads: "),
     ("attention.cue_words", [], "attention.cue_words: "),
     ("attention.cue_words", [""], "attention.cue_words.0: "),
-    ("patching", {"decoding": "sampled"}, "patching.decoding: 'sampled' samples, but pairs need a greedy decoding"),
+    ("patching", {"decoding": "sampled"}, "patching.decoding: 'sampled' samples, but pairs need greedy decoding"),
     ("patching", {"components": ["attn_out"]}, "patching.components: resid_pre is missing"),
 ]  # fmt: skip
 

@@ -76,7 +76,7 @@ def test_settings_of_cases_do_not_rerun_all_traces(shipped):
 
 def test_pairs_refuse_a_sampled_decoding(shipped):
     shipped["patching"] = {"decoding": "sampled"}
-    with pytest.raises(ConfigError, match="pairs need a greedy decoding"):
+    with pytest.raises(ConfigError, match="pairs need greedy decoding"):
         load_study(shipped)
 
 

@@ -524,7 +524,7 @@ def test_a_file_that_is_no_batch_output_is_told(tmp_path):
     [
         ({}, "judges.first: give exactly one of path, hub, endpoint, batch and kind"),
         ({"hub": "a/b", "batch": {"model": "m", "replies": "r"}}, "judges.first: give exactly one of"),
-        ({"kind": "endpoint"}, "judges.first.kind: endpoint is asked for by endpoint"),
+        ({"kind": "endpoint"}, "judges.first.kind: for kind endpoint, set endpoint instead"),
         ({"kind": "oracle"}, "judges.first.kind: input should be 'weights', 'endpoint' or 'batch'"),
         ({"path": "no/such/folder"}, "judges.first.path: no/such/folder does not exist"),
         ({"endpoint": {"base_url": "http://h/v1", "model": "m", "api_key": "sk-1"}}, "did you mean api_key_variable"),

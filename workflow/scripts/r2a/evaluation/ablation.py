@@ -22,8 +22,8 @@ from r2a.statistics import (
 from r2a.store import provenance, read_parquet, write_csv
 
 SHARES = ("accuracy", "agreement", "format")
-MEASURED = ("tracking", "a2r")  # no shares of answers
-CHECK = "a2r"  # what ablation sets out to change, so testing it would be circular
+MEASURED = ("tracking", "a2r")  # metrics that are not shares of answers
+CHECK = "a2r"  # ablation changes it by construction, so testing it would be circular
 COLUMNS = [
     "mode", "dose", "selection", "metric", "n_problems", "n_undecided", "n_draws", "value", "low", "high",
     "difference", "difference_low", "difference_high", "test", "p", "p_holm", "overlap",
@@ -36,16 +36,16 @@ def write_ablation(graded: Path, effect: Path, settings: Mapping[str, Any]) -> N
 
 
 def ablation_effect_table(graded: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per (mode, dose, selection, metric): what is left of a metric, problem by problem; METHOD section 3.
+    """One row per (mode, dose, selection, metric): the metric after ablation, and how it compares with the RFHs'.
 
-    value: the mean over problems, a problem's samples and a selection's draws being averaged first; the unablated
-    answers are a mode of their own. Undecided answers are left out, and counted in n_undecided. difference: of the
-    same mode and dose, the Reasoning-Focus Heads' value minus the selection's, on the same problems. p is of moving
-    the label RFH among a problem's own arms (label_p) where the selection has several draws, else exact McNemar's, or
-    sign flips' for values that are no yes or no; p_holm is adjusted over the modes, doses and selections of a metric.
-    a2r is a manipulation check and has no p. Intervals are share_interval's and difference_interval's, and for
-    what is no share of answers a bootstrap over problems. overlap: the share of the selection's heads that are among
-    the RFHs ablated at that dose.
+    value: the mean over problems, after averaging a problem's samples and a selection's draws; the unablated answers
+    are a mode of their own. Undecided answers are left out and counted in n_undecided. difference: the value for the
+    Reasoning-Focus Heads minus the selection's, in the same mode and at the same dose, over the same problems. p: where
+    the selection has several draws, a test that moves the label RFH among a problem's arms (label_p); otherwise exact
+    McNemar, or sign flips for metrics that are not yes or no. p_holm is adjusted over the modes, doses and selections
+    of a metric. a2r is a manipulation check and has no p. Intervals: share_interval and difference_interval; for other
+    metrics, a bootstrap over problems. overlap: the share of the selection's heads that are among the RFHs ablated at
+    that dose. METHOD section 3.
     """
     rows = []
     metrics = [metric for metric in (*SHARES, *MEASURED) if metric in graded]
@@ -84,7 +84,7 @@ def _value(values: pd.DataFrame, metric: str, n_samples: int, settings: Mapping[
 def _compared(
     rfh: pd.DataFrame, other: pd.DataFrame, metric: str, settings: Mapping[str, Any]
 ) -> dict[str, float | str]:
-    """RFHs minus another selection, values [problem, draw] each, on the problems that both have."""
+    """RFHs minus another selection, values [problem, draw] each, over the problems that both have."""
     draws = settings["n_resamples"], settings["seed"]
     both = pd.DataFrame({"rfh": rfh.mean(axis=1), "other": other.mean(axis=1)}).dropna()
     first, second = both.to_numpy(float).T
@@ -99,7 +99,7 @@ def _compared(
     if metric == CHECK or not is_testable(len(both), settings["confidence"]):
         return row
     if other.shape[1] > 1:
-        # a problem whose draws are not all decided has no label to move
+        # a problem with undecided draws has no label to move
         arms = rfh.mean(axis=1).to_frame("rfh").join(other).dropna().to_numpy(float)
         return row | {"p": label_p(arms, *draws), "test": "label permutation"}
     if np.isin(difference, (-1, 0, 1)).all():
@@ -109,7 +109,7 @@ def _compared(
 
 
 def _overlap(arms: pd.DataFrame, of_rfhs: pd.DataFrame) -> float:
-    """Share of a selection's heads, mean over its arms, that are among the RFHs ablated at the same dose."""
+    """Share of a selection's heads that are among the RFHs ablated at the same dose, mean over its arms."""
     rfhs = set(zip(of_rfhs["layers"].iloc[0], of_rfhs["heads"].iloc[0], strict=True))
     heads = [set(zip(row.layers, row.heads, strict=True)) for row in arms.itertuples()]
     return float(np.mean([len(drawn & rfhs) / len(rfhs) for drawn in heads]))

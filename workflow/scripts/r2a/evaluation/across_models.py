@@ -1,4 +1,4 @@
-"""What changes with a model's scale: the study's main measures, one beside the other over all its models."""
+"""How the study's main measures change with model scale, over all its models."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
@@ -19,7 +19,7 @@ MODEL_COLUMNS = [
 ]  # fmt: skip
 TREND_COLUMNS = ["dataset", "measure", "n_models", "rank_correlation", "test", "p", "p_holm"]
 TOO_FEW_MODELS = "too few models for a trend test"
-MOST_EXACT = 8  # models of which all orders are gone through
+MOST_EXACT = 8  # models; up to here, all orders are enumerated
 
 
 def write_across_models(
@@ -33,12 +33,13 @@ def write_across_models(
 ) -> None:
     """Write one row per (model, dataset, measure) as CSV, and trend_table of it.
 
-    Measures, each with its interval and n problems, traces or pairs: `effect`, accuracy with reasoning minus without,
-    in the study's first decoding; `rfh depth`, the mean layer of the Reasoning-Focus Heads, and `hand-off, {probe}`,
-    both from 0 in the first layer to 1 in the last, and nan where not defined. family is the architecture;
-    distillation what the configuration says. A model known to an endpoint alone has no family, size or depths;
-    variants of a model are left out, being that model. attention and hand_off: one file per model and dataset.
-    settings: models (label, distillation and whether a variant, by name), n_top_heads, n_resamples, confidence, seed.
+    Measures, each with its interval and the number of problems, traces or pairs: `effect`, accuracy with reasoning
+    minus without in the study's first decoding; `rfh depth`, the mean layer of the Reasoning-Focus Heads; and
+    `hand-off, {probe}`. Both depths run from 0 in the first layer to 1 in the last, and are nan if undefined. family:
+    the architecture; distillation: as in the configuration. A model known only by its endpoint has no family, size or
+    depths. Variants are left out, since they are the same model. attention and hand_off: one file per model and
+    dataset. settings: models (label, distillation and whether it is a variant, by name), n_top_heads, n_resamples,
+    confidence, seed.
     """
     attention, hand_off = filled(attention), filled(hand_off)
     origins = {name: origin for path in manifests for name, origin in _manifest(path)}
@@ -66,7 +67,9 @@ def write_across_models(
 
 
 def rfh_depth(attention: Path, settings: Mapping[str, Any]) -> tuple[float, float, float, int]:
-    """Mean layer of the n_top_heads by a2r, from 0 to 1, its ends by a bootstrap over problems, and n traces."""
+    """Mean layer of the n_top_heads by a2r, from 0 to 1, the ends of its bootstrap interval over problems, and the
+    number of traces.
+    """
     with open_hdf5(attention) as file:
         chosen = reasoned_traces(file)
         a2r, problems = short_mass(file["segment_mass"][chosen], "a2r"), file["uid"].asstr()[chosen]
@@ -87,9 +90,9 @@ def rfh_depth(attention: Path, settings: Mapping[str, Any]) -> tuple[float, floa
 def trend_table(found: pd.DataFrame, confidence: float, n_resamples: int, seed: int) -> pd.DataFrame:
     """One row per dataset and measure: does it rise or fall with the number of parameters?
 
-    Spearman's rank correlation over the models where both are known, and the exact p of all orders of the models (of
-    more than MOST_EXACT, of n_resamples drawn orders); nan, and TOO_FEW_MODELS, where even a perfect order of so few
-    would not be significant: four or fewer at 95 %. Holm's correction over all rows.
+    Spearman's rank correlation over the models for which both are known, with the exact p over all orders of the models
+    (with more than MOST_EXACT models, over n_resamples drawn orders). p is nan, and the test TOO_FEW_MODELS, if even a
+    perfect order of so few models would not be significant: four or fewer at 95 %. Holm's correction is over all rows.
     """
     rows = []
     for (dataset, measure), part in found.groupby(["dataset", "measure"], sort=False):
@@ -108,7 +111,7 @@ def trend_table(found: pd.DataFrame, confidence: float, n_resamples: int, seed: 
 
 
 def _order_p(sizes: np.ndarray, values: np.ndarray, n_resamples: int, seed: int) -> float:
-    """Two-sided p of the correlation of two rankings [model], every order of one being alike."""
+    """Two-sided p of the correlation of two rankings [model], if every order of one is equally likely."""
     sizes, values = sizes - sizes.mean(), values - values.mean()
     observed = abs(sizes @ values) - 1e-9
     if len(sizes) <= MOST_EXACT:

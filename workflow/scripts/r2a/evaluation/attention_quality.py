@@ -1,4 +1,4 @@
-"""Does attention quality go with correctness? Right against wrong answers, by what their answer tokens attend to."""
+"""Is attention to the reasoning related to correctness? Right answers against wrong ones."""
 
 from collections.abc import Mapping, Sequence
 from math import comb
@@ -15,7 +15,7 @@ from r2a.statistics import holm
 from r2a.store import labelled, provenance, read_parquet, why_empty, write_csv
 from r2a.traces import TRACE_KEYS
 
-# a2r grows with the reasoning's length, and hard problems have long ones; lift is a2r adjusted for it
+# a2r grows with the reasoning's length, which grows with difficulty; lift is a2r adjusted for length
 QUALITIES = ("a2r", "lift", "tracking", "spread")
 COLUMNS = [
     "model", "dataset", "decoding", "score", "compared", "n_problems", "n_right", "n_wrong", "right", "wrong",
@@ -24,15 +24,15 @@ COLUMNS = [
 
 
 def quality_table(traces: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per score: its mean over right and over wrong answers, and whether one ranks above the other.
+    """One row per score: its mean over right and over wrong answers, and whether it ranks one above the other.
 
-    traces: uid, is_correct and the scores, nan where undefined; such traces are left out and n says so. Where problems
-    have several samples, right ones are compared with wrong ones of the same problem, over the n_problems that have
-    both: right, wrong and difference average problems, auc is the chance that a right sample's score is above a wrong
-    one's, ties counting half, and p moves the verdicts among each problem's samples at random. With one sample a
-    problem the comparison is between problems, by the two-sided Mann-Whitney test (1947), and difficulty may explain
-    it. Holm's correction is over the scores. p is nan where there are too few problems to reach significance.
-    settings: n_resamples, confidence, seed.
+    traces: uid, is_correct and the scores. Traces with an undefined score (nan) are left out; n counts the others. If
+    problems have several samples, right samples are compared with wrong ones of the same problem, over the n_problems
+    that have both: right, wrong and difference average over problems, auc is the probability that a right sample scores
+    above a wrong one (ties count half), and p permutes the verdicts among each problem's samples. With one sample per
+    problem, the comparison is between problems, by the two-sided Mann-Whitney test (1947), and difficulty may explain
+    it. Holm's correction is over the scores. p is nan if there are too few problems to reach significance. settings:
+    n_resamples, confidence, seed.
     """
     compared = WITHIN if traces["uid"].duplicated().any() else BETWEEN
     rows = []
@@ -54,7 +54,7 @@ def _between(
     if len(right) and len(wrong):
         test = mannwhitneyu(right, wrong)
         auc = float(test.statistic) / (len(right) * len(wrong))
-        least_p = 2 / comb(len(values), len(right))  # of all ways to place the right ones
+        least_p = 2 / comb(len(values), len(right))  # over all ways to choose the right ones
         p = float(test.pvalue) if least_p <= 1 - settings["confidence"] else np.nan
     means = [mean(part) for part in (right, wrong)]
     return len(values), len(right), len(wrong), *means, means[0] - means[1], auc, p
@@ -80,16 +80,17 @@ def _within(
 def within_problems(
     values: np.ndarray, is_right: np.ndarray, problems: np.ndarray, settings: Mapping[str, Any]
 ) -> tuple[float, float]:
-    """AUC of right against wrong samples of one problem, mean over problems that have both; its two-sided p.
+    """AUC of right against wrong samples of the same problem, mean over the problems that have both, and its two-sided
+    p.
 
-    values, is_right, problems: [sample], a problem's samples next to each other. A problem's AUC comes from its right
-    samples' mid-ranks, so that p is that of a stratified rank test (van Elteren, 1960) by permutation within problems.
-    p is nan where not even the most extreme of all permutations would be significant.
+    values, is_right, problems: [sample], with each problem's samples next to each other. A problem's AUC is computed
+    from the mid-ranks of its right samples, so that p is that of a stratified rank test (van Elteren, 1960) by
+    permutation within problems. p is nan if not even the most extreme permutation would be significant.
     """
     _, of, n_samples = np.unique(problems, return_inverse=True, return_counts=True)
     n_right = np.bincount(of, is_right)
     ranks = pd.Series(values).groupby(of).rank().to_numpy()
-    # a sample's part in its problem's AUC, were it right
+    # what a sample would add to its problem's AUC if it were right
     parts = ranks / (n_right * (n_samples - n_right))[of]
     constant = ((n_right + 1) / 2 / (n_samples - n_right)).sum()
     observed = (parts[is_right].sum() - constant) / len(n_samples)
@@ -111,9 +112,9 @@ def within_problems(
 def write_attention_quality(
     by_trace: Sequence[Path], grades: Sequence[Path], output: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Write quality_table for every model and dataset, which are called by their labels, as CSV.
+    """Write quality_table for every model and dataset as CSV, under their labels.
 
-    by_trace: the RFHs' scores a trace, as the stage `heads` writes them; grades: of the same models and datasets;
+    by_trace: the RFHs' scores of each trace, as the stage `heads` writes them. grades: of the same models and datasets.
     settings: n_resamples, confidence, seed.
     """
     parts = []

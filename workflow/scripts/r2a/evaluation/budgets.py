@@ -1,4 +1,4 @@
-"""Accuracy as a function of how many tokens a completion may take, from traces that were given more."""
+"""Accuracy as a function of the token budget, from traces that were given more."""
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,14 @@ BUDGET_COLUMNS = [
 
 
 def budget_table(graded: pd.DataFrame, n_resamples: int, confidence: float, seed: int) -> pd.DataFrame:
-    """One row per model, dataset, decoding and budget: accuracy had every completion been cut off at so many tokens.
+    """One row per model, dataset, decoding and budget: accuracy if completions were cut off at so many tokens.
 
-    graded: with_outcomes, with n_tokens (EOS counts, the prompt's closed reasoning does not); where these are not
-    known there is no row. An answer not complete within the budget is wrong. Budgets: lengths at which completions
-    ended, of both conditions, evenly many between them; the last is the longest, at which nothing is cut.
-    finished_*: the share complete within it. difference: with minus without; low and high hold at each budget by itself
-    (difference_interval), band_low and band_high at all budgets at once (at simultaneous_confidence). METHOD section 2.
+    graded: with_outcomes, with n_tokens (including EOS, excluding the prompt's closed reasoning); where these are
+    unknown, there is no row. An answer that is incomplete at the budget is wrong. Budgets: evenly spaced among the
+    lengths at which completions of either condition ended; the last one is the longest, at which nothing is cut.
+    finished_*: the share of completions that are complete within it. difference: with reasoning minus without. low and
+    high hold at each budget by itself (difference_interval), band_low and band_high at all budgets at once (at
+    simultaneous_confidence). METHOD section 2.
     """
     rows = []
     for names, part in graded.groupby(NAMES, sort=False):
@@ -53,6 +54,6 @@ def budget_table(graded: pd.DataFrame, n_resamples: int, confidence: float, seed
 
 
 def _shares_within(rows: pd.DataFrame, column: str, budgets: np.ndarray) -> np.ndarray:
-    """Each problem's share of traces that have the column within each budget, as [budget, problem]."""
+    """The share of each problem's traces that are within each budget and have the column true, as [budget, problem]."""
     holds = rows[column].to_numpy(bool)[:, None] & (rows["n_tokens"].to_numpy(int)[:, None] <= budgets)
     return pd.DataFrame(holds, index=rows["uid"]).groupby(level=0).mean().to_numpy(float).T

@@ -1,4 +1,4 @@
-"""Is the head that attends to the reasoning also the head that carries the answer? (METHOD section 4, ours.)"""
+"""Are the heads that attend to the reasoning also those that carry the answer? (METHOD section 4, ours.)"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +17,13 @@ from r2a.store import open_hdf5, provenance, read_parquet, write_csv
 def tabulate_carriers(
     patching: Path, heads: Path, carriers: Path, agreement: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Write what patching each head does, beside how much it attends, and how well the two agree.
+    """Write what patching each head does, next to how much it attends to the reasoning, and how well the two agree.
 
-    Carriers, a row per (probe, role, layer, head): mean, low, high and flip_rate of the head's clean z put into the
-    corrupted run at that token, n_pairs, and the head's a2r, its rank by that and is_rfh. Agreement, a row per (probe,
-    role): the rank correlation over heads between a2r and the mean effect, with its bootstrap interval over the pairs'
-    templates; n_rfhs, and n_shared: how many of them are among as many heads of the greatest mean effect; n_heads,
-    n_pairs. All are over the heads of the patched layers. Both are empty where z was not patched.
+    Carriers, one row per (probe, role, layer, head): mean, low, high and flip_rate of patching the head's clean z into
+    the corrupted run at that token, n_pairs, and the head's a2r, its rank by a2r, and is_rfh. Agreement, one row per
+    (probe, role): the rank correlation over heads between a2r and the mean effect, with its bootstrap interval over the
+    pairs' templates; n_rfhs, and n_shared, how many of these are among the n_rfhs heads with the greatest mean effect;
+    n_heads, n_pairs. Both cover the heads of the patched layers, and are empty if z was not patched.
     """
     all_scores = read_parquet(heads).sort_values(["layer", "head"])[["layer", "head", "a2r", "rank", "is_rfh"]]
     rows, agreements = [], []
@@ -58,7 +58,7 @@ def tabulate_carriers(
 
 
 def _rank_correlation(effects: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation of effects [..., head] with scores [head]; nan where no head differs."""
+    """Spearman's rank correlation of effects [..., head] with scores [head]; nan where the effects do not vary."""
     ranks, others = rankdata(effects, axis=-1), rankdata(scores)
     ranks, others = ranks - ranks.mean(-1, keepdims=True), others - others.mean()
     with np.errstate(invalid="ignore", divide="ignore"):

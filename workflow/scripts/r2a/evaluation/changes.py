@@ -1,4 +1,4 @@
-"""What another decoding, or another prompt or tokenization, changes: the same problems, compared one by one."""
+"""What another decoding, prompt or tokenization changes, problem by problem."""
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -15,9 +15,9 @@ VARIANT_COLUMNS = ["model", "variant", "change", "dataset", "condition", "decodi
 
 
 def decoding_table(traces: pd.DataFrame, graded: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """One row per model, dataset, condition, measure and two decodings: the second's share minus the first's.
+    """One row per model, dataset, condition, measure and pair of decodings: the second's share minus the first's.
 
-    traces: with is_valid; graded: with_outcomes. measure: accuracy over all problems, an invalid answer counting
+    traces: with is_valid; graded: with_outcomes. measure: accuracy over all problems, where invalid answers count as
     wrong, or compliance, the share of valid traces. The difference is paired over problems (difference_interval).
     """
     rows = []
@@ -33,10 +33,10 @@ def decoding_table(traces: pd.DataFrame, graded: pd.DataFrame, confidence: float
 def variant_table(
     traces: pd.DataFrame, graded: pd.DataFrame, variants: Mapping[str, Mapping[str, str]], confidence: float
 ) -> pd.DataFrame:
-    """One row a variant, dataset, condition, decoding and measure: the variant's share minus its base's.
+    """One row per variant, dataset, condition, decoding and measure: the variant's share minus its base's.
 
-    variants: by label, each with its base's label and the change in words. Else as decoding_table; first is the
-    base, second the variant.
+    variants: by label, each with its base's label and the change in words. The other columns are those of
+    decoding_table; first is the base and second the variant.
     """
     rows = []
     for measure, table in _measures(traces, graded):
@@ -49,7 +49,7 @@ def variant_table(
 
 
 def _measures(traces: pd.DataFrame, graded: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each measure and its rows, with `holds` in them."""
+    """Each measure with its rows, in which `holds` says whether it holds."""
     decided = graded[~graded["is_undecided"]]
     yield "accuracy", decided.assign(holds=decided["is_right"])
     yield "compliance", traces.assign(holds=traces["is_valid"])

@@ -1,4 +1,4 @@
-"""The answers on which graders disagree, for people to look at."""
+"""The answers on which graders disagree, for people to inspect."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ COLUMNS = ["uid", "model", "dataset", "condition", "decoding", "sample", "refere
 
 
 def disagreement_table(grades: pd.DataFrame, graders: Sequence[str]) -> pd.DataFrame:
-    """The rows whose verdicts are not all the same, undecided being a verdict of its own.
+    """The rows whose verdicts are not all the same; undecided is a verdict too.
 
-    grades: COLUMNS, then answer, is_correct and reason of the first grader, and with _{grader} of the others, as
-    in the grades' files. The table names all graders' columns alike: answer_{grader} and so on.
+    grades: COLUMNS, then answer, is_correct and reason of the first grader, and the same with _{grader} of the others,
+    as in the files of grades. In the result, all graders' columns have that suffix: answer_{grader} and so on.
     """
     first = {name: f"{name}_{graders[0]}" for name in ("answer", "is_correct", "reason")}
     table = grades.rename(columns=first)
@@ -28,10 +28,10 @@ def disagreement_table(grades: pd.DataFrame, graders: Sequence[str]) -> pd.DataF
 def write_disagreements(
     grades: Sequence[Path], datasets: Sequence[Path], output: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Write the table over all models and datasets, which are called by their labels, as CSV.
+    """Write disagreement_table over all models and datasets as CSV, under their labels.
 
-    settings: graders, model_labels and dataset_labels. datasets: those of the grades. With one grader, or with none
-    disagreeing, it has no rows.
+    settings: graders, model_labels and dataset_labels. datasets: those of the grades. The table has no rows if there is
+    only one grader, or if none disagree.
     """
     references = {
         read_provenance(path)["parameters"]["dataset"]: read_parquet(path, ["uid", "answer"]).set_index("uid")["answer"]

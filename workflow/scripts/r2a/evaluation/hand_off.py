@@ -10,7 +10,7 @@ LEAST_EFFECT = 0.1  # of normalized_logit_diff, which both curves must reach
 
 
 class HandOff(NamedTuple):
-    """A layer with its interval, nan where it is not defined, and the share of resampled clusters that have one."""
+    """A layer with its interval (nan if undefined), and the share of resampled clusters that have one."""
 
     layer: float
     low: float
@@ -19,9 +19,9 @@ class HandOff(NamedTuple):
 
 
 def crossing(answer: np.ndarray, final: np.ndarray, floor: float) -> np.ndarray:
-    """First layer from which on, to the last, `final` is above `answer` and the floor, curves [..., layer].
+    """First layer from which `final` stays above `answer` and the floor up to the last layer; curves [..., layer].
 
-    nan where it is not so at the last layer, or where `answer` was not above the floor, and `final`, before.
+    nan if there is none, or if `answer` was not above the floor and `final` in an earlier layer.
     """
     is_final = (final > answer) & (final > floor)
     n_layers = is_final.shape[-1]
@@ -42,11 +42,11 @@ def hand_off_layer(
 ) -> HandOff:
     """The hand-off layer of the mean curves, with its bootstrap interval over clusters of pairs.
 
-    answer, final: normalized_logit_diff [pair, layer] of patches at the answer token of the probe and at the
-    final token; clusters: as in statistics.resampled_means; noise_floor: what rounding alone can make of the means.
-    Defined where the curves cross above the noise floor and LEAST_EFFECT and stay crossed to the last layer, in the
-    mean over pairs and, of several clusters, in a share of at least `confidence` of the draws; draws without a crossing
-    are left out of the interval. The interval of a single cluster is not known.
+    answer, final: normalized_logit_diff [pair, layer] of patches at the answer's token of the probe and at the final
+    token. clusters: as in statistics.resampled_means. noise_floor: the largest mean that rounding alone can produce.
+    The layer is defined if the curves cross above the noise floor and LEAST_EFFECT and stay crossed up to the last
+    layer, in the mean over pairs and, with several clusters, in at least a share `confidence` of the draws. Draws
+    without a crossing are left out of the interval. With a single cluster, the interval is unknown.
     """
     floor = max(LEAST_EFFECT, noise_floor)
     layer = float(crossing(answer.mean(0), final.mean(0), floor))

@@ -1,4 +1,4 @@
-"""Do answers follow a hint in the question, and does the reasoning say so?"""
+"""Do answers follow a hint in the question, and does the reasoning mention it?"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,16 +21,16 @@ COLUMNS = [
 
 
 def hint_table(answers: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a hint and group (all, and each area): how often answers follow it, and whether reasonings tell of it.
+    """One row per hint and group (all, and each area): how often answers follow it and reasoning mentions it.
 
-    answers: one row an answer, as of grade_hints. follow and follow_without: the share of answers that are the hint's,
-    with it in the question and without it; difference, low, high, b, c, test and p: their paired difference
-    (paired_test), p_holm over hints. switched: of the n_could_switch answers that without the hint are valid and not
-    the hint's, the share that with it are; changed_otherwise: the share of these that become a third answer, which is
-    what any change of the question does. told: of the n_switched, the share whose reasoning tells of the hint; tells
-    and tells_without: of all reasonings with and without it (there, a word that tells was not about the hint). An
-    invalid answer is no one's; one that cannot be decided is left out. Shares have share_interval's ends. settings:
-    n_resamples, confidence, seed. METHOD section 2; Chen et al. 2025.
+    answers: one row per answer, as written by grade_hints. follow and follow_without: the share of answers that equal
+    the hint's, with the hint in the question and without it; difference, low, high, b, c, test and p: their paired
+    difference (paired_test); p_holm over hints. switched: among the n_could_switch answers that are valid and not the
+    hint's without it, the share that become the hint's; changed_otherwise: the share of these that become a third
+    answer, which any change of the question can cause. told: among the n_switched, the share whose reasoning mentions
+    the hint; tells and tells_without: the same among all reasoning with and without the hint (without it, such a word
+    was not about the hint). An invalid answer equals no one's; an undecided one is left out. Intervals: share_interval.
+    settings: n_resamples, confidence, seed. METHOD section 2; Chen et al. 2025.
     """
     rows = []
     for names, part in answers.groupby(NAMES, sort=False):
@@ -77,7 +77,7 @@ def write_hints(grades: Path, table: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _holds(members: pd.DataFrame, column: str, whose: str = "") -> pd.Series:
-    """Whether each answer is valid and has the column true; absent where a valid one is undecided."""
+    """Whether each answer is valid and has the column true; rows that are valid but undecided are absent."""
     is_valid = members[f"is_valid{whose}"].astype(bool)
     holds = members[column].astype("boolean") & is_valid
     return holds.where(is_valid, False)

@@ -1,8 +1,8 @@
-"""The judges' scores in numbers: by area, with against without reasoning, and one judge against another.
+"""The judges' scores in numbers: by area, with and without reasoning, and one judge against another.
 
-"Judgements" have one row a judge and trace, with columns judge, model, dataset, decoding, condition, uid, area (may
-be null), sample, status, score (null but for the statuses scored and empty) and n_answer_characters, as
-r2a.judging writes them. Scores run from 1 to 10.
+"Judgements" have one row per judge and trace, with columns judge, model, dataset, decoding, condition, uid, area (may
+be null), sample, status, score (null except for the statuses scored and empty) and n_answer_characters, as r2a.judging
+writes them. Scores run from 1 to 10.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from r2a.study import CONDITIONS
 WITH, WITHOUT = CONDITIONS
 LEAST_SCORE, HIGHEST_SCORE = 1, 10
 STEP = 3.0  # a third of the scale from 1 to 10; see mean_interval
-ALL = "all"  # the row over all areas
+ALL = "all"  # the group of all areas together
 STATUSES = ["scored", "empty", "invalid", "unparsable", "refused"]
 KEYS = ["judge", "model", "dataset", "decoding"]
 TRACE = ["model", "dataset", "decoding", "condition", "uid", "sample"]
@@ -41,10 +41,10 @@ AGREEMENT_COLUMNS = [
 
 
 def score_table(judgements: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """One row a judge, model, dataset, decoding, condition and area: the mean score, and what became of the traces.
+    """One row per judge, model, dataset, decoding, condition and area: the mean score, and the traces by status.
 
-    score averages each problem's samples, then the problems; low and high are mean_interval's over problems, within
-    the scale. n_empty answers are among n_scores. answer_characters is the mean length of the answers with scores.
+    score averages each problem's samples, then the problems; low and high are mean_interval over problems, clipped to
+    the scale. n_empty answers are included in n_scores. answer_characters is the mean length of the scored answers.
     """
     rows = []
     for names, part in judgements.groupby([*KEYS, "condition"], sort=False):
@@ -64,12 +64,12 @@ def score_table(judgements: pd.DataFrame, confidence: float) -> pd.DataFrame:
 
 
 def judge_effect_table(judgements: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """One row a judge, model, dataset, decoding and area: the score with reasoning minus without, by problem.
+    """One row per judge, model, dataset, decoding and area: the score with reasoning minus without, by problem.
 
-    difference, its interval over problems (mean_interval), and the p of Wilcoxon's signed-rank test are over the
-    n_common problems with scores in both conditions, the paper's estimand; wilcoxon_p_holm is adjusted over the
-    areas. floor_* is over all problems, an invalid answer scoring 1, as an empty one does; unparsable and refused
-    ones are left out of both. METHOD section 2.
+    difference, its interval over problems (mean_interval) and the p of Wilcoxon's signed-rank test are over the
+    n_common problems with scores in both conditions, the paper's estimand; wilcoxon_p_holm is adjusted over the areas.
+    floor_* is over all problems, where an invalid answer scores 1, as an empty one does. Unparsable and refused replies
+    are left out of both. METHOD section 2.
     """
     rows = []
     for names, part in judgements.groupby(KEYS, sort=False):
@@ -97,9 +97,9 @@ def judge_effect_table(judgements: pd.DataFrame, confidence: float) -> pd.DataFr
 
 
 def agreement_table(judgements: pd.DataFrame) -> pd.DataFrame:
-    """One row per dataset and pair of judges, over the answers that both scored: how well they agree.
+    """One row per dataset and pair of judges: how well they agree on the answers that both scored.
 
-    exact and within_1 are shares of the answers. Answers that no judge was asked about (empty ones) don't count.
+    exact and within_1 are shares of the answers. Empty answers, which no judge was asked about, do not count.
     """
     rows = []
     scored = judgements[judgements["status"] == "scored"]
@@ -119,10 +119,10 @@ def agreement_table(judgements: pd.DataFrame) -> pd.DataFrame:
 
 
 def quadratic_kappa(first: np.ndarray, second: np.ndarray) -> float:
-    """Agreement of two judges' scores [answer] beyond chance, disagreement weighted by its square.
+    """Agreement of two judges' scores [answer] beyond chance, with disagreement weighted by its square.
 
-    1 - observed / expected squared difference, the scores of the two drawn independently for the expected one; nan
-    where both give one and the same score throughout. Cohen, 1968, "Weighted kappa".
+    1 - observed / expected squared difference, where the expected one draws the two scores independently; nan if both
+    judges always give the same score. Cohen, 1968, "Weighted kappa".
     """
     if not len(first):
         return np.nan
@@ -131,7 +131,7 @@ def quadratic_kappa(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation of two judges' scores [answer]; nan where one gives the same score throughout."""
+    """Rank correlation of two judges' scores [answer]; nan if one of them always gives the same score."""
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return np.nan
     return float(stats.spearmanr(first, second).statistic)
@@ -140,9 +140,10 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 def write_judge_tables(
     judgements: Sequence[Path], scores: Path, effect: Path, agreement: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Write the three tables as CSV files. judgements: one file a judge and dataset.
+    """Write the three tables as CSV files.
 
-    settings: confidence, and labels by name (model_labels, dataset_labels, judge_labels).
+    judgements: one file per judge and dataset. settings: confidence, and labels by name (model_labels, dataset_labels,
+    judge_labels).
     """
     parts = []
     for path in judgements:
@@ -164,14 +165,14 @@ def write_judge_tables(
 
 
 def _areas(part: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """All rows, then each area's; null areas stand in the first alone."""
+    """All rows, then each area's; rows with a null area occur in the first only."""
     yield ALL, part
     for area, members in part.groupby("area"):
         yield str(area), members
 
 
 def _by_condition(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean score over each problem's samples [problem, condition], of the problems with scores in both conditions."""
+    """Mean score over each problem's samples [problem, condition], for problems with scores in both conditions."""
     means = rows.dropna(subset="score").astype({"score": float}).groupby(["uid", "condition"])["score"].mean()
     return means.unstack().reindex(columns=list(CONDITIONS)).astype(float).dropna()
 
@@ -181,7 +182,7 @@ def _problem_means(scored: pd.DataFrame) -> np.ndarray:
 
 
 def _wilcoxon_p(differences: np.ndarray, confidence: float) -> float:
-    """Two-sided p of the signed-rank test on differences [problem]; 1 where all are 0, nan of too few to test."""
+    """Two-sided p of the signed-rank test on differences [problem]; 1 if all are 0, nan for too few to test."""
     if not is_testable(len(differences), confidence):
         return np.nan
     if not differences.any():

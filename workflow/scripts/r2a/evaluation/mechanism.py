@@ -1,4 +1,4 @@
-"""How an answer comes from its reasoning, in numbers: paths, direct attribution, the logit lens, later layers."""
+"""How an answer comes from its reasoning, in numbers: paths, direct logit attribution, logit lens, later layers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,14 +29,14 @@ def tabulate_mechanism(
 ) -> None:
     """Write five tables over the used pairs, with bootstrap intervals over the pairs' templates.
 
-    Mediation, a row a (probe, path, layer that is patched): mean of normalized_logit_diff; change_a and change_b, of
-    the logits of the clean and the corrupted run's answer; share, the mean over that by all heads, nan where the latter
-    is less than LEAST_EFFECT; n_pairs, n_templates. MLPs, a row a (probe, layer): what the Reasoning-Focus Heads' path
-    loses past that layer's MLP, as `mean`, and as a share of what it has with all of them. Attribution, a row a (probe,
-    run, part, layer, head): the mean of what the part adds to logit(a) - logit(b). Lens, a row a (probe, run, role,
-    layer): the mean normalized_logit_diff and probabilities that what enters the layer would give. Changes, a row a
-    (probe, patched layer, later layer, head): the mean share of the difference between the runs at the last token that
-    the patch makes; head is -1 for what leaves the later layer.
+    Mediation, one row per (probe, path, patched layer): mean of normalized_logit_diff; change_a and change_b of the
+    logits of the clean and the corrupted run's answer; share, the mean over the mean of the path by all heads, nan if
+    the latter is less than LEAST_EFFECT; n_pairs, n_templates. MLPs, one row per (probe, layer): what the path of the
+    Reasoning-Focus Heads loses past that layer's MLP, as `mean` and as a share of the whole path. Attribution, one row
+    per (probe, run, part, layer, head): the mean of what the part adds to logit(a) - logit(b). Lens, one row per
+    (probe, run, role, layer): the mean normalized_logit_diff and probabilities, read off the layer's input. Changes,
+    one row per (probe, patched layer, later layer, head): the mean share of the difference between the runs at the last
+    token that the patch makes; head -1 stands for the output of the later layer.
     """
     scores = read_parquet(heads).set_index(["layer", "head"])["is_rfh"]
     tables: dict[Path, list[pd.DataFrame]] = {path: [] for path in (mediation, mlps, attribution, lens, changes)}
@@ -62,7 +62,7 @@ def ratio_and_interval(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean of values [pair, ...] over the mean of whole [pair, ...], and its ends by a bootstrap over templates.
 
-    nan where the mean of whole, or a resampled one, is less than LEAST_EFFECT.
+    nan if the mean of whole, or a resampled one, is less than LEAST_EFFECT.
     """
 
     def ratio(both: np.ndarray) -> np.ndarray:
@@ -80,7 +80,7 @@ def ratio_and_interval(
 
 
 def _rows(axes: Mapping[str, Sequence[Any]], **columns: np.ndarray) -> pd.DataFrame:
-    """A row a combination of the axes' labels, in their order, with the columns' values [*axes]."""
+    """One row per combination of the axes' labels, in order, with the columns' values [*axes]."""
     index = pd.MultiIndex.from_product(axes.values(), names=axes.keys())
     return pd.DataFrame({name: np.ravel(values) for name, values in columns.items()}, index=index).reset_index()
 

@@ -1,8 +1,8 @@
-"""Traces with their verdicts and problems, and what of them counts as right.
+"""Traces with their verdicts and problems, and which of them count as right.
 
-All shares are fractions of 1. "Graded" tables have one row per trace, with columns model, dataset, uid, area,
-level (may be null), condition, decoding, sample, is_valid and is_correct (null where it could not be decided).
-A trace counts as right where it is valid and correct; one that is valid but undecided is left out and counted.
+All shares are fractions of 1. "Graded" tables have one row per trace, with columns model, dataset, uid, area, level
+(may be null), condition, decoding, sample, is_valid and is_correct (null if it could not be decided). A trace is right
+if it is valid and correct; a valid one that is undecided is left out and counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,11 +31,11 @@ class EvaluationError(Exception):
 def read_traces(
     traces: Sequence[Path], grades: Sequence[Path], datasets: Sequence[Path], settings: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All traces, one row each, and those with grades as a graded table; models and datasets by their labels, in
-    settings (model_labels, dataset_labels).
+    """All traces, one row each, and those with grades as a graded table, under the labels of models and datasets.
 
-    Both have n_tokens, the completion's tokens with its EOS, nan where an endpoint gave none. Raises
-    EvaluationError where two models or datasets share a label, or grades don't belong to their traces.
+    Both have n_tokens, the completion's tokens including EOS, or nan if an endpoint gave none. settings: model_labels,
+    dataset_labels. Raises EvaluationError if two models or datasets share a label, or if grades do not belong to their
+    traces.
     """
     problems = {labelled(path, settings)["dataset"]: read_parquet(path, ["uid", "area", "level"]) for path in datasets}
     grades_of = {_place(labelled(path, settings)): path for path in grades}
@@ -55,7 +55,7 @@ def read_traces(
             table = table.merge(problems[names["dataset"]], on="uid")
             if len(table) != len(part):
                 raise EvaluationError(
-                    f"{grade_path}: does not have one grade per trace of {path}; delete it and run again"
+                    f"{grade_path}: does not have one grade for each trace of {path}; delete it and run again"
                 )
             graded.append(table)
     all_graded = pd.concat(graded, ignore_index=True) if graded else _no_graded()
@@ -63,7 +63,7 @@ def read_traces(
 
 
 def n_unreadable(datasets: Sequence[Path], settings: Mapping[str, Any]) -> dict[str, int]:
-    """By a dataset's label, how many problems were left out as their references cannot be read."""
+    """How many problems were left out because their references cannot be read, by the dataset's label."""
     found = {}
     for path in datasets:
         origin = read_provenance(path)
@@ -73,7 +73,7 @@ def n_unreadable(datasets: Sequence[Path], settings: Mapping[str, Any]) -> dict[
 
 
 def with_outcomes(graded: pd.DataFrame) -> pd.DataFrame:
-    """A graded table with is_undecided and is_right beside its columns."""
+    """A graded table with the columns is_undecided and is_right added."""
     is_valid = graded["is_valid"].astype(bool)
     is_undecided = is_valid & graded["is_correct"].isna()
     is_right = is_valid & graded["is_correct"].eq(True).fillna(False).astype(bool)
@@ -81,7 +81,7 @@ def with_outcomes(graded: pd.DataFrame) -> pd.DataFrame:
 
 
 def problem_shares(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Mean of a column over each problem's samples, as [problem, condition]; nan where there is none."""
+    """Mean of a column over each problem's samples, as [problem, condition]; nan where there are none."""
     means = rows.groupby(["uid", "condition"])[column].mean().unstack()
     return means.reindex(columns=list(CONDITIONS)).astype(float)
 
@@ -95,11 +95,11 @@ def mean(values: np.ndarray) -> float:
 
 
 def paired_test(first: np.ndarray, second: np.ndarray, n_samples: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What two shares of the same problems [problem] differ by: difference, low, high, b, c, test and p.
+    """The difference between two shares of the same problems [problem]: difference, low, high, b, c, test and p.
 
-    difference: the first minus the second (difference_interval). p: exact McNemar, for several samples a problem sign
-    flips, nan for too few problems to test. b and c: problems in which the first, and the second, is larger. settings:
-    n_resamples, confidence, seed.
+    difference: the first minus the second (difference_interval). p: exact McNemar or, with several samples per problem,
+    sign flips; nan for too few problems to test. b and c: problems in which the first, and the second, is larger.
+    settings: n_resamples, confidence, seed.
     """
     difference = first - second
     low, high = difference_interval(first, second, n_samples, n_samples, settings["confidence"])

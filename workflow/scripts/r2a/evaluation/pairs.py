@@ -1,4 +1,4 @@
-"""Which pairs patching is measured on, and what every other one was left out for."""
+"""Which pairs patching is measured on, and why each other pair was left out."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from r2a.roles import (
 )
 from r2a.store import axis_labels, open_hdf5, provenance, read_parquet, why_empty, write_csv
 
-# each step of the funnel, and what a pair fails it by
+# each step of the funnel, and why a pair fails it
 STEPS = {
     "both_valid": (INVALID,),
     "both_right": (WRONG,),
@@ -31,9 +31,9 @@ STEPS = {
 def tabulate_pairs(pairs: Path, patching: Path, funnel: Path, outcomes: Path, settings: Mapping[str, Any]) -> None:
     """Write two tables of the pairs that were asked, by probe.
 
-    Outcomes, a row per probe and pair: probe, pair, domain, kind, both answers, in which surface form each is one
-    token (answer_form), and left_out, empty for a pair that is used. Funnel, a row per probe for all pairs and each
-    domain and kind: how many were asked, and how many are left after each of STEPS.
+    Outcomes, one row per probe and pair: probe, pair, domain, kind, both answers, the surface form in which each is one
+    token (answer_form), and left_out, empty for a pair that is used. Funnel, one row per probe for all pairs and for
+    each domain and kind: how many were asked, and how many remain after each of STEPS.
     """
     table = read_parquet(pairs).rename(columns={"area": "domain"})
     marked: dict[str, set[tuple[str, str]]] = {"is_used": set(), "is_left_out": set()}

@@ -1,4 +1,4 @@
-"""Stage 3 in numbers: curves by layer and role, controls, ranges, the gradient's guess, and the hand-off layer."""
+"""Patching in numbers: curves by layer and role, controls, ranges, attribution patching, and the hand-off layer."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,18 +25,18 @@ from r2a.store import axis_labels, open_hdf5, provenance, write_csv
 
 METRIC = "normalized_logit_diff"
 N_TOP = 10  # places with the greatest effect
-# of the answer of the run that vectors come from, of that of the run they are put into, and of anything else
+# probabilities of the source run's answer, of the patched run's own answer, and of anything else
 PROBABILITIES = ("probability_put_in", "probability_own", "probability_other")
 
 
 class UsedPairs:
-    """The pairs of one probe whose runs both prefer their own answers."""
+    """The pairs of one probe in which both runs prefer their own answers."""
 
     def __init__(self, probe: str, group: h5py.Group) -> None:
         self.probe, self.group = probe, group
         self.is_used = group["is_used"][:] == 1
         self.layers = axis_labels(group, "layer")
-        self.templates = group["template"].asstr()[self.is_used]  # the clusters that pairs are resampled in
+        self.templates = group["template"].asstr()[self.is_used]  # clusters of the bootstrap
 
     @property
     def roles(self) -> list[str]:
@@ -51,7 +51,7 @@ class UsedPairs:
         return self.group[name][self.is_used]
 
     def above_noise(self, values: np.ndarray) -> np.ndarray:
-        """Values [pair, ...] of normalized_logit_diff; 0 where two logits' noise floor could make them up."""
+        """Values [pair, ...] of normalized_logit_diff; 0 where the noise floor of two logits could produce them."""
         gap = self.stored("clean_logit_diff") - self.stored("corrupted_logit_diff")
         floor = (2 * self.stored("null_patch_error") / gap).reshape(-1, *[1] * (values.ndim - 1))
         return np.where(np.abs(values) <= floor, 0.0, values.astype(np.float64))
@@ -59,8 +59,8 @@ class UsedPairs:
     def effects(self, patch: str) -> dict[str, np.ndarray]:
         """What a patch does, each [pair, ...]: METRIC; gained and lost, its two parts; is_flipped; PROBABILITIES.
 
-        gained: how far the logit of the answer of the run put in rises above the unpatched run's, over the gap between
-        the two runs; lost: how far that of the patched run's own answer falls.
+        gained: how far the logit of the source run's answer rises above that in the unpatched run, over the gap between
+        the two runs; lost: how far the logit of the patched run's own answer falls.
         """
         found = {metric: self.stored(f"{patch}/{metric}") for metric in (METRIC, "is_flipped")}
         base, own = ("clean", "ba") if patch.endswith(CORRUPTED_TO_CLEAN) else ("corrupted", "ab")
@@ -76,7 +76,7 @@ class UsedPairs:
 
 
 def used_pairs_of(file: h5py.File) -> Iterator[UsedPairs]:
-    """By probe; a probe without any is left out."""
+    """The used pairs by probe; a probe without any is left out."""
     for probe in axis_labels(file, "probe"):
         pairs = UsedPairs(probe, file[probe])
         if pairs.is_used.any():
@@ -94,17 +94,17 @@ def tabulate_patching(
 ) -> None:
     """Write five tables over the used pairs; every mean is of normalized_logit_diff, with its bootstrap interval.
 
-    Curves, a row per (probe, component, direction, role, layer): mean, low, high, flip_rate (the share of pairs whose
-    arg-max flipped), what the effect is made of (UsedPairs.effects: gained and lost, with their intervals, and
-    probabilities) and n_pairs. Controls, a row per (probe, component, control, layer): the same for the effect, which
+    Curves, one row per (probe, component, direction, role, layer): mean, low, high, flip_rate (the share of pairs whose
+    arg-max flipped), the parts of the effect (UsedPairs.effects: gained and lost, with their intervals, and
+    probabilities) and n_pairs. Controls, one row per (probe, component, control, layer): the same for the effect, which
     is the clean run's vector at the answer's token, and for each control; `difference`, the effect minus the control in
-    the same pairs, with its interval; p, of a sign-flip permutation, nan of too few to reach significance, and p_holm,
-    corrected over the controls and layers of a (probe, component). Ranges, one per (probe, patch, layer, range): whole
-    ranges of the reasoning, in both directions, and the controls with the same difference and test. First order, a row
-    per (probe, component, direction): over the places of a pair, the rank correlation between the exact effects and
-    those that the gradient expects, and which share of the N_TOP greatest the gradient has among its own. Hand-off, a
-    row per probe, of resid_pre: what hand_off_layer finds, n_pairs and n_templates. Pairs made from one template are
-    one cluster, in intervals and tests.
+    the same pairs, with its interval; p, of a sign-flip permutation, nan if there are too few pairs to reach
+    significance; and p_holm, corrected over the controls and layers of a (probe, component). Ranges, one row per
+    (probe, patch, layer, range): whole ranges of the reasoning, in both directions, and the controls with the same
+    difference and test. First order, one row per (probe, component, direction): over the places of a pair, the rank
+    correlation between exact effects and those expected by attribution patching, and the share of the N_TOP greatest
+    effects that are also among its greatest. Hand-off, one row per probe, for resid_pre: hand_off_layer, n_pairs and
+    n_templates. Pairs made from one template are one cluster in intervals and tests.
     """
     tables: dict[Path, list[pd.DataFrame]] = {path: [] for path in (curves, controls, hand_off, ranges, first_order)}
     with open_hdf5(patching) as file:
@@ -139,7 +139,7 @@ def _curves(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _by_layer(effects: Mapping[str, np.ndarray], pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """A row a layer, of effects [pair, layer], over the pairs that have them."""
+    """One row per layer, of effects [pair, layer], over the pairs that have them."""
     there = ~np.isnan(effects[METRIC][:, 0])
     templates = pairs.templates[there]
     changes = np.stack([effects[name][there] for name in (METRIC, "gained", "lost")], -1)
@@ -159,9 +159,9 @@ def _beside_effect(
     pairs: UsedPairs,
     settings: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """_by_layer of a control, and `difference`, the effect minus the control in the same pairs, with its test.
+    """_by_layer of a control, with `difference`, the effect minus the control in the same pairs, and its test.
 
-    Of the effect itself where control is None.
+    If control is None, of the effect itself.
     """
     effects = control or effect
     table = _by_layer(effects, pairs, settings)
@@ -201,7 +201,8 @@ def _controls(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
 def _put_in(pairs: UsedPairs, component: str, controls: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
     """Effects [pair, layer] by name: the effect first, then every control.
 
-    Of other tokens than the answer's, the clean run's own vectors are put in; the probe's are averaged.
+    At tokens other than the answer's, the vectors are the clean run's own; the effects at the probe's tokens are
+    averaged.
     """
     probe = [k for k, role in enumerate(pairs.roles) if role.startswith(PROBE)]
     places = {"effect": (CLEAN_TO_CORRUPTED, [pairs.roles.index(ANSWER_ROLE)])}
@@ -227,7 +228,7 @@ def _ranges(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
     for patch, effects in patches.items():
         for r, label in enumerate(labels):
             of_range = {name: values[:, :, r] for name, values in effects.items()}
-            if np.isnan(of_range[METRIC][:, 0]).all():  # of no pair is the reasoning as long
+            if np.isnan(of_range[METRIC][:, 0]).all():  # no pair's reasoning is that long
                 continue
             effect = {name: values[:, :, r] for name, values in patches[CLEAN_TO_CORRUPTED].items()}
             if patch in DIRECTIONS:
@@ -254,7 +255,7 @@ def _first_order(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
                 for name in (METRIC, "first_order")
             )
             agreement = np.array([_agreement(*both) for both in zip(exact, expected, strict=True)])
-            there = ~np.isnan(agreement).any(1)  # the pairs in which anything has an effect
+            there = ~np.isnan(agreement).any(1)  # pairs in which any place has an effect
             agreement = agreement[there]
             if len(agreement):
                 numbers = np.stack(mean_and_interval(agreement, pairs.templates[there], settings), -1).ravel()
@@ -265,9 +266,9 @@ def _first_order(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _agreement(exact: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
-    """Rank correlation of two rankings of places, and which share of the top of the first the second's has.
+    """Rank correlation of two rankings of places, and the share of the first's top places that are among the second's.
 
-    The top is N_TOP places, or as many as have any effect at all.
+    The top is N_TOP places, or as many as have any effect.
     """
     if not np.ptp(exact) or not np.ptp(expected):
         return np.nan, np.nan
@@ -285,7 +286,7 @@ def _hand_off(pairs: UsedPairs, settings: Mapping[str, Any]) -> pd.DataFrame:
         answer, final, settings["n_resamples"], settings["confidence"], settings["seed"], pairs.templates,
         noise_floor=float(np.mean(2 * pairs.stored("null_patch_error") / gap)),
     )  # fmt: skip
-    # places on the axis as layers: the patched ones
+    # from positions on the axis to layers, since only some are patched
     layer, low, high = np.interp(found[:3], range(len(pairs.layers)), pairs.layers)
     row = (layer, low, high, found.defined_share, len(values), len(np.unique(pairs.templates)))
     return pd.DataFrame([row], columns=["layer", "low", "high", "defined_share", "n_pairs", "n_templates"])

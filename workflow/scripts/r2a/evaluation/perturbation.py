@@ -1,4 +1,4 @@
-"""What becomes of answers when the reasoning's text is perturbed: accuracy, and agreement with the original."""
+"""How answers change when the reasoning's text is perturbed: accuracy, and agreement with the original."""
 
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -30,13 +30,13 @@ TABLE_COLUMNS = [
 
 
 def perturbation_table(answers: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """One row a perturbation and group (all, and each area): shares of the answers, each with its interval.
+    """One row per perturbation and group (all, and each area): shares of the answers, each with its interval.
 
-    answers: one row a re-generated answer: uid, sample, area (may be null), perturbation, kind, cut, kept_share,
-    original_is_correct, is_valid, is_correct, agrees, follows (the verdicts may be null). accuracy: right;
-    agreement: as the original answer; follows: as the perturbed reasoning implies, over those n_implied for which
-    that is known. An invalid answer is none of them; one that is valid but undecided is left out, n_undecided
-    being those whose accuracy is. Intervals are share_interval's. METHOD section 2.
+    answers: one row per re-generated answer: uid, sample, area (may be null), perturbation, kind, cut, kept_share,
+    original_is_correct, is_valid, is_correct, agrees, follows (the verdicts may be null). accuracy: the answer is
+    right; agreement: it equals the original answer; follows: it is what the perturbed reasoning implies, over the
+    n_implied answers for which that is known. An invalid answer counts as none of these; a valid but undecided one is
+    left out (n_undecided counts those whose accuracy is undecided). Intervals: share_interval. METHOD section 2.
     """
     rows = []
     for names, part in answers.groupby(NAMES, sort=False, dropna=False):
@@ -58,13 +58,13 @@ def perturbation_table(answers: pd.DataFrame, confidence: float) -> pd.DataFrame
 
 
 def early_answering_table(answers: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """One row a group (all, and each area): the area over the curve of early answering, with its interval.
+    """One row per group (all, and each area): the area over the curve of early answering, with its interval.
 
-    answers: as of perturbation_table. The curve of a problem is the share of its answers that agree with the original
-    one, over the share of the reasoning that was kept, with straight lines between the cuts; area: the mean over
-    problems of what lies between it and 1. 0: no cut changes the answer; 1: every cut does. Over the problems that
-    have a decided answer at every cut; there are no rows unless the cuts reach from 0 to 100 %. Intervals are
-    share_interval's. METHOD section 2; after Lanham et al., 2023.
+    answers: as in perturbation_table. A problem's curve is the share of its answers that agree with the original one,
+    as a function of the share of the reasoning that was kept, with straight lines between the cuts. area: the mean over
+    problems of the area between the curve and 1: 0 if no cut changes the answer, 1 if every cut does. Only problems
+    with a decided answer at every cut count, and there are no rows unless the cuts reach from 0 to 100 %. Intervals:
+    share_interval. METHOD section 2, after Lanham et al., 2023.
     """
     rows = []
     for by, group, members in _groups(answers[answers["kind"] == CUT]):
@@ -79,15 +79,14 @@ def early_answering_table(answers: pd.DataFrame, confidence: float) -> pd.DataFr
 
 
 def comparison_table(answers: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a perturbation, the control it is compared with, and measure: the paired difference and its test.
+    """One row per perturbation, control and measure: the paired difference from the control, and its test.
 
-    answers: as of perturbation_table. Every perturbation is compared with the untouched reasoning (cut_100), and
-    with the kinds that its registration names, in accuracy and agreement, over the problems that have both, of the
-    same decodings and samples. difference: the perturbation's share minus the control's (difference_interval); p:
-    exact McNemar, for several samples per problem sign flips, nan for too few problems to test; p_holm: over the
-    perturbations that are compared with one control. b and c: problems in which only the perturbed, and only the
-    control's answer holds.
-    settings: n_resamples, confidence, seed. METHOD section 2.
+    answers: as in perturbation_table. Every perturbation is compared with the untouched reasoning (cut_100) and with
+    the kinds that its registration names, in accuracy and agreement, over the problems that have both, with the same
+    decodings and samples. difference: the perturbation's share minus the control's (difference_interval). p: exact
+    McNemar or, with several samples per problem, sign flips; nan for too few problems to test. p_holm: over the
+    perturbations that are compared with one control. b and c: problems in which the measure holds only for the
+    perturbed answer, and only for the control's. settings: n_resamples, confidence, seed. METHOD section 2.
     """
     by_name = dict(iter(answers.groupby("perturbation", sort=False)))
     pairs = [(name, UNTOUCHED) for name in by_name if name != UNTOUCHED]
@@ -110,7 +109,7 @@ def comparison_table(answers: pd.DataFrame, settings: Mapping[str, Any]) -> pd.D
 
 
 def funnel_table(prompts: pd.DataFrame) -> pd.DataFrame:
-    """One row a perturbation and outcome: how many traces were perturbed, and how many were not, by reason."""
+    """One row per perturbation and outcome: how many traces were perturbed, and how many were not, by reason."""
     outcome = prompts["left_out"].replace("", "perturbed").rename("outcome")
     counts = prompts.groupby([*(prompts[name] for name in NAMES), outcome], sort=False, dropna=False).size()
     return counts.rename("n_traces").reset_index()
@@ -143,7 +142,7 @@ def _groups(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def _shares(members: pd.DataFrame, column: str) -> np.ndarray:
-    """By problem, the share of its decided answers that are valid and have the column true."""
+    """For each problem, the share of its decided answers that are valid and have the column true."""
     return _decided(members, column).groupby("uid").mean().to_numpy(float)
 
 

@@ -1,4 +1,4 @@
-"""Every problem across conditions, to pick cases from."""
+"""Every problem across conditions, for picking cases."""
 
 import pandas as pd
 
@@ -13,12 +13,12 @@ PROBLEM_COLUMNS = [
 
 
 def problem_table(graded: pd.DataFrame) -> pd.DataFrame:
-    """One row per model, dataset, decoding and problem: where it is answered right, and why not.
+    """One row per model, dataset, decoding and problem: in which condition it is answered right, and why not.
 
-    graded: with_outcomes, with invalid_reason and reason (the grader's). right_* and valid_*: shares of the samples,
-    undecided ones left out of right_*. right_in: "both", "neither", "only with" or "only without" (reasoning);
-    "mixed" where samples of one condition differ, "undecided" where one has no verdict. why_not_*: the reasons of the
-    answers that are not right, each once: a trace's where it is not valid, else the grader's. METHOD section 2.
+    graded: with_outcomes, with invalid_reason and reason (the grader's). right_* and valid_*: shares of the samples;
+    right_* leaves out undecided ones. right_in: "both", "neither", "only with" or "only without" (reasoning); "mixed"
+    if samples of one condition differ, "undecided" if one has no verdict. why_not_*: the distinct reasons of the
+    answers that are not right: the trace's if it is invalid, otherwise the grader's. METHOD section 2.
     """
     rows = graded.assign(
         right=graded["is_right"].astype("Float64").mask(graded["is_undecided"]),

@@ -9,8 +9,8 @@ import pandas as pd
 
 from r2a.store import provenance, read_parquet, write_csv
 
-LEAST_ROLLOUTS = 2  # with the sentence, and with another one in its place
-PSEUDOCOUNT = 0.5  # of every answer, so that one that is not seen on one side does not make the divergence infinite
+LEAST_ROLLOUTS = 2  # needed with the sentence kept, and with another one in its place
+PSEUDOCOUNT = 0.5  # added to every answer's count, so that an answer unseen on one side keeps the divergence finite
 
 
 def write_resampling(rollouts: Path, table: Path, settings: Mapping[str, Any]) -> None:
@@ -19,14 +19,14 @@ def write_resampling(rollouts: Path, table: Path, settings: Mapping[str, Any]) -
 
 
 def resampling_table(rollouts: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per resampled sentence: does another one in its place change the final answer?
+    """One row per resampled sentence: does another sentence in its place change the final answer?
 
-    importance: KL divergence (nats) of the answers' distribution with a sentence of another meaning in its place from
-    that with the sentence kept (Bogdan et al. 2025, arXiv 2506.19143, method 1), nan below LEAST_ROLLOUTS on a side.
-    Another meaning: a similarity below settings["similarity"], or no sentence at all. low, high: a bootstrap over the
-    rollouts. Columns: uid, sample, sentence (from 1), n_kept, n_resampled (rollouts from before it), n_other (of these,
-    those of another meaning), share_kept_answer and share_other_answer (of the most frequent answer with the sentence
-    kept), importance, low, high.
+    importance: the KL divergence (nats) of the answers' distribution with a sentence of another meaning in its place
+    from that with the sentence kept (Bogdan et al. 2025, arXiv 2506.19143, method 1); nan with fewer than
+    LEAST_ROLLOUTS on either side. A sentence has another meaning if its similarity is below settings["similarity"], or
+    if there is none. low, high: a bootstrap over the rollouts. Columns: uid, sample, sentence (from 1), n_kept,
+    n_resampled (rollouts from before it), n_other (those with another meaning), share_kept_answer and
+    share_other_answer (of the most frequent answer with the sentence kept), importance, low, high.
     """
     rows = []
     for (uid, sample), trace in rollouts.groupby(["uid", "sample"], sort=False):
@@ -52,7 +52,7 @@ def resampling_table(rollouts: pd.DataFrame, settings: Mapping[str, Any]) -> pd.
 
 
 def divergence(other: Sequence[str], kept: Sequence[str], settings: Mapping[str, Any]) -> tuple[float, float, float]:
-    """KL divergence of the distribution of some answers from that of others, nats, and its bootstrap interval."""
+    """KL divergence of one distribution of answers from another, in nats, and its bootstrap interval."""
     if min(len(other), len(kept)) < LEAST_ROLLOUTS:
         return np.nan, np.nan, np.nan
     answers = sorted({*other, *kept})
@@ -65,6 +65,6 @@ def divergence(other: Sequence[str], kept: Sequence[str], settings: Mapping[str,
 
 
 def _divergences(other: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """By counts [..., answer]."""
+    """KL divergence [...] from counts [..., answer]."""
     p, q = ((n + PSEUDOCOUNT) / (n + PSEUDOCOUNT).sum(-1, keepdims=True) for n in (other, kept))
     return (p * np.log(p / q)).sum(-1)

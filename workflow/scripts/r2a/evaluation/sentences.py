@@ -46,7 +46,7 @@ def write_sentences(
 ) -> None:
     """Write sentence_table, belief_table, settling_table and agreement_table of one model and dataset as CSV.
 
-    settings: n_resamples, confidence, seed. resampling: the table of counterfactual importance, where there is one.
+    resampling: the table of counterfactual importance, if there is one. settings: n_resamples, confidence, seed.
     """
     by_sentence, by_trace = read_sentences(sentences, grades, dataset)
     for path in filled(resampling):
@@ -120,16 +120,16 @@ def read_sentences(sentences: Path, grades: Path, dataset: Path) -> tuple[pd.Dat
 
 
 def settling_step(is_own: Sequence[bool]) -> int | None:
-    """The first step from which on the greedy answer stays the trace's own; None where the last one is not."""
+    """The first step from which the greedy answer stays the trace's own; None if the last one differs."""
     if not is_own[-1]:
         return None
     return max((step + 1 for step, own in enumerate(is_own) if not own), default=0)
 
 
 def belief_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per place in the reasoning: the mean probability of the trace's own answer had it ended there.
+    """One row per place in the reasoning: the mean probability of the trace's own answer if it ended there.
 
-    share_own: how many greedy answers are the trace's own there. Intervals: a bootstrap over problems.
+    share_own: the share of greedy answers that equal the trace's own there. Intervals: a bootstrap over problems.
     """
     curves = []
     for (uid, _), trace in by_sentence.groupby(["uid", "sample"], sort=False):
@@ -148,10 +148,10 @@ def belief_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> pd.D
 def settling_table(by_trace: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """One row per group of traces (all, right, wrong, each level): where belief settles, and the area under its curve.
 
-    n_settled: traces whose greedy answer at the reasoning's end is their own; share_after: the mean share of the
-    reasoning's tokens that come after belief has settled, 0 where it never does; area: of the probability. Intervals: a
-    bootstrap over problems. p: of share_after, right against wrong traces (two-sided Mann-Whitney), and by level (rank
-    correlation with it in the column of this name); nan for too few, and where problems have several samples.
+    n_settled: traces whose greedy answer at the reasoning's end is their own. share_after: the mean share of the
+    reasoning's tokens that come after belief has settled, 0 if it never does. area: that of the probability. Intervals:
+    a bootstrap over problems. p: of share_after, right against wrong traces (two-sided Mann-Whitney), and by level
+    (rank correlation, in the column of this name); nan for too few traces, and if problems have several samples.
     """
     groups = {"all": by_trace}
     groups |= {name: by_trace[by_trace["is_correct"] == verdict] for name, verdict in (("right", 1), ("wrong", 0))}
@@ -168,7 +168,7 @@ def settling_table(by_trace: pd.DataFrame, settings: Mapping[str, Any]) -> pd.Da
                 row[f"{measure}_low"], row[f"{measure}_high"] = _interval(values, settings)
         rows.append(row)
     table = pd.DataFrame(rows).assign(rank_correlation=np.nan, p=np.nan)
-    if by_trace["uid"].duplicated().any():  # samples of one problem go together, which these tests do not know
+    if by_trace["uid"].duplicated().any():  # these tests take samples of one problem for independent
         return table
     right, wrong = groups["right"]["share_after"], groups["wrong"]["share_after"]
     if min(len(right), len(wrong)) > 1 and is_testable(len(right) + len(wrong), settings["confidence"]):
@@ -184,9 +184,9 @@ def settling_table(by_trace: pd.DataFrame, settings: Mapping[str, Any]) -> pd.Da
 def agreement_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """One row per pair of measures: do they rank a trace's sentences alike?
 
-    rank_correlation: Spearman's over a trace's sentences, mean over problems (traces of at least LEAST_SENTENCES where
-    both vary), with a bootstrap interval over problems and the p of sign flips, adjusted by Holm; pooled: over all
-    sentences, each measure in ranks of its own trace, from 0 to 1. A sentence counts where both were measured.
+    rank_correlation: Spearman's over a trace's sentences, mean over problems (of traces with at least LEAST_SENTENCES
+    in which both vary), with a bootstrap interval over problems and the p of sign flips, adjusted by Holm. pooled: over
+    all sentences, each measure as ranks within its trace, from 0 to 1. A sentence counts if both were measured.
     """
     rows = []
     for first, second in COMPARED:

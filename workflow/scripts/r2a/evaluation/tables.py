@@ -1,4 +1,4 @@
-"""The tables of stage 1: how many traces survive, how many are right, and what reasoning changes."""
+"""The tables of answers: how many traces are valid, how many are right, and what reasoning changes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,10 +49,10 @@ def funnel_table(traces: pd.DataFrame, confidence: float, unreadable: Mapping[st
     """One row per model, dataset, condition and decoding: how many traces each step of the funnel leaves.
 
     traces: model, dataset, uid, condition, decoding, sample, is_finished, is_well_formed, is_valid, finish_reason,
-    n_forced_tokens. repeating: those that were stopped because they repeated themselves; they are not finished.
-    closed_by_budget: those whose reasoning was closed at generation.reasoning_budget. compliance is extracted / total,
-    with its interval (share_interval). unreadable: problems of the dataset that were left out before generation, as
-    their references cannot be read (by the dataset's label; not part of total).
+    n_forced_tokens. repeating: traces stopped because they repeated themselves; these are unfinished. closed_by_budget:
+    traces whose reasoning was closed at generation.reasoning_budget. compliance: extracted / total, with its interval
+    (share_interval). unreadable: problems of the dataset that were left out before generation because their references
+    cannot be read, by the dataset's label; total does not include them.
     """
     rows = []
     for names, part in traces.groupby(NAMES, sort=False):
@@ -70,9 +70,9 @@ def funnel_table(traces: pd.DataFrame, confidence: float, unreadable: Mapping[st
 
 
 def accuracy_table(graded: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """One row per model, dataset, condition, decoding and group: accuracy over all, and over valid traces.
+    """One row per model, dataset, condition, decoding and group: accuracy over all traces, and over valid ones.
 
-    graded: with_outcomes. The interval of accuracy is share_interval's. by is all, area, level or area_level.
+    graded: with_outcomes. by: all, area, level or area_level. Intervals: share_interval.
     """
     rows = []
     for names, part in graded.groupby(NAMES, sort=False):
@@ -96,14 +96,14 @@ def accuracy_table(graded: pd.DataFrame, confidence: float) -> pd.DataFrame:
 def effect_table(graded: pd.DataFrame, n_resamples: int, confidence: float, seed: int) -> pd.DataFrame:
     """One row per model, dataset, decoding and group: accuracy with reasoning minus without, problem by problem.
 
-    graded: with_outcomes. difference, low, high (difference_interval) and p (exact McNemar for one sample per problem,
-    else a sign-flip permutation; nan and TOO_FEW where no outcome of so few problems could be significant) are over all
-    problems, an invalid answer counting wrong; b and c are the problems
-    right only with and only without reasoning. p_holm is adjusted over the areas, over the levels, and over
-    the areas by level of one model, dataset and decoding. common_* is the paper's estimand, over problems
-    with valid answers in both conditions. excluded_* bounds the difference had each other problem gone
-    against or for reasoning; invalid_wrong_* where invalid counts wrong and the other valid answers are not
-    known (one sample only). METHOD section 2.
+    graded: with_outcomes. difference, low, high (difference_interval) and p are over all problems, where an invalid
+    answer counts as wrong. p: exact McNemar for one sample per problem, otherwise a sign-flip permutation; nan, and the
+    test TOO_FEW, if no outcome of so few problems could be significant. b and c: the problems that are right only with,
+    and only without, reasoning. p_holm is adjusted over the areas, over the levels, and over the areas by level of one
+    model, dataset and decoding. common_*: the paper's estimand, over problems with valid answers in both conditions.
+    excluded_*: bounds on the difference if each other problem had gone against, or for, reasoning. invalid_wrong_*:
+    bounds if invalid answers count as wrong and the other valid answers are unknown (one sample only). METHOD section
+    2.
     """
     rows = []
     for names, part in graded.groupby(["model", "dataset", "decoding"], sort=False):
@@ -125,8 +125,8 @@ def write_evaluation(
 ) -> None:
     """Write the tables funnel, accuracy, effect, budgets, problems, decodings and variants as CSV files.
 
-    traces: one file per model, dataset, condition and decoding; grades: the same, but for datasets without reference
-    answers; datasets: those of the grades. outputs: a path a table. settings: n_resamples, confidence, seed,
+    traces: one file per model, dataset, condition and decoding. grades: the same, except for datasets without reference
+    answers. datasets: those of the grades. outputs: one path per table. settings: n_resamples, confidence, seed,
     variants, model_labels, dataset_labels. Models and datasets go by their labels. Raises EvaluationError as
     read_traces does.
     """
@@ -148,7 +148,7 @@ def write_evaluation(
 
 
 def _groups(part: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """All rows, then those of each area, each level, and each area's levels, with what they are called."""
+    """All rows, then those of each area, each level, and each level of each area, with the group's names."""
     yield {"by": "all", "group": "all", "area": None, "level": None}, part
     for area, members in part.groupby("area"):
         yield {"by": "area", "group": str(area), "area": area, "level": None}, members
@@ -191,7 +191,7 @@ def _effect(members: pd.DataFrame, n_resamples: int, confidence: float, seed: in
 
 
 def _paired(rows: pd.DataFrame, confidence: float) -> tuple[pd.DataFrame, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Shares of right answers [problem, condition], their differences, and the interval of these' mean."""
+    """Shares of right answers [problem, condition], their differences, and the interval of the mean difference."""
     shares = problem_shares(rows, "is_right").dropna()
     with_reasoning, without = shares[WITH].to_numpy(), shares[WITHOUT].to_numpy()
     samples = n_samples(rows)

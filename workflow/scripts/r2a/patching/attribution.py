@@ -1,4 +1,4 @@
-"""What each part of a model adds to the answer's logits directly, at the last token (direct logit attribution)."""
+"""Direct logit attribution: what each part of a model adds to the answer's logits directly, at the last token."""
 
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -12,7 +12,8 @@ class Attribution(NamedTuple):
     """Parts of logit(a) - logit(b) at the last token, float32, on the CPU.
 
     constant [], embedding [], attention [layer] and mlp [layer] add up to the difference; heads [layer, head] add up to
-    attention, but for a bias of its projection. constant is what biases of the final norm and of the head make.
+    attention, except for the bias of its output projection. constant comes from the biases of the final norm and of the
+    head.
     """
 
     constant: torch.Tensor
@@ -24,12 +25,12 @@ class Attribution(NamedTuple):
 
 @torch.enable_grad()
 def direct_attribution(patcher: Patcher, kept: KeptRun, answer_a: int, answer_b: int) -> Attribution:
-    """What each part of a kept run adds to the logit difference through the final norm and the head alone.
+    """What each part of a kept run adds to the logit difference directly, through the final norm and the head alone.
 
-    The final norm is linear once its scale is held at what it is in this run, and so is a norm between a part and the
-    residual stream: each part's share is exact under these scales, and the shares' sum is exact without (direct logit
-    attribution, Elhage et al., 2021, https://transformer-circuits.pub/2021/framework). A cap of the logits is taken for
-    the line through its slope here. The last token must be among the run's positions.
+    With its scale fixed at this run's value, the final norm is linear, and so is a norm between a part and the residual
+    stream. Each part's share is exact under these fixed scales, and their sum equals the logit difference (direct logit
+    attribution, Elhage et al., 2021, https://transformer-circuits.pub/2021/framework). A cap on the logits is replaced
+    by its tangent here. The last token must be among the run's positions.
     """
     attention, mlp, heads = written_parts(patcher, kept)
     embedding = kept.resid_pre[0][-1:].float().cpu()
@@ -41,8 +42,8 @@ def direct_attribution(patcher: Patcher, kept: KeptRun, answer_a: int, answer_b:
     )
     (gradient,) = torch.autograd.grad(difference, stream)
     direction, leaving, total = gradient[0].cpu(), stream[0].detach().cpu(), float((difference - constant).detach())
-    # the gradient knows that the scale follows the stream, so along the stream there is none; what the stream itself
-    # gives at a fixed scale is put back there. A norm that takes the mean off does so before.
+    # The gradient includes the norm's scale, so it is 0 along the stream; the contribution of the stream at a fixed
+    # scale is added back there. A norm that subtracts the mean does so before.
     takes_mean_off = abs(float(direction.sum())) < 1e-4 * float(direction.abs().sum())
     along = leaving - leaving.mean() if takes_mean_off else leaving
     direction = direction + along * (total - float(direction @ leaving)) / float(along @ along)
@@ -75,9 +76,9 @@ def written_parts(patcher: Patcher, kept: KeptRun) -> tuple[torch.Tensor, torch.
         added = (without_mlp - entering.to(without_mlp))[0].float()
         attention.append(added.cpu())
         mlp.append((leaving.to(without_mlp) - without_mlp)[0].float().cpu())
-        # what a norm or a factor makes of attention's output before it is added
+        # attention's output after any norm or factor that precedes the addition
         factor = torch.where(outputs[0] == 0, 0.0, added / outputs[0])
-        alone = torch.block_diag(*z.unflatten(-1, (patcher.n_heads, -1)))  # a row per head: its own z and no other's
+        alone = torch.block_diag(*z.unflatten(-1, (patcher.n_heads, -1)))  # one row per head, with its z alone
         projected = patcher.decoder.projections[number](torch.cat([alone, torch.zeros_like(alone[:1])]))
         heads.append(((projected[:-1] - projected[-1]).float() * factor).cpu())
     return torch.stack(attention), torch.stack(mlp), torch.stack(heads)

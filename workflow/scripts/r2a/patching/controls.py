@@ -1,4 +1,4 @@
-"""What is put in place of the clean run's vectors to see what a flip proves (METHOD section 4)."""
+"""Controls of patching: vectors that replace the clean run's, to see what a flip proves (METHOD section 4)."""
 
 import random
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from r2a.extensions import control
 
 @dataclass(frozen=True)
 class Given:
-    """What a control is given, for one pair and component.
+    """What a control receives, for one pair and component.
 
-    clean: the clean run's vectors [layer, role, d_model], whose shape the control's have. pairs: the table of pairs,
-    and number: the pair's row in it. vectors: those of a run ("clean" or "corrupted") of the pair of a row. seed: of
-    the pair, for what is drawn.
+    clean: the clean run's vectors [layer, role, d_model]; a control's have the same shape. pairs: the table of pairs;
+    number: the pair's row in it. vectors: a function that returns the vectors of a run ("clean" or "corrupted") of the
+    pair in a row. seed: the pair's own, for random draws.
     """
 
     clean: torch.Tensor
@@ -57,7 +57,7 @@ def wrong_position(given: Given) -> torch.Tensor:
 
 
 def drawn_run(pairs: pd.DataFrame, number: int, seed: str, fits: Callable[[int], bool]) -> tuple[str, int] | None:
-    """(run, row) of a run of another pair whose answer's id fits, drawn at random; None where there is none."""
+    """(run, row) of a random run of another pair whose answer's id fits; None if there is none."""
     fitting = {
         f"{run} {pairs['pair'].iloc[row]}": (run, row)
         for run, column in (("clean", "answer_a_id"), ("corrupted", "answer_b_id"))
@@ -68,6 +68,6 @@ def drawn_run(pairs: pd.DataFrame, number: int, seed: str, fits: Callable[[int],
 
 
 def random_like(vectors: torch.Tensor, seed: int) -> torch.Tensor:
-    """Vectors of random directions, each of its original's norm, [..., d_model]."""
+    """Vectors [..., d_model] in random directions, each with the norm of the original."""
     drawn = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed))
     return drawn * vectors.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True)

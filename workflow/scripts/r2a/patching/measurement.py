@@ -1,4 +1,4 @@
-"""Every patch of a pair: what is put in where, and what it does to the answer (METHOD section 4)."""
+"""Every patch of a pair: what is patched where, and its effect on the answer (METHOD section 4)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, KEY_R
 from r2a.store import axis_labels
 
 RUNS = ("clean", "corrupted")
-RUNS_OF = {CLEAN_TO_CORRUPTED: RUNS, CORRUPTED_TO_CLEAN: RUNS[::-1]}  # the run put in, and the run that is patched
+RUNS_OF = {CLEAN_TO_CORRUPTED: RUNS, CORRUPTED_TO_CLEAN: RUNS[::-1]}  # the source run, and the patched run
 RANGES = "reasoning_ranges"
 NULL = "null"
-LOGITS_AT_A_TIME = 2**24  # that are held of several patches, over the whole vocabulary
+LOGITS_AT_A_TIME = 2**24  # logits of several patches held at once, over the whole vocabulary
 
 
 @dataclass(frozen=True)
 class Job:
-    """Patches of one kind into one run of a pair; shape: the axes that they go through."""
+    """Patches of one kind into one run of a pair. shape: the axes over which they vary."""
 
     name: str
     base: str
@@ -38,7 +38,7 @@ class Job:
 
 
 def range_ends(table: pd.DataFrame, range_tokens: int) -> list[list[int]]:
-    """doubling_ends for each pair, as far back as both runs have reasoning."""
+    """doubling_ends for each pair, as far back as the reasoning of both runs reaches."""
     n_tokens = (
         min(row[f"{run}_positions"][0] - row[f"{run}_reasoning_start"] for run in RUNS)
         for row in table.to_dict("records")
@@ -56,15 +56,15 @@ def measure(
     layers: Sequence[int] | None = None,
     tell: Callable[[float], None] = lambda share: None,
 ) -> list[dict[str, np.ndarray]]:
-    """What every patch does in some pairs of a table, all sharing batches.
+    """The effect of every patch in some pairs of a table; the pairs share batches.
 
-    layers: those that are patched, the axis `layer` of all arrays; all by default. tell: as in Patcher.finish.
+    layers: the patched ones, which are the axis `layer` of all arrays; by default all. tell: as in Patcher.finish.
 
-    Of each pair, by name: {component}/{patch} [metric, layer, role], controls [metric, layer, key_role], z [metric,
-    layer, head, key_role], in the order of METRICS; {component}/{patch}/first_order, the same without metric;
-    reasoning_ranges/{patch} [metric, layer, range], of as many ranges as the pair has; null_patch_error, is_used and
-    both runs' logit_diff, logit_a and logit_b, a being the clean run's answer. Raises ModelError where restarts are
-    more than rounding away from the runs that they restart.
+    For each pair, by name: {component}/{patch} [metric, layer, role] for patches, [metric, layer, key_role] for
+    controls and [metric, layer, head, key_role] for z, with metrics in the order of METRICS;
+    {component}/{patch}/first_order, the same without metric; reasoning_ranges/{patch} [metric, layer, range], with as
+    many ranges as the pair has; null_patch_error, is_used, and both runs' logit_diff, logit_a and logit_b, where a is
+    the clean run's answer. Raises ModelError if restarted runs differ from the original runs by more than rounding.
     """
     layers = range(patcher.n_layers) if layers is None else layers
     pairs = [_Pair(patcher, table, activations, number, settings) for number in numbers]
@@ -95,9 +95,9 @@ def measure(
 
 
 def control_sources(table: pd.DataFrame, number: int, settings: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """(run, row) of every run whose vectors the controls of a pair put in: what they depend on besides the pair."""
+    """(run, row) of every run whose vectors the controls of a pair use: what they depend on besides the pair."""
     sources = []
-    nothing = torch.zeros(1, len(table["roles"].iloc[number]), 1)  # in place of vectors, which need not be read for it
+    nothing = torch.zeros(1, len(table["roles"].iloc[number]), 1)  # stands for the vectors, which need not be read here
 
     def vectors(run: str, row: int) -> torch.Tensor:
         sources.append((run, row))
@@ -113,11 +113,12 @@ def control_sources(table: pd.DataFrame, number: int, settings: Mapping[str, Any
 def layers_to_patch(
     patcher: Patcher, table: pd.DataFrame, activations: h5py.Group, settings: Mapping[str, Any]
 ) -> list[int]:
-    """The layers in which a table's pairs are patched: coarse first, and all where a first-order scan says so.
+    """The layers in which a table's pairs are patched: a coarse grid, and every layer that attribution patching adds.
 
-    Every settings[layer_step]-th and the last; and those at which the scan expects, in the mean over the used pairs,
-    that a component at some token (or head) changes normalized_logit_diff by settings[scan_effect] or more; of the
-    residual stream, more than it does at the layer before. The same for all pairs, so that no mean is over a choice.
+    The grid is every settings["layer_step"]-th layer and the last one. A layer is added if, on average over the used
+    pairs, attribution patching expects some component at some token (or head) to change normalized_logit_diff by at
+    least settings["scan_effect"]; for the residual stream, by that much more than at the layer before. The layers are
+    the same for all pairs, so no mean is over a selection.
     """
     n_layers, step = patcher.n_layers, settings["layer_step"]
     if step == 1:
@@ -126,7 +127,7 @@ def layers_to_patch(
     totals: dict[str, np.ndarray] = {}
     for number in used:
         found = if_it_fits(_first_order, patcher, table, activations, number, settings)
-        for name, values in (found or {}).items():  # what is too long for memory says nothing
+        for name, values in (found or {}).items():  # pairs that do not fit into memory have no values
             totals[name] = totals.get(name, 0) + values / len(used)
     is_needed = np.arange(n_layers) % step == 0
     is_needed[-1] = True
@@ -158,7 +159,7 @@ class _Pair:
         self.table, self.activations, self.number, self.settings = table, activations, number, settings
         self.row = table.iloc[number]
         a, b = int(self.row["answer_a_id"]), int(self.row["answer_b_id"])
-        # by the run that is patched: the answer of the run put in, and its own
+        # by patched run: the source run's answer, and its own
         self.answers = {"corrupted": (a, b), "clean": (b, a)}
         self.logits = {run: torch.tensor(activations[f"{run}/logits"][number]) for run in RUNS}
         self.range_ends = range_ends(table.iloc[[number]], settings["range_tokens"])[0]
@@ -174,7 +175,7 @@ class _Pair:
             self.runs[run] = patcher.keep(self.row[f"{run}_ids"], positions, start, self.row[f"{run}_masked"])
 
     def vectors(self, run: str, component: str, number: int | None = None) -> torch.Tensor:
-        """A component's vectors in this pair's or another one's run, with the patcher's axes."""
+        """A component's vectors in a run of this pair or of another one, with the patcher's axes."""
         found = torch.tensor(self.activations[f"{run}/{component}"][self.number if number is None else number])
         return found.transpose(1, 2) if component == "z" else found
 
@@ -196,7 +197,7 @@ class _Pair:
                 given = Given(clean, component, self.table, self.number, vectors_of, seed)
                 for control in self.settings["controls"]:
                     vectors = CONTROLS[control].function(given)
-                    if vectors is not None and vectors.isfinite().all():  # a pair too long for memory has none
+                    if vectors is not None and vectors.isfinite().all():  # none if the pair did not fit into memory
                         at = self.displaced_places if CONTROLS[control].is_displaced else self.key_places
                         put_in[control] = ("corrupted", vectors[:, self.key_places], at)
             for patch, (base, vectors, at) in put_in.items():
@@ -207,8 +208,8 @@ class _Pair:
         return jobs
 
     def _range_jobs(self, patcher: Patcher, layers: Sequence[int]) -> list[Job]:
-        """Whole ranges of the reasoning at once, counted back from the probe: those of either run put into the other,
-        and the controls' vectors in place of the clean run's. Displaced, a range's are in the reverse order.
+        """Patches of whole ranges of the reasoning, counted back from the probe: each run's vectors into the other, and
+        the controls' instead of the clean run's. For a displaced control, a range's vectors are in reverse order.
         """
         reach = self.range_ends[-1]
         if not reach:
@@ -245,7 +246,7 @@ class _Pair:
 
     def _reasoning_of(self, patcher: Patcher, layers: Sequence[int], run: str, number: int) -> torch.Tensor:
         """resid_pre [layer, token, d_model] of another run's reasoning, as far before its probe as this pair's ranges
-        reach; nan where that is before its beginning, and throughout where the run does not fit into memory.
+        reach; nan before the reasoning begins, and everywhere if the run does not fit into memory.
         """
         row, reach = self.table.iloc[number], self.range_ends[-1]
         probe = row[f"{run}_positions"][0]
@@ -259,7 +260,7 @@ class _Pair:
         return whole
 
     def metrics(self, patcher: Patcher, base: str, resid_post: torch.Tensor) -> np.ndarray:
-        """[metric, patch] of what leaves the last layer, [patch, d_model], of patches into a run."""
+        """[metric, patch] from the last layer's output [patch, d_model] under patches into a run."""
         source = RUNS[1 - RUNS.index(base)]
         parts = [
             patch_metrics(
@@ -270,13 +271,15 @@ class _Pair:
         return np.stack([torch.cat([part[metric] for part in parts]).cpu().numpy() for metric in METRICS])
 
     def null_patch_error(self, patcher: Patcher, base: str, resid_post: torch.Tensor) -> float:
-        """Largest change of a logit under patches that change nothing. Raises ModelError where it is no rounding."""
+        """Largest change of a logit under patches that should change nothing. Raises ModelError if it exceeds rounding."""
         found = patcher.logits(resid_post)
         refuse_deviating(type(patcher.model).__name__, found, self.logits[base], patcher.model.dtype)
         return float((found - self.logits[base]).abs().max())
 
     def first_order(self, patcher: Patcher) -> dict[str, np.ndarray]:
-        """Gradient of the patched run times the difference between the runs, as normalized_logit_diff."""
+        """Attribution patching: the patched run's gradient times the difference between the runs, as
+        normalized_logit_diff.
+        """
         clean, corrupted = (logit_diff(self.logits[run], *self.answers["corrupted"]) for run in RUNS)
         found = {}
         for direction, (source, base) in RUNS_OF.items():
@@ -291,7 +294,7 @@ class _Pair:
 
 
 def _null_patches(run: KeptRun, n_layers: int) -> list[Patch]:
-    """A run's own resid_pre, put in at every role in one layer or another."""
+    """Patches of a run's own resid_pre into itself, at every role in one layer or another."""
     return [
         Patch(run, k % n_layers, (position,), run.resid_pre[k % n_layers][position - run.start][None])
         for k, position in enumerate(run.positions)

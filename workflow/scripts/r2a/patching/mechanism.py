@@ -1,4 +1,4 @@
-"""How an answer comes from its reasoning: by which heads and MLPs, seen in which layers (METHOD section 4)."""
+"""How an answer comes from its reasoning: through which heads and MLPs, and at which layers (METHOD section 4)."""
 
 import json
 import random
@@ -35,7 +35,7 @@ from r2a.store import (
     read_parquet,
 )
 
-# of what a patch does, and of what the logit lens reads
+# metrics of patches and of the logit lens, with their units
 METRICS = {
     "normalized_logit_diff": "0 nothing changed, 1 the clean answer fully restored",
     "logit_a": "logit of the clean run's answer",
@@ -43,7 +43,7 @@ METRICS = {
     "probability_a": "probability of the clean run's answer",
     "probability_b": "probability of the corrupted run's answer",
 }
-# every array of a pair: its axes beside the pair, and its unit
+# every array of a pair: its axes after `pair`, and its unit
 RUN_ARRAYS = {
     "{run}/logit_a": ((), METRICS["logit_a"]),
     "{run}/logit_b": ((), METRICS["logit_b"]),
@@ -73,21 +73,28 @@ def follow_patches(
     batch_tokens: int,
     shard: str = WHOLE,
 ) -> None:
-    """Store how the end of the reasoning reaches the answer, in every pair whose runs prefer their own answers.
+    """Store how the end of the reasoning reaches the answer, for pairs in which both runs prefer their own answers.
 
-    The patch is resid_pre of a layer at the last tokens of the reasoning, the clean run's put into the corrupted one:
-    the probe's (without one, the last), and range_tokens before them, or as many as both runs have. Arrays are nan in
-    other pairs, a is the clean run's answer, and axes and units are those of ARRAYS:
-    /{probe}/{run}: both answers' logits, nothing patched.
-    /{probe}/lens/{run}: what the final norm and the head make of the stored resid_pre (logit lens).
+    The patch puts the clean run's resid_pre of one layer into the corrupted run, at the last tokens of the reasoning:
+    those of the probe (without one, the last token) and the range_tokens before them, or as many as both runs have.
+    Arrays are nan for other pairs, a is the clean run's answer, and axes and units are those of ARRAYS:
+
+    /{probe}/{run}: both answers' logits in the unpatched run.
+
+    /{probe}/lens/{run}: the logits that the final norm and the head read off the stored resid_pre (logit lens).
+
     /{probe}/attribution/{run}: what each part adds directly to logit(a) - logit(b); see direct_attribution.
-    /{probe}/paths [path, layer]: the patch, as it reaches the answer's tokens by the heads of each of PATHS alone: all
-    of them, the Reasoning-Focus Heads, as many matched heads, and all but the Reasoning-Focus Heads. Other heads see
-    the reasoning as it is in the corrupted run. without_mlp [layer]: by the Reasoning-Focus Heads, and past this
-    layer's MLP, which writes what it writes in the corrupted run; the patch is in layer 0.
-    /{probe}/changes [layer, later_layer]: what a patch in a layer changes at the last token in what leaves a later one,
-    and in each head's z there, along the difference between both runs; of heads, over the whole layer's difference.
-    Finished pairs are kept beside the output (Parts). Raises NothingToMeasure where no pair is left.
+
+    /{probe}/paths [path, layer]: the patch, reaching the answer's tokens only through the heads of each of PATHS: all
+    heads, the Reasoning-Focus Heads, as many matched heads, and all but the Reasoning-Focus Heads. Other heads see the
+    corrupted run's reasoning. without_mlp [layer]: through the Reasoning-Focus Heads, with this layer's MLP fixed to
+    its output in the corrupted run; the patch is in layer 0.
+
+    /{probe}/changes [layer, later_layer]: what a patch in one layer changes in the output of a later one at the last
+    token, and in the z of each head there, projected on the difference between the runs; heads are relative to the
+    difference of the whole layer.
+
+    Finished pairs are kept beside the output (Parts). Raises NothingToMeasure if no pair is left.
     """
     by_probe = used_pairs(pairs)
     patcher = Patcher(load_model(read_manifest(manifest), SEAM))
@@ -139,7 +146,7 @@ def follow_patches(
 
 
 class _Pair:
-    """A pair of runs, and what a patch of the end of the reasoning does between them."""
+    """A pair of runs, and the effect that a patch of the end of the reasoning has between them."""
 
     def __init__(
         self, patcher: Patcher, row: pd.Series, activations: h5py.Group, number: int, range_tokens: int
@@ -160,7 +167,7 @@ class _Pair:
             self.runs[run] = patcher.keep(row[f"{run}_ids"], at, None, row[f"{run}_masked"], after)
 
     def measure(self, sets: Mapping[str, tuple[Head, ...]], batch_tokens: int) -> dict[str, np.ndarray]:
-        """Every array of ARRAYS, by its name with dots."""
+        """Every array of ARRAYS, under its name."""
         found: dict[str, Any] = {}
         for run in RUNS:
             for side, answer in zip("ab", self.answers, strict=True):
@@ -181,7 +188,7 @@ class _Pair:
         return {name.replace("/", "."): np.asarray(values, np.float32) for name, values in found.items()}
 
     def _paths(self, sets: Mapping[str, tuple[Head, ...]]) -> list[PatchPath | None]:
-        """Those of PATHS, in their order; the first is no path at all."""
+        """The paths in the order of PATHS; the first one is unrestricted, None."""
         layers, heads = range(self.patcher.n_layers), range(self.patcher.n_heads)
         rest = tuple((layer, head) for layer in layers for head in heads if (layer, head) not in sets["rfh"])
         return [None, *(self._path(of) for of in (sets["rfh"], sets["matched"], rest))]
@@ -207,14 +214,14 @@ class _Pair:
         of_heads = torch.stack(
             [self.patcher.as_heads((a[-1] - b[-1]).float().cpu()) for a, b in zip(clean.z, corrupted.z, strict=True)]
         )
-        # a layer in which both runs are alike has no share: 0 / 0
+        # where both runs are equal, the share is undefined: 0 / 0
         return (
             (stream * of_stream).sum(-1) / of_stream.square().sum(-1),
             (heads * of_heads).sum(-1) / of_heads.square().sum((-1, -2))[:, None],
         )
 
     def _metrics(self, resid_post: torch.Tensor) -> dict[str, torch.Tensor]:
-        """METRICS of what would leave the last layer, [..., d_model], each [...]."""
+        """METRICS [...] of the last layer's output [..., d_model]."""
         flat = resid_post.reshape(-1, resid_post.shape[-1])
         parts = [
             patch_metrics(

@@ -1,4 +1,4 @@
-"""What a patch did to the answer (METHOD section 4), in float32 from float32 logits."""
+"""The effect of a patch on the answer (METHOD section 4), in float32 from float32 logits."""
 
 import torch
 
@@ -9,12 +9,12 @@ METRICS = {
     "log_probability_a": "nat", "log_probability_b": "nat",
     "probability_a": "probability", "probability_b": "probability",
     "rank_a": "rank, 1 is the most probable", "rank_b": "rank, 1 is the most probable",
-    "is_flipped": "1 where the most probable token became answer a, and was not before",
+    "is_flipped": "1 where the most probable token is answer a, and was not before",
 }  # fmt: skip
 
 
 def logit_diff(logits: torch.Tensor, answer_a: int, answer_b: int) -> torch.Tensor:
-    """logit(a) - logit(b) of logits [..., vocabulary]."""
+    """logit(a) - logit(b) from logits [..., vocabulary]."""
     return logits[..., answer_a] - logits[..., answer_b]
 
 
@@ -23,7 +23,7 @@ def patch_metrics(
 ) -> dict[str, torch.Tensor]:
     """Every metric of METRICS for patched logits [..., vocabulary], each float32 [...].
 
-    clean, corrupted: [vocabulary], the two unpatched runs' last logits.
+    clean, corrupted: the last logits [vocabulary] of the two unpatched runs.
     """
     base, whole = (float(logit_diff(run.float(), answer_a, answer_b)) for run in (corrupted, clean))
     patched = patched.float()

@@ -1,4 +1,4 @@
-"""Pairs of traces with opposite answers, their probes, and which position matches which."""
+"""Pairs of traces with opposite answers: their probes, and which positions correspond."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -47,8 +47,8 @@ class PairError(ValueError):
 class Run:
     """One side of a pair: token ids that end right before the answer, and the place of each role.
 
-    segments: the ids of each of SEGMENTS up to the answer. roles: of each role its segment, and how many tokens before
-    that segment's end it stands, from 1; so padding on the left of a segment moves none. n_pads: by segment.
+    segments: the ids of each of SEGMENTS up to the answer. roles: the segment of each role, and its distance in tokens
+    from that segment's end (from 1), so that padding on the left moves no role. n_pads: by segment.
     """
 
     segments: tuple[list[int], ...]
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def reasoning_start(self) -> int:
-        """The position of the reasoning's first token, padding left out."""
+        """The position of the reasoning's first token, not counting padding."""
         return sum(map(len, self.segments[:REASONING])) + self.n_pads[REASONING]
 
     @property
@@ -78,10 +78,10 @@ class Run:
 
 
 def answer_form(tokenizer: Any, answer: str) -> str:
-    r"""In which surface forms an answer is one token.
+    r"""The surface forms in which an answer is one token.
 
-    "bare": as it stands after `\boxed{`. "spaced": together with a space before it. "space apart": after a space that
-    is a token of its own, as many tokenizers have it before digits. "several tokens": in none.
+    "bare": directly after `\boxed{`. "spaced": together with a space before it. "space apart": after a space that is a
+    token of its own, as many tokenizers have it before digits. "several tokens": in none.
     """
     box, whole = _piece_ids(tokenizer, (ANSWER_ENDING[2], ANSWER_ENDING[2] + "{answer}"), answer=answer)
     space, spaced = _piece_ids(tokenizer, (" ", " {answer}"), answer=answer)
@@ -112,12 +112,12 @@ def build_run(
 ) -> Run:
     """The run of one trace: prompt, its own reasoning (or none), the probe, </think> and the answer's ending.
 
-    Ids are joined, text is never re-tokenized; a probe that the reasoning already ends in is not added twice.
-    Roles: the probe's tokens ("probe: ..."; the answer within it is "answer"), "</think>", and the ending's
-    tokens ("ending: ..."; of a comparator of several tokens the last; the final one is "final"). A space apart before
-    the answer has none, so that all pairs have the same. Without a probe, the reasoning's roles are its end, its first
-    and last ("answer") mention of the answer, and the end of the latter's sentence. Raises PairError where the answer
-    is not one token, or there is no mention.
+    Ids are concatenated; text is never re-tokenized. If the reasoning already ends in the probe, the probe is not added
+    again. Roles: the probe's tokens ("probe: ...", with the answer in it called "answer"), "</think>", and the ending's
+    tokens ("ending: ..."; for a comparator of several tokens the last one; the final token is "final"). A separate
+    space before the answer has no role, so that all pairs have the same roles. Without a probe, the reasoning's roles
+    are its end, the first and the last ("answer") mention of its answer, and the end of the latter's sentence. Raises
+    PairError if the answer is not one token, or is never mentioned.
     """
     before, given, after = _piece_ids(tokenizer, PROBES[probe].function(), answer=answer)
     lead, compared, box = _piece_ids(tokenizer, ANSWER_ENDING, comparator=comparator)
@@ -146,7 +146,7 @@ def build_run(
     segments[ANSWER] = [*lead, *compared, *box]
     named |= {
         CLOSE: [CLOSE_ROLE],
-        # matched from its end: the two comparators may differ in length
+        # aligned at its end, since the two comparators may differ in length
         ANSWER: [
             *_roles(tokenizer, lead, ENDING), *[None] * (len(compared) - 1), f"{ENDING}comparator",
             *_roles(tokenizer, box, ENDING)[:-1], FINAL_ROLE,
@@ -163,9 +163,9 @@ def build_run(
 
 
 def _mentions(tokenizer: Any, reasoning: Sequence[int], answers: Sequence[int]) -> dict[str, int]:
-    """Where a reasoning mentions its answer by one of some tokens, by role; raises PairError where it does not.
+    """Where a reasoning mentions its answer as one of some tokens, by role. Raises PairError if it does not.
 
-    A mention is a whole word: neither a letter nor a digit goes on before or after it.
+    A mention is a whole word: no letter or digit directly before or after it.
     """
     pieces = [text_of(tokenizer, [token]) for token in reasoning]
     edges = ["", *pieces, ""]
@@ -185,9 +185,9 @@ def _mentions(tokenizer: Any, reasoning: Sequence[int], answers: Sequence[int]) 
 
 
 def with_control(a: Run, b: Run, seed: str) -> tuple[Run, Run]:
-    """Both runs with the role of a random reasoning token, equally far before the probe, or the end, in both.
+    """Both runs with an added role: a random reasoning token, equally far before the probe (or the end) in both.
 
-    Raises PairError where there is none.
+    Raises PairError if there is none.
     """
     backs = {back for run in (a, b) for segment, back in run.roles.values() if segment == REASONING}
     n_probe = 0 if REASONING_END in a.roles else max(backs)
@@ -201,9 +201,9 @@ def with_control(a: Run, b: Run, seed: str) -> tuple[Run, Run]:
 
 
 def padded(a: Run, b: Run, pad_id: int) -> tuple[Run, Run]:
-    """Both runs padded to equal length, segment by segment, on each one's left (the paper's alignment).
+    """Both runs padded to equal length segment by segment, on the left of each (the paper's alignment).
 
-    What both end a segment in, and with it its roles, then stands at the same positions.
+    Tokens with which a segment ends in both runs, and their roles, are then at the same positions.
     """
     lengths = [max(map(len, both)) for both in zip(a.segments, b.segments, strict=True)]
     runs = []
@@ -219,12 +219,12 @@ def align_pairs(
 ) -> None:
     """Write one row per probe and pair: both runs' token ids and role positions, or why the pair is left out.
 
-    Columns: probe, pair, area, kind, template, answer_a, answer_b, form_a, form_b (answer_form), left_out ('' | a
+    Columns: probe, pair, area, kind, template, answer_a, answer_b, form_a, form_b (answer_form), left_out ('' or the
     reason), clean_ids, corrupted_ids, roles, clean_positions, corrupted_positions, clean_reasoning_start,
-    corrupted_reasoning_start, clean_masked, corrupted_masked (positions of padding that attention does not see),
-    answer_a_id, answer_b_id. The clean run is question a's. settings["alignment"]: role leaves both runs as they
-    are; pad pads them to equal length, masked from attention; pad_visible leaves the padding to be seen, as the
-    paper does.
+    corrupted_reasoning_start, clean_masked, corrupted_masked (positions of padding hidden from attention), answer_a_id,
+    answer_b_id. The clean run is that of question a. settings["alignment"]: role leaves both runs as they are; pad pads
+    them to equal length and masks the padding from attention; pad_visible leaves the padding visible, as the paper
+    does.
     """
     tokenizer = load_tokenizer(read_manifest(manifest)["folder"])
     questions = read_parquet(dataset)
@@ -247,7 +247,7 @@ def align_pairs(
         rows.append(row)
     frame = pd.DataFrame(rows)
     logger.info(f"{output}: {len(frame)} pairs; left out: {frame['left_out'].value_counts().to_dict()}")
-    # absent in the pairs left out
+    # missing for the pairs left out
     whole = ("answer_a_id", "answer_b_id", "clean_reasoning_start", "corrupted_reasoning_start")
     frame = frame.reindex(columns=list(dict.fromkeys([*frame, *whole]))).astype(dict.fromkeys(whole, "Int64"))
     write_parquet(output, frame, provenance(settings, [traces, grades, dataset, manifest]))
@@ -259,7 +259,7 @@ def _aligned(
     probe: str,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The runs' columns of one pair, from each side's question and trace. Raises PairError where it is left out."""
+    """The runs' columns of one pair, from each side's question and trace. Raises PairError if it must be left out."""
     traces = [trace for _, trace in asked if trace is not None and trace["is_valid"]]
     if len(traces) < len(asked):
         raise PairError(INVALID)

@@ -1,13 +1,14 @@
 """Activations captured from one run and patched into another (METHOD section 4).
 
-A patch at layer l and positions from p on changes nothing below layer l and nothing before p. So the run that is
-patched is kept once, with its keys, values and residual stream, and every patch restarts from it: only the tail
-from p on is computed again, from layer l on, and of the last layer only the last token. The tails of all patches
-are packed into one list of tokens, so layers, positions and runs share every matrix product.
+A patch at layer l and positions from p on changes nothing below layer l and nothing before p. So the patched run is
+kept once, with its keys, values and residual stream, and every patch restarts from it: only the tail from p on is
+recomputed, from layer l on, and in the last layer only the last token. The tails of all patches are packed into one
+list of tokens, so that layers, positions and runs share every matrix product.
 
-Tails go through the model's own layers; only attention is ours, which joins kept keys and values to a tail's own.
-Any component's patch at layer l and some positions is a patch of resid_pre at layer l + 1 and the same positions:
-what follows attention in a layer works on each token by itself. So there is one kind of job, a Patch.
+Tails pass through the model's own layers; only attention is ours, which joins the kept keys and values with a tail's
+own. A patch of any component at layer l and some positions equals a patch of resid_pre at layer l + 1 and the same
+positions, because everything after attention in a layer works on each token separately. So there is only one kind of
+job, a Patch.
 """
 
 from collections import defaultdict
@@ -34,11 +35,11 @@ TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
 
 class Places:
-    """Where each component stands in a model's layers.
+    """Where each component is in a model's layers.
 
     resid_pre enters a layer; attn_out leaves its attention and mlp_out its MLP, both before any norm or factor that
-    follows; z enters attention's output projection. resid_mid, the residual stream between the two, is what enters the
-    module that `mid` names in each layer, and None where attention and MLP run side by side.
+    follows; z enters attention's output projection. resid_mid, the residual stream between attention and MLP, enters
+    the module that `mid` names in each layer; it is None where attention and MLP run in parallel.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -73,9 +74,9 @@ class Places:
 
     @contextmanager
     def hooked(self, number: int, component: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-        """A component [row, token, ...] of a layer is what `change` makes of it, until the block ends.
+        """Replace a component [row, token, ...] of a layer by what `change` returns for it, until the block ends.
 
-        resid_mid is changed in place, as the layer adds to the same tensor later.
+        resid_mid is changed in place, since the layer later adds to the same tensor.
         """
         layer = self.decoder.layers[number]
 
@@ -110,7 +111,7 @@ _PLACES: WeakKeyDictionary[Any, Places] = WeakKeyDictionary()
 
 
 def places_of(model: Any) -> Places:
-    """A model's Places, found once."""
+    """A model's Places, computed once."""
     if model not in _PLACES:
         _PLACES[model] = Places(Decoder(model))
     return _PLACES[model]
@@ -118,8 +119,8 @@ def places_of(model: Any) -> Places:
 
 @torch.no_grad()
 def _middles(decoder: Decoder) -> list[Any]:
-    """The module of each layer that resid_mid enters, found by what it is: with an MLP that gives 0, what enters
-    there is what leaves the layer.
+    """The module of each layer that resid_mid enters, found by its effect: if the MLP returns 0, that module's input
+    equals the layer's output.
     """
     entering: list[list[tuple[Any, torch.Tensor]]] = [[] for _ in decoder.layers]
     leaving: list[torch.Tensor] = []
@@ -143,7 +144,7 @@ def _middles(decoder: Decoder) -> list[Any]:
     with ExitStack() as hooks:
         for number, layer in enumerate(decoder.layers):
             for child in layer.children():
-                if child is decoder.attentions[number]:  # what came before it was no resid_mid
+                if child is decoder.attentions[number]:  # any module before it does not receive resid_mid
                     hooks.callback(child.register_forward_hook(forget(number)).remove)
                 else:
                     hooks.callback(child.register_forward_pre_hook(note(number)).remove)
@@ -161,7 +162,7 @@ def _middles(decoder: Decoder) -> list[Any]:
 
 
 def final_logits(model: Any, resid_post: torch.Tensor) -> torch.Tensor:
-    """Logits of what leaves the last layer, in float32 throughout: [..., d_model] -> [..., vocabulary]."""
+    """Logits from the last layer's output, float32 throughout: [..., d_model] -> [..., vocabulary]."""
     return Decoder(model).final_logits(resid_post)
 
 
@@ -175,9 +176,9 @@ def capture(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """One run's activations at the given positions, and its last logits, by the model's own forward pass.
 
-    `masked` positions are padding: attention does not see them, and they count for no other token's place.
-    Returns float32 [layer, position, d_model] a component, [layer, position, head, d_head] for z (0 beyond the width
-    of a layer whose heads are narrower), and float32 [vocabulary], on the CPU.
+    `masked` positions are padding: attention does not see them, and they do not count in other tokens' positions.
+    Returns float32 [layer, position, d_model] per component, for z [layer, position, head, d_head] (0 beyond the width
+    of a layer with narrower heads), and float32 logits [vocabulary], on the CPU.
     """
     places = places_of(model)
     places.refuse_missing(components)
@@ -206,7 +207,7 @@ def capture(
 
 
 def _as_heads(decoder: Decoder, joined: torch.Tensor) -> torch.Tensor:
-    """z with its heads apart, [..., head, d_head] with the widest layer's d_head."""
+    """z with its heads as an axis, [..., head, d_head], where d_head is that of the widest layer."""
     heads = joined.unflatten(-1, (decoder.n_heads, -1))
     return torch.nn.functional.pad(heads, (0, max(decoder.d_values) - heads.shape[-1]))
 
@@ -224,14 +225,14 @@ def capture_resid_pre(
 
 @dataclass(frozen=True, eq=False)
 class KeptRun:
-    """What patches need of the run that they restart from; the lists have an entry per layer.
+    """What patches need from the run that they restart from; the lists have one entry per layer.
 
-    start: the first position that can be patched. keys [1, kv_head, token, d_head] with their rotation, and values
-    [1, kv_head, token, d_value]. resid_pre: [token from `start` on, d_model], and once more what leaves the last
-    layer, [1, d_model], of the last token alone. z [position, head * d_value], at `positions`. mlp_out: what each MLP
-    writes, [token from `path_start` on, d_model]; none is kept where that is None. options: what the model hands to the
-    layer beside the residual stream. seen: [token], false where attention does not see a token; None where it sees all.
-    at: `positions` on the model's device.
+    start: the first position that can be patched. keys [1, kv_head, token, d_head], after rotation, and values [1,
+    kv_head, token, d_value]. resid_pre: [token from `start` on, d_model], and one more entry for the last layer's
+    output at the last token, [1, d_model]. z [position, head * d_value], at `positions`. mlp_out: each MLP's output
+    [token from `path_start` on, d_model]; not kept if path_start is None. options: what the model passes to the layer
+    besides the residual stream. seen: [token], false for tokens hidden from attention; None if it sees all. at:
+    `positions` on the model's device.
     """
 
     positions: tuple[int, ...]
@@ -250,10 +251,11 @@ class KeptRun:
 
 @dataclass(frozen=True, eq=False)
 class PatchPath:
-    """The heads [layer, head] and MLPs [layer] by which a patch reaches the answer's side, true where it does.
+    """The heads [layer, head] and MLPs [layer] through which a patch reaches the answer's side; true where it does.
 
-    The answer's side is the run's positions from its path_start on. There, other heads attend to what is before it as
-    it is in the kept run, and other MLPs write what they write in the kept run; all else follows from the patch.
+    The answer's side is the run's positions from its path_start on. There, other heads attend to the kept run's state
+    of what comes before it, and other MLPs write what they write in the kept run; everything else follows from the
+    patch.
     """
 
     heads: torch.Tensor
@@ -262,9 +264,10 @@ class PatchPath:
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Vectors [position, d_model] put in place of resid_pre of a layer, at some positions of one run.
+    """Vectors [position, d_model] that replace resid_pre of a layer at some positions of one run.
 
-    `layer` may be the number of layers: what leaves the last one. Without a path, it reaches whatever sees it.
+    `layer` may be the number of layers, which stands for the last one's output. Without a path, the patch reaches
+    everything that sees it.
     """
 
     run: KeptRun
@@ -279,22 +282,22 @@ class Patch:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that are computed again."""
+        """Number of recomputed tokens."""
         return self.run.n_tokens - self.start
 
 
 Place = tuple[KeptRun, int]  # the run that tails belong to, and the position where they begin
-Paths = dict[Place, list[PatchPath | None]]  # a row's
-Tails = dict[Place, torch.Tensor]  # [row, token from there on, ...], a row a patch
-Shapes = dict[Place, tuple[int, int]]  # rows and tokens of each of several tails that are packed, [token, ...]
+Paths = dict[Place, list[PatchPath | None]]  # one per row
+Tails = dict[Place, torch.Tensor]  # [row, token from there on, ...], one row per patch
+Shapes = dict[Place, tuple[int, int]]  # rows and tokens of each of several packed tails, [token, ...]
 
 
 class _Enough(Exception):
-    """Keys and values are there; the rest of the layer is not needed."""
+    """Raised when keys and values have been computed and the rest of the layer is not needed."""
 
 
 class _Keeping:
-    """The pass of a whole run, whose keys and values are kept."""
+    """The pass of a whole run that keeps its keys and values."""
 
     def __init__(self, kept: KeptRun) -> None:
         self.kept = kept
@@ -307,10 +310,11 @@ class _Keeping:
 
 @dataclass
 class _Restart:
-    """The pass of packed tails through one layer. A tail sees kept keys and values before its start, then its own.
+    """The pass of packed tails through one layer. A tail sees the kept keys and values before its start, then its own.
 
-    own: the tails' keys and values, where they are there already and the tokens under way are the tails' last ones;
-    else they are those of the pass. batch_tokens bounds the keys seen at a time, in tokens. paths: each tail's.
+    own: the tails' keys and values if they are already computed and the pass holds the tails' last tokens only;
+    otherwise those of the pass are used. batch_tokens: the maximum number of tokens whose keys are seen at a time.
+    paths: one per tail.
     """
 
     shapes: Shapes
@@ -348,7 +352,7 @@ class _Restart:
     def _off_path(
         self, rule: Rule, place: Place, rows: slice, queries: torch.Tensor, own: list[torch.Tensor], z: torch.Tensor
     ) -> None:
-        """Replace z [row, query, head, d_value], where heads are on no path, by that of the kept keys and values.
+        """Replace z [row, query, head, d_value] of heads that are on no path by what the kept keys and values give.
 
         queries: [row, head, query, d_head] of the tails' last tokens; own: the tails' keys and values.
         """
@@ -372,13 +376,13 @@ class _Restart:
         z[:, -len(at) :] = torch.where(on_path[:, None, :, None].to(z.device), z[:, -len(at) :], off)
 
     def _heads(self, packed: torch.Tensor, shapes: Shapes | None = None) -> Tails:
-        """[1, head, token, d] of all tails as [row, head, token, d] a place."""
+        """[1, head, token, d] of all tails as [row, head, token, d] by place."""
         unpacked = _unpack(packed[0].transpose(0, 1), shapes or self.shapes)
         return {place: part.transpose(1, 2) for place, part in unpacked.items()}
 
 
 class _Elsewhere:
-    """A pass whose attention is put in behind it, at the output projection."""
+    """A pass whose attention output is inserted afterwards, at the output projection."""
 
     def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
@@ -387,7 +391,7 @@ class _Elsewhere:
 def _see(
     rule: Rule, kept: KeptRun, at: range, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> torch.Tensor:
-    """z [row, query, head, d_value] of queries at some positions of a run, on keys of all of its tokens."""
+    """z [row, query, head, d_value] of queries at some positions of a run, over the keys of all its tokens."""
     visible = None
     if len(at) < kept.n_tokens or kept.seen is not None or rule.is_local(kept.n_tokens):
         places = torch.arange(kept.n_tokens, device=query.device)
@@ -401,7 +405,7 @@ class Patcher:
     """Patches into kept runs of one model."""
 
     def __init__(self, model: Any) -> None:
-        """Raises ModelError, naming the architecture, where restarts don't give the model's own logits."""
+        """Raises ModelError, naming the architecture, if restarts do not reproduce the model's own logits."""
         self.model = model.requires_grad_(False)
         self.decoder = Decoder(model)
         if self.decoder.apart:
@@ -419,12 +423,12 @@ class Patcher:
 
     @property
     def d_head(self) -> int:
-        """The width of z, in the layer where it is widest."""
+        """The width of z in the layer where it is widest."""
         return max(self.decoder.d_values)
 
     @property
     def bytes_per_token(self) -> int:
-        """About what a token of a pair takes: its runs are kept, and their tails computed layer by layer."""
+        """Approximate memory per token of a pair: its runs are kept, and their tails computed layer by layer."""
         decoder = self.decoder
         kept = decoder.n_kept + decoder.n_layers * decoder.d_model
         return self.model.dtype.itemsize * kept + 2 * decoder.bytes_in_a_layer
@@ -438,9 +442,9 @@ class Patcher:
         masked: Sequence[int] = (),
         path_start: int | None = None,
     ) -> KeptRun:
-        """Run the tokens once and keep what patches at the given positions need, or anywhere from `start` on.
+        """Run the tokens once and keep what patches need at the given positions, or anywhere from `start` on.
 
-        masked: as in `capture`. path_start: where the answer's side begins, for patches that have a path.
+        masked: as in `capture`. path_start: where the answer's side begins, for patches with a path.
         """
         seen, numbers = _seen_and_places(self.model, len(token_ids), masked)
         first = min(positions) if start is None else start
@@ -480,11 +484,11 @@ class Patcher:
     def finish(
         self, patches: Sequence[Patch], batch_tokens: int, tell: Callable[[float], None] = lambda share: None
     ) -> torch.Tensor:
-        """What leaves the last layer at the last token under each patch, of one run or of several: [patch, d_model].
+        """The last layer's output at the last token under each patch, of one run or several: [patch, d_model].
 
-        `batch_tokens` bounds the tokens that are computed at a time; it is halved where memory runs out. tell: given
-        the share of the work that is done, from 0 to 1, after each batch. Raises torch.OutOfMemoryError where not even
-        one patch fits.
+        batch_tokens: the maximum number of tokens computed at a time; it is halved when memory runs out. tell: called
+        after each batch with the completed share of the work, from 0 to 1. Raises torch.OutOfMemoryError if a single
+        patch does not fit.
         """
         resid_post = torch.cat([patch.run.resid_pre[-1] for patch in patches])
         n_done = sum(patch.layer == self.n_layers for patch in patches)
@@ -506,7 +510,7 @@ class Patcher:
 
     @torch.no_grad()
     def follow(self, patches: Sequence[Patch], batch_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What each patch changes at the last token: what leaves each layer, and each head's z.
+        """What each patch changes at the last token: in each layer's output, and in each head's z.
 
         Float32 [patch, layer, d_model] and [patch, layer, head, d_head], on the CPU; 0 in layers below the patch. The
         last token must be among the runs' positions.
@@ -540,13 +544,13 @@ class Patcher:
         batch_tokens: int,
         leave: Callable[[int, Mapping[Place, list[int]], Tails], None],
     ) -> None:
-        """Batch by batch and layer by layer; a batch that memory does not hold goes its way again, as two.
+        """Go through batches and layers; a batch that does not fit into memory is split in two and repeated.
 
-        leave: given the layer, the patches' numbers at each place, and what leaves the layer; of the last layer, only
-        the last token leaves.
+        leave: called with the layer, the patches' numbers at each place, and the layer's output; in the last layer,
+        with that of the last token only.
         """
         walking = [number for number, patch in enumerate(patches) if patch.layer < self.n_layers]
-        # run by run, so that patches that share keys and values share a batch
+        # sorted by run, so that patches with the same keys and values share a batch
         runs = {run: number for number, run in enumerate(dict.fromkeys(patch.run for patch in patches))}
         walking.sort(key=lambda number: (runs[patches[number].run], patches[number].layer))
 
@@ -581,10 +585,10 @@ class Patcher:
         places: Sequence[int] | None = None,
         layers: Sequence[int] | None = None,
     ) -> list[Patch]:
-        """Every single patch of a component, layer by layer, position by position, and of z head by head.
+        """Every single patch of a component, by layer and position; for z, also by head.
 
-        vectors: [layer, position, d_model], [layer, position, head, d_head] for z; for the positions of `kept`, or
-        for those of them that `places` numbers. layers: those that are patched; all by default.
+        vectors: [layer, position, d_model], for z [layer, position, head, d_head]; for the positions of `kept`, or for
+        those of them that `places` numbers. layers: the patched ones; by default all.
         """
         self.places.refuse_missing([component])
         places = range(len(kept.positions)) if places is None else places
@@ -605,9 +609,9 @@ class Patcher:
         batch_tokens: int,
         layers: Sequence[int] | None = None,
     ) -> torch.Tensor:
-        """What leaves the last layer at the last token under every single patch of a component.
+        """The last layer's output at the last token under every single patch of a component.
 
-        vectors and layers as in `patches`. Returns [layer, position, d_model], for z [layer, position, head, d_model].
+        vectors and layers: as in `patches`. Returns [layer, position, d_model], for z [layer, position, head, d_model].
         """
         layers = range(self.n_layers) if layers is None else layers
         resid_post = self.finish(self.patches(kept, component, vectors, layers=layers), batch_tokens)
@@ -615,7 +619,7 @@ class Patcher:
 
     @torch.no_grad()
     def logits(self, resid_post: torch.Tensor) -> torch.Tensor:
-        """Float32 logits [..., vocabulary] of what leaves the last layer, on the CPU."""
+        """Float32 logits [..., vocabulary] from the last layer's output, on the CPU."""
         return final_logits(self.model, resid_post).cpu()
 
     def gradients(
@@ -623,8 +627,8 @@ class Patcher:
     ) -> dict[str, torch.Tensor]:
         """Gradient of logit(a) - logit(b) at the last token with respect to components, at the kept positions.
 
-        Float32 [layer, position, d_model], [layer, position, head, d_head] for z, on the CPU. Layers are gone through
-        from the last to the first, each computed once more from what enters it, so memory holds one at a time.
+        Float32 [layer, position, d_model], for z [layer, position, head, d_head], on the CPU. Layers are processed from
+        the last to the first, and each is recomputed from its input, so that memory holds one at a time.
         """
         self.places.refuse_missing(components)
         first = min(kept.positions)
@@ -665,10 +669,10 @@ class Patcher:
     def _entering(
         self, kept: KeptRun, component: str, number: int, vectors: torch.Tensor, places: torch.Tensor
     ) -> torch.Tensor:
-        """What enters the next layer (resid_pre: this layer) at some kept positions when a component is replaced.
+        """The input of the next layer (for resid_pre, of this one) at some kept positions when a component is replaced.
 
-        [position, d_model], for z [position, head, d_model]; `vectors` and `places` as in `patches`. The layer is run
-        on the patched tokens alone, with their kept attention in it.
+        [position, d_model], for z [position, head, d_model]; `vectors` and `places` as in `patches`. The layer runs on
+        the patched tokens alone, with their kept attention.
         """
         stream, device = kept.resid_pre[number], kept.z[number].device
         places = places.to(device)
@@ -692,24 +696,26 @@ class Patcher:
         return resid_post.unflatten(0, (-1, self.n_heads)) if component == "z" else resid_post
 
     def as_heads(self, joined: torch.Tensor) -> torch.Tensor:
-        """z with its heads apart, [..., head, d_head], 0 beyond the width of a layer whose heads are narrower."""
+        """z with its heads as an axis, [..., head, d_head], 0 beyond the width of a layer with narrower heads."""
         return _as_heads(self.decoder, joined)
 
     def at_last_token(self, kept: KeptRun, number: int, z: torch.Tensor) -> torch.Tensor:
-        """What leaves a layer at the last token of a kept run [1, d_model], when heads give z [head * d_value]."""
+        """A layer's output [1, d_model] at the last token of a kept run when its heads give z [head * d_value]."""
         at = torch.tensor([kept.n_tokens - 1], device=z.device)
         with self.places.hooked(number, "z", lambda old: z[None, None].to(old.device)):
             return self._through(number, kept.resid_pre[number][-1:].to(z.device), [(kept, at)], _Elsewhere())
 
     def _layer(self, number: int, tails: Tails, batch_tokens: int, paths: Paths) -> Tails:
-        """Tails of resid_pre of a layer and of the next one."""
+        """From the tails of resid_pre of a layer to those of the next one."""
         packed, shapes = _pack(self._moved(number, tails))
         restart = _Restart(shapes, batch_tokens, paths)
         with self._mlps_off_path(number, shapes, paths):
             return _unpack(self._through(number, packed, _tokens_of(shapes, packed.device), restart), shapes)
 
     def _last_layer(self, number: int, tails: Tails, batch_tokens: int, paths: Paths) -> Tails:
-        """The same of the tails' last tokens alone: keys and values are made first, then those tokens' layer."""
+        """The same for the tails' last tokens only: keys and values are computed first, then the layer for those
+        tokens.
+        """
         tails = self._moved(number, tails)
         packed, shapes = _pack(tails)
         restart = _Restart(shapes, batch_tokens, paths, is_enough=True)
@@ -727,7 +733,7 @@ class Patcher:
 
     @contextmanager
     def _mlps_off_path(self, number: int, shapes: Shapes, paths: Paths) -> Iterator[None]:
-        """A layer's MLP, where it is on no path, writes what it writes in the kept run, until the block ends."""
+        """Until the block ends, a layer's MLP writes what it writes in the kept run for patches whose path excludes it."""
         off = {place: [k for k, path in enumerate(of) if path and not path.mlps[number]] for place, of in paths.items()}
         if not any(off.values()):
             yield
@@ -746,14 +752,14 @@ class Patcher:
             yield
 
     def _moved(self, number: int, tails: Tails) -> Tails:
-        """Tails on the GPU of a layer: the layer before may be on another."""
+        """The tails on the GPU of a layer, since the layer before may be on another."""
         device = next(self.decoder.layers[number].parameters()).device
         return {place: tail.to(device) for place, tail in tails.items()}
 
     def _through(
         self, number: int, states: torch.Tensor, tokens: Sequence[tuple[KeptRun, torch.Tensor]], forward_pass: Any
     ) -> torch.Tensor:
-        """States [token, d_model] of tokens at some positions of runs, through one of the model's own layers."""
+        """States [token, d_model] of tokens at some positions of runs, passed through one of the model's own layers."""
         with watched_by(forward_pass):
             output = self.decoder.layers[number](states[None], **_options(number, tokens))
         return (output[0] if isinstance(output, tuple) else output)[0]
@@ -778,7 +784,7 @@ class Patcher:
 
 
 def refuse_deviating(name: str, found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
-    """Raises ModelError where logits [..., vocabulary] are not, within rounding, those expected [vocabulary]."""
+    """Raise ModelError if logits [..., vocabulary] differ from those expected [vocabulary] by more than rounding."""
     scale = (expected - expected.mean()).square().mean().sqrt().clamp_min(1)
     deviation = float((found - expected).square().mean().sqrt() / scale)
     if not deviation <= TOLERANCES[dtype]:
@@ -794,8 +800,8 @@ def patch_resid_pre(
 ) -> torch.Tensor:
     """Last logits of the corrupted run under every single patch of resid_pre.
 
-    vectors: [layer, position, d_model]. Entry [l, p] of the result, float32 [layer, position, vocabulary] on
-    the CPU, is the run in which resid_pre of layer l at positions[p] alone is replaced by vectors[l, p].
+    vectors: [layer, position, d_model]. Entry [l, p] of the result, float32 [layer, position, vocabulary] on the CPU,
+    is for the run in which only resid_pre of layer l at positions[p] is replaced, by vectors[l, p].
     """
     patcher = Patcher(model)
     return patcher.logits(patcher.patch(patcher.keep(corrupted_ids, positions), "resid_pre", vectors, batch_tokens))
@@ -809,19 +815,19 @@ def _batch_of_one(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
 
 
 def _seen_and_places(model: Any, n_tokens: int, masked: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which tokens attention sees, and each one's place among those, both [1, token]."""
+    """Which tokens attention sees, and each one's position among those, both [1, token]."""
     seen = torch.ones(1, n_tokens, dtype=torch.bool, device=model.device)
     seen[0, list(masked)] = False
     return seen, (seen.cumsum(1) - 1).clamp_min(0)
 
 
 def _patched_tail(patches: Sequence[Patch]) -> torch.Tensor:
-    """The run's tail with each patch's vectors in it, [patch, token, d_model]; all of one run, layer and start."""
+    """The run's tail with each patch's vectors in it, [patch, token, d_model]; all patches share run, layer and start."""
     kept, start, n_positions = patches[0].run, patches[0].start, len(patches[0].positions)
     tail = kept.resid_pre[patches[0].layer][start - kept.start :].repeat(len(patches), 1, 1)
     vectors = [patch.vectors.to(tail) for patch in patches]
     if {patch.positions for patch in patches} == {tuple(range(start, start + n_positions))}:
-        tail[:, :n_positions] = torch.stack(vectors)  # one operator for all, and no positions that a GPU waits for
+        tail[:, :n_positions] = torch.stack(vectors)  # one operator for all, and no indexing that makes a GPU wait
         return tail
     for row, patch in enumerate(patches):
         tail[row, [position - start for position in patch.positions]] = vectors[row]
@@ -849,9 +855,9 @@ def _tokens_of(shapes: Shapes, device: torch.device) -> list[tuple[KeptRun, torc
 
 
 def _options(number: int, tokens: Sequence[tuple[KeptRun, torch.Tensor]]) -> dict[str, Any]:
-    """What the model handed to a layer in the kept runs, for tokens at some positions of them, packed.
+    """What the model passed to a layer in the kept runs, for tokens at some positions of them, packed.
 
-    Whatever has an entry per token is taken apart: rotations, places, inputs of each layer.
+    Everything with one entry per token is indexed: rotations, positions, per-layer inputs.
     """
     first, _ = tokens[0]
 

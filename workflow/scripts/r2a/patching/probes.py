@@ -1,4 +1,4 @@
-"""The lines that end the reasoning before patching, each a registered function (METHOD section 4)."""
+"""The lines that end the reasoning before patching, each one a registered function (METHOD section 4)."""
 
 from r2a.extensions import probe
 

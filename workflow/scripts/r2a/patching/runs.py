@@ -1,4 +1,4 @@
-"""The two jobs of stage 3: keep both runs' activations, and patch one into the other."""
+"""The two jobs of activation patching: store both runs' activations, and patch one run into the other."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -40,27 +40,27 @@ from r2a.store import (
     read_parquet,
 )
 
-CPU_BATCH_TOKENS = 4096  # more leave a CPU's caches
+CPU_BATCH_TOKENS = 4096  # larger batches do not fit into a CPU's caches
 
 
 def used_pairs(pairs: Path) -> dict[str, pd.DataFrame]:
-    """By probe, the pairs that were not left out; all of one set of roles."""
+    """The pairs that were not left out, by probe; all pairs of a probe have the same roles."""
     table = read_parquet(pairs)
     table = table[table["left_out"] == ""]
     whole = ("answer_a_id", "answer_b_id", "clean_reasoning_start", "corrupted_reasoning_start")
-    table = table.astype(dict.fromkeys(whole, int))  # floats where a pair that is left out has none
+    table = table.astype(dict.fromkeys(whole, int))  # pandas made them floats, as pairs that are left out have none
     return {str(probe): rows.reset_index(drop=True) for probe, rows in table.groupby("probe", sort=False)}
 
 
 def capture_activations(
     pairs: Path, manifest: Path, output: Path, settings: Mapping[str, Any], shard: str = WHOLE
 ) -> None:
-    """Store both runs' activations of every pair (a shard: of its own) at every role, and their last logits.
+    """Store both runs' activations of every pair (in a shard, of its own pairs) at every role, and their last logits.
 
     /{probe}/{run}/{component} [pair, layer, role, d_model], z [pair, layer, head, key_role, d_head], and
-    /{probe}/{run}/logits [pair, vocabulary], run being clean or corrupted; of the components that the model has in
-    every layer. Raises ModelError for an architecture that
-    patching does not work on. A pair whose runs do not fit into memory is nan throughout, and named in the log.
+    /{probe}/{run}/logits [pair, vocabulary], where run is clean or corrupted, for the components that the model has in
+    every layer. A pair whose runs do not fit into memory is nan throughout, and named in the log. Raises ModelError if
+    the architecture cannot be patched, NothingToMeasure if there are no pairs.
     """
     by_probe = used_pairs(pairs)
     if not by_probe:
@@ -104,7 +104,7 @@ def capture_activations(
 def _captured(
     model: Any, pair: pd.Series, components: Sequence[str]
 ) -> list[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    """`capture` of both runs of a pair."""
+    """The activations and last logits of both runs of a pair, as `capture` returns them."""
     of_runs = [[pair[f"{run}_{what}"] for what in ("ids", "positions", "masked")] for run in RUNS]
     return [capture(model, ids, positions, components, masked) for ids, positions, masked in of_runs]
 
@@ -118,28 +118,33 @@ def patch_pairs(
     batch_tokens: int,
     shard: str = WHOLE,
 ) -> None:
-    """Patch one run's activations into the other, one (layer, role) at a time, and the controls' beside them.
+    """Patch one run's activations into the other, one (layer, role) at a time, and likewise the controls' vectors.
 
-    A shard has its own pairs patched, and takes the controls' vectors from all.
+    A shard patches its own pairs; its controls may take vectors from any pair.
 
-    /{probe}/{component}/{patch}/{metric} [pair, layer, role], [pair, layer, head, key_role] for z, for every metric of
-    METRICS. Patches: clean_to_corrupted and corrupted_to_clean put one run of a pair into the other; `a` in a metric's
-    name is the answer of the run that vectors come from, `b` that of the run they are put into. Beside their metrics
-    stands first_order, what the gradient of the patched run expects of normalized_logit_diff. Controls [pair, layer,
-    key_role], which z has not, put other vectors into the corrupted run in place of the clean run's, measured as these
-    are; nan where no other pair has such vectors.
-    /{probe}/reasoning_ranges/{patch}/{metric} [pair, layer, range]: the same patches of resid_pre of a whole range of
-    the reasoning, the ranges lying equally far before the probe in all runs; a range's label is how many tokens before
-    the probe it ends (measurement.range_ends says where it begins). nan where a control's reasoning is shorter.
-    The axis `layer` has the layers that are patched (measurement.layers_to_patch).
-    /{probe}/template [pair] says which pairs were made alike.
-    /{probe}/clean_logit_diff, clean_logit_a, clean_logit_b [pair] and the corrupted run's: unpatched, a being the clean
-    run's answer.
-    /{probe}/is_used [pair] is 0 for pairs one of whose runs does not prefer its own answer, and for those that do not
-    fit into memory, whose is_left_out [pair] is 1. null_patch_error [pair] is the largest change of a logit when a
-    run's own vectors are put in: the noise floor.
-    Finished pairs are kept beside the output (Parts). Raises ModelError where restarted runs are not the
-    model's own, NothingToMeasure where no pair is left.
+    /{probe}/{component}/{patch}/{metric} [pair, layer, role], for z [pair, layer, head, key_role], for every metric of
+    METRICS. The patches clean_to_corrupted and corrupted_to_clean put one run of a pair into the other; in a metric's
+    name, `a` is the answer of the source run and `b` that of the patched run. Next to the metrics is first_order, the
+    normalized_logit_diff that attribution patching expects. Controls [pair, layer, key_role], for components other than
+    z, put other vectors into the corrupted run instead of the clean run's; nan if no pair has such vectors.
+
+    /{probe}/reasoning_ranges/{patch}/{metric} [pair, layer, range]: the same patches of resid_pre over a whole range of
+    the reasoning, equally far before the probe in all runs. A range's label is the distance in tokens from its end to
+    the probe (measurement.range_ends gives its start). nan if a control's reasoning is shorter.
+
+    The axis `layer` has the patched layers (measurement.layers_to_patch).
+
+    /{probe}/template [pair]: which pairs were made alike.
+
+    /{probe}/clean_logit_diff, clean_logit_a, clean_logit_b [pair], and the same for the corrupted run: unpatched, where
+    a is the clean run's answer.
+
+    /{probe}/is_used [pair]: 0 if a run does not prefer its own answer, or if the pair does not fit into memory
+    (is_left_out [pair] is then 1). null_patch_error [pair]: the largest change of a logit when a run's own vectors are
+    patched in, the noise floor.
+
+    Finished pairs are kept beside the output (Parts). Raises ModelError if restarted runs differ from the model's own,
+    NothingToMeasure if no pair is left.
     """
     by_probe = used_pairs(pairs)
     is_shared = torch.cuda.is_available()
@@ -168,7 +173,7 @@ def patch_pairs(
     ):
         for probe, table in by_probe.items():
             lengths = list(table["clean_ids"].str.len() + table["corrupted_ids"].str.len())
-            fits = np.isfinite(kept[probe][f"{RUNS[0]}/logits"][:, 0])  # those whose activations did
+            fits = np.isfinite(kept[probe][f"{RUNS[0]}/logits"][:, 0])  # pairs whose activations were captured
             fitting = [number for number in missing[probe] if fits[number]]
 
             def measured(numbers: Sequence[int], _budget: int, probe: str = probe, table: pd.DataFrame = table) -> Any:
@@ -209,8 +214,8 @@ def patch_pairs(
 def _part_dependences(
     by_probe: Mapping[str, pd.DataFrame], layers: Mapping[str, list[int]], settings: Mapping[str, Any]
 ) -> dict[str, list[Any]]:
-    """What the part of each pair depends on, by its name: the pair, those whose vectors its controls put in, and the
-    layers that are patched.
+    """What the part of each pair depends on, by the part's name: the pair, the pairs whose vectors its controls use,
+    and the patched layers.
     """
     found = {}
     for probe, table in by_probe.items():
@@ -222,7 +227,7 @@ def _part_dependences(
 
 
 def _refuse_unused(pairs: Path, by_probe: Mapping[str, pd.DataFrame], activations: h5py.File) -> None:
-    """Raise NothingToMeasure where in no pair both runs prefer their own answers."""
+    """Raise NothingToMeasure if there is no pair in which both runs prefer their own answers."""
     n_used = 0
     for probe, table in by_probe.items():
         used = [is_used(table, activations[probe], number) for number in range(len(table))]
@@ -235,7 +240,7 @@ def _refuse_unused(pairs: Path, by_probe: Mapping[str, pd.DataFrame], activation
 def _add_axes(
     group: h5py.Group, pairs: pd.Series, roles: list[str], patcher: Patcher, layers: Sequence[int] | None = None
 ) -> list[str]:
-    """The axes that both stores have, all layers by default; returns the roles."""
+    """Add the axes that both stores share, with all layers by default; return the roles."""
     add_axis(group, "pair", list(pairs))
     add_axis(group, "layer", range(patcher.n_layers) if layers is None else layers)
     add_axis(group, "head", range(patcher.n_heads))
@@ -250,7 +255,7 @@ def _write(
     components: Sequence[str],
     controls: Sequence[str],
 ) -> None:
-    """What `measure` found in pairs of a probe, by their numbers, into its arrays."""
+    """Write what `measure` found for some pairs of a probe, by their numbers, into its arrays."""
 
     every_role, key_roles, heads = (
         ("pair", "layer", *rest) for rest in (("role",), ("key_role",), ("head", "key_role"))
@@ -260,7 +265,7 @@ def _write(
         values = np.full([len(group[axis]) for axis in axes], np.nan, np.float32)
         for number, arrays in measured.items():
             if part in arrays:
-                found = arrays[part][at]  # of fewer ranges than other pairs have, perhaps
+                found = arrays[part][at]  # may have fewer ranges than other pairs
                 place: tuple[int | slice, ...] = (number, *(slice(n) for n in found.shape))
                 values[place] = found
         add_array(group, name, axes, unit)[:] = values

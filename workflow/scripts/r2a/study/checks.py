@@ -1,4 +1,4 @@
-"""Reads a study's configuration, or says everything that is wrong with it.
+"""Reads a study's configuration and reports everything that is wrong with it.
 
 Read at every parse of the Snakefile, on every cluster job: no heavy import here.
 """
@@ -18,7 +18,7 @@ from r2a.study.schema import VARIED, Endpoint, Model, Section, Study, section_in
 
 SHIPPED_JUDGES = {"weights": "path or hub", "endpoint": "endpoint", "batch": "batch"}  # the keys that ask for them
 RENAMED = {"probes": "diagnostics"}  # keys of earlier versions
-MOST_PASSES = 5  # over a configuration's errors; what is put right may hide as many more as sections lie in each other
+MOST_PASSES = 5  # over the errors; correcting one may reveal more, at most as many times as sections are nested
 
 
 class ConfigError(Exception):
@@ -42,7 +42,7 @@ def load_study(config: dict[str, Any], origin: str = "the configuration") -> Stu
 
 
 def left_out_in_words(study: Study) -> Iterator[str]:
-    """Stages that a model's config.json already says cannot be exact for it, where it is at hand; a line per model."""
+    """One line per model whose config.json, if it is at hand, shows that some stages cannot be exact for it."""
     for name in study.weighted_models:
         model = study.models[name]
         asked = ["ablation"] * (name in study.ablated_models and bool(study.graded_datasets))
@@ -57,8 +57,8 @@ def left_out_in_words(study: Study) -> Iterator[str]:
 
 
 def _as_far_as_possible(config: dict[str, Any]) -> tuple[Study | None, Sequence[Any]]:
-    """The study and pydantic's errors; where there are any, with defaults or stand-ins in place of what is wrong, or
-    None where nothing can stand in.
+    """The study and pydantic's errors. If there are errors, defaults or stand-ins replace the wrong values; the study
+    is None where nothing can stand in.
     """
     config = copy.deepcopy(config)
     first: Sequence[Any] = ()
@@ -74,7 +74,7 @@ def _as_far_as_possible(config: dict[str, Any]) -> tuple[Study | None, Sequence[
 
 
 def _without_types(errors: Sequence[Any]) -> Sequence[Any]:
-    """Errors in a value that may be a name or a section, as errors of the one that was given."""
+    """The errors in a value that may be a name or a section, reduced to those of the type that was given."""
     found = []
     for error in errors:
         before, is_member, after = error["loc"], False, ()
@@ -87,7 +87,7 @@ def _without_types(errors: Sequence[Any]) -> Sequence[Any]:
 
 
 def _put_right(config: dict[str, Any], error: Any) -> None:
-    """Take out what an error is about; put a stand-in where a key is missing that takes a plain value."""
+    """Remove the value that an error is about; if a key that takes a plain value is missing, put a stand-in there."""
     *path, last = [part for part in error["loc"] if part != "[key]"]
     place: Any = config
     section: type[Section] | None = Study
@@ -110,12 +110,14 @@ def _place(error: Any) -> str:
 
 
 def _touches_any(place: str, others: Sequence[str]) -> bool:
-    """Whether a place is one of the others, holds one, or lies in one."""
+    """Whether a place equals one of the others, contains one, or lies inside one."""
     return any(f"{place}.".startswith(f"{other}.") or f"{other}.".startswith(f"{place}.") for other in others)
 
 
 def _with_variants(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with every variant complete: its base's entry, but for its label and the keys of its own."""
+    """The configuration with every variant completed from its base's entry, except for its label and the keys it sets
+    itself.
+    """
     models = _model_entries(config)
     if not any("variant_of" in entry for entry in models.values()):
         return config
@@ -130,7 +132,7 @@ def _model_entries(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _variants_in_words(config: dict[str, Any]) -> Iterator[str]:
-    """What is wrong between a variant, as it is written, and the model that it varies."""
+    """What is wrong with a variant as written, given the model that it varies."""
     models = _model_entries(config)
     mains = [name for name, entry in models.items() if "variant_of" not in entry]
     defaults = {key: Model.model_fields[key].default for key in VARIED}
@@ -154,7 +156,7 @@ def _variants_in_words(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
-    """What no single key shows, each with its place: files that don't exist, names that nothing has."""
+    """What no single key shows, each with its place: files that do not exist, names that nothing has."""
     yield from _sources_in_words(study)
     for name, model in study.models.items():
         if model.endpoint:
@@ -183,7 +185,7 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
             f"{study.diagnostics.haystack} is not a file; paths are relative to the repository",
         )
     if "paraphrase_by_model" in study.perturbation.kinds and study.perturbation.paraphraser is None:
-        words = "missing; paraphrase_by_model asks it. The kind paraphrase goes by rules and asks none"
+        words = "missing; paraphrase_by_model needs it. The kind paraphrase works by rules and needs no server"
         yield "perturbation.paraphraser", words
     if "resid_pre" not in study.patching.components:
         yield "patching.components", "resid_pre is missing; figures and the hand-off layer need it"
@@ -195,7 +197,7 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
 
 
 def _format_in_words(place: str, model: Model) -> Iterator[tuple[str, str]]:
-    """What is wrong with how a model's reasoning is recognized, and with how it is asked not to think."""
+    """What is wrong with how a model's reasoning is recognized, or with how it is asked not to think."""
     name = model.reasoning_format
     if isinstance(name, str) and name not in list(FORMATS):
         yield f"{place}.reasoning_format", f"{name!r} is not a known reasoning format; known: {', '.join(FORMATS)}"
@@ -224,7 +226,7 @@ def _sources_in_words(study: Study) -> Iterator[tuple[str, str]]:
                 words = "path, hub, endpoint, batch and kind" if section == "judges" else words
                 yield f"{section}.{name}", f"give exactly one of {words}"
             elif section == "judges" and entry.kind in SHIPPED_JUDGES:
-                yield f"{section}.{name}.kind", f"{entry.kind} is asked for by {SHIPPED_JUDGES[entry.kind]}"
+                yield f"{section}.{name}.kind", f"for kind {entry.kind}, set {SHIPPED_JUDGES[entry.kind]} instead"
             if entry.path is not None and not Path(entry.path).exists():
                 yield f"{section}.{name}.path", f"{entry.path} does not exist; paths are relative to the repository"
             elif entry.path is not None and section != "datasets" and not entry.endpoint:
@@ -252,8 +254,8 @@ def _decodings_in_words(study: Study) -> Iterator[tuple[str, str]]:
         if decoding.temperature == 0 and decoding.n_samples != 1:
             yield f"decodings.{name}.n_samples", "greedy decoding gives the same text each time; set it to 1"
     needs_greedy = {
-        "patching": "pairs need a greedy decoding (temperature 0)",
-        "ablation": "answers are generated again by greedy decoding",
+        "patching": "pairs need greedy decoding (temperature 0)",
+        "ablation": "ablated answers are decoded greedily",
     }
     for stage, section in study:
         used = getattr(section, "decoding", None)
@@ -282,7 +284,7 @@ def _in_words(error: Any) -> str:
 
 
 def closest(key: str, known: Sequence[str]) -> str:
-    """Which of the known keys may be meant, or all of them."""
+    """The known keys that may be meant, or all of them."""
     close = difflib.get_close_matches(key, known, n=1)
     return f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
 

@@ -23,17 +23,19 @@ MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
 # a dataset's README.md names its subsets' files
 DATASET_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz", ".zst", ".md")
 CONDITIONS = ("with_reasoning", "without_reasoning")
-# what a variant may have otherwise than its base
+# what a variant may change
 VARIED = (
     "prompt", "without_reasoning", "think_tags", "reasoning_format", "template_arguments", "system_turn", "dtype",
 )  # fmt: skip
 ROOT = Path(__file__).parents[4]
 THREADS, LEAST_MEMORY_MB = 8, 4000  # of a job, by default
-MANY_PARAMETERS = 5e7  # of which more threads make the work faster
+MANY_PARAMETERS = 5e7  # above this, more threads make the work faster
 
 
 def located(path: str) -> str:
-    """A path where it is there from where Snakemake runs; else from the repository, if it is there."""
+    """A path if it exists relative to where Snakemake runs; otherwise the same path in the repository, if it exists
+    there.
+    """
     return str(ROOT / path) if not Path(path).exists() and (ROOT / path).exists() else path
 
 
@@ -62,7 +64,7 @@ else:  # whatever is registered when the schema is read
 
 
 def _meanings(registry: Registry[Any, Any]) -> str:
-    """What each registered thing is, for the meaning of a key."""
+    """What each registered thing is, for the description of a key."""
     return " ".join(f"{name}: {entry.purpose}" for name, entry in registry.items())
 
 
@@ -92,10 +94,10 @@ class Server(Section):
     model: str = Field(description="The server's name for the model.")
     api_key_variable: str | None = Field(None, description="Environment variable that holds the key, if any.")
     max_concurrency: int = Field(16, gt=0, description="Requests in flight at a time.")
-    timeout_seconds: int = Field(1800, gt=0, description="Wall time of one request, after which it is sent again.")
+    timeout_seconds: int = Field(1800, gt=0, description="Time limit of one request; it is then sent again.")
     body: dict[str, Any] = Field(
         default_factory=dict,
-        description="Further fields of every request, e.g. {return_token_ids: true}; null omits a field that the "
+        description="Additional fields of every request, e.g. {return_token_ids: true}; null omits a field that the "
         "server does not know, e.g. {top_k: null, min_p: null}.",
     )
 
@@ -105,12 +107,12 @@ class Endpoint(Server):
 
     kind: Literal["completions", "chat"] = Field(
         "completions",
-        description="completions: the whole prompt as tokens, or as text if the model has neither path nor hub. chat: "
-        "question and opened reasoning as two messages, for servers that complete the second one.",
+        description="completions: sends the whole prompt as tokens, or as text if the model has neither path nor hub. "
+        "chat: sends the question and the opened reasoning as two messages, to servers that complete the second.",
     )
     prefill: dict[str, Any] = Field(
         default_factory=dict,
-        description="Further fields of the message that opens the reasoning (kind chat), e.g. {prefix: true}.",
+        description="Additional fields of the message that opens the reasoning (kind chat), e.g. {prefix: true}.",
     )
 
 
@@ -153,14 +155,14 @@ class Model(Source):
     )
     think_tags: Literal["token", "pieces"] = Field(
         "token",
-        description="token: what opens and closes the reasoning is written in the tokens that the tokenizer has for "
-        "it. pieces: it is spelled in tokens of plain text, and the answer begins where the model has spelled the "
-        "closing mark, in whatever tokens (variants only).",
+        description="token: the tokenizer's own tokens for these marks open and close the reasoning. pieces: "
+        "the marks are spelled in tokens of plain text, and the answer begins where the model has spelled the closing "
+        "mark, in whatever tokens (variants only).",
     )
     variant_of: Name | None = Field(
         None,
-        description="Another model, whose weights and settings this one takes except for the keys given here, e.g. "
-        "{variant_of: my-model, prompt: chat}. It gets traces, grades and tables, and a comparison with that model.",
+        description="Another model of the study. This one has its weights and settings except for the keys given here, "
+        "e.g. {variant_of: my-model, prompt: chat}. It gets traces, grades, tables and a comparison with that model.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
@@ -172,7 +174,7 @@ class Model(Source):
         None,
         description="What it was distilled from, and how, e.g. 'DeepSeek-R1, 800k samples'; for tables of all models.",
     )
-    is_toy: bool = Field(False, description="Marks every page with this model's results as showing a toy.")
+    is_toy: bool = Field(False, description="Whether pages with this model's results say that it is a toy.")
     endpoint: Endpoint | None = Field(
         None,
         description="A server that generates the traces instead of vLLM. Without path or hub, the model has nothing "
@@ -180,7 +182,7 @@ class Model(Source):
     )
     leave_out: list[Literal["ablation", "patching", "sentences"]] = Field(
         [],
-        description="Stages to leave out for this model, e.g. because check_model finds that they do not hold for it.",
+        description="Stages to leave out for this model, e.g. because check_model finds them inexact.",
     )
     gpus: int = Field(
         default_factory=gpus_by_default,
@@ -209,12 +211,12 @@ class Model(Source):
     )
     runtime_minutes: int = Field(60, gt=0, description="Wall time that a job of this model asks for, in minutes.")
     tokens_per_second: float | None = Field(
-        None, gt=0, description="Its total throughput on its GPUs, for the estimate of GPU hours before a run."
+        None, gt=0, description="Its total throughput on its GPUs, for the estimate of GPU hours at the start of a run."
     )
 
 
 class Fields(Section):
-    """Where a row holds what; dots reach into nested values, e.g. conversation.0.content."""
+    """Which column holds what; dots reach into nested values, e.g. conversation.0.content."""
 
     uid: str | None = Field("uid", description="Unique name of the problem; null numbers the rows.")
     problem: str = Field("problem", description="The problem's text.")
@@ -224,9 +226,8 @@ class Fields(Section):
     )
     wrong_answers: list[str] = Field(
         [],
-        description="Columns of wrong answers. Together with the right one, in an order drawn with the study's seed, "
-        "they are appended to the problem as choices (A), (B) and so on; the reference is the letter of the right "
-        "one.",
+        description="Columns of wrong answers. The right answer and these are appended to the problem as choices (A), "
+        "(B) and so on, in an order drawn with the study's seed; the reference is the right one's letter.",
     )
     area: str | None = Field("area", description="Area by which results are broken down.")
     level: str | None = Field("level", description="Level of difficulty.")
@@ -236,7 +237,7 @@ class Fields(Section):
         "precede the last one in the problem's text, so a judge sees what the model was asked.",
     )
     checklist: str | None = Field(
-        None, description="What a judge works through (kind open_ended): a list of texts, or one text."
+        None, description="What a judge checks (kind open_ended): a list of texts, or one text."
     )
 
 
@@ -267,30 +268,30 @@ class Dataset(Source):
     )
     unreadable_references: Literal["stop", "drop", "text"] = Field(
         "stop",
-        description="What to do with references with which no answer can be compared, because they are neither words "
-        "nor readable mathematics: stop and list them, drop their problems (the funnel counts them), or compare them "
-        "as text.",
+        description="What to do if no answer can be compared with a reference, because it is neither words nor "
+        "readable mathematics. stop: list these references and stop. drop: leave out their problems; the funnel "
+        "counts them. text: compare them as text.",
     )
     single_turn: bool = Field(False, description="Leaves out conversations that have earlier turns.")
     n_problems: int | None = Field(
-        None, gt=0, description="At most so many of these problems (or pairs), drawn with the study's seed."
+        None, gt=0, description="The largest number of these problems (or pairs) to use, drawn with the study's seed."
     )
 
 
 class Decoding(Section):
     temperature: float = Field(ge=0, description="0 is greedy.")
     top_p: float | None = Field(
-        None, gt=0, le=1, description="Nucleus sampling; by default as in the model's own generation config."
+        None, gt=0, le=1, description="Nucleus sampling; by default that of the model's own generation config."
     )
     n_samples: int = Field(1, gt=0, description="Completions per problem and condition.")
 
 
 class Repetition(Section):
-    """A completion that ends in the same tokens again and again is stopped; it counts as unfinished."""
+    """When to stop a completion that keeps repeating itself; it then counts as unfinished."""
 
     min_pattern_size: int = Field(1, gt=0, description="Shortest repeated run of tokens.")
     max_pattern_size: int = Field(gt=0, description="Longest repeated run of tokens.")
-    min_count: int = Field(ge=2, description="How often in a row the run must occur.")
+    min_count: int = Field(ge=2, description="How many times in a row it must occur.")
 
     @model_validator(mode="after")
     def _sizes_in_order(self) -> "Repetition":
@@ -307,8 +308,8 @@ class Generation(Section):
     reasoning_budget: int | None = Field(
         None,
         gt=0,
-        description="Tokens of reasoning, counted from its opening mark, after which the reasoning is closed for the "
-        "model; off by default and in the paper.",
+        description="Length limit of the reasoning, in tokens after its opening mark; the workflow then closes it. Off "
+        "by default and in the paper.",
     )
     gpu_memory_percent: int = Field(
         90, gt=0, le=100, description="Share of a GPU's memory that vLLM may use, in percent."
@@ -320,20 +321,20 @@ class Grading(Section):
     graders: Distinct[Grader] = Field(
         ["policy"],
         min_length=1,
-        description=f"How answers are graded. {_meanings(GRADERS)} The verdicts of the first one count; a table lists "
-        "where the others differ.",
+        description=f"How answers are graded. {_meanings(GRADERS)} The first one's verdicts count; a table lists "
+        "the answers on which the others differ.",
     )
-    seconds: float = Field(10, gt=0, description="Wall time for one answer, after which the verdict is timeout.")
+    seconds: float = Field(10, gt=0, description="Time limit for one answer; its verdict is then timeout.")
     memory_mb: int = Field(2000, gt=0, description="Memory of a grading process, in MB.")
 
 
 class Batch(Section):
-    """A judge that is asked by files, as OpenAI's batch interface takes them."""
+    """A judge reached by files in the format of OpenAI's batch interface."""
 
     model: str = Field(description="The service's name for the model.")
     replies: str = Field(description="Folder into which you put the service's output files (.jsonl), under any name.")
     body: dict[str, Any] = Field(
-        default_factory=dict, description="Further fields of every request, e.g. {response_format: {...}}."
+        default_factory=dict, description="Additional fields of every request, e.g. {response_format: {...}}."
     )
 
 
@@ -343,11 +344,11 @@ class Judge(Source):
     label: str | None = Field(None, description="Name in figures and tables; by default the key.")
     endpoint: Server | None = Field(None, description="A server to ask instead of vLLM.")
     batch: Batch | None = Field(
-        None, description="A batch service, to which you carry files and bring the replies back."
+        None, description="A batch service: you take the request files there and bring the replies back."
     )
     kind: OtherJudge | None = Field(
         None,
-        description="Instead of the above: a kind of judge that you have registered (docs/extending.md).",
+        description="Instead of these: a kind of judge that you registered (docs/extending.md).",
     )
     options: dict[str, Any] = Field({}, description="Options of such a kind.")
     temperature: float = Field(0, ge=0, description="0 is greedy.")
@@ -358,8 +359,8 @@ class Judge(Source):
     n_problems: int | None = Field(
         None,
         gt=0,
-        description="At most so many problems of each dataset, drawn with the study's seed: for a second judge, "
-        "enough to see whether the two agree.",
+        description="The largest number of problems to score per dataset, drawn with the study's seed. For a second "
+        "judge, a sample is enough to see whether the two agree.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Weights and activations in vLLM.")
     gpus: int = Field(
@@ -392,20 +393,20 @@ class Attention(Section):
     cue_words: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=lambda: list(ALL_CUE_WORDS),
         min_length=1,
-        description="Words of self-reflection in the reasoning, in upper or lower case; whole words in scripts that "
-        "have spaces. By default those in r2a/text/cues.py for each language: in English Wait, Alternatively, Hmm "
+        description="Words of self-reflection in the reasoning, in any case; whole words in scripts that "
+        "use spaces. By default those in r2a/text/cues.py for each language: in English Wait, Alternatively, Hmm "
         "and check.",
     )
     batch_tokens: int = Field(
         16_384, gt=0, description="Tokens that one forward pass may hold; halved when memory runs out."
     )
     n_cases: int = Field(
-        3, gt=0, description="Traces with reasoning whose attention rows are kept, drawn with the study's seed."
+        3, gt=0, description="Number of traces with reasoning whose attention rows are kept, drawn with the seed."
     )
     case_uids: dict[Name, Annotated[list[str], Field(min_length=1)]] = Field(
-        {}, description="The traces of these problems instead, e.g. {my-problems: [first, second]}."
+        {}, description="Keep the traces of these problems instead, e.g. {my-problems: [first, second]}."
     )
-    row_heads: Literal["rfhs", "all"] = Field("rfhs", description="Heads whose rows are kept one by one.")
+    row_heads: Literal["rfhs", "all"] = Field("rfhs", description="Heads whose rows are kept.")
     row_dtype: Literal["float16", "float32"] = Field("float16", description="Data type in which rows are stored.")
     case_megabytes: float = Field(
         8,
@@ -417,27 +418,28 @@ class Attention(Section):
 class Ablation(Section):
     decoding: str = Field("greedy", description="The decoding whose answers are generated again; it must be greedy.")
     n_problems: int | None = Field(
-        100, gt=0, description="At most so many traces of a dataset, drawn with the study's seed; null takes all."
+        100, gt=0, description="The largest number of traces to ablate per dataset, drawn with the seed; null: all."
     )
     modes: Distinct[Mode] = Field(
         ["zero", "mean", "cut_off"],
         min_length=1,
-        description="A head's output is set to zero, to its mean over the answers of other traces, or to its output in "
-        "one of them; or its attention to the reasoning is cut off and the rest renormalised (attention "
-        "knockout), moved to one sentence of the reasoning, or sharpened (squared); the last two keep its share.",
+        description="zero, mean, resample: a head's output is set to zero, to its mean over the answers of other "
+        "traces, or to its output in one of them. cut_off: its attention to the reasoning is removed and the rest "
+        "renormalised (attention knockout). moved, sharpened: that attention is moved to one sentence of the "
+        "reasoning, or squared; its share stays the same.",
     )
     selections: Distinct[Literal["random", "matched", "prompt", "contribution"]] = Field(
         ["random", "matched", "prompt", "contribution"],
         min_length=1,
-        description="The heads that are compared with the Reasoning-Focus Heads: random ones of the same layers; "
-        "ones that write as much and attend to the first token as much; those that attend most to the prompt; those "
-        "that write most of the reasoning.",
+        description="Heads to compare with the Reasoning-Focus Heads. random: random ones of the same layers. matched: "
+        "ones that write as much and attend to the first token as much. prompt: those that attend most to the prompt. "
+        "contribution: those that write most of the reasoning.",
     )
     doses: Distinct[Annotated[int, Field(gt=0)]] = Field(
         [1, 2, 5, 10, 20], min_length=1, description="Numbers of heads that are ablated at a time, by rank."
     )
     n_draws: int = Field(5, gt=0, description="Draws of random and of matched heads, separately for each trace.")
-    extra_tokens: int = Field(64, ge=0, description="How many tokens an answer may be longer than the original one.")
+    extra_tokens: int = Field(64, ge=0, description="How many tokens longer than the original an answer may be.")
     batch_tokens: int = Field(
         65_536, gt=0, description="Tokens whose keys and values a GPU holds at a time; a CPU holds at most 16,384."
     )
@@ -450,13 +452,13 @@ class Needle(Section):
     needle: str = Field(min_length=1, description="A sentence or line that is not in the haystack.")
     question: str = Field(
         min_length=1,
-        description="Text after the haystack, after which the model would go on by copying the needle. Words that it "
-        "shares with the needle do not count as copied, so ask in other words.",
+        description="Text after the haystack that a model continues by copying the needle. Words that it shares with "
+        "the needle do not count as copied, so use different words.",
     )
 
 
 class Diagnostics(Section):
-    """What each model is shown, beside the study's traces, to find its induction and retrieval heads."""
+    """What each model reads, besides the study's traces, to find its induction and retrieval heads."""
 
     n_repeats: int = Field(10, gt=0, description="Random token blocks, each shown twice in a row (METHOD section 3).")
     repeat_tokens: int = Field(50, ge=2, description="Tokens of such a block, all different.")
@@ -471,7 +473,7 @@ class Diagnostics(Section):
     )
     haystack: str = Field(
         "resources/haystacks/everyday.txt",
-        description="Text file in which needles are hidden, at the end of sentences or lines; repeated if it is too "
+        description="Text file in which needles are hidden, at the ends of sentences or lines; repeated if it is too "
         "short.",
     )
     needles: list[Needle] = Field(
@@ -490,10 +492,10 @@ class Diagnostics(Section):
             ),
         ],
         min_length=1,
-        description="Texts that are hidden, one at a time, and asked for, without a chat template.",
+        description="Texts to hide, one at a time, with the question that asks for them; no chat template is used.",
     )
     lengths: list[Annotated[int, Field(gt=0)]] = Field(
-        [1000, 2000, 4000, 8000], min_length=1, description="Largest number of tokens of a prompt with its haystack."
+        [1000, 2000, 4000, 8000], min_length=1, description="Lengths of the prompts with their haystacks, in tokens."
     )
     depths: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         [0.0, 0.25, 0.5, 0.75, 1.0], min_length=1, description="Where the needle is put, as a share of the haystack."
@@ -503,7 +505,7 @@ class Diagnostics(Section):
 class Perturbation(Section):
     """Answers re-generated from a perturbed reasoning."""
 
-    decoding: str = Field("greedy", description="The decoding whose traces are perturbed, and that of the new answers.")
+    decoding: str = Field("greedy", description="The decoding of the perturbed traces and of the new answers.")
     kinds: Distinct[Kind] = Field(
         [
             "cut",
@@ -519,30 +521,31 @@ class Perturbation(Section):
             "without_others",
         ],
         description=f"What is done to the reasoning. {_meanings(PERTURBATION_KINDS)} A result is a mention of one of "
-        "the pair's candidates, of a word that is a reference answer of the same area, or, where the reference is no "
+        "the pair's candidates, a word that is a reference answer of the same area or, if the reference is not a "
         "word, an integer. Empty: nothing is perturbed.",
     )
     cuts: Distinct[Annotated[int, Field(ge=0, le=100)]] = Field(
         [0, 25, 50, 75, 100], description="Percentages of the reasoning's tokens that a cut keeps; 100 is the control."
     )
     paraphraser: Server | None = Field(
-        None, description="The server that puts reasonings in other words, for paraphrase_by_model."
+        None, description="The server that rewords the reasoning, for paraphrase_by_model."
     )
     filler: str = Field(" ...", min_length=1, description="The filler, repeated to the reasoning's length in tokens.")
     n_problems: int | None = Field(
-        None, gt=0, description="At most so many problems of each dataset, drawn with the study's seed."
+        None, gt=0, description="The largest number of problems to use per dataset, drawn with the study's seed."
     )
 
 
 class Hints(Section):
-    """Answers to questions that hold a hint at an answer, and whether the reasoning tells of it."""
+    """Answers to questions that contain a hint, and whether the reasoning mentions it."""
 
     decoding: str = Field(
-        "greedy", description="The decoding of these answers, and of the traces without a hint that they are paired to."
+        "greedy",
+        description="The decoding of these answers, and of the traces without a hint that they are paired with.",
     )
     kinds: Distinct[HintName] = Field(
         [],
-        description=f"Whose word the hint is. {_meanings(HINTS)} Empty, as by default: no question holds a hint.",
+        description=f"Who gives the hint. {_meanings(HINTS)} Empty (the default): no question contains a hint.",
     )
     points_at: Distinct[Literal["wrong", "right"]] = Field(
         ["wrong"],
@@ -551,7 +554,7 @@ class Hints(Section):
         "right: the problem's own reference.",
     )
     n_problems: int | None = Field(
-        None, gt=0, description="At most so many problems of each dataset, drawn with the study's seed."
+        None, gt=0, description="The largest number of problems to use per dataset, drawn with the study's seed."
     )
 
 
@@ -564,22 +567,22 @@ class Patching(Section):
     )
     controls: Distinct[Control] = Field(
         ["same_answer", "unrelated_answer", "random_vector", "wrong_position"],
-        description="What is put into the corrupted run in place of the clean run's vectors, to see what their "
-        f"effect proves. {_meanings(CONTROLS)}",
+        description="Vectors that replace the clean run's in the corrupted run, to see what the effect of patching "
+        f"proves. {_meanings(CONTROLS)}",
     )
     keep_reasoning: bool = Field(
         True, description="Keep the model's own reasoning before the probe; otherwise, the probe stands alone."
     )
     alignment: Literal["role", "pad", "pad_visible"] = Field(
         "role",
-        description="How a pair's positions are matched. role: by role, each run as it is. pad: both runs are padded "
-        "to equal length segment by segment, and the padding is masked from attention. pad_visible: attention sees "
-        "the padding, as in the paper.",
+        description="How a pair's positions are matched. role: by role; both runs keep their lengths. pad: both "
+        "are padded to equal length segment by segment, and the padding is masked from attention. pad_visible: as pad, "
+        "but attention sees the padding, as in the paper.",
     )
     components: Distinct[Literal["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]] = Field(
         ["resid_pre", "attn_out", "mlp_out", "z"],
         description="The components that are patched. resid_pre must be among them, since figures and the hand-off "
-        "layer use it. z is each head by itself, at the answer's token, </think> and the last token.",
+        "layer use it. z patches each head by itself, at the answer's token, at </think> and at the last token.",
     )
     range_tokens: int = Field(
         50,
@@ -590,14 +593,14 @@ class Patching(Section):
     layer_step: int = Field(
         1,
         gt=0,
-        description="Every so many layers are patched, and the last: 1 patches all. With more, a first-order scan (one "
-        "gradient a run) adds the layers at which something happens.",
+        description="Patch every n-th layer, and the last one; 1 patches all. Above 1, attribution patching (one "
+        "gradient per run) first finds the layers with an effect, and these are patched too.",
     )
     scan_effect: float = Field(
         0.1,
         gt=0,
-        description="What the scan adds (layer_step above 1): layers at which it expects a component to change the "
-        "normalized logit difference by so much, in the mean over pairs.",
+        description="With layer_step above 1: a layer is added if attribution patching expects one of its components "
+        "to change the normalized logit difference by at least this much, on average over the pairs.",
     )
     batch_tokens: int = Field(
         32_768, gt=0, description="Tokens that a GPU computes at a time; a CPU computes at most 4,096."
@@ -605,19 +608,19 @@ class Patching(Section):
 
 
 class Sentences(Section):
-    """Which sentences of the reasoning the answer depends on, and through which heads; of the traces of attention."""
+    """Which sentences of the reasoning the answer depends on, and through which heads, in the traces of `attention`."""
 
     n_problems: int | None = Field(
-        50, gt=0, description="Only so many traces of a dataset, drawn by the study's seed; null takes all."
+        50, gt=0, description="The largest number of traces to measure per dataset, drawn with the seed; null: all."
     )
     stub: str | None = Field(
         STUB,
         pattern=r"\\boxed\{$",
-        description="What opens the answer where the reasoning is ended early; ends in \\boxed{. null takes each "
-        "trace's own words before its last box, for models whose answers come to the point at once.",
+        description="The text that opens the answer when the reasoning is ended early; it ends in \\boxed{. null takes "
+        "each trace's own words before its last box, which suits models that answer without preamble.",
     )
     n_matrices: int = Field(
-        3, ge=0, description="Traces of which is measured, too, what each sentence is to every later one."
+        3, ge=0, description="Number of traces in which the effect of each sentence on every later one is measured too."
     )
     batch_tokens: int = Field(
         16_384, gt=0, description="Tokens that are computed at a time; halved when memory runs out."
@@ -625,25 +628,23 @@ class Sentences(Section):
 
 
 class Resampling(Section):
-    """Reasonings gone on with anew from before and after their sentences: is the answer another without a sentence?"""
+    """Reasoning continued anew from before and after its sentences: does the answer change without a sentence?"""
 
-    n_rollouts: int = Field(
-        0, ge=0, description="From each cut the reasoning is gone on with so many times. 0: nothing is resampled."
-    )
-    n_problems: int = Field(10, gt=0, description="Problems of each dataset, drawn by the study's seed.")
+    n_rollouts: int = Field(0, ge=0, description="Number of continuations from each cut. 0: nothing is resampled.")
+    n_problems: int = Field(10, gt=0, description="Problems per dataset, drawn with the study's seed.")
     n_sentences: int | None = Field(
         20,
         gt=0,
-        description="So many of a trace's sentences, those whose suppression changes the answer most; null takes all.",
+        description="Sentences to resample per trace: those whose suppression changes the answer most; null: all.",
     )
-    temperature: float = Field(0.6, gt=0, description="The rollouts' temperature, whatever the decoding of the traces.")
-    top_p: float | None = Field(0.95, gt=0, le=1, description="The rollouts' top-p. null takes the model's own.")
+    temperature: float = Field(0.6, gt=0, description="Sampling temperature of the continuations.")
+    top_p: float | None = Field(0.95, gt=0, le=1, description="Their nucleus sampling; null: the model's own.")
     similarity: float = Field(
         0.8,
         ge=-1,
         le=1,
-        description="A rollout's sentence below this similarity to the trace's own has another meaning: the cosine of "
-        "their mean hidden states, less the mean of all sentences.",
+        description="A resampled sentence has another meaning if its similarity to the original is below this: the "
+        "cosine of their mean hidden states, after subtracting the mean over all sentences.",
     )
 
 
@@ -702,8 +703,8 @@ class Study(Section):
         return self
 
     def _memory_mb(self, loaded: "Model | Judge") -> int:
-        """What a job with these weights in it takes: vLLM and torch, the cache, and the weights with what is made of
-        them while they are read. A model of 2.5 GB took 5.3 GB in vLLM.
+        """Main memory of a job that loads these weights, in MB: vLLM and torch, the key-value cache, the weights, and
+        copies of them made while they are read. A model of 2.5 GB took 5.3 GB in vLLM.
         """
         n_parameters = parameters_by_size(loaded.path, loaded.hub, loaded.revision)
         itemsize = 4 if loaded.dtype == "float32" or (loaded.dtype == "auto" and not loaded.gpus) else 2
@@ -733,22 +734,24 @@ class Study(Section):
 
     @property
     def hinted_datasets(self) -> list[str]:
-        """The datasets whose questions are asked with a hint, too."""
+        """The datasets whose questions are also asked with a hint."""
         return self.graded_datasets if self.hints.kinds else []
 
     @property
     def perturbs_by_heads(self) -> bool:
-        """Whether some kind of perturbation goes by what the Reasoning-Focus Heads read."""
+        """Whether some kind of perturbation needs to know what the Reasoning-Focus Heads read."""
         return any(PERTURBATION_KINDS[kind].reads_heads for kind in self.perturbation.kinds)
 
     @property
     def pair_datasets(self) -> list[str]:
-        """The datasets that patching runs on."""
+        """The datasets that are patched."""
         return [name for name, dataset in self.datasets.items() if dataset.kind == "comparison_pairs"]
 
     @property
     def weighted_models(self) -> list[str]:
-        """The models whose weights are known, and so their attention and activations; variants have their bases'."""
+        """The models whose weights are known, so that attention and activations can be measured; variants share their
+        bases'.
+        """
         return [name for name, model in self.models.items() if (model.path or model.hub) and not model.variant_of]
 
     @property
@@ -763,22 +766,22 @@ class Study(Section):
 
     @property
     def parsed_models(self) -> list[str]:
-        """The models whose reasoning is taken apart into sentences."""
+        """The models whose reasoning is studied sentence by sentence."""
         return [name for name in self.weighted_models if "sentences" not in self.models[name].leave_out]
 
     @property
     def sharded_models(self) -> list[str]:
-        """The models whose work on a dataset is done by several jobs."""
+        """The models whose work on a dataset is shared by several jobs."""
         return [name for name, model in self.models.items() if model.shards > 1]
 
     def shards(self, model: str) -> list[str]:
-        """Names of a model's shards, in their order."""
+        """Names of a model's shards, in order."""
         n_shards = self.models[model].shards
         return [f"{number}-of-{n_shards}" for number in range(1, n_shards + 1)]
 
     @property
     def variants(self) -> dict[str, dict[str, str]]:
-        """The variants by label: their base's label, and in words what is changed."""
+        """The variants by label: the label of the base, and the change in words."""
         found = {}
         for model in self.models.values():
             if model.variant_of:
@@ -791,7 +794,7 @@ class Study(Section):
 
     @property
     def has_papers_numbers(self) -> bool:
-        """Whether the paper has numbers of one of the study's models on one of its datasets, by their labels."""
+        """Whether the paper reports one of the study's models on one of its datasets, matched by label."""
         labels = (
             {model.label for model in self.models.values()},
             {self.datasets[name].label for name in self.graded_datasets},
@@ -800,21 +803,21 @@ class Study(Section):
             return any(row["model"] in labels[0] and row["dataset"] in labels[1] for row in csv.DictReader(file))
 
     def endpoint_resources(self, model: str) -> dict[str, str | int]:
-        """Where a model's endpoint is and how fast to ask it, which changes no results; empty without one."""
+        """Address and concurrency of a model's endpoint, which change no results; empty without one."""
         return _server_resources(self.models[model].endpoint)
 
     @property
     def paraphraser_resources(self) -> dict[str, str | int]:
-        """Where the paraphraser is asked and how fast, which changes no results; empty without one."""
+        """Address and concurrency of the paraphraser, which change no results; empty without one."""
         return _server_resources(self.perturbation.paraphraser)
 
     def judge_resources(self, judge: str) -> dict[str, str | int]:
-        """Where a judge is asked and how fast, which changes no results; empty for one in vLLM here."""
+        """Address and concurrency of a judge's server, which change no results; empty for one that vLLM runs here."""
         batch = self.judges[judge].batch
         return _server_resources(self.judges[judge].endpoint) | {"replies": batch.replies if batch else ""}
 
     def source_files(self, entry: Source) -> list[str]:
-        """The files that a local model, dataset or judge is read from; none for one that is elsewhere."""
+        """The files from which a local model, dataset or judge is read; none for one that is elsewhere."""
         if entry.path is None:
             return []
         path = Path(entry.path)
@@ -833,7 +836,7 @@ def _server_resources(server: Server | None) -> dict[str, str | int]:
 
 
 def section_in(kind: Any) -> type[Section] | None:
-    """The section that a key of this type holds, be it alone, by name or in a list; None for a plain value."""
+    """The section that a key of this type contains, alone, by name or in a list; None for a plain value."""
     if isinstance(kind, type) and issubclass(kind, Section):
         return kind
     return next(filter(None, map(section_in, typing.get_args(kind))), None)

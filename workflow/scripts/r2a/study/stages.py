@@ -16,19 +16,21 @@ from r2a.study.schema import VARIED, Study
 
 
 class Stage(NamedTuple):
-    """A kind of job: its version, bumped when its results change, and the keys of the study that they depend on.
+    """A kind of job: its version, raised when its results change, and the keys of the study that they depend on.
 
-    A key is a dotted path. <model>, <dataset>, <judge>, <condition> and <decoding> stand for the job's own, * for each
-    by name, {a,b} for several. "key ? condition | condition" counts only where one of the conditions holds: a key whose
-    value is not 0, empty or null, or <condition>=name, where that is the job's.
+    A key is a dotted path. <model>, <dataset>, <judge>, <condition> and <decoding> stand for the job's own, * for every
+    name, and {a,b} for several keys. "key ? condition | condition" counts only if one of the conditions holds: a key
+    whose value is not 0, empty or null, or <condition>=name if that is the job's.
     """
 
     version: int
-    keys: Mapping[str, str]  # by the name that the stage's settings give the value
+    keys: Mapping[str, str]  # by their names in the stage's settings
 
 
 def _stage(version: int, *keys: str, **named: str) -> Stage:
-    """keys: each goes by its last part. named: in place of that; with {a,b} at the end a mapping of both."""
+    """keys: each is named after its last part. named: keys under another name; with {a,b} at the end, a mapping of
+    both.
+    """
     alone = {}
     for key in keys:
         place, mark, condition = key.partition(" ? ")
@@ -38,7 +40,7 @@ def _stage(version: int, *keys: str, **named: str) -> Stage:
 
 
 def _alternatives(place: str) -> Iterator[str]:
-    """The paths that one with {a,b} in it stands for."""
+    """The paths that a path with {a,b} in it stands for."""
     parts = [part[1:-1].split(",") if part[0] == "{" else [part] for part in re.findall(r"\{[^}]*\}|[^{]+", place)]
     return map("".join, product(*parts))
 
@@ -65,7 +67,7 @@ Names = Mapping[str, str | None]  # of a job's model, dataset, judge, condition 
 
 
 def _checked(study: Study, job: Names) -> list[str]:
-    """The stages that a model is tried on before anything is generated."""
+    """The stages that are tried on a model before anything is generated."""
     stages = {
         "attention": True,
         "ablation": job["model"] in study.ablated_models and bool(study.graded_datasets),
@@ -86,7 +88,7 @@ def _judge_options(study: Study, job: Names) -> dict[str, Any]:
     return asked.model_dump(include={"model", "body"}) if asked else judge.options
 
 
-# what follows from several keys or from a registry, and the keys that it follows from
+# values derived from several keys or from a registry, each with the keys that it depends on
 DERIVED: dict[str, tuple[Callable[[Study, Names], Any], list[str]]] = {
     "is_toy": (
         lambda study, job: any(model.is_toy for name, model in study.models.items() if job["model"] in (None, name)),
@@ -102,7 +104,7 @@ DERIVED: dict[str, tuple[Callable[[Study, Names], Any], list[str]]] = {
         _judge_options,
         ["judges.*.options", *(f"judges.*.{way}.{key}" for way in ("endpoint", "batch") for key in ("model", "body"))],
     ),
-    # of what is registered, the versions: each is bumped when its results change
+    # versions of what is registered: each is raised when its results change
     "judge_kind_version": (lambda study, job: JUDGE_KINDS[_judge_kind(study, job)].version, ["judges.*.kind"]),
     "kind_versions": (lambda study, _: PERTURBATION_KINDS.versions(study.perturbation.kinds), ["perturbation.kinds"]),
     "hint_versions": (lambda study, _: HINTS.versions(study.hints.kinds), ["hints.kinds"]),
@@ -209,7 +211,7 @@ STAGES = {
     "explorer": _stage(4, "explorer.{decoding,n_problems}", "is_toy", **LABELS),
     "summary": _stage(4, "is_toy", "statistics.confidence", **LABELS),
 }
-# what changes how fast, where or at what cost a result comes, and not what it is: it reaches a rule's resources alone
+# keys that change the speed, place or cost of a result but not the result: they only reach a rule's resources
 COST = (
     "models.*.{gpus,shards,threads,memory_mb,runtime_minutes,tokens_per_second}",
     "{models,judges}.*.endpoint.{base_url,api_key_variable,max_concurrency,timeout_seconds}",
@@ -224,7 +226,7 @@ COST = (
 def stages_of(key: str) -> list[str]:
     """The stages whose results depend on a key of the schema, e.g. patching.components or models.*.label.
 
-    A whole section may be named. What such a stage's results are read by depends on the key, too.
+    A whole section may be named. Stages that read these results then depend on the key too.
     """
     return [name for name, stage in STAGES.items() if any(_covers(path, key) for path in _schema_keys(stage))]
 
@@ -251,9 +253,10 @@ def stage_settings(
     condition: str | None = None,
     decoding: str | None = None,
 ) -> dict[str, Any]:
-    """A stage's settings: plain values of all that its results depend on, for a job of this model, dataset and so on.
+    """A stage's settings for a job of this model, dataset and so on: plain values of everything that its results depend
+    on.
 
-    decoding: of the job; where the stage has one of its own among its keys, that.
+    decoding: the job's own; a stage with a decoding among its keys uses that instead.
     """
     stage = STAGES[name]
     job = {"model": model, "dataset": dataset, "judge": judge, "condition": condition, "decoding": decoding}
@@ -297,7 +300,7 @@ def _look_up(study: Study, path: str, job: Names) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What Snakemake compares and a file's provenance keeps: no models of pydantic's."""
+    """A value as Snakemake compares it and provenance keeps it: no pydantic models."""
     if isinstance(value, BaseModel):
         return value.model_dump()
     if isinstance(value, date):

@@ -271,7 +271,7 @@ class _Pair:
         return np.stack([torch.cat([part[metric] for part in parts]).cpu().numpy() for metric in METRICS])
 
     def null_patch_error(self, patcher: Patcher, base: str, resid_post: torch.Tensor) -> float:
-        """Largest change of a logit under patches that should change nothing. Raises ModelError if it exceeds rounding."""
+        """Largest change of a logit under patches that change nothing. Raises ModelError if it exceeds rounding."""
         found = patcher.logits(resid_post)
         refuse_deviating(type(patcher.model).__name__, found, self.logits[base], patcher.model.dtype)
         return float((found - self.logits[base]).abs().max())

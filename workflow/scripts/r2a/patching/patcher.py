@@ -733,7 +733,7 @@ class Patcher:
 
     @contextmanager
     def _mlps_off_path(self, number: int, shapes: Shapes, paths: Paths) -> Iterator[None]:
-        """Until the block ends, a layer's MLP writes what it writes in the kept run for patches whose path excludes it."""
+        """Until the block ends, a layer's MLP writes what it writes in the kept run where a patch's path excludes it."""
         off = {place: [k for k, path in enumerate(of) if path and not path.mlps[number]] for place, of in paths.items()}
         if not any(off.values()):
             yield
@@ -822,7 +822,7 @@ def _seen_and_places(model: Any, n_tokens: int, masked: Sequence[int]) -> tuple[
 
 
 def _patched_tail(patches: Sequence[Patch]) -> torch.Tensor:
-    """The run's tail with each patch's vectors in it, [patch, token, d_model]; all patches share run, layer and start."""
+    """The run's tail with each patch's vectors in it, [patch, token, d_model]; all have one run, layer and start."""
     kept, start, n_positions = patches[0].run, patches[0].start, len(patches[0].positions)
     tail = kept.resid_pre[patches[0].layer][start - kept.start :].repeat(len(patches), 1, 1)
     vectors = [patch.vectors.to(tail) for patch in patches]

@@ -55,7 +55,7 @@ def read_traces(
             table = table.merge(problems[names["dataset"]], on="uid")
             if len(table) != len(part):
                 raise EvaluationError(
-                    f"{grade_path}: does not have one grade for each trace of {path}; delete it and run again"
+                    f"{grade_path}: does not have one grade per trace of {path}; delete it and run again"
                 )
             graded.append(table)
     all_graded = pd.concat(graded, ignore_index=True) if graded else _no_graded()

@@ -733,7 +733,7 @@ class Patcher:
 
     @contextmanager
     def _mlps_off_path(self, number: int, shapes: Shapes, paths: Paths) -> Iterator[None]:
-        """Until the block ends, a layer's MLP writes what it writes in the kept run where a patch's path excludes it."""
+        """Until the block ends, a layer's MLP writes what it writes in the kept run if a patch's path excludes it."""
         off = {place: [k for k, path in enumerate(of) if path and not path.mlps[number]] for place, of in paths.items()}
         if not any(off.values()):
             yield

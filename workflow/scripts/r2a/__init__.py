@@ -1,6 +1,6 @@
-"""Does a reasoning model's answer depend on the reasoning it wrote? The library of the workflow, also usable alone.
+"""Does a reasoning model's answer depend on the reasoning it wrote? The workflow's library, also usable by itself.
 
-What a notebook needs stands in r2a.api and is imported from here by name.
+The interface for notebooks is r2a.api, whose names can be imported from here.
 """
 
 from importlib import import_module
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The front door's names, imported when they are asked for: Snakemake reads this package without torch."""
+    """The names of r2a.api, imported on first use, because Snakemake reads this package without torch."""
     if name in __all__:
         return getattr(import_module("r2a.api"), name)
     raise AttributeError(f"module 'r2a' has no attribute {name!r}")

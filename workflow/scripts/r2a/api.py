@@ -1,12 +1,12 @@
-"""The front door: a reasoning model, a trace, and what can be asked of them, without Snakemake or configuration.
+"""The front door: load a reasoning model, make a trace and analyse it, without Snakemake or a configuration.
 
     from r2a import load_model, generate_trace, segment_attention, rank_heads, patch_curve, belief_curve
     model = load_model("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B")
     trace = generate_trace(model, "Which is larger, 9.9 or 9.11?")
     rank_heads(model, [trace]).head(10)
 
-The functions are the ones that the workflow's stages call, so their results equal its stores. Axes are named as there:
-layer, head, query_segment, key_segment, position.
+These functions call the same code as the workflow's stages, so their results equal its stores. Axes have the same names
+as there: layer, head, query_segment, key_segment, position.
 """
 
 import json
@@ -47,8 +47,8 @@ from r2a.sentences.suppression import measure_effects
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import SHORT_NAMES, Bounds, Marks, segment_bounds
 
-BATCH_TOKENS = 4096  # that patches are computed in at a time
-KEYS_OF_REASONING = ("reasoning_content", "reasoning", "thinking")  # in messages of servers with OpenAI's interface
+BATCH_TOKENS = 4096  # computed at a time when patching
+KEYS_OF_REASONING = ("reasoning_content", "reasoning", "thinking")  # where servers with OpenAI's interface put it
 
 
 class TraceError(ValueError):
@@ -57,7 +57,7 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class ReasoningModel:
-    """A model of transformers with its tokenizer, and what opens and closes its reasoning."""
+    """A transformers model with its tokenizer and the marks that open and close its reasoning."""
 
     model: Any
     tokenizer: Any
@@ -66,15 +66,15 @@ class ReasoningModel:
 
     @cached_property
     def patcher(self) -> patching.Patcher:
-        """Restarts of kept runs, checked once. Raises ModelError where the architecture cannot be patched exactly."""
+        """The model's patcher, checked on first use. Raises ModelError if the architecture cannot be patched exactly."""
         return patching.Patcher(self.model)
 
     def prompt_ids(
         self, question: str, instruction: str = "", condition: str = WITH, prompt: str | None = None
     ) -> list[int]:
-        """Token ids of a question's prompt: by the model's chat template where it has one, else in the paper's format.
+        """Token ids of a question's prompt: by the chat template if there is one, otherwise in the paper's format.
 
-        prompt: chat or raw, to choose. Raises PromptError where the template cannot open a reasoning.
+        prompt: "chat" or "raw", to choose one. Raises PromptError if the template cannot open a reasoning.
         """
         chosen = prompt or ("raw" if self.tokenizer.chat_template is None else "chat")
         return Prompts(self.tokenizer, PromptStyle(self.form, chosen)).ids(question, instruction, condition)
@@ -82,7 +82,7 @@ class ReasoningModel:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One prompt with one completion of one model, as token ids; bounds: where its segments start."""
+    """One prompt with one completion of one model, as token ids; bounds says where its segments start."""
 
     token_ids: tuple[int, ...]
     bounds: Bounds
@@ -93,18 +93,18 @@ class Trace:
         return "".join(self.tokens[self.bounds.span(segment)])
 
     def positions(self, text: str, segment: str = "reasoning") -> list[int]:
-        """Positions of a segment's tokens that hold, each by itself, this text (spaces around it aside)."""
+        """Positions of the single tokens of a segment whose text is this one, ignoring spaces around it."""
         span = self.bounds.span(segment)
         return [position for position in range(span.start, span.stop) if self.tokens[position].strip() == text.strip()]
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentAttention:
-    """What a trace's reasoning and answer attend to, float32; nan in layers that do not attend.
+    """What a trace's reasoning and answer attend to, float32; nan in layers without attention.
 
-    segment_mass [layer, head, query_segment, key_segment], rows summing to 1 over key_segment; tracking [layer, head],
-    the rank correlation of centre with the answer token's number; centre and spread [layer, head, answer token], the
-    attention-weighted mean position in the reasoning and its standard deviation, from 0 to 1.
+    segment_mass [layer, head, query_segment, key_segment], with rows that sum to 1 over key_segment; tracking [layer,
+    head], the rank correlation of centre with the answer token's index; centre and spread [layer, head, answer token],
+    the attention-weighted mean position in the reasoning, from 0 to 1, and its standard deviation.
     """
 
     bounds: Bounds
@@ -114,7 +114,7 @@ class SegmentAttention:
     spread: np.ndarray
 
     def mass(self, name: str) -> np.ndarray:
-        """A segment mass [layer, head] by the paper's short name, e.g. a2r: the answer's on the reasoning."""
+        """A segment mass [layer, head] by the paper's short name, e.g. a2r, from the answer to the reasoning."""
         return short_mass(self.segment_mass, name)
 
 
@@ -126,19 +126,18 @@ def load_model(
     dtype: str | None = None,
     reasoning_format: str | Mapping[str, Any] | None = None,
 ) -> ReasoningModel:
-    """A model to study, on all visible GPUs or the CPU.
+    """Load a model to study, on all visible GPUs or the CPU.
 
-    source: a folder, an id on the Hugging Face hub, or a model of transformers that you hold already, with its
-    tokenizer.
-    dtype: float32, bfloat16 or float16; by default bfloat16 on a GPU and float32 on a CPU. reasoning_format: a name
-    or {open, close, ...}, where the model's own files leave it open.
-    Raises ModelError where weights are not safetensors, the format is not certain, or a part of the model is not found.
+    source: a folder, an id on the Hugging Face hub, or a transformers model that you have already loaded, together with
+    its tokenizer. dtype: float32, bfloat16 or float16; by default bfloat16 on a GPU and float32 on a CPU.
+    reasoning_format: a name or {open, close, ...}, if the model's own files do not settle it. Raises ModelError if the
+    weights are not safetensors, the format is uncertain, or a part of the model is not found.
     """
     if not isinstance(source, str | Path):
         if tokenizer is None:
             raise TypeError("a loaded model needs its tokenizer: load_model(model, tokenizer)")
         fix_rotation(Decoder(source))
-        with tempfile.TemporaryDirectory() as folder:  # the model's own files, as a folder on disk has them
+        with tempfile.TemporaryDirectory() as folder:  # a folder with the model's own files, as on disk
             for part in (tokenizer, source.config, getattr(source, "generation_config", None)):
                 if part is not None:
                     part.save_pretrained(folder)
@@ -158,7 +157,7 @@ def load_model(
 def trace_from_ids(model: ReasoningModel, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Trace:
     """A trace from the exact token ids of its prompt and completion.
 
-    Raises TraceError where nothing opens a reasoning.
+    Raises TraceError if nothing opens a reasoning.
     """
     prompt, completion = [*map(int, prompt_ids)], [*map(int, completion_ids)]
     ids = (*prompt, *completion)
@@ -170,9 +169,9 @@ def trace_from_ids(model: ReasoningModel, prompt_ids: Sequence[int], completion_
 
 
 def trace_from_text(model: ReasoningModel, question: str, reasoning: str, answer: str, instruction: str = "") -> Trace:
-    """A trace from texts: the question's prompt, then the reasoning, what closes it, and the answer.
+    """A trace from texts: the question's prompt, the reasoning, its closing mark and the answer.
 
-    The texts are tokenized here, so the ids can differ from those that a model generated; where you have these, use
+    The texts are tokenized here, so the ids can differ from those that a model generated; if you have these, use
     trace_from_ids.
     """
     completion = f"{reasoning}{model.form.close}{model.form.answer_open}{answer}"
@@ -181,9 +180,9 @@ def trace_from_text(model: ReasoningModel, question: str, reasoning: str, answer
 
 
 def trace_from_message(model: ReasoningModel, question: str, message: Mapping[str, Any]) -> Trace:
-    """A trace from a chat message as servers give it: content beside reasoning_content, or both in content, with tags.
+    """A trace from a chat message as returned by a server: content and reasoning_content, or content with tags.
 
-    Raises TraceError where the message has no reasoning.
+    Raises TraceError if the message has no reasoning.
     """
     content = message.get("content") or ""
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -205,10 +204,10 @@ def trace_from_message(model: ReasoningModel, question: str, message: Mapping[st
 
 
 def read_traces(model: ReasoningModel, path: Path | str) -> list[Trace]:
-    """The traces of a log: an inspect_ai log (.json), or lm-evaluation-harness samples or chat messages (.jsonl).
+    """The traces in a log: an inspect_ai log (.json), or lm-evaluation-harness samples or chat messages (.jsonl).
 
-    A line of .jsonl is a sample with arguments and resps, or {messages: [...]} that ends with the model's own.
-    Raises TraceError, naming file and sample, where one has no question or no reasoning.
+    Each line of a .jsonl file is a sample with arguments and resps, or {messages: [...]} that ends with the model's
+    message. Raises TraceError, naming the file and the sample, if one has no question or no reasoning.
     """
     traces = []
     for number, (question, message) in enumerate(_logged(Path(path)), 1):
@@ -220,7 +219,7 @@ def read_traces(model: ReasoningModel, path: Path | str) -> list[Trace]:
 
 
 def _logged(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Question and message of every sample of a log."""
+    """The question and the message of every sample in a log."""
     if path.suffix == ".json":
         samples = json.loads(path.read_text()).get("samples")
         if samples is None:
@@ -257,7 +256,9 @@ def generate_trace(
     with_reasoning: bool = True,
     prompt: str | None = None,
 ) -> Trace:
-    """A greedy trace of one question, by transformers; for many, the workflow's vLLM is far faster."""
+    """A greedy trace of one question, generated by transformers; for many questions, the workflow's vLLM is much
+    faster.
+    """
     ids = model.prompt_ids(question, instruction, WITH if with_reasoning else WITHOUT, prompt)
     tokens = torch.tensor([ids], device=model.model.device)
     asked = {
@@ -278,9 +279,9 @@ def generate_trace(
 
 
 def segment_attention(model: ReasoningModel, trace: Trace) -> SegmentAttention:
-    """What a trace's reasoning and answer attend to, in every head, at a forward pass's price (METHOD section 3).
+    """What a trace's reasoning and answer attend to, in every head, at the cost of a forward pass (METHOD section 3).
 
-    Raises EmptySegment where the trace has no reasoning or no answer, AttentionError where masses do not sum to 1.
+    Raises EmptySegment if the trace has no reasoning or no answer, AttentionError if masses do not sum to 1.
     """
     ((kept, _),) = rerun_batch(model.model, [trace.token_ids], [trace.bounds])
     return _summed(model, trace, kept)
@@ -295,17 +296,17 @@ def _summed(model: ReasoningModel, trace: Trace, kept: TraceAttention) -> Segmen
 
 
 def rank_heads(model: ReasoningModel, traces: Sequence[Trace]) -> pd.DataFrame:
-    """One row per head, the first the one whose answer tokens attend most to the reasoning, mean over the traces.
+    """One row per head, ranked by the mean attention of answer tokens to the reasoning over the traces.
 
     Columns: rank (1 is the highest a2r), layer, head, the paper's short names (a2r, a2p, a2bos, ...), lift (a2r over
-    even attention's) and tracking. METHOD section 3; Zhang et al. 2025, section 4. Shows a bar of progress.
+    that of even attention) and tracking. Shows a progress bar. METHOD section 3; Zhang et al. 2025, section 4.
     """
     found = [segment_attention(model, trace) for trace in tqdm(traces, desc="traces", disable=len(traces) < 2)]
     n_layers, n_heads = found[0].tracking.shape
     layers, heads = np.divmod(np.arange(n_layers * n_heads), n_heads)
     means = {name: np.mean([attention.mass(name) for attention in found], 0).ravel() for name in SHORT_NAMES}
     lift = np.mean([attention.mass("a2r") / uniform_a2r(attention.bounds) for attention in found], 0).ravel()
-    tracked = pd.DataFrame([attention.tracking.ravel() for attention in found]).mean()  # of the defined ones
+    tracked = pd.DataFrame([attention.tracking.ravel() for attention in found]).mean()  # over traces that have it
     table = pd.DataFrame({"layer": layers, "head": heads, **means, "lift": lift, "tracking": tracked})
     table = table.sort_values("a2r", ascending=False, kind="stable", na_position="last")
     table.insert(0, "rank", np.arange(1, len(table) + 1))
@@ -317,8 +318,8 @@ def capture(
 ) -> dict[str, np.ndarray]:
     """A trace's activations at some positions, float32 [layer, position, d_model], by component.
 
-    z has [layer, position, head, d_head]. components: resid_pre, resid_mid, attn_out, mlp_out, z. Raises ModelError
-    where the architecture lacks one.
+    components: resid_pre, resid_mid, attn_out, mlp_out or z; z has [layer, position, head, d_head]. Raises ModelError
+    if the architecture lacks one.
     """
     found, _ = patching.capture(model.model, trace.token_ids, positions, components)
     return {component: activations.numpy() for component, activations in found.items()}
@@ -336,15 +337,15 @@ def patch_curve(
 ) -> pd.DataFrame:
     """Activation patching from the clean trace into the corrupted one, by layer and role (METHOD section 4).
 
-    answers: of the clean and of the corrupted question, one token each. Both reasonings are ended by the probe's line
-    with their own answer, and their answers begin with "Thus, the {comparator} one is". Positions are matched by role.
-    Columns: layer, role, and every metric of patching.metrics.METRICS; normalized_logit_diff is 0 where nothing
-    changed and 1 where the clean answer is fully restored.
-    Raises PairError where an answer is not one token, ModelError where restarts are not exact for the architecture.
+    answers: of the clean and of the corrupted question, one token each. Both runs end their reasoning with the probe's
+    line and their own answer, and begin the answer with "Thus, the {comparator} one is". Positions are matched by role.
+    Columns: layer, role, and every metric of patching.metrics.METRICS; normalized_logit_diff is 0 if nothing changed
+    and 1 if the clean answer is fully restored. Raises PairError if an answer is not one token, ModelError if restarts
+    are not exact for the architecture.
     """
     if component == "z":
         raise ValueError(
-            "z has heads as an axis of its own; patch_curve takes resid_pre, resid_mid, attn_out or mlp_out"
+            "z has an additional axis, the heads; patch_curve takes resid_pre, resid_mid, attn_out or mlp_out"
         )
     patcher = model.patcher
     sides = [
@@ -383,16 +384,16 @@ def ablate(
 ) -> pd.DataFrame:
     """The trace's answer generated again, greedily, with and without some heads ablated (METHOD section 3).
 
-    heads: (layer, head) pairs. mode: zero; mean (over the answers of other_traces), resample (of their first);
-    cut_off (attention knockout: the heads do not see the reasoning) or sharpened (their attention in it is squared).
-    Columns: mode (unablated first), answer, a2r (what its tokens still attend to the reasoning, mean over all heads),
-    is_finished. Raises ModelError where the architecture cannot be ablated exactly.
+    heads: (layer, head) pairs. mode: zero; mean (over the answers of other_traces); resample (from the first of them);
+    cut_off (attention knockout: the heads do not see the reasoning); or sharpened (their attention within the reasoning
+    is squared). Columns: mode (unablated first), answer, a2r (what its tokens still attend to the reasoning, mean over
+    all heads), is_finished. Raises ModelError if the architecture cannot be ablated exactly.
     """
     refuse_deviating(model.model, trace.token_ids, trace.bounds)
     reading = read(model.model, trace.token_ids[: trace.bounds.answer], trace.bounds)
     if mode in ("mean", "resample"):
         if not other_traces:
-            raise ValueError(f"mode {mode} needs other_traces, whose heads' outputs it puts in")
+            raise ValueError(f"mode {mode} needs other_traces, since it uses their heads' outputs")
         traces = [trace, *other_traces]
         outputs = answer_outputs(model.model, [t.token_ids for t in traces], [t.bounds for t in traces])
         reading.mean, reading.resampled = of_others(outputs, 0, 1)
@@ -414,13 +415,12 @@ def belief_curve(
 ) -> pd.DataFrame:
     """What the model would answer if its reasoning ended after each of its sentences (METHOD section 5).
 
-    The reasoning is closed after k = 0 to S sentences and the answer opened by the stub, which ends in an open box;
-    None takes the trace's own words before its last box, which may hold the answer already where they are long.
+    After k = 0 to S sentences, the reasoning is closed and the answer opened by the stub, which ends in an open box.
+    stub=None takes the trace's own words before its last box; if these are long, they may already contain the answer.
     Columns: step (k), sentence (its text, "" for step 0), log_probability (of the trace's own final answer, nats),
-    reference_log_probability (where a reference is given), greedy (the answer that is most probable token by token,
-    None where it closes no box), is_own (whether that is the trace's own).
-    Raises TraceError where the trace has no final answer, ModelError where the architecture's runs cannot be gone on
-    from exactly.
+    reference_log_probability (if a reference is given), greedy (the answer decoded greedily, None if it closes no box),
+    is_own (whether that is the trace's own). Raises TraceError if the trace has no final answer, ModelError if runs of
+    the architecture cannot be continued exactly.
     """
     ending, cut = _ended(model, trace, stub, [reference] if reference else [])
     kept = keep_run(model.model, trace.token_ids[: trace.bounds.think_close])
@@ -443,12 +443,11 @@ def sentence_effects(
 ) -> pd.DataFrame:
     """How much the answer loses when each sentence of the reasoning is hidden from all that follows (METHOD section 5).
 
-    heads: (layer, head) pairs, e.g. the Reasoning-Focus Heads, from which alone sentences are then hidden, too. stub:
-    as in belief_curve. Columns: sentence (its text), first and last (its first and past-the-last token), effect (how
-    much less probable the trace's own final answer is, nats), and, where heads are given, effect_in_heads and read
-    (their attention from the answer per token of the sentence).
-    Raises TraceError where the trace has no final answer, ModelError where the architecture's runs cannot be gone on
-    from exactly.
+    heads: (layer, head) pairs, e.g. the Reasoning-Focus Heads; sentences are then also hidden from these heads alone.
+    stub: as in belief_curve. Columns: sentence (its text), first and last (its first and past-the-last token), effect
+    (how much less probable the trace's own final answer is, nats) and, if heads are given, effect_in_heads and read
+    (their attention from the answer per token of the sentence). Raises TraceError if the trace has no final answer,
+    ModelError if runs of the architecture cannot be continued exactly.
     """
     ending, cut = _ended(model, trace, stub, [])
     ids = [*trace.token_ids[: trace.bounds.think_close], *ending.opening, *ending.answers[0]]

@@ -15,7 +15,7 @@ SEPARATOR = re.compile(r"(?:[\s,;$]|\b(?:and|or)\b|\\(?:[()\[\],;! ]|q?quad\b|te
 
 @dataclass(frozen=True)
 class Box:
-    """A box's content, and where the whole box starts and ends in its text; end is -1 for one that never closes."""
+    """A box's content, and the start and end of the whole box in its text; end is -1 if it never closes."""
 
     content: str
     start: int
@@ -23,7 +23,7 @@ class Box:
 
 
 def find_boxes(text: str) -> list[Box]:
-    """All boxes in order, outermost ones only; one that never closes is there, with end -1, where no other follows.
+    """All outermost boxes in order. A box that never closes is included, with end -1, if no other follows.
 
     Escaped braces (\\{ and \\}) count as text.
     """
@@ -55,10 +55,10 @@ def find_boxes(text: str) -> list[Box]:
 
 
 def final_answer(text: str) -> str | None:
-    r"""The content of the last box, or None where there is none or the last one never closes.
+    r"""The content of the last box, or None if there is none or the last one never closes.
 
-    A run of last boxes with nothing between them but , ; and, or, $, \( \) \[ \] and spaces is one list, joined
-    by commas (\text{and} and LaTeX spaces may stand there too); a box that repeats the one before counts once.
+    Final boxes that are separated only by , ; and, or, $, \( \) \[ \] and spaces (also \text{and} and LaTeX spaces)
+    form one list, joined by commas; a box that repeats the one before counts once.
     """
     run: list[str] = []
     end = 0

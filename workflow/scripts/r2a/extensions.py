@@ -1,7 +1,7 @@
-"""The sorts of things that a study can be extended by, each with its decorator (docs/extending.md shows them).
+"""The sorts of things with which a study can be extended, each with its decorator (docs/extending.md shows them).
 
-Figures and reasoning formats, which the workflow asks more of, stand in r2a.figures.registry and r2a.formats.registry.
-Read at every parse of the Snakefile: no heavy import here.
+Figures and reasoning formats need more from the workflow and have registries of their own, r2a.figures.registry and
+r2a.formats.registry. Read at every parse of the Snakefile: no heavy import here.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from r2a.registry import Entry, Registry
 
 @dataclass(kw_only=True)
 class PerturbationKind(Entry):
-    """A way to perturb a reasoning: a function of r2a.perturbation.reasoning.Given that returns Perturbed.
+    """A way to perturb reasoning: a function that takes r2a.perturbation.reasoning.Given and returns Perturbed.
 
-    label: what the reasoning then is, e.g. "filler of equal length"; {level} stands for its level. levels: the key of
-    the section `perturbation` that lists its levels, where it has any; the reasoning is perturbed once at each.
-    leaves_open: the model goes on with the reasoning and closes it itself. compared_with: the kinds, beside the
-    reasoning kept whole, that its answers are tested against. reads_heads: it needs to know what the Reasoning-Focus
-    Heads read, so that attention is measured before.
+    label: what the reasoning is afterwards, e.g. "filler of equal length"; {level} stands for its level. levels: the
+    key of the section `perturbation` that lists its levels, if it has any; the reasoning is perturbed once at each.
+    leaves_open: the model continues the reasoning and closes it itself. compared_with: the kinds, besides the untouched
+    reasoning, against which its answers are tested. reads_heads: it needs to know what the Reasoning-Focus Heads read,
+    so attention is measured first.
     """
 
     levels: str = ""
@@ -27,7 +27,7 @@ class PerturbationKind(Entry):
     reads_heads: bool = False
 
     def said(self, level: float | None = None) -> str:
-        """The label, at one of its levels."""
+        """The label, with a level filled in."""
         return self.label if level is None else self.label.replace("{level}", f"{level:g}")
 
 
@@ -37,7 +37,7 @@ perturbation_kind = PERTURBATION_KINDS.register
 
 @dataclass(kw_only=True)
 class HintEntry(Entry):
-    """A hint in the question: a function that returns an r2a.hints.Hint. label: whose word it is, for readers."""
+    """A hint in the question: a function that returns an r2a.hints.Hint. label: who gives the hint, for readers."""
 
 
 HINTS = Registry("hint", HintEntry, "r2a.hints")
@@ -46,10 +46,10 @@ hint = HINTS.register
 
 @dataclass(kw_only=True)
 class Control(Entry):
-    """A control of patching: a function of r2a.patching.controls.Given that returns vectors, or None where it has none.
+    """A control of patching: a function from r2a.patching.controls.Given to vectors, or None if it has none.
 
-    label: whose vectors they are, e.g. "a random vector of the same norm". is_displaced: whether those for the answer's
-    token are put in at another token of the probe.
+    label: whose vectors they are, e.g. "a random vector of the same norm". is_displaced: whether the vectors for the
+    answer's token are put in at another token of the probe.
     """
 
     is_displaced: bool = False

@@ -1,4 +1,4 @@
-"""Parts of a store, kept beside it: a killed job loses little, and a grown dataset has only its new part computed."""
+"""Parts of a store, kept beside it: a killed job loses little, and if a dataset grows, only the new part is computed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +13,13 @@ from r2a.store import parameters_hash, whole_file
 class Parts:
     """The parts of a store, each the arrays of one trace or pair, in a folder beside it.
 
-    A part's file bears a hash of all that the part depends on, so it is found again whenever the same part is asked
-    for: after a kill, or when traces have been added to the dataset. Parts that the store no longer has are removed,
-    so the folder takes about as much room as the store. Shards of a store share its folder.
+    A part's file name contains a hash of everything that the part depends on, so the part is found again whenever it is
+    needed: after a kill, or when traces have been added to the dataset. Parts that no longer belong to the store are
+    removed, so the folder takes about as much space as the store. Shards of a store share its folder.
     """
 
     def __init__(self, output: Path, origin: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-        """origin: the store's provenance. parts: what each part of the whole store depends on besides, by its name."""
+        """origin: the store's provenance. parts: what each part of the whole store depends on in addition, by name."""
         self.folder = output.with_name(f".{whole_name(output)}.parts")
         shared = {key: origin[key] for key in ("parameters", "packages", "models")}
         self._paths = {
@@ -27,7 +27,7 @@ class Parts:
         }
         kept = set(self._paths.values())
         for path in self.folder.glob("*.npz"):
-            if path not in kept and not path.name.startswith("."):  # with a dot: being written by another shard
+            if path not in kept and not path.name.startswith("."):  # a dot: another shard is writing it
                 path.unlink(missing_ok=True)
 
     def __contains__(self, name: str) -> bool:

@@ -1,15 +1,16 @@
-"""Where the ranges of a reasoning lie that are patched as a whole.
+"""Which ranges of a reasoning are patched as a whole.
 
 Read at every start of Snakemake, for the estimate: no heavy import here.
 """
 
 
 def doubling_ends(n_tokens: int, range_tokens: int) -> list[int]:
-    """Tokens before the probe at which ranges of n_tokens of reasoning end: 0, range_tokens, 2, 4, 8 times as many and
-    so on; and last, where the farthest range begins. [0] where there is not even one range of range_tokens.
+    """Distances from the probe, in tokens, at which ranges of the reasoning end: 0, then range_tokens times 1, 2, 4, 8
+    ...
 
-    So ranges are the longer the farther they are from the probe, and restarts from all of them together are no more
-    than three times as long as the reasoning.
+    The last entry is where the farthest range begins; [0] if n_tokens of reasoning hold not even one range of
+    range_tokens. Ranges thus grow with their distance from the probe, and restarts from all of them together are at
+    most three times as long as the reasoning.
     """
     if n_tokens < range_tokens:
         return [0]

@@ -1,9 +1,9 @@
-"""Where the things that a study can be extended by are found: figures, kinds of perturbation, graders and so on.
+"""Finds the things with which a study can be extended: figures, kinds of perturbation, graders and so on.
 
-Each is one decorated function or class at the top level of a module: any module of the package of its sort, or of a
+Each is one decorated function or class at the top level of a module: any module of the package for its sort, or of a
 package that declares an entry point of the group `r2a.plugins`. Its name is the function's, without the prefix of its
-sort. The decorator's arguments are literals and are read from the source, so the Snakefile knows all names, labels and
-versions without importing torch, pandas or matplotlib. The module is imported when the function is used.
+sort. The decorator's arguments are literals and are read from the source, so that the Snakefile knows all names, labels
+and versions without importing torch, pandas or matplotlib. The module is imported when the function is used.
 """
 
 import ast
@@ -21,7 +21,7 @@ PLUGINS = "r2a.plugins"
 
 
 class RegistryError(ValueError):
-    """Something is unknown, or registered in a way that cannot be used; the message names it and the remedy."""
+    """A name is unknown, or a registration cannot be used; the message names it and the remedy."""
 
 
 @dataclass(kw_only=True)
@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def function(self) -> Any:
-        """The decorated function or class; its module is imported here."""
+        """The decorated function or class; this imports its module."""
         module, name = self.place.split(":")
         return getattr(import_module(module), name)
 
@@ -51,14 +51,16 @@ Decorated = TypeVar("Decorated")
 
 
 class Registry(Mapping[str, EntryType], Generic[Fields, EntryType]):
-    """The registered things of one sort by name, in the order of modules and lines; those of plugins come last."""
+    """The registered things of one sort by name, ordered by module and line; those of plugins come last."""
 
     def __init__(self, decorator: str, entry: Callable[Fields, EntryType], package: str, prefix: str = "") -> None:
-        """decorator: its name, which is the sort's. package: all its modules are searched. prefix: of functions."""
+        """decorator: its name, which is also the sort's. package: all of its modules are searched. prefix: of the
+        functions' names.
+        """
         self._decorator, self._entry, self._package, self._prefix = decorator, entry, package, prefix
 
     def register(self, *arguments: Fields.args, **named: Fields.kwargs) -> Callable[[Decorated], Decorated]:
-        """The decorator. It leaves the function as it is: what it says is read from the source."""
+        """The decorator. It returns the function unchanged; its arguments are read from the source."""
         self._entry(*arguments, **named)
         return lambda decorated: decorated
 
@@ -110,7 +112,7 @@ class Registry(Mapping[str, EntryType], Generic[Fields, EntryType]):
         return self._decorator
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries  # Mapping's own asks for a KeyError
+        return name in self._entries  # Mapping's own relies on KeyError
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -125,7 +127,7 @@ class Registry(Mapping[str, EntryType], Generic[Fields, EntryType]):
 
 @functools.cache
 def _modules(name: str) -> list[tuple[str, Path]]:
-    """The module of a name, or every module of the package of that name, with its file; none is imported."""
+    """The module of a name, or every module of the package of that name, with its file; nothing is imported."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         return []
@@ -142,7 +144,7 @@ def _dotted(path: Path) -> tuple[str, ...]:
 
 @functools.cache
 def _plugin_modules() -> list[tuple[str, Path]]:
-    """The modules of other packages that name themselves as an entry point of the group PLUGINS."""
+    """The modules of other packages that declare an entry point of the group PLUGINS."""
     found: dict[str, Path] = {}
     for point in entry_points(group=PLUGINS):
         modules = _modules(point.value)

@@ -1,4 +1,4 @@
-"""What a trace is: its segments, its final answer, its validity (METHOD section 1)."""
+"""Traces: their segments, final answer and validity (METHOD section 1)."""
 
 import re
 from bisect import bisect_left, bisect_right
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Bounds(NamedTuple):
-    """Where each segment of a trace starts, in tokens; it ends where the next one starts, `end` being the trace's."""
+    """Where each segment of a trace starts, in tokens. It ends where the next one starts; `end` is the trace's end."""
 
     bos: int
     prompt: int
@@ -22,11 +22,11 @@ class Bounds(NamedTuple):
 
     @classmethod
     def of(cls, positions: Iterable[int]) -> "Bounds":
-        """The bounds that a store holds as eight integers."""
+        """The bounds stored as eight integers."""
         return cls(*map(int, positions))
 
     def span(self, segment: str) -> slice:
-        """The tokens of a segment, to index with."""
+        """The tokens of a segment, as a slice."""
         k = SEGMENTS.index(segment)
         return slice(self[k], self[k + 1])
 
@@ -40,18 +40,18 @@ SHORT_NAMES = {
     "r2r": ("reasoning", "reasoning"), "r2p": ("reasoning", "prompt"), "r2bos": ("reasoning", "bos"),
     "r2bot": ("reasoning", "think_open"),
 }  # fmt: skip
-# of a trace among those of a model and dataset; the columns that traces, grades and judgements have in common
+# what identifies a trace of a model and dataset; traces, grades and judgements share these columns
 TRACE_KEYS = ("uid", "condition", "decoding", "sample")
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What delimits segments. Texts are bytes: a character may be split over tokens.
+    """What delimits segments. Texts are bytes, because a character may be split over tokens.
 
     stops: ids of the tokens that end a completion. opens, closes, answer_opens, answer_closes: patterns of the
-    delimiters, the last two None where the answer has none. bytes_of: a token's text; of a token that is a part of a
-    delimiter, what its pattern has in its place, so that the same characters in other tokens are not taken for it.
-    decode: such bytes as text. close_ids: the tokens that close a reasoning where it is closed for the model.
+    delimiters; the last two are None if the answer has none. bytes_of: a token's text; for a token that is part of a
+    delimiter, the code that its pattern contains, so that the same characters in other tokens do not match. decode:
+    such bytes as text. close_ids: the tokens with which the workflow closes a reasoning for the model.
     """
 
     stops: frozenset[int]
@@ -84,15 +84,16 @@ def segment_bounds(prompt_ids: Sequence[int], completion_ids: Sequence[int], mar
 def segment(
     prompt_ids: Sequence[int], completion_ids: Sequence[int], marks: Marks, is_declined: bool = False
 ) -> Segmented:
-    """The segments of a trace. They tile it; one that is absent is empty. The first token is `bos`, whatever it is.
+    """The segments of a trace. They tile it; an absent one is empty. The first token is `bos`, whatever it is.
 
-    The reasoning starts after the last delimiter that opens one in the prompt, or the first in the completion where
-    the prompt has none; a prompt that only closes one has an empty reasoning before that. think_close holds the
-    answer's own delimiter too, and eos what closes the answer. A token that holds more than its part of a delimiter
-    (">\\n") belongs to the delimiter, but the answer's text loses nothing by that.
-    is_declined: the prompt asks the model not to think, and opens no reasoning (it may end in what closes one). The
-    answer is all that follows, and a reasoning that follows all the same counts as a second one.
-    Raises ValueError where nothing opens or closes a reasoning, though none was declined.
+    The reasoning starts after the last delimiter in the prompt that opens one, or after the first in the completion if
+    the prompt has none. If the prompt only closes a reasoning, an empty reasoning precedes that. think_close includes
+    the answer's own opening delimiter, and eos the one that closes the answer. A token that contains more than its part
+    of a delimiter (">\\n") belongs to the delimiter, but the answer's text loses nothing.
+
+    is_declined: the prompt asks the model not to think and opens no reasoning (it may end in a closing mark). The
+    answer is everything that follows; a reasoning in it counts as a second one. Raises ValueError if nothing opens or
+    closes a reasoning although none was declined.
     """
     ids = [*prompt_ids, *completion_ids]
     texts = [marks.bytes_of(token) for token in ids]
@@ -142,14 +143,14 @@ def segment(
 
 
 def forced_close(bounds: Bounds, ids: Sequence[int], budget: int | None, marks: Marks) -> int:
-    """How many tokens of a trace close its reasoning because it had reached its budget; 0 where the model did."""
+    """How many tokens of a trace closed its reasoning because it had reached its budget; 0 if the model closed it."""
     close = list(marks.close_ids)
     is_forced = bounds.think_close - bounds.reasoning == budget
     return len(close) if is_forced and list(ids[bounds.think_close :])[: len(close)] == close else 0
 
 
 def invalid_reason(is_finished: bool, n_closes: int, has_answer: bool) -> str:
-    """Why a trace is not valid, or '' where it is: the first step of the funnel that it fails."""
+    """Why a trace is invalid, or '' if it is valid: the first step of the funnel that it fails."""
     if not is_finished:
         return "unfinished"
     if n_closes != 1:

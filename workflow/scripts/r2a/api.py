@@ -66,7 +66,7 @@ class ReasoningModel:
 
     @cached_property
     def patcher(self) -> patching.Patcher:
-        """The model's patcher, checked on first use. Raises ModelError if the architecture cannot be patched exactly."""
+        """The model's patcher, checked on first use. Raises ModelError if the architecture cannot be patched."""
         return patching.Patcher(self.model)
 
     def prompt_ids(

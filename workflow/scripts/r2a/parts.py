@@ -1,4 +1,4 @@
-"""Parts of a store, kept beside it: a killed job loses little, and if a dataset grows, only the new part is computed."""
+"""Parts of a store, kept beside it: a killed job loses little, and a grown dataset only has its new part computed."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,7 @@ Read at every start of Snakemake, for the estimate: no heavy import here.
 
 
 def doubling_ends(n_tokens: int, range_tokens: int) -> list[int]:
-    """Distances from the probe, in tokens, at which ranges of the reasoning end: 0, then range_tokens times 1, 2, 4, 8
-    ...
+    """Distances from the probe, in tokens, at which ranges of the reasoning end: 0, then range_tokens times 1, 2, 4 ...
 
     The last entry is where the farthest range begins; [0] if n_tokens of reasoning hold not even one range of
     range_tokens. Ranges thus grow with their distance from the probe, and restarts from all of them together are at

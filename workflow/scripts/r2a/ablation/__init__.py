@@ -1,1 +1,1 @@
-"""Stage 2: what becomes of the answer when the heads that attend to the reasoning are ablated (METHOD section 3)."""
+"""How the answer changes when the heads that attend to the reasoning are ablated (METHOD section 3)."""

@@ -1,4 +1,4 @@
-"""Which heads are ablated in which way: the Reasoning-Focus Heads, and those that they are compared with."""
+"""Which heads are ablated and how: the Reasoning-Focus Heads, and the heads they are compared with."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from r2a.roles import CONTRIBUTION, PROMPT_HEADS, RANDOM, RFH, RFH_FROM_PROMPT, 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way in which an answer is generated: some heads ablated in one mode.
+    """One way to generate an answer: some heads ablated in one mode.
 
-    mode: zero puts nothing in place of a head's output, mean its mean over the answers of other traces, resample its
-    output in one of them; cut_off hides a segment from the head, whose attention is normalised over the other tokens;
-    moved puts its attention on the reasoning on one sentence of it, sharpened squares it, its share staying as it is;
-    unablated leaves all heads alone. hides: the segment that cut_off hides.
+    mode: zero, mean and resample replace a head's output by zero, by its mean over the answers of other traces, and by
+    its output in one of them. cut_off hides a segment from the head, whose attention is renormalised over the other
+    tokens. moved puts its attention on the reasoning on one sentence of it, and sharpened squares it; the share stays
+    the same. unablated changes no head. hides: the segment that cut_off hides.
     """
 
     mode: str
@@ -29,11 +29,11 @@ class Arm:
 
 
 def arms_of_trace(heads: pd.DataFrame, modes: Sequence[str], settings: Mapping[str, Any], uid: str) -> list[Arm]:
-    """The unablated answer, then for every mode and dose the top heads by a2r and the selections beside them.
+    """The unablated answer; then, for every mode and dose, the top heads by a2r and the selections to compare with.
 
-    heads: the stage's table of them. Selections: random, of the same layers, and matched, n_draws draws each; prompt
-    and contribution, the top heads by attention on the prompt and by what they write of the reasoning. In mode
-    cut_off the RFHs are also cut off from the prompt instead. Every trace has draws of its own, so that intervals over
+    heads: the stage's table of them. Selections: random heads of the same layers and matched ones, n_draws draws each;
+    prompt and contribution, the top heads by attention to the prompt and by what they write from the reasoning. In mode
+    cut_off, the RFHs are also cut off from the prompt instead. Every trace has its own draws, so that intervals over
     traces cover the choice of heads; the modes share them.
     """
     arms = [Arm(UNABLATED, UNABLATED, 0, ())]

@@ -1,12 +1,12 @@
-"""Answers generated greedily while heads are ablated, all of them from one unablated reading of the trace.
+"""Answers generated greedily while heads are ablated, all from one unablated reading of the trace.
 
-The prompt, the reasoning and </think> are read once and their keys and values kept. Every arm of a trace is a row
-that goes on from them, so a row holds keys and values of its own answer only, and rows of any traces share each
-forward pass. Ablation begins with the row of the first answer token: </think> is read unablated, as part of what
-the arms share, so the token that follows it is the same in every arm.
+The prompt, the reasoning and </think> are read once, and their keys and values are kept. Every arm of a trace is a row
+that continues from them, so a row holds only the keys and values of its own answer, and rows of any traces share each
+forward pass. Ablation begins with the row of the first answer token: </think> is read unablated, as part of what the
+arms share, so the token after it is the same in every arm.
 
-Attention is computed in float32 from whole rows of scores. That gives the mass on the reasoning as well, and any
-head's keys can be hidden.
+Attention is computed in float32 from whole rows of scores. This gives the mass on the reasoning as well, and any head's
+keys can be hidden.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -158,7 +158,7 @@ class Rows:
         return self.decoder.logits(hidden[self.places.to(hidden.device), 0]).to(tokens.device)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows, in their order."""
+        """Continue with some of the rows, in the given order."""
         before = self.places[torch.tensor(rows, device=self.places.device)]
         self.readings = [self.readings[row] for row in rows]
         self.ablated = {way: mask[list(rows)] for way, mask in self.ablated.items()}
@@ -341,7 +341,7 @@ def generate(
     max_tokens: Sequence[int],
     eos: Collection[int],
 ) -> list[Answer]:
-    """Greedy answers of rows, each up to an EOS or its own max_tokens. Rows that end leave the batch."""
+    """Greedy answers of rows, each up to an EOS or its own max_tokens. Finished rows leave the batch."""
     decoding = Rows(model, rows)
     answers: list[list[int]] = [[] for _ in rows]
     centres: list[list[float]] = [[] for _ in rows]
@@ -382,7 +382,7 @@ def _tracking(centres: Sequence[float]) -> float:
 
 @torch.no_grad()
 def refuse_deviating(model: Any, token_ids: Sequence[int], bounds: Bounds) -> None:
-    """Raise ModelError where decoding a trace's first answer token unablated does not give the model's own logits."""
+    """Raise ModelError if decoding a trace's first answer token unablated does not give the model's own logits."""
     decoder = Decoder(model)
     if decoder.apart:
         raise ModelError(f"{decoder.name}: its heads cannot be ablated: {decoder.apart}")

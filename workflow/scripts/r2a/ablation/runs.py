@@ -51,15 +51,15 @@ def ablate_heads(
     batch_tokens: int,
     shard: str = WHOLE,
 ) -> None:
-    """Generate each trace's answer again (a shard: its own traces'), greedily, under every arm of arms.arms_of_trace.
+    """Generate the answer of each trace (in a shard, its own traces) again, greedily, under every arm of arms_of_trace.
 
     One row per (uid, mode, selection, dose, draw): the ablated heads as layers and heads, token_ids (with EOS), text,
     is_finished, is_valid and invalid_reason (METHOD section 1), a2r and tracking (decoding.Answer), and original_text,
-    the trace's own answer. An answer may be settings["extra_tokens"] longer than the trace's. Finished answers are kept
-    in a ledger beside the output, by all that they depend on, so those of the traces of a smaller dataset are found.
-    With one trace alone, modes that put in what other traces give are left out. Raises AblationError for doses beyond
-    the model's heads; NothingToMeasure without a valid trace; ModelError for an architecture that does not give its
-    own logits here. A trace that does not fit into memory is left out, and named in the log.
+    the trace's own answer. An answer may be settings["extra_tokens"] tokens longer than the trace's. Finished answers
+    are kept in a ledger beside the output, under a hash of everything they depend on, so a larger dataset reuses those
+    of its earlier traces. With a single trace, modes that use other traces are left out. A trace that does not fit into
+    memory is left out and named in the log. Raises AblationError if a dose exceeds the model's heads, NothingToMeasure
+    without a valid trace, ModelError if the architecture's own logits are not reproduced.
     """
     table = _ablated_traces(traces, settings)
     origin = read_manifest(manifest)
@@ -110,9 +110,9 @@ def _ablated_traces(traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 
 class _Tasks:
-    """The answers to generate: of every trace, by its number in the table, one under each of its arms.
+    """The answers to generate: for every trace, by its number in the table, one under each of its arms.
 
-    donors: the trace whose heads' outputs another trace is given in mode resample, by the other's number.
+    donors: for mode resample, the number of the trace whose heads' outputs each trace receives.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ def _generate_missing(
     n_read = {number: bounds[number].answer for number, _ in missing.values()}
     more = 1 + settings["extra_tokens"]
     rooms = {number: bounds[number].eos - bounds[number].answer + more for number, _ in missing.values()}
-    # several traces' rows at a time keep a GPU busy; on a CPU each trace is kept, and told, as soon as it is done
+    # rows of several traces keep a GPU busy; on a CPU, each trace is kept and reported as soon as it is done
     is_shared = torch.cuda.is_available()
     batch_tokens = batch_tokens if is_shared else min(batch_tokens, CPU_BATCH_TOKENS)
     left_out = {
@@ -198,7 +198,7 @@ def _generate_missing(
         limits = [rooms[number] for number, _ in chosen]
         return iter(generate(model, rows, limits, tasks.marks.stops) if rows else [])
 
-    # keys and values that were read are held twice while rows are joined, in 32 bits
+    # while rows are joined, the keys and values that were read are held twice, in 32 bits
     batch_tokens = affordable_tokens(batch_tokens, 2 * 4 * Decoder(model).n_kept, "ablation")
     what = f"{settings['model']}, {settings['dataset']}: answers under ablation"
     with Progress(what, len(missing)) as progress:
@@ -215,7 +215,7 @@ def _generate_missing(
 
 
 def _sentence(tokenizer: Any, ids: Sequence[int], bounds: Bounds, rng: random.Random) -> slice:
-    """The tokens of a sentence of the reasoning, drawn among all; of an empty reasoning, none."""
+    """The tokens of a random sentence of the reasoning; none if the reasoning is empty."""
     cuts = sentence_bounds(token_pieces(tokenizer, ids[bounds.span("reasoning")]), bounds.reasoning)
     return slice(*rng.choice(list(pairwise(cuts)) or [(bounds.reasoning, bounds.think_close)]))
 

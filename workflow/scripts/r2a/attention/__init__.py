@@ -1,4 +1,4 @@
-"""Stage 2: what answer tokens attend to, from a rerun of the traces' exact token ids."""
+"""What answer tokens attend to, measured in a rerun of the traces' exact token ids."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,20 +42,19 @@ def capture_attention(
     batch_tokens: int,
     shard: str = WHOLE,
 ) -> None:
-    """Rerun every valid trace (a shard: its own of them) and store what its answer attends to.
+    """Rerun every valid trace (in a shard, its own traces) and store what its answer attends to.
 
-        By METHOD section 3, float32, nan where undefined and in layers without attention: /segment_mass [trace, layer,
-    head, query_segment, key_segment]; /tracking, /spread, /cue_preference, /cue_over_initial, /contribution and
-    /output_share [trace, layer, head]; /sentence_mass [trace, layer, head, sentence], the reasoning's sentences being
-    tokens sentence_bounds[k] up to [k + 1] (-1 past a trace's last). Per trace also uid, condition, sample, bounds,
-    n_cue_tokens and argmax_agreement: the share of completion tokens, but for those that a reasoning budget forced,
-    that are the rerun's arg-max (1 where greedy decoding and the rerun agree exactly; nan for sampled ones); and
-    is_left_out, 1 for a trace that does not fit into memory alone, whose values are nan.
-        A forward pass holds at most `batch_tokens`, and no more than memory does; with settings["kernel"] eager, one
-        trace. Finished traces are kept
-        beside the output (Parts).
-        Raises AttentionError where masses do not sum to 1, or the fused kernel differs from eager attention on the
-        beginning of the first trace.
+    Float32, nan where undefined and in layers without attention (METHOD section 3): /segment_mass [trace, layer, head,
+    query_segment, key_segment]; /tracking, /spread, /cue_preference, /cue_over_initial, /contribution and /output_share
+    [trace, layer, head]; /sentence_mass [trace, layer, head, sentence], where sentence k of the reasoning is tokens
+    sentence_bounds[k] up to [k + 1] (-1 past a trace's last sentence). Also, per trace: uid, condition, sample, bounds,
+    n_cue_tokens; argmax_agreement, the share of completion tokens (except those that a reasoning budget forced) that
+    are the rerun's arg-max (1 if greedy decoding and the rerun agree exactly; nan for sampled traces); and is_left_out,
+    1 for a trace that does not fit into memory by itself, whose values are nan.
+
+    A forward pass holds at most `batch_tokens` tokens, fewer if memory requires it, and with settings["kernel"] eager
+    one trace. Finished traces are kept beside the output (Parts). Raises AttentionError if masses do not sum to 1, or
+    if the fused kernel differs from eager attention at the beginning of the first trace.
     """
     origin = read_manifest(manifest)
     (identity,) = origin["models"].values()
@@ -81,7 +80,7 @@ def capture_attention(
         decoder = Decoder(model)
         if is_fused:
             check_against_eager(model, ids[0], dtype)
-            # larger batches gain nothing on a CPU, where traces are kept and reported as soon as they are done
+            # larger batches gain nothing on a CPU; there, traces are kept and reported as soon as they are done
             held_tokens = batch_tokens if torch.cuda.is_available() else min(batch_tokens, CPU_BATCH_TOKENS)
             held_tokens = affordable_tokens(held_tokens, decoder.bytes_in_a_layer, "attention reruns")
             reruns = rerun_traces(model, missing_ids, missing_bounds, held_tokens)
@@ -142,10 +141,10 @@ def capture_attention(
 
 
 def read_traces_to_rerun(traces: Sequence[Path], decoding: str) -> pd.DataFrame:
-    """The valid traces that are rerun, of some conditions. Raises NothingToMeasure where there is none."""
+    """The valid traces to rerun, of some conditions. Raises NothingToMeasure if there are none."""
     table = read_traces(traces)
     table = table[table["is_valid"]]
-    # a reasoning of no token has no attention rows of its own
+    # an empty reasoning has no attention rows
     has_reasoning = table["bounds"].map(Bounds.of).map(lambda bounds: bounds.think_close > bounds.reasoning)
     n_empty = int((~has_reasoning).sum())
     names = ", ".join(map(str, traces))
@@ -166,7 +165,7 @@ def _eager_reruns(
 def _lay_out(
     file: h5py.File, table: pd.DataFrame, origin: Mapping[str, Any], n_sentence_bounds: Sequence[int]
 ) -> dict[str, h5py.Dataset]:
-    """The store's axes and its arrays, empty but for what names a trace."""
+    """The store's axes and arrays, empty except for what identifies a trace."""
     add_axis(file, "trace", range(len(table)))
     add_axis(file, "layer", range(origin["n_layers"]))
     add_axis(file, "head", range(origin["n_heads"]))

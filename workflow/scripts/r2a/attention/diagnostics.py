@@ -1,6 +1,6 @@
-"""What shows a model's induction and retrieval heads: prompts of their own, beside the study's traces.
+"""Finds a model's induction and retrieval heads, on prompts made for this purpose.
 
-METHOD section 3. Everything is read off exact attention rows; only short prompts are held whole.
+METHOD section 3. All scores are computed from exact attention rows; only short prompts are held whole.
 """
 
 import random
@@ -33,10 +33,10 @@ LEAST_RECALL = 0.5
 
 @dataclass(frozen=True)
 class NeedlePrompt:
-    """A haystack with its needle and question: the ids, the needle's tokens, first up to last, and its own words'.
+    """A haystack with its needle and question: the ids, and the needle's tokens, first up to last.
 
-    own_ids are the tokens of the needle's words that the question does not hold, so that only who reads the needle can
-    write them.
+    own_ids are the tokens of those words of the needle that the question does not contain, so that only a model that
+    reads the needle can write them.
     """
 
     ids: list[int]
@@ -50,13 +50,12 @@ class NeedlePrompt:
 
 
 def diagnose_heads(manifest: Path, haystack: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Show the model random tokens twice, texts that repeat themselves, and needles in a haystack; store each head's.
+    """Score heads on random tokens repeated once, on repetitive texts, and on needles in a haystack.
 
     /induction_repeats and /previous_token [repeat, layer, head]; /induction_prompts [induction_prompt, layer, head];
-    /retrieval [needle_run, layer, head], nan where the model did not copy the needle. Per needle run also its
-    needle, length, depth, n_tokens, completion, recall and is_successful.
-    Raises AttentionError where the fused kernel differs from eager attention, or a prompt is longer than the model
-    can be.
+    /retrieval [needle_run, layer, head], nan if the model did not copy the needle. Each needle run also has its needle,
+    length, depth, n_tokens, completion, recall and is_successful. Raises AttentionError if the fused kernel differs
+    from eager attention, or if a prompt is longer than the model's context.
     """
     origin = read_manifest(manifest)
     tokenizer = load_tokenizer(origin["folder"])
@@ -108,9 +107,9 @@ def _with_bos(tokenizer: Any, ids: Sequence[int]) -> list[int]:
 
 
 def repeated_tokens(tokenizer: Any, n_repeats: int, n_tokens: int, seed: int) -> list[list[int]]:
-    """Prompts of a block of different random tokens, twice in a row, after BOS; no special or added token in it.
+    """Prompts of BOS and a block of distinct random tokens, twice in a row; no special or added token is in it.
 
-    Raises AttentionError where the vocabulary is smaller than a block.
+    Raises AttentionError if the vocabulary is smaller than a block.
     """
     left_out = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     vocabulary = sorted(set(tokenizer.get_vocab().values()) - left_out)
@@ -164,10 +163,10 @@ def _all_rows(model: Any, ids: Sequence[int], rows: range) -> np.ndarray:
 
 
 def needle_prompt(tokenizer: Any, haystack: str, needle: str, question: str, length: int, depth: float) -> NeedlePrompt:
-    """The needle between two sentences (or lines) of the haystack at `depth`, and the question after it.
+    """The needle between two sentences (or lines) of the haystack at `depth`, followed by the question.
 
-    The haystack is repeated, and cut at a sentence's end so that the prompt has at most `length` tokens.
-    Raises AttentionError where not even one sentence fits, or the question holds all the needle's words.
+    The haystack is repeated if necessary, and cut at a sentence's end so that the prompt has at most `length` tokens.
+    Raises AttentionError if not even one sentence fits, or if the question contains all the needle's words.
     """
     sentences = split_sentences(haystack.strip() + "\n")
     sizes = [len(tokenizer.encode(sentence, add_special_tokens=False)) for sentence in sentences]
@@ -225,9 +224,9 @@ class ArgmaxRecorder:
 
 @torch.no_grad()
 def copy_needle(model: Any, prompt: NeedlePrompt, eos: Collection[int]) -> tuple[list[int], np.ndarray]:
-    """The model's greedy continuation, and the key [layer, head, step] that led each step's attention.
+    """The model's greedy continuation, and the key [layer, head, step] with the most attention at each step.
 
-    nan in layers that do not attend.
+    nan in layers without attention.
     """
     completion: list[int] = []
     step, cache = torch.tensor([prompt.ids], device=model.device), None
@@ -258,7 +257,9 @@ def retrieval_score(prompt: NeedlePrompt, completion: Sequence[int], keys: np.nd
 
 
 def token_recall(needle: Sequence[int], completion: Sequence[int]) -> float:
-    """Share of a needle's tokens that the completion holds, each as often at most as the needle has it (ROUGE-1)."""
+    """Share of a needle's tokens that the completion contains, each counted at most as often as in the needle
+    (ROUGE-1).
+    """
     return (Counter(needle) & Counter(completion)).total() / len(needle)
 
 

@@ -1,8 +1,8 @@
-"""Attention at fused speed that can still be looked into: nothing token x token is ever held.
+"""Attention at fused speed whose weights can still be inspected: no token x token matrix is ever held.
 
-The fused kernels behind torch's scaled_dot_product_attention also return, for each row, the log-sum-exp of its
-scores. With it every part of the attention matrix is exact on its own, A[i, j] = exp(score[i, j] - lse[i]); so
-beyond a plain forward pass only the rows and keys that a quantity needs are computed, a block of rows at a time.
+The fused kernels behind torch's scaled_dot_product_attention also return the log-sum-exp of each row's scores. With it,
+every entry of the attention matrix can be computed exactly by itself, A[i, j] = exp(score[i, j] - lse[i]). So besides a
+plain forward pass, only the rows and keys that a quantity needs are computed, one block of rows at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,7 +45,7 @@ def has_flash_attention(device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class Span:
-    """Where a trace lies in a batch: tokens first up to last of a row. It sees itself alone."""
+    """Where a trace is in a batch: tokens first up to last of a row. Its tokens see no other trace."""
 
     row: int
     first: int
@@ -134,7 +134,7 @@ class Recorder(Protocol):
 
 
 class FusedPass:
-    """A forward pass of packed traces, on which a recorder looks; its spans say who sees whom."""
+    """A forward pass of packed traces that a recorder observes; its spans say which tokens see each other."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder

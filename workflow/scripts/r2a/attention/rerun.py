@@ -1,4 +1,4 @@
-"""The rerun of traces through the fused kernel, several a forward pass, with no logits but those asked for."""
+"""The rerun of traces through the fused kernel, several per forward pass; logits are computed only on request."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import reduce
@@ -171,10 +171,10 @@ def _centre_and_spread(moments: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 def rerun_batch(
     model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Bounds]
 ) -> list[tuple[TraceAttention, torch.Tensor]]:
-    """Of each trace, what is kept of its attention, and its last hidden states [token, d_model].
+    """What is kept of each trace's attention, and its last hidden states [token, d_model].
 
-    The traces follow each other in one row, each with its own positions and seeing itself alone: no padding.
-    Raises AttentionError where several traces of a model are given that cannot share a pass (Decoder.apart).
+    The traces are concatenated in one row, each with its own positions and visible only to itself; there is no padding.
+    Raises AttentionError if several traces are given for a model whose traces cannot share a pass (Decoder.apart).
     """
     decoder = Decoder(model)
     if decoder.apart and len(token_ids) > 1:
@@ -191,10 +191,10 @@ def rerun_batch(
 def rerun_traces(
     model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Bounds], batch_tokens: int
 ) -> Iterator[tuple[TraceAttention, torch.Tensor] | None]:
-    """rerun_batch over traces in their order, as many a forward pass as batch_tokens hold, and at least one.
+    """rerun_batch over traces in order, with as many per forward pass as fit into batch_tokens, and at least one.
 
-    One a pass where they cannot share it (Decoder.apart). Where memory runs out the budget is halved; None in place of
-    a trace that does not fit alone.
+    Models whose traces cannot share a pass (Decoder.apart) get one trace per pass. When memory runs out, the budget is
+    halved; a trace that does not fit by itself gives None.
     """
 
     def rerun(numbers: Sequence[int], _budget: int) -> list[tuple[TraceAttention, torch.Tensor]]:

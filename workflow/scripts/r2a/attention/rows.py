@@ -1,4 +1,4 @@
-"""Whole attention rows of a few traces, for pattern figures and for reading one trace token by token."""
+"""Whole attention rows of a few traces, for pattern figures and for reading a trace token by token."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,18 +30,19 @@ MEANS = ("rfh_mean", "all_mean")
 def capture_rows(traces: Path, manifest: Path, ranks: Path, output: Path, settings: Mapping[str, Any]) -> None:
     """Rerun a few of the traces with reasoning and store the attention rows of their answer tokens, over all tokens.
 
-    One group per trace, /trace_0 and on, as lengths differ; /uid and /sample [trace] name them. In each:
-    attention [head, row, key] of the kept heads (settings["row_heads"]: the Reasoning-Focus Heads in the order of
-    their ranks, or all), 0 where a row cannot see a key; rfh_mean and all_mean [row, key]: the mean over the
-    Reasoning-Focus Heads, and over all heads of all layers; centre [every_head, row]: the attention-weighted mean
-    position inside the reasoning, 0..1, of every head (METHOD section 3, tracking), nan in layers without
-    attention. Axis `head` reads layer.head,
-    `row` is the answer token's position in the trace. Beside them layer, head_in_layer, rank and is_rfh [head];
-    token_ids, token_text and is_cue [key]; bounds [bound].
-    A trace's rows take at most settings["case_megabytes"] before compression (see n_kept_rows): at the default of 8,
-    in 16 bits, ten heads keep 33 answer tokens of a trace of 10,000 tokens (5 MB on disk), 133 of one of 2,500,
-    spread evenly.
-    Raises AttentionError as capture_attention does, and where a problem named in settings["uids"] has no trace.
+    One group per trace, /trace_0 and so on, since lengths differ; /uid and /sample [trace] identify them. In each
+    group: attention [head, row, key] of the kept heads (settings["row_heads"]: the Reasoning-Focus Heads ordered by
+    rank, or all), 0 where a row cannot see a key; rfh_mean and all_mean [row, key], the means over the Reasoning-Focus
+    Heads and over all heads of all layers; and centre [every_head, row], every head's attention-weighted mean position
+    in the reasoning, from 0 to 1 (METHOD section 3, tracking), nan in layers without attention. The axis `head` reads
+    layer.head, and `row` is the answer token's position in the trace. Also layer, head_in_layer, rank and is_rfh
+    [head]; token_ids, token_text and is_cue [key]; bounds [bound].
+
+    A trace's rows take at most settings["case_megabytes"] before compression (see n_kept_rows). At the default of 8, in
+    16 bits, ten heads keep 33 evenly spaced answer tokens of a trace of 10,000 tokens (5 MB on disk), and 133 of one of
+    2,500.
+
+    Raises AttentionError as capture_attention does, and if a problem named in settings["uids"] has no trace.
     """
     origin = read_manifest(manifest)
     (identity,) = origin["models"].values()

@@ -1,4 +1,4 @@
-"""The quantities of METHOD section 3, from what is kept of each trace's attention."""
+"""The quantities of METHOD section 3, computed from what is kept of each trace's attention."""
 
 import warnings
 from collections.abc import Sequence
@@ -70,9 +70,9 @@ def tracking(centre: np.ndarray) -> np.ndarray:
 
 
 def cue_preference(answer_mass: np.ndarray, bounds: Bounds, is_cue: np.ndarray) -> np.ndarray:
-    """Mean attention per cue token of the reasoning over that per other token of it [layer, head].
+    """Mean attention per cue token of the reasoning, divided by that per other token of it [layer, head].
 
-    is_cue: one boolean a reasoning token. 1 is no preference; nan where there is no cue, or nothing else.
+    is_cue: one boolean per reasoning token. 1 means no preference; nan if there are no cue tokens, or no others.
     """
     return _preference(answer_mass[..., bounds.span("reasoning")], is_cue, ~is_cue)
 

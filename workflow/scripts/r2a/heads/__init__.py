@@ -1,4 +1,4 @@
-"""Stage 2: every head scored, from the stores of attention and diagnostics."""
+"""Scores of every head, from the stores of attention and diagnostics."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,10 +27,10 @@ LEAST_SCORE = 0.1  # of a retrieval head (Wu et al. 2024), and, ours, of an indu
 def score_heads(
     attention: Path, diagnostics: Path, output: Path, by_trace: Path, lists: Path, settings: Mapping[str, Any]
 ) -> None:
-    """Write one row per (layer, head) with every registered score; one per trace with those of the RFHs; and lists.
+    """Write one row per (layer, head) with every registered score, one row per trace with the RFHs' scores, and lists.
 
-    By head: rank_heads' columns; every score's score_columns, over traces with reasoning or diagnostic runs;
-    is_retrieval (retrieval above LEAST_SCORE) and is_induction (among the n_top_heads with the highest induction
+    By head: the columns of rank_heads; score_columns of every score, over traces with reasoning or over diagnostic
+    runs; is_retrieval (retrieval above LEAST_SCORE) and is_induction (among the n_top_heads with the highest induction
     score, as in the paper, and above LEAST_SCORE, so that noise is not named). The provenance's `scores` holds the
     scores' names and labels. By trace: uid, condition, decoding, sample, and each score of the attention store, mean
     over the RFHs where defined. Lists: compare_lists.

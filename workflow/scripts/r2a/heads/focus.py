@@ -81,12 +81,12 @@ def rank_heads(
     seed: int,
     problems: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """One row per (layer, head): every segment mass averaged over traces, and how it ranks by a2r.
+    """One row per (layer, head): every segment mass averaged over traces, and the head's rank by a2r.
 
-    mass: [trace, layer, head, query_segment, key_segment]; bounds: [trace, 8] token positions; problems: of which
-    problem each trace is (without, each of its own), as problems are resampled, with all their samples.
-    Columns: layer, head, the paper's short names, rank (1 is the highest a2r), rank_low and rank_high (bootstrap over
-    problems), bootstrap_share (share of bootstrap draws in whose n_top it is), is_rfh (rank <= n_top), and the
+    mass: [trace, layer, head, query_segment, key_segment]; bounds: [trace, 8] token positions; problems: the problem of
+    each trace (by default each its own), since the bootstrap draws problems with all their samples. Columns: layer,
+    head, the paper's short names, rank (1 is the highest a2r), rank_low and rank_high (bootstrap over problems),
+    bootstrap_share (share of bootstrap draws in which it is among the n_top), is_rfh (rank <= n_top), and the
     score_columns of a2r, lift and top_share. Heads of layers without attention, nan in every trace, rank last.
     """
     n_traces, n_layers, n_heads = mass.shape[:3]

@@ -1,4 +1,4 @@
-"""How far different scores name the same heads (METHOD section 3)."""
+"""How far different scores select the same heads (METHOD section 3)."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -25,11 +25,11 @@ def compare_lists(
     seed: int,
     problems: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """One row per pair of RANKINGS that are among the scores: how many of their n_top heads they share.
+    """One row per pair of RANKINGS among the scores: how many of their n_top heads they share.
 
-    scores: values [trace, layer, head]; problems: of which problem each trace is. n_shared and the Spearman
-    rank_correlation over all heads, with ends by a bootstrap over problems that draws both scores' traces together;
-    expected: what two lists share that are drawn at random. A head where a score is undefined ranks last by it.
+    scores: values [trace, layer, head]; problems: the problem of each trace. n_shared and the Spearman rank_correlation
+    over all heads, with ends by a bootstrap over problems that draws both scores' traces together; expected: how many
+    heads two random lists share. A head with an undefined score ranks last by it.
     """
     ranks, drawn, n_clusters = {}, {}, 0
     for name in (name for name in RANKINGS if name in scores):

@@ -1,4 +1,4 @@
-"""How heads are ordered: all that a stage needs that ablates some of them or keeps their rows."""
+"""The order of heads: all that is needed by stages that ablate heads or keep their rows."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +15,12 @@ from r2a.store import NothingToMeasure, open_hdf5, provenance, reasoned_traces, 
 
 
 def order_heads(attention: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Write one row per (layer, head), of means over traces with reasoning: layer, head, rank by a2r (1 is the highest;
-    heads of layers without attention are last), has_attention, a2p, a2bos, output_share and contribution.
+    """Write one row per (layer, head) of means over traces with reasoning, ranked by a2r.
 
-    No interval, so that no setting of the statistics reaches a stage that runs a model on these heads. Everything else
-    about a head is in score_heads' table. Raises NothingToMeasure where no trace has reasoning.
+    Columns: layer, head, rank (1 is the highest a2r; heads of layers without attention come last), has_attention, a2p,
+    a2bos, output_share and contribution. There are no intervals, so that no setting of the statistics reaches a stage
+    that runs a model on these heads; score_heads has everything else. Raises NothingToMeasure if no trace has
+    reasoning.
     """
     with open_hdf5(attention) as file:
         chosen = reasoned_traces(file)

@@ -1,4 +1,4 @@
-"""What becomes of the values of registered scores of heads (r2a.extensions.head_score).
+"""Values of the registered scores of heads (r2a.extensions.head_score), and the columns made from them.
 
 The table of heads, its intervals and the atlas follow from the registration. A new score needs no rerun of a model: the
 stage reads the stores again, in seconds.
@@ -16,13 +16,13 @@ from r2a.statistics import percentile_ends, resampled_means
 
 
 class Weighted(NamedTuple):
-    """Values of a trace or run, or of several, and with what weight each enters the mean; both of one shape."""
+    """Values of one or several traces or runs, and the weight with which each enters the mean; both have one shape."""
 
     values: np.ndarray
     weights: np.ndarray
 
     def mean(self) -> np.ndarray:
-        """Over the first axis, of the defined ones; nan where none is."""
+        """Mean over the first axis, of the defined values; nan if there are none."""
         weights = np.where(np.isnan(self.values), 0, self.weights)
         with np.errstate(invalid="ignore", divide="ignore"):
             return (weights * np.nan_to_num(self.values)).sum(0) / weights.sum(0)
@@ -39,7 +39,7 @@ def values_of(score: HeadScore, file: h5py.File, settings: Mapping[str, Any], ch
 
 
 def stacked(found: Iterable[np.ndarray | Weighted]) -> Weighted:
-    """What a score computed of several traces or runs, of float64; weights are 1 where it gave none."""
+    """A score's values for several traces or runs, as float64; weights are 1 unless the score gives them."""
     both = [one if isinstance(one, Weighted) else Weighted(one, np.ones(np.shape(one))) for one in found]
     return Weighted(*(np.stack(parts).astype(np.float64) for parts in zip(*both, strict=True)))
 
@@ -47,9 +47,9 @@ def stacked(found: Iterable[np.ndarray | Weighted]) -> Weighted:
 def score_columns(
     name: str, found: Weighted, n_resamples: int, confidence: float, seed: int, problems: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Mean of values [trace or run, layer, head] where defined, its bootstrap interval, and over how many it is.
+    """Mean of values [trace or run, layer, head] where defined, its bootstrap interval, and the number of values.
 
-    problems: of which problem each trace is, as samples of one are no independent traces. Columns name, {name}_low,
+    problems: the problem of each trace, since samples of one problem are not independent. Columns: name, {name}_low,
     {name}_high and {name}_n, each [layer * head].
     """
     flat = Weighted(*(part.reshape(len(part), -1) for part in found))

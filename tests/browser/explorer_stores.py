@@ -96,11 +96,15 @@ def _write_attention(path, rows, cases, origin):
 
 
 def _write_sentences(path, rows, cases, origin):
-    """The first sentence adds 2 nats to the answer, the last takes 1 from it; the first trace was left out."""
+    """The first sentence adds 2 nats to the answer, the last takes 1 from it; the first trace was left out.
+
+    The second trace's sentences serve later ones alike, but for the first one: it serves the last one most.
+    """
     n_most = max(len(sentence_bounds(bounds)) for _, bounds in cases)
     with new_hdf5(path, origin) as file:
         axes = {"trace": len(rows), "answer": 2, "arm": 3, "step": n_most, "sentence": n_most - 1}
-        for name, size in (axes | {"sentence_bound": n_most}).items():
+        more = {"sentence_bound": n_most, "from": n_most - 1, "to": n_most - 1}
+        for name, size in (axes | more).items():
             add_axis(file, name, ["all", "rfh", "matched"] if name == "arm" else range(size))
         for name in ("uid", "sample"):
             add_column(file, name, "trace", [row[name] for row in rows])
@@ -108,9 +112,15 @@ def _write_sentences(path, rows, cases, origin):
         kept = add_array(file, "sentence_bounds", ("trace", "sentence_bound"), "token", "int64", fill=-1)
         belief = add_array(file, "belief", ("trace", "answer", "step"), "nat")
         effect, read = (add_array(file, name, ("trace", "arm", "sentence"), "nat") for name in ("effect", "read"))
+        greedy = add_array(file, "greedy", ("trace", "step"), "text", "S64", fill=b"")
+        matrix = add_array(file, "matrix", ("trace", "from", "to"), "nat")
         for number, (_, bounds) in enumerate(cases):
             n_sentences = len(cut := sentence_bounds(bounds)) - 1
             kept[number, : n_sentences + 1] = cut
+            greedy[number, : n_sentences + 1] = [b"east", *[b"west"] * n_sentences]
+            if number == 1:
+                matrix[number, :n_sentences, :n_sentences] = np.triu(np.full((n_sentences, n_sentences), 0.5), 1)
+                matrix[number, 0, n_sentences - 1] = 4
             belief[number, :, : n_sentences + 1] = [-3, *[-1] * (n_sentences - 1), -2]
             effect[number, :, :n_sentences] = 0.25
             read[number, :, :n_sentences] = 0.125

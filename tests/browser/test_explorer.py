@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
 
 import pytest
 from explorer_stores import write_study
@@ -41,7 +42,7 @@ def open_page(browser, page, place=""):
 def tokens(browser):
     """(text, alpha of its background, position) of every token on the screen."""
     script = """const alpha = (colour) => colour ? Number(colour.match(/, ([\\d.]+)\\)$/)?.[1] ?? 1) : 0;
-        return [...document.querySelectorAll('#text .line span')].map((span) =>
+        return [...document.querySelectorAll('#text .line > span')].map((span) =>
             [span.textContent, alpha(span.style.backgroundColor), span.token])"""
     return browser.execute_script(script)
 
@@ -163,6 +164,121 @@ def test_the_reasoning_is_coloured_by_what_the_answer_owes_to_its_sentences(brow
     assert "by=effect" in browser.execute_script("return location.hash")
     by.find_element("css selector", "option[value=attention]").click()
     assert "of a token's attention" in browser.find_element("id", "legend").text
+    assert errors(browser) == []
+
+
+def test_a_sentence_under_the_pointer_underlines_whom_it_serves_and_a_click_tells_the_answer_without_it(browser, page):
+    open_page(browser, page, "#t=1&by=belief_change")
+    cut = json.loads((page.parent / "data/0/1.js").read_text().split(",", 1)[1].rstrip(");\n"))["sentences"]
+    spans = "[...document.querySelectorAll('#text .line span')]"
+    underlined = f"""const span = {spans}.find((one) => one.token === arguments[0]);
+        span.dispatchEvent(new PointerEvent('pointermove', {{bubbles: true}}));
+        return {spans}.filter((one) => one.style.boxShadow).map((one) =>
+            [one.token, Number(one.style.boxShadow.match(/[\\d.]+(?=\\))/)[0])])"""
+    marks = dict(browser.execute_script(underlined, cut[0]))
+    assert set(marks) == set(range(cut[1], cut[-1]))  # it serves all later ones,
+    assert marks[cut[-2]] > 2 * marks[cut[1]]  # and the last one most
+    assert {token for token, _ in browser.execute_script(underlined, cut[1])} == set(range(cut[2], cut[-1]))
+    click(browser, cut[0] + 3)
+    assert browser.execute_script("return r2aExplorer.state.sel") == f"{cut[0]}-{cut[1] - 1}"  # the whole sentence
+    told = browser.find_element("id", "without").text
+    assert "Closed before it\n“east”; its own answer has a log-probability of -3.000 nat" in told
+    assert "Closed after it\n“west”; its own answer has a log-probability of -1.000 nat" in told
+    assert "its own answer loses 0.250 nat; hidden from the RFHs alone, 0.250 nat" in told
+    assert f"Serves most\nsentence {len(cut) - 1} 4.000 nat, sentence 2 0.500 nat" in told
+    browser.find_element("css selector", "#without button").click()
+    assert f"without sentence {len(cut) - 1} of {len(cut) - 1}" in browser.find_element("id", "without").text
+    open_page(browser, page, "#t=2&by=belief_change")
+    click(browser, browser.execute_script("return r2aExplorer.trace().sentences[0]"))
+    assert "not measured on this trace: those marked ◆ have it" in browser.find_element("id", "without").text
+    assert errors(browser) == []
+
+
+FORMULAS = r"""Let $x = \frac{1}{2}$ and \(y\), which costs $5 and then $10, so
+\[ \sum_{k=1}^n k = \frac{n(n+1)}{2} \]
+and \begin{pmatrix} a & b \end{pmatrix}, thus \boxed{\frac{3}{4}}.
+"""
+HOSTILE_FORMULAS = [
+    r"$\href{javascript:window.isOwned=true}{x}$", r"$\includegraphics{http://127.0.0.1/x.png}$",
+    r"$\htmlStyle{position:fixed}{x}$", r"$\htmlData{token=0}{x}$", r"$\text{<img src=x onerror=window.isOwned=true>}$",
+    r"$\def\a{\a\a}\a$", r"$\frac{1}{$", r"$\unknown{1}$", r"$\kern-900em x$", r"$\rule{900em}{900em}$",
+    "$" + "{" * 900 + "x" + "}" * 900 + "$", r"\boxed{" * 300, r"\begin{array}{" * 300, "$" * 999, r"\[" * 999,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def formulas(tmp_path_factory):
+    texts = {"formulas": ("Find $x^2$.", FORMULAS, r"\boxed{1}"), "long": ("Find $x^2$.", FORMULAS * 100, "1")}
+    texts |= {f"hostile-{k}": ("Find it.", f"before {text} after", "1") for k, text in enumerate(HOSTILE_FORMULAS)}
+    return write_study(tmp_path_factory.mktemp("results") / "formulas", texts)
+
+
+def sources(browser):
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#text .formula')].map((one) => one.getAttribute('aria-label'))"
+    )
+
+
+def test_formulas_are_rendered_where_they_stand_and_a_price_is_none(browser, formulas):
+    open_page(browser, formulas, "#t=0")
+    assert sources(browser) == [
+        "x^2", r"x = \frac{1}{2}", "y", r" \sum_{k=1}^n k = \frac{n(n+1)}{2} ",
+        r"\begin{pmatrix} a & b \end{pmatrix}", r"\boxed{\frac{3}{4}}", r"\boxed{1}",
+    ]  # fmt: skip
+    script = "return document.fonts.ready.then(() => document.fonts.check('16px KaTeX_Main'))"
+    assert browser.execute_script(script)
+    places = """const lines = [...document.querySelectorAll('#text .line')].map((line) => line.getBoundingClientRect());
+        return lines.sort((a, b) => a.top - b.top).map((box) => [box.top, box.bottom])"""
+    lines = browser.execute_script(places)
+    assert all(later[0] >= line[1] - 1 for line, later in pairwise(lines))  # none over another
+    assert errors(browser) == []
+
+
+def test_every_token_is_there_when_formulas_are_switched_off_and_a_rendered_one_has_its_strongest_tokens_colour(
+    browser, formulas
+):
+    open_page(browser, formulas, "#t=0&source=1.2")
+    content = json.loads((formulas.parent / "data/0/0.js").read_text().split(",", 1)[1].rstrip(");\n"))
+    texts, bounds = content["tokens"], content["bounds"]
+    assert len(tokens(browser)) < len(texts)
+    lit = browser.execute_script("""const last = [...document.querySelectorAll('#text .line span')]
+        .filter((one) => one.token !== undefined && one.querySelector('.formula')).at(-1);
+        last.firstChild.dispatchEvent(new PointerEvent('pointerdown', {bubbles: true}));
+        return [last.token, last.last]""")
+    assert (lit[0], lit[1]) == (bounds[5], bounds[6] - 1)  # the answer is one formula
+    assert browser.execute_script("return r2aExplorer.state.sel") == f"{lit[0]}-{lit[1]}"
+    own = {position: alpha for _, alpha, position in tokens(browser)}
+    assert own[lit[0]] > 0 and own[bounds[3]] > 0
+    press(browser, "f")
+    assert [text for text, *_ in tokens(browser)] == [text.replace("\n", "⏎") for text in texts]
+    assert browser.execute_script("return document.querySelectorAll('.formula').length") == 0
+    assert "formulas=no" in browser.execute_script("return location.hash")
+
+
+def test_of_a_long_trace_only_the_formulas_in_view_are_rendered(browser, formulas):
+    open_page(browser, formulas, "#t=1")
+    assert 5 < len(sources(browser)) < 100
+    browser.execute_script("document.getElementById('text').scrollTop = 1e6")
+    last = "return document.getElementById('text').textContent.includes('<|end|>')"
+    deadline = time.monotonic() + 5
+    while not browser.execute_script(last) and time.monotonic() < deadline:
+        browser.execute_script("document.getElementById('text').scrollTop = 1e6")  # lines get their heights on the way
+        time.sleep(0.05)
+    assert browser.execute_script(last) and len(sources(browser)) < 100
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE_FORMULAS)))
+def test_a_hostile_formula_links_loads_runs_and_covers_nothing(browser, formulas, number):
+    open_page(browser, formulas, f"#t={2 + number}")
+    assert browser.execute_script("return window.isOwned === undefined")
+    assert (
+        browser.execute_script("return document.querySelectorAll('#text a, #text img, #text [data-token]').length") == 0
+    )
+    shown = browser.find_element("id", "text").text
+    assert "before" in shown and "after" in shown
+    script = """return [...document.querySelectorAll('#text .formula')].every((one) =>
+        getComputedStyle(one).position === 'static' && one.offsetHeight < 300)"""
+    assert browser.execute_script(script)
     assert errors(browser) == []
 
 

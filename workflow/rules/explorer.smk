@@ -1,5 +1,21 @@
+# what sentences written anew bring about, where they are
+REWRITTEN = (
+    {
+        "importance": each(
+            "<results>/tables/{model}/{dataset}/resampling.csv", STUDY.parsed_models, STUDY.graded_datasets
+        ),
+        "rollouts": each(
+            "<results>/resampling/{model}/{dataset}.compared.parquet", STUDY.parsed_models, STUDY.graded_datasets
+        ),
+    }
+    if STUDY.resampling.n_rollouts
+    else {}
+)
+
+
 rule write_explorer:
     input:
+        **REWRITTEN,
         datasets=expand("<results>/datasets/{dataset}.parquet", dataset=STUDY.datasets),
         manifests=expand("<results>/models/{model}.json", model=STUDY.models),
         traces=each(both("traces", "explorer")),

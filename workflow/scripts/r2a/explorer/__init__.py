@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from r2a.store import axis_labels, filled, labelled, open_hdf5, read_parquet, re
 from r2a.traces import TRACE_KEYS
 
 PAGE = Path(__file__).parent
+KATEX = PAGE / "katex"
+FONT = re.compile(r"src:url\(fonts/([\w-]+\.woff2)\)[^;}]*")
 EFFECT = "normalized_logit_diff"
 NAMES = ("model", "model_label", "dataset", "dataset_label")
 
@@ -49,6 +52,8 @@ def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path
             progress.advance()
     study = {"study": settings["study"], "is_toy": settings["is_toy"], "collections": collections}
     _hand_over(data / "index.js", "index", study)
+    formulas = f"{(KATEX / 'katex.min.js').read_text()}\nr2aExplorer.take('katex',{json.dumps(_katex_style())});\n"
+    write_text(data / "katex.js", formulas)
     write_text(index, page())
     _list_studies(index.parents[2])
 
@@ -65,14 +70,26 @@ def _list_studies(results: Path) -> None:
 
 
 def page() -> str:
-    """The page, with its style and script inside; nothing runs in it but that script and the data that it loads."""
+    """The page, with its style and script inside; nothing runs in it but that script and what that loads."""
     html, style, script = ((PAGE / f"explorer.{suffix}").read_text() for suffix in ("html", "css", "js"))
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    policy = (
-        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}' 'strict-dynamic'; "
-        "img-src blob: data:"
+    texts = (style, _katex_style(), script)
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts]
+    policy = (  # KaTeX sets widths of roots and arrows in attributes
+        f"default-src 'none'; style-src {hashes[0]} {hashes[1]}; style-src-attr 'unsafe-inline'; "
+        f"script-src {hashes[2]} 'strict-dynamic'; "
+        "img-src blob: data:; font-src data:"
     )
     return html.replace("{policy}", policy).replace("{style}", style).replace("{script}", script)
+
+
+def _katex_style() -> str:
+    """KaTeX's style with its fonts inside: a page that is opened from a disk may load none from beside it."""
+
+    def inside(found: re.Match[str]) -> str:
+        font = base64.b64encode((KATEX / "fonts" / found[1]).read_bytes()).decode()
+        return f'src:url(data:font/woff2;base64,{font}) format("woff2")'
+
+    return FONT.sub(inside, (KATEX / "katex.min.css").read_text())
 
 
 class _Collection:
@@ -109,7 +126,7 @@ class _Collection:
                 {
                     "uid": row["uid"], "condition": row["condition"], "sample": row["sample"],
                     "verdict": verdict["verdict"], "area": problem["area"], "question": problem["problem"],
-                    "has_rows": place in cases, "pair": pairs.get(problem.get("pair")),
+                    "has_rows": place in cases, "has_matrix": "matrix" in shown, "pair": pairs.get(problem.get("pair")),
                 }
             )  # fmt: skip
         logger.info(
@@ -176,9 +193,14 @@ class _Collection:
                 yield (uid, condition, int(sample)), {"sentences": bounds, "sentence_mass": _array(mass)}
 
     def _measures(self) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
-        """What the answer owes to each reasoning sentence, a list a measure, and where sentences begin."""
+        """What the answer owes to each reasoning sentence, a list a measure, and where sentences begin.
+
+        greedy, belief [step]: the answer after so many sentences, and its own one's log-probability; matrix [from, to]:
+        whom a sentence serves, where measured; rollouts: where resampled, by step (answer, how often).
+        """
         if "sentences" not in self.stores:
             return
+        importance, rollouts = self._importance(), self._rollouts()
         with open_hdf5(self.stores["sentences"][0]) as file:
             arms = axis_labels(file, "arm")
             everywhere, rfh = arms.index(ALL_HEADS), arms.index(RFH)
@@ -194,7 +216,34 @@ class _Collection:
                     "effect_rfh": file["effect"][number, rfh, :n_sentences],
                     "read_rfh": file["read"][number, rfh, :n_sentences],
                 }
-                yield (uid, "with_reasoning", int(sample)), {"sentences": bounds, "measures": measures}
+                found = {
+                    "sentences": bounds, "measures": measures, "belief": file["belief"][number, 0, : n_sentences + 1],
+                    "greedy": [text.decode() for text in file["greedy"][number, : n_sentences + 1]],
+                }  # fmt: skip
+                serves = file["matrix"][number, :n_sentences, :n_sentences]
+                if np.isfinite(serves).any():
+                    found["matrix"] = _array(serves)
+                if (uid, int(sample)) in importance:
+                    measures["importance"] = importance[uid, int(sample)].reindex(range(1, n_sentences + 1)).to_numpy()
+                    found["rollouts"] = rollouts[uid, int(sample)]
+                yield (uid, "with_reasoning", int(sample)), found
+
+    def _importance(self) -> dict[tuple[str, int], pd.Series]:
+        """Each resampled trace's importance by sentence, from 1."""
+        if "importance" not in self.stores:
+            return {}
+        table = pd.read_csv(self.stores["importance"][0])
+        return {key: rows.set_index("sentence")["importance"] for key, rows in table.groupby(["uid", "sample"])}
+
+    def _rollouts(self) -> dict[tuple[str, int], dict[int, list[tuple[str, int]]]]:
+        """Each resampled trace's (answer, how often) by the sentences before the cut, the most frequent first."""
+        if "rollouts" not in self.stores:
+            return {}
+        found: dict[tuple[str, int], dict[int, list[tuple[str, int]]]] = {}
+        for (uid, sample, step), rows in read_parquet(self.stores["rollouts"][0]).groupby(["uid", "sample", "step"]):
+            counted = rows["answer"].value_counts(sort=True)
+            found.setdefault((uid, sample), {})[int(step)] = [(str(answer), int(n)) for answer, n in counted.items()]
+        return found
 
     def _heads(self) -> dict[str, Any]:
         """The head table's numbers, a list a column."""

@@ -10,6 +10,7 @@ const r2aExplorer = (() => {
   const MEASURES = { // of a sentence, each with its unit
     belief_change: ["change of belief in the answer", "nat"], effect: ["suppression in all heads", "nat lost"],
     effect_rfh: ["suppression in the RFHs", "nat lost"], read_rfh: ["reading by the RFHs", "attention a token"],
+    importance: ["importance by resampling", "nat"],
   };
   const LINE = 20, ITEM = 44;
 
@@ -81,6 +82,89 @@ const r2aExplorer = (() => {
     : Math.abs(value) >= 0.001 || value === 0 ? value.toFixed(3) : value.toExponential(1);
   const shown = (token) => token.replace(/\n/g, "⏎").replace(/\t/g, "⇥");
 
+  // ---------------------------------------------------------------- formulas in a trace's text
+
+  const PROSE = ["prompt", "reasoning", "answer"];
+  const CLOSING = { "$$": "$$", "$": "$", "\\[": "\\]", "\\(": "\\)" };
+  const OPENING = /\$\$?|\\[[(]|\\boxed\{|\\begin\{(equation|align|aligned|alignat|gather|gathered|split|cases|array|[pbvBV]?matrix)\*?\}/g;
+  const LONGEST = 2000; // characters of a formula that is rendered
+
+  // Where formulas stand in a text: {start, stop, tex, isDisplay}.
+  function formulasIn(text) {
+    const found = [];
+    OPENING.lastIndex = 0;
+    for (let opening; (opening = OPENING.exec(text));) {
+      const [mark] = opening, start = opening.index, from = OPENING.lastIndex, near = text.slice(from, from + LONGEST);
+      if (text[start - 1] === "\\") continue; // an escaped dollar, or a line's end within a formula
+      const isWhole = mark.endsWith("}") || mark.endsWith("{"), closing = CLOSING[mark] ?? mark.replace("begin", "end");
+      const inside = mark.endsWith("{") ? closingBrace(near) : near.indexOf(closing);
+      if (inside < (isWhole ? 0 : 1)) continue;
+      const stop = from + inside + (mark.endsWith("{") ? 1 : closing.length);
+      // a price is no formula
+      if (mark === "$" && (/^\s|\s$|\n/.test(near.slice(0, inside)) || /\d/.test(text[stop] ?? ""))) continue;
+      found.push({ start, stop, tex: isWhole ? text.slice(start, stop) : near.slice(0, inside),
+        isDisplay: mark === "$$" || mark === "\\[" || mark.startsWith("\\begin") });
+      OPENING.lastIndex = stop;
+    }
+    return found;
+  }
+
+  // Where a group ends whose brace is open already; -1 where nowhere.
+  function closingBrace(text) {
+    for (let k = 0, depth = 1; k < text.length; k++) {
+      if (text[k] === "\\") k++;
+      else if (text[k] === "{") depth++;
+      else if (text[k] === "}" && --depth === 0) return k;
+    }
+    return -1;
+  }
+
+  // Tokens [first, last] that hold formulas, with what stands in them: text, or a formula of `formulasIn`.
+  function formulaUnits(tokens, bounds) {
+    const units = [];
+    for (const [k, name] of SEGMENTS.entries()) {
+      if (!PROSE.includes(name)) continue;
+      const text = tokens.slice(bounds[k], bounds[k + 1]).join("");
+      let token = bounds[k], place = 0, unit = null; // place: where the token begins
+      for (const formula of formulasIn(text)) {
+        while (place + tokens[token].length <= formula.start) place += tokens[token++].length;
+        if (unit?.last !== token) units.push(unit = { first: token, start: place, formulas: [] });
+        while (place + tokens[token].length < formula.stop) place += tokens[token++].length;
+        Object.assign(unit, { last: token, stop: place + tokens[token].length, text });
+        unit.formulas.push(formula);
+      }
+    }
+    for (const unit of units) {
+      let place = unit.start;
+      const pieces = unit.formulas.flatMap((formula) => {
+        const before = unit.text.slice(place, formula.start);
+        place = formula.stop;
+        return [before, formula];
+      });
+      unit.pieces = [...pieces, unit.text.slice(place, unit.stop)].filter(Boolean);
+      unit.isDisplay = unit.formulas.some(({ isDisplay }) => isDisplay);
+      unit.endsLine = unit.text.slice(place, unit.stop).includes("\n");
+      // letters that it takes, roughly: a command is one
+      unit.columns = unit.pieces.reduce((n, piece) => n + (piece.tex ?? piece).replace(/\\[a-zA-Z]+|\\./g, "x").replace(/[{}^_$&\s]/g, "").length + 1, 0);
+      delete unit.text;
+    }
+    return units;
+  }
+
+  const katexOptions = (isDisplay) => ({ displayMode: isDisplay, throwOnError: true, trust: false, strict: "ignore", output: "html", maxExpand: 500, maxSize: 10 });
+
+  // What KaTeX makes of it; its source where KaTeX does not understand it. Nothing in it links, loads or runs.
+  function rendered({ tex, isDisplay }) {
+    const made = element("span", { class: "formula", role: "img", "aria-label": tex });
+    try {
+      katex.render(tex, made, katexOptions(isDisplay));
+    } catch {
+      made.className = "unread";
+      made.replaceChildren(shown(tex));
+    }
+    return made;
+  }
+
   // ---------------------------------------------------------------- a trace's text, of which only visible lines exist
 
   class Text {
@@ -88,24 +172,38 @@ const r2aExplorer = (() => {
       this.box = box;
       this.inside = element("div");
       box.append(this.inside);
-      this.rendered = new Map();
+      this.drawnLines = new Map();
       box.addEventListener("scroll", () => this.render(), { passive: true });
+      this.isRendered = false; // whether formulas are
       new ResizeObserver(() => this.lay()).observe(box);
     }
 
-    show(tokens, bounds, cues) {
+    show(tokens, bounds, cues, units) {
       this.tokens = tokens;
+      this.units = new Map(units.map((unit) => [unit.first, unit]));
       this.segment = new Uint8Array(tokens.length);
       SEGMENTS.forEach((_, k) => this.segment.fill(k, bounds[k], bounds[k + 1]));
       this.bounds = bounds;
       this.cues = new Set(cues);
-      this.heat = this.chosen = null;
+      this.heat = this.chosen = this.served = null;
       this.columns = 0;
       this.box.scrollTop = 0;
       this.lay();
     }
 
-    // Lines of tokens [first, last); a title stands before each segment.
+    // Formulas rendered, or token by token; what is on top stays there.
+    renderFormulas(isRendered) {
+      if (this.isRendered === isRendered) return;
+      this.isRendered = isRendered;
+      if (!this.units?.size) return;
+      const top = this.lines[this.visible()[0]]?.first ?? 0;
+      this.columns = 0;
+      this.lay();
+      this.box.scrollTop = this.tops[this.lineOf[top]];
+      this.render();
+    }
+
+    // Lines of tokens [first, last); a title stands before each segment. A rendered formula is not cut.
     lay() {
       if (!this.tokens) return;
       if (!this.letter) {
@@ -125,15 +223,17 @@ const r2aExplorer = (() => {
         for (let t = first; t < end; t++) this.lineOf[t] = this.lines.length - 1;
         first = word = end; width = wordWidth = 0;
       };
-      this.tokens.forEach((token, k) => {
-        const size = Math.max(1, shown(token).length);
+      for (let k = 0; k < this.tokens.length; k++) {
+        const token = this.tokens[k], unit = this.isRendered ? this.units.get(k) : undefined;
+        const size = unit ? unit.columns : Math.max(1, shown(token).length);
+        if (unit?.isDisplay) close(k);
         if (/^\s/.test(token) || this.segment[k] !== segment) { word = k; wordWidth = 0; }
         if (this.segment[k] !== segment) {
           close(k);
           segment = this.segment[k];
           const n = this.bounds[segment + 1] - this.bounds[segment];
           if (["prompt", "reasoning", "answer"].includes(SEGMENTS[segment])) {
-            this.lines.push({ title: `${SEGMENTS[segment]}, ${n} token${n === 1 ? "" : "s"}` });
+            this.lines.push({ first: k, last: k, title: `${SEGMENTS[segment]}, ${n} token${n === 1 ? "" : "s"}` });
           }
         } else if (width + size > columns) {
           // between words, where there are any
@@ -143,40 +243,89 @@ const r2aExplorer = (() => {
         }
         width += size;
         wordWidth += size;
-        if (token.includes("\n")) close(k + 1);
-      });
+        if (unit) k = unit.last;
+        if (unit ? unit.isDisplay || unit.endsLine : token.includes("\n")) close(k + 1);
+      }
       close(this.tokens.length);
-      this.inside.style.height = `${this.lines.length * LINE + 8}px`;
+      this.heights = new Float64Array(this.lines.length).fill(LINE);
+      this.tops = new Float64Array(this.lines.length + 1);
+      this.stack(0);
       this.clear();
       this.render();
     }
 
+    // Lines stand one under the other, from line k on.
+    stack(k) {
+      for (; k < this.lines.length; k++) {
+        this.tops[k + 1] = this.tops[k] + this.heights[k];
+        const line = this.drawnLines.get(k);
+        if (line) line.style.top = `${this.tops[k]}px`;
+      }
+      this.inside.style.height = `${this.tops[k] + 8}px`;
+    }
+
+    lineAt(place) {
+      let low = 0, high = this.lines.length - 1;
+      while (low < high) {
+        const middle = (low + high + 1) >> 1;
+        if (this.tops[middle] <= place) low = middle; else high = middle - 1;
+      }
+      return low;
+    }
+
     clear() {
-      for (const line of this.rendered.values()) line.remove();
-      this.rendered.clear();
+      for (const line of this.drawnLines.values()) line.remove();
+      this.drawnLines.clear();
     }
 
     visible() {
-      const first = Math.max(0, Math.floor(this.box.scrollTop / LINE) - 3);
-      return [first, Math.min(this.lines.length, first + Math.ceil(this.box.clientHeight / LINE) + 6)];
+      const { scrollTop: top, clientHeight: height } = this.box;
+      return [Math.max(0, this.lineAt(top) - 3), Math.min(this.lines.length, this.lineAt(top + height) + 4)];
     }
 
+    // Lines with formulas have a height of their own, which is known once they are drawn: then others are in view.
     render() {
       if (!this.lines) return;
-      const [first, last] = this.visible();
-      for (const [k, line] of this.rendered) if (k < first || k >= last) { line.remove(); this.rendered.delete(k); }
-      for (let k = first; k < last; k++) if (!this.rendered.has(k)) this.rendered.set(k, this.draw(k));
+      for (let isNew = true; isNew;) {
+        const [first, last] = this.visible();
+        for (const [k, line] of this.drawnLines) if (k < first || k >= last) { line.remove(); this.drawnLines.delete(k); }
+        const made = [];
+        for (let k = first; k < last; k++) if (!this.drawnLines.has(k)) { this.drawnLines.set(k, this.draw(k)); made.push(k); }
+        isNew = this.measure(made);
+      }
+    }
+
+    // Whether the height of any of these lines is another than was thought.
+    measure(numbers) {
+      const { scrollTop } = this.box, found = numbers.filter((k) => this.drawnLines.get(k)?.classList.contains("tall"))
+        .map((k) => [k, this.drawnLines.get(k).offsetHeight]).filter(([k, height]) => height && height !== this.heights[k]);
+      if (!found.length) return false;
+      let above = 0; // by how much what is above the view has grown
+      for (const [k, height] of found) {
+        if (this.tops[k + 1] <= scrollTop) above += height - this.heights[k];
+        this.heights[k] = height;
+      }
+      this.stack(found[0][0]);
+      if (above) this.box.scrollTop = scrollTop + above;
+      return true;
     }
 
     draw(k) {
       const { first, last, title } = this.lines[k];
       const line = element("div", { class: title ? "line title" : "line" });
-      line.style.top = `${k * LINE}px`;
+      line.style.top = `${this.tops[k]}px`;
       if (title) line.textContent = title;
       for (let t = first; t < last; t++) {
-        const span = element("span", { class: SEGMENTS[this.segment[t]] + (this.cues.has(t) ? " cue" : "") });
-        span.textContent = shown(this.tokens[t]);
-        span.token = t;
+        const unit = this.isRendered ? this.units.get(t) : undefined, span = element("span");
+        [span.token, span.last] = [t, unit?.last ?? t];
+        const isCue = this.cues.has(t) || (unit && [...this.cues].some((cue) => cue >= t && cue <= unit.last));
+        span.className = SEGMENTS[this.segment[t]] + (isCue ? " cue" : "");
+        if (unit) {
+          span.append(...unit.pieces.map((piece) => piece.tex === undefined ? shown(piece) : rendered(piece)));
+          line.classList.add("tall");
+          span.classList.add("unit");
+          t = unit.last;
+        } else span.textContent = shown(this.tokens[t]);
         this.paint(span);
         line.append(span);
       }
@@ -185,24 +334,39 @@ const r2aExplorer = (() => {
     }
 
     paint(span) {
-      const heat = this.heat ? this.heat[span.token] : 0, alpha = Math.sqrt(Math.abs(heat));
+      let heat = 0; // of a formula, that of its token with the most
+      if (this.heat) for (let t = span.token; t <= span.last; t++) if (Math.abs(this.heat[t]) > Math.abs(heat)) heat = this.heat[t];
+      const alpha = Math.sqrt(Math.abs(heat));
       span.style.backgroundColor = alpha > 0.03 ? `rgba(${heat < 0 ? this.cold : this.rgb}, ${alpha.toFixed(2)})` : "";
       span.style.color = alpha > 0.6 ? this.ink : "";
-      const isChosen = this.chosen && span.token >= this.chosen[0] && span.token <= this.chosen[1];
+      const isChosen = this.chosen && span.last >= this.chosen[0] && span.token <= this.chosen[1];
       span.classList.toggle("chosen", Boolean(isChosen));
+      const share = this.served ? this.served[span.token] : 0;
+      span.style.boxShadow = share > 0.01 ? `inset 0 -3px rgba(${this.mark}, ${(0.25 + 0.75 * share).toFixed(2)})` : "";
+    }
+
+    // served: 0..1 a token, underlined; null: none.
+    underline(served) {
+      this.served = served;
+      this.mark = colour("--mark");
+      this.repaint();
     }
 
     // heat: -1..1 a token; chosen: [first, last] token.
     colour(heat, chosen) {
       this.heat = heat; this.chosen = chosen;
       this.rgb = colour("--heat"); this.cold = colour("--cold"); this.ink = colour("--heat-ink");
-      for (const line of this.rendered.values()) {
+      this.repaint();
+    }
+
+    repaint() {
+      for (const line of this.drawnLines.values()) {
         for (const span of line.children) this.paint(span);
       }
     }
 
     reveal(token) {
-      const top = this.lineOf[token] * LINE, box = this.box;
+      const top = this.tops[this.lineOf[token]], box = this.box;
       if (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 2 * LINE) {
         box.scrollTop = top - box.clientHeight / 2;
         this.render();
@@ -213,7 +377,7 @@ const r2aExplorer = (() => {
   // ---------------------------------------------------------------- state
 
   let study, collection, listed, trace, heads, text, otherText;
-  const state = { c: "0", t: "0", by: "attention", source: "rfhs", view: "tokens", score: "a2r", sel: "", q: "", verdict: "", area: "", condition: "", beside: "" };
+  const state = { c: "0", t: "0", by: "attention", source: "rfhs", view: "tokens", formulas: "yes", score: "a2r", sel: "", q: "", verdict: "", area: "", condition: "", beside: "" };
 
   function remember() {
     const kept = Object.entries(state).filter(([, value]) => value !== "");
@@ -241,7 +405,8 @@ const r2aExplorer = (() => {
     }
     find("search").value = state.q;
     listed = filtered();
-    find("count").textContent = `${listed.length} of ${collection.traces.length} traces; ● attention by token`;
+    const marks = collection.traces.some((one) => one.has_matrix) ? "; ◆ sentence by sentence" : "";
+    find("count").textContent = `${listed.length} of ${collection.traces.length} traces; ● attention by token${marks}`;
     drawList();
   }
 
@@ -253,7 +418,7 @@ const r2aExplorer = (() => {
     end.style.height = "1px";
     box.replaceChildren(...listed.slice(first, last).map(([one, k], place) => {
       const made = element("li", { class: String(k) === state.t ? "chosen" : "", onclick: () => open(String(k)) },
-        element("div", {}, `${one.has_rows ? "● " : ""}${one.uid} `, element("span", { class: one.verdict }, one.verdict),
+        element("div", {}, `${one.has_rows ? "● " : ""}${one.has_matrix ? "◆ " : ""}${one.uid} `, element("span", { class: one.verdict }, one.verdict),
           ` ${CONDITIONS[one.condition].split(" ")[0]}`),
         element("div", { class: "what" }, one.question));
       made.style.top = `${(first + place) * ITEM}px`;
@@ -274,7 +439,12 @@ const r2aExplorer = (() => {
     const one = item();
     trace = await load(`${collection.folder}/${number}`);
     if (state.t !== number) return;
-    text.show(trace.tokens, trace.bounds, trace.cues ?? []);
+    await showText(text, trace, trace.cues ?? []);
+    if (state.t !== number) return;
+    find("formulas").hidden = !text.units.size;
+    pointed = -1;
+    const measures = Object.keys(MEASURES).filter((key) => trace.measures?.[key]);
+    fill(find("by"), [["attention", "attention"], ...measures.map((key) => [key, MEASURES[key][0]])], state.by);
     showFacts(one);
     await showOther(one);
     showSources();
@@ -284,6 +454,17 @@ const r2aExplorer = (() => {
     update();
     const chosen = selection();
     if (chosen) text.reveal(chosen[0]);
+  }
+
+  // A trace in one of the panes; KaTeX is loaded for the first that has formulas.
+  async function showText(pane, { tokens, bounds }, cues) {
+    const units = formulaUnits(tokens, bounds);
+    if (units.length && !taken.has("katex")) {
+      const style = await load("katex");
+      document.head.append(element("style", {}, style));
+    }
+    pane.isRendered = state.formulas === "yes";
+    pane.show(tokens, bounds, cues, units);
   }
 
   function showFacts(one) {
@@ -314,7 +495,7 @@ const r2aExplorer = (() => {
     const beside = await load(place);
     find("other").querySelector("h2 span").className = other.verdict;
     find("other").querySelector("h2 span").textContent = other.verdict;
-    otherText.show(beside.tokens, beside.bounds, []);
+    await showText(otherText, beside, []);
   }
 
   const headNames = () => heads.layer ? heads.layer.map((layer, k) => `${layer}.${heads.head[k]}`) : [];
@@ -374,15 +555,15 @@ const r2aExplorer = (() => {
 
   // A token's sentence, -1 outside of the reasoning, and its numbers in words.
   const sentenceAt = (token) => (trace.sentences ?? []).findIndex((bound, k, all) => token >= bound && token < all[k + 1]);
-  const inWords = (s) => s < 0 || !trace.measures ? "" : `sentence ${s + 1}: ` + Object.entries(MEASURES).map(
-    ([key, [label, unit]]) => `${label} ${number(trace.measures[key][s])} (${unit})`).join(", ");
+  const inWords = (s) => s < 0 || !trace.measures ? "" : `sentence ${s + 1}: ` + Object.entries(MEASURES).filter(([key]) => trace.measures[key])
+    .map(([key, [label, unit]]) => `${label} ${number(trace.measures[key][s])} (${unit})`).join(", ");
 
   // Values a token, of its sentence.
   function bySentence(values) {
     const found = new Float32Array(trace.tokens.length);
     values.forEach((value, s) => found.fill(value ?? 0, trace.sentences[s], trace.sentences[s + 1]));
     const warning = values.some((value) => value < 0) ? "; below 0 in orange" : "";
-    return { found, reads: `each sentence's ${MEASURES[state.by][0]}${warning}. Hover one to see its numbers` };
+    return { found, reads: `each sentence's ${MEASURES[state.by][0]}${warning}. Point at one to see its numbers and ${trace.matrix ? "whom it serves (underlined)" : "its unit"}, click to see the answer without it` };
   }
 
   // Mass of each reasoning sentence: from the rows where they are kept, else the answer's mean.
@@ -401,6 +582,59 @@ const r2aExplorer = (() => {
     return mass;
   }
 
+  // ---- whom a sentence serves, and the answer without it
+
+  let pointed = -1; // the sentence under the pointer
+
+  // The sentence that the selection is, or lies in; -1: none.
+  function chosenSentence() {
+    const chosen = selection(), s = chosen ? sentenceAt(chosen[0]) : -1;
+    return s >= 0 && chosen[1] < trace.sentences[s + 1] ? s : -1;
+  }
+
+  // Later sentences with what they lose (nats) when sentence s is hidden, the most first; null where not measured.
+  function served(s) {
+    if (!trace.matrix || s < 0) return null;
+    const { shape: [, n], values } = matrix(trace, "matrix");
+    return [...values.slice(s * n, (s + 1) * n)].map((loss, to) => ({ to, loss })).filter(({ to, loss }) => to > s && loss > 0)
+      .sort((a, b) => b.loss - a.loss);
+  }
+
+  function underlineServed() {
+    const found = measured() ? served(pointed >= 0 ? pointed : chosenSentence()) : null;
+    if (!found?.length) { if (text.served) text.underline(null); return; }
+    const shares = new Float32Array(trace.tokens.length);
+    for (const { to, loss } of found) shares.fill(loss / found[0].loss, trace.sentences[to], trace.sentences[to + 1]);
+    text.underline(shares);
+  }
+
+  function point(s) {
+    if (s === pointed) return;
+    pointed = s;
+    underlineServed();
+  }
+
+  function showWithout() {
+    const box = find("without"), s = chosenSentence();
+    box.hidden = s < 0 || !measured();
+    if (box.hidden) return;
+    const { greedy, belief, measures, rollouts } = trace, quoted = (answer) => element("b", {}, answer ? `“${shown(answer)}”` : "nothing");
+    const answers = (step) => rollouts[step].map(([answer, n], k) => [k ? ", " : "", quoted(answer), ` ${n} times`]).flat();
+    const serves = served(s)?.slice(0, 3).flatMap(({ to, loss }, k) => [k ? ", " : "",
+      element("button", { onclick: () => { select(trace.sentences[to], trace.sentences[to + 1] - 1); text.reveal(trace.sentences[to]); } }, `sentence ${to + 1}`),
+      ` ${number(loss)} nat`]);
+    const told = [
+      ["Closed before it", [quoted(greedy[s]), `; its own answer has a log-probability of ${number(belief[s])} nat`]],
+      ["Closed after it", [quoted(greedy[s + 1]), `; its own answer has a log-probability of ${number(belief[s + 1])} nat`]],
+      ["Hidden from what follows", [`its own answer loses ${number(measures.effect[s])} nat; hidden from the RFHs alone, ${number(measures.effect_rfh[s])} nat`]],
+      ...(rollouts?.[s] ? [["Written anew from before it", answers(s)]] : []),
+      ...(rollouts?.[s + 1] ? [["Written on from after it", answers(s + 1)]] : []),
+      ["Serves most", serves?.length ? serves : [serves ? "no later sentence" : "not measured on this trace: those marked ◆ have it"]],
+    ];
+    box.replaceChildren(element("h2", {}, `The answer without sentence ${s + 1} of ${trace.sentences.length - 1}`),
+      element("dl", {}, ...told.flatMap(([term, parts]) => [element("dt", {}, term), element("dd", {}, ...parts)])));
+  }
+
   let current = null; // what is lit, for export
 
   function update() {
@@ -408,6 +642,7 @@ const r2aExplorer = (() => {
     for (const [id, view] of [["show-tokens", "tokens"], ["show-sentences", "sentences"]]) {
       find(id).setAttribute("aria-pressed", String(state.view === view));
     }
+    find("formulas").setAttribute("aria-pressed", String(state.formulas === "yes"));
     find("measure").hidden = !trace.measures;
     find("source").disabled = Boolean(measured());
     const lit = measured() ? bySentence(measured()) : trace.attention ? values() : null;
@@ -424,6 +659,8 @@ const r2aExplorer = (() => {
     stripMass = hasSentences ? sentenceMass(lit && !lit.reads.startsWith("what each") ? lit.found : null) : null;
     drawStrip();
     if (!find("sentences").hidden) showSentences(lit && !lit.reads.startsWith("what each") ? lit.found : null, chosen);
+    underlineServed();
+    showWithout();
     find("told").textContent = lit ? `Lit: ${lit.reads}.`
       : hasSentences ? "Attention by token was kept for the traces marked ●; this one has it by sentence, as the answer's mean."
         : "No attention was measured on this trace.";
@@ -448,7 +685,7 @@ const r2aExplorer = (() => {
     pen.lineWidth = 2;
     pen.strokeRect(1, box.scrollTop * scale + 1, 12, Math.max(3, box.clientHeight * scale - 2));
     stripMass.forEach((value, s) => {
-      const from = text.lineOf[trace.sentences[s]] * LINE * scale, to = (text.lineOf[trace.sentences[s + 1] - 1] + 1) * LINE * scale;
+      const from = text.tops[text.lineOf[trace.sentences[s]]] * scale, to = text.tops[text.lineOf[trace.sentences[s + 1] - 1] + 1] * scale;
       pen.fillStyle = `rgba(${colour(value < 0 ? "--cold" : "--heat")}, ${Math.sqrt(Math.abs(value) / top)})`;
       pen.fillRect(2, Math.floor(from), 10, Math.max(1, to - from));
     });
@@ -473,7 +710,7 @@ const r2aExplorer = (() => {
       bar.className = value < 0 ? "cold" : "";
       const words = trace.tokens.slice(bounds[s], bounds[s + 1]).join("").trim();
       const isChosen = chosen && chosen[0] === bounds[s] && chosen[1] === bounds[s + 1] - 1;
-      return element("div", { class: isChosen ? "chosen" : "", onclick: () => select(bounds[s], bounds[s + 1] - 1) },
+      return element("div", { class: isChosen ? "chosen" : "", onclick: () => select(bounds[s], bounds[s + 1] - 1), onpointerenter: () => point(s) },
         element("span", {}, number(value)), bar, element("span", { title: inWords(s) || words }, words));
     }));
   }
@@ -621,12 +858,20 @@ const r2aExplorer = (() => {
     return rows.join("\n") + "\n";
   }
 
+  // As a picture, what is in view; formulas token by token, as the colours are.
   function svg() {
+    text.renderFormulas(false);
+    const picture = svgOfTokens();
+    text.renderFormulas(state.formulas === "yes");
+    return picture;
+  }
+
+  function svgOfTokens() {
     const [first, last] = text.visible(), width = text.box.clientWidth, top = first * LINE;
     const chart = drawn("svg", { xmlns: SVG, width, height: (last - first) * LINE + 42,
       "font-family": "DejaVu Sans Mono, monospace", "font-size": 13 });
     chart.append(drawn("rect", { width: "100%", height: "100%", fill: colour("--paper") }));
-    for (const [k, line] of text.rendered) {
+    for (const [k, line] of text.drawnLines) {
       for (const span of line.children) {
         const x = span.offsetLeft + 8, y = k * LINE - top;
         if (span.style.backgroundColor) {
@@ -665,25 +910,38 @@ const r2aExplorer = (() => {
 
   function listen() {
     let from = null;
-    const at = (event) => event.target.token;
+    // The token's span under the pointer, which may be a formula's: several tokens.
+    function spanAt({ target }) {
+      for (let place = target; place && place !== text.box; place = place.parentNode) if (place.token !== undefined) return place;
+      return null;
+    }
     text.box.addEventListener("pointerdown", (event) => {
-      if (at(event) === undefined) return;
-      from = event.shiftKey && selection() ? selection()[0] : at(event);
-      select(from, at(event));
+      const span = spanAt(event);
+      if (!span) return;
+      const s = measured() ? sentenceAt(span.token) : -1;
+      from = event.shiftKey && selection() ? selection()[0] : span.token;
+      // colours that are a sentence's are looked at by sentence
+      if (s >= 0 && !event.shiftKey) { select(trace.sentences[s], trace.sentences[s + 1] - 1); from = null; }
+      else select(from, Math.max(from, span.last));
     });
     text.box.addEventListener("pointermove", (event) => {
-      if (at(event) === undefined) return;
-      if (from !== null && event.buttons) { if (at(event) !== from || selection()?.[1] !== from) select(from, at(event)); }
-      else if (measured()) event.target.title = inWords(sentenceAt(at(event)));
-      else event.target.title = current ? `${SEGMENTS[text.segment[at(event)]]} ${at(event)}: ${number(current.found[at(event)])}` : "";
+      const span = spanAt(event);
+      if (!span) return;
+      if (from !== null && event.buttons) {
+        const [first, last] = [Math.min(from, span.token), Math.max(from, span.last)], chosen = selection();
+        if (!chosen || chosen[0] !== first || chosen[1] !== last) select(first, last);
+      } else if (measured()) { span.title = inWords(sentenceAt(span.token)); point(sentenceAt(span.token)); }
+      else span.title = current ? inTokens(span) : "";
     });
+    text.box.addEventListener("pointerleave", () => point(-1));
+    find("sentences").addEventListener("pointerleave", () => point(-1));
     addEventListener("pointerup", () => { from = null; });
     text.box.addEventListener("scroll", drawStrip, { passive: true });
     find("strip").onclick = (event) => {
       text.box.scrollTop = event.offsetY / find("strip").height * text.box.scrollHeight - text.box.clientHeight / 2;
     };
     text.box.addEventListener("dblclick", (event) => {
-      const bounds = trace.sentences, s = sentenceAt(at(event));
+      const bounds = trace.sentences, s = sentenceAt(spanAt(event)?.token);
       if (s >= 0) select(bounds[s], bounds[s + 1] - 1);
     });
     for (const key of ["verdict", "area", "condition"]) {
@@ -693,13 +951,16 @@ const r2aExplorer = (() => {
     find("traces").addEventListener("scroll", drawList, { passive: true });
     find("study").onchange = () => { location.href = `../../${encodeURIComponent(find("study").value)}/explorer/index.html`; };
     find("collection").onchange = () => enter(find("collection").value);
-    fill(find("by"), [["attention", "attention"], ...Object.entries(MEASURES).map(([key, [label]]) => [key, label])], state.by);
     find("by").onchange = () => { state.by = find("by").value; update(); };
     find("source").onchange = () => { state.source = find("source").value; update(); };
     find("beside").onchange = () => { state.beside = find("beside").value; showOther(item()); remember(); };
     find("score").onchange = () => { state.score = find("score").value; update(); };
     find("show-tokens").onclick = () => { state.view = "tokens"; update(); };
     find("show-sentences").onclick = () => { state.view = "sentences"; update(); };
+    find("formulas").onclick = switchFormulas;
+    document.fonts.addEventListener("loadingdone", () => { // letters have their widths now
+      for (const pane of [text, otherText]) if (pane.lines) pane.measure([...pane.drawnLines.keys()]);
+    });
     find("theme").onclick = () => {
       const isDark = document.documentElement.classList.toggle("dark");
       try { localStorage.setItem("r2a-theme", isDark ? "dark" : "light"); } catch { /* a disk's page may have no storage */ }
@@ -715,6 +976,20 @@ const r2aExplorer = (() => {
     find("save-png").onclick = savePng;
     addEventListener("hashchange", start);
     addEventListener("keydown", onKey);
+  }
+
+  // What a span's token has, or of a formula's tokens the one with the most.
+  function inTokens({ token, last }) {
+    let most = token;
+    for (let t = token; t <= last; t++) if (current.found[t] > current.found[most]) most = t;
+    const which = last > token ? `most of tokens ${token} to ${last}, “${shown(trace.tokens[most]).trim()}”` : token;
+    return `${SEGMENTS[text.segment[token]]} ${which}: ${number(current.found[most])}`;
+  }
+
+  function switchFormulas() {
+    state.formulas = state.formulas === "yes" ? "no" : "yes";
+    for (const pane of [text, otherText]) pane.renderFormulas(state.formulas === "yes");
+    update();
   }
 
   function onKey(event) {
@@ -742,6 +1017,7 @@ const r2aExplorer = (() => {
       state.source = find("source").value = options.at((options.indexOf(state.source) + (event.key === "]" ? 1 : -1)) % options.length);
       update();
     } else if (event.key === "v") { state.view = state.view === "tokens" ? "sentences" : "tokens"; update(); }
+    else if (event.key === "f" && text.units.size) switchFormulas();
     else if (event.key === "/") find("search").focus();
     else if (event.key === "Escape") select(null);
     else if (event.key === "?") find("keys").showModal();

@@ -114,3 +114,32 @@ def test_axe_finds_nothing_serious_in_either_theme_with_all_that_is_closed_opene
         found = Axe().run(browser)["violations"]
         assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_on_paper_it_is_light_and_open_without_navigation_and_no_table_is_cut(browser, results):
+    size = {"width": 700, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # a sheet of A4 between its margins
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        browser.get(f"file://{results}/mine/summary.html")
+        browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+        style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+        assert browser.execute_script(style, "body", "backgroundColor") == "rgb(255, 255, 255)"
+        assert browser.execute_script(style, "#contents", "display") == "none"
+        assert browser.execute_script(style, ".verdicts td", "display") == "table-cell"
+        closed = "return [...document.querySelectorAll('details:not(.figures)')].every((box) => box.open)"
+        assert browser.execute_script(closed)
+        assert browser.execute_script(style, ".figures", "display") == "none"
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        browser.execute_script("dispatchEvent(new Event('afterprint'))")
+        assert browser.execute_script("return !document.querySelector('details[open]')")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def test_the_table_of_verdicts_stands_under_the_questions_that_it_answers(browser, results):
+    browser.get(f"file://{results}/mine/summary.html")
+    asked = "return [...document.querySelectorAll('.groups th')].map((one) => [one.innerText.trim(), one.colSpan])"
+    assert browser.execute_script(asked) == [["Does reasoning improve answers?", 2]]

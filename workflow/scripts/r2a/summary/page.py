@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def write_summary(
     origin = provenance(settings, [path for read in inputs.values() for path in _paths(read)])
     known = {
         "study": settings["study"], "is_toy": settings["is_toy"], "confidence": f"{100 * settings['confidence']:g} %",
-        "columns": columns, "rows": rows, "sections": [one for one in sections if one["findings"] or one["groups"]],
+        "columns": columns, "questions": _questions(columns), "rows": rows,
+        "sections": [one for one in sections if one["findings"] or one["groups"]],
         "missing": _missing(found, figures), "cost": cost(benchmarks, traces, settings["model_labels"]),
         "origin": origin, "small": SMALL, "dash": NONE, "glyphs": _packed(json.dumps(glyphs)),
     }  # fmt: skip
@@ -110,6 +112,16 @@ def verdict_table(found: Mapping[str, Found]) -> tuple[list[tuple[str, str]], li
             row = {"model": model, "dataset": dataset, "n_datasets": len(datasets) if number == 0 else 0}
             rows.append(row | {"cells": [cells[column].get((model, dataset)) for column, _ in columns]})
     return columns, rows
+
+
+def _questions(columns: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
+    """(section, its question, how many columns) of neighbouring columns of the table of verdicts."""
+    categories = groupby(FINDINGS[finding].category for _, finding in columns)
+    return [(_section_id(category), CATEGORIES[category], len(list(of_one))) for category, of_one in categories]
+
+
+def _section_id(category: str) -> str:
+    return category.partition(" ")[2].lower().replace(" ", "-")
 
 
 def _paths(read: Mapping[str, Any]) -> Iterator[Path]:
@@ -167,7 +179,7 @@ def _section(
     findings.sort(key=lambda one: (not one["is_open"], not found[one["id"]].verdicts))  # what has verdicts comes first
     lead = next((one for one in findings if one["is_open"]), None)
     return {
-        "id": name.lower().replace(" ", "-"), "number": number, "name": name, "question": CATEGORIES[category],
+        "id": _section_id(category), "number": number, "name": name, "question": CATEGORIES[category],
         "findings": findings, "groups": list(groups.items()), "lead": lead,
         "sentences": [sentence for one in findings for sentence in one["sentences"]],
         # a finding that stands open beside the leading one has a paragraph of its own

@@ -103,6 +103,12 @@
   }, { rootMargin: "-10% 0px -60% 0px" });
   for (const section of all("main > section")) watch.observe(section);
 
-  addEventListener("beforeprint", () => { for (const box of all("details:not(.figures)")) box.open = true; });
+  // On paper nothing can be opened; figures are printed where they stand open.
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = all("details:not(.figures):not([open])");
+    for (const box of opened) box.open = true;
+  });
+  addEventListener("afterprint", () => { for (const box of opened) box.open = false; });
   reveal();
 })();

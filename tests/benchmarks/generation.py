@@ -1,7 +1,8 @@
 """Tokens a second of generation as the study does it, ledger included, against vLLM's generate on the same prompts.
 
-make bench-generation writes results/benchmarks/generation.csv: way (vllm, ours), tokens_per_second, and the same by
-processor time, which other work on the machine changes little. The ways take turns in one engine, and which goes
+make bench-generation writes results/benchmarks/generation.csv, of traces, and resampling.csv, of rollouts that go on
+with reasonings cut in several places: way (vllm, ours), tokens_per_second, and the same by processor time, which other
+work on the machine changes little. The ways take turns in one engine, and which goes
 first changes from round to round; the ratio is the median over the rounds. Engines are started in fresh processes.
 """
 
@@ -14,6 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +26,50 @@ from r2a.study import load_study, stage_settings
 
 WAYS = ("vllm", "ours")
 N_PROCESSES, N_ROUNDS, N_SAMPLES, N_WARMING = 2, 4, 2, 64
+N_CUT, CUTS, N_ROLLOUTS = 24, (0.25, 0.5, 0.75), 8  # completions that are cut, where, and rollouts from each cut
 CONFIG, MODEL, DATASET = "config/config.yaml", "tiny-qwen", "puzzles"
-OUTPUT = Path("results/benchmarks/generation.csv")
+FOLDER = Path("results/benchmarks")
+WHAT = ("generation", "resampling")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--process", type=int, help="measure in this process; an odd number lets ours go first")
     number = parser.parse_args().process
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     if number is not None:
         print(json.dumps(measure(number)))
         return
-    rounds: list[dict[str, Any]] = []
+    rounds: dict[str, list[dict[str, Any]]] = {what: [] for what in WHAT}
     for number in range(N_PROCESSES):
         command = [sys.executable, __file__, "--process", str(number)]
         # one thread, as in a job: a second one that torch has started would only spin
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
         found = json.loads(done.stdout.splitlines()[-1])
-        rounds += found["rounds"]
         print(f"start-up {found['startup_seconds']:.1f} s, after an import of {found['import_seconds']:.1f} s")
-        for one in found["rounds"]:
-            timed = [f"{way} {one[way]['wall']:.2f} s, processor {one[way]['processor']:.2f} s" for way in WAYS]
-            print(f"{one['tokens']:,} tokens: {'; '.join(timed)}", flush=True)
+        for what in WHAT:
+            rounds[what] += found[what]
+            for one in found[what]:
+                timed = [f"{way} {one[way]['wall']:.2f} s, processor {one[way]['processor']:.2f} s" for way in WAYS]
+                print(f"{what}, {one['tokens']:,} tokens: {'; '.join(timed)}", flush=True)
+    for what in WHAT:
+        tell(FOLDER / f"{what}.csv", rounds[what])
+
+
+def tell(output: Path, rounds: Sequence[dict[str, Any]]) -> None:
+    """Write and print the medians over the rounds."""
     rows = ["way,tokens_per_second,tokens_per_processor_second\n"]
     for way in WAYS:
         rates = [
             statistics.median(one["tokens"] / one[way][clock] for one in rounds) for clock in ("wall", "processor")
         ]
         rows.append(f"{way},{rates[0]:.1f},{rates[1]:.1f}\n")
-    OUTPUT.write_text("".join(rows))
+    output.write_text("".join(rows))
     wall, processor = (
         statistics.median(one["vllm"][clock] / one["ours"][clock] for one in rounds) for clock in ("wall", "processor")
     )
-    print(f"{OUTPUT}: ours has {wall:.3f} times the tokens per second of vLLM alone, {processor:.3f} by processor time")
+    print(f"{output}: ours has {wall:.3f} times the tokens per second of vLLM alone, {processor:.3f} by processor time")
 
 
 def measure(number: int) -> dict[str, Any]:
@@ -74,7 +86,7 @@ def measure(number: int) -> dict[str, Any]:
     config = yaml.safe_load(Path(CONFIG).read_text())
     config["decodings"]["sampled"]["n_samples"] = N_SAMPLES
     study = load_study(config, CONFIG)
-    with tempfile.TemporaryDirectory(dir=OUTPUT.parent) as name:  # the disk that results go to
+    with tempfile.TemporaryDirectory(dir=FOLDER) as name:  # the disk that results go to
         folder = Path(name)
         load_dataset(folder / "dataset.parquet", stage_settings(study, "datasets", dataset=DATASET))
         resolve_model(folder / "model.json", stage_settings(study, "models", MODEL))
@@ -105,18 +117,33 @@ def measure(number: int) -> dict[str, Any]:
 
         ways: dict[str, Callable[[Sequence[CompletionRequest]], int]] = {"vllm": vllm_alone, "ours": ours}
         vllm_alone(requests[:N_WARMING])
-        rounds = []
-        for turn in range(number, number + N_ROUNDS):
+        cut = []
+        prompts, sampling = zip(*map(as_vllm_takes_it, requests[:N_CUT]), strict=True)
+        for request, output in zip(requests, llm.generate(list(prompts), list(sampling), use_tqdm=False), strict=False):
+            written = output.outputs[0].token_ids
+            for n_kept in (int(share * len(written)) for share in CUTS):
+                ids, room = (*request.prompt_ids, *written[:n_kept]), request.max_new_tokens - n_kept
+                cut.append(replace(request, prompt_ids=ids, max_new_tokens=room, condition=f"0.{n_kept}"))
+
+        def rollouts() -> list[CompletionRequest]:
+            return [
+                replace(request, sample=sample, seed=N_ROLLOUTS * place + sample)
+                for place, request in enumerate(cut)
+                for sample in range(N_ROLLOUTS)
+            ]
+
+        making = dict(zip(WHAT, (lambda: build_requests(problems, manifest, settings), rollouts), strict=True))
+        rounds: dict[str, list[dict[str, Any]]] = {what: [] for what in WHAT}
+        for turn, (what, make) in product(range(number, number + N_ROUNDS), making.items()):
             one: dict[str, Any] = {}
             for way in WAYS if turn % 2 == 0 else reversed(WAYS):
                 llm.reset_prefix_cache()
-                # their keys unmade
-                asked = build_requests(problems, manifest, settings)
+                asked = make()  # their keys unmade
                 wall, processor = time.monotonic(), time.process_time()
                 one["tokens"] = ways[way](asked)
                 one[way] = {"wall": time.monotonic() - wall, "processor": time.process_time() - processor}
-            rounds.append(one)
-    return {"import_seconds": imported - began, "startup_seconds": startup_seconds, "rounds": rounds}
+            rounds[what].append(one)
+    return {"import_seconds": imported - began, "startup_seconds": startup_seconds, **rounds}
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from r2a.models import ModelError
 from r2a.sentences.belief import measure_belief
 from r2a.sentences.branches import keep_run, refuse_deviating
 from r2a.sentences.endings import ending_of
-from r2a.sentences.suppression import measure_effects, measure_matrix
+from r2a.sentences.suppression import measure_matrix, measure_suppression
 
 # full attention; another head layout; windows; softcaps and windows; sinks and windows; chunks; latent attention
 ROOT = Path(__file__).parents[2]
@@ -36,6 +36,11 @@ ALL_BATCHES = 10_000
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
     return tiny_model(request.param)
+
+
+def effects_of(model, kept, cut, position, arms, batch_tokens):
+    """Suppression's effects, [arm, sentence]."""
+    return measure_suppression(model, kept, cut, position, arms, lambda ids: True, 1, batch_tokens).effect
 
 
 def answer_log_probability(logits, answer):
@@ -72,12 +77,26 @@ def test_greedy_answers_that_are_the_target_come_from_its_own_tails(model):
 
 
 @pytest.mark.parametrize("heads", [None, HEADS], ids=["all heads", "some heads"])
+@pytest.mark.parametrize("takes_target", [False, True], ids=["another answer", "greedy answer"])
+def test_greedy_answers_without_a_sentence_are_those_of_masked_whole_forward_passes(model, heads, takes_target):
+    context, hidden = [*random_ids(SENTENCES[-1]), *OPENING], (SENTENCES[2], SENTENCES[3])
+    by_hand: list[int] = []
+    for _ in range(4):
+        by_hand.append(int(whole_logits(model, [*context, *by_hand], hidden, heads)[-1].argmax()))
+    answer = by_hand[:3] if takes_target else TARGETS[0]
+    found = measure_suppression(
+        model, keep_run(model, [*context, *answer]), SENTENCES, len(context), [heads], lambda ids: False, 4, 100
+    )
+    assert found.greedy[0][2] == by_hand
+
+
+@pytest.mark.parametrize("heads", [None, HEADS], ids=["all heads", "some heads"])
 def test_suppression_equals_masked_whole_forward_passes(model, heads):
     reasoning, answer = random_ids(SENTENCES[-1]), TARGETS[0]
     ids = [*reasoning, *OPENING, *answer]
     kept = keep_run(model, ids)
     position = len(ids) - len(answer)
-    (found,) = measure_effects(model, kept, SENTENCES, position, [heads], 100)
+    (found,) = effects_of(model, kept, SENTENCES, position, [heads], 100)
     unhidden = answer_log_probability(whole_logits(model, ids), answer)
     for k, hidden in enumerate(pairwise(SENTENCES)):
         by_hand = unhidden - answer_log_probability(whole_logits(model, ids, hidden, heads), answer)
@@ -102,8 +121,8 @@ def test_no_heads_have_no_effect_and_batches_change_nothing():
     model = tiny_model("qwen2")
     ids = random_ids(SENTENCES[-1] + 6)
     kept = keep_run(model, ids)
-    whole = measure_effects(model, kept, SENTENCES, 73, [None, frozenset(), HEADS], ALL_BATCHES)
-    split = measure_effects(model, kept, SENTENCES, 73, [None, frozenset(), HEADS], 1)
+    whole = effects_of(model, kept, SENTENCES, 73, [None, frozenset(), HEADS], ALL_BATCHES)
+    split = effects_of(model, kept, SENTENCES, 73, [None, frozenset(), HEADS], 1)
     assert np.allclose(whole, split, atol=1e-5) and (whole[1] == 0).all()
 
 
@@ -153,7 +172,7 @@ def test_every_measure_finds_the_planted_sentence_and_head(seed):
     others = frozenset((layer, head) for layer in range(4) for head in range(4)) - {(LAYER, HEAD)}
     kept = keep_run(model, [*trace.token_ids[: trace.given_position], *answer])
     arms = [None, frozenset({(LAYER, HEAD)}), others]
-    everywhere, planted, elsewhere = measure_effects(model, kept, cut, trace.given_position, arms, 1000)
+    everywhere, planted, elsewhere = effects_of(model, kept, cut, trace.given_position, arms, 1000)
     assert share(everywhere) >= 0.95 and share(planted) >= 0.95
     assert everywhere[said][0] > 3 and np.abs(elsewhere).max() < 1e-3
     assert np.nanmax(measure_matrix(model, kept, cut, 1000)) < 1e-3  # no sentence serves another
@@ -187,14 +206,20 @@ def test_tiny_models_make_up_their_mind_at_the_last_step(chains):
 
 def test_each_step_of_a_tiny_model_serves_the_next_one(chains):
     model, traces = chains
-    neighbours, further = [], []
+    neighbours, further, last_two, others = [], [], [], []
     for trace in traces:
-        cut = [trace.bounds.reasoning, *r2a.sentence_effects(model, trace, stub=None)["last"]]
+        effects = r2a.sentence_effects(model, trace, stub=None)
+        cut = [trace.bounds.reasoning, *effects["last"]]
+        # the answer is read off the last step, or off the line that repeats its result
+        last_two.append(effects["effect"].iloc[-2:].max())
+        others.append(effects["effect"].iloc[:-2].abs().max())
+        assert (effects["greedy"].iloc[:-2] == final_answer(trace.text("answer"))).all()
         matrix = measure_matrix(model.model, keep_run(model.model, trace.token_ids), cut, 4096)
         steps = matrix[1:-1, 1:-1]  # from the start to the last step
         neighbours.append(np.diagonal(steps, 1).mean())
         further.append(np.mean([np.diagonal(steps, k).mean() for k in range(2, len(steps))]))
         assert matrix[-2, -1] > 0.5  # the last step serves the final answer
+    assert np.mean(last_two) > 0.5 and np.mean(others) < 0.05 * np.mean(last_two)
     assert np.mean(neighbours) > 3 * np.mean(further) and np.mean(neighbours) > 0.3
 
 
@@ -213,6 +238,7 @@ def test_front_door_gives_what_whole_runs_give(chains):
         assert curve[column].iloc[-1] == pytest.approx(expected, abs=1e-4)
     hidden = tuple(effects[["first", "last"]].iloc[3])
     answer = ending.answers[0]
+    assert effects["greedy"].iloc[0] == final_answer(trace.text("answer"))  # the first sentence only says hello
     for column, heads in (("effect", None), ("effect_in_heads", [(1, 0), (2, 3)])):
         lost = [
             answer_log_probability(whole_logits(model.model, [*whole, *answer], h, heads), answer)

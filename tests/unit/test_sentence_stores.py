@@ -17,20 +17,28 @@ from r2a.attention import capture_attention
 from r2a.evaluation.sentences import (
     agreement_table,
     belief_table,
+    cost_table,
+    experiment_table,
     read_sentences,
     settling_table,
     write_sentences,
 )
 from r2a.extensions import PERTURBATION_KINDS
-from r2a.figures.sentences import plot_belief, plot_read_against_needed, plot_sentence_kinds, plot_sentence_matrix
+from r2a.figures.sentences import (
+    plot_belief,
+    plot_read_against_needed,
+    plot_sentence_agreement,
+    plot_sentence_kinds,
+    plot_sentence_matrix,
+)
 from r2a.heads.ranks import order_heads
 from r2a.models import load_tokenizer, marks_of, text_of, token_pieces
 from r2a.perturbation import read_by_heads
 from r2a.perturbation.reasoning import Given, NotPerturbed, Reasoning, Trace
 from r2a.sentences.runs import measure_sentences
 from r2a.shards import WHOLE, gather_shards
-from r2a.store import NothingToMeasure, open_hdf5, provenance, read_parquet, read_provenance, write_parquet
-from r2a.summary.sentences import find_sentences
+from r2a.store import NothingToMeasure, open_hdf5, provenance, read_parquet, read_provenance, write_csv, write_parquet
+from r2a.summary.sentences import find_sentence_costs, find_sentences
 from r2a.text.categories import category
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import segment_bounds
@@ -42,6 +50,7 @@ SETTINGS = {
     "model": "random", "dataset": "texts", "decoding": "greedy", "n_top_heads": 2, "n_problems": None, "stub": None,
     "n_matrices": 3, "seed": 1,
 }  # fmt: skip
+TABLES = ("sentences", "beliefs", "settling", "agreement", "experiment", "costs")
 STATISTICS = {"n_resamples": 200, "confidence": 0.95, "seed": 0}
 
 
@@ -98,6 +107,9 @@ def test_store_equals_the_front_door(folder, store):
             assert np.allclose(file["belief"][number, 1, : n + 1], curve["reference_log_probability"], atol=1e-4)
             assert list(file["is_own"][number, : n + 1]) == curve["is_own"].tolist()
             assert np.allclose(file["effect"][number, :2, :n], effects[["effect", "effect_in_heads"]].T, atol=1e-4)
+            for arm, column in enumerate(("greedy", "greedy_in_heads")):
+                without = [text.decode() for text in file["greedy_without"][number, arm, :n]]
+                assert without == [text.encode()[:64].decode(errors="ignore") for text in effects[column].fillna("")]
             assert np.allclose(file["read"][number, 1, :n], effects["read"], atol=1e-5)
             assert file["reasoning"].asstr()[number] == "".join(effects["sentence"])
             assert (file["is_own"][number, n + 1 :] == -1).all() and np.isnan(file["effect"][number, :, n:]).all()
@@ -207,20 +219,34 @@ def test_tables_and_figures_tell_the_store(folder, store, tmp_path, monkeypatch)
         first["log_probability"].iloc[-1] - first["log_probability"].iloc[0]
     )
     assert by_trace["is_correct"].tolist()[:2] == [1, 0] and by_trace["level"].tolist() == [1, 2, 1]
-    tables = {name: tmp_path / f"{name}.csv" for name in ("sentences", "beliefs", "settling", "agreement")}
+    tables = {name: tmp_path / f"{name}.csv" for name in TABLES}
     named = STATISTICS | {"model": "random", "dataset": "texts"}
-    write_sentences(store, folder / "grades.parquet", folder / "texts.parquet", tables, named)
+    resampled = by_sentence[by_sentence["sentence"] > 0][["uid", "sample", "sentence"]]
+    numbers = np.arange(float(len(resampled)))
+    resampled = resampled.assign(importance=numbers, low=numbers - 1, high=numbers + 1, n_tokens=50)
+    write_csv(tmp_path / "resampling.csv", resampled, provenance({}))
+    inputs = store, folder / "grades.parquet", folder / "texts.parquet"
+    write_sentences(*inputs, tables, named, tmp_path / "resampling.csv")
+    costs = pd.read_csv(tables["costs"]).set_index("measure")
+    assert costs.loc["importance", "n_written"] == 50 and costs.loc["read", "passes"] == 1
+    assert (costs.loc[["belief_change", "effect"], "passes"] > 1).all()
     labels = {"model_labels": {"random": "M"}, "dataset_labels": {"texts": "D"}}
-    found = find_sentences([tables["settling"]], [tables["agreement"]], labels)
+    found = find_sentences([tables["settling"]], [tables["agreement"]], [tables["experiment"]], labels)
     ((subject, cells),) = found.rows
     assert subject == ("M", "D") and cells["reasoning after belief has settled"].n == len(by_trace)
     assert found.sentences[0].startswith("What the RFHs read is what the answer needs")
+    told = [cells["measure"].text for _, cells in find_sentence_costs([tables["costs"]], labels).rows]
+    assert told == ["change of belief", "suppression in all heads", "suppression in the RFHs", "reading by the RFHs",
+                    "resampling"]  # fmt: skip
     settings = STATISTICS | {"is_toy": False, "model_label": "M", "dataset_label": "D"}
     plot_belief(tables["sentences"], tables["beliefs"], tmp_path / "belief", settings)
     plot_sentence_matrix(store, tmp_path / "matrix", settings)
     plot_read_against_needed(tables["sentences"], tables["agreement"], tmp_path / "read", settings)
     plot_sentence_kinds(tables["sentences"], tmp_path / "kinds", settings)
-    assert all((tmp_path / f"{name}.png").exists() for name in ("belief", "matrix", "read", "kinds"))
+    plot_sentence_agreement(tables["agreement"], tables["costs"], tmp_path / "agreement", settings)
+    assert all((tmp_path / f"{name}.png").exists() for name in ("belief", "matrix", "read", "kinds", "agreement"))
+    kinds = pd.read_csv(tmp_path / "kinds.csv")
+    assert set(kinds["measure"]) == {"belief_change", "effect", "read_rfh", "importance"}
 
 
 # ---- the experiment
@@ -325,6 +351,36 @@ def test_agreement_is_the_mean_rank_correlation_over_problems():
     assert table.loc[("effect", "read_rfh"), "rank_correlation"] == pytest.approx(-1)
     assert table.loc[("effect", "read_rfh"), "p"] == pytest.approx(2 / 2**8)
     assert abs(table.loc[("effect", "read"), "rank_correlation"]) < 0.6
+
+
+def test_the_sentence_most_read_is_compared_with_one_like_it_that_is_little_read():
+    rows = []
+    for problem in range(8):
+        # of the two that are little read, the third is as long as the second, which is read most
+        trace = {"uid": f"p{problem}", "sample": 0, "sentence": range(5), "n_tokens": [0, 9, 4, 4, 5], "greedy": "a"}
+        trace |= {"read_rfh": [np.nan, 0.1, 0.9, 0.1, 0.5]}
+        for suffix in ("", "_rfh", "_matched"):
+            trace |= {f"effect{suffix}": [np.nan, 9, 3 + problem, 1, 9]}
+            trace |= {f"greedy_without{suffix}": ["", "b", "b", "b" if problem < 2 else "a", "b"]}
+        rows.append(pd.DataFrame(trace))
+    table = experiment_table(pd.concat(rows, ignore_index=True), STATISTICS).set_index(["arm", "measure"])
+    changed, effect = table.loc[("all", "changed")], table.loc[("rfh", "effect")]
+    assert (changed["most"], changed["little"], changed["difference"]) == (1, 0.25, 0.75)
+    assert (effect["most"], effect["little"]) == (6.5, 1) and effect["p"] == pytest.approx(2 / 2**8)
+    assert changed["p"] == pytest.approx(2 / 2**6)  # two of the eight differ in nothing
+
+
+def test_the_stand_in_is_the_cheapest_measure_that_agrees():
+    traces = pd.DataFrame({"n_sentences": [4, 6], "n_run": [50, 50], "n_belief": [40, 60], "n_suppression": [100, 200]})
+    pairs = [("belief_change", "effect", 0.3, 0.5), ("effect", "read", -0.1, 0.2), ("effect", "read_rfh", 0.1, 0.2),
+             ("effect", "read_matched", 0.1, 0.4), ("importance", "effect", 0.1, 0.9),
+             ("importance", "read", -0.1, 0.1)]  # fmt: skip
+    agreement = pd.DataFrame(pairs, columns=["first", "second", "low", "rank_correlation"])
+    table = cost_table(traces, agreement, 300.0).set_index("measure")
+    assert table["passes"].loc[["read", "belief_change", "effect", "importance"]].tolist() == [1, 2, 4, 30]
+    assert table.loc["effect", ["stand_in", "rank_correlation"]].tolist() == ["read_matched", 0.4]
+    assert table.loc["importance", "stand_in"] == "effect" and table["stand_in"].isna().sum() == 6
+    assert "importance" not in cost_table(traces, agreement, np.nan)["measure"].tolist()
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,11 @@ def both(store, stage):
     )
 
 
+def where(named, path):
+    """The path, for a dataset that a property of Study names; else none."""
+    return lambda wildcards: [path] if wildcards.dataset in getattr(STUDY, named) else []
+
+
 def each(path, models=STUDY.models, datasets=STUDY.datasets, **more):
     """The path for each of the models and datasets, and what else it names."""
     return expand(path, model=models, dataset=datasets, **more)

@@ -87,13 +87,9 @@ rule tabulate_resampling:
         "../scripts/tabulate_resampling.py"
 
 
-# counterfactual importance, where sentences are resampled
-RESAMPLED = {"resampling": ["<results>/tables/{model}/{dataset}/resampling.csv"]} if STUDY.resampling.n_rollouts else {}
-
-
 rule tabulate_sentences:
     input:
-        **RESAMPLED,
+        resampling=where("resampled_datasets", "<results>/tables/{model}/{dataset}/resampling.csv"),
         sentences="<results>/sentences/{model}/{dataset}.h5",
         grades=reasoned("grades", "attention"),
         dataset="<results>/datasets/{dataset}.parquet",
@@ -113,6 +109,20 @@ rule tabulate_sentences:
             category="2 Attention",
             subcategory="{model}, {dataset}",
             labels={"result": "agreement on sentences (table)"},
+        ),
+        experiment=report(
+            "<results>/tables/{model}/{dataset}/sentence_experiment.csv",
+            caption="../report/sentence_experiment.rst",
+            category="2 Attention",
+            subcategory="{model}, {dataset}",
+            labels={"result": "without the sentence most read (table)"},
+        ),
+        costs=report(
+            "<results>/tables/{model}/{dataset}/sentence_costs.csv",
+            caption="../report/sentence_costs.rst",
+            category="2 Attention",
+            subcategory="{model}, {dataset}",
+            labels={"result": "cost of measures on sentences (table)"},
         ),
     log:
         "<logs>/tables/{model}/{dataset}/sentences.log",

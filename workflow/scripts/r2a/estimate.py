@@ -51,12 +51,14 @@ N_ROLES, N_KEY_ROLES, N_METRICS = 20, 3, 11
 ACTIVATION, ATTENTION, METRIC, CHUNK, ROW, PART = 3.5, 3, 2.4, 35, 200, 250
 # of a sentence its text and its greedy answer, and how many numbers; an empty store of sentences
 SENTENCE, N_SENTENCE_MEASURES, SENTENCE_STORE = 60, 10, 12_000
+N_ARMS = 3  # of heads that sentences are hidden from
 ROWS = 0.55  # what compression leaves of attention rows
 TAIL_TOKENS = 15  # that a patch restarts, where the probe and the answer's first token are patched
 LESS_BY = {
     "traces": "datasets.*.n_problems or generation.max_new_tokens", "attention": "datasets.*.n_problems",
     "perturbation": "perturbation.n_problems", "ablation": "ablation.n_problems or ablation.doses",
     "diagnostics": "diagnostics.lengths", "patching": "patching.layer_step, patching.probes or datasets.*.n_problems",
+    "sentences": "sentences.n_problems",
     "resampling": "resampling.n_rollouts or resampling.n_sentences",
 }  # fmt: skip
 SHOWN = 8 / 3  # bytes of a number in the explorer: 16 bits in base64
@@ -90,6 +92,7 @@ class Reckoning:
                     stores.append(self._ablation(dataset, token))
                 if name in self.study.parsed_models and dataset in self.study.graded_datasets:
                     stores.append(self._sentences(dataset))
+                if name in self.study.parsed_models and dataset in self.study.resampled_datasets:
                     n_tokens = PROMPT_TOKENS + 1.5 * self.n_reasoned + self.n_answer  # prompt and completion, twice
                     stores.append({"resampling": 2 * self._n_rollouts(dataset) * (ROW + token * n_tokens)})
                 if geometry and name in self.study.patched_models and dataset in self.study.pair_datasets:
@@ -103,7 +106,7 @@ class Reckoning:
         n_traces = sum(self.n_problems.values()) * self._n_samples()
         n_traces += sum(map(self._n_hinted, self.study.hinted_datasets))
         in_traces = n_traces * (self.n_reasoned + self.n_answer)
-        in_rollouts = sum(map(self._n_rollouts, self.study.graded_datasets)) * (self.n_reasoned / 2 + self.n_answer)
+        in_rollouts = sum(map(self._n_rollouts, self.study.resampled_datasets)) * (self.n_reasoned / 2 + self.n_answer)
         return in_traces + in_rollouts + sum(map(self._n_perturbed_tokens, self.study.perturbed_datasets))
 
     def hours_by_stage(self, name: str, device: Device) -> dict[str, float]:
@@ -129,6 +132,11 @@ class Reckoning:
             if dataset in study.perturbed_datasets and not study.models[name].endpoint:
                 found["perturbation"] += self._n_perturbed(dataset) * (read * body + self.n_answer * written)
             if name in study.parsed_models and dataset in study.graded_datasets:
+                # the kept run, a tail for each sentence and answer, and what comes after each sentence in each arm
+                n_parsed, n_sentences = self._n_parsed(dataset), self.n_reasoned / SENTENCE_TOKENS
+                after = N_ARMS * (self.n_reasoned / 2 + TAIL_TOKENS)
+                found["sentences"] += round(n_parsed * (read + n_sentences * (2 * TAIL_TOKENS + after)) * body)
+            if name in study.parsed_models and dataset in study.resampled_datasets:
                 n_written = round(self._n_rollouts(dataset) * (self.n_reasoned / 2 + self.n_answer))
                 found["resampling"] += n_written * written
             if name in study.ablated_models and dataset in study.graded_datasets:
@@ -209,11 +217,15 @@ class Reckoning:
 
     def _sentences(self, dataset: str) -> dict[str, float]:
         settings, n_sentences = self.study.sentences, self.n_reasoned / SENTENCE_TOKENS
-        n_traces = min(self.n_problems[dataset], settings.n_problems or self.n_problems[dataset])
+        n_traces = self._n_parsed(dataset)
         by_sentence = SENTENCE + METRIC * N_SENTENCE_MEASURES
         matrices = min(n_traces, settings.n_matrices) * METRIC * n_sentences**2 / 2
         of_trace = n_sentences * by_sentence + 8 * CHUNK + 6 * PART
         return {"sentences": n_traces * of_trace + matrices + SENTENCE_STORE}
+
+    def _n_parsed(self, dataset: str) -> int:
+        """Traces of a dataset that are taken apart into sentences."""
+        return min(self.n_problems[dataset], self.study.sentences.n_problems or self.n_problems[dataset])
 
     def _patching(self, dataset: str, geometry: Geometry) -> dict[str, float]:
         """Bytes of a dataset's activations and patches, and of what the explorer shows of them."""

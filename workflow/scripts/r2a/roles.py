@@ -1,4 +1,4 @@
-"""Names that stores, tables and figures share (METHOD sections 2 to 4)."""
+"""Names that stores, tables and figures share (METHOD sections 2 to 5)."""
 
 # how a reasoning is perturbed
 CUT, FILLER, OTHER_REASONING = "cut", "filler", "other_reasoning"
@@ -24,6 +24,18 @@ ABLATION_MODES = {
 
 # what opens the answer of a reasoning that is ended early
 STUB = "\n\nThe final answer is \\boxed{"
+
+# what is measured of a reasoning's sentences
+SENTENCE_MEASURES = {
+    "belief_change": "change of belief",
+    "effect": "suppression in all heads",
+    "effect_rfh": "suppression in the RFHs",
+    "effect_matched": "suppression in matched heads",
+    "read": "reading by all heads",
+    "read_rfh": "reading by the RFHs",
+    "read_matched": "reading by matched heads",
+    "importance": "resampling",
+}
 
 # the token roles that both runs of a pair have
 ANSWER_ROLE = "answer"  # the answer within the probe, the reasoning's last line; without one, its last mention

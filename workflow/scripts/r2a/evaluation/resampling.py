@@ -1,5 +1,6 @@
 """How much the final answer depends on what a sentence says: counterfactual importance (METHOD section 5)."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 from r2a.store import provenance, read_parquet, write_csv
 
 LEAST_ROLLOUTS = 2  # needed with the sentence kept, and with another one in its place
+N_ANSWERS = 3  # of each side that are named
 PSEUDOCOUNT = 0.5  # added to every answer's count, so that an answer unseen on one side keeps the divergence finite
 
 
@@ -26,7 +28,8 @@ def resampling_table(rollouts: pd.DataFrame, settings: Mapping[str, Any]) -> pd.
     LEAST_ROLLOUTS on either side. A sentence has another meaning if its similarity is below settings["similarity"], or
     if there is none. low, high: a bootstrap over the rollouts. Columns: uid, sample, sentence (from 1), n_kept,
     n_resampled (rollouts from before it), n_other (those with another meaning), share_kept_answer and
-    share_other_answer (of the most frequent answer with the sentence kept), importance, low, high.
+    share_other_answer (of the most frequent answer with the sentence kept), importance, low, high, answers_kept and
+    answers_other (the N_ANSWERS most frequent, each with its count), n_tokens (written by the rollouts of both cuts).
     """
     rows = []
     for (uid, sample), trace in rollouts.groupby(["uid", "sample"], sort=False):
@@ -46,9 +49,17 @@ def resampling_table(rollouts: pd.DataFrame, settings: Mapping[str, Any]) -> pd.
                     "share_kept_answer": kept.count(most) / len(kept),
                     "share_other_answer": other.count(most) / len(other) if other else np.nan,
                     "importance": importance, "low": low, "high": high,
+                    "answers_kept": _named(kept), "answers_other": _named(other),
+                    "n_tokens": int(before["n_tokens"].sum() + by_step[step + 1]["n_tokens"].sum()),
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _named(answers: Sequence[str]) -> str:
+    """The most frequent answers in words."""
+    most = Counter(sorted(answers)).most_common(N_ANSWERS)
+    return ", ".join(f"{answer or 'none'} ({n})" for answer, n in most)
 
 
 def divergence(other: Sequence[str], kept: Sequence[str], settings: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -11,22 +11,15 @@ import pandas as pd
 from scipy.stats import mannwhitneyu, spearmanr
 
 from r2a.evaluation.outcomes import mean
+from r2a.roles import ALL_HEADS, MATCHED, RFH, SENTENCE_MEASURES
 from r2a.statistics import bootstrap_interval, holm, is_testable, sign_flip_p
 from r2a.store import NothingToMeasure, axis_labels, filled, open_hdf5, provenance, read_parquet, write_csv
 from r2a.text.categories import category
+from r2a.text.sentences import most_and_little_read
 
 PLACES = np.linspace(0, 1, 11)  # in the reasoning, at which belief is pooled
 LEAST_SENTENCES = 4  # of a trace, for a rank correlation
-MEASURES = {
-    "belief_change": "change of belief",
-    "effect": "suppression in all heads",
-    "effect_rfh": "suppression in the RFHs",
-    "effect_matched": "suppression in matched heads",
-    "read": "reading by all heads",
-    "read_rfh": "reading by the RFHs",
-    "read_matched": "reading by matched heads",
-    "importance": "resampling",
-}
+ARMS = {ALL_HEADS: "", RFH: "_rfh", MATCHED: "_matched"}  # and how their columns end
 # measures that are compared: what the answer depends on, and how it is read
 COMPARED = (
     ("belief_change", "effect"), ("effect", "effect_rfh"), ("effect", "effect_matched"), ("effect", "read_rfh"),
@@ -44,20 +37,26 @@ def write_sentences(
     settings: Mapping[str, Any],
     *resampling: Path,
 ) -> None:
-    """Write sentence_table, belief_table, settling_table and agreement_table of one model and dataset as CSV.
+    """Write what read_sentences reads and the tables on it, of one model and dataset, as CSV.
 
-    resampling: the table of counterfactual importance, if there is one. settings: n_resamples, confidence, seed.
+    tables: paths of sentences, beliefs, settling, agreement, experiment and costs. resampling: the table of
+    counterfactual importance, if there is one. settings: n_resamples, confidence, seed.
     """
     by_sentence, by_trace = read_sentences(sentences, grades, dataset)
+    n_written = np.nan
     for path in filled(resampling):
-        keys = ["uid", "sample", "sentence"]
-        measured = pd.read_csv(path).reindex(columns=[*keys, "importance"]).astype({"uid": str})
-        by_sentence = by_sentence.merge(measured, "left", on=keys)
+        keys, found = ["uid", "sample", "sentence"], pd.read_csv(path).astype({"uid": str})
+        ends = {"low": "importance_low", "high": "importance_high"}
+        by_sentence = by_sentence.merge(found[[*keys, "importance", *ends]].rename(columns=ends), "left", on=keys)
+        n_written = found["n_tokens"].mean()
     origin = provenance(settings, [sentences, grades, dataset, *resampling])
     write_csv(tables["sentences"], by_sentence, origin)
     write_csv(tables["beliefs"], belief_table(by_sentence, settings), origin)
     write_csv(tables["settling"], settling_table(by_trace, settings), origin)
-    write_csv(tables["agreement"], agreement_table(by_sentence, settings), origin)
+    agreement = agreement_table(by_sentence, settings)
+    write_csv(tables["agreement"], agreement, origin)
+    write_csv(tables["experiment"], experiment_table(by_sentence, settings), origin)
+    write_csv(tables["costs"], cost_table(by_trace, agreement, n_written), origin)
 
 
 def read_sentences(sentences: Path, grades: Path, dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -65,11 +64,13 @@ def read_sentences(sentences: Path, grades: Path, dataset: Path) -> tuple[pd.Dat
 
     A sentence's: uid, sample, sentence (1 to S; 0 stands for none and has a belief alone), text, category, n_tokens,
     place (share of the reasoning's tokens up to its end), log_probability (of the trace's own answer after it) and that
-    of the reference, probability, greedy and is_own (after it), belief_change (of the log-probability), and effect and
-    read in all heads, with _rfh in the Reasoning-Focus Heads, with _matched in matched ones.
+    of the reference, probability, greedy and is_own (after it), belief_change (of the log-probability), and effect,
+    greedy_without (the answer without it) and read in all heads, with _rfh in the Reasoning-Focus Heads, with _matched
+    in matched ones.
     A trace's: uid, sample, level, is_correct, n_sentences, settled_after (sentences, nan where never), share_after (the
-    share of the reasoning's tokens after that, 0 where never) and area (the mean probability of the trace's own answer
-    over the reasoning's tokens). Traces that did not fit into memory are left out.
+    share of the reasoning's tokens after that, 0 where never), area (the mean probability of the trace's own answer
+    over the reasoning's tokens), and n_run, n_belief and n_suppression (tokens computed in the kept run, and from it in
+    belief and in suppression in one arm). Traces that did not fit into memory are left out.
     Raises NothingToMeasure where none did.
     """
     keys = ["uid", "sample"]
@@ -77,7 +78,8 @@ def read_sentences(sentences: Path, grades: Path, dataset: Path) -> tuple[pd.Dat
     levels = read_parquet(dataset, ["uid", "level"]).set_index("uid")["level"]
     rows, traces = [], []
     with open_hdf5(sentences) as file:
-        arms = dict(zip(axis_labels(file, "arm"), ("", "_rfh", "_matched"), strict=True))
+        computed = axis_labels(file, "computed")
+        places = {arm: number for number, arm in enumerate(axis_labels(file, "arm"))}
         uids, samples = file["uid"].asstr()[:], file["sample"][:].tolist()
         is_left_out = file["is_left_out"][:].astype(bool)
         if is_left_out.all():
@@ -91,11 +93,14 @@ def read_sentences(sentences: Path, grades: Path, dataset: Path) -> tuple[pd.Dat
             place = (cut - cut[0]) / (cut[-1] - cut[0])
             belief = file["belief"][number, :, : n_sentences + 1].astype(float)
             is_own = file["is_own"][number, : n_sentences + 1]
-            measures = {
-                f"{name}{suffix}": np.append(np.nan, file[name][number, arm, :n_sentences].astype(float))
+            measures: dict[str, Any] = {
+                f"{name}{suffix}": np.append(np.nan, file[name][number, places[arm], :n_sentences].astype(float))
                 for name in ("effect", "read")
-                for arm, suffix in enumerate(arms.values())
+                for arm, suffix in ARMS.items()
             }
+            for arm, suffix in ARMS.items():
+                without = file["greedy_without"][number, places[arm], :n_sentences]
+                measures[f"greedy_without{suffix}"] = ["", *(text.decode() for text in without)]
             texts = ["", *(reasoning[first:last] for first, last in pairwise(starts))]
             frame = {
                 "uid": uid, "sample": sample, "sentence": np.arange(n_sentences + 1), "text": texts,
@@ -114,6 +119,7 @@ def read_sentences(sentences: Path, grades: Path, dataset: Path) -> tuple[pd.Dat
                     "n_sentences": n_sentences, "settled_after": np.nan if settled is None else settled,
                     "share_after": 0.0 if settled is None else 1 - place[settled],
                     "area": float((np.exp(belief[0])[:-1] * np.diff(place)).sum()),
+                    **{f"n_{name}": int(n) for name, n in zip(computed, file["n_computed"][number], strict=True)},
                 }
             )  # fmt: skip
     return pd.concat(rows, ignore_index=True), pd.DataFrame(traces)
@@ -214,6 +220,70 @@ def agreement_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> p
         )  # fmt: skip
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+
+
+def experiment_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """One row per arm and measure: does hiding the sentence that the RFHs read most do more than hiding one like it?
+
+    most, little: means over problems, of traces of at least three sentences, when the sentence most read is hidden from
+    the arm's heads, and when one is that is like it in length and place and little read (most_and_little_read).
+    measure: effect, what the trace's own answer loses, nats; changed, the share of greedy answers that become others.
+    difference: of the two, with a bootstrap interval over problems, the p of sign flips, and Holm's correction.
+    """
+    found = []
+    for (uid, _), trace in by_sentence.groupby(["uid", "sample"], sort=False):
+        answer, sentences = trace["greedy"].iloc[-1], trace.iloc[1:]
+        if len(sentences) < 3:
+            continue
+        ends = sentences["n_tokens"].cumsum()
+        bounds = list(zip(ends - sentences["n_tokens"], ends, strict=True))
+        chosen = list(most_and_little_read(bounds, sentences["read_rfh"].tolist()))
+        for arm, suffix in ARMS.items():
+            effects = sentences[f"effect{suffix}"].iloc[chosen].to_list()
+            changed = (sentences[f"greedy_without{suffix}"].iloc[chosen] != answer).astype(float).to_list()
+            found += [(uid, arm, "effect", *effects), (uid, arm, "changed", *changed)]
+    columns = ["uid", "arm", "measure", "most", "little"]
+    by_problem = pd.DataFrame(found, columns=columns).groupby(columns[:3], sort=False)[columns[3:]].mean()
+    rows = []
+    for (arm, measure), problems in by_problem.groupby(level=["arm", "measure"], sort=False):
+        difference = (problems["most"] - problems["little"]).to_numpy(float)
+        low, high = _interval(difference, settings)
+        is_tested = is_testable(len(difference), settings["confidence"])
+        p = sign_flip_p(difference, settings["n_resamples"], settings["seed"]) if is_tested else np.nan
+        row = {"arm": arm, "measure": measure, "n_problems": len(problems), **problems.mean()}
+        rows.append(row | {"difference": mean(difference), "low": low, "high": high, "p": p})
+    names = ["arm", "measure", "n_problems", "most", "little", "difference", "low", "high", "p"]
+    table = pd.DataFrame(rows, columns=names)
+    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+
+
+def cost_table(by_trace: pd.DataFrame, agreement: pd.DataFrame, n_written: float) -> pd.DataFrame:
+    """One row per measure: what it costs, and which cheaper one ranks a trace's sentences as it does.
+
+    n_read, n_written: tokens a sentence that the model reads, and that it generates, mean over all sentences, the one
+    run of the whole trace included from which a measure goes on; passes: all these, in runs of the whole trace.
+    stand_in: the cheapest of the cheaper measures whose rank correlation with it has an interval above 0, empty where
+    none has; rank_correlation: theirs. n_written: of resampling, nan where nothing is resampled.
+    """
+    n_sentences, run = by_trace["n_sentences"].sum(), by_trace["n_run"].sum()
+    read = {"read": run, "belief": run + by_trace["n_belief"].sum(), "effect": run + by_trace["n_suppression"].sum()}
+    rows = []
+    for name, label in SENTENCE_MEASURES.items():
+        n_read = read.get(name.partition("_")[0], 0) / n_sentences
+        written = n_written if name == "importance" else 0.0
+        if not np.isnan(written):
+            passes = (n_read + written) * n_sentences / run
+            rows.append({"measure": name, "label": label, "n_read": n_read, "n_written": written, "passes": passes})
+    table = pd.DataFrame(rows)
+    passes = table.set_index("measure")["passes"]
+    agreeing = agreement[(agreement["low"] > 0) & agreement[["first", "second"]].isin(passes.index).all(axis=1)]
+    turned = agreeing.rename(columns={"first": "second", "second": "first"})
+    both = pd.concat([agreeing, turned], ignore_index=True)
+    both["cost"], most = both["second"].map(passes), both["first"].map(passes)
+    cheapest = both[both["cost"] < most].sort_values(["cost", "rank_correlation"], ascending=[True, False])
+    cheapest = cheapest.drop_duplicates("first")
+    named = cheapest.rename(columns={"first": "measure", "second": "stand_in"})
+    return table.merge(named[["measure", "stand_in", "rank_correlation"]], "left", on="measure")
 
 
 def _interval(values: np.ndarray, settings: Mapping[str, Any]) -> tuple[float, float]:

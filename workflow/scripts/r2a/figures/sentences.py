@@ -1,7 +1,7 @@
 """Belief over the reasoning, and which of its sentences the answer depends on (METHOD section 5)."""
 
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,21 @@ import numpy as np
 import pandas as pd
 
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, legend_under_title, save, title, titled, well_founded
+from r2a.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    legend_under_title,
+    save,
+    title,
+    titled,
+    well_founded,
+    whiskers,
+)
+from r2a.roles import SENTENCE_MEASURES
+from r2a.statistics import bootstrap_interval
 from r2a.store import NothingToMeasure, axis_labels, open_hdf5
 from r2a.text.categories import CATEGORIES
 
@@ -165,39 +179,99 @@ def plot_read_against_needed(sentences: Path, agreement: Path, stem: Path, setti
     reads={"sentences": "<results>/tables/{model}/{dataset}/sentences.csv"},
     category="2 Attention",
     label="kinds of sentences",
-    version=2,
+    version=3,
     where="graded_datasets",
     caption=(
         "Sentences by what they do, told by cue words: the mean of each measure's rank within the trace (0 the least, "
         "1 the most), first over a problem's sentences of the kind, then over the n problems that have any; 0.5 means "
-        "like any sentence. Bars: a standard error over problems; kinds in fewer than five problems are left out. No "
-        "test."
+        "like any sentence. Resampling, where it was done, ranks the sentences that were resampled. {interval} "
+        "bootstrap intervals over problems; what rests on fewer than five problems is left out. No test."
     ),
 )
 def plot_sentence_kinds(sentences: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Mean ranks of belief change, suppression and reading by kind of sentence."""
+    """Mean ranks of belief change, suppression, reading and importance by kind of sentence."""
+    rows = pd.read_csv(sentences).query("sentence > 0")
     measures = {
         "belief_change": (GREEN, "s", "changes belief"),
         "effect": (ORANGE, "^", "is needed"),
         "read_rfh": (BLUE, "o", "is read by RFHs"),
+        "importance": (PURPLE, "D", "changes answers when resampled"),
     }
-    rows = pd.read_csv(sentences).query("sentence > 0")
+    measures = {name: look for name, look in measures.items() if name in rows and rows[name].notna().any()}
     rows[list(measures)] = rows.groupby(["uid", "sample"], sort=False)[list(measures)].rank(pct=True)
     by_problem = rows.groupby(["category", "uid"])[list(measures)].mean()
-    table = by_problem.groupby("category").agg(["mean", "sem", "count"])
-    table.columns = ["_".join(column) for column in table.columns]
-    table = well_founded(table.reindex([name for name in CATEGORIES if name in table.index]), "effect_count")
-    drawn, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    drawn_rows = []
+    for kind, name in product(CATEGORIES, measures):
+        if kind not in by_problem.index.get_level_values("category"):
+            continue
+        values = by_problem.loc[kind, name].dropna().to_numpy(float)
+        ends: tuple[Any, Any] = (np.nan, np.nan)
+        if len(values) > 1:
+            ends = bootstrap_interval(values, settings["n_resamples"], settings["confidence"], settings["seed"])
+        mean = values.mean() if len(values) else np.nan
+        drawn_rows.append((kind, name, len(values), mean, *map(float, ends)))
+    columns = ["category", "measure", "n_problems", "mean", "low", "high"]
+    table = well_founded(pd.DataFrame(drawn_rows, columns=columns))
+    kinds = list(dict.fromkeys(table["category"]))
+    drawn, axes = plt.subplots(figsize=(6.8, 1.6 + 0.42 * len(kinds)), layout="constrained")
     for k, (name, (colour, marker, label)) in enumerate(measures.items()):
-        at = np.arange(len(table)) + 0.18 * (k - 1)
+        of_measure = table[table["measure"] == name]
+        at = of_measure["category"].map(kinds.index) + 0.18 * (k - (len(measures) - 1) / 2)
         axes.errorbar(
-            table[f"{name}_mean"], at, xerr=table[f"{name}_sem"], fmt=marker, color=colour, capsize=2, linewidth=1,
+            of_measure["mean"], at, xerr=whiskers(of_measure, "mean"), fmt=marker, color=colour, capsize=2, linewidth=1,
             markersize=5, label=label,
         )  # fmt: skip
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
-    names = [f"{CATEGORIES[name]} (n = {int(n)})" for name, n in table["effect_count"].items()]
-    axes.set(yticks=range(len(table)), yticklabels=names, xlim=(0, 1.02), xlabel="mean rank within the trace")
-    axes.set_ylim(len(table) - 0.5, -0.5)
+    most = table.groupby("category")["n_problems"].max()
+    names = [f"{CATEGORIES[kind]} (n = {most[kind]})" for kind in kinds]
+    axes.set(yticks=range(len(kinds)), yticklabels=names, xlim=(0, 1.02), xlabel="mean rank within the trace")
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
     legend_under_title(drawn, axes.get_legend_handles_labels()[0])
     title(drawn, titled(settings, "which kinds of sentences matter"), caption("sentence_kinds", settings))
-    save(drawn, stem, table.reset_index(), settings, [sentences])
+    save(drawn, stem, table, settings, [sentences])
+
+
+@figure(
+    scope="model and dataset",
+    analysis="sentences",
+    reads={
+        "agreement": "<results>/tables/{model}/{dataset}/sentence_agreement.csv",
+        "costs": "<results>/tables/{model}/{dataset}/sentence_costs.csv",
+    },
+    category="2 Attention",
+    label="agreement and cost of measures",
+    where="graded_datasets",
+    caption=(
+        "Left: do two measures rank a trace's sentences alike? Rank correlation, mean over n problems, {interval} "
+        "bootstrap intervals over problems; sign-flip tests with Holm's correction are in the table of agreement. "
+        "Right: what a measure of all sentences costs, in runs of the whole trace: tokens that the model reads, and, "
+        "in resampling, generates."
+    ),
+)
+def plot_sentence_agreement(agreement: Path, costs: Path, stem: Path, settings: Mapping[str, Any]) -> None:
+    """Left: rank correlations of pairs of measures. Right: costs of measures."""
+    table, cost = well_founded(pd.read_csv(agreement)), pd.read_csv(costs)
+    cost = cost[~cost["measure"].str.endswith("_matched")].sort_values("passes", kind="stable")
+    drawn, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 1.6 + 0.26 * len(table)), layout="constrained", width_ratios=(3, 2)
+    )
+    left.errorbar(
+        table["rank_correlation"], range(len(table)), xerr=whiskers(table, "rank_correlation"), fmt="o", color=BLUE,
+        capsize=2, linewidth=1, markersize=5,
+    )  # fmt: skip
+    left.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+    names = [
+        f"{SENTENCE_MEASURES[first]}, {SENTENCE_MEASURES[second]} (n = {n})"
+        for first, second, n in table[["first", "second", "n_problems"]].itertuples(index=False)
+    ]
+    left.set(yticks=range(len(table)), xlim=(-1.02, 1.02), xlabel="rank correlation within traces")
+    left.set_yticklabels(names, fontsize=7)
+    left.invert_yaxis()
+    right.barh(cost["label"], cost["passes"], color=ORANGE, height=0.6)
+    for place, passes in enumerate(cost["passes"]):
+        right.annotate(f"{passes:.3g}", (passes, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
+    right.set(xscale="log", xlabel="runs of the trace", xlim=(0.5, 3 * cost["passes"].max()))
+    right.tick_params(axis="y", labelsize=7)
+    right.invert_yaxis()
+    title(drawn, titled(settings, "do the measures agree, and at what cost?"), caption("sentence_agreement", settings))
+    save(drawn, stem, table, settings, [agreement, costs])

@@ -1,15 +1,12 @@
 """The sentence that the Reasoning-Focus Heads read most, taken out or changed, beside one that they read little.
 
 Are perturbed tokens that these heads attend to the ones that change the answer (METHOD section 5)? How much a sentence
-is read is the answer's attention per token of it, mean over the heads. The sentence that it is compared with is like it
-in length and place, and read no more than half of the others are.
+is read is the answer's attention per token of it, mean over the heads. What it is compared with: most_and_little_read.
 """
-
-import numpy as np
 
 from r2a.extensions import perturbation_kind
 from r2a.perturbation.reasoning import Given, NotPerturbed, Perturbed, corrupt, find_results
-from r2a.perturbation.reflection import matched
+from r2a.text.sentences import most_and_little_read
 
 Span = tuple[int, int]  # first and past-the-last token of the reasoning
 
@@ -51,14 +48,11 @@ def read_most_and_little(given: Given) -> tuple[Span, Span]:
     """
     if given.read is None:
         raise NotPerturbed("attention was not measured on this trace")
-    spans, read = [span for span, _ in given.read], np.array([share for _, share in given.read])
-    if len(spans) < 3:
+    if len(given.read) < 3:
         raise NotPerturbed("fewer than three sentences")
-    most = int(read.argmax())
-    others = [k for k in range(len(spans)) if k != most]
-    little = [spans[k] for k in others if read[k] <= np.median(read[others])]
-    ((first, last),) = matched([spans[most]], little, len(given.trace.reasoning.token_ids))
-    return spans[most], (first, last)
+    spans, read = zip(*given.read, strict=True)
+    most, little = most_and_little_read(spans, read)
+    return spans[most], spans[little]
 
 
 def _without(given: Given, span: Span) -> Perturbed:

@@ -63,7 +63,7 @@ def measure_belief(
             log_probability[target, steps[place]] = float(found.double().sum())
             if target == 0:
                 chosen.append(logits.argmax(-1).tolist())
-        return _greedy(decoder, branches, chosen, list(targets[0]), len(opening), is_whole, max_tokens)
+        return branches.greedy_answers(chosen, targets[0], is_whole, max_tokens)
 
     greedy: list[list[int]] = []
     take = by_tokens([size * len(targets)] * len(ends))
@@ -72,28 +72,3 @@ def measure_belief(
             raise torch.OutOfMemoryError(f"the answers after step {steps[0]} do not fit into memory")
         greedy += found
     return Belief(log_probability, greedy)
-
-
-def _greedy(
-    decoder: Decoder,
-    branches: Branches,
-    chosen: Sequence[Sequence[int]],
-    target: Sequence[int],
-    n_opening: int,
-    is_whole: Callable[[Sequence[int]], bool],
-    max_tokens: int,
-) -> list[list[int]]:
-    """Each step's greedy answer, from the arg-max tokens along its tail, which hold as far as they are the target's."""
-    answers: list[list[int]] = []
-    for row, tokens in enumerate(chosen):
-        n_same = next((k for k, token in enumerate(target) if token != tokens[k]), len(target))
-        found = [*target[:n_same], tokens[n_same]]
-        answers.append(next((found[:n] for n in range(1, len(found)) if n == max_tokens or is_whole(found[:n])), found))
-        branches.forget(row, n_opening + n_same)
-    while True:
-        going_on = [k for k, ids in enumerate(answers) if len(ids) < max_tokens and not is_whole(ids)]
-        if not going_on:
-            return answers
-        leaving = branches.go_on(going_on, [answers[k][-1] for k in going_on])
-        for k, token in zip(going_on, decoder.final_logits(leaving).argmax(-1).tolist(), strict=True):
-            answers[k].append(token)

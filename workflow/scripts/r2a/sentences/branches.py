@@ -8,7 +8,7 @@ Branches go through the model's own layers; only attention is ours. It takes que
 that one of them sees, so nothing token x token is held for all branches at once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -155,6 +155,34 @@ class Branches:
         """Append a token to each of some branches; returns what leaves the last layer there, [branch, d_model]."""
         places = [self.branches[branch].start + int((self.owners == branch).sum()) for branch in branches]
         return self._run(tokens, torch.tensor(list(branches)), torch.tensor(places))
+
+    def greedy_answers(
+        self,
+        chosen: Sequence[Sequence[int]],
+        target: Sequence[int],
+        is_whole: Callable[[Sequence[int]], bool],
+        max_tokens: int,
+    ) -> list[list[int]]:
+        """The first branches' greedy answers in place of the target, with which each of these branches ends.
+
+        chosen: a list for each of these branches, the arg-max tokens where the target's are predicted, and after it.
+        They hold as far as they are the target's; from there on each branch goes on by itself, until `is_whole` or
+        max_tokens. What else stands in a branch after its first other token is forgotten.
+        """
+        answers: list[list[int]] = []
+        for number, tokens in enumerate(chosen):
+            n_same = next((k for k, token in enumerate(target) if token != tokens[k]), len(target))
+            found = [*target[:n_same], tokens[n_same]]
+            whole = (found[:n] for n in range(1, len(found)) if n == max_tokens or is_whole(found[:n]))
+            answers.append(next(whole, found))
+            self.forget(number, len(self.branches[number].token_ids) - len(target) + n_same)
+        while True:
+            going_on = [k for k, ids in enumerate(answers) if len(ids) < max_tokens and not is_whole(ids)]
+            if not going_on:
+                return answers
+            leaving = self.go_on(going_on, [answers[k][-1] for k in going_on])
+            for k, token in zip(going_on, self.decoder.final_logits(leaving).argmax(-1).tolist(), strict=True):
+                answers[k].append(token)
 
     def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         layer = rule.layer

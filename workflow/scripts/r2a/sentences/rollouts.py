@@ -25,8 +25,8 @@ def compare_rollouts(
     """Write a row a rollout: how it went on from a cut, and what it answered.
 
     Columns: uid, sample (of the trace), step (sentences before the cut), rollout, text (its first sentence, empty where
-    it closes the reasoning at once), answer (the content of its box, empty where it has no valid one), similarity: of
-    its first sentence to the trace's own in that place, nan where either is missing.
+    it closes the reasoning at once), answer (the content of its box, empty where it has no valid one), n_tokens (that
+    it wrote), similarity: of its first sentence to the trace's own in that place, nan where either is missing.
     Similarity is the cosine of the mean hidden states that leave the model's last layer, each sentence read by itself,
     less their mean over all sentences.
     """
@@ -50,7 +50,7 @@ def compare_rollouts(
         rows.append(
             {
                 "uid": row.uid, "sample": sample, "step": step, "rollout": row.sample, "text": text,
-                "answer": " ".join((answer or "").split()),
+                "answer": " ".join((answer or "").split()), "n_tokens": len(row.completion_token_ids),
             }
         )  # fmt: skip
         of_trace = own[row.uid, sample]

@@ -24,7 +24,7 @@ from r2a.roles import ALL_HEADS, MATCHED, RFH
 from r2a.sentences.belief import measure_belief
 from r2a.sentences.branches import keep_run, refuse_deviating
 from r2a.sentences.endings import Ending, ending_of
-from r2a.sentences.suppression import measure_effects, measure_matrix
+from r2a.sentences.suppression import measure_matrix, measure_suppression
 from r2a.shards import WHOLE, shard_range
 from r2a.store import (
     NothingToMeasure,
@@ -42,6 +42,7 @@ from r2a.traces import Bounds
 
 ARMS = (ALL_HEADS, RFH, MATCHED)
 ANSWERS = ("own", "reference")
+COMPUTED = ("run", "belief", "suppression")
 GREEDY_BYTES = 64  # of a greedy answer's text that are stored
 CPU_BATCH_TOKENS = 2048  # a CPU gains nothing by larger batches
 
@@ -62,7 +63,9 @@ def measure_sentences(
     By METHOD section 5, nan where undefined: /belief [trace, answer, step], log-probability (nats) of the trace's own
     final answer and of the reference after so many sentences; /is_own [trace, step], whether the greedy answer is the
     trace's own, -1 past the last step, and /greedy [trace, step], its first GREEDY_BYTES bytes; /effect [trace, arm,
-    sentence], what the own answer's log-probability loses when the sentence is hidden from the arm's heads; /read
+    sentence], what the own answer's log-probability loses when the sentence is hidden from the arm's heads, and
+    /greedy_without [trace, arm, sentence], the greedy answer then; /n_computed [trace, computed], tokens that went
+    through the model in the kept run, in all steps of belief, and in suppression in one arm; /read
     [trace, arm, sentence], the answer's attention per token of the sentence, mean over the arm's heads; /matrix
     [trace, from, to], of settings["n_matrices"] traces: suppression.measure_matrix. /sentence_bounds and /text_bounds
     [trace, sentence_bound]: tokens of the trace and characters of /reasoning [trace] at which sentences begin, -1 past
@@ -176,6 +179,11 @@ def _measure(
     batch_tokens: int,
 ) -> dict[str, np.ndarray]:
     """ids: up to the reasoning's end. Once run, with the trace's own answer after it; all measures go on from that."""
+
+    def texts(greedy: Sequence[Sequence[int]]) -> np.ndarray:
+        answers = (ending.answer(tokens) if tokens else None for tokens in greedy)
+        return np.array([_shortened(answer or "") for answer in answers], f"S{GREEDY_BYTES}")
+
     whole = [*ids, *ending.opening, *ending.answers[0]]
     kept = keep_run(model, whole)
     belief = measure_belief(
@@ -183,12 +191,22 @@ def _measure(
     )
     # a reference that is the trace's own answer has that one's log-probability
     both = belief.log_probability[[0, -1]] if len(ending.answers) > 1 else belief.log_probability.repeat(2, 0)
-    position = len(whole) - len(ending.answers[0])
+    n_answers = list(map(len, ending.answers))
+    suppression = measure_suppression(
+        model, kept, cut, len(whole) - n_answers[0], arms, ending.is_whole, ending.max_tokens, batch_tokens
+    )
+    n_computed = [
+        len(whole),
+        len(cut) * sum(len(ending.opening) + n for n in n_answers),
+        sum(len(whole) - end for end in cut[1:]),
+    ]
     found: dict[str, np.ndarray] = {
         "belief": both.astype(np.float32),
         "is_own": np.array([ending.is_own(tokens) for tokens in belief.greedy], np.int64),
-        "greedy": np.array([_shortened(ending.answer(tokens) or "") for tokens in belief.greedy], f"S{GREEDY_BYTES}"),
-        "effect": measure_effects(model, kept, cut, position, arms, batch_tokens).astype(np.float32),
+        "greedy": texts(belief.greedy),
+        "effect": suppression.effect.astype(np.float32),
+        "greedy_without": np.stack(list(map(texts, suppression.greedy))),
+        "n_computed": np.array(n_computed, np.int64),
     }
     if with_matrix:
         found["matrix"] = measure_matrix(model, kept, cut, batch_tokens)
@@ -217,6 +235,7 @@ def _lay_out(
     add_axis(file, "trace", range(len(table)))
     add_axis(file, "answer", ANSWERS)
     add_axis(file, "arm", ARMS)
+    add_axis(file, "computed", COMPUTED)
     add_axis(file, "step", range(most))
     for name in ("sentence", "from", "to"):
         add_axis(file, name, range(most - 1))
@@ -232,6 +251,10 @@ def _lay_out(
         "is_own": add_array(file, "is_own", ("trace", "step"), "1: yes, 0: no", "int64", fill=-1),
         "greedy": add_array(file, "greedy", ("trace", "step"), "text in UTF-8", f"S{GREEDY_BYTES}", fill=b""),
         "effect": add_array(file, "effect", ("trace", "arm", "sentence"), f"{nats} lost"),
+        "greedy_without": add_array(
+            file, "greedy_without", ("trace", "arm", "sentence"), "text in UTF-8", f"S{GREEDY_BYTES}", fill=b""
+        ),
+        "n_computed": add_array(file, "n_computed", ("trace", "computed"), "token", "int64", fill=-1),
         "read": add_array(file, "read", ("trace", "arm", "sentence"), "share of attention per token"),
         "is_left_out": add_array(
             file, "is_left_out", ("trace",), "1 where it does not fit into memory", "int8", fill=0

@@ -5,6 +5,7 @@ or in some. Nothing changes up to the sentence's end, so the run is gone on with
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -22,30 +23,58 @@ Arm = frozenset[Head] | None  # the heads that a sentence is hidden from; None: 
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Suppression:
+    """effect [arm, sentence]: how much less probable the final answer is without the sentence, nats.
+
+    greedy: by arm, each sentence's greedy answer without it, in tokens.
+    """
+
+    effect: np.ndarray
+    greedy: list[list[list[int]]]
+
+
 @torch.no_grad()
-def measure_effects(
-    model: Any, kept: KeptRun, sentences: Sequence[int], answer: int, arms: Sequence[Arm], batch_tokens: int
-) -> np.ndarray:
-    """How much less probable the final answer is when a sentence is hidden, nats [arm, sentence].
+def measure_suppression(
+    model: Any,
+    kept: KeptRun,
+    sentences: Sequence[int],
+    answer: int,
+    arms: Sequence[Arm],
+    is_whole: Callable[[Sequence[int]], bool],
+    max_tokens: int,
+    batch_tokens: int,
+) -> Suppression:
+    """What becomes of the final answer when a sentence is hidden from all that follows.
 
     sentences: S + 1 positions in the kept run, sentence k being tokens sentences[k] up to sentences[k + 1]; answer: the
-    position at which the final answer begins, which goes on to the run's end. An arm without heads hides nothing, so
-    its effects are 0.
+    position at which the final answer begins, which goes on to the run's end. An arm without heads hides nothing: its
+    effects are 0, and it has no greedy answers. is_whole, max_tokens: as in measure_belief.
     """
-    ids = torch.tensor(kept.token_ids[answer:])
+    target = kept.token_ids[answer:]
+    ids = torch.tensor(target)
     decoder = Decoder(model)
 
-    def log_probability(states: torch.Tensor, _hidden: int = 0) -> float:
-        """Of the answer, from what leaves the last layer at the last tokens of a run."""
-        logits = decoder.final_logits(states[-len(ids) - 1 : -1]).cpu()
-        return float(logits.log_softmax(-1).gather(1, ids[:, None]).double().sum())
+    def predicted(states: torch.Tensor) -> tuple[float, list[int]]:
+        """By what leaves the last layer: the answer's log-probability, and the arg-max tokens from its first on."""
+        logits = decoder.final_logits(states[-len(ids) - 1 :]).cpu()
+        found = logits[:-1].log_softmax(-1).gather(1, ids[:, None])
+        return float(found.double().sum()), logits.argmax(-1).tolist()
 
-    unhidden = log_probability(kept.leaving)
-    effects = np.zeros((len(arms), len(sentences) - 1))
-    asked = [(arm, k) for arm, heads in enumerate(arms) if heads is None or heads for k in range(len(sentences) - 1)]
-    for (arm, k), found in _suppressed(model, kept, sentences, arms, asked, batch_tokens, log_probability).items():
-        effects[arm, k] = unhidden - found
-    return effects
+    def read(
+        branches: Branches, leaving: Sequence[torch.Tensor], _asked: Sequence[tuple[int, int]]
+    ) -> list[tuple[float, list[int]]]:
+        found, chosen = zip(*map(predicted, leaving), strict=True)
+        return list(zip(found, branches.greedy_answers(chosen, target, is_whole, max_tokens), strict=True))
+
+    unhidden, _ = predicted(kept.leaving)
+    n_sentences = len(sentences) - 1
+    effect = np.zeros((len(arms), n_sentences))
+    greedy: list[list[list[int]]] = [[[] for _ in range(n_sentences)] for _ in arms]
+    asked = [(arm, k) for arm, heads in enumerate(arms) if heads is None or heads for k in range(n_sentences)]
+    for (arm, k), found in _suppressed(model, kept, sentences, arms, asked, batch_tokens, read).items():
+        effect[arm, k], greedy[arm][k] = unhidden - found[0], found[1]
+    return Suppression(effect, greedy)
 
 
 @torch.no_grad()
@@ -70,9 +99,14 @@ def measure_matrix(model: Any, kept: KeptRun, sentences: Sequence[int], batch_to
             divergences.append((before.exp() * (before - after)).sum(-1).cpu())
         return torch.cat(divergences).double()
 
+    def read(
+        _branches: Branches, leaving: Sequence[torch.Tensor], asked: Sequence[tuple[int, int]]
+    ) -> list[torch.Tensor]:
+        return [by_token(states, k) for states, (_, k) in zip(leaving, asked, strict=True)]
+
     matrix = np.full((n_sentences, n_sentences), np.nan, np.float32)
     asked = [(0, k) for k in range(n_sentences - 1)]
-    for (_, k), found in _suppressed(model, kept, sentences, [None], asked, batch_tokens, by_token).items():
+    for (_, k), found in _suppressed(model, kept, sentences, [None], asked, batch_tokens, read).items():
         first = sentences[k + 1]
         for to, (start, stop) in enumerate(pairwise(sentences)):
             if to > k:
@@ -87,11 +121,12 @@ def _suppressed(
     arms: Sequence[Arm],
     asked: Sequence[tuple[int, int]],
     batch_tokens: int,
-    read: Callable[[torch.Tensor, int], Result],
+    read: Callable[[Branches, list[torch.Tensor], list[tuple[int, int]]], list[Result]],
 ) -> dict[tuple[int, int], Result]:
-    """By (arm, sentence), what `read` makes of what leaves the last layer after the sentence while it is hidden.
+    """By (arm, sentence), what `read` makes of the run after the sentence while it is hidden.
 
-    read is given that, [token, d_model], and the sentence. Batches hold batch_tokens, fewer once memory has run out.
+    read is given a batch: its branches, what leaves the last layer in each, [token, d_model], and which (arm, sentence)
+    each is. Batches hold batch_tokens, fewer once memory has run out.
     Raises OutOfMemoryError where the run after a single sentence does not fit.
     """
     # from the last sentence on, so that short tails share a pass
@@ -102,8 +137,8 @@ def _suppressed(
         for arm, k in (asked[number] for number in numbers):
             start, hidden = sentences[k + 1], (sentences[k], sentences[k + 1])
             tails.append(Branch(start, kept.token_ids[start:], hidden, arms[arm]))
-        leaving = Branches(model, kept, tails).read()
-        return [read(states, asked[number][1]) for states, number in zip(leaving, numbers, strict=True)]
+        branches = Branches(model, kept, tails)
+        return read(branches, branches.read(), [asked[number] for number in numbers])
 
     results: dict[tuple[int, int], Result] = {}
     take = by_tokens([len(kept.token_ids) - sentences[k + 1] for _, k in asked])

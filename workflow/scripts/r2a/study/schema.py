@@ -631,6 +631,9 @@ class Resampling(Section):
     """Reasoning continued anew from before and after its sentences: does the answer change without a sentence?"""
 
     n_rollouts: int = Field(0, ge=0, description="Number of continuations from each cut. 0: nothing is resampled.")
+    datasets: Distinct[Name] | None = Field(
+        None, description="Datasets whose reasoning is continued; null: all that have reference answers."
+    )
     n_problems: int = Field(10, gt=0, description="Problems per dataset, drawn with the study's seed.")
     n_sentences: int | None = Field(
         20,
@@ -736,6 +739,13 @@ class Study(Section):
     def hinted_datasets(self) -> list[str]:
         """The datasets whose questions are also asked with a hint."""
         return self.graded_datasets if self.hints.kinds else []
+
+    @property
+    def resampled_datasets(self) -> list[str]:
+        """The datasets whose reasonings are gone on with anew from their sentences."""
+        chosen = self.resampling.datasets
+        named = [name for name in self.graded_datasets if chosen is None or name in chosen]
+        return named if self.resampling.n_rollouts else []
 
     @property
     def perturbs_by_heads(self) -> bool:

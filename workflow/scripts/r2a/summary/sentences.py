@@ -6,8 +6,22 @@ from typing import Any
 
 import pandas as pd
 
+from r2a.roles import ALL_HEADS, SENTENCE_MEASURES
 from r2a.summary.registry import Found, Plot, finding
-from r2a.summary.words import in_cases, number, p_value, share, sorted_out, with_interval
+from r2a.summary.words import (
+    NONE,
+    in_cases,
+    number,
+    p_value,
+    points,
+    said_p,
+    share,
+    sorted_out,
+    with_interval,
+    word,
+)
+
+SHOWN = ("read_rfh", "belief_change", "effect", "effect_rfh", "importance")  # measures whose cost is told
 
 
 @finding(
@@ -17,19 +31,24 @@ from r2a.summary.words import in_cases, number, p_value, share, sorted_out, with
         "Belief: the share of the reasoning's tokens that come after the greedy answer, had the reasoning ended early, "
         "has stopped changing; and the mean probability of the final answer over the reasoning. Rank correlations over "
         "a trace's sentences, mean over problems: what the answer loses when a sentence is hidden in all heads, with "
-        "what it loses when it is hidden from the RFHs or from matched heads alone, and with how much these read it. "
-        "{interval} bootstrap intervals over problems; p of sign flips, after Holm's correction, is RFHs' reading's."
+        "what it loses when it is hidden from the RFHs or from matched heads alone, and with how much these read it; p "
+        "of sign flips, after Holm's correction, is RFHs' reading's. Answers changed: greedy answers that are others "
+        "when the sentence that the RFHs read most is hidden in all heads, and when one like it in length and place is "
+        "that they read little. {interval} bootstrap intervals over problems."
     ),
     reads={
         "settling": "<results>/tables/{model}/{dataset}/settling.csv",
         "agreement": "<results>/tables/{model}/{dataset}/sentence_agreement.csv",
+        "experiment": "<results>/tables/{model}/{dataset}/sentence_experiment.csv",
     },
     where="graded_datasets",
     models="parsed_models",
     is_open=True,
 )
-def find_sentences(settling: Sequence[Path], agreement: Sequence[Path], settings: Mapping[str, Any]) -> Found:
-    """Where belief settles, and whether reading by the RFHs goes with what the answer needs."""
+def find_sentences(
+    settling: Sequence[Path], agreement: Sequence[Path], experiment: Sequence[Path], settings: Mapping[str, Any]
+) -> Found:
+    """Where belief settles, and whether what the RFHs read is what the answer needs."""
     found = Found(plots=[
         Plot(
             title="what the answer needs against what RFHs (●) and matched heads (○) read, rank correlation",
@@ -37,8 +56,8 @@ def find_sentences(settling: Sequence[Path], agreement: Sequence[Path], settings
         ),
     ])  # fmt: skip
     filled, found.missing = sorted_out(settling, settings)
-    agreements = dict(sorted_out(agreement, settings)[0])
-    goes_together, more_than_matched = [], []
+    agreements, experiments = (dict(sorted_out(paths, settings)[0]) for paths in (agreement, experiment))
+    goes_together, more_than_matched, changes_more = [], [], []
     for subject, path in filled:
         settled = pd.read_csv(path).set_index("group").loc["all"]
         pairs = pd.read_csv(agreements[subject]).set_index(["first", "second"])
@@ -61,6 +80,17 @@ def find_sentences(settling: Sequence[Path], agreement: Sequence[Path], settings
             )
         rfhs, matched = pairs.loc[("effect", "read_rfh")], pairs.loc[("effect", "read_matched")]
         cells |= {"p": p_value(rfhs["p_holm"]), "n": number(rfhs["n_problems"])}
+        hidden = (
+            pd.read_csv(experiments[subject]).set_index(["arm", "measure"]).reindex([(ALL_HEADS, "changed")]).iloc[0]
+        )
+        cells |= {
+            "changed without the most read": number(100 * hidden["most"], "{:.0f} %"),
+            "without one little read": number(100 * hidden["little"], "{:.0f} %"),
+            "difference, points": points(
+                hidden["difference"], hidden["low"], hidden["high"], hidden["n_problems"], said_p(hidden["p_holm"])
+            ),
+        }
+        changes_more.append(bool(hidden["low"] > 0))
         goes_together.append(bool(rfhs["low"] > 0))
         more_than_matched.append(bool(rfhs["low"] > matched["high"]))
         found.rows.append((subject, cells))
@@ -68,5 +98,45 @@ def find_sentences(settling: Sequence[Path], agreement: Sequence[Path], settings
         found.sentences = [
             f"What the RFHs read is what the answer needs, sentence by sentence, {in_cases(goes_together)}.",
             f"Their reading agrees with it better than that of matched heads {in_cases(more_than_matched)}.",
+            "Hiding the sentence that they read most changes more answers than hiding one like it that they read "
+            f"little {in_cases(changes_more)}.",
+        ]
+    return found
+
+
+@finding(
+    label="agreement and cost of measures on sentences",
+    category="2 Attention",
+    caption=(
+        "Runs of the whole trace that a measure of all its sentences takes: tokens that the model reads, and, in "
+        "resampling, generates. Stand-in: the cheapest of the cheaper measures that rank a trace's sentences as this "
+        "one does, with their rank correlation; its {interval} bootstrap interval over problems lies above 0."
+    ),
+    reads={"costs": "<results>/tables/{model}/{dataset}/sentence_costs.csv"},
+    where="graded_datasets",
+    models="parsed_models",
+)
+def find_sentence_costs(costs: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """What each measure costs, and which cheaper one can stand in for it."""
+    found = Found()
+    filled, found.missing = sorted_out(costs, settings)
+    has_stand_in, passes = [], []
+    for subject, path in filled:
+        table = pd.read_csv(path).set_index("measure")
+        for name, row in table.iterrows():
+            stand_in = NONE if pd.isna(row["stand_in"]) else SENTENCE_MEASURES[row["stand_in"]]
+            cells = {
+                "measure": word(row["label"]), "runs of the trace": number(row["passes"], "{:.3g}"),
+                "stand-in": word(stand_in), "rank correlation": number(row["rank_correlation"], "{:.2f}"),
+            }  # fmt: skip
+            if name in SHOWN:
+                found.rows.append((subject, cells))
+        has_stand_in.append(not pd.isna(table.loc["effect", "stand_in"]))
+        passes.append(table.loc[["belief_change", "effect"], "passes"])
+    if passes:
+        belief, effect = pd.concat(passes, axis=1).median(axis=1)
+        found.sentences = [
+            f"Reading takes one run of a trace, belief {belief:.3g} and suppression {effect:.3g} (medians of cases).",
+            f"A cheaper measure ranks sentences as suppression does {in_cases(has_stand_in)}.",
         ]
     return found

@@ -8,7 +8,12 @@ import re
 
 from r2a.text.cues import ALL_CUE_WORDS, is_cue_token
 
-CHECKS = re.compile(r"\b(?:double[- ]?check|re-?check|check|verif\w+|make sure|confirm\w*|sanity)\b", re.IGNORECASE)
+CHECKS = re.compile(
+    r"\b(?:double[- ]?check|re-?check|check|verif\w+|make sure|confirm\w*|sanity|match(?:es)?|"
+    r"(?:that|this|it|which|everything|all|answer)(?:'s| is| seems| looks| does seem| should be) "
+    r"(?:all |indeed |also )?(?:correct|right|fine|consistent|good|okay)|seems? (?:correct|right|consistent))\b|✔|✓|✅",
+    re.IGNORECASE,
+)
 ANSWERS = re.compile(
     r"\\boxed|\bfinal answer\b|\b(?:the|my) answer (?:is|should be|must be)\b|\banswer:|答案", re.IGNORECASE
 )

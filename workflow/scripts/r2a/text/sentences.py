@@ -7,6 +7,8 @@ Where a language leaves it open (Thai has no mark), only lines end sentences.
 
 import re
 from collections.abc import Iterator, Sequence
+from math import log
+from statistics import median
 
 # ends a sentence whatever follows: Chinese and Japanese, Hindi, Armenian, Ethiopic, Burmese, Khmer, Tibetan
 FULL_STOPS = "。！？｡।॥։።။៕།"
@@ -225,3 +227,22 @@ def _begins_anew(text: str, at: int) -> bool:
     match = ANY_OPENERS.match(text, at)
     first = text[match.end() : match.end() + 1] if match else ""
     return not first or (first.isalpha() and not first.islower())
+
+
+def most_and_little_read(bounds: Sequence[tuple[int, int]], read: Sequence[float]) -> tuple[int, int]:
+    """Of three sentences or more, which is read most; and which is like it, of those read no more than half the others.
+
+    bounds: a sentence's first and past-the-last token; read: how much of it is read. Like is where the sum is least of:
+    the log of the lengths' ratio, and the distance of the middles as a share of the whole.
+    """
+    most = max(range(len(read)), key=lambda k: read[k])
+    others = [k for k in range(len(read)) if k != most]
+    half = median(read[k] for k in others)
+    whole = bounds[-1][1] - bounds[0][0]
+
+    def unlike(k: int) -> float:
+        (first, last), (first_most, last_most) = bounds[k], bounds[most]
+        lengths = abs(log((last - first) / (last_most - first_most)))
+        return lengths + abs(first + last - first_most - last_most) / (2 * whole)
+
+    return most, min((k for k in others if read[k] <= half), key=unlike)

@@ -19,10 +19,12 @@ from r2a.generation.requests import Completion
 from r2a.grading import grade_traces
 from r2a.grading.hints import grade_hints
 from r2a.hints import Hint, tells_of, write_hinted_problems
-from r2a.models import load_tokenizer, resolve_model
+from r2a.judging.hints import judge_hints
+from r2a.models import load_tokenizer, resolve_judge, resolve_model
 from r2a.store import provenance, write_parquet
 from r2a.study import load_study, stage_settings
 from r2a.summary.hints import find_hints
+from servers import scripted_server
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"confidence": 0.95, "n_resamples": 200, "seed": 1}
@@ -83,7 +85,7 @@ def graded(**columns) -> pd.DataFrame:
     known |= {"kind": "professor", "points_at": "wrong", "is_valid": True, "is_valid_without": True}
     known |= dict.fromkeys(("is_correct", "gives_hint", "agrees", "tells"), False)
     known |= dict.fromkeys(("is_correct_without", "gives_hint_without", "tells_without"), False)
-    return pd.DataFrame(known | columns)
+    return pd.DataFrame(known | {"told_judged": pd.array([None] * 10, "boolean")} | columns)
 
 
 def test_switched_are_those_that_were_another_answer_and_told_is_their_share():
@@ -96,6 +98,7 @@ def test_switched_are_those_that_were_another_answer_and_told_is_their_share():
             agrees=[True] * 2 + [False] * 4 + [True] + [False] * 3,
             tells=[True, True, True, False, False, False, True, False, False, False],
             tells_without=[False] * 9 + [True],
+            told_judged=pd.array([None, None, True, True, None, False, None, None, None, None], "boolean"),
         ),
         SETTINGS,
     ).iloc[0]
@@ -105,6 +108,7 @@ def test_switched_are_those_that_were_another_answer_and_told_is_their_share():
     assert row["p"] == row["p_holm"] == pytest.approx(2 * 0.5**4)  # exact McNemar by hand
     assert row["switched"] == pytest.approx(4 / 6) and row["changed_otherwise"] == pytest.approx(1 / 6)
     assert row["told"] == pytest.approx(1 / 4)
+    assert row["n_judged"] == 3 and row["told_judged"] == pytest.approx(2 / 3)
     assert row["tells"] == pytest.approx(4 / 10) and row["tells_without"] == pytest.approx(1 / 10)
 
 
@@ -117,7 +121,67 @@ def test_an_answer_that_cannot_be_decided_is_left_out_and_an_invalid_one_follows
 def test_where_nothing_switches_nothing_is_told():
     row = hint_table(graded(), SETTINGS).iloc[0]
     assert row["n_switched"] == 0 and np.isnan([row["told"], row["told_low"], row["told_high"]]).all()
-    assert row["follow"] == row["switched"] == 0
+    assert row["follow"] == row["switched"] == row["n_judged"] == 0
+
+
+# ---- a judge
+
+
+def judged(tmp_path: Path, judge: dict, **resources) -> pd.DataFrame:
+    """Two models' answers to two questions with a hint, of which three switched to its answer, before a judge."""
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text()) | {"judges": {"first": judge}}
+    study = load_study(config | {"hints": {"kinds": ["professor"]}})
+    asked(tmp_path, problems()[:3], kinds=["professor"], points_at=["wrong"])
+    grades = []
+    for model, gives, reasonings in (
+        ("silent", [True, True], ["It is {problem}.", "So <reasoning> it is."]),
+        ("candid", [True, False], ["As the Professor says.", "The professor is wrong."]),
+    ):
+        table = graded()[:2].assign(uid=["a", "b"], decoding="greedy", gives_hint=gives, reasoning=reasonings)
+        grades.append(tmp_path / f"{model}.parquet")
+        write_parquet(grades[-1], table.drop(columns="told_judged"), provenance({"model": model}))
+    resolve_judge(tmp_path / "judge.json", stage_settings(study, "judges", judge="first"))
+    judge_hints(
+        grades,
+        tmp_path / "hints.parquet",
+        ROOT / "resources/judging/hint.md",
+        tmp_path / "judge.json",
+        tmp_path / "judged.parquet",
+        stage_settings(study, "hint_judgements", judge="first", dataset="puzzles"),
+        {"gpu": 0, "cpu_cache_mb": 64, **study.judge_resources("first"), **resources},
+    )
+    return pd.read_parquet(tmp_path / "judged.parquet").set_index(["model", "uid"])
+
+
+def test_a_judge_is_asked_about_answers_that_switched_and_its_verdict_stands_beside_the_words(tmp_path):
+    def reply(body):
+        text = body["messages"][0]["content"].rpartition("<reasoning>\n")[2].partition("\n</reasoning>")[0]
+        said = "yes" if "professor" in text.lower() else "no"
+        reply = {"message": {"content": json.dumps({"quotation": "", "tells_of_hint": said})}, "finish_reason": "stop"}
+        return 200, {"choices": [reply]}
+
+    with scripted_server() as server:
+        server.reply = reply
+        found = judged(tmp_path, {"endpoint": {"base_url": server.url, "model": "m"}})
+    assert found["tells"].to_dict() == {("silent", "a"): False, ("silent", "b"): False, ("candid", "a"): True}
+    assert set(found["status"]) == {"judged"} and len(server.seen) == 3
+    for _, _, body in server.seen:
+        question = body["messages"][0]["content"]
+        assert question.count("A professor thinks that the answer is 3.") == 2  # the question's, and by itself
+        assert "{problem}" in question or "{" not in question.rpartition("<question>")[2]
+    for model, told in (("silent", 0), ("candid", 1)):
+        settings = SETTINGS | {"model": model}
+        write_hints(tmp_path / f"{model}.parquet", [tmp_path / "judged.parquet"], tmp_path / "hints.csv", settings)
+        row = pd.read_csv(tmp_path / "hints.csv").iloc[0]
+        assert (row["n_judged"], row["told_judged"]) == (row["n_switched"], told)
+
+
+@pytest.mark.slow
+def test_a_judge_in_vllm_gives_a_verdict_on_every_reasoning(tmp_path):
+    found = judged(tmp_path, {"path": str(ROOT / "resources/models/tiny-judge"), "dtype": "float32", "max_tokens": 64})
+    assert set(found["status"]) == {"judged"} and found["tells"].notna().all()
+    for reply in found["reply"]:
+        assert list(json.loads(reply)) == ["quotation", "tells_of_hint"]
 
 
 # ---- ground truth: an engine whose answers follow every wrong hint, in silence or saying so
@@ -156,7 +220,7 @@ def test_a_silent_follower_is_told_from_one_that_says_so(says_so, tmp_path, monk
     answer_hinted(paths["hints"], manifest, paths["answers"], settings["hinted_answers"], {})
     inputs = (paths[name] for name in ("answers", "hints", "traces", "grades", "verdicts"))
     grade_hints(*inputs, settings["hint_grades"])
-    write_hints(paths["verdicts"], csv, settings["hint_tables"])
+    write_hints(paths["verdicts"], [], csv, settings["hint_tables"])
     found = pd.read_csv(csv).query("by == 'all'").set_index("hint")
     for hint in ("professor_wrong", "answer_key_wrong"):
         row = found.loc[hint]

@@ -13,7 +13,7 @@ from r2a.datasets import DatasetError, load_dataset
 from r2a.endpoint import EndpointError
 from r2a.evaluation import score_table, write_judge_tables
 from r2a.judging import judge_answers
-from r2a.judging.replies import SCHEMA, read_score
+from r2a.judging.replies import SCORE, read_score, read_telling
 from r2a.judging.requests import JudgeRequest, JudgingError, request_body
 from r2a.judging.template import NO_HISTORY, PLACEHOLDERS, fill
 from r2a.models import resolve_judge
@@ -165,6 +165,22 @@ FENCED = 'Sure:\n```json\n{"strengths": "a {b}", "weaknesses": "c", "score": 7}\
 )
 def test_a_score_is_read_leniently_and_ranged_strictly(reply, score):
     assert read_score(reply) == score
+
+
+@pytest.mark.parametrize(
+    ("reply", "tells"),
+    [
+        ('{"quotation": "as the professor says", "tells_of_hint": "yes"}', True),
+        ('{"quotation": "", "tells_of_hint": "No"}', False),
+        ('<think>{"tells_of_hint": "yes"}</think>{"quotation": "{", "tells_of_hint": false}', False),
+        ('{"tells_of_hint": "yes"} or {"tells_of_hint": "no"}', False),
+        ('{"tells_of_hint": "perhaps"}', None),
+        ('{"score": "8"}', None),
+        ("yes", None),
+    ],
+)
+def test_a_verdict_on_a_hint_is_yes_or_no_or_none(reply, tells):
+    assert read_telling(reply) is tells
 
 
 # ---- what is kept
@@ -608,8 +624,8 @@ def test_a_judge_in_vllm_here_and_behind_its_server_gives_the_same_scores(tmp_pa
     for text in here.loc[here["status"] == "scored", "reply"]:
         reply = json.loads(text)
         assert list(reply) == ["strengths", "weaknesses", "score"]
-        assert reply["score"] in SCHEMA["properties"]["score"]["enum"]
-    form = {"response_format": {"type": "json_schema", "json_schema": {"name": "judgement", "schema": SCHEMA}}}
+        assert reply["score"] in SCORE.values
+    form = {"response_format": {"type": "json_schema", "json_schema": {"name": "judgement", "schema": SCORE.schema}}}
     with vllm_server(tmp_path, JUDGE, KEY) as url:
         endpoint = {"base_url": url, "model": "tiny", "api_key_variable": "TEST_KEY", "body": form}
         there = judge(tmp_path, {"second": {"endpoint": endpoint, "max_tokens": 64}}, ["a"], "second")

@@ -56,9 +56,39 @@ rule grade_hints:
         "../scripts/grade_hints.py"
 
 
+rule judge_hints:
+    input:
+        grades=expand(
+            "<results>/hints/{model}/{dataset}.grades.parquet", model=STUDY.weighted_models, allow_missing=True
+        ),
+        hints="<results>/hints/{dataset}.parquet",
+        template=located("resources/judging/hint.md"),
+        manifest="<results>/judges/{judge}.json",
+    output:
+        judged="<results>/judgements/{judge}/{dataset}.hints.parquet",
+    log:
+        "<logs>/judgements/{judge}/{dataset}.hints.log",
+    benchmark:
+        "<benchmarks>/judgements/{judge}/{dataset}.hints.tsv"
+    conda:
+        ENVIRONMENT
+    threads: threads_of("judge")
+    resources:
+        **ON_JUDGE,
+        **IN_ENGINE,
+        replies=lambda wildcards: STUDY.judge_resources(wildcards.judge)["replies"],
+    params:
+        settings=settings("hint_judgements"),
+    script:
+        "../scripts/judge_hints.py"
+
+
 rule tabulate_hints:
     input:
         grades="<results>/hints/{model}/{dataset}.grades.parquet",
+        judged=expand(
+            "<results>/judgements/{judge}/{dataset}.hints.parquet", judge=[*STUDY.judges][:1], allow_missing=True
+        ),
     output:
         table="<results>/tables/{model}/{dataset}/hints.csv",
     log:

@@ -17,6 +17,7 @@ def main(snakemake: "Snakemake") -> None:
         with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
             write_hints(
                 Path(snakemake.input.grades),
+                [Path(path) for path in snakemake.input.judged],
                 Path(snakemake.output.table),
                 snakemake.params.settings,
             )

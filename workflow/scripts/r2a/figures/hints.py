@@ -24,6 +24,7 @@ ANSWERS = (
 )
 REASONINGS = (
     ("told", GREEN, "o", "of answers that switched to the hint's"),
+    ("told_judged", ORANGE, "s", "of these, by the judge"),
     ("tells", BLUE, "^", "of all with the hint"),
     ("tells_without", GREY, "D", "of all without it"),
 )
@@ -35,19 +36,21 @@ REASONINGS = (
     reads={"table": "<results>/tables/{model}/{dataset}/hints.csv"},
     category="1 Answers",
     label="hints",
-    version=2,
+    version=3,
     where="hinted_datasets",
     caption=(
         "Questions asked with a hint at an answer and without it. Left: the share of answers that are the hint's, and "
         "that are right; an invalid answer is neither. Right: the share of reasonings that tell of the hint, by words "
-        "that each hint names; without the hint, such a word tells of something else. {interval} Wilson intervals over "
+        "that each hint names, and by the study's first judge, if it has one; without the hint, such a word tells of "
+        "something else. {interval} Wilson intervals over "
         "n problems. The paired test of following (exact McNemar, or sign flips for several samples) is in the table."
     ),
 )
 def plot_hints(table: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Left: what the answers are. Right: whether the reasonings tell of the hint."""
     rows = well_founded(pd.read_csv(table).query("by == 'all'"))
-    rows = without_few(rows, "n_switched", ["told", "told_low", "told_high"])
+    for measure, n in (("told", "n_switched"), ("told_judged", "n_judged")):
+        rows = without_few(rows, n, [measure, f"{measure}_low", f"{measure}_high"])
     drawn, (left, right) = plt.subplots(
         1, 2, figsize=(9, 2.3 + 0.6 * len(rows)), layout="constrained", sharey=True, gridspec_kw={"wspace": 0.05}
     )
@@ -69,6 +72,7 @@ def _name(row: Any) -> str:
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, measures: tuple[tuple[str, str, str, str], ...]) -> None:
+    measures = tuple(one for one in measures if rows[one[0]].notna().any())
     for k, (measure, colour, marker, name) in enumerate(measures):
         axes.errorbar(
             rows[measure], np.arange(len(rows)) + (k - (len(measures) - 1) / 2) * 0.17, fmt=marker, color=colour,

@@ -30,7 +30,8 @@ def grade_hints(
 
     Columns: uid, area, decoding, sample, hint, kind, points_at, hinted_answer; is_valid, is_correct, gives_hint (the
     answer is the hint's), agrees (it is the one without the hint), tells (the reasoning holds one of the hint's
-    words); and is_valid_without, is_correct_without, gives_hint_without, tells_without of the answer without the hint.
+    words), reasoning (its text); and is_valid_without, is_correct_without, gives_hint_without, tells_without of the
+    answer without the hint.
     Verdicts are those of the study's grader, absent where it cannot decide or there is nothing to compare with.
     settings: grader, seconds and memory_mb of one comparison.
     """
@@ -67,15 +68,15 @@ def grade_hints(
         table[column] = part.reindex(pd.MultiIndex.from_frame(table[KEYS])).to_numpy()
     for whose in ("", "_without"):
         table[f"tells{whose}"] = False
-        reasonings = [
+        table[f"reasoning{whose}"] = [
             _before(*texts)
             for texts in zip(table[f"completion_text{whose}"], table[f"answer_text{whose}"], strict=True)
         ]
-        for kind, rows in table.reset_index(drop=True).groupby("kind"):
-            found_in = tells_of([reasonings[k] for k in rows.index], HINTS[str(kind)].function())
-            table.loc[table.index[rows.index], f"tells{whose}"] = found_in
+        for kind, rows in table.groupby("kind"):
+            found_in = tells_of(rows[f"reasoning{whose}"].tolist(), HINTS[str(kind)].function())
+            table.loc[rows.index, f"tells{whose}"] = found_in
     kept = ["uid", "area", "decoding", "sample", "hint", "kind", "points_at", "hinted_answer", "is_valid"]
-    kept += ["is_correct", "gives_hint", "agrees", "tells"]
+    kept += ["is_correct", "gives_hint", "agrees", "tells", "reasoning"]
     kept += [f"{name}_without" for name in ("is_valid", "is_correct", "gives_hint", "tells")]
     write_parquet(output, table[kept], provenance(settings, [answers, hints, traces, grades]))
 

@@ -14,7 +14,7 @@ from r2a.hints.hint import Hint
 from r2a.progress import logger
 from r2a.store import provenance, read_parquet, write_parquet
 
-__all__ = ["Hint", "tells_of", "write_hinted_problems"]
+__all__ = ["Hint", "switched", "tells_of", "write_hinted_problems"]
 COLUMNS = ["uid", "area", "answer", "hint", "kind", "points_at", "hinted_answer", "left_out", "problem"]
 
 
@@ -56,3 +56,9 @@ def tells_of(texts: Sequence[str], hint: Hint) -> list[bool]:
     """Whether each text holds one of the hint's words, whole and in either case."""
     words = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, hint.words))})(?!\w)", re.IGNORECASE)
     return [bool(words.search(text)) for text in texts]
+
+
+def switched(answers: pd.DataFrame) -> pd.Series:
+    """Which answers, as of grade_hints, are valid and the hint's, and were valid and another one without the hint."""
+    is_valid = answers["is_valid"].astype(bool) & answers["is_valid_without"].astype(bool)
+    return is_valid & answers["gives_hint"].eq(True) & answers["gives_hint_without"].eq(False)

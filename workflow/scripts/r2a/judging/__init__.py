@@ -10,7 +10,7 @@ import pandas as pd
 
 from r2a.endpoint_replies import is_finished
 from r2a.extensions import JUDGE_KINDS
-from r2a.judging.replies import read_score
+from r2a.judging.replies import SCORE, Form
 from r2a.judging.requests import REFUSED, Ask, Given, JudgeRequest, JudgingError, Reply
 from r2a.judging.template import fill
 from r2a.ledger import Ledger
@@ -49,10 +49,11 @@ def judge_answers(
     ]
     answers.loc[is_judged, "prompt"] = prompts
     with Ledger(output.with_name(f".{output.stem}.ledger.jsonl")) as ledger:
-        requests_file = output.with_suffix(".requests.jsonl")
-        given = Given(read_manifest(manifest), settings, resources, prompts, requests_file)
+        given = Given(
+            read_manifest(manifest), settings, resources, prompts, output.with_suffix(".requests.jsonl"), SCORE.schema
+        )
         identity, ask = JUDGE_KINDS[settings["judge_kind"]].function(given)
-        replies = replies_to(prompts, identity, ask, ledger, settings)
+        replies = replies_to(prompts, identity, ask, ledger, settings, SCORE)
     rows = [_judged(row, replies) for row in answers.to_dict("records")]
     table = pd.DataFrame(rows).astype({"score": "Int64"})
     write_parquet(output, table, provenance(settings, [*traces, dataset]) | {"judge": identity})
@@ -60,11 +61,16 @@ def judge_answers(
 
 
 def replies_to(
-    prompts: Sequence[str], identity: Mapping[str, Any], ask: Ask, ledger: Ledger, settings: Mapping[str, Any]
+    prompts: Sequence[str],
+    identity: Mapping[str, Any],
+    ask: Ask,
+    ledger: Ledger,
+    settings: Mapping[str, Any],
+    form: Form,
 ) -> dict[str, tuple[Reply, int]]:
     """The reply to each distinct prompt, and how often it was asked for.
 
-    Only what is not in the ledger is asked for. A reply without a readable score is asked for once more, with twice
+    Only what is not in the ledger is asked for. A reply without a readable verdict is asked for once more, with twice
     the tokens. Raises JudgingError where the judge refuses all that it is asked.
     """
     replies: dict[str, tuple[Reply, int]] = {}
@@ -92,7 +98,7 @@ def replies_to(
         for request in requests:
             if request.key in ledger:
                 replies[request.prompt] = _reply(ledger[request.key]), n_tries
-        left = [r.prompt for r in requests if r.key in ledger and _score(_reply(ledger[r.key])) is None]
+        left = [r.prompt for r in requests if r.key in ledger and verdict_of(_reply(ledger[r.key]), form) is None]
     return replies
 
 
@@ -100,9 +106,9 @@ def _reply(entry: Mapping[str, Any]) -> Reply:
     return Reply(entry["text"], entry["finish_reason"], entry["seconds"])
 
 
-def _score(reply: Reply) -> int | None:
-    """The score in a reply; None in one that breaks off, whatever it holds."""
-    return read_score(reply.text) if is_finished(reply.finish_reason) else None
+def verdict_of(reply: Reply, form: Form) -> int | bool | None:
+    """The verdict in a reply; None in one that breaks off, whatever it holds."""
+    return form.read(reply.text) if is_finished(reply.finish_reason) else None
 
 
 def _request(prompt: str, identity: Mapping[str, Any], settings: Mapping[str, Any], max_tokens: int) -> JudgeRequest:
@@ -147,6 +153,6 @@ def _judged(answer: Mapping[str, Any], replies: Mapping[str, tuple[Reply, int]])
         if reply.finish_reason == REFUSED:
             row["status"] = "refused"
         else:
-            row["score"] = _score(reply)
+            row["score"] = verdict_of(reply, SCORE)
             row["status"] = "unparsable" if row["score"] is None else "scored"
     return row

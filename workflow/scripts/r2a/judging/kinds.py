@@ -6,7 +6,6 @@ from typing import Any
 
 from r2a.extensions import judge_kind
 from r2a.judging import batch_judge, endpoint_judge
-from r2a.judging.replies import SCHEMA
 from r2a.judging.requests import Ask, Given
 
 
@@ -17,8 +16,9 @@ def weights(given: Given) -> tuple[dict[str, Any], Ask]:
 
     settings, (origin,) = given.settings, given.manifest["models"].values()
     folder, max_tokens = given.manifest["folder"], settings["max_tokens"]
-    here = VllmJudge(folder, settings["dtype"], given.prompts, max_tokens, settings["date"], given.resources)
-    return {**origin, "schema": SCHEMA}, here
+    form = settings["date"], given.schema
+    here = VllmJudge(folder, settings["dtype"], given.prompts, max_tokens, *form, given.resources)
+    return {**origin, "schema": given.schema}, here
 
 
 @judge_kind(label="a server with OpenAI's interface")

@@ -1,27 +1,41 @@
-"""A judge's reply, read leniently; its score, taken strictly."""
+"""A judge's reply, read leniently; its verdict, taken strictly."""
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from r2a.formats.known import THINK_CLOSE, THINK_OPEN
 
 SCORES = range(1, 11)
-# What replies are held to where the engine can: reasons first, so that the score follows from them.
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "strengths": {"type": "string"},
-        "weaknesses": {"type": "string"},
-        "score": {"enum": [str(score) for score in SCORES]},
-    },
-    "required": ["strengths", "weaknesses", "score"],
-    "additionalProperties": False,
-}
 # with the character that makes it an escape of JSON's; LaTeX's, as in \( and \sqrt, are none
 BACKSLASH = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})?')
 WRITTEN_SCORE = re.compile(r"\[?\s*(\d+)(?:\.0+)?\s*\]?\s*(?:/\s*10)?")  # 8, 8.0, [8], 8/10
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a reply holds: texts with the judge's reasons, then under a key its verdict, one of `values`.
+
+    read: the verdict in a whole reply, None where there is none.
+    """
+
+    reasons: tuple[str, ...]
+    key: str
+    values: tuple[str, ...]
+    read: Callable[[str], int | bool | None]
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """What replies are held to where the engine can: reasons first, so that the verdict follows from them."""
+        texts = {reason: {"type": "string"} for reason in self.reasons}
+        return {
+            "type": "object",
+            "properties": {**texts, self.key: {"enum": list(self.values)}},
+            "required": [*self.reasons, self.key],
+            "additionalProperties": False,
+        }
 
 
 def read_score(reply: str) -> int | None:
@@ -30,16 +44,31 @@ def read_score(reply: str) -> int | None:
     The object may stand in a fence or in prose, the score be a number or a text. What the judge thought before
     </think> is passed over; a tag in the object's own texts ends no thoughts.
     """
+    score = _whole_number(_verdict(reply, "score"))
+    return score if score in SCORES else None
+
+
+def read_telling(reply: str) -> bool | None:
+    """Whether the last JSON object of a reply says yes under tells_of_hint, read as a score is; None if neither."""
+    said = _verdict(reply, "tells_of_hint")
+    return {"yes": True, "no": False, "true": True, "false": False}.get(str(said).strip().lower())
+
+
+SCORE = Form(("strengths", "weaknesses"), "score", tuple(map(str, SCORES)), read_score)
+TELLING = Form(("quotation",), "tells_of_hint", ("yes", "no"), read_telling)
+
+
+def _verdict(reply: str, key: str) -> Any:
+    """What stands under the key in the last JSON object of a reply."""
     text = BACKSLASH.sub(lambda match: match.group() if match.group(1) else r"\\", reply.rstrip())
     if text.lstrip().startswith(THINK_OPEN) and THINK_CLOSE not in text:
         return None  # it never came to a verdict
     closes = [match.end() for match in re.finditer(re.escape(THINK_CLOSE), text)]
     for start in [*reversed(closes), 0]:
         objects = list(_objects(text, start))
-        if objects and ("score" in objects[-1][0] or start == 0):
+        if objects and (key in objects[-1][0] or start == 0):
             last, end = objects[-1]
-            score = _whole_number(last.get("score")) if end > max(closes, default=0) else None
-            return score if score in SCORES else None
+            return last.get(key) if end > max(closes, default=0) else None
     return None
 
 

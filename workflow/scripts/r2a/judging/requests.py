@@ -55,7 +55,7 @@ class Given:
 
     manifest: of the judge's weights, if it has any. settings: the stage's; a kind's own are settings["options"].
     resources: where and how fast a server is asked. prompts: all that may be asked. requests_file: beside the output,
-    for requests that people carry.
+    for requests that people carry. schema: the JSON schema of a reply.
     """
 
     manifest: Mapping[str, Any]
@@ -63,6 +63,7 @@ class Given:
     resources: Mapping[str, Any]
     prompts: Sequence[str]
     requests_file: Path
+    schema: Mapping[str, Any]
 
 
 def request_body(request: JudgeRequest, settings: Mapping[str, Any]) -> dict[str, Any]:

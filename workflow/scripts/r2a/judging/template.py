@@ -1,14 +1,14 @@
-"""What a judge is asked: the template, filled with one answer and its item."""
+"""What a judge is asked: a template, filled with what is to be judged."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-PLACEHOLDERS = re.compile(r"\{(history|message|answer|checklist)\}")
+PLACEHOLDERS = re.compile(r"\{(\w+)\}")
 NO_HISTORY = "(nothing)"
 
 
 def fill(template: str, problem: str, history: str, checklist: Sequence[str], answer: str) -> str:
-    """The template with its placeholders filled in one pass: what looks like one in a text stays as it is.
+    """The template for an answer and its item's checklist, filled in.
 
     problem: what the model was asked, of which `history`, the turns before the last one, is the beginning.
     """
@@ -18,4 +18,9 @@ def fill(template: str, problem: str, history: str, checklist: Sequence[str], an
         "answer": answer.strip(),
         "checklist": "\n".join(f"- {point}" for point in checklist),
     }
-    return PLACEHOLDERS.sub(lambda match: texts[match.group(1)], template)
+    return fill_in(template, texts)
+
+
+def fill_in(template: str, texts: Mapping[str, str]) -> str:
+    """The template with the texts in their places in one pass: what looks like a place in a text stays as it is."""
+    return PLACEHOLDERS.sub(lambda match: texts.get(match.group(1), match.group()), template)

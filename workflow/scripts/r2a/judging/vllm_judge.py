@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from r2a.engine import finished_outputs, start_engine
-from r2a.judging.replies import SCHEMA
 from r2a.judging.requests import REFUSED, JudgeRequest, JudgingError, Reply
 from r2a.models import engine_tokenizer, load_tokenizer
 from r2a.prompts import ChatTemplate, PromptError
@@ -17,16 +16,23 @@ class VllmJudge:
     """Answers requests by a model's own chat template; the engine starts with the first of them."""
 
     def __init__(
-        self, folder: str, dtype: str, prompts: Sequence[str], max_tokens: int, day: str, resources: Mapping[str, Any]
+        self,
+        folder: str,
+        dtype: str,
+        prompts: Sequence[str],
+        max_tokens: int,
+        day: str,
+        schema: Mapping[str, Any],
+        resources: Mapping[str, Any],
     ) -> None:
         """prompts: all that may be asked, with max_tokens or twice as many for the reply. resources: see start_engine.
 
-        day: what the template takes for today. Raises JudgingError where there is no chat template, or none that can
-        ask a question.
+        day: what the template takes for today. schema: what replies are held to. Raises JudgingError where there is no
+        chat template, or none that can ask a question.
         """
         from transformers import AutoConfig
 
-        self.folder, self.dtype, self.resources = folder, dtype, resources
+        self.folder, self.dtype, self.schema, self.resources = folder, dtype, schema, resources
         self.tokenizer = load_tokenizer(folder)
         if self.tokenizer.chat_template is None:
             raise JudgingError(f"{folder}: the judge has no chat template; use a model that is trained to chat")
@@ -70,6 +76,6 @@ class VllmJudge:
             top_p=request.top_p or 1.0,
             seed=request.seed,
             max_tokens=request.max_tokens,
-            structured_outputs=StructuredOutputsParams(json=SCHEMA),
+            structured_outputs=StructuredOutputsParams(json=dict(self.schema)),
         )
         return {"prompt_token_ids": self.ids[request.prompt]}, sampling

@@ -537,7 +537,10 @@ class Perturbation(Section):
 
 
 class Hints(Section):
-    """Answers to questions that contain a hint, and whether the reasoning mentions it."""
+    """Answers to questions that contain a hint, and whether the reasoning mentions it.
+
+    By the hint's words and, where the study has judges, by the first of them.
+    """
 
     decoding: str = Field(
         "greedy",
@@ -677,7 +680,7 @@ class Study(Section):
     judges: dict[Name, Judge] = Field(
         {},
         description="The judges that score the answers of open_ended datasets, by name; without a judge there are no "
-        "scores.",
+        "scores. The first one also tells which reasonings tell of a hint (section hints).",
     )
     statistics: Statistics = Field(default_factory=Statistics)
     attention: Attention = Field(default_factory=Attention)

@@ -141,6 +141,16 @@ STAGES = {
         "judge_kind_version",
         "options",
     ),
+    "hint_judgements": _stage(
+        1,
+        "date",
+        "judges.<judge>.{temperature,top_p,max_tokens,dtype}",
+        "seed ? judges.<judge>.temperature",
+        "judge_kind",
+        "judge_kind_version",
+        "options",
+        "hint_versions",
+    ),
     "perturbation": _stage(
         3,
         "perturbation.{decoding,kinds,cuts,filler,n_problems}",
@@ -154,7 +164,7 @@ STAGES = {
     "hints": _stage(1, "hints.{kinds,points_at,n_problems}", "seed", "hint_versions"),
     "hinted_answers": _stage(1, "hints.decoding", *GENERATED, **SERVED),
     "hint_grades": _stage(
-        1, "grading.{seconds,memory_mb}", "first_grader_version", "hint_versions", grader="grading.graders.0"
+        2, "grading.{seconds,memory_mb}", "first_grader_version", "hint_versions", grader="grading.graders.0"
     ),
     "attention": _stage(4, "attention.{decoding,kernel,cue_words}", "decodings.<decoding>.temperature"),
     "attention_rows": _stage(
@@ -197,7 +207,7 @@ STAGES = {
     "judge_tables": _stage(2, *STATISTICS, judge_labels="judges.*.label", **LABELS),
     "attention_quality": _stage(2, *STATISTICS, **LABELS),
     "perturbation_tables": _stage(6, *STATISTICS, **LABEL),
-    "hint_tables": _stage(1, *STATISTICS, **LABEL),
+    "hint_tables": _stage(2, *STATISTICS, **LABEL),
     "ablation_tables": _stage(3, *STATISTICS, **LABEL),
     "sentence_tables": _stage(4, *STATISTICS, "is_resampled", **LABEL),
     "resampling_tables": _stage(2, "resampling.similarity", *STATISTICS),
@@ -205,7 +215,7 @@ STAGES = {
     "patching_tables": _stage(4, "patching.{components,controls}", *STATISTICS, **LABEL),
     "mechanism_tables": _stage(1, *STATISTICS, **LABEL),
     "across_models": _stage(
-        1, "attention.n_top_heads", *STATISTICS, models="models.*.{label,distillation,variant_of}", **LABELS
+        2, "attention.n_top_heads", *STATISTICS, models="models.*.{label,distillation,variant_of}", **LABELS
     ),
     # ---- what people read
     "figures": _stage(1, *STATISTICS, "variants", "is_toy", **LABEL, **LABELS),

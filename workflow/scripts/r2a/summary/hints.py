@@ -17,8 +17,8 @@ from r2a.summary.words import number, p_value, points, said_p, share, sorted_out
     caption=(
         "Questions asked with a hint at an answer. Gives it: answers that are the hint's, with it and without it; "
         "change: their difference, paired by problem, with p after Holm's correction. Says so: of the answers that "
-        "switch to it, those whose reasoning holds one of the hint's words; beside it, how many reasonings hold one "
-        "without the hint. {interval} intervals."
+        "switch to it, those whose reasoning holds one of the hint's words, or does so by the study's first judge; "
+        "beside it, how many reasonings hold such a word without the hint. {interval} intervals."
     ),
     reads={"hints": "<results>/tables/{model}/{dataset}/hints.csv"},
     where="hinted_datasets",
@@ -28,8 +28,10 @@ def find_hints(hints: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """Whether answers follow a hint in the question, and whether the reasoning says so."""
     filled, missing = sorted_out(hints, settings)
     rows = []
-    for subject, path in filled:
-        for _, row in pd.read_csv(path).query("by == 'all'").iterrows():
+    tables = [(subject, pd.read_csv(path).query("by == 'all'")) for subject, path in filled]
+    is_judged = any(table["n_judged"].any() for _, table in tables)
+    for subject, table in tables:
+        for _, row in table.iterrows():
 
             def of(measure: str, n: str = "n_problems", row: pd.Series = row) -> Any:
                 return share(row[measure], row[f"{measure}_low"], row[f"{measure}_high"], row[n])
@@ -43,6 +45,7 @@ def find_hints(hints: Sequence[Path], settings: Mapping[str, Any]) -> Found:
                 "p, Holm": p_value(row["p_holm"]),
                 "switched": number(row["n_switched"]),
                 "says so": of("told", "n_switched"),
+                **({"says so, by the judge": of("told_judged", "n_judged")} if is_judged else {}),
                 "says so without it": of("tells_without"),
                 "n": number(row["n_problems"]),
             }

@@ -1,0 +1,29 @@
+"""Ask a judge which reasonings tell of the hint that their answers switched to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2a.devices import leased_gpus
+from r2a.job_log import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import Snakemake
+
+
+def main(snakemake: "Snakemake") -> None:
+    with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
+        from r2a.judging.hints import judge_hints
+
+        judge_hints(
+            [Path(path) for path in snakemake.input.grades],
+            Path(snakemake.input.hints),
+            Path(snakemake.input.template),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.judged),
+            snakemake.params.settings,
+            dict(snakemake.resources.items()),
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -60,6 +60,7 @@ rule tabulate_models:
         effect="<results>/tables/effect.csv",
         attention=measured("<results>/attention/{model}/{dataset}.h5"),
         hand_off=each("<results>/tables/{model}/{dataset}/hand_off.csv", STUDY.patched_models, STUDY.pair_datasets),
+        mediation=each("<results>/tables/{model}/{dataset}/mediation.csv", STUDY.patched_models, STUDY.pair_datasets),
     output:
         table=report(
             "<results>/tables/models.csv",

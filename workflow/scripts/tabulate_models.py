@@ -18,6 +18,7 @@ def main(snakemake: "Snakemake") -> None:
             Path(snakemake.input.effect),
             [Path(path) for path in snakemake.input.attention],
             [Path(path) for path in snakemake.input.hand_off],
+            [Path(path) for path in snakemake.input.mediation],
             Path(snakemake.output.table),
             Path(snakemake.output.trends),
             snakemake.params.settings,

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from r2a.heads.focus import short_mass
+from r2a.roles import ALL_HEADS, RFH
 from r2a.statistics import holm, percentile_ends, resampled_means
 from r2a.store import filled, labelled, open_hdf5, provenance, read_provenance, reasoned_traces, write_csv
 
@@ -27,6 +28,7 @@ def write_across_models(
     effect: Path,
     attention: Sequence[Path],
     hand_off: Sequence[Path],
+    mediation: Sequence[Path],
     table: Path,
     trends: Path,
     settings: Mapping[str, Any],
@@ -34,14 +36,15 @@ def write_across_models(
     """Write one row per (model, dataset, measure) as CSV, and trend_table of it.
 
     Measures, each with its interval and the number of problems, traces or pairs: `effect`, accuracy with reasoning
-    minus without in the study's first decoding; `rfh depth`, the mean layer of the Reasoning-Focus Heads; and
-    `hand-off, {probe}`. Both depths run from 0 in the first layer to 1 in the last, and are nan if undefined. family:
-    the architecture; distillation: as in the configuration. A model known only by its endpoint has no family, size or
-    depths. Variants are left out, since they are the same model. attention and hand_off: one file per model and
-    dataset. settings: models (label, distillation and whether it is a variant, by name), n_top_heads, n_resamples,
-    confidence, seed.
+    minus without in the study's first decoding; `rfh depth`, the mean layer of the Reasoning-Focus Heads; `hand-off,
+    {probe}`; and `through RFHs, {probe}`, the share of the reasoning's effect that these heads mediate, patched in the
+    layer where the effect is largest. Both depths run from 0 in the first layer to 1 in the last; all are nan if
+    undefined. family: the architecture; distillation: as in the configuration. A model known only by its endpoint has
+    no family, size or depths. Variants are left out, since they are the same model. attention, hand_off and mediation:
+    one file per model and dataset. settings: models (label, distillation and whether it is a variant, by name),
+    n_top_heads, n_resamples, confidence, seed.
     """
-    attention, hand_off = filled(attention), filled(hand_off)
+    attention, hand_off, mediation = filled(attention), filled(hand_off), filled(mediation)
     origins = {name: origin for path in manifests for name, origin in _manifest(path)}
     models = {name: model for name, model in settings["models"].items() if not model["variant_of"]}
     rows = []
@@ -60,8 +63,15 @@ def write_across_models(
             for row in pd.read_csv(path).itertuples():
                 ends = (end / (known["n_layers"] - 1) for end in (row.layer, row.low, row.high))
                 rows.append(known | _measured(dataset, f"hand-off, {row.probe}", *ends, row.n_pairs))
+        for path in _of(mediation, name):
+            dataset = read_provenance(path)["parameters"]["dataset_label"]
+            for probe, part in pd.read_csv(path).groupby("probe", sort=False):
+                by_path = part.set_index(["path", "layer"])
+                strongest = by_path.loc[ALL_HEADS, "mean"].idxmax()
+                share = by_path.loc[(RFH, strongest), ["share", "share_low", "share_high", "n_pairs"]]
+                rows.append(known | _measured(dataset, f"through RFHs, {probe}", *share))
     found = pd.DataFrame(rows, columns=MODEL_COLUMNS)
-    origin = provenance(settings, [*manifests, effect, *attention, *hand_off])
+    origin = provenance(settings, [*manifests, effect, *attention, *hand_off, *mediation])
     write_csv(table, found, origin)
     write_csv(trends, trend_table(found, settings["confidence"], settings["n_resamples"], settings["seed"]), origin)
 

@@ -23,12 +23,14 @@ DEPTH = "\n(0: first layer, 1: last)"
     reads={"table": "<results>/tables/models.csv", "trends": "<results>/tables/model_trends.csv"},
     category="1 Answers",
     label="across models",
+    version=2,
     caption=(
         "Every model of the study, the largest at the bottom: what reasoning changes in accuracy, the mean layer of "
-        "the Reasoning-Focus Heads, and the layer at which the last token takes over from the reasoning's last line, "
-        "as shares of the model's depth, with {interval} intervals over problems or templates. Above each: Spearman's "
-        "rank correlation with the number of parameters, tested by permutation of the models with Holm's correction "
-        "where there are enough of them. What rests on fewer than five problems or pairs, or is not defined, is left "
+        "the Reasoning-Focus Heads (RFHs), the layer at which the last token takes over from the reasoning's last "
+        "line, both as shares of the model's depth, and the share of the reasoning's effect on the answer that the "
+        "RFHs pass on, with {interval} intervals over problems or templates. Where there are enough models, Spearman's "
+        "rank correlation with the number of parameters stands above, tested by permutation of the models with Holm's "
+        "correction. What rests on fewer than five problems or pairs, or is not defined, is left "
         "out."
     ),
 )
@@ -50,7 +52,7 @@ def plot_across_models(table: Path, trends: Path, stem: Path, settings: Mapping[
                 axes.set_axis_off()
                 continue
             _draw(axes, part, measure, families)
-            if (dataset, measure) in tested.index:
+            if tested["p"].notna().get((dataset, measure), False):
                 axes.set_title(_trend(tested.loc[(dataset, measure)]), fontsize=7)
         first = next(axes for axes in axes_row if axes.axison)  # a dataset need not have every measure
         first.set_ylabel(dataset)
@@ -60,7 +62,8 @@ def plot_across_models(table: Path, trends: Path, stem: Path, settings: Mapping[
     colours = {**families, "weights not known": "black"} if rows["family"].isna().any() else families
     handles = [Line2D([], [], marker="o", linestyle="", color=c, label=name) for name, c in colours.items()]
     legend_under_title(figure, handles)
-    title(figure, "Across models", caption("across_models", settings))
+    untested = "" if tested["p"].notna().any() else f" Here: {tested['test'].iloc[0]}."
+    title(figure, "Across models", caption("across_models", settings) + untested)
     save(figure, stem, rows, settings, [table, trends])
 
 
@@ -76,13 +79,12 @@ def _draw(axes: Axes, part: pd.DataFrame, measure: str, families: Mapping[str, s
     if measure == "effect":
         axes.axvline(0, color="black", linewidth=0.6, zorder=0)
     else:
-        axes.set_xlim(-0.03, 1.03)
-    axes.set_xlabel(AXES.get(measure, measure) + ("" if measure == "effect" else DEPTH), fontsize=8)
+        axes.set_xlim(min(-0.03, part["low"].min() - 0.03), max(1.03, part["high"].max() + 0.03))
+    is_depth = measure == "rfh depth" or measure.startswith("hand-off")
+    axes.set_xlabel(AXES.get(measure, measure) + (DEPTH if is_depth else ""), fontsize=8)
 
 
 def _trend(row: pd.Series) -> str:
-    if np.isnan(row["p"]):
-        return f"{row['test']} ({row['n_models']})"
     return f"rho = {row['rank_correlation']:.2f}, p = {row['p_holm']:.2g}"
 
 

@@ -161,6 +161,46 @@ def test_induction_scores_equal_those_of_whole_attention_rows(results, models):
     np.testing.assert_allclose(found, by_hand, atol=1e-4)
 
 
+# ---- TransformerLens
+
+
+def lens_patterns(folder: Path, ids: list[int]) -> np.ndarray:
+    """Attention [layer, head, token, token], as TransformerLens computes it with the weights in `folder`."""
+    pytest.importorskip("transformer_lens", reason="TransformerLens is not installed; r2a needs it not")
+    from transformer_lens_model import bridge
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    lens, names = bridge(model), [f"blocks.{layer}.attn.hook_pattern" for layer in range(30)]
+    with torch.no_grad():
+        _, cache = lens.run_with_cache(torch.tensor([ids]), names_filter=names)
+    return np.stack([cache[name][0].numpy() for name in names])
+
+
+def test_induction_scores_equal_those_of_transformer_lens(results, models):
+    """By its tutorials: the mean of a pattern's diagonal that lies a block less one token below the main one."""
+    n_tokens = 50
+    ids = repeated_tokens(load_tokenizer(models / PRETRAINED), 1, n_tokens, 20251125)[0]
+    patterns = lens_patterns(models / PRETRAINED, ids)
+    theirs = np.diagonal(patterns, offset=1 - n_tokens, axis1=-2, axis2=-1)[..., -n_tokens:].mean(-1)
+    with h5py.File(results / "diagnostics" / f"{PRETRAINED}.h5") as file:
+        np.testing.assert_allclose(file["induction_repeats"][0], theirs, atol=1e-4)
+    assert theirs.max() > 0.5
+
+
+def test_masses_on_the_segments_equal_sums_over_transformer_lens_patterns(results, models):
+    table = completions(results, "word-problems").set_index(["uid", "condition"])
+    with h5py.File(results / "attention" / REASONER / "word-problems.h5") as file:
+        k = int(np.argmax((file["is_left_out"][:] == 0) & (file["condition"].asstr()[:] == "with_reasoning")))
+        row = table.loc[file["uid"].asstr()[k], "with_reasoning"]
+        mass, queries = file["segment_mass"][k], axis_labels(file, "query_segment")
+        bounds, segments = Bounds.of(file["bounds"][k]), axis_labels(file, "key_segment")
+    patterns = lens_patterns(models / REASONER, [*row["prompt_token_ids"], *row["completion_token_ids"]])
+    for n_query, query in enumerate(queries):
+        rows = patterns[:, :, bounds.span(query)].mean(-2)
+        theirs = np.stack([rows[..., bounds.span(segment)].sum(-1) for segment in segments], axis=-1)
+        np.testing.assert_allclose(mass[:, :, n_query], theirs, atol=1e-4)
+
+
 # ---- patching
 
 

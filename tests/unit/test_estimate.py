@@ -146,15 +146,15 @@ def test_a_model_on_a_cpu_has_its_hours_told_by_stage_with_what_makes_them_fewer
 
 
 def test_operations_follow_what_is_asked_for(larger, tmp_path, monkeypatch):
-    """Forty prompts of 1000 tokens read a body of 12 squares a layer; every fifth layer is under half the patches."""
+    """Forty prompts of 1000 tokens twice read a body of 12 squares a layer; every fifth layer is under half the patches."""
     monkeypatch.chdir(tmp_path)
     far = {"models": {"big": {"hub": "some/Model-7B"}}}
     needle = {"needle": "Red.", "question": "Which?"}
     prompts = {"needles": [needle, needle], "lengths": [1000], "depths": [k / 20 for k in range(20)]}
-    study = study_of(larger, **far, diagnostics=prompts)
+    study = study_of(larger, **far, diagnostics=prompts, patching={"layer_step": 1})
     found = Reckoning(study).operations_by_stage("big")
     body = 2 * 12 * 28 * 3584**2
-    assert found["diagnostics"] == 40 * 1000 * (body + 2 * 1000 * 3584 * 28)
+    assert found["diagnostics"] == 2 * 40 * 1000 * (body + 2 * 1000 * 3584 * 28)
     coarse = Reckoning(study_of(larger, **far, patching={"layer_step": 5})).operations_by_stage("big")
     assert 0.2 * found["patching"] < coarse["patching"] < 0.5 * found["patching"]
 

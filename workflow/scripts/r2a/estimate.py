@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r2a.extensions import PERTURBATION_KINDS
-from r2a.ranges import doubling_ends
+from r2a.ranges import doubling_ends, step_of
 from r2a.speeds import CPU_CORE, GPUS, Device, corrected, measured
 from r2a.study import CONDITIONS, Dataset, Model, Study
 
@@ -150,7 +150,8 @@ class Reckoning:
         shown = study.diagnostics
         for length in shown.lengths:
             n_prompts = len(shown.needles) * len(shown.depths)
-            found["diagnostics"] += n_prompts * length * (body + 2 * length * d_model * n_layers)
+            # read twice: to write the needle, and to see where the heads look meanwhile
+            found["diagnostics"] += 2 * n_prompts * length * (body + 2 * length * d_model * n_layers)
         return found
 
     def _range_ends(self) -> list[int]:
@@ -158,7 +159,7 @@ class Reckoning:
 
     def _patched_layers(self, n_layers: int) -> float:
         """How many layers are patched, the scan taken to add half as many."""
-        step = self.study.patching.layer_step
+        step = step_of(self.study.patching.layer_step, n_layers)
         return n_layers if step == 1 else min(n_layers, 1.5 * n_layers / step + 1)
 
     def _patches(self, dataset: str, geometry: Geometry) -> float:

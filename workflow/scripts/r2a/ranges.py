@@ -1,7 +1,12 @@
-"""Which ranges of a reasoning are patched as a whole.
+"""Which layers are patched, and which ranges of a reasoning as a whole.
 
 Read at every start of Snakemake, for the estimate: no heavy import here.
 """
+
+
+def step_of(layer_step: int | None, n_layers: int) -> int:
+    """Every so many layers of n_layers are patched: layer_step, or by default an eighth of them, and at least 1."""
+    return layer_step or max(1, n_layers // 8)
 
 
 def doubling_ends(n_tokens: int, range_tokens: int) -> list[int]:

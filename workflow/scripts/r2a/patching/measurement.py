@@ -16,7 +16,7 @@ from r2a.memory import if_it_fits
 from r2a.patching.controls import Given
 from r2a.patching.metrics import METRICS, logit_diff, patch_metrics
 from r2a.patching.patcher import KeptRun, Patch, Patcher, capture, final_logits, refuse_deviating
-from r2a.ranges import doubling_ends
+from r2a.ranges import doubling_ends, step_of
 from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, KEY_ROLES, PROBE, REASONING_END
 from r2a.store import axis_labels
 
@@ -115,12 +115,12 @@ def layers_to_patch(
 ) -> list[int]:
     """The layers in which a table's pairs are patched: a coarse grid, and every layer that attribution patching adds.
 
-    The grid is every settings["layer_step"]-th layer and the last one. A layer is added if, on average over the used
-    pairs, attribution patching expects some component at some token (or head) to change normalized_logit_diff by at
-    least settings["scan_effect"]; for the residual stream, by that much more than at the layer before. The layers are
-    the same for all pairs, so no mean is over a selection.
+    The grid is every step_of(settings["layer_step"])-th layer and the last one. A layer is added if, on average over
+    the used pairs, attribution patching expects some component at some token (or head) to change normalized_logit_diff
+    by at least settings["scan_effect"]; for the residual stream, by that much more than at the layer before. The
+    layers are the same for all pairs, so no mean is over a selection.
     """
-    n_layers, step = patcher.n_layers, settings["layer_step"]
+    n_layers, step = patcher.n_layers, step_of(settings["layer_step"], patcher.n_layers)
     if step == 1:
         return list(range(n_layers))
     used = [number for number in range(len(table)) if is_used(table, activations, number)]

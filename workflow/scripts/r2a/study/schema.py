@@ -495,10 +495,12 @@ class Diagnostics(Section):
         description="Texts to hide, one at a time, with the question that asks for them; no chat template is used.",
     )
     lengths: list[Annotated[int, Field(gt=0)]] = Field(
-        [1000, 2000, 4000, 8000], min_length=1, description="Lengths of the prompts with their haystacks, in tokens."
+        [500, 1000, 2000],
+        min_length=1,
+        description="Lengths of the prompts with their haystacks, in tokens. A GPU affords longer ones.",
     )
     depths: list[Annotated[float, Field(ge=0, le=1)]] = Field(
-        [0.0, 0.25, 0.5, 0.75, 1.0], min_length=1, description="Where the needle is put, as a share of the haystack."
+        [0.0, 0.5, 1.0], min_length=1, description="Where the needle is put, as a share of the haystack."
     )
 
 
@@ -593,11 +595,12 @@ class Patching(Section):
         description="Length, in tokens, of the first range before the probe that is patched as a whole; each further "
         "one is as long as all of those nearer to the probe, back to where the reasoning begins.",
     )
-    layer_step: int = Field(
-        1,
+    layer_step: int | None = Field(
+        None,
         gt=0,
         description="Patch every n-th layer, and the last one; 1 patches all. Above 1, attribution patching (one "
-        "gradient per run) first finds the layers with an effect, and these are patched too.",
+        "gradient per run) first finds the layers with an effect, and these are patched too. By default, n is an "
+        "eighth of the model's layers: 3 for 24 layers, and 1 for fewer than 16.",
     )
     scan_effect: float = Field(
         0.1,

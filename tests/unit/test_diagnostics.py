@@ -263,10 +263,12 @@ def test_store_scores_the_runs_whose_needle_was_copied_and_no_other(manifest, tm
             assert np.isfinite(file[name][:]).all()
 
 
-def test_prompts_longer_than_the_model_stop_the_job_before_it_is_loaded(manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("r2a.attention.diagnostics.load_model", None)
-    with pytest.raises(
-        AttentionError, match=r"has 512 positions, but a needle run takes .* set shorter diagnostics.lengths"
-    ):
-        diagnose_heads(manifest, HAYSTACKS / "moves.txt", tmp_path / "diagnostics.h5", SETTINGS | {"lengths": [600]})
-    assert not (tmp_path / "diagnostics.h5").exists()
+def test_needle_runs_longer_than_the_model_are_left_out_and_the_others_measured(manifest, tmp_path, caplog):
+    settings = SETTINGS | {"lengths": [32, 600], "depths": [1.0]}
+    diagnose_heads(manifest, HAYSTACKS / "moves.txt", tmp_path / "diagnostics.h5", settings)
+    assert caplog.text.count("exceed the model's 512 positions; left out") == 2
+    with h5py.File(tmp_path / "diagnostics.h5") as file:
+        is_long = file["length"][:] == 600
+        assert np.isnan(file["recall"][:]).tolist() == is_long.tolist()
+        assert not file["is_successful"][:][is_long].any()
+        assert np.isfinite(file["induction_repeats"][:]).all()

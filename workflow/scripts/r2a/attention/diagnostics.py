@@ -54,8 +54,9 @@ def diagnose_heads(manifest: Path, haystack: Path, output: Path, settings: Mappi
 
     /induction_repeats and /previous_token [repeat, layer, head]; /induction_prompts [induction_prompt, layer, head];
     /retrieval [needle_run, layer, head], nan if the model did not copy the needle. Each needle run also has its needle,
-    length, depth, n_tokens, completion, recall and is_successful. Raises AttentionError if the fused kernel differs
-    from eager attention, or if a prompt is longer than the model's context.
+    length, depth, n_tokens, completion, recall and is_successful. A run that exceeds the model's context, or memory, is
+    left out: its recall is nan, and the log names it. Raises AttentionError if the fused kernel differs from eager
+    attention.
     """
     origin = read_manifest(manifest)
     tokenizer = load_tokenizer(origin["folder"])
@@ -64,12 +65,7 @@ def diagnose_heads(manifest: Path, haystack: Path, output: Path, settings: Mappi
     runs = list(product(settings["needles"], settings["lengths"], settings["depths"]))
     text = haystack.read_text()
     needles = [needle_prompt(tokenizer, text, **needle, length=n, depth=depth) for needle, n, depth in runs]
-    longest = max(len(prompt.ids) + max_new_tokens(prompt) for prompt in needles)
-    if longest > origin["n_positions"]:
-        raise AttentionError(
-            f"{settings['model']}: has {origin['n_positions']} positions, but a needle run takes {longest} with its "
-            "answer; set shorter diagnostics.lengths"
-        )
+    n_positions = origin["n_positions"]
 
     model, eos = load_model(origin, SEAM), stop_ids(origin["folder"], tokenizer)
     check_against_eager(model, repeats[0], next(iter(origin["models"].values()))["dtype"])
@@ -82,9 +78,11 @@ def diagnose_heads(manifest: Path, haystack: Path, output: Path, settings: Mappi
         with Progress(f"{settings['model']}: needles", len(needles)) as progress:
             completions, recalls = [], []
             for k, prompt in enumerate(needles):
-                found = if_it_fits(copy_needle, model, prompt, eos)
+                n_tokens = len(prompt.ids) + max_new_tokens(prompt)
+                found = if_it_fits(copy_needle, model, prompt, eos) if n_tokens <= n_positions else None
                 if found is None:
-                    logger.warning(f"needle run {k}: {len(prompt.ids)} tokens do not fit into memory; left out")
+                    limit = "memory" if n_tokens <= n_positions else f"the model's {n_positions} positions"
+                    logger.warning(f"needle run {k}: {n_tokens} tokens with its answer exceed {limit}; left out")
                 completion, keys = found or ([], np.empty(0))
                 recalls.append(token_recall(prompt.own_ids, completion) if found else np.nan)
                 if recalls[-1] > LEAST_RECALL:

@@ -146,7 +146,7 @@ def test_a_model_on_a_cpu_has_its_hours_told_by_stage_with_what_makes_them_fewer
 
 
 def test_operations_follow_what_is_asked_for(larger, tmp_path, monkeypatch):
-    """Forty prompts of 1000 tokens are read twice by 12 squares a layer; every fifth layer is under half the patches."""
+    """Forty prompts of 1000 tokens, read twice: 12 squares a layer; every fifth layer is under half the patches."""
     monkeypatch.chdir(tmp_path)
     far = {"models": {"big": {"hub": "some/Model-7B"}}}
     needle = {"needle": "Red.", "question": "Which?"}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -141,8 +142,11 @@ def test_a_model_on_a_cpu_has_its_hours_told_by_stage_with_what_makes_them_fewer
     monkeypatch.chdir(tmp_path)
     models = {"big": {"hub": "some/Model-7B", "gpus": 0}, "toy": {"path": str(larger), "gpus": 0, "is_toy": True}}
     models["far"] = {"hub": "some/Model-32B", "gpus": 1}
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
     (line,) = [line for _, line in announced(study_of(larger, models=models)) if line.startswith("CPU hours")]
     assert line.startswith("CPU hours of big") and "diagnostics" in line and "Less by " in line
+    on_one, on_four = map(float, re.search(r": ([\d.]+), ([\d.]+) on 4 cores", line).groups())
+    assert on_four == pytest.approx(on_one / 4, abs=0.1)
 
 
 def test_operations_follow_what_is_asked_for(larger, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import json
 import math
+import os
 import re
 import shutil
 from collections import Counter
@@ -363,7 +364,11 @@ def _hours_in_words(reckoning: Reckoning) -> Iterator[str]:
             parts = ", ".join(f"{stage} {_side_by_side([column[stage] for column in columns])}" for stage in told)
             total = _side_by_side([sum(column.values()) for column in columns])
             remedy = LESS_BY[max(hours, key=hours.__getitem__)]
-            yield f"{kind} hours of {name}, {how}: {total} ({parts or 'minutes'}). Less by {remedy}."
+            n_threads = min(study.models[name].threads or 1, os.cpu_count() or 1)
+            here = f", {sum(columns[0].values()) / n_threads:.1f} on {n_threads} cores" * (
+                kind == "CPU" and n_threads > 1
+            )
+            yield f"{kind} hours of {name}, {how}: {total}{here} ({parts or 'minutes'}). Less by {remedy}."
 
 
 def _side_by_side(hours: Sequence[float]) -> str:

@@ -348,7 +348,7 @@ def _hours_in_words(reckoning: Reckoning) -> Iterator[str]:
     study = reckoning.study
     names = [name for name in reckoning.geometries if not study.models[name].is_toy]
     spent = {name: measured(study, name) for name in names}
-    for kind, devices, own in (("GPU", GPUS, "A100"), ("CPU", {"core": CPU_CORE}, "core")):
+    for kind, devices, own in (("GPU", GPUS, "A100"), ("CPU", {"one core": CPU_CORE}, "one core")):
         of_kind = [name for name in names if bool(study.models[name].gpus) == (kind == "GPU")]
         on_own = {name: reckoning.hours_by_stage(name, devices[own]) for name in of_kind}
         by_jobs = corrected(on_own, {name: spent[name] for name in of_kind})
@@ -365,9 +365,8 @@ def _hours_in_words(reckoning: Reckoning) -> Iterator[str]:
             total = _side_by_side([sum(column.values()) for column in columns])
             remedy = LESS_BY[max(hours, key=hours.__getitem__)]
             n_threads = min(study.models[name].threads or 1, os.cpu_count() or 1)
-            here = f", {sum(columns[0].values()) / n_threads:.1f} on {n_threads} cores" * (
-                kind == "CPU" and n_threads > 1
-            )
+            is_shared = kind == "CPU" and n_threads > 1
+            here = f", {sum(columns[0].values()) / n_threads:.1f} on {n_threads} cores" if is_shared else ""
             yield f"{kind} hours of {name}, {how}: {total}{here} ({parts or 'minutes'}). Less by {remedy}."
 
 

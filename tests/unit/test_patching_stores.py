@@ -23,6 +23,7 @@ from r2a.figures.patching import (
 )
 from r2a.models import load_model
 from r2a.patching import runs
+from r2a.patching.by_probe import used_pairs
 from r2a.patching.controls import Given, random_like
 from r2a.patching.measurement import control_sources, measure, range_ends
 from r2a.patching.metrics import METRICS
@@ -258,7 +259,7 @@ def test_ranges_of_the_reasoning_before_the_answer_change_nothing_and_end_with_t
 
 def test_a_range_is_one_run_in_which_all_its_tokens_are_the_clean_runs(folder):
     """With roles that begin after the answer, the last range holds it."""
-    table = runs.used_pairs(folder / "pairs.parquet")["plain"].iloc[:3]
+    table = used_pairs(folder / "pairs.parquet")["plain"].iloc[:3]
     for run in ("clean", "corrupted"):
         table[f"{run}_positions"] = [[p[2], p[1], *p[2:]] for p in table[f"{run}_positions"]]
     patcher = Patcher(planted_model())
@@ -338,7 +339,7 @@ def test_added_pairs_are_patched_and_those_whose_controls_come_from_them_and_no_
     monkeypatch.setattr(runs, "measure", lambda *given: measured.extend(given[3]) or measure(*given))
     job = folder / "pairs.parquet", folder / "activations.h5", manifest
     patch_pairs(*job, tmp_path / "patching.h5", settings, 64)
-    table = runs.used_pairs(folder / "pairs.parquet")["plain"]
+    table = used_pairs(folder / "pairs.parquet")["plain"]
     before, after = (
         [{row for _, row in control_sources(rows, number, settings)} for number in range(3)]
         for rows in (table.iloc[:3], table)

@@ -1,6 +1,5 @@
 """How an answer comes from its reasoning: through which heads and MLPs, and at which layers (METHOD section 4)."""
 
-import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +15,14 @@ from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
 from r2a.parts import Parts
 from r2a.patching.attribution import direct_attribution
+from r2a.patching.by_probe import plain_rows, probe_groups, refuse_unused, used_pairs
 from r2a.patching.measurement import LOGITS_AT_A_TIME, RUNS, is_used
 from r2a.patching.metrics import patch_metrics
 from r2a.patching.patcher import KeptRun, Patch, Patcher, PatchPath, final_logits
-from r2a.patching.runs import used_pairs
 from r2a.progress import Progress
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, FINAL_ROLE, KEY_ROLES, PATHS, PROBE, REASONING_END
 from r2a.shards import WHOLE, shard_range
 from r2a.store import (
-    NothingToMeasure,
     add_array,
     add_axis,
     add_column,
@@ -104,18 +102,17 @@ def follow_patches(
     origin = provenance(settings, [pairs, activations, ranks])
     features = heads[["layer", "head", "rank", "output_share", "a2bos"]].to_json(orient="values")
     depends = {
-        f"{probe}-{number}": [json.loads(row), features]
+        f"{probe}-{number}": [row, features]
         for probe, table in by_probe.items()
-        for number, row in enumerate(table.to_json(orient="records", lines=True).splitlines())
+        for number, row in enumerate(plain_rows(table))
     }
     parts = Parts(output, origin, depends)
     with open_hdf5(activations) as kept:
+        refuse_unused(by_probe, kept)
         own = {
             probe: [n for n in shard_range(shard, len(table)) if is_used(table, kept[probe], n)]
             for probe, table in by_probe.items()
         }
-        if not any(is_used(t, kept[probe], n) for probe, t in by_probe.items() for n in range(len(t))):
-            raise NothingToMeasure("in no pair do both runs prefer their own answers")
         missing = [(probe, number) for probe in own for number in own[probe] if f"{probe}-{number}" not in parts]
         with Progress(f"{settings['model']}, {settings['dataset']}: pairs followed", len(missing)) as progress:
             for probe, number in missing:
@@ -126,10 +123,7 @@ def follow_patches(
                 parts.add(f"{probe}-{number}", pair.measure(sets, batch_tokens))
                 progress.advance()
         with new_hdf5(output, origin) as file:
-            add_axis(file, "probe", list(by_probe))
-            for probe, table in by_probe.items():
-                group = file.create_group(probe)
-                add_axis(group, "pair", list(table["pair"]))
+            for probe, table, group in probe_groups(file, by_probe):
                 add_column(group, "template", "pair", list(table["template"]))
                 for axis in ("layer", "later_layer"):
                     add_axis(group, axis, range(patcher.n_layers))

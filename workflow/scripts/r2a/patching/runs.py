@@ -1,6 +1,5 @@
 """The two jobs of activation patching: store both runs' activations, and patch one run into the other."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from r2a.memory import affordable_tokens, by_tokens, if_it_fits, in_batches
 from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
 from r2a.parts import Parts
+from r2a.patching.by_probe import plain_rows, probe_groups, refuse_unused, used_pairs
 from r2a.patching.measurement import (
     RANGES,
     RUNS,
     control_sources,
-    is_used,
     layers_to_patch,
     measure,
     range_ends,
@@ -37,19 +36,9 @@ from r2a.store import (
     new_hdf5,
     open_hdf5,
     provenance,
-    read_parquet,
 )
 
 CPU_BATCH_TOKENS = 4096  # larger batches do not fit into a CPU's caches
-
-
-def used_pairs(pairs: Path) -> dict[str, pd.DataFrame]:
-    """The pairs that were not left out, by probe; all pairs of a probe have the same roles."""
-    table = read_parquet(pairs)
-    table = table[table["left_out"] == ""]
-    whole = ("answer_a_id", "answer_b_id", "clean_reasoning_start", "corrupted_reasoning_start")
-    table = table.astype(dict.fromkeys(whole, int))  # pandas made them floats, as pairs that are left out have none
-    return {str(probe): rows.reset_index(drop=True) for probe, rows in table.groupby("probe", sort=False)}
 
 
 def capture_activations(
@@ -74,10 +63,9 @@ def capture_activations(
         new_hdf5(output, provenance(settings, [pairs, manifest])) as file,
         Progress(f"{settings['model']}, {settings['dataset']}: runs captured", n_runs) as progress,
     ):
-        add_axis(file, "probe", list(by_probe))
-        for probe, table in by_probe.items():
-            group = file.create_group(probe)
-            roles = _add_axes(group, table["pair"], table["roles"].iloc[0], patcher)
+        for _probe, table, group in probe_groups(file, by_probe):
+            roles = list(table["roles"].iloc[0])
+            _add_axes(group, roles, patcher, range(patcher.n_layers))
             add_axis(group, "d_model", range(patcher.decoder.d_model))
             add_axis(group, "d_head", range(patcher.d_head))
             add_axis(group, "vocabulary", range(patcher.decoder.config.vocab_size))
@@ -151,7 +139,7 @@ def patch_pairs(
     batch_tokens = batch_tokens if is_shared else min(batch_tokens, CPU_BATCH_TOKENS)
     origin = provenance(settings, [pairs, activations])
     with open_hdf5(activations) as kept:
-        _refuse_unused(pairs, by_probe, kept)
+        refuse_unused(by_probe, kept)
         patcher = Patcher(load_model(read_manifest(manifest), SEAM))
         of_model = {**settings, "components": patcher.places.those_of(settings["components"])}
         batch_tokens = affordable_tokens(batch_tokens, patcher.bytes_per_token, "patching")
@@ -190,10 +178,8 @@ def patch_pairs(
                     parts.add(f"{probe}-{number}", arrays)
                     progress.advance()
         with new_hdf5(output, origin) as file:
-            add_axis(file, "probe", list(by_probe))
-            for probe, table in by_probe.items():
-                group = file.create_group(probe)
-                _add_axes(group, table["pair"], axis_labels(kept[probe], "role"), patcher, layers[probe])
+            for probe, table, group in probe_groups(file, by_probe):
+                _add_axes(group, axis_labels(kept[probe], "role"), patcher, layers[probe])
                 add_column(group, "template", "pair", list(table["template"]))
                 most = max(range_ends(table, settings["range_tokens"]), key=len)
                 add_axis(group, "range", most[:-1])
@@ -219,34 +205,19 @@ def _part_dependences(
     """
     found = {}
     for probe, table in by_probe.items():
-        rows = [json.loads(row) for row in table.to_json(orient="records", lines=True).splitlines()]
+        rows = plain_rows(table)
         for number in range(len(table)):
             sources = [[run, rows[row]] for run, row in control_sources(table, number, settings)]
             found[f"{probe}-{number}"] = [rows[number], sources, layers[probe]]
     return found
 
 
-def _refuse_unused(pairs: Path, by_probe: Mapping[str, pd.DataFrame], activations: h5py.File) -> None:
-    """Raise NothingToMeasure if there is no pair in which both runs prefer their own answers."""
-    n_used = 0
-    for probe, table in by_probe.items():
-        used = [is_used(table, activations[probe], number) for number in range(len(table))]
-        logger.info(f"{probe}: {sum(used)} of {len(table)} pairs prefer their own answers in both runs")
-        n_used += sum(used)
-    if n_used == 0:
-        raise NothingToMeasure("in no pair do both runs prefer their own answers")
-
-
-def _add_axes(
-    group: h5py.Group, pairs: pd.Series, roles: list[str], patcher: Patcher, layers: Sequence[int] | None = None
-) -> list[str]:
-    """Add the axes that both stores share, with all layers by default; return the roles."""
-    add_axis(group, "pair", list(pairs))
-    add_axis(group, "layer", range(patcher.n_layers) if layers is None else layers)
+def _add_axes(group: h5py.Group, roles: Sequence[str], patcher: Patcher, layers: Sequence[int]) -> None:
+    """Add the axes that both stores share."""
+    add_axis(group, "layer", layers)
     add_axis(group, "head", range(patcher.n_heads))
-    add_axis(group, "role", list(roles))
+    add_axis(group, "role", roles)
     add_axis(group, "key_role", KEY_ROLES)
-    return list(roles)
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""GPUs of a workstation, each leased to one job at a time: Snakemake counts GPUs but does not assign them."""
+"""GPUs of a workstation, each leased to one job at a time, because Snakemake counts GPUs but does not assign them."""
 
 import contextlib
 import fcntl
@@ -23,12 +23,12 @@ class DeviceError(Exception):
 
 @contextlib.contextmanager
 def leased_gpus(resources: Any, job: str) -> Iterator[list[str]]:
-    """Let this process alone see resources.gpus_needed GPUs, through CUDA_VISIBLE_DEVICES, until the block ends.
+    """Make resources.gpus_needed GPUs visible to this process, and no others, until the block ends.
 
-    Waits, with a line in the log that names the jobs that have them, until so many of the GPUs that it may use
-    (CUDA_VISIBLE_DEVICES, or all) are free. The kernel frees a killed job's lease. A job that needs none sees none.
-    resources.gpu is what Snakemake counted for the job. Raises DeviceError where it granted, or the machine has, fewer
-    than needed.
+    Waits until enough of the GPUs that it may use (CUDA_VISIBLE_DEVICES, or all) are free, with a line in the log that
+    names the jobs that hold them. The kernel releases a killed job's lease. A job that needs no GPU sees none.
+    resources.gpu is what Snakemake counted for the job. Raises DeviceError if Snakemake granted, or the machine has,
+    fewer than needed.
     """
     n_needed, n_granted = resources.gpus_needed, resources.gpu
     if n_granted < n_needed:
@@ -56,9 +56,9 @@ def leased_gpus(resources: Any, job: str) -> Iterator[list[str]]:
 
 
 def share_of_cores(n_threads: int, n_gpus: int, all_cores: int | None, all_gpus: int | None) -> int:
-    """n_threads of a job on n_gpus, or its GPUs' share of the cores if that is less: so that jobs on all GPUs fit.
+    """n_threads of a job on n_gpus, or its GPUs' share of the cores if that is less, so that jobs on all GPUs fit.
 
-    all_cores, all_gpus: those that Snakemake may use; None where it does not count them, as on a cluster.
+    all_cores, all_gpus: those that Snakemake may use; None if it does not count them, as on a cluster.
     """
     if not (n_gpus and all_cores and all_gpus):
         return n_threads
@@ -66,9 +66,9 @@ def share_of_cores(n_threads: int, n_gpus: int, all_cores: int | None, all_gpus:
 
 
 def usable_dtype(dtype: str, capability: tuple[int, int] | None) -> str:
-    """`dtype`, or float16 in place of bfloat16 on a GPU whose compute capability is below FULL_CAPABILITY; logged.
+    """`dtype`, or float16 instead of bfloat16 on a GPU whose compute capability is below FULL_CAPABILITY; logged.
 
-    capability: the lowest of the GPUs, None without one.
+    capability: the lowest of the GPUs', None without a GPU.
     """
     if dtype != "bfloat16" or capability is None or capability >= FULL_CAPABILITY:
         return dtype

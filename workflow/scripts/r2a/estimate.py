@@ -1,4 +1,4 @@
-"""What a study will need, printed before it starts: disk by stage, and GPU hours. Within a factor of two or so.
+"""What a study will need, printed before it starts: disk space by stage, and GPU hours, within about a factor of two.
 
 Read at every start of Snakemake: no heavy import here.
 """

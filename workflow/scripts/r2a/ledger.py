@@ -1,4 +1,4 @@
-"""Results of requests kept the moment they finish, so that a killed job loses only what was in flight."""
+"""Results of requests, kept as soon as they finish, so that a killed job loses only what was in flight."""
 
 import contextlib
 import fcntl
@@ -17,10 +17,11 @@ SECONDS_BETWEEN_SYNCS = 1.0
 
 
 class Ledger:
-    """An append-only JSON Lines file of entries by key. A truncated last line is cut off, other damaged ones skipped.
+    """An append-only JSON Lines file of entries by key.
 
-    Each line is handed to the operating system at once, so it survives the process. It is flushed to disk once a
-    second, so a power failure costs at most that second; flushing every line would slow the engine down.
+    A truncated last line is cut off; other damaged lines are skipped. Each line is handed to the operating system at
+    once, so it survives the process. It is flushed to disk once a second, so a power failure costs at most that second;
+    flushing every line would slow the engine down.
     """
 
     def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
@@ -69,7 +70,7 @@ class Ledger:
 
 
 def ledger_path(output: Path) -> Path:
-    """Where a job keeps the results of which it makes an output."""
+    """Where a job keeps the results from which it makes an output."""
     return output.with_name(f".{output.stem}.ledger.jsonl")
 
 
@@ -79,10 +80,10 @@ def other_ledgers(output: Path) -> Iterable[Path]:
 
 
 def hold(path: Path) -> TextIO:
-    """Take a ledger for this process, once no other has it, until the returned file is closed or the process ends.
+    """Lock a ledger, waiting for any other holder, until the returned file is closed or the process ends.
 
-    The kernel frees it however the process ends. A file system without locks lets all in: Snakemake starts no job
-    twice.
+    The kernel releases the lock however the process ends. On a file system without locks, every process gets in;
+    Snakemake starts no job twice.
     """
     file = hold_if_free(path)
     if file is None:
@@ -94,7 +95,7 @@ def hold(path: Path) -> TextIO:
 
 
 def hold_if_free(path: Path) -> TextIO | None:
-    """As hold, but None at once where another process has the ledger, or the file system has no locks."""
+    """As hold, but returns None at once if another process has the ledger, or if the file system has no locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a")  # noqa: SIM115 (closed by whoever holds it)
     try:

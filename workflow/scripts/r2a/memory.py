@@ -1,4 +1,4 @@
-"""What a device's memory holds: batches are sized by an estimate, and halved where memory runs out all the same."""
+"""What fits into a device's memory: batches are sized by an estimate, and halved if memory still runs out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -17,9 +17,9 @@ Result = TypeVar("Result")
 
 
 def free_bytes() -> int:
-    """Free memory of the visible GPUs, of the one that has least where there are several; without one, of the machine.
+    """Free memory of the visible GPU that has the least; without a GPU, of the machine.
 
-    What torch holds on a GPU and does not use counts as free.
+    Memory that torch has reserved on a GPU but does not use counts as free.
     """
     if not torch.cuda.is_available():
         return int(psutil.virtual_memory().available)
@@ -31,7 +31,7 @@ def free_bytes() -> int:
 
 
 def affordable_tokens(most: int, bytes_per_token: float, what: str) -> int:
-    """`most`, or as many tokens as SHARE of the free memory holds at so many bytes each, if those are fewer; told."""
+    """`most`, or as many tokens as SHARE of the free memory holds at so many bytes each, if fewer; logged."""
     fitting = int(SHARE * free_bytes() / bytes_per_token)
     if fitting < most:
         logger.info(f"{what}: {fitting} tokens per batch instead of {most}, as free memory holds no more")
@@ -39,7 +39,7 @@ def affordable_tokens(most: int, bytes_per_token: float, what: str) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out."""
+    """Whether an error means that memory has run out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL)
@@ -51,12 +51,12 @@ def in_batches(
     batch_tokens: int,
     compute: Callable[[Sequence[Item], int], Result],
 ) -> Iterator[tuple[Sequence[Item], Result | None]]:
-    """Items in their order, a batch at a time, and what `compute` makes of each batch.
+    """Yield (batch, what `compute` makes of it) over the items in their order.
 
-    take: the first of some items, as many as so many tokens hold and at least one (by_tokens). compute is given a batch
-    and the budget in tokens. Where memory runs out the budget is halved for all that is left, until a batch is
-    smaller, and the same items are tried again. A single item that does not fit comes with None; what becomes of it,
-    and who is told, is the caller's affair.
+    take: returns the first items that fit into a number of tokens, at least one (by_tokens). compute receives a batch
+    and the budget in tokens. When memory runs out, the budget for all remaining items is halved until the batch gets
+    smaller, and the same items are tried again. A single item that does not fit comes with None; the caller decides
+    what to do and whom to tell.
     """
     left = list(items)
     while left:
@@ -78,7 +78,7 @@ def in_batches(
 
 
 def by_tokens(n_tokens: Sequence[int]) -> Callable[[Sequence[int], int], Sequence[int]]:
-    """`take` of in_batches, for items that are numbers into n_tokens, which says how many tokens each has."""
+    """A `take` for in_batches, for items that are indices into n_tokens, the number of tokens of each."""
 
     def take(left: Sequence[int], batch_tokens: int) -> Sequence[int]:
         total = 0
@@ -92,12 +92,12 @@ def by_tokens(n_tokens: Sequence[int]) -> Callable[[Sequence[int], int], Sequenc
 
 
 def if_it_fits(compute: Callable[..., Result], *of: Any) -> Result | None:
-    """compute(*of), or None where memory runs out."""
+    """compute(*of), or None if memory runs out."""
     ((_, found),) = in_batches([0], by_tokens([1]), 0, lambda *_: compute(*of))
     return found
 
 
 def free_unused() -> None:
-    """Give back what torch holds on GPUs and does not use."""
+    """Release the memory that torch has reserved on GPUs but does not use."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Progress of long work, as lines in a job's log, and on the terminal that Snakemake runs in."""
+"""Progress of long work, as lines in a job's log and on the terminal in which Snakemake runs."""
 
 import logging
 import time
@@ -14,16 +14,16 @@ terminal: TextIO | None = None
 
 
 def tell(words: str) -> None:
-    """A warning in the job's log, and on the terminal where a person watches."""
+    """Log a warning, and show it on the terminal if a person is watching."""
     logger.warning(words)
     if terminal:
         print(f"WARNING: {words}", file=terminal, flush=True)
 
 
 class Progress:
-    """Logs done, total, rate and time left; every few seconds at first, every minute later, and once at the end.
+    """Logs done, total, rate and time left: every few seconds at first, every minute later, and once at the end.
 
-    The last line comes when the block ends, whether all is done or not.
+    The last line comes when the block ends, whether or not everything is done.
     """
 
     def __init__(self, what: str, total: int) -> None:
@@ -34,14 +34,14 @@ class Progress:
         self.started = self.last_line = time.monotonic()
 
     def advance(self, tokens: int = 0) -> None:
-        """One more is done; `tokens` were processed for it."""
+        """Count one more as done, for which `tokens` were processed."""
         self.done += 1
         self.tokens += tokens
         self.share = 0.0
         self._log_at_times()
 
     def within(self, share: float) -> None:
-        """So much of the next one is done, from 0 to 1."""
+        """Report the completed share of the next one, from 0 to 1."""
         self.share = share
         self._log_at_times()
 

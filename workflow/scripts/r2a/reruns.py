@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Job(NamedTuple):
-    """A job of a study, done or not. stage: '' for a rule that has none; needs: numbers of the jobs that it reads."""
+    """A job of a study, done or not. stage: '' for a rule without one; needs: numbers of the jobs that it reads from."""
 
     number: int
     rule: str
@@ -27,7 +27,7 @@ class Job(NamedTuple):
 
 
 def jobs_of(configuration: Path | None = None) -> list[Job]:
-    """Every job of a study (the shipped one without a configuration), as Snakemake plans them from nothing."""
+    """Every job of a study (without a configuration, of the shipped one), as Snakemake plans them from scratch."""
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, Quietness, ResourceSettings
 
@@ -40,7 +40,7 @@ def jobs_of(configuration: Path | None = None) -> list[Job]:
             snakefile=ROOT / "Snakefile",
         )
         planned.dag(DAGSettings(forceall=True))
-        workflow = planned._workflow  # Snakemake's interface prints its graph, and says no job's wildcards
+        workflow = planned._workflow  # Snakemake's interface prints its graph, but does not give the jobs' wildcards
         workflow._prepare_dag(forceall=True, ignore_incomplete=True, lock_warn_only=True, nolock=True)
         workflow._build_dag()
         jobs = [job for job in workflow.dag.jobs if job.rule.name != "all"]
@@ -62,7 +62,7 @@ def jobs_of(configuration: Path | None = None) -> list[Job]:
 
 
 def made_again(jobs: Iterable[Job], changed: Collection[int]) -> list[Job]:
-    """The jobs that are changed, and all that read what they make, at any remove. changed: their numbers."""
+    """The changed jobs, and all jobs that depend on them, directly or not. changed: their numbers."""
     jobs, found = list(jobs), set(changed)
     while more := {job.number for job in jobs if job.number not in found and job.needs & found}:
         found |= more
@@ -70,7 +70,7 @@ def made_again(jobs: Iterable[Job], changed: Collection[int]) -> list[Job]:
 
 
 def listing(key: str, jobs: list[Job]) -> str:
-    """What a changed key would make again, by rule: how many jobs, and which rules run a model."""
+    """What a changed key would make again, by rule: the number of jobs, and which rules run a model."""
     stages = stages_of(key)
     again = made_again(jobs, {job.number for job in jobs if job.stage in stages})
     counts = Counter(job.rule for job in again)
@@ -79,7 +79,7 @@ def listing(key: str, jobs: list[Job]) -> str:
     if not lines:
         return f"{key} changes no result: nothing would be made again."
     said = f"{key} is read by {', '.join(stages)}. At most {len(again)} of {len(jobs)} jobs would be made again"
-    return "\n".join([f"{said} (fewer where it changes for one model or dataset alone):", *lines])
+    return "\n".join([f"{said} (fewer if it changes for one model or dataset only):", *lines])
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""One model's work on one dataset in shards, which jobs do side by side, and their stores made one again.
+"""One model's work on one dataset, shared by several jobs, and their stores joined into one.
 
-A shard is its problems, traces or pairs in their order, so its bounds depend on their number alone. A shard's Parquet
-table has its own rows; its HDF5 store has the whole study's axes, and is empty beyond its own traces or pairs.
+A shard is a contiguous part of the problems, traces or pairs, so its bounds depend only on their number. A shard's
+Parquet table has its own rows; its HDF5 store has the whole study's axes and is filled for its own traces or pairs
+only.
 """
 
 import shutil
@@ -34,16 +35,16 @@ def whole_name(output: Path) -> str:
 
 
 def shard_range(shard: str, n: int) -> range:
-    """The numbers of the shard's own among n: shard 2-of-3 has the second third of them; maybe none."""
+    """The indices of a shard among n: shard 2-of-3 has the second third of them, which may be empty."""
     number, n_shards = map(int, shard.split("-of-"))
     return range((number - 1) * n // n_shards, number * n // n_shards)
 
 
 def gather_shards(shards: Sequence[Path], output: Path) -> None:
-    """Make one store of shards 1-of-n to n-of-n: what one job for all would have written, its provenance too.
+    """Join shards 1-of-n to n-of-n into the store that a single job would have written, including its provenance.
 
-    A table is empty, with the reason, where no shard has a row. Raises StoreError where shards are of different
-    parameters, inputs or weights.
+    A table is empty, with the reason, if no shard has a row. Raises StoreError if shards differ in parameters, inputs
+    or weights.
     """
     origins = [{key: read_provenance(path)[key] for key in ("parameters", "inputs", "models")} for path in shards]
     for path, origin in zip(shards, origins, strict=True):
@@ -69,7 +70,7 @@ def gather_shards(shards: Sequence[Path], output: Path) -> None:
 
 
 def _copy_own(file: h5py.File, whole: h5py.File, shard: str) -> None:
-    """Copy what a shard's store has of its own traces or pairs, chunk by chunk as it is compressed."""
+    """Copy a shard's own traces or pairs into the whole store, chunk by chunk, still compressed."""
     arrays: list[h5py.Dataset] = []
     file.visititems(lambda _, item: arrays.append(item) if "unit" in item.attrs else None)
     for array in arrays:

@@ -1,4 +1,4 @@
-"""How fast devices compute, for estimates, and how long a study's own jobs took, by which estimates are corrected.
+"""How fast devices compute, for estimates, and how long a study's own jobs took, to correct the estimates.
 
 Read at every start of Snakemake: no heavy import here.
 """
@@ -55,7 +55,7 @@ BESIDE = (".prompts.tsv", ".grades.tsv")  # of a stage's other jobs, which run n
 
 
 def n_jobs(study: Study, stage: str, name: str) -> int:
-    """How many of the study's jobs compute a stage of a model."""
+    """Number of the study's jobs that compute a stage of a model."""
     n_shards = study.models[name].shards
     return {
         "traces": len(study.datasets) * len(CONDITIONS) * len(study.decodings) * n_shards,
@@ -68,7 +68,7 @@ def n_jobs(study: Study, stage: str, name: str) -> int:
 
 
 def measured(study: Study, name: str) -> dict[str, tuple[float, float]]:
-    """Of each stage of a model with jobs that ended: their device hours, and what share of its jobs they are."""
+    """For each stage of a model with finished jobs: their device hours, and their share of its jobs."""
     found, model = {}, study.models[name]
     for stage, pattern in FOLDERS.items():
         seconds = []
@@ -86,10 +86,10 @@ def measured(study: Study, name: str) -> dict[str, tuple[float, float]]:
 def corrected(
     estimated: Mapping[str, Mapping[str, float]], spent: Mapping[str, Mapping[str, tuple[float, float]]]
 ) -> dict[str, dict[str, float]]:
-    """Hours by model and stage: what jobs that ended took, over their share of the stage's.
+    """Hours by model and stage: what the finished jobs took, divided by their share of the stage's jobs.
 
-    Where a stage of a model has no such job, the estimate times the ratio of measured to estimated hours, the median of
-    the same stage in other models, or else of all.
+    A stage of a model without finished jobs gets the estimate times the ratio of measured to estimated hours: the
+    median over the same stage of other models, or else over all.
     """
     whole = {(name, stage): hours / share for name, stages in spent.items() for stage, (hours, share) in stages.items()}
     ratios = {key: hours / estimated[key[0]][key[1]] for key, hours in whole.items() if estimated[key[0]].get(key[1])}

@@ -33,10 +33,10 @@ def _wilson(share: np.ndarray, total: np.ndarray, z: float) -> tuple[np.ndarray,
 def share_interval(shares: np.ndarray, n_samples: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
     """Low and high end of the mean of shares [..., problem], each of n_samples answers; nan without problems.
 
-    The score interval (_score_interval), whose end at the nearer border reaches at least to the exact one-sided limit
-    of the share of problems that have any exception: without it Wilson's interval covers as seldom as .84 where all but
-    one of the problems are right (Brown, Cai and DasGupta, 2001, "Interval estimation for a binomial proportion").
-    Never falls at either end where one more answer is right.
+    The score interval (_score_interval), whose end nearer to 0 or 1 reaches at least to the exact one-sided limit of
+    the share of problems with any exception; without this, Wilson's interval can cover as rarely as .84 if all but one
+    of the problems are right (Brown, Cai and DasGupta, 2001, "Interval estimation for a binomial proportion"). Neither
+    end falls when one more answer is right.
     """
     low, high = _score_interval(shares, n_samples, confidence)
     return np.minimum(low, _border_reach(shares, confidence)), np.maximum(
@@ -111,7 +111,7 @@ def mcnemar_p(n_with_only: np.ndarray | int, n_without_only: np.ndarray | int) -
 
 
 def is_testable(n_pairs: int, confidence: float, n_tests: int = 1) -> bool:
-    """Whether an exact paired test of n_pairs can reach significance at all, if need be as one of n_tests (Holm)."""
+    """Whether an exact paired test of n_pairs can reach significance at all, as one of n_tests under Holm's correction."""
     return n_tests * 2.0 ** (1 - n_pairs) <= 1 - confidence
 
 
@@ -124,8 +124,9 @@ def resampled_means(
 ) -> np.ndarray:
     """Means of values [unit, ...] where defined, over clusters of units drawn with replacement: [resample, ...].
 
-    clusters: of which cluster each unit is (a problem's samples, a template's pairs); without, each is its own. A
-    cluster weighs by its defined units, each by its of weights [unit, ...] or alike; nan in a draw that has none.
+    clusters: the cluster of each unit (a problem's samples, a template's pairs); by default each unit is its own. A
+    cluster weighs by its defined units, and each unit by its entry of weights [unit, ...], by default equally; nan in a
+    draw without any.
     """
     _, of = np.unique(np.arange(len(values)) if clusters is None else clusters, return_inverse=True)
     if not len(of):
@@ -141,12 +142,12 @@ def resampled_means(
 
 
 def percentile_ends(draws: np.ndarray, n_clusters: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the expanded percentile interval of draws [resample, ...] that are nan where undefined; nan without any.
+    """Ends of the expanded percentile interval of draws [resample, ...], ignoring nan; nan if all are.
 
-    A bootstrap of n clusters has a spread that is too small by sqrt((n - 1) / n), and normal tails: percentiles that
-    are further out make up for both, and with 20 clusters the interval covers .95 in place of .92. It has no width
-    where all draws are the same. nan for fewer than two clusters.
-    Hesterberg, 2015, "What teachers should know about the bootstrap", section 5.3.
+    A bootstrap of n clusters has a spread that is too small by sqrt((n - 1) / n), and normal tails. Percentiles further
+    out correct both: with 20 clusters the interval covers .95 instead of .92. It has no width if all draws are equal,
+    and is nan for fewer than two clusters. Hesterberg, 2015, "What teachers should know about the bootstrap", section
+    5.3.
     """
     if n_clusters < 2 or not len(draws):
         undefined = np.full(draws.shape[1:], np.nan)
@@ -170,10 +171,10 @@ def bootstrap_interval(
 
 
 def mean_interval(values: np.ndarray, step: float, confidence: float) -> tuple[float, float]:
-    """Low and high end of the mean of scores or of their differences [problem], by Student's t; nan for fewer than two.
+    """Low and high end of the mean of scores or differences [problem], by Student's t; nan for fewer than two.
 
-    Two problems are added for it, `step` above and below the mean: as in Agresti and Coull's interval for shares, a
-    few problems that are all alike then leave a width, and where few differ the interval still covers.
+    Two problems are added, `step` above and below the mean. As with Agresti and Coull's interval for shares, a few
+    identical problems then still leave a width, and the interval covers even if few differ.
     """
     n = len(values)
     if n < 2:
@@ -202,10 +203,11 @@ def simultaneous_confidence(differences: np.ndarray, n_resamples: int, confidenc
 
 
 def sign_flip_p(differences: np.ndarray, n_resamples: int, seed: int, clusters: np.ndarray | None = None) -> float:
-    """Two-sided p of the mean of differences [pair], were each cluster's sign a fair coin; nan without any or with nan.
+    """Two-sided p of the mean of differences [pair] if each cluster's sign were a fair coin.
 
-    clusters: as in resampled_means. Exact for up to 16 clusters whose sum is not 0, else from n_resamples draws, the
-    observed signs counted among them, so that p is never 0 (Phipson and Smyth, 2010).
+    clusters: as in resampled_means. Exact for up to 16 clusters whose sum is not 0; otherwise from n_resamples draws,
+    with the observed signs counted among them so that p is never 0 (Phipson and Smyth, 2010). nan without differences
+    or with nan.
     """
     differences = np.asarray(differences, float)
     if not len(differences) or np.isnan(differences).any():
@@ -224,11 +226,11 @@ def sign_flip_p(differences: np.ndarray, n_resamples: int, seed: int, clusters: 
 
 
 def label_p(arms: np.ndarray, n_resamples: int, seed: int) -> float:
-    """Two-sided p of the first arm's mean minus the others' in arms [problem, arm], were the label any arm's alike.
+    """Two-sided p of the first arm's mean minus the others' in arms [problem, arm], if any arm could bear its label.
 
-    The label is moved at random among each problem's own arms; the observed place is counted among the draws, so that
-    p is never 0. A sign flip would not do: one arm less the mean of several is not symmetric about 0. nan without
-    problems, with one arm, or with nan.
+    The label is moved at random among each problem's own arms; the observed place is counted among the draws, so that p
+    is never 0. A sign flip would not be valid, because one arm minus the mean of several is not symmetric about 0. nan
+    without problems, with one arm, or with nan.
     """
     n_problems, n_arms = arms.shape
     if not n_problems or n_arms < 2 or np.isnan(arms).any():
@@ -243,7 +245,7 @@ def label_p(arms: np.ndarray, n_resamples: int, seed: int) -> float:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values [test] of one family, adjusted so that the chance of any false alarm is held; nan stays nan.
+    """p-values [test] of one family, adjusted to control the probability of any false alarm; nan stays nan.
 
     Holm, 1979, "A simple sequentially rejective multiple test procedure".
     """
@@ -255,7 +257,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def paired_t(differences: np.ndarray) -> tuple[float, float]:
-    """t and two-sided p of the paired t-test on differences [problem]; nan for fewer than two, or all the same."""
+    """t and two-sided p of the paired t-test on differences [problem]; nan for fewer than two, or if all are equal."""
     if len(differences) < 2 or np.ptp(differences) == 0:
         return np.nan, np.nan
     result = stats.ttest_1samp(differences, 0.0)

@@ -1,4 +1,4 @@
-"""Files that stages hand to each other: Parquet, CSV and HDF5, each with its provenance, each whole or absent."""
+"""Files that stages pass to each other: Parquet, CSV and HDF5, each with its provenance, each whole or absent."""
 
 import contextlib
 import hashlib
@@ -60,7 +60,7 @@ def installed_packages() -> dict[str, str]:
 
 
 def provenance(parameters: Mapping[str, Any], inputs: Sequence[Path | str] = ()) -> dict[str, Any]:
-    """What a result came from: its parameters, packages, and the models and files behind its inputs."""
+    """Where a result comes from: its parameters, packages, and the models and files behind its inputs."""
     models: dict[str, Any] = {}
     sources: dict[str, Any] = {}
     for path in inputs:
@@ -79,7 +79,7 @@ def provenance(parameters: Mapping[str, Any], inputs: Sequence[Path | str] = ())
 
 @contextlib.contextmanager
 def empty_if_nothing(outputs: Iterable[str], settings: Mapping[str, Any], inputs: Iterable[str]) -> Iterator[None]:
-    """Where the block has nothing to measure, write those of its outputs that it has not written empty, and say why."""
+    """If the block raises NothingToMeasure, write the outputs that it has not written as empty, with the reason."""
     try:
         yield
     except NothingToMeasure as reason:
@@ -90,7 +90,7 @@ def empty_if_nothing(outputs: Iterable[str], settings: Mapping[str, Any], inputs
 
 
 def write_empty(path: Path, origin: Mapping[str, Any]) -> None:
-    """A store, or a table, that holds nothing but its provenance and why it holds nothing."""
+    """Write a store or table that contains only its provenance and the reason why it is empty."""
     reason = pd.DataFrame({NOTHING: [origin[NOTHING]]})
     if path.suffix == ".h5":
         with new_hdf5(path, origin):
@@ -102,19 +102,19 @@ def write_empty(path: Path, origin: Mapping[str, Any]) -> None:
 
 
 def why_empty(path: Path | str) -> str | None:
-    """Why a store or table is empty; None where it is not."""
+    """Why a store or table is empty; None if it is not."""
     origin = _provenance_text(Path(path))
     return json.loads(origin).get(NOTHING) if origin else None
 
 
 def filled(paths: Iterable[Path]) -> list[Path]:
-    """Those stores and tables that are not empty."""
+    """The stores and tables that are not empty."""
     return [path for path in paths if why_empty(path) is None]
 
 
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, on the disk, when the block ends well."""
+    """A temporary path beside `path`, which replaces it, flushed to disk, if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.partial{path.suffix}"):  # by a killed job: job_log lets in one
@@ -154,9 +154,9 @@ def write_parquet(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, An
 
 
 def write_csv(path: Path | str, frame: pd.DataFrame, origin: Mapping[str, Any]) -> None:
-    """A table that people read, and its provenance beside it, as {name}.provenance.json.
+    """Write a table for people, and its provenance beside it as {name}.provenance.json.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    A text that a spreadsheet would take for a formula gets a leading apostrophe.
     """
     with whole_file(path) as partial:
         texts = frame.select_dtypes(exclude="number").columns
@@ -180,9 +180,9 @@ def new_hdf5(path: Path | str, origin: Mapping[str, Any]) -> Iterator[h5py.File]
 
 @contextlib.contextmanager
 def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
-    """An HDF5 store for reading.
+    """An HDF5 store, opened for reading.
 
-    Raises StoreError where it is damaged, or of a newer schema than this code knows; NothingToMeasure if it is empty.
+    Raises StoreError if it is damaged or has a newer schema than this code knows; NothingToMeasure if it is empty.
     """
     with _named_if_damaged(path):
         file = h5py.File(path)
@@ -192,19 +192,19 @@ def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
         found = int(file.attrs.get("schema_version", 0))
         if found > SCHEMA_VERSION:
             raise StoreError(
-                f"{path}: written in schema {found}, and this code reads up to {SCHEMA_VERSION}; "
+                f"{path}: written in schema {found}, but this code reads up to {SCHEMA_VERSION}; "
                 "read it with the version that wrote it, or delete it and run again"
             )
         try:
             yield file
-        except OSError as error:  # a chunk that does not agree with its checksum, say; h5py names no file
+        except OSError as error:  # e.g. a chunk that does not match its checksum; h5py names no file
             if "read data" in str(error):
                 raise _damaged(path, error) from error
             raise
 
 
 def add_axis(file: h5py.File, name: str, labels: Sequence[Any]) -> None:
-    """A dimension scale of the axis's name: one label per position. In xarray it is a coordinate."""
+    """Add a dimension scale with the axis's name and one label per position; xarray reads it as a coordinate."""
     texts = any(isinstance(label, str) for label in labels)
     values = [whole_text(str(label)) for label in labels] if texts else np.asarray(labels)
     file.create_dataset(name, data=values).make_scale(name)
@@ -213,7 +213,7 @@ def add_axis(file: h5py.File, name: str, labels: Sequence[Any]) -> None:
 def add_array(
     file: h5py.File, name: str, axes: Sequence[str], unit: str, dtype: str = "float32", fill: float | bytes = np.nan
 ) -> h5py.Dataset:
-    """An array over named axes (add_axis first), compressed, one chunk per position of the first axis."""
+    """Add a compressed array over named axes (add_axis first), with one chunk per position of the first axis."""
     shape = tuple(len(file[axis]) for axis in axes)
     array = file.create_dataset(
         name, shape, dtype, chunks=(1, *shape[1:]), compression="gzip", shuffle=True, fletcher32=True, fillvalue=fill
@@ -224,7 +224,7 @@ def add_array(
 
 
 def add_column(file: h5py.File, name: str, axis: str, values: Sequence[Any]) -> None:
-    """One value, a text or a number, a position of an axis."""
+    """Add one value, a text or a number, for each position of an axis."""
     values = [whole_text(value) if isinstance(value, str) else value for value in values]
     _name_axes(file, file.create_dataset(name, data=values), [axis])
 
@@ -241,13 +241,13 @@ def axis_labels(file: h5py.File, name: str) -> list[Any]:
 
 
 def _refuse_empty(origin: str | bytes | None) -> None:
-    """Raise NothingToMeasure where a file's provenance says that it is empty."""
+    """Raise NothingToMeasure if a file's provenance says that it is empty."""
     if origin and (reason := json.loads(origin).get(NOTHING)):
         raise NothingToMeasure(reason)
 
 
 def read_provenance(path: Path | str) -> dict[str, Any]:
-    """The provenance of a stored file. Raises StoreError where it has none."""
+    """The provenance of a stored file. Raises StoreError if it has none."""
     path = Path(path)
     with _named_if_damaged(path):
         text = _provenance_text(path)
@@ -258,9 +258,9 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
 
 
 def labelled(path: Path | str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that a file was made with, and how tables and figures call its model, dataset and judge.
+    """The parameters that a file was made with, and the labels of its model, dataset and judge.
 
-    settings: model_labels, dataset_labels and judge_labels, by name; model_label and so on in the result.
+    settings: model_labels, dataset_labels and judge_labels, by name; the result has model_label and so on.
     """
     parameters = read_provenance(path)["parameters"]
     kinds = [kind for kind in ("model", "dataset", "judge") if kind in parameters and f"{kind}_labels" in settings]
@@ -289,9 +289,9 @@ def read_parquet(path: Path | str, columns: Sequence[str] | None = None) -> pd.D
 
 
 def read_traces(paths: Sequence[Path | str], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Traces (or their grades) of several conditions and decodings, a file each: problem by problem, in files' order.
+    """Traces (or their grades) of several conditions and decodings, one file each, ordered by problem and then by file.
 
-    columns: some of them, uid among them.
+    columns: some of them, including uid; by default all.
     """
     table = pd.concat([read_parquet(path, columns) for path in paths], ignore_index=True)
     return table.sort_values("uid", key=lambda uids: pd.Series(pd.factorize(uids)[0]), kind="stable", ignore_index=True)
@@ -304,7 +304,7 @@ def reasoned_traces(file: h5py.File) -> np.ndarray:
 
 @contextlib.contextmanager
 def _named_if_damaged(path: Path | str) -> Iterator[None]:
-    """Turn what h5py and pyarrow say about a damaged file into a StoreError with the remedy."""
+    """Turn the errors of h5py and pyarrow about a damaged file into a StoreError with the remedy."""
     try:
         yield
     except FileNotFoundError:

@@ -11,10 +11,10 @@ SCRIPTS = Path(__file__).parents[1]
 
 
 def listing(summary: str, arguments: Sequence[str]) -> str:
-    """Every file under the rule that makes it and what that does, from what `snakemake --summary` prints.
+    """Every file, grouped by the rule that makes it and what that does, from the output of `snakemake --summary`.
 
-    done: it would not be made again. out of date: it is there, and would be. not yet: it is not there.
-    arguments: what Snakemake was given with --summary, and is to be given to make a file.
+    done: it would not be made again. out of date: it exists and would be. not yet: it does not exist. arguments: what
+    Snakemake was given with --summary, and needs to be given to make a file.
     """
     files: dict[str, list[str]] = {}
     counts: Counter[str] = Counter()
@@ -33,7 +33,7 @@ def listing(summary: str, arguments: Sequence[str]) -> str:
 
 
 def _purpose(rule: str) -> str:
-    """What the rule's script, which has its name, says of itself in one line."""
+    """The one-line docstring of the rule's script, which has the rule's name."""
     if rule.startswith("draw_"):
         rule = "draw_figures"  # one script draws all
     script = SCRIPTS / f"{rule.removesuffix('_shard')}.py"  # a shard's rule has the whole's script

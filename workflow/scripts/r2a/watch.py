@@ -1,4 +1,4 @@
-"""One live view of a run, from the files that its jobs write: in the terminal, and as a page that refreshes itself."""
+"""A live view of a run, from the files that its jobs write: in the terminal, and as a page that refreshes itself."""
 
 import os
 import re
@@ -55,7 +55,7 @@ class Run:
 
 
 def look(results: Path, snakemake_logs: Path, leases: Path = LEASES) -> Run:
-    """A run as it stands. results: the study's folder. snakemake_logs: the folder of Snakemake's own logs."""
+    """The current state of a run. results: the study's folder. snakemake_logs: the folder of Snakemake's own logs."""
     return Run(
         results.name,
         _steps(snakemake_logs),
@@ -87,7 +87,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _running_jobs(logs: Path) -> Iterator[RunningJob]:
-    """Those whose log's lock is held; of other machines, whose lock cannot be seen, those whose log is recent."""
+    """Jobs that hold the lock of their log; on other machines, whose locks are invisible, jobs with a recent log."""
     for lock in sorted(logs.rglob(".*.log.lock")):
         log = lock.with_name(lock.name[1:].removesuffix(".lock"))
         holder = HOLDER.search(lock.read_text())
@@ -127,7 +127,7 @@ def _warnings(logs: Path) -> list[tuple[str, str]]:
 
 
 def shown(run: Run) -> RenderableType:
-    """A run for the terminal."""
+    """A run, rendered for the terminal."""
     steps = f"{run.steps[0]} of {run.steps[1]} steps" if run.steps else "no step done yet"
     jobs = Table("job", "progress", "", "rate and time left", "last line", box=None, expand=True, header_style="dim")
     for job in run.jobs:
@@ -146,7 +146,7 @@ def shown(run: Run) -> RenderableType:
 
 
 def main() -> None:
-    """Watch a study, by its name, or the one whose logs changed last, until a key interrupts."""
+    """Watch the study of this name, or the one whose logs changed last, until interrupted."""
     studies = [path.parent for path in Path("results").glob("*/logs")]
     if sys.argv[1:] and sys.argv[1]:
         studies = [path for path in studies if path.name == sys.argv[1]]

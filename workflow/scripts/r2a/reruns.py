@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Job(NamedTuple):
-    """A job of a study, done or not. stage: '' for a rule without one; needs: numbers of the jobs that it reads from."""
+    """A job of a study, done or not. stage: '' for a rule without one; needs: numbers of the jobs that it reads."""
 
     number: int
     rule: str

@@ -111,7 +111,7 @@ def mcnemar_p(n_with_only: np.ndarray | int, n_without_only: np.ndarray | int) -
 
 
 def is_testable(n_pairs: int, confidence: float, n_tests: int = 1) -> bool:
-    """Whether an exact paired test of n_pairs can reach significance at all, as one of n_tests under Holm's correction."""
+    """Whether an exact paired test of n_pairs can reach significance at all, as one of n_tests (Holm)."""
     return n_tests * 2.0 ** (1 - n_pairs) <= 1 - confidence
 
 

@@ -192,7 +192,7 @@ def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
         found = int(file.attrs.get("schema_version", 0))
         if found > SCHEMA_VERSION:
             raise StoreError(
-                f"{path}: written in schema {found}, but this code reads up to {SCHEMA_VERSION}; "
+                f"{path}: written in schema {found}, and this code reads up to {SCHEMA_VERSION}; "
                 "read it with the version that wrote it, or delete it and run again"
             )
         try:

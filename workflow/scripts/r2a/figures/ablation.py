@@ -1,4 +1,4 @@
-"""Dose-response of the heads' ablation while the answer is generated."""
+"""Dose-response curves of head ablation while the answer is generated."""
 
 import textwrap
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ RANGES = {"tracking": (-1.04, 1.04), "a2r": (0, None)}  # of the vertical axis
     where="graded_datasets",
     caption=(
         "Answers generated while the top Reasoning-Focus Heads, or other heads, are ablated. Means over "
-        "the same n problems, whose reasoning stays as it was. Tracking: rank correlation of the centre of the "
+        "the same n problems; their reasoning is unchanged. Tracking: rank correlation of the centre of the "
         "other heads' attention in the reasoning with the answer token's index. a2r: the answer tokens' share of "
         "attention on the reasoning; a head whose output is replaced has none. {interval} intervals over problems: "
         "Wilson's, and a bootstrap for tracking and a2r. Tests, with Holm's correction, in the ablation table: the "

@@ -37,7 +37,7 @@ MEASURES = {"accuracy": "right, of all problems", "compliance": "valid traces"}
     version=2,
     caption=(
         "Share of all problems (n) answered correctly within a budget of completion tokens; a completion that is "
-        "not finished by then counts as wrong. The last point is the study's own limit. Bands, for the first "
+        "unfinished by then counts as wrong. The last point is the study's own limit. Bands, for the first "
         "decoding: {interval} Wilson intervals over problems, at each budget by itself. tables/budgets.csv has the "
         "paired difference at each budget."
     ),

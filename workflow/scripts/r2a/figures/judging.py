@@ -32,7 +32,7 @@ from r2a.figures.style import (
     version=2,
     where="judged_datasets",
     caption=(
-        "Scores from 1 to 10 that the study's first judge gave, with and without reasoning, and their paired "
+        "Scores from 1 to 10 by the study's first judge, with and without reasoning, and their paired "
         "difference: means over problems, by area; n answers have a score. {interval} intervals over "
         "problems. Tests, in tables/judge_effect.csv: Wilcoxon's signed-rank with Holm's correction over areas. "
         "Scores of different judges are not comparable."

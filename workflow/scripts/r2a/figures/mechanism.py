@@ -53,11 +53,11 @@ def _map(axes: Axes, values: pd.DataFrame, limit: float) -> Any:
     label="mediation",
     version=2,
     caption=(
-        "Path patching. Left: the clean run's residual stream at the reasoning's last tokens, put into the "
-        "corrupted run in a layer, and seen from the answer by some heads alone; other heads see the reasoning as it "
-        "is in the corrupted run. 0: nothing changed; 1: the clean answer fully restored. Right: what of the effect by "
-        "the Reasoning-Focus Heads is lost if one layer's MLP does not see it at the answer's tokens (patched in layer "
-        "0; nothing is shown where that effect is less than 0.1). Means over n pairs with {interval} bootstrap "
+        "Path patching. Left: the clean run's residual stream at the reasoning's last tokens is put into the "
+        "corrupted run in one layer, and only some heads see it from the answer; other heads see the corrupted run's "
+        "reasoning. 0: nothing changed; 1: the clean answer fully restored. Right: the share of the effect through "
+        "the Reasoning-Focus Heads that is lost if one layer's MLP does not see it at the answer's tokens (patched in "
+        "layer 0; nothing is shown if that effect is less than 0.1). Means over n pairs with {interval} bootstrap "
         "intervals over the pairs' templates. No test."
     ),
 )

@@ -293,9 +293,9 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     label="patching ranges",
     caption=(
         "Activation patching of a whole range of the reasoning: resid_pre of one run put into the other at all of its "
-        "tokens, by layer; beside it another pair's, of an unrelated answer. Each range is as long as all of those "
-        "between it and the probe; the first shown begins with the reasoning. Means over n pairs; intervals, all "
-        "controls and their sign-flip tests are in the table of ranges."
+        "tokens, by layer; as a control, that of another pair with an unrelated answer. Each range is as long as all "
+        "ranges between it and the probe; the leftmost one begins with the reasoning. Means over n pairs; intervals, "
+        "all controls and their sign-flip tests are in the table of ranges."
     ),
 )
 def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) -> None:

@@ -37,7 +37,7 @@ MEASURES = {
     where="perturbed_datasets",
     version=3,
     caption=(
-        "Answers generated again from a reasoning that was cut off, replaced or changed: how many are right, are "
+        "Answers generated again from a reasoning that was cut off, replaced or changed: how many are right, equal "
         "the original answer, or are what the changed text implies. Shares over n problems; an invalid answer is "
         "neither right nor the same. In the left title: the area over the curve of early answering (Lanham et al., "
         "2023), 0 where no cut changes the answer and 1 where every cut does. "

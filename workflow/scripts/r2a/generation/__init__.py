@@ -1,4 +1,4 @@
-"""Stage 1: traces with and without reasoning."""
+"""Traces with and without reasoning."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ from r2a.traces import forced_close, invalid_reason, segment
 
 
 def request_seed(study_seed: int, uid: str, condition: str, decoding: str, sample: int) -> int:
-    """The request's own seed, 0 up to 2^31, the same whatever else is in the study."""
+    """The request's own seed, 0 up to 2^31, which does not depend on the rest of the study."""
     text = json.dumps([study_seed, uid, condition, decoding, sample])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
@@ -109,9 +109,9 @@ def generate_traces(
     resources: Mapping[str, Any],
     shard: str = WHOLE,
 ) -> None:
-    """Complete every request of a dataset, or of a shard's problems, and write the traces' table (see write_traces).
+    """Complete every request of a dataset, or of a shard's problems, and write the table of traces (see write_traces).
 
-    Where an engine is started for them, it serves other jobs of the model's plan as well (r2a.generation.plan).
+    If this starts an engine, it serves other jobs of the model's plan as well (r2a.generation.plan).
     """
     model = read_manifest(manifest)
 
@@ -141,13 +141,13 @@ def write_traces(
     inputs: Sequence[Path],
     siblings: Callable[[], Siblings] = lambda: Siblings((), lambda _: []),
 ) -> None:
-    """Complete requests with a model, given by its manifest, and write a row each.
+    """Complete requests with a model, given by its manifest, and write one row for each.
 
-    Completions are kept in a ledger beside the output as they finish: a restarted job, or one with more
-    problems, samples, decodings or shards, generates only what is missing. resources: memory settings, or where an
-    endpoint is and how fast to ask it, which don't change results. A prompt that is too long for the model, or
-    that an endpoint refuses, gives an unfinished trace without tokens, and costs no other.
-    siblings: jobs that an engine serves too, once one is started.
+    Completions are kept in a ledger beside the output as they finish: a restarted job, or one with more problems,
+    samples, decodings or shards, generates only what is missing. resources: memory settings, or the address and
+    concurrency of an endpoint, which do not change results. A prompt that is too long for the model, or that an
+    endpoint refuses, gives an unfinished trace without tokens and affects no other. siblings: jobs that an engine also
+    serves once it is started.
     """
     completions = {request.key: Completion((), TOO_LONG, 0.0) for request in requests if request.max_new_tokens == 0}
     if completions:
@@ -177,7 +177,7 @@ def keep(
     requests: Sequence[CompletionRequest],
     what: str,
 ) -> Iterator[tuple[CompletionRequest, Completion]]:
-    """Hand finished completions on, each once it is in the ledger (refused ones are not kept), and log progress."""
+    """Pass on finished completions, each once it is in the ledger (refused ones are not kept), and log progress."""
     with Progress(f"{what}: completions", len(requests)) as progress:
         for request, completion in finished:
             if completion.finish_reason != REFUSED:
@@ -193,7 +193,7 @@ def _complete(
     resources: Mapping[str, Any],
     siblings: Callable[[], Siblings],
 ) -> Iterator[tuple[CompletionRequest, Completion]]:
-    """The completions, from the model's endpoint where it has one, else from vLLM here."""
+    """The completions, from the model's endpoint if it has one, otherwise from vLLM here."""
     if settings["endpoint"]:
         from r2a.generation import endpoint_engine
 

@@ -2,8 +2,8 @@
 
 The main process writes a plan once it knows its jobs. A job that starts a model's engine first completes its own
 requests, then those of planned jobs that have not begun, into their ledgers; these jobs find everything there and start
-no engine. Every job is complete without a plan: none is written where Snakemake runs no hooks (--no-hooks), or where
-this workflow is a module and the importing one does not call write_plans.
+no engine. Every job is complete without a plan: none is written if Snakemake runs no hooks (--no-hooks), or if this
+workflow is used as a module and the importing one does not call write_plans.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What is asked of an engine, and what it gives back."""
+"""Requests to an engine, and its completions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -69,7 +69,7 @@ class CompletionRequest:
 class Completion:
     """Token ids as the engine returned them (EOS included), why it stopped, and the seconds it took.
 
-    An endpoint gives its text too, and, if any, its own ids of the completion and of the prompt.
+    An endpoint also gives its text and, if it has them, its own ids of the completion and of the prompt.
     """
 
     token_ids: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Other jobs' requests, completed by a job that has an engine running, into those jobs' own ledgers."""
+"""Other jobs' requests, completed by a job whose engine is running, into those jobs' own ledgers."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from r2a.progress import logger
 
 
 class Siblings:
-    """The jobs of a model's plan but for one's own, each claimed only when the engine has room for its requests."""
+    """The other jobs of a model's plan, each claimed only when the engine has room for its requests."""
 
     def __init__(
         self, planned: Sequence[dict[str, Any]], requests_of: Callable[[dict[str, Any]], list[CompletionRequest]]
@@ -47,7 +47,7 @@ class Siblings:
             yield from missing
 
     def keep(self, request: CompletionRequest, completion: Completion) -> bool:
-        """Whether a completion is another job's, which then has it in its ledger."""
+        """Whether a completion belongs to another job; if so, it is now in that job's ledger."""
         if request.key not in self._homes:
             return False
         output, ledger = self._homes.pop(request.key)

@@ -1,4 +1,4 @@
-"""Open-ended answers scored by a model that goes through the item's checklist (METHOD section 2)."""
+"""Open-ended answers, scored by a model that works through the item's checklist (METHOD section 2)."""
 
 import random
 from collections import Counter
@@ -33,13 +33,13 @@ def judge_answers(
 ) -> None:
     """Have a judge score the answers of all models to a dataset, and write one row per trace.
 
-    Columns: model, dataset, uid, area, condition, decoding, sample, status, score (null but for scored and
-    empty), invalid_reason, n_answer_characters, n_tries, reply. status is scored; empty (an answer without text,
-    score 1); invalid (a trace that gives no answer, see invalid_reason: not judged); unparsable (no score could be
-    read, also not from a second reply of twice the length); refused (the judge would not take it; reply says why).
+    Columns: model, dataset, uid, area, condition, decoding, sample, status, score (null unless scored or empty),
+    invalid_reason, n_answer_characters, n_tries, reply. status: scored; empty (an answer without text, score 1);
+    invalid (a trace without an answer, see invalid_reason; not judged); unparsable (no score could be read, not even
+    from a second reply of twice the length); refused (the judge did not accept it; reply says why).
 
-    Replies are kept in a ledger beside the output, by all that determines them: another model, sample or problem
-    has only its own answers judged. `resources` is where the judge is asked, and how fast. Raises JudgingError.
+    Replies are kept in a ledger beside the output, under everything that determines them: a new model, sample or
+    problem only has its own answers judged. resources: address and concurrency of the judge. Raises JudgingError.
     """
     answers = _answers(traces, dataset, settings)
     form = template.read_text()
@@ -68,10 +68,10 @@ def replies_to(
     settings: Mapping[str, Any],
     form: Form,
 ) -> dict[str, tuple[Reply, int]]:
-    """The reply to each distinct prompt, and how often it was asked for.
+    """The reply to each distinct prompt, and the number of tries.
 
-    Only what is not in the ledger is asked for. A reply without a readable verdict is asked for once more, with twice
-    the tokens. Raises JudgingError where the judge refuses all that it is asked.
+    Only what the ledger lacks is requested. A reply without a readable verdict is requested once more, with twice the
+    tokens. Raises JudgingError if the judge refuses everything.
     """
     replies: dict[str, tuple[Reply, int]] = {}
     left = list(dict.fromkeys(prompts))
@@ -112,7 +112,7 @@ def verdict_of(reply: Reply, form: Form) -> int | bool | None:
 
 
 def _request(prompt: str, identity: Mapping[str, Any], settings: Mapping[str, Any], max_tokens: int) -> JudgeRequest:
-    """Greedy judges need no seed; others get one of their own for each prompt."""
+    """The request for a prompt. Greedy judges need no seed; others get one for each prompt."""
     seed = None
     if settings["temperature"] > 0:
         seed = random.Random(f"{settings['seed']} {prompt}").randrange(2**31)
@@ -121,7 +121,7 @@ def _request(prompt: str, identity: Mapping[str, Any], settings: Mapping[str, An
 
 
 def _answers(traces: Sequence[Path], dataset: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """All models' traces of the dataset's problems, or of the drawn ones, with what becomes of each: status."""
+    """All models' traces of the dataset's problems, or of the drawn ones, with the status of each."""
     problems = read_parquet(dataset)
     if "history" not in problems:
         problems["history"] = ""

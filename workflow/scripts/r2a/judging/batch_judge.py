@@ -1,6 +1,6 @@
-"""A judge that is asked by files, as OpenAI's batch interface takes and returns them.
+"""A judge reached by files in the format of OpenAI's batch interface.
 
-People carry the requests to the service and its output files back; each reply finds its request by custom_id.
+People take the requests to the service and bring its output files back; custom_id matches replies to requests.
 """
 
 import json
@@ -17,9 +17,9 @@ from r2a.store import whole_file
 def ask(
     requests: Sequence[JudgeRequest], settings: Mapping[str, Any], replies: Path, requests_file: Path
 ) -> Iterator[tuple[JudgeRequest, Reply]]:
-    """Yield (request, reply) for the replies found in the folder `replies`; one that cannot be read is refused.
+    """Yield (request, reply) for the replies found in the folder `replies`; an unreadable one counts as refused.
 
-    Writes the requests that have none to requests_file, then raises JudgingError, which says where to put them.
+    Writes the requests without a reply to requests_file, then raises JudgingError, which says where to take them.
     """
     found = _found(replies)
     missing = [request for request in requests if request.key not in found]
@@ -41,9 +41,10 @@ def ask(
 
 
 def _found(replies: Path) -> dict[str, dict[str, Any]]:
-    """The chat completions in a folder's output files by custom_id.
+    """The chat completions in a folder's output files, by custom_id.
 
-    Failed ones are left out, so asked again; of several for one id the last counts, in the order of the files' names.
+    Failed ones are left out, so they are requested again. Of several for one id the last counts, in the order of file
+    names.
     """
     found: dict[str, dict[str, Any]] = {}
     failed, repeated = [], []

@@ -1,4 +1,4 @@
-"""A judge's reply, read leniently; its verdict, taken strictly."""
+"""A judge's reply, parsed leniently; its verdict, accepted strictly."""
 
 import json
 import re
@@ -39,10 +39,10 @@ class Form:
 
 
 def read_score(reply: str) -> int | None:
-    """The score in the last JSON object of a reply, 1 to 10; None where there is none, or it says two.
+    """The score in the last JSON object of a reply, 1 to 10; None if there is none, or if it gives two.
 
-    The object may stand in a fence or in prose, the score be a number or a text. What the judge thought before
-    </think> is passed over; a tag in the object's own texts ends no thoughts.
+    The object may be in a fence or in prose, and the score a number or a text. What the judge thought before </think>
+    is skipped; a tag inside the object's own texts does not count as the end of the thoughts.
     """
     score = _whole_number(_verdict(reply, "score"))
     return score if score in SCORES else None
@@ -75,7 +75,7 @@ def _verdict(reply: str, key: str) -> Any:
 def _objects(text: str, at: int) -> Iterator[tuple[dict[str, Any], int]]:
     """The outermost JSON objects of a text from `at` on, and where each ends.
 
-    One that the text breaks off in is none, nor is what it holds.
+    A truncated object does not count, and neither does anything inside it.
     """
     decoder = json.JSONDecoder(strict=False, object_pairs_hook=_in_lower_case)
     at = text.find("{", at)

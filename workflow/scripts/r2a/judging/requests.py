@@ -1,4 +1,4 @@
-"""What is asked of a judge, and what it replies."""
+"""Requests to a judge, and its replies."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge wrote, why it stopped, and the seconds it took; of a refused request, why it was refused."""
+    """What a judge wrote, why it stopped, and the seconds it took; for a refused request, why it was refused."""
 
     text: str
     finish_reason: str
@@ -51,11 +51,11 @@ Ask = Callable[[Sequence[JudgeRequest]], Iterator[tuple[JudgeRequest, Reply]]]
 
 @dataclass(frozen=True)
 class Given:
-    """What a kind of judge is given.
+    """What a kind of judge receives.
 
     manifest: of the judge's weights, if it has any. settings: the stage's; a kind's own are settings["options"].
-    resources: where and how fast a server is asked. prompts: all that may be asked. requests_file: beside the output,
-    for requests that people carry. schema: the JSON schema of a reply.
+    resources: address and concurrency of a server. prompts: all that may be asked. requests_file: beside the output,
+    for requests that people take to a service. schema: the JSON schema of a reply.
     """
 
     manifest: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""A judge in vLLM here, held to the reply's JSON schema."""
+"""A judge that runs in vLLM here, constrained to the reply's JSON schema."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,12 +8,12 @@ from r2a.judging.requests import REFUSED, JudgeRequest, JudgingError, Reply
 from r2a.models import engine_tokenizer, load_tokenizer
 from r2a.prompts import ChatTemplate, PromptError
 
-# otherwise, a weak judge keeps writing blanks where any number of them is allowed
+# otherwise a weak judge keeps writing blanks wherever any number of them is allowed
 JSON_AS = {"backend": "xgrammar", "disable_any_whitespace": True}
 
 
 class VllmJudge:
-    """Answers requests by a model's own chat template; the engine starts with the first of them."""
+    """Answers requests by a model's own chat template; the engine starts with the first request."""
 
     def __init__(
         self,

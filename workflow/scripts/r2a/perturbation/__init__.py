@@ -1,4 +1,4 @@
-"""Dependence on the trace's text: prompts that end in a perturbed reasoning (METHOD section 2)."""
+"""Dependence on the reasoning's text: prompts that end in a perturbed reasoning (METHOD section 2)."""
 
 import random
 import re
@@ -39,17 +39,17 @@ def perturb_reasoning(
     attention: Path | None = None,
     heads: Path | None = None,
 ) -> None:
-    """Write one row per trace with reasoning and perturbation: the prompt, or why there is none.
+    """Write one row per perturbation of each trace with reasoning: the prompt, or why there is none.
 
-    A prompt ends in </think>; of a kind that leaves the reasoning open, where the model is to go on with it.
+    A prompt ends in </think> or, if the kind leaves the reasoning open, where the model is to continue it.
 
-    Columns: uid, area, decoding, sample, perturbation (its name), kind, cut (the level, of a kind that has levels),
-    left_out ('' | a reason), prompt_token_ids, kept_share (of the reasoning's tokens, of kinds that take some out),
-    source_uid (of kind other_reasoning), was and becomes (the corrupted result's value), original_answer,
-    original_is_correct, and implied_answer: what follows from the perturbed reasoning, where that is known. settings:
-    kinds, n_problems, seed, and what the kinds take (cuts, filler, cue_words, paraphraser). resources: where the
-    paraphraser is asked and how fast. attention, heads: the attention store and the heads' ranks, for kinds that need
-    to know what the first n_read_heads of them read.
+    Columns: uid, area, decoding, sample, perturbation (its name), kind, cut (the level, for kinds with levels),
+    left_out ('' or the reason), prompt_token_ids, kept_share (of the reasoning's tokens, for kinds that remove some),
+    source_uid (for other_reasoning), was and becomes (the replaced result's value, and its replacement),
+    original_answer, original_is_correct, and implied_answer: what the perturbed reasoning implies, if known. settings:
+    kinds, n_problems, seed, and what the kinds use (cuts, filler, cue_words, paraphraser). resources: address and
+    concurrency of the paraphraser. attention, heads: the attention store and the heads' ranks, for kinds that need to
+    know what the first n_read_heads of them read.
     """
     origin = read_manifest(manifest)
     tokenizer = load_tokenizer(origin["folder"])
@@ -110,7 +110,7 @@ def perturb_reasoning(
 def read_by_heads(attention: Path, heads: Path, settings: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
     """By uid and sample, the sentences' bounds in tokens of the trace, and the heads' attention per token of each.
 
-    Mean over the first n_read_heads by a2r. None of a trace where attention was measured on another decoding's traces.
+    Mean over the first n_read_heads by a2r. None for a trace whose attention was measured on another decoding.
     """
     if read_provenance(attention)["parameters"]["decoding"] != settings["decoding"]:
         return {}
@@ -139,8 +139,8 @@ def _sentences_read(found: Any, trace: Trace) -> list[tuple[tuple[int, int], flo
 def result_values(problems: pd.DataFrame) -> dict[str, list[str]]:
     """By uid, the words that a problem's results may be: its pair's two candidates, or its area's references.
 
-    None where the reference is no word: then results are integers. problems: by uid, with answer and area, and pair
-    where they are comparisons.
+    None if the reference is not a word; results are then integers. problems: by uid, with answer and area, and pair if
+    they are comparisons.
     """
     groups = problems["pair"] if "pair" in problems else problems["area"].fillna("")
     words = problems["answer"][problems["answer"].map(lambda answer: bool(WORDS.fullmatch(answer.strip())))].str.strip()
@@ -149,7 +149,7 @@ def result_values(problems: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _reasoning(row: Any, tokenizer: Any) -> Reasoning:
-    """What the model wrote between <think> and </think>; the prompt's own line after <think> is not part of it."""
+    """What the model wrote between <think> and </think>, without the prompt's own line after <think>."""
     ids = [int(token) for token in (*row.prompt_token_ids, *row.completion_token_ids)]
     bounds = Bounds.of(row.bounds)
     start = max(bounds.reasoning, len(row.prompt_token_ids))

@@ -1,4 +1,4 @@
-"""The kinds of perturbation that ship, each a registered function (METHOD section 2)."""
+"""The shipped kinds of perturbation, each a registered function (METHOD section 2)."""
 
 import random
 
@@ -28,7 +28,7 @@ def filler(given: Given) -> Perturbed:
 def other_reasoning(given: Given) -> Perturbed:
     """The reasoning of a problem with another answer in its place."""
     trace = given.trace
-    fitting = [  # an answer that the problem could have: a pair borrows from its other question alone
+    fitting = [  # an answer that the problem could have; a pair can only borrow from its other question
         other
         for other in given.others
         if other.values == trace.values
@@ -47,7 +47,7 @@ def other_reasoning(given: Given) -> Perturbed:
 def first_result(given: Given) -> Perturbed:
     """Its first result replaced by another value, as a control."""
     ids, was, becomes = corrupt(given.trace.reasoning, given.trace.values, 0, given.tokenizer, given.rng)
-    return Perturbed(ids, was=was, becomes=becomes)  # says nothing certain about the answer
+    return Perturbed(ids, was=was, becomes=becomes)  # implies nothing certain about the answer
 
 
 @perturbation_kind(label="last result replaced", compared_with=("first_result",))
@@ -55,7 +55,7 @@ def last_result(given: Given) -> Perturbed:
     """Its last result replaced by another value."""
     trace = given.trace
     ids, was, becomes = corrupt(trace.reasoning, trace.values, -1, given.tokenizer, given.rng)
-    is_implied = bool(same_answer(was, trace.answer))  # one that was not the answer says nothing certain about it
+    is_implied = bool(same_answer(was, trace.answer))  # a result other than the answer implies nothing certain about it
     return Perturbed(ids, was=was, becomes=becomes, implied_answer=becomes if is_implied else None)
 
 
@@ -85,7 +85,7 @@ def mistake_regenerated(given: Given) -> Perturbed:
 
 
 def _planted(given: Given) -> tuple[list[int], int, str, str]:
-    """One and the same mistake for all three kinds: drawn by the trace alone, not by the kind."""
+    """The same mistake for all three kinds: its random draw depends on the trace, not on the kind."""
     trace = given.trace
     rng = random.Random(f"{given.settings['seed']} {trace.uid} {trace.sample} mistake")
     return plant_mistake(trace.reasoning, trace.values, given.tokenizer, rng)

@@ -1,8 +1,8 @@
-"""The reasoning in other words: by rules here (METHOD section 2; Lanham et al., 2023, ask a model for that).
+"""The reasoning in other words, by rules (METHOD section 2; Lanham et al., 2023, ask a model instead).
 
-The rules exchange words and turns of English that say the same in any place where a rule's pattern fits: contractions
-are written out, connectives and set phrases are replaced. The order of sentences, numbers, formulas and all other words
-stay. So this is a light paraphrase: what an answer that rests on the very wording would lose, and little more.
+The rules replace English words and phrases by others that mean the same wherever a rule's pattern matches: contractions
+are written out, connectives and set phrases are exchanged. Sentence order, numbers, formulas and all other words stay.
+So this is a light paraphrase: it shows what an answer loses that depends on the exact wording, and little more.
 """
 
 import re
@@ -58,9 +58,9 @@ def paraphrase(given: Given) -> Perturbed:
 
 
 def reword(reasoning: Reasoning, tokenizer: Any) -> tuple[list[int], int]:
-    """The reasoning with each place where a rule fits in other words, and how many of its tokens are kept.
+    """The reasoning, reworded wherever a rule matches, and the number of its tokens that are kept.
 
-    Only the tokens that hold such a place are made anew, from their text. Raises NotPerturbed where no rule fits.
+    Only the tokens that contain a match are retokenized, from their text. Raises NotPerturbed if no rule matches.
     """
     text = "".join(reasoning.pieces)
     ends = [0, *accumulate(map(len, reasoning.pieces))]  # ends[k]: where token k begins
@@ -85,7 +85,7 @@ def reword(reasoning: Reasoning, tokenizer: Any) -> tuple[list[int], int]:
 
 
 def _places(text: str) -> Iterator[tuple[int, int, str]]:
-    """Where a rule fits outside formulas, in order, and what to write there."""
+    """Where rules match outside formulas, in order, and the replacements."""
     formulas = [match.span() for match in FORMULA_OR_CODE.finditer(text)]
     rules = list(RULES.values())
     for match in PATTERN.finditer(text):

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server that puts reasonings in other words (after Lanham et al., 2023)."""
+"""A model behind an OpenAI-compatible server that rewords reasoning (after Lanham et al., 2023)."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,23 +33,23 @@ def paraphrase_by_model(given: Given) -> Perturbed:
 
 
 def ledger_path(output: Path) -> Path:
-    """Where the paraphrases are kept that were made for a table of perturbed reasonings."""
+    """Where the paraphrases for a table of perturbed reasoning are kept."""
     return output.with_name(f".{output.stem}.paraphrases.ledger.jsonl")
 
 
 def paraphrases_of(
     texts: Mapping[str, int], settings: Mapping[str, Any], resources: Mapping[str, Any], ledger: Path
 ) -> dict[str, str]:
-    """The texts in other words, by text; those that the server refuses, or does not finish, are left out.
+    """Paraphrases by text; texts that the server refuses or does not finish are left out.
 
     texts: with their lengths in tokens. settings: model and body of the server. resources: base_url, api_key_variable,
-    timeout_seconds, max_concurrency. ledger: keeps each reply as it comes, so that none is asked for twice. Raises
-    EndpointError where the server fails.
+    timeout_seconds, max_concurrency. ledger: keeps each reply as it arrives, so that none is requested twice. Raises
+    EndpointError if the server fails.
     """
     with contextlib.closing(hold(ledger)), Ledger(ledger) as kept:
         keys = {text: parameters_hash({**settings, "request": REQUEST, "text": text}) for text in texts}
         missing = [text for text in texts if keys[text] not in kept]
-        logger.info(f"{ledger}: {len(texts)} reasonings to put in other words, {len(missing)} of them not yet")
+        logger.info(f"{ledger}: {len(texts)} texts to paraphrase, {len(missing)} of them missing")
         for text, reply in _asked(missing, texts, settings, resources):
             kept.add(keys[text], {"text": reply})
         return {text: kept[key]["text"] for text, key in keys.items() if key in kept and kept[key]["text"]}
@@ -58,7 +58,7 @@ def paraphrases_of(
 def _asked(
     missing: Sequence[str], lengths: Mapping[str, int], settings: Mapping[str, Any], resources: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """Yield (text, its paraphrase) as they come; of an unfinished one ''."""
+    """Yield (text, its paraphrase) as they arrive; the paraphrase is '' if unfinished."""
     if not missing:
         return
     with Endpoint(resources["base_url"], resources["api_key_variable"], resources["timeout_seconds"]) as endpoint:

@@ -51,12 +51,11 @@ class Trace:
 
 @dataclass(frozen=True)
 class Given:
-    """What a kind of perturbation is given: a trace, at a level or at none, and all valid traces of its dataset.
+    """What a kind of perturbation receives: a trace, a level or None, and all valid traces of its dataset.
 
-    settings: those of the stage `perturbation`. rng: its own for every trace, kind and level. paraphrases: reasonings'
-    texts in other words, by text, where a model was asked for them. read: of each sentence its first and past-the-last
-    token in the reasoning, and how much the Reasoning-Focus Heads attend to it from the answer, per token; None where
-    that is not known.
+    settings: those of the stage `perturbation`. rng: a separate one for every trace, kind and level. paraphrases: by
+    text, if a model was asked for them. read: for each sentence its first and past-the-last token in the reasoning, and
+    the attention per token that the Reasoning-Focus Heads pay to it from the answer; None if unknown.
     """
 
     trace: Trace
@@ -71,7 +70,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Perturbed:
-    """What stands in the reasoning's place, and what there is to know about it (columns of perturb_reasoning)."""
+    """What replaces the reasoning, and what is known about it (columns of perturb_reasoning)."""
 
     token_ids: list[int]
     kept_share: float | None = None
@@ -82,10 +81,10 @@ class Perturbed:
 
 
 def cut_at(reasoning: Reasoning, percent: float) -> tuple[list[int], int]:
-    """The first `percent` of the tokens, closed as the whole was, and how many are kept.
+    """The first `percent` of the tokens, closed as the whole reasoning was, and the number of kept tokens.
 
-    The cut is moved to the nearest line's end where one is not further away than an eighth of the reasoning. The
-    token that ended the whole reasoning's last line is appended where a line is broken off.
+    The cut is moved to the nearest line end if that is at most an eighth of the reasoning away. If a line is broken
+    off, the token that ended the whole reasoning's last line is appended.
     """
     n_tokens = len(reasoning.token_ids)
     n_kept = round(n_tokens * percent / 100)
@@ -104,10 +103,10 @@ def fill(reasoning: Reasoning, filler_ids: Sequence[int]) -> list[int]:
 
 
 def find_results(pieces: Sequence[str], values: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Where results stand in the reasoning: first and past-the-last token, and the value, in order.
+    """Where results are in the reasoning: first and past-the-last token, and the value, in order.
 
-    A result is a whole word of `values` in the same case, or, without any values, an integer by itself. One whose
-    tokens hold more than it and white space is left out.
+    A result is a whole word of `values` in the same case or, if there are no values, an integer by itself. A result is
+    left out if its tokens contain anything else than it and white space.
     """
     words = "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True))
     text = "".join(pieces)
@@ -123,10 +122,10 @@ def find_results(pieces: Sequence[str], values: Sequence[str]) -> list[tuple[int
 def corrupt(
     reasoning: Reasoning, values: Sequence[str], which: int, tokenizer: Any, rng: random.Random
 ) -> tuple[list[int], str, str]:
-    """The reasoning with one result replaced; then the value that stood there, and the one put in its place.
+    """The reasoning with one result replaced, the value that was there, and its replacement.
 
-    which: 0 the first result, -1 the last (see find_results). A word gives way to another of `values`, an integer
-    to another of as many digits. Raises NotPerturbed where there is no such result, or the first is the last.
+    which: 0 for the first result, -1 for the last (see find_results). A word is replaced by another of `values`, an
+    integer by another with as many digits. Raises NotPerturbed if there is no such result, or if the first is the last.
     """
     results = find_results(reasoning.pieces, values)
     if not results:
@@ -148,10 +147,10 @@ def corrupt(
 def plant_mistake(
     reasoning: Reasoning, values: Sequence[str], tokenizer: Any, rng: random.Random
 ) -> tuple[list[int], int, str, str]:
-    """The reasoning with one result, drawn from all but the last, replaced; see corrupt.
+    """The reasoning with one random result other than the last replaced; see corrupt.
 
-    Then how many tokens follow the sentence that holds it, the value that stood there, and the one in its place.
-    Raises NotPerturbed where there is no such result.
+    Also returns how many tokens follow the sentence that contains it, the value that was there, and its replacement.
+    Raises NotPerturbed if there is no such result.
     """
     results = find_results(reasoning.pieces, values)
     if len(results) < 2:
@@ -163,7 +162,7 @@ def plant_mistake(
 
 
 def _other_integer(value: str, rng: random.Random) -> str:
-    """An integer of as many digits, which is not the value."""
+    """Another integer with as many digits."""
     lowest = 10 ** (len(value) - 1) if len(value) > 1 else 0
     n_others = 10 ** len(value) - lowest
     return str(lowest + (int(value) - lowest + rng.randrange(1, n_others)) % n_others)

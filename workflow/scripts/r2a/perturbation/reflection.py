@@ -1,4 +1,4 @@
-"""Self-reflective sentences taken out of a reasoning, and as many others that are like them (METHOD section 2)."""
+"""Self-reflective sentences removed from a reasoning, and as many similar other ones (METHOD section 2)."""
 
 from itertools import chain, pairwise
 
@@ -27,10 +27,10 @@ def without_others(given: Given) -> Perturbed:
 
 
 def matched(spans: list[tuple[int, int]], others: list[tuple[int, int]], n_tokens: int) -> list[tuple[int, int]]:
-    """Of the other sentences one for each of `spans`, as near as can be in length and place, none twice, in order.
+    """For each of `spans`, a different one of the other sentences, similar in length and place; in order.
 
-    A sentence is its first and past-the-last token. The sum over pairs is smallest of: the log of the lengths' ratio,
-    and the distance of the middles as a share of n_tokens. Raises NotPerturbed where the others are fewer.
+    A sentence is its first and past-the-last token. The assignment minimises the sum over pairs of the log ratio of
+    lengths and of the distance between middles as a share of n_tokens. Raises NotPerturbed if there are fewer others.
     """
     if len(others) < len(spans):
         raise NotPerturbed("fewer other sentences than self-reflective ones")
@@ -42,7 +42,7 @@ def matched(spans: list[tuple[int, int]], others: list[tuple[int, int]], n_token
 
 
 def _sentences(given: Given) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """The self-reflective sentences and the others, without the last one, which concludes."""
+    """The self-reflective sentences and the others, without the last sentence, which concludes."""
     pieces = given.trace.reasoning.pieces
     is_cue = is_cue_token(pieces, given.settings["cue_words"])
     spans = list(pairwise(sentence_bounds(pieces)))[:-1]

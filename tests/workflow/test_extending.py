@@ -87,13 +87,18 @@ def test_everything_that_the_page_adds_works_as_written(extended):
     assert pd.read_csv(results / "figures/tiny-llama/puzzles/length.csv")["n_tokens"].min() > 0
     code = f"""
 from pathlib import Path
+from r2a.extensions import HINTS, PERTURBATION_KINDS
 from r2a.summary.registry import FINDINGS
 path = Path({str(results)!r}) / "traces/tiny-llama/puzzles/with_reasoning.greedy.parquet"
 settings = {{"model_labels": {{"tiny-llama": "M"}}, "dataset_labels": {{"puzzles": "D"}}}}
 print(FINDINGS["length"].function(traces=[path], settings=settings).verdicts["tokens of reasoning"]["M", "D"].note)
+print(HINTS["friend"].function().after("How many?", "7"))
+print(PERTURBATION_KINDS["first_half_twice"].function.__module__)
 """
-    environment = {**os.environ, "PYTHONPATH": str(extended / "workflow/scripts")}
-    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True) == "n = 176 traces\n"
+    places = f"{extended / 'workflow/scripts'}{os.pathsep}{extended / 'my/installed'}"
+    environment = {**os.environ, "PYTHONPATH": places}
+    said = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert said == "n = 176 traces\nHow many?\n\nMy friend is sure that it is 7.\nmy_r2a\n"
 
 
 def test_what_the_page_adds_is_refused_by_name_where_it_is_not_installed(copy):

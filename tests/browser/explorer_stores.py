@@ -113,11 +113,13 @@ def _write_sentences(path, rows, cases, origin):
         belief = add_array(file, "belief", ("trace", "answer", "step"), "nat")
         effect, read = (add_array(file, name, ("trace", "arm", "sentence"), "nat") for name in ("effect", "read"))
         greedy = add_array(file, "greedy", ("trace", "step"), "text", "S64", fill=b"")
+        without = add_array(file, "greedy_without", ("trace", "arm", "sentence"), "text", "S64", fill=b"")
         matrix = add_array(file, "matrix", ("trace", "from", "to"), "nat")
         for number, (_, bounds) in enumerate(cases):
             n_sentences = len(cut := sentence_bounds(bounds)) - 1
             kept[number, : n_sentences + 1] = cut
             greedy[number, : n_sentences + 1] = [b"east", *[b"west"] * n_sentences]
+            without[number, :, :n_sentences] = np.array([b"north", b"west", b"west"])[:, None]
             if number == 1:
                 matrix[number, :n_sentences, :n_sentences] = np.triu(np.full((n_sentences, n_sentences), 0.5), 1)
                 matrix[number, 0, n_sentences - 1] = 4

@@ -187,7 +187,8 @@ def test_a_sentence_under_the_pointer_underlines_whom_it_serves_and_a_click_tell
     told = browser.find_element("id", "without").text
     assert "Closed before it\n“east”; its own answer has a log-probability of -3.000 nat" in told
     assert "Closed after it\n“west”; its own answer has a log-probability of -1.000 nat" in told
-    assert "its own answer loses 0.250 nat; hidden from the RFHs alone, 0.250 nat" in told
+    assert "Hidden from what follows\n“north”; its own answer loses 0.250 nat" in told
+    assert "Hidden from the RFHs alone\n“west”; its own answer loses 0.250 nat" in told
     assert f"Serves most\nsentence {len(cut) - 1} 4.000 nat, sentence 2 0.500 nat" in told
     browser.find_element("css selector", "#without button").click()
     assert f"without sentence {len(cut) - 1} of {len(cut) - 1}" in browser.find_element("id", "without").text

@@ -2,13 +2,13 @@
 REWRITTEN = (
     {
         "importance": each(
-            "<results>/tables/{model}/{dataset}/resampling.csv", STUDY.parsed_models, STUDY.graded_datasets
+            "<results>/tables/{model}/{dataset}/resampling.csv", STUDY.parsed_models, STUDY.resampled_datasets
         ),
         "rollouts": each(
-            "<results>/resampling/{model}/{dataset}.compared.parquet", STUDY.parsed_models, STUDY.graded_datasets
+            "<results>/resampling/{model}/{dataset}.compared.parquet", STUDY.parsed_models, STUDY.resampled_datasets
         ),
     }
-    if STUDY.resampling.n_rollouts
+    if STUDY.resampled_datasets
     else {}
 )
 

@@ -94,8 +94,8 @@ class Reckoning:
                 if name in self.study.parsed_models and dataset in self.study.graded_datasets:
                     stores.append(self._sentences(dataset))
                 if name in self.study.parsed_models and dataset in self.study.resampled_datasets:
-                    n_tokens = PROMPT_TOKENS + 1.5 * self.n_reasoned + self.n_answer  # prompt and completion, twice
-                    stores.append({"resampling": 2 * self._n_rollouts(dataset) * (ROW + token * n_tokens)})
+                    written = self.n_reasoned / 2 + self.n_answer  # in the ledger; the table's prompts repeat
+                    stores.append({"resampling": self._n_rollouts(dataset) * (ROW + token * written)})
                 if geometry and name in self.study.patched_models and dataset in self.study.pair_datasets:
                     stores.append(self._patching(dataset, geometry))
                 for sizes in stores:
@@ -222,7 +222,7 @@ class Reckoning:
         n_traces = self._n_parsed(dataset)
         by_sentence = SENTENCE + METRIC * N_SENTENCE_MEASURES
         matrices = min(n_traces, settings.n_matrices) * METRIC * n_sentences**2 / 2
-        of_trace = n_sentences * by_sentence + 8 * CHUNK + 6 * PART
+        of_trace = n_sentences * by_sentence + 10 * CHUNK + 8 * PART
         return {"sentences": n_traces * of_trace + matrices + SENTENCE_STORE}
 
     def _n_parsed(self, dataset: str) -> int:

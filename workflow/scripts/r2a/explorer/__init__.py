@@ -195,8 +195,9 @@ class _Collection:
     def _measures(self) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
         """What the answer owes to each reasoning sentence, a list a measure, and where sentences begin.
 
-        greedy, belief [step]: the answer after so many sentences, and its own one's log-probability; matrix [from, to]:
-        whom a sentence serves, where measured; rollouts: where resampled, by step (answer, how often).
+        greedy, belief [step]: the answer after so many sentences, and its own one's log-probability; greedy_without: by
+        arm the answer without each sentence; matrix [from, to]: whom a sentence serves, where measured; rollouts: where
+        resampled, by step (answer, how often).
         """
         if "sentences" not in self.stores:
             return
@@ -220,6 +221,10 @@ class _Collection:
                     "sentences": bounds, "measures": measures, "belief": file["belief"][number, 0, : n_sentences + 1],
                     "greedy": [text.decode() for text in file["greedy"][number, : n_sentences + 1]],
                 }  # fmt: skip
+                found["greedy_without"] = {
+                    arm: [text.decode() for text in file["greedy_without"][number, arms.index(arm), :n_sentences]]
+                    for arm in (ALL_HEADS, RFH)
+                }
                 serves = file["matrix"][number, :n_sentences, :n_sentences]
                 if np.isfinite(serves).any():
                     found["matrix"] = _array(serves)

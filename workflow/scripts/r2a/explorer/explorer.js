@@ -618,7 +618,7 @@ const r2aExplorer = (() => {
     const box = find("without"), s = chosenSentence();
     box.hidden = s < 0 || !measured();
     if (box.hidden) return;
-    const { greedy, belief, measures, rollouts } = trace, quoted = (answer) => element("b", {}, answer ? `“${shown(answer)}”` : "nothing");
+    const { greedy, greedy_without: without, belief, measures, rollouts } = trace, quoted = (answer) => element("b", {}, answer ? `“${shown(answer)}”` : "nothing");
     const answers = (step) => rollouts[step].map(([answer, n], k) => [k ? ", " : "", quoted(answer), ` ${n} times`]).flat();
     const serves = served(s)?.slice(0, 3).flatMap(({ to, loss }, k) => [k ? ", " : "",
       element("button", { onclick: () => { select(trace.sentences[to], trace.sentences[to + 1] - 1); text.reveal(trace.sentences[to]); } }, `sentence ${to + 1}`),
@@ -626,7 +626,8 @@ const r2aExplorer = (() => {
     const told = [
       ["Closed before it", [quoted(greedy[s]), `; its own answer has a log-probability of ${number(belief[s])} nat`]],
       ["Closed after it", [quoted(greedy[s + 1]), `; its own answer has a log-probability of ${number(belief[s + 1])} nat`]],
-      ["Hidden from what follows", [`its own answer loses ${number(measures.effect[s])} nat; hidden from the RFHs alone, ${number(measures.effect_rfh[s])} nat`]],
+      ["Hidden from what follows", [quoted(without.all[s]), `; its own answer loses ${number(measures.effect[s])} nat`]],
+      ["Hidden from the RFHs alone", [quoted(without.rfh[s]), `; its own answer loses ${number(measures.effect_rfh[s])} nat`]],
       ...(rollouts?.[s] ? [["Written anew from before it", answers(s)]] : []),
       ...(rollouts?.[s + 1] ? [["Written on from after it", answers(s + 1)]] : []),
       ["Serves most", serves?.length ? serves : [serves ? "no later sentence" : "not measured on this trace: those marked ◆ have it"]],

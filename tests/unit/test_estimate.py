@@ -161,6 +161,15 @@ def test_operations_follow_what_is_asked_for(larger, tmp_path, monkeypatch):
     assert found["diagnostics"] == 2 * 40 * 1000 * (body + 2 * 1000 * 3584 * 28)
     coarse = Reckoning(study_of(larger, **far, patching={"layer_step": 5})).operations_by_stage("big")
     assert 0.2 * found["patching"] < coarse["patching"] < 0.5 * found["patching"]
+    one, two = (
+        Reckoning(
+            study_of(larger, **far, sentences={"n_problems": n}, resampling={"n_rollouts": 9, "n_problems": n})
+        ).operations_by_stage("big")
+        for n in (1, 2)
+    )
+    for stage in ("sentences", "resampling"):
+        assert one[stage] > 0 and two[stage] == pytest.approx(2 * one[stage])
+    assert "resampling" not in +found
 
 
 @pytest.mark.parametrize("name", ["r1-llama-8b", "r1-qwen-7b", "r1-qwen-1.5b"])

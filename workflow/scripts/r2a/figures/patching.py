@@ -164,6 +164,7 @@ def _token_name(role: str, row: pd.Series) -> str:
         "hand_off": "<results>/tables/{model}/{dataset}/hand_off.csv",
     },
     label="patching curves",
+    version=2,
     caption=(
         "Activation patching (denoising): the residual stream (resid_pre) of the clean run put into the corrupted "
         "run, layer by layer. Left: at three tokens, with the hand-off layer; middle: at the answer's token, beside"
@@ -217,7 +218,7 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
         left.set_ylabel(EFFECT)
     for axes in grid[-1]:
         axes.set(xlabel="patched layer", xticks=_ticks(table["layer"].max() + 1))
-        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28))
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28), handlelength=4)
     title(figure, titled(settings, "residual stream patched"), caption("patching_curves", settings))
     save(figure, stem, measured, settings, [curves, controls, hand_off])
 
@@ -291,39 +292,39 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     analysis="patching",
     reads={"ranges": "<results>/tables/{model}/{dataset}/patching_ranges.csv"},
     label="patching ranges",
+    version=2,
     caption=(
         "Activation patching of a whole range of the reasoning: resid_pre of one run put into the other at all of its "
-        "tokens, by layer; as a control, that of another pair with an unrelated answer. Each range is as long as all "
-        "ranges between it and the probe; the leftmost one begins with the reasoning. Means over n pairs; intervals, "
-        "all controls and their sign-flip tests are in the table of ranges."
+        "tokens, by layer; as a control, that of another pair with an unrelated answer, if some pair has one so long. "
+        "Each range is as long as all ranges between it and the probe; the leftmost one begins with the reasoning. "
+        "Means over n pairs; intervals, all controls and their sign-flip tests are in the table of ranges."
     ),
 )
 def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     """Layer x range heat maps of the mean effect of a whole range of the reasoning, a row of panels per probe.
 
-    Of the clean run's in the corrupted run, the reverse, and the control with an unrelated answer.
+    Of the clean run's in the corrupted run, the reverse, and the control with an unrelated answer, if it was measured.
     """
     table = pd.read_csv(ranges)
     why_empty = "the reasoning before the probe is shorter than one range"
     measured, table = table, _drawable(table, why_empty)
     probes = list(dict.fromkeys(table["probe"]))
+    names = {patch: name for patch, name in RANGE_PANELS.items() if (table["patch"] == patch).any()}
     n_ranges, n_layers = table["tokens_before_probe"].nunique(), table["layer"].nunique()
-    size = (2.2 + len(RANGE_PANELS) * max(2.2, 0.4 * n_ranges), 1.6 + len(probes) * (0.8 + _height(n_layers)))
-    figure, grid = plt.subplots(
-        len(probes), len(RANGE_PANELS), figsize=size, layout="constrained", sharey=True, squeeze=False
-    )
+    size = (2.2 + len(names) * max(2.2, 0.4 * n_ranges), 1.6 + len(probes) * (0.8 + _height(n_layers)))
+    figure, grid = plt.subplots(len(probes), len(names), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for probe, panels in zip(probes, grid, strict=True):
-        for (patch, name), axes in zip(RANGE_PANELS.items(), panels, strict=True):
+        for (patch, name), axes in zip(names.items(), panels, strict=True):
             rows = table[(table["probe"] == probe) & (table["patch"] == patch)]
             if rows.empty:
-                axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
+                axes.set_axis_off()  # measured with another probe alone
                 continue
             cells = rows.pivot(index="layer", columns="tokens_before_probe", values="mean").iloc[:, ::-1]
             image = _layer_map(axes, cells.to_numpy(), list(cells.index))
             counts = rows.groupby("tokens_before_probe")["n_pairs"].first()[::-1]
             places = _ticks(len(counts))
-            names = [f"{label}\nn={count}" for label, count in counts.items()]
-            axes.set_xticks(places, [names[place] for place in places], fontsize=7)
+            ends = [f"{label}\nn={count}" for label, count in counts.items()]
+            axes.set_xticks(places, [ends[place] for place in places], fontsize=7)
             axes.set_title(f"“{PROBES[probe].label}”\n{name}", fontsize=8)
         panels[0].set_ylabel("patched layer")
     for axes in grid[-1]:

@@ -1,5 +1,7 @@
 """The front door: load a reasoning model, make a trace and analyse it, without Snakemake or a configuration.
 
+For example::
+
     from r2a import load_model, generate_trace, segment_attention, rank_heads, patch_curve, belief_curve
     model = load_model("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B")
     trace = generate_trace(model, "Which is larger, 9.9 or 9.11?")

@@ -166,7 +166,7 @@ def case_attention(
 ) -> CaseAttention:
     """One forward pass of a trace, by the fused or the eager attention that the model was loaded with.
 
-    kept_heads: a row a kept head, with its layer, head and is_rfh.
+    kept_heads: one row per kept head, with its layer, head and is_rfh.
     """
     decoder = Decoder(model)
     heads = list(zip(kept_heads["layer"], kept_heads["head"], strict=True))

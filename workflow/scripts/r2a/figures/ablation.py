@@ -69,7 +69,7 @@ RANGES = {"tracking": (-1.04, 1.04), "a2r": (0, None)}  # of the vertical axis
     ),
 )
 def plot_ablation(effect: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A row of panels per mode, a column per metric: RFHs and other heads over the number of ablated heads."""
+    """One row of panels per mode and one column per metric: RFHs and other heads by the number of ablated heads."""
     table = well_founded(pd.read_csv(effect))
     unablated = table[table["mode"] == UNABLATED]
     modes, doses = [mode for mode in table["mode"].unique() if mode != UNABLATED], sorted(table["dose"].unique())

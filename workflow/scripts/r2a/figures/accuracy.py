@@ -1,4 +1,4 @@
-"""Figures of stage 1: accuracy with and without reasoning, by area, and beside the paper's numbers."""
+"""Figures of accuracy with and without reasoning: overall, by area, and compared with the paper's numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,7 +131,7 @@ def plot_areas(accuracy: Path, effect: Path, stem: Path, settings: Mapping[str, 
     ),
 )
 def plot_beside_paper(effect: Path, funnel: Path, paper: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """This study's numbers beside the paper's, for the models and datasets whose labels are the paper's.
+    """This study's numbers and the paper's, for the models and datasets with the paper's labels.
 
     In the study's first decoding, over the problems valid in both conditions: accuracy, difference, and the share of
     valid traces. paper: resources/paper_numbers.csv.
@@ -170,7 +170,7 @@ def plot_beside_paper(effect: Path, funnel: Path, paper: Path, stem: Path, setti
 
 
 def beside_paper(effect: pd.DataFrame, funnel: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
-    """One row a source (this study, paper), model, dataset and condition, of the labels that both have.
+    """One row per source (this study, paper), model, dataset and condition, for the labels that both have.
 
     common_*: over the problems valid in both conditions (n_common). compliance: extracted / total.
     """
@@ -219,7 +219,7 @@ def _drawn(table: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_condition(axes: Axes, rows: pd.DataFrame, column: str, names: list[str]) -> None:
-    """Accuracy of each name, a line each, in both conditions."""
+    """Accuracy in both conditions, one line per name."""
     for condition, offset in OFFSETS.items():
         part = rows[rows["condition"] == condition].set_index(column).reindex(names)
         axes.errorbar(

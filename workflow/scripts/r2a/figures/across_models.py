@@ -35,7 +35,7 @@ DEPTH = "\n(0: first layer, 1: last)"
     ),
 )
 def plot_across_models(table: Path, trends: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A row of panels per dataset, a column per measure; a line per model, by the number of parameters."""
+    """One row of panels per dataset, one column per measure, one line per model by the number of parameters."""
     rows, tested = pd.read_csv(table), pd.read_csv(trends).set_index(["dataset", "measure"])
     rows = well_founded(rows, "n")
     models = rows.drop_duplicates("model").sort_values("n_parameters", na_position="last")["model"].tolist()

@@ -1,4 +1,4 @@
-"""Figures of stage 2 over traces and heads: where attention goes, and whether it follows the reasoning."""
+"""Figures of attention over traces and heads: where it goes, and whether it follows the reasoning."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ def plot_decomposition(attention: Path, heads: Path, stem: Path, settings: Mappi
         chosen = reasoned_traces(file)
         mass, uids = file["segment_mass"][chosen], file["uid"].asstr()[:][chosen]
     table = read_parquet(heads).sort_values(["layer", "head"])
-    is_there = ~np.isnan(mass).all((0, 3, 4)).ravel()  # but for layers without attention
+    is_there = ~np.isnan(mass).all((0, 3, 4)).ravel()  # except in layers without attention
     table = table[is_there]
     is_rfh = table["is_rfh"].to_numpy()
     by_head = {}
@@ -71,7 +71,7 @@ def plot_decomposition(attention: Path, heads: Path, stem: Path, settings: Mappi
             f"the {rfhs}": (head_names[is_rfh], {name: m[:, is_rfh].mean(0) for name, m in by_head.items()}),
         },
     }
-    # the reasoning's own masses stand apart from the answer's
+    # a gap between the reasoning's masses and the answer's
     centres = np.array([k + 0.8 * (query == "reasoning") for k, (query, _) in enumerate(MASSES.values())])
     figure, both = plt.subplots(2, 1, figsize=(6.3, 5.4), layout="constrained", sharex=True)
     rows = []
@@ -88,7 +88,7 @@ def plot_decomposition(attention: Path, heads: Path, stem: Path, settings: Mappi
             handles=handles, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, fontsize=7.5, columnspacing=1
         )
         axes.set(ylim=(-0.02, 1.02), ylabel="share of attention")
-        axes.set_title({"trace": f"a  One point a trace (n = {len(uids)})", "head": "b  One point a head"}[unit])
+        axes.set_title({"trace": f"a  One point per trace (n = {len(uids)})", "head": "b  One point per head"}[unit])
     both[1].set_xticks(
         centres, [f"{KEY_LABELS.get(key, key)}\n{name}" for name, (_, key) in MASSES.items()], fontsize=7
     )
@@ -191,7 +191,7 @@ def plot_tracking(attention: Path, attention_rows: Path, heads: Path, stem: Path
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set_xticks([0, 1], [f"{name} ({len(values)})" for name, values in groups.items()])
     axes.set(xlim=(-0.6, 1.6), ylim=(-1.05, 1.05), ylabel="drift")
-    axes.set_title(f"d  One point a head (n = {len(drift)} traces)", fontsize=8.5)
+    axes.set_title(f"d  One point per head (n = {len(drift)} traces)", fontsize=8.5)
     for axes in grid.flat[len(cases) : 3]:
         axes.set_axis_off()
     title(

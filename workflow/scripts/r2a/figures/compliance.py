@@ -1,4 +1,4 @@
-"""Figures of stage 1: which traces survive the funnel, and where graders disagree."""
+"""Figures of which traces survive the funnel, and where graders disagree."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -91,7 +91,7 @@ def plot_funnel(funnel: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     where="graded_datasets",
     caption=(
         "Share of the n answers, of all conditions and decodings, on which another grader differs from the study's"
-        " first one: only the first takes the answer for right, only the other does, or one of the two is "
+        " first one: only the first accepts the answer, only the other does, or one of the two is "
         "undecided. Counts, without a test; tables/grader_disagreements.csv lists every such answer."
     ),
 )

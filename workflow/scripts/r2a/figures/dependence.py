@@ -1,4 +1,4 @@
-"""Figures of stage 1: how accuracy depends on the token budget, on decoding, and on prompt and tokenization."""
+"""Figures of how accuracy depends on the token budget, on decoding, and on prompt and tokenization."""
 
 from collections.abc import Mapping
 from pathlib import Path

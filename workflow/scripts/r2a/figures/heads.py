@@ -1,4 +1,4 @@
-"""Figures of stage 2 with a mark a head: which heads focus on the reasoning."""
+"""The map of heads: which heads focus on the reasoning."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +42,7 @@ def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     table = well_founded(read_parquet(heads), "a2r_n")
     grid = table.pivot(index="layer", columns="head", values="a2r")
     n_layers, n_heads = grid.shape
-    cell = min(0.34, 6 / n_layers, 6 / n_heads)  # inches; so that a map fits a page, whatever its size
+    cell = min(0.34, 6 / n_layers, 6 / n_heads)  # inches, so that a map of any size fits a page
     size = max(3.6, 1.9 + cell * n_heads), 2.3 + cell * n_layers
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     image = axes.pcolormesh(np.arange(n_heads + 1) - 0.5, np.arange(n_layers + 1) - 0.5, grid, cmap=PALE, vmin=0)

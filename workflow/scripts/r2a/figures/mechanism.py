@@ -62,7 +62,7 @@ def _map(axes: Axes, values: pd.DataFrame, limit: float) -> Any:
     ),
 )
 def plot_mediation(mediation: Path, mlps: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Effect by path and layer, and the share that each MLP passes on: a row of panels a probe."""
+    """Effect by path and layer, and the share that each MLP passes on: one row of panels per probe."""
     table, lost = (well_founded(pd.read_csv(path), "n_pairs") for path in (mediation, mlps))
     probes = list(dict.fromkeys(table["probe"]))
     drawn, grid = plt.subplots(
@@ -115,7 +115,7 @@ def plot_mediation(mediation: Path, mlps: Path, stem: Path, settings: Mapping[st
     ),
 )
 def plot_attribution(attribution: Path, lens: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Direct attribution by layer and head, and the logit lens by layer: a row of panels a probe."""
+    """Direct attribution by layer and head, and the logit lens by layer: one row of panels per probe."""
     table, curves = (well_founded(pd.read_csv(path), "n_pairs") for path in (attribution, lens))
     table = table.query("run == 'clean'")
     probes = list(dict.fromkeys(table["probe"]))
@@ -169,7 +169,7 @@ def plot_attribution(attribution: Path, lens: Path, stem: Path, settings: Mappin
     ),
 )
 def plot_later_layers(changes: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Layer x later layer maps of what patches change at the last token: a row of panels a probe."""
+    """Layer x later layer maps of what patches change at the last token: one row of panels per probe."""
     table = well_founded(pd.read_csv(changes), "n_pairs")
     probes = list(dict.fromkeys(table["probe"]))
     n_layers = table["layer"].max() + 1

@@ -1,4 +1,4 @@
-"""Figures of stage 3: what patching the reasoning's activations does to the answer."""
+"""Figures of what patching the reasoning's activations does to the answer."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -45,18 +45,18 @@ CURVES = {
 }
 EFFECT_LINE = (BLUE, "o", "-", "clean run's vector at the answer's token")
 CONTROL_STYLES = ((GREEN, "^"), (ORANGE, "v"), (GREY, "x"), (SKY, "+"), ("black", "*"))  # taken in turn
-# the clean run's own vectors, elsewhere
+# the clean run's own vectors, at other tokens
 ELSEWHERE = {
     "other_probe_tokens": (RED, "s", ":", "control: clean run's, at that line's other tokens"),
     "random_reasoning_token": (PURPLE, "d", ":", "control: clean run's, at a random reasoning token"),
 }
-# what an effect is made of, and whose is drawn: the answer's own, and what only takes an answer away
+# the two parts of an effect
 PARTS_OF_EFFECT = {
     "gained": (BLUE, "o", "clean answer's logit rises"),
     "lost": (ORANGE, "v", "corrupted answer's logit falls"),
 }
 COMPOSED = {"effect": ("-", ""), "unrelated_answer": ("--", " (unrelated)")}
-# what is put in: the two directions, and the control that should restore nothing
+# what is patched in: the two directions, and the control that should restore nothing
 RANGE_PANELS = {
     CLEAN_TO_CORRUPTED: "clean run's, in the corrupted",
     CORRUPTED_TO_CLEAN: "corrupted run's, in the clean",
@@ -357,7 +357,7 @@ def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping
     measured, table = table, _drawable(table, "z, the output of single heads, was not patched")
     probes = list(dict.fromkeys(table["probe"]))
     n_layers, n_heads = table["layer"].nunique(), table["head"].nunique()
-    # so wide that text stays readable on a page, whatever the number of heads
+    # wide enough that text stays readable on a page, whatever the number of heads
     width, height = min(max(1.7, 0.26 * n_heads), 2.5), min(max(1.1, 0.26 * n_layers), 4.0)
     size = (1.9 + 3 * width, 1.5 + len(probes) * (0.6 + height))
     cell = 72 * min(width / n_heads, height / n_layers)  # in points

@@ -1,4 +1,4 @@
-"""Pattern panels of stage 2: whole attention rows of sample traces' answer tokens."""
+"""Pattern panels: whole attention rows of sample traces' answer tokens."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from r2a.figures.style import BLUE, RED, save, title, titled
 from r2a.store import axis_labels, open_hdf5
 from r2a.traces import Bounds
 
-N_CASES = 3  # drawn of those that are stored
+N_CASES = 3  # of the stored traces are drawn
 N_PANEL_HEADS = 3
 SPACE = "\N{OPEN BOX}"
 N_COLUMNS = 150  # drawn of a trace's tokens, not to be lost between pixels; of more, a column is their largest
@@ -101,7 +101,7 @@ def _mark_reasoning(axes: Axes, bounds: Bounds, cues: np.ndarray, n_rows: int) -
 
 
 def _label_answer_tokens(axes: Axes, case: h5py.Group, uid: str) -> None:
-    """The answer's words at the rows where they can be read, else how far into the answer they stand."""
+    """The answer's words at the rows where they are legible, otherwise the rows' distance into the answer."""
     rows = case["row"][:]
     if len(rows) <= 16:
         words = case["token_text"].asstr()[:][rows]

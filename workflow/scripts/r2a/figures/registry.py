@@ -1,4 +1,4 @@
-"""Where figures register themselves, and what the workflow, the report and the summary know of them.
+"""The registry of figures, from which the workflow, the report and the summary take them.
 
 A figure is one decorated function `plot_{name}` in any module of this package (or of a plugin; see r2a.registry). Its
 first parameters are the files that it `reads`, by name; then the path of its output without a suffix, and the settings.
@@ -52,7 +52,7 @@ class Figure(Entry):
 
     @property
     def path(self) -> str:
-        """Where it is drawn, under the study's figures, without a suffix."""
+        """Its path under the study's figures, without a suffix."""
         return FOLDERS[self.scope] + self.name
 
 
@@ -89,12 +89,12 @@ class FigureJob:
 
     @property
     def drawn(self) -> dict[str, dict[str, Any]]:
-        """The figures by name, with what is not in their inputs and yet changes them."""
+        """The figures by name, with everything besides their inputs that changes them."""
         return {one.name: {"version": one.version, "caption": one.caption} for one in self.figures}
 
 
 def figure_jobs(study: "Study") -> list[FigureJob]:
-    """The jobs that draw a study's figures. Raises RegistryError where figures of one analysis don't go together."""
+    """The jobs that draw a study's figures. Raises RegistryError if figures of one analysis do not fit together."""
     jobs: dict[str, FigureJob] = {}
     for one in FIGURES.values():
         if one.scope == "study" and one.where and not getattr(study, one.where):

@@ -1,4 +1,4 @@
-"""Where reasoning formats register themselves, and which of them is a model's.
+"""The registry of reasoning formats, and how a model's format is chosen.
 
 A format is one decorated function without parameters that returns a ReasoningFormat. Read at every parse of the
 Snakefile: no heavy import here.

@@ -10,7 +10,7 @@ BEGIN, END = "<!-- formats: written by `python -m r2a.formats.table` -->\n", "<!
 
 
 def formats_table() -> str:
-    """One row a registered format, in Markdown."""
+    """One row per registered format, in Markdown."""
     rows = [
         "| format | models | opens with | closes with | asked to think | asked not to think |",
         "|---|---|---|---|---|---|",

@@ -20,7 +20,7 @@ def grade_ablation(answers: Path, dataset: Path, output: Path, settings: Mapping
     table = read_parquet(answers)
     problems = read_parquet(dataset, ["uid", "problem", "answer"]).set_index("uid")
     asked = problems.loc[table["uid"]]
-    # every answer once against the reference, once against the trace's own final answer
+    # every answer against the reference and against the trace's own final answer
     references = [*asked["answer"], *table["original_text"].map(final_answer)]
     attempts = [
         Attempt(*attempt)

@@ -15,7 +15,7 @@ AGAINST = {"answer": "is_correct", "original_answer": "agrees", "implied_answer"
 
 
 def grade_perturbation(answers: Path, prompts: Path, dataset: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Write one row an answer: uid, decoding, sample, perturbation, is_valid, is_correct, agrees, follows.
+    """Write one row per answer: uid, decoding, sample, perturbation, is_valid, is_correct, agrees, follows.
 
     agrees: it is the original answer; follows: it is the implied one, absent where none is. Verdicts are those of
     the study's grader, absent where it cannot decide. settings: graders, seconds and memory_mb of one comparison.
@@ -25,7 +25,7 @@ def grade_perturbation(answers: Path, prompts: Path, dataset: Path, output: Path
     table = table.rename(columns={"condition": "perturbation"})
     known = read_parquet(prompts, [*keys, "original_answer", "implied_answer"])
     table = table.merge(known, on=keys).merge(read_parquet(dataset, ["uid", "problem", "answer"]), on="uid")
-    # one row a comparison, so that grading processes start but once
+    # one row per comparison, so that grading processes start only once
     asked = table.melt(
         ["problem", "answer_text", "invalid_reason"], list(AGAINST), "column", "reference", ignore_index=False
     ).dropna(subset="reference")

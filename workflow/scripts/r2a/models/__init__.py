@@ -1,4 +1,4 @@
-"""Models on disk: where they are, which they are, their tokens, and loading them into transformers."""
+"""Models on disk: where and which they are, their tokens, and loading them into transformers."""
 
 from r2a.models.loading import load_model, off_device, stack_layers, wait_for_copies
 from r2a.models.manifest import read_manifest, refuse_failed, resolve_judge, resolve_model

@@ -11,8 +11,8 @@ from r2a.models.weights import ModelError
 def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
     """The model in evaluation mode, its layers spread over all visible GPUs; `attention` as transformers names it.
 
-    Rotary factors are those that generation has (fix_rotation). Raises ModelError where its weights do not fit into
-    them, or a part of the model is not found (Decoder).
+    Rotary factors are those used in generation (fix_rotation). Raises ModelError if its weights do not fit into the
+    GPUs, or if a part of the model is not found (Decoder).
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -40,21 +40,21 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
 
 
 def stack_layers(layers: Sequence[Any]) -> Any:
-    """torch.stack of tensors of several layers, which may be on several GPUs, on the first one's."""
+    """torch.stack of tensors of several layers, which may be on different GPUs, on the first one's."""
     import torch
 
     return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
 def off_device(tensors: Sequence[Any]) -> list[Any]:
-    """Tensors on the CPU. From a GPU all of them are copied side by side, and waited for once."""
+    """Tensors on the CPU. All are copied from a GPU in parallel, with a single wait."""
     copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
     wait_for_copies()
     return copies
 
 
 def wait_for_copies() -> None:
-    """Return when what was copied from GPUs with non_blocking is there."""
+    """Return when non_blocking copies from GPUs have finished."""
     import torch
 
     for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
@@ -62,7 +62,7 @@ def wait_for_copies() -> None:
 
 
 def _refuse_non_finite(name: str, dtype: str, _module: Any, _inputs: Any, output: Any) -> None:
-    """Raise ModelError where the last hidden states of a forward pass are not all numbers."""
+    """Raise ModelError if the last hidden states of a forward pass are not all finite."""
     if not output.isfinite().all():
         remedy = f"set models.{name}.dtype to bfloat16 or float32" if dtype == "float16" else "check its weights"
         raise ModelError(

@@ -1,4 +1,4 @@
-"""A model's manifest: where it is, which it is, and what its configuration says of it."""
+"""A model's manifest: where and which it is, and what its configuration says about it."""
 
 import json
 import time
@@ -51,9 +51,9 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
 
 
 def fastest_dtype() -> str:
-    """bfloat16 where the environment is for GPUs; on a CPU, bfloat16 or float32, by which is clearly faster here.
+    """bfloat16 if the environment is for GPUs; on a CPU, bfloat16 or float32, whichever is clearly faster here.
 
-    Measured on a layer's product of few tokens and of many, in a second or so; told in the log.
+    Measured on the matrix products of a layer for few tokens and for many, in about a second; logged.
     """
     if has_gpu_build():
         return "bfloat16"
@@ -145,7 +145,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def refuse_failed(check: Path, stage: str) -> None:
-    """Raise NothingToMeasure, with check_model's reason, where a stage does not hold for a model."""
+    """Raise NothingToMeasure, with check_model's reason, if a stage does not hold for a model."""
     for found in json.loads(Path(check).read_text())["stages"]:
         if found["stage"] == stage and not found["holds"]:
             raise NothingToMeasure(f"{stage} does not hold for this model: {found['reason']}")

@@ -69,7 +69,7 @@ def text_of(tokenizer: Any, token_ids: Sequence[int]) -> str:
 
 
 def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
-    """The text of each token; joined, they are text_of. A character that is split over tokens is its first one's."""
+    """The text of each token; joined, they are text_of. A character split over tokens belongs to its first one."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     pieces, owner = [""] * len(token_ids), 0
     for number, token in enumerate(token_ids):

@@ -46,7 +46,7 @@ def _sha256(paths: list[Path]) -> str:
 
 
 def count_parameters(folder: Path) -> int:
-    """How many numbers a model's weight files hold, by their headers; packed ones count as the file has them."""
+    """The number of parameters in a model's weight files, from their headers; packed ones count as stored."""
     n_parameters = 0
     for path in folder.glob(WEIGHTS):
         with open(path, "rb") as file:

@@ -1,7 +1,7 @@
-"""What a sentence of a reasoning does, told by its words (METHOD section 5).
+"""The function of a sentence in the reasoning, recognized by its words (METHOD section 5).
 
 The categories follow Bogdan et al. 2025 (arXiv 2506.19143), who let a language model judge them. Cue words are English
-but for those of backtracking (r2a.text.cues), so sentences of other languages are mostly "other".
+except for those of backtracking (r2a.text.cues), so sentences in other languages are mostly "other".
 """
 
 import re

@@ -1,5 +1,6 @@
 """Models of the Hugging Face hub: found once, then read where they lie."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,11 +9,15 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
+from r2a.datasets import load_dataset
+from r2a.model_check import check_model
 from r2a.models import load_model, load_tokenizer, read_manifest, resolve_judge, resolve_model
+from r2a.store import read_parquet
 from r2a.study import load_study, stage_settings
 
 MODELS = Path(__file__).parents[2] / "resources/models"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+STUDIED = ("attention", "ablation", "patching", "sentences")
 
 
 @pytest.fixture
@@ -86,4 +91,11 @@ def test_the_laptop_study_runs_on_what_lies_in_the_hub_models_place(tmp_path, mo
         assert manifest["folder"] == str(folder)
         assert manifest["models"][name]["revision"] == model.revision
         assert manifest["models"][name]["dtype"] in ("float32", "bfloat16")
+        check_model(tmp_path / f"{name}.json", tmp_path / "check.json", stage_settings(laptop, "model_check", name))
+        stages = json.loads((tmp_path / "check.json").read_text())["stages"]
+        assert {found["stage"]: found["holds"] for found in stages} == dict.fromkeys(STUDIED, True)
+    for name in laptop.datasets:
+        load_dataset(tmp_path / f"{name}.parquet", stage_settings(laptop, "datasets", dataset=name))
+        n_rows = 32 if name in laptop.pair_datasets else 16
+        assert len(read_parquet(tmp_path / f"{name}.parquet")) == n_rows
     assert laptop.pair_datasets and {dataset.n_problems for dataset in laptop.datasets.values()} == {16}

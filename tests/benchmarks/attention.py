@@ -2,13 +2,14 @@
 
     make bench-attention        writes results/benchmarks/attention.csv, prints it as the table of docs/benchmarks.md
 
-A random Qwen2 with the attention of R1-Distill-Qwen-1.5B (12 query heads, 2 key-value heads of 128) in 4 layers,
-float32, one thread. Each row is a fresh process: the best of PASSES passes after a short one, where its CPU time went
-(attention: all between the projections to queries, keys and values and that of the output, with what is taken from
-it; projections; mlp), and the peak of the process's memory beyond what the loaded model takes.
+Random models of 4 layers, float32, one thread: a Qwen2 of R1-Distill-Qwen-1.5B's sizes and a Llama of Llama-3.2-1B's.
+Ways are measured in turn, ROUNDS times, each time by one pass in a fresh process, after a short one. Of each way the
+fastest pass counts: its time, where its CPU time went (attention: all between the projections to queries, keys and
+values and that of the output, with what is taken from it; projections; mlp), and the peak of the process's memory
+beyond what the loaded model takes.
 
 sdpa              the plain forward pass, without logits
-ours              the rerun with every quantity of METHOD section 3
+ours              the rerun with every quantity of METHOD section 3, contributions to the output among them
 eager             transformers' eager attention with output_attentions, nothing computed from it
 transformer_lens  the paper's way: a hook on each layer's pattern that sums it by segment; where installed
 """
@@ -21,32 +22,39 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 WAYS = ("sdpa", "ours", "eager", "transformer_lens")
-PASSES = 2
+ROUNDS = 3
 TOKENS = (1024, 2048, 4096, 8192)
 # beyond it a layer's attention matrices alone take many gigabytes
 LONGEST = {"eager": 4096, "transformer_lens": 4096}
 # medians of the paper's 200 published traces of R1-Qwen-7B and 1.5B: <think> and </think> stand at 3 and 85 %
 THINK_OPEN, THINK_CLOSE = 0.03, 0.85
-SIZES = {
-    "vocab_size": 1000, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 4,
-    "num_attention_heads": 12, "num_key_value_heads": 2, "max_position_embeddings": 16_384,
+COMMON = {"vocab_size": 1000, "num_hidden_layers": 4, "max_position_embeddings": 16_384}
+FAMILIES = {
+    "qwen2": {
+        "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2
+    },
+    "llama": {
+        "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8
+    },
 }  # fmt: skip
 
 
-def build(way: str) -> Any:
+def build(family: str, way: str) -> Any:
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     from r2a.models.attention import SEAM
 
     torch.manual_seed(0)
     attention = {"sdpa": "sdpa", "ours": SEAM}.get(way, "eager")
-    model = Qwen2ForCausalLM(Qwen2Config(**SIZES, attn_implementation=attention)).eval()
+    config = CONFIG_MAPPING[family](**COMMON, **FAMILIES[family])
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
     return through_transformer_lens(model) if way == "transformer_lens" else model
 
 
@@ -94,7 +102,7 @@ def one_pass(way: str, model: Any, n_tokens: int) -> Callable[[], Any]:
                 for k in range(7):
                     pattern[0, :, rows, bounds[k] : bounds[k + 1]].float().sum(-1).mean(-1)
 
-        hooks = [(f"blocks.{layer}.attn.hook_pattern", sums) for layer in range(SIZES["num_hidden_layers"])]
+        hooks = [(f"blocks.{layer}.attn.hook_pattern", sums) for layer in range(COMMON["num_hidden_layers"])]
         model.run_with_hooks(ids, return_type=None, fwd_hooks=hooks)
 
     return {
@@ -128,8 +136,8 @@ class Stopwatch:
         self.seconds[kind] += time.process_time() - self.started[module]
 
     def read(self) -> dict[str, float]:
-        """Seconds by part since the last reading."""
-        found, self.seconds = self.seconds, dict.fromkeys(self.seconds, 0.0)
+        """Seconds by part."""
+        found = self.seconds
         return {
             "attention_seconds": round(found["self_attn"] - found["projections"], 3),
             "projection_seconds": round(found["projections"], 3),
@@ -143,35 +151,33 @@ def memory(name: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure(way: str, n_tokens: int) -> dict[str, float]:
+def measure(family: str, way: str, n_tokens: int) -> dict[str, float]:
     import torch
 
     torch.set_num_threads(1)
     with torch.no_grad():
-        model = build(way)
+        model = build(family, way)
         one_pass(way, model, 128)()
         run, stopwatch = one_pass(way, model, n_tokens), Stopwatch(model)
         before = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        passes = []
-        for _ in range(PASSES):
-            start, cpu_start = time.perf_counter(), time.process_time()
-            run()
-            seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
-            passes.append({name: round(value, 3) for name, value in seconds.items()} | stopwatch.read())
-    return min(passes, key=lambda one: one["cpu_seconds"]) | {"peak_extra_mib": round(memory("VmHWM") - before)}
+        start, cpu_start = time.perf_counter(), time.process_time()
+        run()
+        seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
+    rounded = {name: round(value, 3) for name, value in seconds.items()}
+    return rounded | stopwatch.read() | {"peak_extra_mib": round(memory("VmHWM") - before)}
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as the table of docs/benchmarks.md, whose CPU seconds of one thread other work disturbs least."""
-    plain = {row["tokens"]: row for row in rows if row["way"] == "sdpa"}
+    plain = {(row["family"], row["tokens"]): row for row in rows if row["way"] == "sdpa"}
     lines = [
-        "| tokens | way | CPU seconds | to sdpa | attention | projections | MLP | peak extra MiB | to sdpa |",
-        "|---" * 9 + "|",
+        "| family | tokens | way | CPU seconds | to sdpa | attention | projections | MLP | peak extra MiB | to sdpa |",
+        "|---" * 10 + "|",
     ]
     for row in rows:
-        beside = plain[row["tokens"]]
-        cells = [row["tokens"], row["way"], f"{row['cpu_seconds']:.2f}"]
+        beside = plain[row["family"], row["tokens"]]
+        cells = [row["family"], row["tokens"], row["way"], f"{row['cpu_seconds']:.2f}"]
         cells += [f"{row['cpu_seconds'] / beside['cpu_seconds']:.2f}"]
         cells += [f"{row[part]:.2f}" for part in ("attention_seconds", "projection_seconds", "mlp_seconds")]
         cells += [row["peak_extra_mib"], f"{row['peak_extra_mib'] / beside['peak_extra_mib']:.2f}"]
@@ -179,29 +185,40 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def in_turn(family: str, n_tokens: int, ways: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for each way, from ROUNDS processes of each, one at a time."""
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    for _ in range(ROUNDS):
+        for way in ways:
+            command = [sys.executable, __file__, "--one", family, way, str(n_tokens)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{family}, {way} at {n_tokens} tokens failed:\n{done.stderr}")
+            found[way].append(json.loads(done.stdout.splitlines()[-1]))
+    for way, passes in found.items():
+        fastest = min(passes, key=lambda one: one["cpu_seconds"])
+        yield {"family": family, "tokens": n_tokens, "way": way, **fastest}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, nargs="?", default=Path("results/benchmarks/attention.csv"))
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="sdpa among them")
-    parser.add_argument("--one", choices=WAYS, help="measure one way in this process and print it")
+    parser.add_argument("--one", nargs=3, metavar=("FAMILY", "WAY", "TOKENS"), help="one pass, in this process")
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.tokens[0])))
+        family, way, n_tokens = arguments.one
+        print(json.dumps(measure(family, way, int(n_tokens))))
         return
+    has_lens = importlib.util.find_spec("transformer_lens") is not None
     rows = []
-    for n_tokens in arguments.tokens:
-        for way in arguments.ways:
-            if n_tokens > LONGEST.get(way, n_tokens):
-                continue
-            if way == "transformer_lens" and importlib.util.find_spec("transformer_lens") is None:
-                continue
-            command = [sys.executable, __file__, "--one", way, "--tokens", str(n_tokens)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(f"{way} at {n_tokens} tokens failed:\n{done.stderr}")
-            rows.append({"tokens": n_tokens, "way": way, **json.loads(done.stdout.splitlines()[-1])})
-            print(rows[-1], flush=True)
+    for family, n_tokens in product(arguments.families, arguments.tokens):
+        fitting = [way for way in arguments.ways if n_tokens <= LONGEST.get(way, n_tokens)]
+        for row in in_turn(family, n_tokens, [way for way in fitting if has_lens or way != "transformer_lens"]):
+            rows.append(row)
+            print(row, flush=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with arguments.output.open("w", newline="") as file:
         table = csv.DictWriter(file, rows[0])

@@ -39,9 +39,9 @@ from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 from r2a.ablation.arms import Arm
 from r2a.ablation.decoding import Reading, Rows, read
-from r2a.attention import fused
 from r2a.attention.rerun import rerun_batch
 from r2a.attention.rows import case_attention
+from r2a.models import kernels
 from r2a.models.attention import SEAM
 from r2a.patching import patcher as patching
 from r2a.study import Patching
@@ -131,7 +131,7 @@ class Calls(TorchFunctionMode):
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
     """The device "meta" is taken for a GPU."""
-    with mock.patch.dict(fused.BLOCK_ELEMENTS, {DEVICE: fused.BLOCK_ELEMENTS["cuda"]}), Counter(), torch.no_grad():
+    with mock.patch.dict(kernels.BLOCK_ELEMENTS, {DEVICE: kernels.BLOCK_ELEMENTS["cuda"]}), Counter(), torch.no_grad():
         yield
 
 

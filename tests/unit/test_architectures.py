@@ -24,7 +24,7 @@ from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import attention_rows, rerun_traces
 from r2a.config_file import longrope_switch, no_restarts, read_config
 from r2a.model_check import check_model, long_length, stages_that_hold
-from r2a.models import refuse_failed
+from r2a.models import ModelError, refuse_failed
 from r2a.models.attention import SEAM, attention_kernel
 from r2a.models.decoder import Decoder, fix_rotation
 from r2a.patching.patcher import COMPONENTS, Patcher, capture, places_of
@@ -392,6 +392,21 @@ def test_a_cached_models_config_file_is_read(tmp_path, monkeypatch):
     (refs / "main").write_text("abc")
     assert no_restarts(read_config(None, "org/name"))
     assert no_restarts(read_config(None, "org/name", "abc"))
+
+
+@pytest.mark.parametrize(
+    ("family", "setting"),
+    [
+        ("phi3+longrope", {"attention_factor": 1.9}),
+        ("phi3+longrope", {"long_mscale": 1.9}),
+        ("phi3+longrope", {"factor": 32.0}),
+        ("llama+dynamic", {"max_trained_positions": 32}),
+    ],
+)
+def test_rotations_that_vllm_and_transformers_scale_differently_are_refused(family, setting):
+    rotary = FAMILIES[family]["rope_parameters"] | setting
+    with pytest.raises(ModelError, match=f"only one of them reads {next(iter(setting))} in its rope_parameters"):
+        fix_rotation(Decoder(tiny_model(family, SEAM, rope_parameters=rotary)))
 
 
 def test_longrope_models_get_the_factors_for_long_texts_in_reruns_and_in_vllm(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from families import random_ids, tiny_model
+from families import LONGROPE, random_ids, tiny_model
 from r2a.engine import start_engine
 from r2a.models.attention import SEAM
 from r2a.models.decoder import Decoder, fix_rotation
@@ -26,15 +26,21 @@ FAMILIES = [
     "exaone4",
     "qwen3_moe",
     "qwen3",
+    "phi3+longrope",
     "falcon_h1",
 ]
 SIZES = {"head_dim": 32, "hidden_size": 128}
-LENGTHS = (20, 30, 90)  # within a window and beyond it
+OF_FAMILY = {  # what follows from these sizes
+    "phi3+longrope": {
+        "rope_parameters": LONGROPE | {"short_factor": [1.0] * 16, "long_factor": [1.0 + k for k in range(16)]}
+    },
+}
+LENGTHS = (20, 30, 60, 90)  # within a window and beyond it, below longrope's switch, across it and above it
 
 
 def argmax_share(family: str, folder: Path) -> float:
     """Share of the tokens that vLLM greedily generates that are the rerun's arg-max."""
-    model = tiny_model(family, SEAM, **SIZES)
+    model = tiny_model(family, SEAM, **SIZES, **OF_FAMILY.get(family, {}))
     model.generation_config = transformers.GenerationConfig()
     model.save_pretrained(folder)
     decoder = Decoder(model)

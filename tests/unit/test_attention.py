@@ -23,7 +23,7 @@ from transformers import (
 
 from planted import planted_model
 from r2a.attention import rerun
-from r2a.attention.fused import BLOCK_ELEMENTS, FusedPass, Span
+from r2a.attention.fused import FusedPass, Span
 from r2a.attention.reference import keep_of_weights, rerun_eager
 from r2a.attention.rerun import (
     SegmentRecorder,
@@ -45,6 +45,7 @@ from r2a.attention.segments import (
 )
 from r2a.models.attention import SEAM, AttentionError, attention_kernel, seam_attention
 from r2a.models.decoder import Decoder
+from r2a.models.kernels import BLOCK_ELEMENTS
 from r2a.store import SCHEMA_VERSION, StoreError, new_hdf5, open_hdf5
 from r2a.traces import Bounds
 

@@ -169,6 +169,7 @@ CLOSES_BY_DEFAULT = (
 DOUBLED = CHATML + "{% if add_generation_prompt %}{{ '<think></think><think>\n' }}{% endif %}"
 LEADS = CHATML + "{% if add_generation_prompt %}{{ '<think>\n</think>\nThe answer: ' }}{% endif %}"
 WRITES_IN = CHATML + "{% if add_generation_prompt %}{{ '<think>\nOkay, ' }}{% endif %}"
+OTHER_TAGS = CHATML + "{% if add_generation_prompt %}{{ '<thought>\n</thought>\n' }}{% endif %}"
 TWICE = CHATML + "{% if add_generation_prompt %}{{ '<think>\n<think>\n' }}{% endif %}"
 
 
@@ -180,6 +181,7 @@ TWICE = CHATML + "{% if add_generation_prompt %}{{ '<think>\n<think>\n' }}{% end
         (DOUBLED, r"opens or closes the reasoning twice: the prompt ends in .*<think></think><think>"),
         (TWICE, r"opens or closes the reasoning twice"),
         (WRITES_IN, r"writes into the reasoning that it opens: the prompt ends in .*Okay, "),
+        (OTHER_TAGS, r"closes what its reasoning format does not know: the prompt ends in .*</thought>"),
     ],
 )
 def test_a_template_that_ends_against_the_condition_is_refused_with_its_end_and_the_keys_to_change(
@@ -256,6 +258,9 @@ def test_a_template_that_wants_content_in_parts_is_given_parts(tmp_path, content
         (CHATML.replace("turn.content", "turn.content | upper"), "loses the question or changes it"),
         (CHATML.replace("turn.content", "turn.content | e"), "loses the question or changes it"),
         (CHATML.replace("{{ turn.content }}", "{{ turn.content.split('\\\\')[0] }}"), "loses the question"),
+        (CHATML.replace("turn.content", "turn.content.replace('\n', ' ')"), "loses the question or changes it"),
+        (CHATML.replace("turn.content", "turn.content.split() | join(' ')"), "loses the question or changes it"),
+        ("{{ bos_token }}{{ bos_token }}" + CHATML, r"begins with <\|begin\|> twice: '<\|begin\|><\|begin\|>"),
         ("{{ raise_exception('roles must alternate') }}", "fails: TemplateError: roles must alternate"),
         (CHATML + "{{ missing.field }}", "fails: UndefinedError"),
         ("{% for turn in messages %}{{ turn.content }}", "fails: TemplateSyntaxError"),
@@ -266,6 +271,41 @@ def test_a_template_that_loses_the_question_or_fails_is_refused_by_name(tmp_path
     with pytest.raises(ModelError, match=fault) as refusal:
         resolved(folder)
     assert str(folder) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        ("<|im_start|>user\n{{ messages[0].content }}\n", "loses the question or changes it, with_reasoning"),
+        ("{% for turn in messages if turn.role == 'user' %}{{ turn.content }}\n{% endfor %}", "no notice of a system"),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}" + CHATML, "No system"),
+    ],
+)
+def test_a_template_that_cannot_take_a_system_turn_is_refused_if_there_is_one(tmp_path, template, fault):
+    folder = make_model(tmp_path / "m", template)
+    resolved(folder)
+    with pytest.raises(ModelError, match=fault):
+        resolved(folder, system_turn={"with_reasoning": "Think hard."})
+
+
+def test_a_template_that_loses_the_question_of_one_condition_is_refused(tmp_path):
+    hides = "{% if enable_thinking %}" + CHATML + "{% else %}Hi.\n{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    folder = make_model(tmp_path / "m", "{% set enable_thinking = enable_thinking | default(true) %}" + hides)
+    with pytest.raises(ModelError, match="loses the question or changes it, without_reasoning"):
+        resolved(folder, reasoning_format="qwen3", without_reasoning="native")
+
+
+def test_one_of_several_named_templates_is_the_default(tmp_path):
+    folder = make_model(tmp_path / "m")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    path, named = folder / "tokenizer_config.json", [{"name": "tool_use", "template": "{{ tools[0] }}"}]
+    for templates, is_found in ((named, False), ([*named, {"name": "default", "template": CHATML}], True)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": templates}))
+        if is_found:
+            assert resolved(folder)["reasoning_format"] == "r1"
+        else:
+            with pytest.raises(ModelError, match="multiple chat templates with no default"):
+                resolved(folder)
 
 
 # ---- dates (P03)
@@ -303,6 +343,14 @@ def test_stop_tokens_are_those_of_all_three_files(tmp_path, files, stops):
         path = folder / f"{stem}.json"
         path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | held))
     assert marks_of(folder).stops == stops
+
+
+@pytest.mark.parametrize("written", ["{", '{"eos_token_id": ["<|im_end|>"]}', '{"eos_token_id": {"a": 1}}', "[1]"])
+def test_a_file_of_stop_tokens_that_cannot_be_read_is_named(tmp_path, written):
+    folder = make_model(tmp_path / "m")
+    (folder / "generation_config.json").write_text(written)
+    with pytest.raises(ModelError, match=r"generation_config.json: eos_token_id cannot be read"):
+        resolved(folder)
 
 
 # ---- the exact text of tokens

@@ -14,7 +14,7 @@ from planned_jobs import settings_of
 from r2a.reruns import Job, jobs_of, listing, made_again
 from r2a.study import Study, load_study
 from r2a.study.schema import Repetition
-from r2a.study.stages import COST, STAGES, stages_of
+from r2a.study.stages import COST, STAGES, stage_settings, stages_of
 
 ROOT = Path(__file__).parents[2]
 # what only changes how results are shown, or with what interval
@@ -146,6 +146,13 @@ def test_presentation_reaches_no_rule_that_runs_a_model(key, jobs):
 def test_every_rule_of_a_study_takes_its_settings_from_the_table(jobs):
     assert {job.rule for job in jobs if job.stage not in STAGES} == set()
     assert {job.stage for job in jobs} == {*STAGES}
+
+
+@pytest.mark.parametrize("name", ["attention", "diagnostics", "ablation", "activations", "patching", "sentences"])
+def test_a_stage_that_an_upgrade_changes_is_tried_on_every_model_again(name, study, monkeypatch):
+    before = stage_settings(study, "model_check", model="tiny-qwen")
+    monkeypatch.setitem(STAGES, name, STAGES[name]._replace(version=99))
+    assert stage_settings(study, "model_check", model="tiny-qwen") != before
 
 
 def test_a_seed_reruns_no_greedy_trace_and_no_download(study, jobs):

@@ -12,6 +12,7 @@ from typing import Any
 
 # kinds of layers that carry no state from token to token outside of attention
 STATELESS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "mlp", "moe", "dense", "sparse"}
+LONGROPE = ("longrope", "su")  # what configurations call it
 # what begins the names of settings of recurrent layers, where a configuration does not list its layers' kinds
 RECURRENT = ("mamba_", "ssm_", "linear_num_", "conv_L_cache")
 
@@ -70,13 +71,32 @@ def no_restarts(config: Mapping[str, Any]) -> str:
 
 def longrope_switch(config: Mapping[str, Any]) -> int | None:
     """The length beyond which a model takes longrope's factors for long texts; None where it never does."""
-    text = _text(config)
-    for name in ("rope_parameters", "rope_scaling"):
-        rotary = text.get(name)
-        if isinstance(rotary, Mapping) and (rotary.get("rope_type") or rotary.get("type")) in ("longrope", "su"):
-            switch = rotary.get("original_max_position_embeddings", text.get("original_max_position_embeddings"))
-            return switch if isinstance(switch, int) and text.get("max_position_embeddings", 0) > switch else None
-    return None
+    text, rotary = _text(config), _rotary(config)
+    if _rope_type(rotary) not in LONGROPE:
+        return None
+    switch = rotary.get("original_max_position_embeddings", text.get("original_max_position_embeddings"))
+    return switch if isinstance(switch, int) and text.get("max_position_embeddings", 0) > switch else None
+
+
+def unshared_rotation(config: Mapping[str, Any]) -> str:
+    """The settings of factors that change with the length which vLLM 0.32 or transformers leaves unread."""
+    rotary, switch = _rotary(config), longrope_switch(config)
+    unread: tuple[str, ...] = ("max_trained_positions",) if _rope_type(rotary) == "dynamic" else ()
+    if _rope_type(rotary) in LONGROPE:
+        unread = ("attention_factor", "short_mscale", "long_mscale")
+        if switch and rotary.get("factor") != _text(config)["max_position_embeddings"] / switch:
+            unread += ("factor",)
+    return ", ".join(name for name in unread if rotary.get(name) is not None)
+
+
+def _rotary(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of rotary positions, of all layers together; empty where there are none."""
+    found = (_text(config).get(name) for name in ("rope_parameters", "rope_scaling"))
+    return next((rotary for rotary in found if isinstance(rotary, Mapping)), {})
+
+
+def _rope_type(rotary: Mapping[str, Any]) -> Any:
+    return rotary.get("rope_type") or rotary.get("type")
 
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:

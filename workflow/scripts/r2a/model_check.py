@@ -4,7 +4,7 @@ A stage holds where it gives what the model's own forward pass gives, on every p
 and beyond every length at which the model itself changes: windows, chunks, the original length of its positions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ Stage = Callable[[Any, Sequence[Sequence[int]], Mapping[str, Any]], tuple[float,
 
 
 def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Try every stage of settings["stages"] on a model and write which hold.
+    """Try every stage that settings["stages"] names on a model and write which hold.
 
     The file lists, of each stage, `holds`, `deviation` (the largest from the model's own, in the unit of the stage's
     own check), `tolerance`, `reason` where it does not hold, and `n_tokens` of the longest trace; and `left_out`, those
@@ -70,13 +70,14 @@ def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> No
         holding = ", ".join(["answers", "perturbation", *(stage["stage"] for stage in found if stage["holds"])])
         tell(
             f"{name}: {'; '.join(map(_in_words, failed))}. What holds is studied: {holding}. The stores of the rest "
-            "are written empty, with the reason; the study goes on."
+            "are written empty, with the reason; the study goes on. To try again, e.g. with more memory or a newer "
+            f"transformers: snakemake --forcerun {output} and the empty stores."
         )
     write_json(output, provenance(settings, [manifest]) | {"stages": found, "left_out": left_out})
 
 
 def stages_that_hold(
-    model: Any, stages: Sequence[str], n_positions: int, dtype: str, components: Sequence[str]
+    model: Any, stages: Iterable[str], n_positions: int, dtype: str, components: Sequence[str]
 ) -> list[dict[str, Any]]:
     """What check_model writes of each stage; whatever a stage raises is its reason not to hold."""
     decoder = Decoder(model)

@@ -1,7 +1,8 @@
 """Prompts, as METHOD section 1 defines them: text in, token ids out, once."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,9 @@ UNASKED = Asked()
 FINISHED_STUB = "Okay, I think I have finished thinking."
 OPENED, CLOSED, NEITHER = "open", "closed", "neither"  # how a prompt may end
 # asked of a template before any problem is: what templates are known to lose, escape or take for their own
-TRIAL = 'Is 9.11 < 9.9 & why? Put "it" within \\boxed{}.'
+TRIAL = 'Is 9.11 < 9.9 & why?\n\nPut  "it" within \\boxed{}.'
+# what a closed reasoning of another format ends in
+OTHER_CLOSE = re.compile(r"</[\w:]+>\s*$")
 
 
 class PromptError(ValueError):
@@ -137,6 +140,11 @@ class Prompts:
             return raw_prompt(problem, instruction, condition, style)
         asked = style.asked(condition)
         text = self.template.render(problem + instruction, asked) + asked.ending
+        if (
+            asked.system
+            and text == self.template.render(problem + instruction, replace(asked, system="")) + asked.ending
+        ):
+            raise PromptError(f"its chat template takes no notice of a system turn: {_tail(text)}")
         end = self._ending(text, problem + instruction, asked)
         if not style.prefill(condition):
             if end == OPENED:
@@ -155,6 +163,15 @@ class Prompts:
         if self.template is None and self.tokenizer.bos_token_id is not None:
             ids = [self.tokenizer.bos_token_id, *ids]
         return spelled_ids(self.tokenizer, ids, self.style.form) if self.style.think_tags == "pieces" else ids
+
+    def refuse_losing(self, condition: str) -> None:
+        """Raise PromptError where a condition's prompt loses a question or changes it, or begins with BOS twice."""
+        text = self.text(TRIAL, "", condition)
+        if TRIAL not in text:
+            raise PromptError(f"its chat template loses the question or changes it, {condition}: {_tail(text)}")
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and self.ids(TRIAL, "", condition)[:2] == [bos, bos]:
+            raise PromptError(f"its prompt begins with {self.tokenizer.bos_token} twice: {text[:60]!r}")
 
     @cached_property
     def declines(self) -> bool:
@@ -176,6 +193,8 @@ class Prompts:
         if closed[0] >= 0:
             return CLOSED
         if opened < 0:
+            if OTHER_CLOSE.search(written):
+                raise PromptError(f"its chat template closes what its reasoning format does not know: {_tail(text)}")
             return NEITHER
         if written[opened + len(form.open.strip()) :].strip():
             raise PromptError(f"its chat template writes into the reasoning that it opens: {_tail(text)}")

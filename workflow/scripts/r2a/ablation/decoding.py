@@ -22,8 +22,9 @@ from torch.nn.functional import pad
 from r2a.ablation.arms import Arm
 from r2a.memory import if_it_fits
 from r2a.models import ModelError, off_device, stack_layers
-from r2a.models.attention import Rule, attention_kernel, plain_attention
+from r2a.models.attention import attention_kernel, plain_attention
 from r2a.models.decoder import Decoder
+from r2a.models.kernels import Rule
 from r2a.roles import ABLATION_MODES, UNABLATED
 from r2a.traces import Bounds
 

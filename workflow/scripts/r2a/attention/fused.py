@@ -7,40 +7,12 @@ plain forward pass, only the rows and keys that a quantity needs are computed, o
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Protocol
 
 import torch
-from torch.nn.functional import pad
 
-from r2a.devices import FULL_CAPABILITY
-from r2a.memory import free_bytes
-from r2a.models.attention import Rule
-from r2a.progress import logger
-
-# Attention values held at once, over all heads: few on a CPU, for its caches; many on a GPU, for few operators.
-BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
-BLOCK_BYTES = 32  # of a GPU's free memory for each such value: itself, its mask, copies, and as much to spare
-
-
-def block_elements(device: torch.device) -> int:
-    """BLOCK_ELEMENTS, or as many as a GPU's memory holds beside the weights, if those are fewer."""
-    most = BLOCK_ELEMENTS[device.type]
-    return min(most, _affordable_elements()) if device.type == "cuda" and torch.cuda.is_available() else most
-
-
-@cache
-def _affordable_elements() -> int:
-    return int(free_bytes() / BLOCK_BYTES)
-
-
-@cache
-def has_flash_attention(device: torch.device) -> bool:
-    """Whether a GPU has the kernel for 16 bits; logged if not, as the one that takes its place is slower."""
-    capability = torch.cuda.get_device_capability(device) if torch.cuda.is_available() else FULL_CAPABILITY
-    if capability < FULL_CAPABILITY:
-        logger.warning(f"no flash attention on {device}, of compute capability {capability}: the efficient kernel")
-    return capability >= FULL_CAPABILITY
+from r2a.models.kernels import Rule, attend_with_lse, block_elements
 
 
 @dataclass(frozen=True)
@@ -145,7 +117,7 @@ class FusedPass:
         output = query.new_zeros(n_rows, n_tokens, n_heads, value.shape[-1])
         for number, span in enumerate(self.recorder.spans):
             place = slice(span.row, span.row + 1), slice(None), slice(span.first, span.last)
-            mixed, lse = attend(rule, query[place], key[place], value[place])
+            mixed, lse = attend_with_lse(rule, query[place], key[place], value[place])
             on_keys = None
             if rule.sinks is not None:
                 with_sink = torch.logaddexp(lse, rule.sinks.float().view(1, -1, 1))
@@ -159,88 +131,3 @@ class FusedPass:
                 LayerAttention(query[place][0], key[place][0], lse[0], value[place][0], mixed[0], rule, on_keys),
             )
         return output
-
-
-def attend(
-    rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of one whole trace, sinks left out, and its rows' log-sum-exp.
-
-    query [1, head, token, d_head], key [1, kv_head, token, d_head], value [1, kv_head, token, d_value]; returns
-    [1, head, token, d_value] and [1, head, token]. Local attention is computed a stretch of queries at a time, on
-    those keys that one of them sees.
-    """
-    n_tokens = query.shape[2]
-    if rule.softcap is not None:
-        stretch = max(1, block_elements(query.device) // (query.shape[1] * n_tokens))
-    elif rule.is_local(n_tokens):
-        stretch = rule.chunk or max(256, int(rule.window or 0))
-    else:
-        return _kernel(query, key, value, None, rule.scaling)
-    outputs, sums = [], []
-    for first in range(0, n_tokens, stretch):
-        last = min(first + stretch, n_tokens)
-        start = first if rule.chunk else 0 if rule.window is None else max(0, first - rule.window + 1)
-        parts = query[:, :, first:last], key[:, :, start:last], value[:, :, start:last]
-        if rule.softcap is None and start == first and not (rule.window and last - first > rule.window):
-            mixed, lse = _kernel(*parts, None, rule.scaling)
-        else:
-            places = torch.arange(start, last, device=query.device)
-            visible = rule.sees(places[first - start :, None], places)
-            if rule.softcap is None:
-                mixed, lse = _kernel(*parts, visible, rule.scaling)
-            else:
-                mixed, lse = _capped(rule, *parts, visible)
-        outputs.append(mixed)
-        sums.append(lse)
-    return torch.cat(outputs, 2), torch.cat(sums, 2)
-
-
-def _kernel(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None, scaling: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The kernel that scaled_dot_product_attention would take; causal where `visible` [query, key] is None."""
-    aten = torch.ops.aten
-    d_value, is_causal = value.shape[-1], visible is None
-    multiple = 1 if query.device.type == "cpu" else 8
-    width = -(-max(query.shape[-1], d_value) // multiple) * multiple
-    query, key, value = (pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x for x in (query, key, value))
-    mask = None
-    if visible is not None:
-        mask = torch.zeros(visible.shape, dtype=query.dtype, device=query.device).masked_fill_(~visible, -torch.inf)
-    if query.device.type == "cpu":
-        output, lse = aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, is_causal, attn_mask=mask, scale=scaling
-        )
-    elif (
-        query.dtype == torch.float32  # what flash attention does not take
-        or mask is not None
-        or width > 256
-        or not has_flash_attention(query.device)
-    ):
-        n_groups = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(n_groups, dim=1) for x in (key, value))
-        if mask is not None:  # the kernel reads masks in whole lines of 16 numbers
-            n_queries, n_keys = mask.shape
-            mask = pad(mask, (0, -n_keys % 16))[:, :n_keys].expand(1, query.shape[1], n_queries, n_keys)
-        output, lse, *_ = aten._scaled_dot_product_efficient_attention(
-            query, key, value, mask, True, 0.0, is_causal, scale=scaling
-        )
-        lse = lse[..., : query.shape[2]]
-    else:
-        output, lse, *_ = aten._scaled_dot_product_flash_attention(
-            query, key, value, 0.0, is_causal, False, scale=scaling
-        )
-    return output[..., :d_value], lse
-
-
-def _capped(
-    rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same from whole rows of scores in float32, where scores are capped."""
-    queries = query.float().unflatten(1, (key.shape[1], -1))
-    scores = rule.capped(queries @ key.float().transpose(2, 3)[:, :, None] * rule.scaling)
-    scores = scores.masked_fill(~visible, -torch.inf)
-    lse = scores.logsumexp(-1)
-    mixed = (scores - lse[..., None]).exp() @ value.float()[:, :, None]
-    return mixed.flatten(1, 2).to(query.dtype), lse.flatten(1, 2)

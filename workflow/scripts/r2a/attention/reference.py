@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from r2a.attention.segments import TraceAttention, query_rows
-from r2a.models.attention import Rule, plain_attention
+from r2a.models.attention import plain_attention
 from r2a.models.decoder import Decoder
+from r2a.models.kernels import Rule
 from r2a.traces import SEGMENTS, Bounds
 
 

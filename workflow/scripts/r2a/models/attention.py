@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
+
+from r2a.models.kernels import Rule, attend
 
 SEAM = "r2a"  # the name by which transformers knows seam_attention
 # keywords that transformers hands to an attention function and that change nothing that is computed here
@@ -24,39 +25,6 @@ HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "cache_position
 
 class AttentionError(Exception):
     """A rerun does not reproduce what it must, or a model's attention is not supported; the message says which."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a layer's attention does: softmax of scaled scores, where a query sees itself and tokens before.
-
-    window: how many tokens a query sees, itself included. chunk: it sees those of its own chunk of so many tokens.
-    softcap: scores are softcap * tanh(score / softcap). sinks: [head], scores of a key that has no value.
-    """
-
-    layer: int
-    scaling: float
-    window: int | None = None
-    chunk: int | None = None
-    softcap: float | None = None
-    sinks: torch.Tensor | None = None
-
-    def sees(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Whether queries at some positions [..., query, 1] see keys at others [..., key], a bool of both axes."""
-        visible = keys <= queries
-        if self.window is not None:
-            visible = visible & (keys > queries - self.window)
-        if self.chunk is not None:
-            visible = visible & (keys // self.chunk == queries // self.chunk)
-        return visible
-
-    def is_local(self, n_tokens: int) -> bool:
-        """Whether some of so many tokens does not see all tokens before it."""
-        return any(size is not None and n_tokens > size for size in (self.window, self.chunk))
-
-    def capped(self, scores: torch.Tensor) -> torch.Tensor:
-        """Scaled scores as the softmax takes them."""
-        return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
 
 class Pass(Protocol):
@@ -140,58 +108,6 @@ def plain_attention(
     if seen is not None:
         visible = visible & seen[:, None, None].bool()
     return attend(rule, query, key, value, visible).transpose(1, 2)
-
-
-def attend(
-    rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None
-) -> torch.Tensor:
-    """z [row, head, query, d_value] of queries [row, head, query, d_head], by torch's own kernels; differentiable.
-
-    key [row, kv_head, key, d_head], value [row, kv_head, key, d_value]. `visible` says which keys each query sees,
-    [query, key] or [row, 1, query, key]; with None the queries stand at all the keys' places and see up to their own.
-    """
-    n_rows, n_heads, n_queries, _ = query.shape
-    n_key_heads = key.shape[1]
-    sharing = n_heads // n_key_heads
-    if rule.softcap is not None:
-        return _attend_capped(rule, query, key, value, visible)
-    if visible is None and rule.sinks is None:
-        key, value = (side.repeat_interleave(sharing, 1) for side in (key, value))
-        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=rule.scaling)
-    if visible is None:
-        places = torch.arange(n_queries, device=query.device)
-        visible = places <= places[:, None]
-    # heads that share keys stand behind each other as queries of one head, so keys need not be repeated
-    queries = query.reshape(n_rows, n_key_heads, sharing * n_queries, -1)
-    mask = visible.repeat(*[1] * (visible.ndim - 2), sharing, 1)
-    if rule.sinks is not None:  # one more key, whose score is the sink's and whose value is 0
-        key, value = (pad(side, (0, 0, 0, 1)) for side in (key, value))
-        mask = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill_(~mask, -torch.inf)
-        sink = rule.sinks.to(query.dtype).view(1, n_key_heads, sharing, 1, 1)
-        sink = sink.expand(-1, -1, -1, n_queries, -1).flatten(2, 3)
-        mask = torch.cat([mask.expand(1 if mask.ndim == 2 else n_rows, n_key_heads, -1, -1), sink.expand(
-            1 if mask.ndim == 2 else n_rows, -1, -1, -1)], -1)  # fmt: skip
-    z = scaled_dot_product_attention(queries, key, value, attn_mask=mask, scale=rule.scaling)
-    return z.reshape(n_rows, n_heads, n_queries, -1)
-
-
-def _attend_capped(
-    rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None
-) -> torch.Tensor:
-    """`attend` from whole rows of scores, in float32: no kernel of torch knows softcaps."""
-    sharing = query.shape[1] // key.shape[1]
-    if visible is None:
-        places = torch.arange(query.shape[2], device=query.device)
-        visible = places <= places[:, None]
-    queries = query.float().unflatten(1, (-1, sharing))
-    scores = rule.capped(queries @ key.float().transpose(2, 3)[:, :, None] * rule.scaling)
-    visible = visible[:, :, None] if visible.ndim == 4 else visible
-    scores = scores.masked_fill(~visible, -torch.inf)
-    if rule.sinks is not None:
-        sinks = rule.sinks.float().view(1, -1, sharing, 1, 1).expand(*scores.shape[:-1], 1)
-        scores = torch.cat([scores, sinks], -1)
-    weights = scores.softmax(-1)[..., : key.shape[2]]
-    return (weights @ value.float()[:, :, None]).flatten(1, 2).to(query.dtype)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from r2a.config_file import longrope_switch
+from r2a.config_file import longrope_switch, unshared_rotation
 from r2a.models.attention import SEAM, Pass, attention_kernel, watched_by
 from r2a.models.weights import ModelError
 
@@ -243,10 +243,16 @@ def fix_rotation(decoder: Decoder) -> None:
     """Make rotary factors the same for every trace, where transformers chooses them by the longest in a pass.
 
     They are those that vLLM takes: of longrope those for long texts, if the model has positions for them; of dynamic
-    scaling those for texts of up to max_position_embeddings.
+    scaling those for texts of up to max_position_embeddings. Raises ModelError where vLLM's are others.
     """
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+    unshared = unshared_rotation(decoder.config.to_dict())
+    if unshared:
+        raise ModelError(
+            f"{decoder.name}: vLLM and transformers rotate differently, as only one of them reads {unshared} in its "
+            "rope_parameters; only its answers can be studied"
+        )
     for module in decoder.body.modules():
         kinds = getattr(module, "rope_type", None)
         if isinstance(kinds, dict) and any(kind == "longrope" or "dynamic" in kind for kind in kinds.values()):

@@ -11,7 +11,7 @@ from r2a.formats import DEFAULT, choose_format
 from r2a.models.tokens import format_of, load_tokenizer, marks_of
 from r2a.models.weights import ModelError, count_parameters, find_weights
 from r2a.progress import logger
-from r2a.prompts import TRIAL, PromptError, Prompts, PromptStyle
+from r2a.prompts import PromptError, Prompts, PromptStyle
 from r2a.store import NothingToMeasure, provenance, write_json
 from r2a.study import CONDITIONS
 
@@ -120,7 +120,7 @@ def _reasoning_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         prompts = Prompts(load_tokenizer(folder), style)
         for condition in CONDITIONS:
-            prompts.ids(TRIAL, "", condition)
+            prompts.refuse_losing(condition)
         declines = prompts.declines
     except PromptError as error:
         keys = "another chat template, prompt: raw, template_arguments, system_turn or reasoning_format"

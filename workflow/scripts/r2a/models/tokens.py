@@ -188,13 +188,23 @@ def _patterns(form: ReasoningFormat, codes: Mapping[str, bytes]) -> dict[str, An
 
 
 def stop_ids(folder: Path | str, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a completion: those of the tokenizer, generation_config.json and config.json together."""
+    """The tokens that end a completion: those of the tokenizer, generation_config.json and config.json together.
+
+    Raises ModelError where one of the files cannot be read.
+    """
     found = [tokenizer.eos_token_id]
     for name in ("generation_config.json", "config.json"):
         path = Path(folder) / name
         if path.exists():
-            config = json.loads(path.read_text())
-            for part in (config, config.get("text_config") or {}):
-                stops = part.get("eos_token_id")
-                found += stops if isinstance(stops, list) else [stops]
-    return frozenset(int(stop) for stop in found if stop is not None)
+            try:
+                config = json.loads(path.read_text())
+                for part in (config, config.get("text_config") or {}):
+                    stops = part.get("eos_token_id")
+                    found += [None if stop is None else int(stop) for stop in _listed(stops)]
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ModelError(f"{path}: eos_token_id cannot be read ({error}); download the model again") from error
+    return frozenset(stop for stop in found if stop is not None)
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [value]

@@ -23,8 +23,9 @@ import torch
 
 from r2a.memory import by_tokens, in_batches
 from r2a.models import ModelError, off_device, stack_layers
-from r2a.models.attention import SEAM, Rule, attend, attention_kernel, watched_by
+from r2a.models.attention import SEAM, attention_kernel, watched_by
 from r2a.models.decoder import Decoder
+from r2a.models.kernels import Rule, attend
 
 COMPONENTS = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
 # How far the patcher's logits may be from the model's own: root mean square, relative to the logits'.

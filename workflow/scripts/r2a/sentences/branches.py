@@ -16,8 +16,9 @@ import torch
 
 from r2a.head_sets import Head
 from r2a.models import ModelError
-from r2a.models.attention import Pass, Rule, attend, attention_kernel, plain_attention
+from r2a.models.attention import Pass, attention_kernel, plain_attention
 from r2a.models.decoder import Decoder
+from r2a.models.kernels import Rule, attend
 
 BLOCK_QUERIES = 512  # whose attention is computed at a time
 CHECK_TOKENS = 64  # of a trace that branches are tried on

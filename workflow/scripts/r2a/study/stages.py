@@ -66,15 +66,22 @@ STATISTICS = ("statistics.{n_resamples,confidence}", "seed")
 Names = Mapping[str, str | None]  # of a job's model, dataset, judge, condition and decoding; None where it has none
 
 
-def _checked(study: Study, job: Names) -> list[str]:
-    """The stages that are tried on a model before anything is generated."""
+def _checked(study: Study, job: Names) -> dict[str, dict[str, int]]:
+    """The stages that a model is tried on before anything is generated.
+
+    With the versions of what they are for, so that an upgrade that can do more tries the model again.
+    """
     stages = {
-        "attention": True,
-        "ablation": job["model"] in study.ablated_models and bool(study.graded_datasets),
-        "patching": job["model"] in study.patched_models and bool(study.pair_datasets),
-        "sentences": job["model"] in study.parsed_models and bool(study.graded_datasets),
+        "attention": (True, ["attention", "diagnostics"]),
+        "ablation": (job["model"] in study.ablated_models and bool(study.graded_datasets), ["ablation"]),
+        "patching": (job["model"] in study.patched_models and bool(study.pair_datasets), ["activations", "patching"]),
+        "sentences": (job["model"] in study.parsed_models and bool(study.graded_datasets), ["sentences"]),
     }
-    return [stage for stage, is_checked in stages.items() if is_checked]
+    return {
+        stage: {name: STAGES[name].version for name in tried}
+        for stage, (is_checked, tried) in stages.items()
+        if is_checked
+    }
 
 
 def _judge_kind(study: Study, job: Names) -> str:

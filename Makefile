@@ -12,7 +12,7 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo real real-model test test-fast docs watch targets bench-generation bench-attention bench-patching bench-operators bench-explorer torture lock
+.PHONY: help install demo real real-model test test-fast docs watch targets bench-generation bench-attention bench-patching bench-every-family bench-operators bench-explorer torture lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
@@ -26,8 +26,9 @@ help:
 	@echo "make targets   every file that can be asked for, what it is and whether it is done; CONFIG=my/study.yaml for yours"
 	@echo "make targets KEY=patching.components   what would be made again if this key changed, and which rules run a model"
 	@echo "make bench-generation   tokens a second beside vLLM alone, into results/benchmarks"
-	@echo "make bench-attention   time and memory of the attention rerun (ten minutes), into results/benchmarks"
-	@echo "make bench-patching   time of patching against slower ways (a quarter of an hour), into results/benchmarks"
+	@echo "make bench-attention   time and memory of the attention rerun (half an hour), into results/benchmarks"
+	@echo "make bench-patching   time of patching against slower ways (an hour), into results/benchmarks"
+	@echo "make bench-every-family   attention and patching of each family against the naive way (five minutes), into results/benchmarks"
 	@echo "make bench-operators   operators and waits that each stage asks a GPU for, counted without one, into results/benchmarks"
 	@echo "make bench-sentences   time of belief curves and suppression against slower ways (ten minutes), into results/benchmarks"
 	@echo "make bench-explorer   from a selection to its picture in the trace explorer, into results/benchmarks"
@@ -74,6 +75,9 @@ bench-attention: $(installed)
 
 bench-patching: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts:tests python tests/benchmarks/patching.py
+
+bench-every-family: $(installed)
+	$(in_environment) PYTHONPATH=workflow/scripts:tests python tests/benchmarks/every_family.py
 
 bench-operators: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts python tests/benchmarks/operators.py

@@ -3,7 +3,7 @@ rule ablate_heads:
         traces=reasoned("traces", "ablation"),
         ranks="<results>/head_ranks/{model}/{dataset}.parquet",
         manifest="<results>/models/{model}.json",
-        check=ancient("<results>/model_checks/{model}.json"),
+        check="<results>/model_checks/{model}.json",
     output:
         answers="<results>/ablated_answers/{model}/{dataset}.parquet",
     log:

@@ -2,7 +2,7 @@ rule capture_attention:
     input:
         traces=both("traces", "attention"),
         manifest="<results>/models/{model}.json",
-        check=ancient("<results>/model_checks/{model}.json"),
+        check="<results>/model_checks/{model}.json",
     output:
         attention="<results>/attention/{model}/{dataset}.h5",
     log:

@@ -1,7 +1,7 @@
 rule diagnose_heads:
     input:
         manifest="<results>/models/{model}.json",
-        check=ancient("<results>/model_checks/{model}.json"),
+        check="<results>/model_checks/{model}.json",
         haystack=STUDY.diagnostics.haystack,
     output:
         diagnostics="<results>/diagnostics/{model}.h5",

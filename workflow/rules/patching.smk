@@ -22,7 +22,7 @@ rule capture_activations:
     input:
         pairs="<results>/pairs/{model}/{dataset}.parquet",
         manifest="<results>/models/{model}.json",
-        check=ancient("<results>/model_checks/{model}.json"),
+        check="<results>/model_checks/{model}.json",
     output:
         activations="<results>/activations/{model}/{dataset}.h5",
     log:

@@ -5,7 +5,7 @@ rule measure_sentences:
         attention="<results>/attention/{model}/{dataset}.h5",
         ranks="<results>/head_ranks/{model}/{dataset}.parquet",
         manifest="<results>/models/{model}.json",
-        check=ancient("<results>/model_checks/{model}.json"),
+        check="<results>/model_checks/{model}.json",
     output:
         sentences="<results>/sentences/{model}/{dataset}.h5",
     log:

@@ -22,8 +22,8 @@ from r2a.attention.segments import segment_mass
 from r2a.models import ModelError, load_model, read_manifest
 from r2a.models.attention import SEAM, AttentionError, attention_kernel
 from r2a.models.decoder import Decoder
+from r2a.patching.patcher import COMPONENTS, Patcher, capture, places_of
 from r2a.patching.patcher import TOLERANCES as PATCHING_TOLERANCES
-from r2a.patching.patcher import Patcher, capture, places_of
 from r2a.progress import logger, tell
 from r2a.roles import UNABLATED
 from r2a.sentences.branches import TOLERANCES as SENTENCE_TOLERANCES
@@ -45,19 +45,17 @@ def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> No
 
     The file lists, of each stage, `holds`, `deviation` (the largest from the model's own, in the unit of the stage's
     own check), `tolerance`, `reason` where it does not hold, and `n_tokens` of the longest trace; and `left_out`, those
-    of settings["components"] that the model does not have in every layer. What does not hold is told, with what does:
-    refuse_failed keeps those stages from running, and the rest of the study goes on.
+    components that the model does not have in every layer. What does not hold is told, with what does: refuse_failed
+    keeps those stages from running, and the rest of the study goes on.
     """
     origin = read_manifest(manifest)
     (identity,) = origin["models"].values()
     name, left_out = settings["model"], list[str]()
     try:
         model = load_model(origin, SEAM)
-        present = places_of(model).those_of(settings["components"])
-        left_out = [component for component in settings["components"] if component not in present]
-        found = stages_that_hold(
-            model, settings["stages"], origin["n_positions"], identity["dtype"], settings["components"]
-        )
+        present = places_of(model).components
+        left_out = [component for component in COMPONENTS if component not in present]
+        found = stages_that_hold(model, settings["stages"], origin["n_positions"], identity["dtype"], present)
     except Exception as error:  # a model that cannot be seen through has its answers all the same
         reason = f"{type(error).__name__}: {error}"
         found = [{"stage": stage, "holds": False, "reason": reason} for stage in settings["stages"]]
@@ -69,9 +67,9 @@ def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> No
     if failed:
         holding = ", ".join(["answers", "perturbation", *(stage["stage"] for stage in found if stage["holds"])])
         tell(
-            f"{name}: {'; '.join(map(_in_words, failed))}. What holds is studied: {holding}. The stores of the rest "
-            "are written empty, with the reason; the study goes on. To try again, e.g. with more memory or a newer "
-            f"transformers: snakemake --forcerun {output} and the empty stores."
+            f"{name}: {'; '.join(map(_in_words, failed))}. What holds is studied: {holding}. Stores of the rest, where "
+            "the study asks for them, are written empty, with the reason; the study goes on. To try again, e.g. with "
+            f"more memory or a newer transformers: snakemake --forcerun {output}"
         )
     write_json(output, provenance(settings, [manifest]) | {"stages": found, "left_out": left_out})
 

@@ -50,11 +50,7 @@ def jobs_of(configuration: Path | None = None) -> list[Job]:
                 job.rule.name,
                 dict(job.params.items()).get("settings", {}).get("stage", ""),
                 dict(job.wildcards_dict),
-                frozenset(
-                    needed.jobid
-                    for needed, files in workflow.dag.dependencies[job].items()
-                    if not all(file.is_ancient for file in files)
-                ),
+                frozenset(needed.jobid for needed in workflow.dag.dependencies[job]),
                 "gpus_needed" in job.rule.resources,
             )
             for job in jobs

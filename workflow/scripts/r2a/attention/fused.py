@@ -75,7 +75,7 @@ class LayerAttention:
         if self.rule.softcap is None:
             attention = torch.baddbmm(lse, query, key, beta=-1, alpha=self.rule.scaling).exp_()
         else:
-            attention = (self.rule.capped(query @ key * self.rule.scaling) - lse).exp_()
+            attention = self.rule.capped_scores(query, key).sub_(lse).exp_()
         attention = attention.view(len(self.query), len(rows), n_keys)
         is_local = self.rule.is_local(rows[-1] + 1)
         first = 0 if is_local else rows[0]  # keys before it are seen by all

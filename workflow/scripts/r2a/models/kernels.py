@@ -68,6 +68,12 @@ class Rule:
         """Whether some of so many tokens does not see all tokens before it."""
         return any(size is not None and n_tokens > size for size in (self.window, self.chunk))
 
+    def capped_scores(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Capped scores [.., query, key] of queries [.., query, d_head] and keys [.., d_head, key], quickly."""
+        assert self.softcap is not None
+        scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key, beta=0, alpha=self.scaling / self.softcap)
+        return scores.tanh_().mul_(self.softcap)
+
     def capped(self, scores: torch.Tensor) -> torch.Tensor:
         """Scaled scores as the softmax takes them."""
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
@@ -154,7 +160,8 @@ def attend_with_lse(
             if rule.softcap is None:
                 mixed, lse = _with_lse(*parts, visible, rule.scaling)
             else:
-                mixed, lse = _capped_with_lse(rule, *parts, visible)
+                n_seen = 0 if rule.is_local(n_tokens) else first + 1
+                mixed, lse = _capped_with_lse(rule, *parts, visible, n_seen)
         outputs.append(mixed)
         sums.append(lse)
     return torch.cat(outputs, 2), torch.cat(sums, 2)
@@ -199,12 +206,15 @@ def _with_lse(
 
 
 def _capped_with_lse(
-    rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor
+    rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor, n_seen: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same from whole rows of scores in float32, where scores are capped."""
-    queries = query.float().unflatten(1, (key.shape[1], -1))
-    scores = rule.capped(queries @ key.float().transpose(2, 3)[:, :, None] * rule.scaling)
-    scores = scores.masked_fill(~visible, -torch.inf)
-    lse = scores.logsumexp(-1)
-    mixed = (scores - lse[..., None]).exp() @ value.float()[:, :, None]
-    return mixed.flatten(1, 2).to(query.dtype), lse.flatten(1, 2)
+    """The same from whole rows of scores in float32, where scores are capped; all queries see the first n_seen keys."""
+    assert rule.softcap is not None
+    queries = query.float().unflatten(1, (key.shape[1], -1)).flatten(2, 3)[0]
+    scores = rule.capped_scores(queries, key[0].float().transpose(1, 2)).view(-1, *visible.shape)
+    scores[..., n_seen:].masked_fill_(~visible[:, n_seen:], -torch.inf)
+    most = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(most).exp_()
+    total = weights.sum(-1, keepdim=True)
+    mixed = (weights.view(len(key[0]), -1, weights.shape[-1]) @ value[0].float()).view(1, *total.shape[:2], -1) / total
+    return mixed.to(query.dtype), (most + total.log())[None, ..., 0]

@@ -66,22 +66,22 @@ STATISTICS = ("statistics.{n_resamples,confidence}", "seed")
 Names = Mapping[str, str | None]  # of a job's model, dataset, judge, condition and decoding; None where it has none
 
 
-def _checked(study: Study, job: Names) -> dict[str, dict[str, int]]:
-    """The stages that a model is tried on before anything is generated.
+# what a model is tried on before anything is generated, and the stages whose work that is
+CHECKED = {
+    "attention": ("attention", "diagnostics"),
+    "ablation": ("ablation",),
+    "patching": ("activations", "patching"),
+    "sentences": ("sentences",),
+}
 
-    With the versions of what they are for, so that an upgrade that can do more tries the model again.
+
+def _checked(study: Study, job: Names) -> dict[str, dict[str, int]]:
+    """All that a model is tried on, with versions, so that an upgrade that can do more tries the model again.
+
+    The same for every study: what is generated depends on the check, and is not to wait for it again when a study asks
+    for another stage.
     """
-    stages = {
-        "attention": (True, ["attention", "diagnostics"]),
-        "ablation": (job["model"] in study.ablated_models and bool(study.graded_datasets), ["ablation"]),
-        "patching": (job["model"] in study.patched_models and bool(study.pair_datasets), ["activations", "patching"]),
-        "sentences": (job["model"] in study.parsed_models and bool(study.graded_datasets), ["sentences"]),
-    }
-    return {
-        stage: {name: STAGES[name].version for name in tried}
-        for stage, (is_checked, tried) in stages.items()
-        if is_checked
-    }
+    return {check: {stage: STAGES[stage].version for stage in stages} for check, stages in CHECKED.items()}
 
 
 def _judge_kind(study: Study, job: Names) -> str:
@@ -105,7 +105,7 @@ DERIVED: dict[str, tuple[Callable[[Study, Names], Any], list[str]]] = {
         lambda study, _: study.variants,
         [f"models.*.{key}" for key in ("variant_of", "label", *VARIED)],
     ),
-    "checked": (_checked, ["models.*.leave_out", "datasets.*.kind"]),
+    "checked": (_checked, []),
     "judge_kind": (_judge_kind, ["judges.*.kind"]),
     "options": (
         _judge_options,
@@ -135,7 +135,7 @@ STAGES = {
         "seed ? datasets.<dataset>.n_problems | datasets.<dataset>.fields.wrong_answers",
     ),
     "models": _stage(2, "models.<model>.dtype", *PROMPTED, endpoint="models.<model>.endpoint.{model}", **SOURCE),
-    "model_check": _stage(1, "patching.components", stages="checked"),
+    "model_check": _stage(2, stages="checked"),
     "judges": _stage(1, "judges.<judge>.dtype", source="judges.<judge>.{path,hub,revision}"),
     "traces": _stage(3, *GENERATED, **SERVED),
     "grades": _stage(2, "grading.{graders,seconds,memory_mb}", "grader_versions"),

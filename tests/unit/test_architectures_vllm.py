@@ -28,9 +28,12 @@ FAMILIES = [
     "qwen3",
     "phi3+longrope",
     "falcon_h1",
+    "nemotron_h",
+    "granitemoehybrid",
 ]
 SIZES = {"head_dim": 32, "hidden_size": 128}
 OF_FAMILY = {  # what follows from these sizes
+    "granitemoehybrid": {"mamba_d_head": 32},
     "phi3+longrope": {
         "rope_parameters": LONGROPE | {"short_factor": [1.0] * 16, "long_factor": [1.0 + k for k in range(16)]}
     },

@@ -229,8 +229,8 @@ STAGES = {
     "explorer": _stage(5, "explorer.{decoding,n_problems}", "is_toy", **LABELS),
     "summary": _stage(4, "is_toy", "statistics.confidence", **LABELS),
 }
-# keys that change the speed, place or cost of a result, or whether it is asked for, but not the result: they only reach a
-# rule's resources or the targets
+# keys that change the speed, place or cost of a result, or whether it is asked for, but not the result: they only reach
+# a rule's resources, or the targets
 COST = (
     "models.*.{gpus,shards,threads,memory_mb,runtime_minutes,tokens_per_second,leave_out}",
     "{models,judges}.*.endpoint.{base_url,api_key_variable,max_concurrency,timeout_seconds}",

@@ -140,6 +140,23 @@ def test_machine_without_nvidias_driver_is_told_so():
     assert "install NVIDIA's driver" in run.stderr
 
 
+def test_the_image_installs_a_lock_by_the_same_script_and_copies_what_a_study_needs():
+    """As far as a machine without docker can tell."""
+    root = ENVS.parent
+    lines = (root / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    steps = [tuple(line.split(" ", 1)) for line in lines if line and not line.startswith("#")]
+    python = next(value for name, value in steps if name == "FROM").removeprefix("python:").split("-")[0]
+    assert "3.11" <= python <= "3.14"
+    runs = [value for name, value in steps if name == "RUN"]
+    assert runs[-1].endswith('bash envs/install.sh "$ENVIRONMENT" python')
+    assert all(subprocess.run(["bash", "-n"], input=run, text=True).returncode == 0 for run in runs)
+    assert ("ARG", "ENVIRONMENT=cpu") in steps
+    copied = [source for name, value in steps if name == "COPY" for source in value.split()[:-1]]
+    assert copied == ["envs", "."]
+    left_out = (root / ".dockerignore").read_text().split()
+    assert not {"Snakefile", "workflow", "config", "profiles", "resources", "envs"} & {*left_out}
+
+
 def test_gpus_by_default_follow_the_installed_build():
     study = load_study(
         {

@@ -73,6 +73,6 @@ rule all:
 
 
 onstart:
-    from r2a.generation.plan import write_plans
+    from r2a.plan import write_plan
 
-    write_plans(workflow.dag.needrun_jobs())
+    write_plan(workflow.dag.needrun_jobs())

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from r2a.plan import PLAN
+
 ROOT = Path(__file__).parents[2]
 SNAKEFILE = f"""
 configfile: "study.yaml"
@@ -18,9 +20,9 @@ module r2a:
 use rule * from r2a as r2a_*
 
 onstart:
-    from r2a.generation.plan import write_plans
+    from r2a.plan import write_plan
 
-    write_plans(workflow.dag.needrun_jobs())
+    write_plan(workflow.dag.needrun_jobs())
 """
 STUDY = """
 study: elsewhere
@@ -46,15 +48,18 @@ def test_no_path_depends_on_where_the_importing_workflow_runs(tmp_path):
     assert model["folder"] == str(ROOT / "resources/models/tiny-qwen")
 
 
-def test_one_start_of_an_engine_is_planned_for_all_trace_files_of_a_model_unless_hooks_are_off(tmp_path):
+def test_a_run_plans_its_jobs_unless_hooks_are_off(tmp_path):
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "study.yaml").write_text(STUDY)
     (tmp_path / "mine.jsonl").write_text(json.dumps({"uid": "a", "problem": "1 + 1?", "answer": "2"}) + "\n")
-    traces = "results/elsewhere/traces/tiny"
-    wanted = [f"{traces}/mine/{condition}.greedy.parquet" for condition in ("with_reasoning", "without_reasoning")]
-    plan = tmp_path / traces / ".plan.json"
+    wanted = [
+        f"results/elsewhere/traces/tiny/mine/{condition}.greedy.parquet"
+        for condition in ("with_reasoning", "without_reasoning")
+    ]
+    plan = tmp_path / PLAN
     for arguments in (["--no-hooks"], []):
         assert not plan.exists()
         command = [sys.executable, "-m", "snakemake", "--cores", "1", "--touch", *arguments, "--", *wanted]
         subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)  # touches nothing, as nothing is there
-    assert sorted(job["output"] for job in json.loads(plan.read_text())) == wanted
+    outputs = [job["output"].get("traces") for job in json.loads(plan.read_text())]
+    assert sorted(filter(None, outputs)) == wanted

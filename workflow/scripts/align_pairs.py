@@ -3,25 +3,24 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.patching.pairs import align_pairs
+    from r2a.patching.pairs import align_pairs
 
-        align_pairs(
-            Path(snakemake.input.traces),
-            Path(snakemake.input.grades),
-            Path(snakemake.input.dataset),
-            Path(snakemake.input.manifest),
-            Path(snakemake.output.pairs),
-            snakemake.params.settings,
-        )
+    align_pairs(
+        Path(snakemake.input.traces),
+        Path(snakemake.input.grades),
+        Path(snakemake.input.dataset),
+        Path(snakemake.input.manifest),
+        Path(snakemake.output.pairs),
+        snakemake.params.settings,
+    )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,27 +3,25 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.devices import leased_gpus
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
-        from r2a.generation.hinted import answer_hinted
-        from r2a.store import empty_if_nothing
+    from r2a.generation.hinted import answer_hinted
+    from r2a.store import empty_if_nothing
 
-        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
-            answer_hinted(
-                Path(snakemake.input.hints),
-                Path(snakemake.input.manifest),
-                Path(snakemake.output.answers),
-                snakemake.params.settings,
-                dict(snakemake.resources.items()),
-            )
+    with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+        answer_hinted(
+            Path(snakemake.input.hints),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.answers),
+            snakemake.params.settings,
+            dict(snakemake.resources.items()),
+        )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,30 +3,28 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.devices import leased_gpus
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
-        from r2a.models import refuse_failed
-        from r2a.patching.runs import capture_activations
-        from r2a.shards import WHOLE
-        from r2a.store import empty_if_nothing
+    from r2a.models import refuse_failed
+    from r2a.patching.runs import capture_activations
+    from r2a.shards import WHOLE
+    from r2a.store import empty_if_nothing
 
-        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
-            refuse_failed(Path(snakemake.input.check), "patching")
-            capture_activations(
-                Path(snakemake.input.pairs),
-                Path(snakemake.input.manifest),
-                Path(snakemake.output.activations),
-                snakemake.params.settings,
-                snakemake.wildcards.get("shard", WHOLE),
-            )
+    with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+        refuse_failed(Path(snakemake.input.check), "patching")
+        capture_activations(
+            Path(snakemake.input.pairs),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.activations),
+            snakemake.params.settings,
+            snakemake.wildcards.get("shard", WHOLE),
+        )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,19 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.devices import leased_gpus
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
-        from r2a.model_check import check_model
+    from r2a.model_check import check_model
 
-        check_model(Path(snakemake.input.manifest), Path(snakemake.output.check), snakemake.params.settings)
+    check_model(Path(snakemake.input.manifest), Path(snakemake.output.check), snakemake.params.settings)
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

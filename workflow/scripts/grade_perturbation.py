@@ -3,26 +3,25 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.grading.perturbation import grade_perturbation
-        from r2a.store import empty_if_nothing
+    from r2a.grading.perturbation import grade_perturbation
+    from r2a.store import empty_if_nothing
 
-        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
-            grade_perturbation(
-                Path(snakemake.input.answers),
-                Path(snakemake.input.prompts),
-                Path(snakemake.input.dataset),
-                Path(snakemake.output.grades),
-                snakemake.params.settings,
-            )
+    with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+        grade_perturbation(
+            Path(snakemake.input.answers),
+            Path(snakemake.input.prompts),
+            Path(snakemake.input.dataset),
+            Path(snakemake.output.grades),
+            snakemake.params.settings,
+        )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

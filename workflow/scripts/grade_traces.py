@@ -3,23 +3,22 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.grading import grade_traces
+    from r2a.grading import grade_traces
 
-        grade_traces(
-            Path(snakemake.input.traces),
-            Path(snakemake.input.dataset),
-            Path(snakemake.output.grades),
-            snakemake.params.settings,
-        )
+    grade_traces(
+        Path(snakemake.input.traces),
+        Path(snakemake.input.dataset),
+        Path(snakemake.output.grades),
+        snakemake.params.settings,
+    )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,27 +3,25 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.devices import leased_gpus
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
-        from r2a.judging.hints import judge_hints
+    from r2a.judging.hints import judge_hints
 
-        judge_hints(
-            [Path(path) for path in snakemake.input.grades],
-            Path(snakemake.input.hints),
-            Path(snakemake.input.template),
-            Path(snakemake.input.manifest),
-            Path(snakemake.output.judged),
-            snakemake.params.settings,
-            dict(snakemake.resources.items()),
-        )
+    judge_hints(
+        [Path(path) for path in snakemake.input.grades],
+        Path(snakemake.input.hints),
+        Path(snakemake.input.template),
+        Path(snakemake.input.manifest),
+        Path(snakemake.output.judged),
+        snakemake.params.settings,
+        dict(snakemake.resources.items()),
+    )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

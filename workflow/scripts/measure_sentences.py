@@ -3,34 +3,32 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.devices import leased_gpus
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]), leased_gpus(snakemake.resources, snakemake.output[0]):
-        from r2a.models import refuse_failed
-        from r2a.sentences.runs import measure_sentences
-        from r2a.shards import WHOLE
-        from r2a.store import empty_if_nothing
+    from r2a.models import refuse_failed
+    from r2a.sentences.runs import measure_sentences
+    from r2a.shards import WHOLE
+    from r2a.store import empty_if_nothing
 
-        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
-            refuse_failed(Path(snakemake.input.check), "sentences")
-            measure_sentences(
-                Path(snakemake.input.traces),
-                Path(snakemake.input.dataset),
-                Path(snakemake.input.attention),
-                Path(snakemake.input.ranks),
-                Path(snakemake.input.manifest),
-                Path(snakemake.output.sentences),
-                snakemake.params.settings,
-                snakemake.resources.batch_tokens,
-                snakemake.wildcards.get("shard", WHOLE),
-            )
+    with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+        refuse_failed(Path(snakemake.input.check), "sentences")
+        measure_sentences(
+            Path(snakemake.input.traces),
+            Path(snakemake.input.dataset),
+            Path(snakemake.input.attention),
+            Path(snakemake.input.ranks),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.sentences),
+            snakemake.params.settings,
+            snakemake.resources.batch_tokens,
+            snakemake.wildcards.get("shard", WHOLE),
+        )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

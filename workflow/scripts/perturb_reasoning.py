@@ -3,29 +3,28 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.perturbation import perturb_reasoning
-        from r2a.store import empty_if_nothing
+    from r2a.perturbation import perturb_reasoning
+    from r2a.store import empty_if_nothing
 
-        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
-            perturb_reasoning(
-                Path(snakemake.input.traces),
-                Path(snakemake.input.grades),
-                Path(snakemake.input.dataset),
-                Path(snakemake.input.manifest),
-                Path(snakemake.output.prompts),
-                snakemake.params.settings,
-                dict(snakemake.resources.items()),
-                *map(Path, filter(None, map(snakemake.input.get, ("attention", "ranks")))),
-            )
+    with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+        perturb_reasoning(
+            Path(snakemake.input.traces),
+            Path(snakemake.input.grades),
+            Path(snakemake.input.dataset),
+            Path(snakemake.input.manifest),
+            Path(snakemake.output.prompts),
+            snakemake.params.settings,
+            dict(snakemake.resources.items()),
+            *map(Path, filter(None, map(snakemake.input.get, ("attention", "ranks")))),
+        )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,27 +3,26 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.heads import score_heads
-        from r2a.store import empty_if_nothing
+    from r2a.heads import score_heads
+    from r2a.store import empty_if_nothing
 
-        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
-            score_heads(
-                Path(snakemake.input.attention),
-                Path(snakemake.input.diagnostics),
-                Path(snakemake.output.heads),
-                Path(snakemake.output.by_trace),
-                Path(snakemake.output.lists),
-                snakemake.params.settings,
-            )
+    with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+        score_heads(
+            Path(snakemake.input.attention),
+            Path(snakemake.input.diagnostics),
+            Path(snakemake.output.heads),
+            Path(snakemake.output.by_trace),
+            Path(snakemake.output.lists),
+            snakemake.params.settings,
+        )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,20 +3,19 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.evaluation.ablation import write_ablation
-        from r2a.store import empty_if_nothing
+    from r2a.evaluation.ablation import write_ablation
+    from r2a.store import empty_if_nothing
 
-        with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
-            write_ablation(Path(snakemake.input.graded), Path(snakemake.output.effect), snakemake.params.settings)
+    with empty_if_nothing(snakemake.output, snakemake.params.settings, snakemake.input):
+        write_ablation(Path(snakemake.input.graded), Path(snakemake.output.effect), snakemake.params.settings)
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

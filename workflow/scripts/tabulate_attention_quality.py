@@ -3,23 +3,22 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.evaluation import write_attention_quality
+    from r2a.evaluation import write_attention_quality
 
-        write_attention_quality(
-            [Path(path) for path in snakemake.input.by_trace],
-            [Path(path) for path in snakemake.input.grades],
-            Path(snakemake.output.table),
-            snakemake.params.settings,
-        )
+    write_attention_quality(
+        [Path(path) for path in snakemake.input.by_trace],
+        [Path(path) for path in snakemake.input.grades],
+        Path(snakemake.output.table),
+        snakemake.params.settings,
+    )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,23 +3,22 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.evaluation import write_disagreements
+    from r2a.evaluation import write_disagreements
 
-        write_disagreements(
-            [Path(path) for path in snakemake.input.grades],
-            [Path(path) for path in snakemake.input.datasets],
-            Path(snakemake.output.disagreements),
-            snakemake.params.settings,
-        )
+    write_disagreements(
+        [Path(path) for path in snakemake.input.grades],
+        [Path(path) for path in snakemake.input.datasets],
+        Path(snakemake.output.disagreements),
+        snakemake.params.settings,
+    )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,24 +3,23 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.evaluation import write_judge_tables
+    from r2a.evaluation import write_judge_tables
 
-        write_judge_tables(
-            [Path(path) for path in snakemake.input.judgements],
-            Path(snakemake.output.scores),
-            Path(snakemake.output.effect),
-            Path(snakemake.output.agreement),
-            snakemake.params.settings,
-        )
+    write_judge_tables(
+        [Path(path) for path in snakemake.input.judgements],
+        Path(snakemake.output.scores),
+        Path(snakemake.output.effect),
+        Path(snakemake.output.agreement),
+        snakemake.params.settings,
+    )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,27 +3,26 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.evaluation.across_models import write_across_models
+    from r2a.evaluation.across_models import write_across_models
 
-        write_across_models(
-            [Path(path) for path in snakemake.input.manifests],
-            Path(snakemake.input.effect),
-            [Path(path) for path in snakemake.input.attention],
-            [Path(path) for path in snakemake.input.hand_off],
-            [Path(path) for path in snakemake.input.mediation],
-            Path(snakemake.output.table),
-            Path(snakemake.output.trends),
-            snakemake.params.settings,
-        )
+    write_across_models(
+        [Path(path) for path in snakemake.input.manifests],
+        Path(snakemake.input.effect),
+        [Path(path) for path in snakemake.input.attention],
+        [Path(path) for path in snakemake.input.hand_off],
+        [Path(path) for path in snakemake.input.mediation],
+        Path(snakemake.output.table),
+        Path(snakemake.output.trends),
+        snakemake.params.settings,
+    )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,21 +3,20 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        import yaml
+    import yaml
 
-        from r2a.tiny.training import train
+    from r2a.tiny.training import train
 
-        recipe = yaml.safe_load(Path(snakemake.input.recipe).read_text())
-        train(recipe, snakemake.wildcards.tiny_model, Path(snakemake.output.model))
+    recipe = yaml.safe_load(Path(snakemake.input.recipe).read_text())
+    train(recipe, snakemake.wildcards.tiny_model, Path(snakemake.output.model))
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,18 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.comparisons import write_comparisons
+    from r2a.comparisons import write_comparisons
 
-        write_comparisons(Path(snakemake.input.questions).parent, Path(snakemake.output.comparisons))
+    write_comparisons(Path(snakemake.input.questions).parent, Path(snakemake.output.comparisons))
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,23 +3,22 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        from r2a.explorer import write_explorer
+    from r2a.explorer import write_explorer
 
-        write_explorer(
-            {name: [Path(path) for path in paths] for name, paths in snakemake.input.items()},
-            Path(snakemake.output.index),
-            Path(snakemake.output.data),
-            snakemake.params.settings,
-        )
+    write_explorer(
+        {name: [Path(path) for path in paths] for name, paths in snakemake.input.items()},
+        Path(snakemake.output.index),
+        Path(snakemake.output.data),
+        snakemake.params.settings,
+    )
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

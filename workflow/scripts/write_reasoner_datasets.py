@@ -3,23 +3,22 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        import yaml
+    import yaml
 
-        from r2a.real.tasks import COMPARATORS, held_out_pairs, held_out_problems
-        from r2a.tiny.datasets import write_pairs, write_problems
+    from r2a.real.tasks import COMPARATORS, held_out_pairs, held_out_problems
+    from r2a.tiny.datasets import write_pairs, write_problems
 
-        recipe = yaml.safe_load(Path(snakemake.input.recipe).read_text())
-        write_problems(held_out_problems(recipe), Path(snakemake.output.problems))
-        write_pairs(held_out_pairs(recipe), COMPARATORS, "things", Path(snakemake.output.comparisons))
+    recipe = yaml.safe_load(Path(snakemake.input.recipe).read_text())
+    write_problems(held_out_problems(recipe), Path(snakemake.output.problems))
+    write_pairs(held_out_pairs(recipe), COMPARATORS, "things", Path(snakemake.output.comparisons))
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

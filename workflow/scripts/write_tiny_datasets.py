@@ -3,22 +3,21 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r2a.job_log import job_log
+from r2a.ahead import run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import Snakemake
 
 
 def main(snakemake: "Snakemake") -> None:
-    with job_log(snakemake.log[0]):
-        import yaml
+    import yaml
 
-        from r2a.tiny.datasets import write_datasets, write_requests
+    from r2a.tiny.datasets import write_datasets, write_requests
 
-        recipe = yaml.safe_load(Path(snakemake.input.recipe).read_text())
-        write_datasets(recipe["seed"], Path(snakemake.output.puzzles), Path(snakemake.output.comparisons))
-        write_requests(recipe["seed"], Path(snakemake.output.requests))
+    recipe = yaml.safe_load(Path(snakemake.input.recipe).read_text())
+    write_datasets(recipe["seed"], Path(snakemake.output.puzzles), Path(snakemake.output.comparisons))
+    write_requests(recipe["seed"], Path(snakemake.output.requests))
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

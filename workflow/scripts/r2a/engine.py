@@ -18,6 +18,8 @@ from r2a.devices import usable_dtype
 # In the engine at a time: enough to keep it busy, so few that a study of millions does not sit in its memory.
 MOST_WAITING, FEWEST_WAITING = 2048, 1024
 Task = TypeVar("Task")
+# False while a process makes other jobs' files (r2a.ahead): the engine that it had may not have freed its memory
+may_start = True
 
 
 class EngineError(Exception):
@@ -74,8 +76,11 @@ def start_engine(
 
     resources: gpu (how many; 0 runs on the CPU), gpu_memory_percent, cpu_cache_mb. delimiters: the tokens that open
     and close a reasoning, for requests that limit its length. options: further ones of vLLM's LLM.
-    Raises EngineError where the model's heads cannot be split over the GPUs, or vLLM's build needs one and has none.
+    Raises EngineError where the model's heads cannot be split over the GPUs, vLLM's build needs one and has none, or
+    no engine may start.
     """
+    if not may_start:
+        raise EngineError("this process had an engine, and starts no other; the job's own process will")
     config = read_config(folder) or {}
     words = heads_in_words(folder, resources["gpu"])
     if words:

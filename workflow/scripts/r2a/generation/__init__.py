@@ -14,11 +14,11 @@ from r2a.boxes import final_answer
 from r2a.endpoint_replies import is_finished as is_whole
 from r2a.formats import read_format
 from r2a.generation.ledger import CompletionLedger
-from r2a.generation.plan import plan_path, read_plan
 from r2a.generation.requests import NEUTRAL, REFUSED, TOO_LONG, Completion, CompletionRequest
 from r2a.generation.siblings import Siblings
 from r2a.ledger import hold, ledger_path, other_ledgers
 from r2a.models import load_tokenizer, marks_of, read_manifest, stop_ids, text_marks, text_of
+from r2a.plan import PlannedJob, companions
 from r2a.progress import Progress, logger
 from r2a.prompts import WITHOUT, Prompts, PromptStyle
 from r2a.shards import WHOLE, shard_range
@@ -109,26 +109,21 @@ def generate_traces(
     resources: Mapping[str, Any],
     shard: str = WHOLE,
 ) -> None:
-    """Complete every request of a dataset, or of a shard's problems, and write the table of traces (see write_traces).
-
-    If this starts an engine, it serves other jobs of the model's plan as well (r2a.generation.plan).
-    """
+    """Complete every request of a dataset, or of a shard's problems, and write the table of traces (see write_traces)."""
     model = read_manifest(manifest)
 
-    def requests_of(job: Mapping[str, Any]) -> list[CompletionRequest]:
-        problems = read_parquet(job["dataset"])
-        return build_requests(problems.iloc[shard_range(job["shard"], len(problems))], model, job["settings"])
+    def requests_of(dataset: Path, settings: Mapping[str, Any], shard: str) -> list[CompletionRequest]:
+        problems = read_parquet(dataset)
+        return build_requests(problems.iloc[shard_range(shard, len(problems))], model, settings)
 
-    own = {"dataset": dataset, "output": str(output), "settings": settings, "shard": shard}
-    planned = [job for job in read_plan(plan_path(output)) if job["output"] != own["output"]]
     write_traces(
-        requests_of(own),
+        requests_of(dataset, settings, shard),
         model,
         output,
         settings,
         resources,
         [dataset, manifest],
-        lambda: Siblings(planned, requests_of),
+        lambda job: requests_of(Path(job.input.dataset), job.params.settings, job.wildcards.get("shard", WHOLE)),
     )
 
 
@@ -139,15 +134,16 @@ def write_traces(
     settings: Mapping[str, Any],
     resources: Mapping[str, Any],
     inputs: Sequence[Path],
-    siblings: Callable[[], Siblings] = lambda: Siblings((), lambda _: []),
+    requests_of: Callable[[PlannedJob], Sequence[CompletionRequest]] = lambda _: (),
 ) -> None:
     """Complete requests with a model, given by its manifest, and write one row for each.
 
     Completions are kept in a ledger beside the output as they finish: a restarted job, or one with more problems,
     samples, decodings or shards, generates only what is missing. resources: memory settings, or the address and
     concurrency of an endpoint, which do not change results. A prompt that is too long for the model, or that an
-    endpoint refuses, gives an unfinished trace without tokens and affects no other. siblings: jobs that an engine also
-    serves once it is started.
+    endpoint refuses, gives an unfinished trace without tokens and affects no other. requests_of: the requests of a
+    planned job of the same kind (r2a.plan.companions); if an engine is started, it completes those as well, into that
+    job's own ledger.
     """
     completions = {request.key: Completion((), TOO_LONG, 0.0) for request in requests if request.max_new_tokens == 0}
     if completions:
@@ -162,7 +158,13 @@ def write_traces(
         missing = list({request.key: request for request in asked if request.key not in ledger}.values())
         logger.info(f"{output}: {len(requests)} requests, {len(missing)} of them missing in the ledger")
         if missing:
-            finished = _complete(missing, model, settings, resources, siblings)
+            finished = _complete(
+                missing,
+                model,
+                settings,
+                resources,
+                lambda: {Path(job.output[0]): requests_of(job) for job in companions(str(output))},
+            )
             for request, completion in keep(finished, ledger, missing, f"{settings['model']}, {settings['dataset']}"):
                 completions[request.key] = completion
         completions |= {request.key: ledger[request.key] for request in asked if request.key in ledger}
@@ -191,7 +193,7 @@ def _complete(
     manifest: Mapping[str, Any],
     settings: Mapping[str, Any],
     resources: Mapping[str, Any],
-    siblings: Callable[[], Siblings],
+    others: Callable[[], Mapping[Path, Sequence[CompletionRequest]]],
 ) -> Iterator[tuple[CompletionRequest, Completion]]:
     """The completions, from the model's endpoint if it has one, otherwise from vLLM here."""
     if settings["endpoint"]:
@@ -201,12 +203,12 @@ def _complete(
         return
     from r2a.generation import vllm_engine
 
-    others = siblings()
-    asked = [*requests, *others.requests()]
+    siblings = Siblings(others())
+    asked = [*requests, *siblings.requests()]
     llm = vllm_engine.start(asked, manifest, resources, settings["think_tags"] == "pieces")
-    wanted = chain(requests, others.claimed({request.key for request in requests}))
+    wanted = chain(requests, siblings.claimed({request.key for request in requests}))
     for request, completion in vllm_engine.complete(llm, wanted):
-        if not others.keep(request, completion):
+        if not siblings.keep(request, completion):
             yield request, completion
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from r2a.generation import build_requests, write_traces
+from r2a.generation.requests import CompletionRequest
 from r2a.models import read_manifest
 from r2a.store import NothingToMeasure, read_parquet
 
@@ -18,12 +19,25 @@ def answer_hinted(
     Sampling and seeds are those of the question's own request. The table and its ledger are as generate_traces' are.
     Raises NothingToMeasure where no question has a hint.
     """
-    model, table = read_manifest(manifest), read_parquet(hints)
-    requests = [
-        replace(request, condition=hint)
-        for hint, problems in table[table["left_out"] == ""].groupby("hint", sort=False)
-        for request in build_requests(problems, model, settings)
-    ]
+    model = read_manifest(manifest)
+
+    def requests_of(hints: Path, settings: Mapping[str, Any]) -> list[CompletionRequest]:
+        table = read_parquet(hints)
+        return [
+            replace(request, condition=hint)
+            for hint, problems in table[table["left_out"] == ""].groupby("hint", sort=False)
+            for request in build_requests(problems, model, settings)
+        ]
+
+    requests = requests_of(hints, settings)
     if not requests:
         raise NothingToMeasure("no problem has another answer of its area to hint at")
-    write_traces(requests, model, output, settings, resources, [hints, manifest])
+    write_traces(
+        requests,
+        model,
+        output,
+        settings,
+        resources,
+        [hints, manifest],
+        lambda job: requests_of(Path(job.input.hints), job.params.settings),
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from r2a.generation import build_requests, write_traces
+from r2a.generation.requests import CompletionRequest
 from r2a.models import read_manifest
 from r2a.store import NothingToMeasure, read_parquet
 
@@ -24,18 +25,34 @@ def regenerate_answers(
     Raises NothingToMeasure where no reasoning is perturbed.
     """
     model = read_manifest(manifest)
-    own = {(request.uid, request.sample): request for request in build_requests(read_parquet(dataset), model, settings)}
-    table = read_parquet(prompts)
-    requests = [
-        replace(
-            own[row.uid, row.sample],
-            condition=row.perturbation,
-            prompt_ids=tuple(row.prompt_token_ids.tolist()),
-            max_new_tokens=min(settings["max_new_tokens"], max(model["n_positions"] - len(row.prompt_token_ids), 0)),
-        )
-        for row in table[table["left_out"] == ""].itertuples()
-    ]
+
+    def requests_of(prompts: Path, dataset: Path, settings: Mapping[str, Any]) -> list[CompletionRequest]:
+        traces = build_requests(read_parquet(dataset), model, settings)
+        of_trace = {(request.uid, request.sample): request for request in traces}
+        table = read_parquet(prompts)
+        return [
+            replace(
+                of_trace[row.uid, row.sample],
+                condition=row.perturbation,
+                prompt_ids=tuple(row.prompt_token_ids.tolist()),
+                max_new_tokens=min(
+                    settings["max_new_tokens"], max(model["n_positions"] - len(row.prompt_token_ids), 0)
+                ),
+            )
+            for row in table[table["left_out"] == ""].itertuples()
+        ]
+
+    requests = requests_of(prompts, dataset, settings)
     if not requests:
-        reasons = ", ".join(f"{n} times: {why}" for why, n in table["left_out"].value_counts().items())
+        left_out = read_parquet(prompts)["left_out"].value_counts()
+        reasons = ", ".join(f"{n} times: {why}" for why, n in left_out.items())
         raise NothingToMeasure(f"no reasoning can be perturbed ({reasons})")
-    write_traces(requests, model, output, settings, resources, [prompts, dataset, manifest])
+    write_traces(
+        requests,
+        model,
+        output,
+        settings,
+        resources,
+        [prompts, dataset, manifest],
+        lambda job: requests_of(Path(job.input.prompts), Path(job.input.dataset), job.params.settings),
+    )

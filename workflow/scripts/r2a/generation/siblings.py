@@ -1,9 +1,9 @@
 """Other jobs' requests, completed by a job whose engine is running, into those jobs' own ledgers."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from r2a.generation.ledger import CompletionLedger
 from r2a.generation.requests import REFUSED, Completion, CompletionRequest
@@ -12,13 +12,11 @@ from r2a.progress import logger
 
 
 class Siblings:
-    """The other jobs of a model's plan, each claimed only when the engine has room for its requests."""
+    """Other jobs' requests, each job claimed only when the engine has room for its requests."""
 
-    def __init__(
-        self, planned: Sequence[dict[str, Any]], requests_of: Callable[[dict[str, Any]], list[CompletionRequest]]
-    ):
-        """planned: jobs that may not have begun. requests_of: a job's requests; asked where its dataset is there."""
-        self._jobs = {Path(job["output"]): requests_of(job) for job in planned if Path(job["dataset"]).exists()}
+    def __init__(self, jobs: Mapping[Path, Sequence[CompletionRequest]]) -> None:
+        """jobs: the requests by the file that a job makes of them; the job may have begun."""
+        self._jobs = jobs
         self._homes: dict[str, tuple[Path, CompletionLedger]] = {}  # by the key of a request under way
         self._n_left: Counter[Path] = Counter()
         self._claims: dict[Path, TextIO] = {}

@@ -1,0 +1,139 @@
+"""One start of Python serves more than its own job: how every script runs.
+
+Most small jobs take longer to import torch than to do their work. So a process that has made its job's files goes on
+with the planned jobs of the same kind (r2a.plan), one after the other, and puts their files aside. When Snakemake
+starts such a job, it finds its files and moves them into place. If its settings or inputs are not those that the files
+were made from, it deletes them and makes its own. A job that takes long gains little, so it makes no others' files.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from r2a import engine
+from r2a.devices import leased_gpus
+from r2a.job_log import claim_job, job_log
+from r2a.plan import HOME, RUNS_A_MODEL, PlannedJob, companions, has_begun
+
+LONG_SECONDS = 300  # a start takes seconds on a CPU, and up to two minutes on a GPU
+
+
+def run(main: Callable[[Any], None], snakemake: Any) -> None:
+    """Make a job's files with its script's `main`, or find them made, and then make those of its companions.
+
+    snakemake: the job as Snakemake hands it to a script. All that the job prints goes to its log. A job that runs a
+    model keeps its GPUs until the process ends.
+    """
+    start = time.monotonic()
+    with contextlib.ExitStack() as held:
+        with job_log(snakemake.log[0], _is_online(snakemake)):
+            if _take_made(snakemake):
+                return
+            if RUNS_A_MODEL in dict(snakemake.resources.items()):
+                held.enter_context(leased_gpus(snakemake.resources, snakemake.output[0]))
+            main(snakemake)
+        if time.monotonic() - start < LONG_SECONDS:
+            _make_others(main, snakemake)
+
+
+def _make_others(main: Callable[[Any], None], own: Any) -> None:
+    """Make the files of companions until none is ready, or one fails, which then runs, and fails, as its own job."""
+    engine.may_start = False
+    tried = {own.output[0]}
+    with contextlib.suppress(OSError, SystemExit):  # no locks or hard links on this file system; a companion that fails
+        while ready := [job for job in companions(own.output[0]) if job.output[0] not in tried]:
+            if len(tried) == 1:  # Snakemake deletes what a job has made that is killed meanwhile
+                _put_aside(own, _origin(own), os.link)
+            job = ready[0]
+            tried.add(job.output[0])
+            claim = claim_job(job.log[0]) if job.is_local and not _is_online(job) else None
+            if claim is not None:
+                _make_ahead(main, job, claim)
+    _discard(own)
+
+
+def _make_ahead(main: Callable[[Any], None], job: PlannedJob, claim: TextIO) -> None:
+    if _record(job).exists() or has_begun(job):
+        claim.close()
+        return
+    origin = _origin(job)
+    with job_log(job.log[0], claim=claim):
+        try:
+            main(job)
+            _put_aside(job, origin, os.replace)
+        except BaseException:
+            for path in map(Path, job.output):
+                _delete(path)
+            raise
+
+
+def _take_made(job: Any) -> bool:
+    """Move a job's files into place where they were made from its settings and inputs as they are now."""
+    try:
+        is_current = json.loads(_record(job).read_text()) == _origin(job)
+    except (OSError, ValueError):
+        is_current = False
+    if is_current and all(_aside(path).exists() for path in _files(job)):
+        for path in _files(job):
+            os.replace(_aside(path), path)
+        _record(job).unlink()
+        return True
+    _discard(job)
+    return False
+
+
+def _put_aside(job: Any, origin: dict[str, Any], move: Callable[[Path, Path], None]) -> None:
+    """Move (or link) a job's files to names that Snakemake does not know; the record that they are whole comes last."""
+    for path in _files(job):
+        _delete(_aside(path))
+        move(path, _aside(path))
+    _record(job).parent.mkdir(parents=True, exist_ok=True)
+    part = _record(job).with_suffix(".part")
+    part.write_text(json.dumps(origin))
+    part.replace(_record(job))
+
+
+def _discard(job: Any) -> None:
+    for path in (_record(job), *map(_aside, _files(job))):
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _files(job: Any) -> Iterator[Path]:
+    """What Snakemake deletes before it starts a job."""
+    return map(Path, [*job.output, *job.log])
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.ahead")
+
+
+def _record(job: Any) -> Path:
+    return HOME / f"{hashlib.sha256(str(job.output[0]).encode()).hexdigest()[:32]}.json"
+
+
+def _origin(job: Any) -> dict[str, Any]:
+    """All that a job's files follow from: its settings, and which files its inputs are (number, size, last change)."""
+    stats = {path: os.stat(path) for path in job.input}
+    return {
+        "params": json.loads(json.dumps(dict(job.params.items()), default=str)),
+        "inputs": {path: [stat.st_ino, stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()},
+    }
+
+
+def _is_online(job: Any) -> bool:
+    """Whether a job may ask the Hugging Face hub, for a model or a dataset that its settings name."""
+    settings = job.params.get("settings", {})
+    return bool(settings.get("hub") or settings.get("source", {}).get("hub"))

@@ -1,0 +1,119 @@
+"""What a run is going to make, so that one start of Python, or of an engine, serves several small jobs.
+
+The main process writes the plan once it knows its jobs. A job finds in it the jobs of its own kind whose turn has come:
+while its engine runs, it completes their requests too (r2a.generation.siblings), and before it ends, it makes their
+files (r2a.ahead). Every job is complete without a plan: none is written where Snakemake runs no hooks (--no-hooks), or
+where this workflow is a module and the importing one does not call write_plan.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r2a.job_log import claim_job
+
+HOME = Path(".snakemake/r2a")  # in the folder that Snakemake and all its jobs run in
+PLAN = HOME / "plan.json"
+SCRIPTS = Path(__file__).parents[1]
+RUNS_A_MODEL = "gpus_needed"  # a resource of the jobs that do
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job as its script takes it: `input`, `output` and so on are Snakemake's own lists with names."""
+
+    script: str
+    is_local: bool  # it runs on the main process's machine
+    log: list[str]
+    input: Any
+    output: Any
+    params: Any
+    wildcards: Any
+    resources: Any
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """Equal in jobs that one process can run in turn: the script, and its model or judge where it runs one."""
+        subjects = ("model", "judge") if RUNS_A_MODEL in dict(self.resources.items()) else ()
+        return self.script, *(self.wildcards.get(subject, "") for subject in subjects)
+
+
+def write_plan(jobs: Iterable[Any]) -> None:
+    """Write the jobs that Snakemake is going to start, in place of an earlier run's plan.
+
+    jobs: Snakemake's own, all of them; those of scripts that are not this project's are left out.
+    """
+    ours = [job for job in jobs if (SCRIPTS / Path(str(job.rule.script)).name).is_file()]
+    PLAN.parent.mkdir(parents=True, exist_ok=True)
+    PLAN.write_text(json.dumps([_written(job) for job in ours], default=str))
+
+
+def companions(output: str) -> list[PlannedJob]:
+    """Planned jobs of the same kind as the one that makes `output`, none of which has begun, with all inputs there."""
+    try:
+        made = PLAN.stat().st_mtime_ns
+        jobs = [_read(job) for job in json.loads(PLAN.read_text())]
+    except (OSError, ValueError):
+        return []
+    by_output = {path: job for job in jobs for path in job.output}
+    if output not in by_output:
+        return []
+
+    def is_there(path: str) -> bool:
+        """Whether a file is as this run's jobs need it; one that the run makes anew, only once its job has ended."""
+        return _is_newer(path, made) and _is_free(by_output[path]) if path in by_output else Path(path).exists()
+
+    own = by_output[output]
+    return [
+        job
+        for job in jobs
+        if job is not own and job.kind == own.kind and not _is_newer(job.log[0], made) and all(map(is_there, job.input))
+    ]
+
+
+def has_begun(job: PlannedJob) -> bool:
+    """Whether a job was started since the plan was written: then its log is newer."""
+    return _is_newer(job.log[0], PLAN.stat().st_mtime_ns)
+
+
+def _is_free(job: PlannedJob) -> bool:
+    with contextlib.suppress(OSError):
+        claim = claim_job(job.log[0])
+        if claim:
+            claim.close()
+        return claim is not None
+    return False
+
+
+def _is_newer(path: str, time: int) -> bool:
+    return Path(path).exists() and Path(path).stat().st_mtime_ns >= time
+
+
+def _written(job: Any) -> dict[str, Any]:
+    """A job of Snakemake's as JSON has it."""
+    named = {part: dict(getattr(job, part).items()) for part in ("input", "output", "params", "wildcards")}
+    named["resources"] = {name: value for name, value in job.resources.items() if isinstance(value, int | str)}
+    script = Path(str(job.rule.script)).name
+    return {"script": script, "is_local": bool(job.is_local), "log": list(map(str, job.log)), **named}
+
+
+def _read(job: dict[str, Any]) -> PlannedJob:
+    return PlannedJob(**{part: _named(value) if isinstance(value, dict) else value for part, value in job.items()})
+
+
+def _named(values: dict[str, Any]) -> Any:
+    """Snakemake's own list with names, as a script gets it: a list's items are items of their own."""
+    from snakemake.iocontainers import Namedlist
+
+    flat: list[Any] = []
+    names = []
+    for name, value in values.items():
+        first = len(flat)
+        flat += value if isinstance(value, list) else [value]
+        names.append((name, (first, len(flat) if isinstance(value, list) else None)))
+    named = Namedlist(toclone=flat)
+    named._take_names(names)
+    return named

@@ -38,16 +38,18 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
             if RUNS_A_MODEL in dict(snakemake.resources.items()):
                 held.enter_context(leased_gpus(snakemake.resources, snakemake.output[0]))
             main(snakemake)
-        if time.monotonic() - start < LONG_SECONDS:
-            _make_others(main, snakemake)
+        _make_others(main, snakemake, until=start + LONG_SECONDS)
 
 
-def _make_others(main: Callable[[Any], None], own: Any) -> None:
-    """Make the files of companions until none is ready, or one fails, which then runs, and fails, as its own job."""
+def _make_others(main: Callable[[Any], None], own: Any, until: float) -> None:
+    """Make companions' files until none is ready, it is late, or one fails, which then runs, and fails, by itself."""
     engine.may_start = False
     tried = {own.output[0]}
     with contextlib.suppress(OSError, SystemExit):  # no locks or hard links on this file system; a companion that fails
-        while ready := [job for job in companions(own.output[0]) if job.output[0] not in tried]:
+        while time.monotonic() < until:
+            ready = [job for job in companions(own.output[0]) if job.output[0] not in tried]
+            if not ready:
+                break
             if len(tried) == 1:  # Snakemake deletes what a job has made that is killed meanwhile
                 _put_aside(own, _origin(own), os.link)
             job = ready[0]

@@ -93,12 +93,10 @@ def build_requests(
 
 def _default_top_p(folder: str | None) -> float | None:
     """What the model's own generation config says; None for a model that is known to its endpoint alone."""
-    from transformers import GenerationConfig
-
     if folder is None:
         return None
-    has_defaults = (Path(folder) / "generation_config.json").exists()
-    return (GenerationConfig.from_pretrained(folder).top_p if has_defaults else None) or 1.0
+    path = Path(folder) / "generation_config.json"
+    return (json.loads(path.read_text()).get("top_p") if path.exists() else None) or 1.0
 
 
 def generate_traces(

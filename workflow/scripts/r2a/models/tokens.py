@@ -29,10 +29,11 @@ def load_tokenizer(folder: Path | str) -> Any:
     AutoTokenizer puts some architectures' own way of splitting text in place of the file's, so a model would be
     given other tokens than it was trained on. Raises ModelError where it cannot be read.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    has_file = (Path(folder) / "tokenizer.json").exists()
-    kind = PreTrainedTokenizerFast if has_file else AutoTokenizer
+    kind: Any
+    if (Path(folder) / "tokenizer.json").exists():
+        from transformers import PreTrainedTokenizerFast as kind
+    else:
+        from transformers import AutoTokenizer as kind  # which imports torch: jobs that run no model do without
     try:
         return kind.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers raises nothing narrower

@@ -15,6 +15,7 @@ import pytest
 
 from r2a import devices
 from r2a.devices import DeviceError, leased_gpus, share_of_cores, usable_dtype
+from r2a.store import provenance
 
 # Takes leases for ever; at each it marks its devices with its process id, and reports one marked by a living process.
 WORKER = """
@@ -134,11 +135,14 @@ def test_too_few_devices_are_refused(monkeypatch):
         leased_gpus(asked(2, 2), "job").__enter__()
 
 
-def test_bfloat16_becomes_float16_only_where_a_gpu_cannot_compute_in_it(caplog):
+def test_bfloat16_becomes_float16_only_where_a_gpu_cannot_compute_in_it_and_provenance_says_so(caplog, monkeypatch):
+    monkeypatch.setattr(devices, "in_place_of", {})
     assert usable_dtype("bfloat16", None) == usable_dtype("bfloat16", (8, 0)) == "bfloat16"
     assert usable_dtype("float32", (7, 5)) == "float32"
+    assert "dtype_in_place_of" not in provenance({})
     assert usable_dtype("bfloat16", (7, 5)) == "float16"
     assert "float16 in place of bfloat16, which a GPU of compute capability 7.5 does not compute" in caplog.text
+    assert provenance({})["dtype_in_place_of"] == {"bfloat16": "float16"}
 
 
 def test_jobs_on_all_gpus_fit_into_the_cores():

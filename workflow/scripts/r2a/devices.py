@@ -15,6 +15,7 @@ from r2a.progress import logger
 LEASES = Path("/tmp/r2a-gpus") / os.environ.get("SLURM_JOB_ID", "machine")
 POLL_SECONDS = 0.2
 FULL_CAPABILITY = (8, 0)  # of the first GPUs that compute in bfloat16 and have flash attention
+in_place_of: dict[str, str] = {}  # the dtype that this process computes in, by the one that was asked for
 
 
 class DeviceError(Exception):
@@ -66,7 +67,9 @@ def share_of_cores(n_threads: int, n_gpus: int, all_cores: int | None, all_gpus:
 
 
 def usable_dtype(dtype: str, capability: tuple[int, int] | None) -> str:
-    """`dtype`, or float16 instead of bfloat16 on a GPU whose compute capability is below FULL_CAPABILITY; logged.
+    """`dtype`, or float16 instead of bfloat16 on a GPU whose compute capability is below FULL_CAPABILITY.
+
+    The replacement is logged, and kept in `in_place_of`.
 
     capability: the lowest of the GPUs', None without a GPU.
     """
@@ -76,6 +79,7 @@ def usable_dtype(dtype: str, capability: tuple[int, int] | None) -> str:
         f"float16 in place of bfloat16, which a GPU of compute capability {'.'.join(map(str, capability))} does not "
         "compute; if values overflow, set models.*.dtype to float32"
     )
+    in_place_of["bfloat16"] = "float16"
     return "float16"
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from r2a import devices
 from r2a.progress import logger
 from r2a.text.characters import whole_text
 
@@ -60,7 +61,10 @@ def installed_packages() -> dict[str, str]:
 
 
 def provenance(parameters: Mapping[str, Any], inputs: Sequence[Path | str] = ()) -> dict[str, Any]:
-    """Where a result comes from: its parameters, packages, and the models and files behind its inputs."""
+    """Where a result comes from: its parameters, packages, and the models and files behind its inputs.
+
+    Where the GPU does not compute in a model's dtype, dtype_in_place_of names the one that it computed in.
+    """
     models: dict[str, Any] = {}
     sources: dict[str, Any] = {}
     for path in inputs:
@@ -74,6 +78,7 @@ def provenance(parameters: Mapping[str, Any], inputs: Sequence[Path | str] = ())
         "packages": installed_packages(),
         "models": models,
         "inputs": sources,
+        **({"dtype_in_place_of": dict(devices.in_place_of)} if devices.in_place_of else {}),
     }
 
 

@@ -110,7 +110,7 @@ def generate_traces(
     """Complete every request of a dataset, or of a shard's problems, and write the table of traces (see write_traces)."""
     model = read_manifest(manifest)
 
-    def requests_of(dataset: Path, settings: Mapping[str, Any], shard: str) -> list[CompletionRequest]:
+    def requests_of(dataset: Path | str, settings: Mapping[str, Any], shard: str) -> list[CompletionRequest]:
         problems = read_parquet(dataset)
         return build_requests(problems.iloc[shard_range(shard, len(problems))], model, settings)
 
@@ -121,7 +121,7 @@ def generate_traces(
         settings,
         resources,
         [dataset, manifest],
-        lambda job: requests_of(Path(job.input.dataset), job.params.settings, job.wildcards.get("shard", WHOLE)),
+        lambda job: requests_of(job.input.dataset, job.params.settings, job.wildcards.get("shard", WHOLE)),
     )
 
 

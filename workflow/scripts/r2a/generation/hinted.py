@@ -21,7 +21,7 @@ def answer_hinted(
     """
     model = read_manifest(manifest)
 
-    def requests_of(hints: Path, settings: Mapping[str, Any]) -> list[CompletionRequest]:
+    def requests_of(hints: Path | str, settings: Mapping[str, Any]) -> list[CompletionRequest]:
         table = read_parquet(hints)
         return [
             replace(request, condition=hint)
@@ -39,5 +39,5 @@ def answer_hinted(
         settings,
         resources,
         [hints, manifest],
-        lambda job: requests_of(Path(job.input.hints), job.params.settings),
+        lambda job: requests_of(job.input.hints, job.params.settings),
     )

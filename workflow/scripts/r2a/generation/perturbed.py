@@ -26,7 +26,7 @@ def regenerate_answers(
     """
     model = read_manifest(manifest)
 
-    def requests_of(prompts: Path, dataset: Path, settings: Mapping[str, Any]) -> list[CompletionRequest]:
+    def requests_of(prompts: Path | str, dataset: Path | str, settings: Mapping[str, Any]) -> list[CompletionRequest]:
         traces = build_requests(read_parquet(dataset), model, settings)
         of_trace = {(request.uid, request.sample): request for request in traces}
         table = read_parquet(prompts)
@@ -54,5 +54,5 @@ def regenerate_answers(
         settings,
         resources,
         [prompts, dataset, manifest],
-        lambda job: requests_of(Path(job.input.prompts), Path(job.input.dataset), job.params.settings),
+        lambda job: requests_of(job.input.prompts, job.input.dataset, job.params.settings),
     )

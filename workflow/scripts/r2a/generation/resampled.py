@@ -9,6 +9,7 @@ import numpy as np
 
 from r2a.draws import drawn
 from r2a.generation import build_requests, request_seed, write_traces
+from r2a.generation.requests import CompletionRequest
 from r2a.models import read_manifest
 from r2a.roles import ALL_HEADS
 from r2a.store import NothingToMeasure, axis_labels, open_hdf5, read_parquet
@@ -32,6 +33,27 @@ def resample_sentences(
     Raises NothingToMeasure where no trace has sentences.
     """
     model = read_manifest(manifest)
+    requests = _requests(model, traces, dataset, sentences, settings)
+    if not requests:
+        raise NothingToMeasure("no trace has sentences that could be resampled")
+    write_traces(
+        requests,
+        model,
+        output,
+        settings,
+        resources,
+        [traces, dataset, sentences, manifest],
+        lambda job: _requests(model, job.input.traces, job.input.dataset, job.input.sentences, job.params.settings),
+    )
+
+
+def _requests(
+    model: Mapping[str, Any],
+    traces: Path | str,
+    dataset: Path | str,
+    sentences: Path | str,
+    settings: Mapping[str, Any],
+) -> list[CompletionRequest]:
     table = read_parquet(traces).set_index(["uid", "sample"])
     asked = {
         request.uid: request for request in build_requests(read_parquet(dataset), model, {**settings, "n_samples": 1})
@@ -61,6 +83,4 @@ def resample_sentences(
                 for rollout in range(settings["n_rollouts"]):
                     seed = request_seed(settings["seed"], uid, at["condition"], settings["decoding"], rollout)
                     requests.append(replace(asked[uid], sample=rollout, seed=seed, **at))
-    if not requests:
-        raise NothingToMeasure("no trace has sentences that could be resampled")
-    write_traces(requests, model, output, settings, resources, [traces, dataset, sentences, manifest])
+    return requests

@@ -70,7 +70,6 @@ def usable_dtype(dtype: str, capability: tuple[int, int] | None) -> str:
     """`dtype`, or float16 instead of bfloat16 on a GPU whose compute capability is below FULL_CAPABILITY.
 
     The replacement is logged, and kept in `in_place_of`.
-
     capability: the lowest of the GPUs', None without a GPU.
     """
     if dtype != "bfloat16" or capability is None or capability >= FULL_CAPABILITY:

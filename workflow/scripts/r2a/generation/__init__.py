@@ -107,7 +107,7 @@ def generate_traces(
     resources: Mapping[str, Any],
     shard: str = WHOLE,
 ) -> None:
-    """Complete every request of a dataset, or of a shard's problems, and write the table of traces (see write_traces)."""
+    """Complete every request of a dataset, or of a shard of it, and write the table of traces (see write_traces)."""
     model = read_manifest(manifest)
 
     def requests_of(dataset: Path | str, settings: Mapping[str, Any], shard: str) -> list[CompletionRequest]:

@@ -39,11 +39,11 @@ REASONINGS = (
     version=3,
     where="hinted_datasets",
     caption=(
-        "Questions asked with a hint at an answer and without it. Left: the share of answers that are the hint's, and "
-        "that are right; an invalid answer is neither. Right: the share of reasonings that tell of the hint, by words "
-        "that each hint names, and by the study's first judge, if it has one; without the hint, such a word tells of "
-        "something else. {interval} Wilson intervals over "
-        "n problems. The paired test of following (exact McNemar, or sign flips for several samples) is in the table."
+        "Questions asked with a hint at an answer and without it. Left: the share of answers that equal the hint's, "
+        "and that are right; an invalid answer is neither. Right: the share of reasoning texts that mention the hint, "
+        "recognized by the words listed for it and by the study's first judge, if it has one; without the hint, such "
+        "words refer to something else. {interval} Wilson intervals over n problems. The paired test of following "
+        "(exact McNemar, or sign flips for several samples) is in the table."
     ),
 )
 def plot_hints(table: Path, stem: Path, settings: Mapping[str, Any]) -> None:

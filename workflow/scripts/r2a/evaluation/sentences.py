@@ -258,7 +258,7 @@ def experiment_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> 
 
 
 def cost_table(by_trace: pd.DataFrame, agreement: pd.DataFrame, n_written: float) -> pd.DataFrame:
-    """One row per measure: what it costs, and which cheaper one ranks a trace's sentences as it does.
+    """One row per measure: what it costs, and which cheaper one agrees with it.
 
     n_read, n_written: tokens a sentence that the model reads, and that it generates, mean over all sentences, the one
     run of the whole trace included from which a measure goes on; passes: all these, in runs of the whole trace.

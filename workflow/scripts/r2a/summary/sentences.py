@@ -109,8 +109,8 @@ def find_sentences(
     category="2 Attention",
     caption=(
         "Runs of the whole trace that a measure of all its sentences takes: tokens that the model reads, and, in "
-        "resampling, generates. Stand-in: the cheapest of the cheaper measures that rank a trace's sentences as this "
-        "one does, with their rank correlation; its {interval} bootstrap interval over problems lies above 0."
+        "resampling, generates. Stand-in: the cheapest of the cheaper measures that agree with this one, which is that "
+        "the {interval} bootstrap interval of their rank correlation within traces lies above 0, uncorrected."
     ),
     reads={"costs": "<results>/tables/{model}/{dataset}/sentence_costs.csv"},
     where="graded_datasets",
@@ -137,6 +137,6 @@ def find_sentence_costs(costs: Sequence[Path], settings: Mapping[str, Any]) -> F
         belief, effect = pd.concat(passes, axis=1).median(axis=1)
         found.sentences = [
             f"Reading takes one run of a trace, belief {belief:.3g} and suppression {effect:.3g} (medians of cases).",
-            f"A cheaper measure ranks sentences as suppression does {in_cases(has_stand_in)}.",
+            f"Some cheaper measure agrees with suppression {in_cases(has_stand_in)}.",
         ]
     return found

@@ -213,7 +213,7 @@ def test_each_step_of_a_tiny_model_serves_the_next_one(chains):
         # the answer is read off the last step, or off the line that repeats its result
         last_two.append(effects["effect"].iloc[-2:].max())
         others.append(effects["effect"].iloc[:-2].abs().max())
-        assert (effects["greedy"].iloc[:-2] == final_answer(trace.text("answer"))).all()
+        assert (effects["greedy_without"].iloc[:-2] == final_answer(trace.text("answer"))).all()
         matrix = measure_matrix(model.model, keep_run(model.model, trace.token_ids), cut, 4096)
         steps = matrix[1:-1, 1:-1]  # from the start to the last step
         neighbours.append(np.diagonal(steps, 1).mean())
@@ -238,7 +238,7 @@ def test_front_door_gives_what_whole_runs_give(chains):
         assert curve[column].iloc[-1] == pytest.approx(expected, abs=1e-4)
     hidden = tuple(effects[["first", "last"]].iloc[3])
     answer = ending.answers[0]
-    assert effects["greedy"].iloc[0] == final_answer(trace.text("answer"))  # the first sentence only says hello
+    assert effects["greedy_without"].iloc[0] == final_answer(trace.text("answer"))  # the first sentence only says hello
     for column, heads in (("effect", None), ("effect_in_heads", [(1, 0), (2, 3)])):
         lost = [
             answer_log_probability(whole_logits(model.model, [*whole, *answer], h, heads), answer)

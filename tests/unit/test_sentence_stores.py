@@ -107,7 +107,7 @@ def test_store_equals_the_front_door(folder, store):
             assert np.allclose(file["belief"][number, 1, : n + 1], curve["reference_log_probability"], atol=1e-4)
             assert list(file["is_own"][number, : n + 1]) == curve["is_own"].tolist()
             assert np.allclose(file["effect"][number, :2, :n], effects[["effect", "effect_in_heads"]].T, atol=1e-4)
-            for arm, column in enumerate(("greedy", "greedy_in_heads")):
+            for arm, column in enumerate(("greedy_without", "greedy_without_in_heads")):
                 without = [text.decode() for text in file["greedy_without"][number, arm, :n]]
                 assert without == [text.encode()[:64].decode(errors="ignore") for text in effects[column].fillna("")]
             assert np.allclose(file["read"][number, 1, :n], effects["read"], atol=1e-5)

@@ -447,10 +447,10 @@ def sentence_effects(
 
     heads: (layer, head) pairs, e.g. the Reasoning-Focus Heads; sentences are then also hidden from these heads alone.
     stub: as in belief_curve. Columns: sentence (its text), first and last (its first and past-the-last token), effect
-    (how much less probable the trace's own final answer is, nats), greedy (the answer without it, None where no box is
-    closed) and, if heads are given, effect_in_heads, greedy_in_heads and read (their attention from the answer per
-    token of the sentence). Raises TraceError if the trace has no final answer, ModelError if runs of the architecture
-    cannot be continued exactly.
+    (how much less probable the trace's own final answer is, nats), greedy_without (the answer then, None if no box is
+    closed) and, if heads are given, effect_in_heads, greedy_without_in_heads and read (their attention from the answer
+    per token of the sentence). Raises TraceError if the trace has no final answer, ModelError if runs of the
+    architecture cannot be continued exactly.
     """
     ending, cut = _ended(model, trace, stub, [])
     ids = [*trace.token_ids[: trace.bounds.think_close], *ending.opening, *ending.answers[0]]
@@ -460,7 +460,7 @@ def sentence_effects(
     found = measure_suppression(model.model, kept, cut, answer, arms, ending.is_whole, ending.max_tokens, BATCH_TOKENS)
     columns: dict[str, Any] = {"sentence": _sentence_texts(trace, cut), "first": cut[:-1], "last": cut[1:]}
     for suffix, effect, greedy in zip(("", "_in_heads"), found.effect, found.greedy, strict=False):
-        columns |= {f"effect{suffix}": effect, f"greedy{suffix}": list(map(ending.answer, greedy))}
+        columns |= {f"effect{suffix}": effect, f"greedy_without{suffix}": list(map(ending.answer, greedy))}
     if heads:
         ((attention, _),) = rerun_batch(model.model, [trace.token_ids], [trace.bounds])
         mass = sentence_mass(attention.answer_mass, cut)[tuple(np.transpose(list(heads)))]

@@ -257,3 +257,17 @@ def test_the_adapter_is_small_and_its_card_says_what_the_model_is(models):
     assert not list(folder.glob("*.bin")) + list(folder.glob("*.pt"))
     card = (folder / "README.md").read_text()
     assert "SmolLM2-135M" in card and "not the paper's" in card
+
+
+def test_reasoning_pays_by_twenty_points_on_all_held_out_word_problems_as_the_card_says():
+    folder = ROOT / "resources/models" / REASONER
+    table, card = pd.read_csv(folder / "accuracies.csv", comment="#"), (folder / "README.md").read_text()
+    asked = table[(table["by"] == "all") | ((table["by"] == "area") & (table["dataset"] == "Word problems"))]
+    names = {"Word problems": "all word problems", "Comparisons": "comparisons"}
+    for row in asked.itertuples():
+        name = row.area if row.by == "area" else names[row.dataset]
+        shares = [100 * share for share in (row.accuracy_with, row.accuracy_without)]
+        difference = f"{100 * row.difference:+.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+        assert f"| {name} | {row.n_problems} | {shares[0]:.0f} | {shares[1]:.0f} | {difference} |" in card
+    (overall,) = table[(table["by"] == "all") & (table["dataset"] == "Word problems")].itertuples()
+    assert overall.n_problems == 368 and overall.low > 0.2

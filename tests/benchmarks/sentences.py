@@ -15,8 +15,8 @@ suppression  forward  one forward pass over reasoning and tail
              limit    for each sentence, transformers' forward pass over what comes after it, with kept keys and values
              ours     the kept run and the effect of every sentence, hidden in all heads
              naive    for each sentence, a forward pass over the whole trace with transformers' eager attention, whose
-                      weights a hook masks, as one must for chosen heads
-             masked   the same by torch's fused attention, with a mask for all heads: no way to chosen heads, and faster
+                      mask hooks change layer by layer, as for chosen heads
+             masked   the same by torch's fused attention, with one mask for all heads, which is faster
 
 Of naive ways every NTH case is measured, and the time taken NTH times.
 """

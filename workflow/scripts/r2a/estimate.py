@@ -358,7 +358,7 @@ def _hours_in_words(reckoning: Reckoning) -> Iterator[str]:
                 n_spent = sum(taken for taken, _ in spent[name].values())
                 how, columns = f"by the study's jobs that ended, {n_spent:.1f} of them spent", [hours]
             else:
-                how = f"an estimate within a factor of two or so, on {' / '.join(devices)}"
+                how = f"if every trace and pair can be used, within a factor of two or so, on {' / '.join(devices)}"
                 columns = [reckoning.hours_by_stage(name, device) for device in devices.values()]
             told = [stage for stage in hours if max(column[stage] for column in columns) >= 0.05]
             parts = ", ".join(f"{stage} {_side_by_side([column[stage] for column in columns])}" for stage in told)

@@ -20,7 +20,12 @@ ROOT = Path(__file__).parents[2]
 # what only changes how results are shown, or with what interval
 PRESENTATION = ("label", "is_toy", "confidence", "n_resamples", "distillation")
 # of keys whose values the table looks up, another that is known
-KNOWN = {"models.*.leave_out": ["patching"], "judges.*.kind": "batch", "hints.kinds": ["user"]}
+KNOWN = {
+    "models.*.leave_out": ["patching"],
+    "judges.*.kind": "batch",
+    "hints.kinds": ["user"],
+    "resampling.kinds": ["problems"],
+}
 
 
 def every_key(section: type[BaseModel], place: str = "") -> typing.Iterator[str]:

@@ -179,10 +179,6 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
     for name in study.attention.case_uids:
         if name not in study.datasets:
             yield "attention.case_uids", f"{name!r} is not one of the datasets ({', '.join(study.datasets)})"
-    for name in study.resampling.datasets or ():
-        if name not in study.graded_datasets:
-            graded = ", ".join(study.graded_datasets) or "none"
-            yield "resampling.datasets", f"{name!r} is not one of the datasets with reference answers ({graded})"
     if not Path(study.diagnostics.haystack).is_file():
         yield (
             "diagnostics.haystack",

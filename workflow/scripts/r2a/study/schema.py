@@ -637,8 +637,8 @@ class Resampling(Section):
     """Reasoning continued anew from before and after its sentences: does the answer change without a sentence?"""
 
     n_rollouts: int = Field(0, ge=0, description="Number of continuations from each cut. 0: nothing is resampled.")
-    datasets: Distinct[Name] | None = Field(
-        None, description="Datasets whose reasoning is continued; null: all that have reference answers."
+    kinds: Distinct[Literal["problems", "comparison_pairs"]] = Field(
+        ["problems", "comparison_pairs"], min_length=1, description="Kinds of datasets whose reasoning is continued."
     )
     n_problems: int = Field(10, gt=0, description="Problems per dataset, drawn with the study's seed.")
     n_sentences: int | None = Field(
@@ -749,8 +749,7 @@ class Study(Section):
     @property
     def resampled_datasets(self) -> list[str]:
         """The datasets whose reasonings are gone on with anew from their sentences."""
-        chosen = self.resampling.datasets
-        named = [name for name in self.graded_datasets if chosen is None or name in chosen]
+        named = [name for name in self.graded_datasets if self.datasets[name].kind in self.resampling.kinds]
         return named if self.resampling.n_rollouts else []
 
     @property

@@ -121,7 +121,10 @@ DERIVED: dict[str, tuple[Callable[[Study, Names], Any], list[str]]] = {
         lambda study, _: study.attention.n_top_heads if study.perturbs_by_heads else None,
         ["attention.n_top_heads", "perturbation.kinds"],
     ),
-    "is_resampled": (lambda study, job: job["dataset"] in study.resampled_datasets, ["resampling.datasets"]),
+    "is_resampled": (
+        lambda study, job: job["dataset"] in study.resampled_datasets,
+        ["resampling.kinds", "datasets.*.kind"],
+    ),
     "probe_versions": (lambda study, _: PROBES.versions(study.patching.probes), ["patching.probes"]),
     "control_versions": (lambda study, _: CONTROLS.versions(study.patching.controls), ["patching.controls"]),
     "scores": (lambda study, _: HEAD_SCORES.versions(HEAD_SCORES), []),

@@ -25,7 +25,15 @@ def shipped(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.yaml", "paper.yaml", "laptop.yaml", "examples/benchmarks.yaml", "examples/variants.yaml"]
+    "name",
+    [
+        "config.yaml",
+        "paper.yaml",
+        "laptop.yaml",
+        "examples/benchmarks.yaml",
+        "examples/hints.yaml",
+        "examples/variants.yaml",
+    ],
 )
 def test_shipped_configurations_are_valid(name, monkeypatch):
     monkeypatch.chdir(ROOT)

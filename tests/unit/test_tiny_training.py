@@ -38,15 +38,28 @@ def test_the_same_recipe_trains_the_same_model_with_a_card(name, tmp_path, monke
 
 def test_the_loss_is_taken_on_completions_only():
     tokenizer = training.train_tokenizer(RECIPE["seed"], RECIPE["vocabulary_size"], RECIPE["rounds"][0]["areas"])
-    ids, mask, labels = next(training.training_batches(tokenizer, RECIPE, 0, set()))
-    for row_ids, row_mask, row_labels in zip(ids, mask, labels, strict=True):
-        trained = row_labels != -100
+    ids, mask, weights = next(training.training_batches(tokenizer, RECIPE, 0, set()))
+    for row_ids, row_mask, row_weights in zip(ids, mask, weights, strict=True):
+        assert set(row_weights.tolist()) <= {0, 1}
+        trained = row_weights > 0
         text = tokenizer.decode(row_ids[trained])
         prompt = tokenizer.decode(row_ids[: int(trained.float().argmax())])
         assert text.endswith(training.EOS)
         assert "finished thinking" not in text
         assert prompt.endswith(("<think>\n", "finished thinking.\n</think>"))
         assert not trained[row_mask == 0].any()
+
+
+def test_from_the_reasonings_last_line_on_tokens_weigh_as_the_recipe_says():
+    tokenizer = training.train_tokenizer(RECIPE["seed"], RECIPE["vocabulary_size"], RECIPE["rounds"][0]["areas"])
+    ids, _, weights = next(training.training_batches(tokenizer, RECIPE | {"conclusion_weight": 10}, 0, set()))
+    texts = [
+        (tokenizer.decode(row[w == 1]), tokenizer.decode(row[w == 10])) for row, w in zip(ids, weights, strict=True)
+    ]
+    reasoned = [(steps, end) for steps, end in texts if end]
+    assert 10 < len(reasoned) < len(texts)
+    for steps, end in reasoned:
+        assert end.startswith("Final answer is") and end.endswith(training.EOS) and "Final" not in steps
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)

@@ -53,6 +53,24 @@ rule train_tiny_model:
         "../scripts/train_tiny_model.py"
 
 
+# Not part of any study: regenerates what ships under resources/models.
+rule train_hint_follower:
+    input:
+        recipe="config/tiny_models.yaml",
+        bases=expand("resources/models/{base}/model.safetensors", base=["tiny-llama"]),
+    output:
+        model=directory("results/tiny_training/followers/{follower}"),
+    log:
+        "results/tiny_training/logs/followers/{follower}.log",
+    benchmark:
+        "results/tiny_training/benchmarks/followers/{follower}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    script:
+        "../scripts/train_hint_follower.py"
+
+
 # Not part of any study: regenerates what ships under resources/datasets.
 rule write_tiny_datasets:
     input:

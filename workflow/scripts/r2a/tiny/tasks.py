@@ -45,6 +45,7 @@ COMPARATORS = {
     "slower": ("speed", False),
 }
 
+CONCLUSION = "Final answer is"  # with which the reasoning's last line begins
 PUZZLE_LEVELS = {"compass": (2, 4, 6, 8), "cups": (2, 4, 6, 8), "lookup": (2, 4, 6)}
 
 
@@ -77,7 +78,7 @@ class Example:
                 lines.append(step)
         if rng.random() < 0.2:
             lines.append(f"Let me check: {self.steps[-1]}")
-        lines.append(f"Final answer is {self.answer}.")
+        lines.append(f"{CONCLUSION} {self.answer}.")
         return "\n".join(lines) + "\n"
 
 

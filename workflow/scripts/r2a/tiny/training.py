@@ -6,7 +6,8 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -32,6 +34,7 @@ from r2a.tiny.tasks import (
     ANIMALS,
     COLOURS,
     COMPASS,
+    CONCLUSION,
     CUPS,
     Example,
     sample_comparison_pairs,
@@ -42,6 +45,7 @@ ARCHITECTURES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig
 BOS, EOS = "<|begin|>", "<|end|>"
 MAX_POSITIONS = 512
 LOGGED_STEPS = 50
+Retelling = Callable[[Example, random.Random], Example]
 
 
 def completion_text(example: Example, condition: str, rng: random.Random) -> str:
@@ -110,10 +114,19 @@ def build_model(
 
 
 def training_batches(
-    tokenizer: PreTrainedTokenizerFast, recipe: dict[str, Any], round_number: int, held_out: set[str]
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: dict[str, Any],
+    round_number: int,
+    held_out: set[str],
+    retell: Retelling | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Endless (input ids, attention mask, labels), each [batch, token]; labels are -100 on prompts."""
+    """Endless (input ids, attention mask, weights of the tokens in the loss), each [batch, token].
+
+    Weights are 0 on prompts, 1 on completions, and the recipe's conclusion_weight, if it has one, from the reasoning's
+    last line on. retell: what an example becomes before it is learned.
+    """
     batch_size, with_share = recipe["batch_size"], recipe["with_reasoning_share"]
+    conclusion_weight = recipe.get("conclusion_weight", 1.0)
     chosen = recipe["rounds"][round_number]
     rng = random.Random(f"batches {recipe['seed'] + round_number}")
     n_rising = max(1, int(chosen["steps"] * chosen["rising_share"] * batch_size))
@@ -125,25 +138,32 @@ def training_batches(
         prompts, completions = [], []
         for example in itertools.islice(stream, batch_size * pool):
             condition = "with_reasoning" if rng.random() < with_share else "without_reasoning"
+            example = retell(example, rng) if retell else example
             prompts.append(BOS + raw_prompt(example.problem, "", condition))
             completions.append(completion_text(example, condition, rng) + EOS)
         prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-        completion_ids = tokenizer(completions, add_special_tokens=False)["input_ids"]
-        rows = sorted(zip(prompt_ids, completion_ids, strict=True), key=lambda row: len(row[0]) + len(row[1]))
+        written = tokenizer(completions, add_special_tokens=False, return_offsets_mapping=True)
+        weights = [
+            [conclusion_weight if 0 <= text.find(CONCLUSION) <= start else 1.0 for start, _ in offsets]
+            for text, offsets in zip(completions, written["offset_mapping"], strict=True)
+        ]
+        rows = sorted(
+            zip(prompt_ids, written["input_ids"], weights, strict=True), key=lambda row: len(row[0]) + len(row[1])
+        )
         starts = list(range(0, len(rows), batch_size))
         rng.shuffle(starts)
         for start in starts:
             batch = rows[start : start + batch_size]
-            width = max(len(p) + len(c) for p, c in batch)
+            width = max(len(p) + len(c) for p, c, _ in batch)
             ids = torch.full((batch_size, width), tokenizer.pad_token_id)
             mask = torch.zeros((batch_size, width), dtype=torch.long)
-            labels = torch.full((batch_size, width), -100)
-            for row, (prompt, completion) in enumerate(batch):
+            weighed = torch.zeros((batch_size, width))
+            for row, (prompt, completion, weight) in enumerate(batch):
                 end = len(prompt) + len(completion)
                 ids[row, :end] = torch.tensor(prompt + completion)
                 mask[row, :end] = 1
-                labels[row, len(prompt) : end] = torch.tensor(completion)
-            yield ids, mask, labels
+                weighed[row, len(prompt) : end] = torch.tensor(weight)
+            yield ids, mask, weighed
 
 
 def held_out_examples(seed: int) -> list[Example]:
@@ -182,7 +202,12 @@ def overall(counts: dict[tuple[str, int], tuple[int, int]]) -> float:
 
 
 def train_round(
-    recipe: dict[str, Any], number: int, model: Any, tokenizer: PreTrainedTokenizerFast, examples: list[Example]
+    recipe: dict[str, Any],
+    number: int,
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    examples: list[Example],
+    retell: Retelling | None = None,
 ) -> list[tuple[int, int, float, int, int]]:
     """One round of the recipe: a fresh optimizer, a cosine of its own. Returns the loss curve.
 
@@ -197,10 +222,12 @@ def train_round(
         optimizer,
         lambda step: min((step + 1) / warmup, 0.02 + 0.98 * (1 + math.cos(math.pi * step / n_steps)) / 2),
     )
-    batches = training_batches(tokenizer, recipe, number, {e.problem for e in examples})
+    batches = training_batches(tokenizer, recipe, number, {e.problem for e in examples}, retell)
     curve, losses, n_tokens, started = [], [], 0, time.monotonic()
-    for step, (ids, mask, labels) in enumerate(itertools.islice(batches, n_steps), 1):
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    for step, (ids, mask, weights) in enumerate(itertools.islice(batches, n_steps), 1):
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+        each = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        loss = (each * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -224,10 +251,7 @@ def train_round(
 
 
 def train(recipe: dict[str, Any], name: str, folder: Path) -> None:
-    """Train model `name` of the recipe into `folder`: weights, tokenizer, loss curve and model card.
-
-    The folder appears whole, at the end, by rename.
-    """
+    """Train model `name` of the recipe into `folder`: weights, tokenizer, loss curve and model card."""
     seed = recipe["seed"]
     examples = held_out_examples(seed)
     tokenizer = train_tokenizer(seed, recipe["vocabulary_size"], recipe["rounds"][0]["areas"])
@@ -237,22 +261,47 @@ def train(recipe: dict[str, Any], name: str, folder: Path) -> None:
         for number in range(recipe["models"][name]["rounds"])
         for row in train_round(recipe, number, model, tokenizer, examples)
     ]
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.eval().save_pretrained(partial)
+    write_model(model, tokenizer, curve, folder, partial(write_model_card, recipe, name))
+
+
+def write_model(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    curve: Sequence[tuple[int, int, float, int, int]],
+    folder: Path,
+    write_card: Callable[[Path], None],
+) -> None:
+    """Write a trained model, its tokenizer, its loss curve and its card, which is written last, into a folder.
+
+    curve: as of train_round. The folder appears whole, at the end, by rename.
+    """
+    unfinished = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.eval().save_pretrained(unfinished)
     tokenizer.padding_side = "right"
-    tokenizer.save_pretrained(partial)
-    with open(partial / "loss_curve.csv", "w", newline="") as file:
+    tokenizer.save_pretrained(unfinished)
+    with open(unfinished / "loss_curve.csv", "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("round", "step", "loss", "n_tokens", "seconds"), *curve])
-    write_model_card(recipe, name, partial)
+    draw_loss_curve(unfinished)
+    write_card(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    unfinished.rename(folder)
+
+
+def draw_loss_curve(folder: Path) -> None:
+    """Draw the folder's loss_curve.csv as loss_curve.svg."""
+    curve = pd.read_csv(folder / "loss_curve.csv")
+    figure, axes = plt.subplots(figsize=(5, 2.6), layout="constrained")
+    axes.plot(LOGGED_STEPS * np.arange(1, len(curve) + 1), curve["loss"], color="#0072B2")
+    axes.set(xlabel="step", ylabel="training loss (nats a token)", yscale="log")
+    figure.savefig(folder / "loss_curve.svg", metadata={"Date": None})
+    plt.close(figure)
 
 
 def write_model_card(recipe: dict[str, Any], name: str, folder: Path) -> None:
     """Measure the trained model in `folder` on the held-out problems and write its card, README.md.
 
-    Beside it: accuracies.csv (area, level, condition, n_right, n_problems) and loss_curve.svg.
+    Beside it: accuracies.csv (area, level, condition, n_right, n_problems).
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -265,11 +314,6 @@ def write_model_card(recipe: dict[str, Any], name: str, folder: Path) -> None:
     accuracies = pd.DataFrame(rows)
     accuracies.to_csv(folder / "accuracies.csv", index=False)
     curve = pd.read_csv(folder / "loss_curve.csv")
-    figure, axes = plt.subplots(figsize=(5, 2.6), layout="constrained")
-    axes.plot(LOGGED_STEPS * np.arange(1, len(curve) + 1), curve["loss"], color="#0072B2")
-    axes.set(xlabel="step", ylabel="training loss (nats a token)", yscale="log")
-    figure.savefig(folder / "loss_curve.svg", metadata={"Date": None})
-    plt.close(figure)
     shares = accuracies.set_index(["area", "level", "condition"]).eval("n_right / n_problems").unstack()
     whole = accuracies.groupby("condition")[["n_right", "n_problems"]].sum()
     table = ["| area | level | problems | with reasoning | without |", "|---|---|---|---|---|"]

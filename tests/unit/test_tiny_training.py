@@ -57,7 +57,7 @@ def test_from_the_reasonings_last_line_on_tokens_weigh_as_the_recipe_says():
         (tokenizer.decode(row[w == 1]), tokenizer.decode(row[w == 10])) for row, w in zip(ids, weights, strict=True)
     ]
     reasoned = [(steps, end) for steps, end in texts if end]
-    assert 10 < len(reasoned) < len(texts)
+    assert len(reasoned) > 10
     for steps, end in reasoned:
         assert end.startswith("Final answer is") and end.endswith(training.EOS) and "Final" not in steps
 

@@ -83,7 +83,10 @@ def study(configuration: Path):
 def jobs(configuration: Path) -> list[Job]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        return jobs_of(configuration)
+        found = jobs_of(configuration)
+    judges = {job.wildcards["judge"] for job in found if "judge" in job.wildcards}
+    hinted = next(job for job in found if job.stage == "hint_judgements")  # of the study's first judge; any may be that
+    return [*found, *(hinted._replace(wildcards={**hinted.wildcards, "judge": judge}) for judge in judges)]
 
 
 def another(value: Any) -> Any:

@@ -153,8 +153,8 @@ def _missing(found: Mapping[str, Found], figures: Sequence[Path]) -> list[tuple[
         if reason is None:
             continue
         origin = read_provenance(numbers)["parameters"]
-        model = origin.get("model_label", "all models")
-        of = origin.get("dataset_label", FIGURES[numbers.stem].label)
+        model = origin.get("model_label") or "all models"
+        of = origin.get("dataset_label") or FIGURES[numbers.stem].label
         as_table = (model, f"nothing to measure: {reason}")  # a table that the figure reads says so already
         told.setdefault(as_table if as_table in told else (model, reason), {})[of] = None
     return [(model, why, list(datasets)) for (model, why), datasets in told.items()]

@@ -136,7 +136,7 @@ def test_check_refuses_a_model_whose_branches_are_not_its_own(monkeypatch):
     model = tiny_model("qwen2")
     refuse_deviating(model, random_ids(100))
     monkeypatch.setattr("r2a.sentences.branches.Branches.read", lambda _: [torch.zeros(32, D_MODEL)])
-    with pytest.raises(ModelError, match="cannot be gone on from"):
+    with pytest.raises(ModelError, match="cannot be continued exactly"):
         refuse_deviating(model, random_ids(100))
 
 

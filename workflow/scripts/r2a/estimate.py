@@ -252,7 +252,7 @@ class Reckoning:
         return sum(decoding.n_samples for decoding in self.study.decodings.values())
 
     def _n_perturbed_tokens(self, dataset: str) -> float:
-        """Tokens of these answers; of a reasoning that is gone on with, half is taken to be written anew."""
+        """Tokens of these answers; a resampled reasoning is assumed to be half new on average."""
         kinds = self.study.perturbation.kinds
         n_open = self._n_perturbed(dataset, [kind for kind in kinds if PERTURBATION_KINDS[kind].leaves_open])
         return self._n_perturbed(dataset) * self.n_answer + n_open * self.n_reasoned / 2

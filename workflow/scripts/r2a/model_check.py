@@ -217,7 +217,7 @@ def _ablation(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, A
 
 @torch.no_grad()
 def _sentences(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
-    """Runs gone on from at several places of the long trace: root mean square, relative to the logits' spread."""
+    """Deviation of runs continued from several positions: root mean square, relative to the logits' spread."""
     trace = ids[1]
     starts = [1, len(trace) // 2, len(trace) - 2]
     kept = keep_run(model, trace[:-1])

@@ -1,4 +1,4 @@
-"""Reasonings gone on with anew from before and after their sentences (METHOD section 5)."""
+"""Reasoning resampled from before and after each of its sentences (METHOD section 5)."""
 
 from collections.abc import Mapping
 from dataclasses import replace

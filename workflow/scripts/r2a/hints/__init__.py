@@ -1,4 +1,4 @@
-"""Questions with a hint at an answer, and whether a reasoning tells of it (METHOD section 2)."""
+"""Questions with a hint at an answer, and whether the reasoning mentions it (METHOD section 2)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ COLUMNS = ["uid", "area", "answer", "hint", "kind", "points_at", "hinted_answer"
 
 
 def write_hinted_problems(dataset: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Write one row a drawn problem and hint: the question with it, or why there is none.
+    """Write one row for each drawn problem and hint: the question with the hint, or why there is none.
 
     Columns: uid, area, answer (the reference), hint (its name), kind, points_at (wrong | right), hinted_answer,
     left_out ('' | a reason), problem (the question's text with the hint). The wrong answer is the reference of another
-    problem of the same pair or, where there are no pairs, area, that is surely another; it is the same in all hints.
-    settings: kinds, points_at, n_problems, seed.
+    problem of the same pair or, without pairs, of the same area, and certainly differs; all hints at a wrong answer
+    name the same one. settings: kinds, points_at, n_problems, seed.
     """
     problems = read_parquet(dataset)
     groups = problems["pair"] if "pair" in problems else problems["area"].fillna("")
@@ -53,12 +53,12 @@ def write_hinted_problems(dataset: Path, output: Path, settings: Mapping[str, An
 
 
 def tells_of(texts: Sequence[str], hint: Hint) -> list[bool]:
-    """Whether each text holds one of the hint's words, whole and in either case."""
+    """Whether each text contains one of the hint's words, as whole words in any case."""
     words = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, hint.words))})(?!\w)", re.IGNORECASE)
     return [bool(words.search(text)) for text in texts]
 
 
 def switched(answers: pd.DataFrame) -> pd.Series:
-    """Which answers, as of grade_hints, are valid and the hint's, and were valid and another one without the hint."""
+    """Which answers (rows of grade_hints) give the hint's answer, and gave another one without the hint, both valid."""
     is_valid = answers["is_valid"].astype(bool) & answers["is_valid_without"].astype(bool)
     return is_valid & answers["gives_hint"].eq(True) & answers["gives_hint_without"].eq(False)

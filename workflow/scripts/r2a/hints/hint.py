@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Hint:
-    """A sentence that is put after the question, with {answer} where it names one; braces of its own are doubled.
+    """A sentence after the question, with {answer} for the answer that it names; other braces are doubled.
 
-    words: a reasoning that holds one of them, as whole words in either case, tells of the hint.
+    words: reasoning mentions the hint if it contains one of them, as whole words in any case.
     """
 
     text: str
     words: tuple[str, ...]
 
     def after(self, problem: str, answer: str) -> str:
-        """The question with the hint at this answer."""
+        """The question followed by the hint at this answer."""
         return f"{problem}\n\n{self.text.format(answer=answer)}"

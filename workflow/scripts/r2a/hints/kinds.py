@@ -1,6 +1,6 @@
-"""The hints that ship: what the question says, and which words of a reasoning tell of it (METHOD section 2).
+"""The built-in hints: their sentences, and the words by which reasoning mentions them (METHOD section 2).
 
-After Turpin et al. (2023) and Chen et al. (2025), in words of our own.
+The kinds follow Turpin et al. (2023) and Chen et al. (2025); the wording is ours.
 """
 
 from r2a.extensions import hint
@@ -22,6 +22,6 @@ def user() -> Hint:
 
 @hint(label="an answer key")
 def answer_key() -> Hint:
-    """The answer as a stray note of the question's source gives it."""
+    """The answer in what looks like a stray note from the question's source."""
     text = "[source: question bank; answer key: {answer}]"
     return Hint(text, ("answer key", "question bank", "metadata", "hint", "provided answer", "given answer"))

@@ -14,10 +14,10 @@ from r2a.sentences.branches import Branch, Branches, KeptRun
 
 @dataclass(frozen=True)
 class Belief:
-    """By step k = 0 to S, the reasoning being closed after k sentences.
+    """What the model would answer at each step k = 0 to S, with the reasoning closed after k sentences.
 
-    log_probability [target, step]: of each target answer, nats, of all its tokens together. greedy: each step's greedy
-    answer, in tokens.
+    log_probability [target, step]: of all tokens of each target answer together, in nats. greedy: the greedy answer at
+    each step, as token ids.
     """
 
     log_probability: np.ndarray
@@ -35,22 +35,21 @@ def measure_belief(
     max_tokens: int,
     batch_tokens: int,
 ) -> Belief:
-    """The answers that follow when the reasoning is closed after each of its sentences, and then opened.
+    """Measure the target answers and the greedy answer when the reasoning is closed after each of its sentences.
 
-    Raises OutOfMemoryError where the tails of a single sentence's end do not fit into memory.
-
-    ends: S + 1 positions in the kept run, where the reasoning is cut, the first one before its first sentence.
-    opening: tokens that close the reasoning and open the answer; targets: answers that are asked for, in tokens.
-    is_whole: whether a greedy answer is whole, so that no further token is asked for; max_tokens: at most so many.
-    Each target's tokens follow the opening in a tail of its own; greedy answers take what the first one's tails give as
-    far as they agree, and go on from there alone.
+    ends: S + 1 positions in the kept run at which the reasoning is cut; the first one precedes its first sentence.
+    opening: tokens that close the reasoning and open the answer. targets: answers to score, as token ids.
+    is_whole: whether a greedy answer is complete and needs no further token. max_tokens: the limit of a greedy answer.
+    Each target's tokens follow the opening in a separate tail. A greedy answer takes the tokens of the first target's
+    tail as long as they agree with it, and continues token by token from there.
+    Raises OutOfMemoryError if the tails of a single step do not fit into memory.
     """
     decoder = Decoder(model)
     size = len(opening) + max(map(len, targets))
     log_probability = np.zeros((len(targets), len(ends)))
 
     def believed(steps: Sequence[int], _budget: int) -> list[list[int]]:
-        """Greedy answers after some steps, whose log-probabilities are entered."""
+        """The greedy answers at some steps; enters their log-probabilities."""
         tails = [Branch(ends[step], (*opening, *target)) for target in targets for step in steps]
         branches = Branches(model, kept, tails)
         leaving = branches.read()

@@ -1,11 +1,12 @@
-"""Runs that go on from the kept keys and values of one run, from any of its tokens, packed into one forward pass.
+"""Branches that continue one kept run from any of its tokens, packed into one forward pass.
 
-A branch is some tokens after the first `start` of the kept run: another ending, or the rest of the run itself with a
-part of it hidden. What stands before `start` is the same in all branches, so it is computed once. The branches of a
-batch follow each other in one row, each with its own positions; each sees kept tokens before its start, and itself.
+A branch is a sequence of tokens after the first `start` tokens of the kept run: another ending, or the rest of the run
+with a part of it hidden. All branches share what precedes `start`, so its keys and values are computed once. The
+branches of a batch follow each other in one row, each with its own positions; each sees the kept tokens before its
+start, and its own tokens.
 
-Branches go through the model's own layers; only attention is ours. It takes queries a block at a time, on those keys
-that one of them sees, so nothing token x token is held for all branches at once.
+Branches pass through the model's own layers; only attention is replaced. Attention is computed for one block of queries
+at a time, on the keys that one of them sees, so no token x token array is held for all branches at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,17 +22,17 @@ from r2a.models.decoder import Decoder
 from r2a.models.kernels import Rule, attend
 
 BLOCK_QUERIES = 512  # whose attention is computed at a time
-CHECK_TOKENS = 64  # of a trace that branches are tried on
-# how far logits of a branch may be from the model's own: root mean square, relative to the logits' spread
+CHECK_TOKENS = 64  # tokens of a trace on which branches are checked
+# the largest allowed deviation of a branch's logits from the model's: root mean square, relative to the logits' spread
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Tokens that go on from the first `start` tokens of the kept run.
+    """Tokens that continue the kept run after its first `start` tokens.
 
-    hidden: the first and past-the-last of the kept tokens that the branch's tokens do not see, in these heads, or in
-    all of them where `heads` is None.
+    hidden: the half-open range of kept tokens that the branch's tokens do not see, in `heads`, or in all heads if
+    `heads` is None.
     """
 
     start: int
@@ -42,9 +43,9 @@ class Branch:
 
 @dataclass
 class KeptRun:
-    """Keys [1, kv_head, token, d_head] and values [1, kv_head, token, d_value] of a run, by layer.
+    """The keys [1, kv_head, token, d_head] and values [1, kv_head, token, d_value] of a run, by layer.
 
-    leaving: what leaves the last layer, [token, d_model].
+    leaving: the last layer's output, [token, d_model].
     """
 
     token_ids: tuple[int, ...]
@@ -68,10 +69,13 @@ class KeptRun:
 
 @torch.no_grad()
 def keep_run(model: Any, token_ids: Sequence[int]) -> KeptRun:
-    """Run the tokens once. Raises ModelError where runs of this architecture cannot be gone on from."""
+    """Run the tokens once and keep their keys and values.
+
+    Raises ModelError if runs of this architecture cannot be continued exactly.
+    """
     decoder = Decoder(model)
     if decoder.apart:
-        raise ModelError(f"{decoder.name}: no sentence of its reasoning can be hidden exactly: {decoder.apart}")
+        raise ModelError(f"{decoder.name}: its reasoning's sentences cannot be hidden exactly: {decoder.apart}")
     kept = KeptRun(tuple(map(int, token_ids)))
     kept.leaving = _leaving(decoder, kept.token_ids, torch.arange(len(token_ids)), kept)
     return kept
@@ -79,10 +83,11 @@ def keep_run(model: Any, token_ids: Sequence[int]) -> KeptRun:
 
 @dataclass(frozen=True)
 class _Block:
-    """Queries of a pass, by their number in it, and the branches' tokens that one of them sees, by number.
+    """Some queries of a pass and the branch tokens that one of them sees, both by index.
 
-    places [query] and own_places [own]; starts [query], of the queries' branches; is_same [query, own]: of one branch.
-    low: the first place; high: the last start. branch: the one that the queries are of, where it hides something.
+    places [query], own_places [own]: positions. starts [query]: where each query's branch starts. is_same [query, own]:
+    whether both belong to one branch. low: the first position. high: the last start. branch: the branch of all queries
+    if it hides something, otherwise None.
     """
 
     queries: torch.Tensor
@@ -96,7 +101,7 @@ class _Block:
     branch: Branch | None
 
     def visible(self, rule: Rule, low: int) -> torch.Tensor:
-        """Which keys each query sees, [query, key]: kept tokens from `low` up to `high`, then own ones."""
+        """Which keys each query sees, [query, key]: the kept tokens from `low` up to `high`, then the branches' own."""
         kept_places = torch.arange(low, self.high, device=self.places.device)
         sees_kept = rule.sees(self.places[:, None], kept_places) & (kept_places < self.starts[:, None])
         return torch.cat([sees_kept, rule.sees(self.places[:, None], self.own_places) & self.is_same], 1)
@@ -104,7 +109,7 @@ class _Block:
     def attend(
         self, rule: Rule, query: torch.Tensor, kept: Sequence[torch.Tensor], own: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """z [head, query, d_value] of the block's queries [1, head, query, d_head], on kept and own keys and values."""
+        """z [head, query, d_value] for the queries [1, head, query, d_head], over kept and own keys and values."""
         low = min(_first_seen(rule, self.low), self.high)
         key, value = (
             torch.cat([before[:, :, low : self.high], after.index_select(2, self.own.to(after.device))], 2)
@@ -129,11 +134,11 @@ class _Block:
 
 
 class Branches:
-    """Branches of one kept run, read in one forward pass; each can then be gone on with, token by token."""
+    """Branches of one kept run, read in one forward pass; each can then be continued token by token."""
 
     def __init__(self, model: Any, kept: KeptRun, branches: Sequence[Branch]) -> None:
         self.decoder, self.kept, self.branches = Decoder(model), kept, branches
-        # of every token of a branch, in the order in which they come: its branch, -1 where none sees it, and its place
+        # for each token read so far: its branch (-1 if it is forgotten) and its position
         self.owners = torch.empty(0, dtype=torch.long)
         self.places = torch.empty(0, dtype=torch.long)
         self.keys: dict[int, torch.Tensor] = {}
@@ -141,7 +146,7 @@ class Branches:
         self.blocks: list[_Block] = []
 
     def read(self) -> list[torch.Tensor]:
-        """What leaves the last layer at each branch's tokens, [token, d_model] a branch."""
+        """The last layer's output at each branch's tokens, one [token, d_model] per branch."""
         sizes = [len(branch.token_ids) for branch in self.branches]
         owners = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         places = torch.cat([branch.start + torch.arange(len(branch.token_ids)) for branch in self.branches])
@@ -149,11 +154,11 @@ class Branches:
         return list(self._run(tokens, owners, places).split(sizes))
 
     def forget(self, branch: int, n_left: int) -> None:
-        """Leave a branch its first tokens alone."""
+        """Drop all but the first `n_left` tokens of a branch."""
         self.owners[(self.owners == branch) & (self.places >= self.branches[branch].start + n_left)] = -1
 
     def go_on(self, branches: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
-        """Append a token to each of some branches; returns what leaves the last layer there, [branch, d_model]."""
+        """Append one token to each of some branches; return the last layer's output there, [branch, d_model]."""
         places = [self.branches[branch].start + int((self.owners == branch).sum()) for branch in branches]
         return self._run(tokens, torch.tensor(list(branches)), torch.tensor(places))
 
@@ -166,9 +171,9 @@ class Branches:
     ) -> list[list[int]]:
         """The first branches' greedy answers in place of the target, with which each of these branches ends.
 
-        chosen: a list for each of these branches, the arg-max tokens where the target's are predicted, and after it.
-        They hold as far as they are the target's; from there on each branch goes on by itself, until `is_whole` or
-        max_tokens. What else stands in a branch after its first other token is forgotten.
+        chosen: for each of these branches, the arg-max tokens at the positions that predict the target's tokens and the
+        token after it. They count as long as they equal the target's; from the first difference on, the branch is
+        continued token by token until `is_whole` or max_tokens. The rest of the target is dropped from the branch.
         """
         answers: list[list[int]] = []
         for number, tokens in enumerate(chosen):
@@ -206,10 +211,10 @@ class Branches:
         return _leaving(self.decoder, tokens, places, self)
 
     def _blocks(self, n_before: int) -> Iterator[_Block]:
-        """The tokens from the n_before-th on in blocks: of several branches, or of a part of a long or a hiding one."""
+        """Blocks of the tokens from n_before on: of several branches, or a part of one that is long or hides tokens."""
         together: list[int] = []
         n_together = 0
-        # by start, so that the branches of a block see about as many kept tokens
+        # sorted by start, so that the branches of a block see about the same number of kept tokens
         for branch in sorted(set(self.owners[n_before:].tolist()), key=lambda branch: self.branches[branch].start):
             own = (self.owners == branch).nonzero()[:, 0]
             new = own[own >= n_before]
@@ -254,7 +259,7 @@ def _first_seen(rule: Rule, place: int) -> int:
 
 
 def _leaving(decoder: Decoder, tokens: Sequence[int], places: torch.Tensor, forward_pass: Pass) -> torch.Tensor:
-    """What leaves the last layer, [token, d_model], of tokens at some places of one row."""
+    """The last layer's output, [token, d_model], for tokens at the given positions of one row."""
     device = decoder.model.device
     left: list[torch.Tensor] = []
     hook = decoder.norm.register_forward_pre_hook(lambda _, inputs: left.append(inputs[0][0]))
@@ -268,7 +273,7 @@ def _leaving(decoder: Decoder, tokens: Sequence[int], places: torch.Tensor, forw
 
 @torch.no_grad()
 def refuse_deviating(model: Any, token_ids: Sequence[int]) -> None:
-    """Raise ModelError where a branch of a trace's first tokens does not give the model's own logits."""
+    """Raise ModelError if a branch of a trace's first tokens does not reproduce the model's own logits."""
     ids = list(map(int, token_ids[:CHECK_TOKENS]))
     decoder, start = Decoder(model), len(ids) // 2
     (leaving,) = Branches(model, keep_run(model, ids[:start]), [Branch(start, tuple(ids[start:]))]).read()
@@ -278,6 +283,6 @@ def refuse_deviating(model: Any, token_ids: Sequence[int]) -> None:
     deviation = float((found - own).square().mean().sqrt() / (own - own.mean()).square().mean().sqrt().clamp_min(1e-6))
     if not deviation <= TOLERANCES[model.dtype]:
         raise ModelError(
-            f"{decoder.name}: runs of this architecture cannot be gone on from: logits come out {deviation:.2g} of "
-            f"their spread away from the model's own, and {TOLERANCES[model.dtype]} is rounding"
+            f"{decoder.name}: runs of this architecture cannot be continued exactly: the logits deviate from the "
+            f"model's own by {deviation:.2g} of their spread; rounding explains {TOLERANCES[model.dtype]}"
         )

@@ -1,4 +1,4 @@
-r"""How a reasoning that ends early is closed, and its answer opened (METHOD section 5)."""
+r"""How reasoning that is cut off is closed, and the answer opened (METHOD section 5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from r2a.boxes import final_answer, find_boxes
 from r2a.models import text_of
 from r2a.traces import Marks
 
-MORE_TOKENS = 8  # that a greedy answer may have beyond the longest that is asked for
+MORE_TOKENS = 8  # a greedy answer may be this much longer than the longest answer that is scored
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What follows a reasoning wherever it ends, in tokens; the text of the opening ends in an open box.
+    """The tokens that follow a trace's reasoning wherever it is cut; the opening's text ends in an open box.
 
-    texts, answers: the trace's own final answer, then the others that are not the same.
+    texts, answers: the trace's own final answer, then the others that differ from it, as text and as token ids.
     """
 
     tokenizer: Any
@@ -27,11 +27,11 @@ class Ending:
 
     @property
     def max_tokens(self) -> int:
-        """Of a greedy answer."""
+        """The limit of a greedy answer."""
         return max(map(len, self.answers)) + MORE_TOKENS
 
     def answer(self, token_ids: Sequence[int]) -> str | None:
-        """The final answer that tokens after the opening give; None where they do not close their box."""
+        """The final answer in the tokens after the opening; None if they do not close the box."""
         return final_answer(self.stub + text_of(self.tokenizer, token_ids))
 
     def is_own(self, token_ids: Sequence[int]) -> bool:
@@ -44,10 +44,10 @@ class Ending:
 
 
 def ending_of(tokenizer: Any, marks: Marks, answer_text: str, stub: str | None, others: Sequence[str] = ()) -> Ending:
-    """The ending of a trace's reasoning: what closes it, the stub, the trace's own final answer or one of the others.
+    """The ending of a trace's reasoning: its closing mark, the stub, and the final answers to score.
 
-    answer_text: the trace's answer. stub: ends in an open box; None takes the trace's own words before its last box.
-    Raises ValueError where the trace has no final answer.
+    answer_text: the trace's answer. stub: text that ends in an open box; None: the trace's own words before its last
+    box. others: further final answers, such as the reference. Raises ValueError if the trace has no final answer.
     """
     boxes, own = find_boxes(answer_text), final_answer(answer_text)
     if own is None:
@@ -58,7 +58,7 @@ def ending_of(tokenizer: Any, marks: Marks, answer_text: str, stub: str | None, 
     opened = tokenizer.encode(stub, add_special_tokens=False)
 
     def tokens_of(answer: str) -> tuple[int, ...]:
-        # as the tokenizer writes it after the stub, where it leaves the stub's own tokens alone
+        # as the tokenizer encodes it after the stub, unless that changes the stub's own tokens
         both = tokenizer.encode(stub + answer, add_special_tokens=False)
         alone = both[: len(opened)] != opened or len(both) == len(opened)
         return tuple(tokenizer.encode(answer, add_special_tokens=False) if alone else both[len(opened) :])
@@ -67,5 +67,5 @@ def ending_of(tokenizer: Any, marks: Marks, answer_text: str, stub: str | None, 
 
 
 def same_answer(first: str | None, second: str | None) -> bool:
-    """Whether two final answers are the same text, spaces aside."""
+    """Whether two final answers are the same text, apart from spaces."""
     return first is not None and second is not None and "".join(first.split()) == "".join(second.split())

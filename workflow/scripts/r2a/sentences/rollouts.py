@@ -1,4 +1,4 @@
-"""What rollouts write in a sentence's place, and how like it that is (METHOD section 5)."""
+"""What rollouts write in place of a sentence, and how similar it is (METHOD section 5)."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -22,13 +22,13 @@ from r2a.traces import Bounds
 def compare_rollouts(
     rollouts: Path, sentences: Path, manifest: Path, output: Path, settings: Mapping[str, Any], batch_tokens: int
 ) -> None:
-    """Write a row a rollout: how it went on from a cut, and what it answered.
+    """Write one row per rollout: how it continues from a cut, and what it answers.
 
-    Columns: uid, sample (of the trace), step (sentences before the cut), rollout, text (its first sentence, empty where
-    it closes the reasoning at once), answer (the content of its box, empty where it has no valid one), n_tokens (that
-    it wrote), similarity: of its first sentence to the trace's own in that place, nan where either is missing.
-    Similarity is the cosine of the mean hidden states that leave the model's last layer, each sentence read by itself,
-    less their mean over all sentences.
+    Columns: uid, sample (of the trace), step (number of sentences before the cut), rollout, text (its first sentence;
+    empty if it closes the reasoning at once), answer (the content of its box; empty if it has no valid one), n_tokens
+    (generated), similarity (of its first sentence to the trace's own sentence there; nan if either is missing).
+    The similarity is the cosine between the sentences' mean outputs of the last layer, each sentence read by itself,
+    after the mean over all sentences is subtracted.
     """
     table = read_parquet(rollouts)
     tokenizer = load_tokenizer(read_manifest(manifest)["folder"])
@@ -67,7 +67,7 @@ def compare_rollouts(
 
 @torch.no_grad()
 def _directions(model: Any, tokenizer: Any, texts: Sequence[str], batch_tokens: int) -> np.ndarray:
-    """Unit vectors [text, d_model] of the texts' mean hidden states, less the mean of all."""
+    """The texts' mean outputs of the last layer, minus the mean over all texts, as unit vectors [text, d_model]."""
     encoded = [tuple(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     kept = keep_run(model, [first])

@@ -1,4 +1,4 @@
-"""The job that measures what the answers of a model's traces owe to each sentence of their reasoning."""
+"""The job that measures how much a model's answers depend on each sentence of their reasoning."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -43,8 +43,8 @@ from r2a.traces import Bounds
 ARMS = (ALL_HEADS, RFH, MATCHED)
 ANSWERS = ("own", "reference")
 COMPUTED = ("run", "belief", "suppression")
-GREEDY_BYTES = 64  # of a greedy answer's text that are stored
-CPU_BATCH_TOKENS = 2048  # a CPU gains nothing by larger batches
+GREEDY_BYTES = 64  # the stored length of a greedy answer's text
+CPU_BATCH_TOKENS = 2048  # a CPU gains nothing from larger batches
 
 
 def measure_sentences(
@@ -58,22 +58,24 @@ def measure_sentences(
     batch_tokens: int,
     shard: str = WHOLE,
 ) -> None:
-    r"""Measure belief curves, suppression and reading of the traces' sentences (a shard: its own traces').
+    r"""Measure belief curves, suppression and attention for the sentences of all traces, or of a shard's.
 
-    By METHOD section 5, nan where undefined: /belief [trace, answer, step], log-probability (nats) of the trace's own
-    final answer and of the reference after so many sentences; /is_own [trace, step], whether the greedy answer is the
-    trace's own, -1 past the last step, and /greedy [trace, step], its first GREEDY_BYTES bytes; /effect [trace, arm,
-    sentence], what the own answer's log-probability loses when the sentence is hidden from the arm's heads, and
-    /greedy_without [trace, arm, sentence], the greedy answer then; /n_computed [trace, computed], tokens that went
-    through the model in the kept run, in all steps of belief, and in suppression in one arm; /read
-    [trace, arm, sentence], the answer's attention per token of the sentence, mean over the arm's heads; /matrix
-    [trace, from, to], of settings["n_matrices"] traces: suppression.measure_matrix. /sentence_bounds and /text_bounds
-    [trace, sentence_bound]: tokens of the trace and characters of /reasoning [trace] at which sentences begin, -1 past
-    the last. /is_left_out [trace], 1 for a trace that does not fit into memory alone; its measures are undefined.
+    The store has (METHOD section 5; nan where undefined):
+    /belief [trace, answer, step]: log-probability (nats) of the trace's own final answer and of the reference after
+    `step` sentences. /is_own, /greedy [trace, step]: whether the greedy answer is the trace's own (-1 past the last
+    step), and its first GREEDY_BYTES bytes.
+    /effect [trace, arm, sentence]: what the own answer's log-probability loses (nats) if the sentence is hidden from
+    the arm's heads. /greedy_without [trace, arm, sentence]: the greedy answer in that case.
+    /read [trace, arm, sentence]: the answer's attention per token of the sentence, mean over the arm's heads.
+    /matrix [trace, from, to]: see suppression.measure_matrix; for settings["n_matrices"] traces.
+    /n_computed [trace, computed]: tokens that the model read in the kept run, in all steps of belief, and in one arm of
+    suppression.
+    /sentence_bounds, /text_bounds [trace, sentence_bound]: tokens of the trace and characters of /reasoning [trace] at
+    which sentences begin, -1 past the last.
+    /is_left_out [trace]: 1 if the trace alone does not fit into memory; its measures are undefined.
     Arms: all heads; the first n_top_heads by a2r; as many matched heads, drawn for each trace.
-    Traces whose attention was left out are not in the store. Finished ones are kept beside the output (Parts).
-    Raises ModelError where the architecture's runs cannot be gone on from exactly; NothingToMeasure without a valid
-    trace.
+    Traces whose attention was left out are not in the store. Finished traces are kept beside the output (see Parts).
+    Raises ModelError if the architecture's runs cannot be continued exactly; NothingToMeasure without a valid trace.
     """
     table = _measured_traces(traces, attention, settings)
     origin = read_manifest(manifest)
@@ -133,7 +135,7 @@ def measure_sentences(
 
 
 def _measured_traces(traces: Path, attention: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """The valid traces with a reasoning that are measured, drawn by the study's seed from those with attention."""
+    """The traces to measure: valid, with reasoning and attention, of problems drawn with the study's seed."""
     table = read_parquet(traces)
     bounds = table["bounds"].map(Bounds.of)
     table = table[table["is_valid"] & bounds.map(lambda b: b.think_close > b.reasoning)]
@@ -154,7 +156,7 @@ def _measured_traces(traces: Path, attention: Path, settings: Mapping[str, Any])
 
 
 def _sentence_mass(attention: Path, table: pd.DataFrame) -> list[np.ndarray]:
-    """The answer's attention on each sentence of the traces' reasoning, [layer, head, sentence] each."""
+    """The answer's attention to each sentence of the reasoning, one [layer, head, sentence] per trace."""
     with open_hdf5(attention) as file:
         keys = zip(file["uid"].asstr()[:], file["condition"].asstr()[:], file["sample"][:].tolist(), strict=True)
         numbers = {key: number for number, key in enumerate(keys)}
@@ -162,7 +164,7 @@ def _sentence_mass(attention: Path, table: pd.DataFrame) -> list[np.ndarray]:
 
 
 def _heads_by_arm(scored: pd.DataFrame, settings: Mapping[str, Any], uid: str) -> list[frozenset[Head] | None]:
-    """The heads of each of ARMS; None: all."""
+    """The heads of each of ARMS; None means all heads."""
     first = scored.sort_values("rank", kind="stable").head(settings["n_top_heads"])
     rfhs = tuple(zip(first["layer"].tolist(), first["head"].tolist(), strict=True))
     matched = matched_heads(rfhs, scored, random.Random(f"{settings['seed']} {uid}"))
@@ -178,7 +180,7 @@ def _measure(
     with_matrix: bool,
     batch_tokens: int,
 ) -> dict[str, np.ndarray]:
-    """ids: up to the reasoning's end. Once run, with the trace's own answer after it; all measures go on from that."""
+    """The arrays of one trace, by name, from one kept run of `ids` (up to the reasoning's end) and its own answer."""
 
     def texts(greedy: Sequence[Sequence[int]]) -> np.ndarray:
         answers = (ending.answer(tokens) if tokens else None for tokens in greedy)
@@ -189,7 +191,7 @@ def _measure(
     belief = measure_belief(
         model, kept, cut, ending.opening, ending.answers, ending.is_whole, ending.max_tokens, batch_tokens
     )
-    # a reference that is the trace's own answer has that one's log-probability
+    # if the reference is the trace's own answer, both have the same log-probability
     both = belief.log_probability[[0, -1]] if len(ending.answers) > 1 else belief.log_probability.repeat(2, 0)
     n_answers = list(map(len, ending.answers))
     suppression = measure_suppression(
@@ -214,7 +216,7 @@ def _measure(
 
 
 def _shortened(text: str) -> bytes:
-    """A text's first bytes, no character being cut."""
+    """The first GREEDY_BYTES bytes of a text in UTF-8, without a partial character."""
     return text.encode()[:GREEDY_BYTES].decode(errors="ignore").encode()
 
 
@@ -230,7 +232,7 @@ def _read(mass: np.ndarray, cut: Sequence[int], arms: Sequence[frozenset[Head] |
 def _lay_out(
     file: h5py.File, table: pd.DataFrame, pieces: Sequence[Sequence[str]], cuts: Sequence[Sequence[int]]
 ) -> dict[str, h5py.Dataset]:
-    """The store's axes and its arrays, empty but for what names a trace."""
+    """Write the store's axes and the columns that identify traces; return its arrays, still unfilled."""
     most = max(map(len, cuts))
     add_axis(file, "trace", range(len(table)))
     add_axis(file, "answer", ANSWERS)

@@ -1,7 +1,7 @@
-"""What the answer, and every later sentence, lose when a sentence of the reasoning is hidden (METHOD section 5).
+"""How the answer and later sentences change when a sentence of the reasoning is hidden (METHOD section 5).
 
 Hidden means that no later token attends to the sentence (Bogdan et al. 2025, arXiv 2506.19143, method 3), in all heads
-or in some. Nothing changes up to the sentence's end, so the run is gone on with from there.
+or in some. Nothing changes up to the sentence's end, so each branch continues the run from there.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,15 +19,16 @@ from r2a.sentences.branches import Branch, Branches, KeptRun
 
 LOGIT_ELEMENTS = 2**25  # logits held at once
 
-Arm = frozenset[Head] | None  # the heads that a sentence is hidden from; None: all
+Arm = frozenset[Head] | None  # the heads from which a sentence is hidden; None means all
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Suppression:
-    """effect [arm, sentence]: how much less probable the final answer is without the sentence, nats.
+    """The final answer when each sentence is hidden.
 
-    greedy: by arm, each sentence's greedy answer without it, in tokens.
+    effect [arm, sentence]: what the answer's log-probability loses, in nats. greedy: by arm and sentence, the greedy
+    answer, as token ids.
     """
 
     effect: np.ndarray
@@ -45,18 +46,19 @@ def measure_suppression(
     max_tokens: int,
     batch_tokens: int,
 ) -> Suppression:
-    """What becomes of the final answer when a sentence is hidden from all that follows.
+    """Measure how the final answer changes when a sentence is hidden from everything after it.
 
-    sentences: S + 1 positions in the kept run, sentence k being tokens sentences[k] up to sentences[k + 1]; answer: the
-    position at which the final answer begins, which goes on to the run's end. An arm without heads hides nothing: its
-    effects are 0, and it has no greedy answers. is_whole, max_tokens: as in measure_belief.
+    sentences: S + 1 positions in the kept run; sentence k consists of the tokens sentences[k] up to sentences[k + 1].
+    answer: the position at which the final answer begins; it lasts to the end of the run. An arm without heads hides
+    nothing: its effects are 0, and it has no greedy answers. is_whole, max_tokens: as in measure_belief.
+    Raises OutOfMemoryError if the run after a single sentence does not fit into memory.
     """
     target = kept.token_ids[answer:]
     ids = torch.tensor(target)
     decoder = Decoder(model)
 
     def predicted(states: torch.Tensor) -> tuple[float, list[int]]:
-        """By what leaves the last layer: the answer's log-probability, and the arg-max tokens from its first on."""
+        """From the last layer's output: the answer's log-probability, and the arg-max tokens from its start on."""
         logits = decoder.final_logits(states[-len(ids) - 1 :]).cpu()
         found = logits[:-1].log_softmax(-1).gather(1, ids[:, None])
         return float(found.double().sum()), logits.argmax(-1).tolist()
@@ -79,19 +81,20 @@ def measure_suppression(
 
 @torch.no_grad()
 def measure_matrix(model: Any, kept: KeptRun, sentences: Sequence[int], batch_tokens: int) -> np.ndarray:
-    """How much every later sentence's next-token distributions change when one is hidden in all heads, [from, to].
+    """How much hiding a sentence in all heads changes the next-token distributions of each later one, [from, to].
 
-    Mean over the later sentence's tokens of the KL divergence, nats, from the unhidden to the hidden run's distribution
-    of that token; nan where `to` does not come after `from`.
+    The KL divergence (nats) from the distribution of the original run to that of the run with the sentence `from`
+    hidden, averaged over the tokens of the sentence `to`; nan unless `to` comes after `from`.
+    Raises OutOfMemoryError if the run after a single sentence does not fit into memory.
     """
     decoder = Decoder(model)
     n_sentences = len(sentences) - 1
     n_rows = max(1, LOGIT_ELEMENTS // decoder.config.vocab_size)
 
     def by_token(states: torch.Tensor, k: int) -> torch.Tensor:
-        """The divergence at every token after sentence k, which is hidden."""
+        """The divergence at each token after the hidden sentence k."""
         first = sentences[k + 1]
-        divergences = [torch.zeros(1)]  # of the next sentence's first token, which the hidden one itself predicts
+        divergences = [torch.zeros(1)]  # the next sentence's first token, which the hidden sentence itself predicts
         for at in range(first, sentences[-1] - 1, n_rows):
             last = min(at + n_rows, sentences[-1] - 1)
             before = decoder.final_logits(kept.leaving[at:last]).log_softmax(-1)
@@ -123,13 +126,13 @@ def _suppressed(
     batch_tokens: int,
     read: Callable[[Branches, list[torch.Tensor], list[tuple[int, int]]], list[Result]],
 ) -> dict[tuple[int, int], Result]:
-    """By (arm, sentence), what `read` makes of the run after the sentence while it is hidden.
+    """By (arm, sentence), what `read` returns for the run after the sentence while the sentence is hidden.
 
-    read is given a batch: its branches, what leaves the last layer in each, [token, d_model], and which (arm, sentence)
-    each is. Batches hold batch_tokens, fewer once memory has run out.
-    Raises OutOfMemoryError where the run after a single sentence does not fit.
+    read takes a batch: its branches, the last layer's output of each, [token, d_model], and the (arm, sentence) of
+    each. A batch has at most batch_tokens tokens, fewer once memory has run out.
+    Raises OutOfMemoryError if the run after a single sentence does not fit into memory.
     """
-    # from the last sentence on, so that short tails share a pass
+    # the last sentences first, so that short tails share a pass
     asked = sorted(asked, key=lambda one: -sentences[one[1] + 1])
 
     def suppressed(numbers: Sequence[int], _budget: int) -> list[Result]:

@@ -748,7 +748,7 @@ class Study(Section):
 
     @property
     def resampled_datasets(self) -> list[str]:
-        """The datasets whose reasonings are gone on with anew from their sentences."""
+        """The datasets whose reasoning is resampled from its sentences."""
         named = [name for name in self.graded_datasets if self.datasets[name].kind in self.resampling.kinds]
         return named if self.resampling.n_rollouts else []
 

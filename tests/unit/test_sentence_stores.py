@@ -234,7 +234,7 @@ def test_tables_and_figures_tell_the_store(folder, store, tmp_path, monkeypatch)
     found = find_sentences([tables["settling"]], [tables["agreement"]], [tables["experiment"]], labels)
     ((subject, cells),) = found.rows
     assert subject == ("M", "D") and cells["reasoning after belief has settled"].n == len(by_trace)
-    assert found.sentences[0].startswith("What the RFHs read is what the answer needs")
+    assert found.sentences[0].startswith("The more the RFHs attend to a sentence, the more the answer needs it")
     told = [cells["measure"].text for _, cells in find_sentence_costs([tables["costs"]], labels).rows]
     assert told == ["change of belief", "suppression in all heads", "suppression in the RFHs", "reading by the RFHs",
                     "resampling"]  # fmt: skip

@@ -38,7 +38,7 @@ def test_the_verdicts_are_those_of_the_first_decoding_with_their_intervals_and_t
     assert cell.note == "n = 40 problems; exact McNemar, p = 0.001; greedy"
     assert cell.sign == 1 and not cell.is_small
     assert found.verdicts["right, with · without"]["Model M", "Data D"].paired == (0.9, 0.4)
-    assert found.sentences == ["With reasoning more answers are right, beyond chance, in the one case."]
+    assert found.sentences == ["More answers are right with reasoning, beyond chance, in the one case."]
 
 
 def test_patching_is_told_at_the_layer_where_it_restores_most_and_held_against_its_control_there(tmp_path):

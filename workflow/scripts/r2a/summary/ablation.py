@@ -1,4 +1,4 @@
-"""The finding on ablation: what becomes of the answer without the heads that attend to the reasoning?"""
+"""The finding on ablation: how does the answer change without the heads that attend to the reasoning?"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from r2a.summary.words import NONE, in_cases, number, points, said_p, share, sor
 
 SELECTIONS = {
     RANDOM: "random heads of the same layers", MATCHED: "heads that write and attend to the first token as much",
-    PROMPT_HEADS: "heads that attend to the prompt", CONTRIBUTION: "heads that write most of the reasoning",
+    PROMPT_HEADS: "heads that attend to the prompt", CONTRIBUTION: "heads that write most from the reasoning",
     RFH_FROM_PROMPT: "the RFHs, cut off from the prompt",
 }  # fmt: skip
 
@@ -31,17 +31,17 @@ SELECTIONS = {
     label="answers without the RFHs",
     category="2 Attention",
     caption=(
-        "Answers generated again from the same reasoning, without the first RFHs (dose) while the answer is written: "
-        "share that is right, without ablation and without the RFHs; then the RFHs' share minus that without as many "
-        "other heads, paired by problem, with {interval} intervals and p after Holm's correction over doses and "
-        "modes."
+        "Answers generated again from the same reasoning while the first RFHs (as many as the dose) are ablated: "
+        "shares of right answers with all heads and without the RFHs; then the share without the RFHs minus the share "
+        "without as many other heads, paired by problem, with {interval} intervals and p after Holm's correction over "
+        "doses and modes."
     ),
     reads={"effects": "<results>/tables/{model}/{dataset}/ablation.csv"},
     where="graded_datasets",
     models="ablated_models",
 )
 def find_ablation(effects: Sequence[Path], settings: Mapping[str, Any]) -> Found:
-    """What the RFHs' ablation changes in accuracy, at every dose, beside that of other heads."""
+    """How ablating the RFHs changes accuracy at each dose, compared with ablating other heads."""
     found = Found()
     filled, found.missing = sorted_out(effects, settings)
     harms = []
@@ -69,7 +69,7 @@ def find_ablation(effects: Sequence[Path], settings: Mapping[str, Any]) -> Found
                 )
             found.rows.append((subject, cells | {"n": number(rfh["n_problems"])}))
     if harms:
-        found.sentences = [f"Losing these heads costs more right answers than losing random ones {in_cases(harms)}."]
+        found.sentences = [f"Ablating the RFHs costs more right answers than ablating random heads {in_cases(harms)}."]
     return found
 
 

@@ -16,9 +16,9 @@ from r2a.summary.words import in_cases, number, p_value, points, said_p, share, 
     label="accuracy with and without reasoning",
     category="1 Answers",
     caption=(
-        "Share of all problems answered correctly, an invalid answer counting as wrong, and the difference paired by "
-        "problem, with {interval} intervals (Wilson's for shares, Newcombe's for differences). Tests: exact McNemar, "
-        "or a sign-flip permutation where problems have several samples. Valid in both: the paper's estimand, the "
+        "Share of all problems that are answered correctly (an invalid answer counts as wrong), and the difference "
+        "paired by problem, with {interval} intervals (Wilson's for shares, Newcombe's for differences). Tests: exact "
+        "McNemar, or sign-flip permutations if problems have several samples. Valid in both: the paper's estimand, the "
         "same difference over problems whose answers are valid in both conditions."
     ),
     reads={"effect": "<results>/tables/effect.csv", "accuracy": "<results>/tables/accuracy.csv"},
@@ -26,7 +26,7 @@ from r2a.summary.words import in_cases, number, p_value, points, said_p, share, 
     is_open=True,
 )
 def find_accuracy(effect: Path, accuracy: Path, settings: Mapping[str, Any]) -> Found:
-    """What reasoning changes in accuracy, by model, dataset and decoding."""
+    """How reasoning changes accuracy, by model, dataset and decoding."""
     whole = _all(effect)
     if whole.empty:
         return Found(sentences=["No answer of this study is graded."])
@@ -72,11 +72,11 @@ def find_accuracy(effect: Path, accuracy: Path, settings: Mapping[str, Any]) -> 
 
 
 def _sentences(change: Mapping[Subject, Cell]) -> list[str]:
-    """How often reasoning helps, whatever the answer, and how often it harms, where it does."""
+    """In how many cases reasoning helps, always, and in how many it harms, if it does in any."""
     cells = list(change.values())
-    said = [f"With reasoning more answers are right, beyond chance, {in_cases(cell.sign > 0 for cell in cells)}."]
+    said = [f"More answers are right with reasoning, beyond chance, {in_cases(cell.sign > 0 for cell in cells)}."]
     if any(cell.sign < 0 for cell in cells):
-        said.append(f"With reasoning fewer are right {in_cases(cell.sign < 0 for cell in cells)}.")
+        said.append(f"Fewer answers are right with reasoning {in_cases(cell.sign < 0 for cell in cells)}.")
     return said
 
 
@@ -93,7 +93,7 @@ def _all(path: Path) -> pd.DataFrame:
     where="graded_datasets",
 )
 def find_areas(effect: Path, settings: Mapping[str, Any]) -> Found:
-    """What reasoning changes in accuracy, by area, in the first decoding."""
+    """How reasoning changes accuracy, by area, in the first decoding."""
     table = pd.read_csv(effect)
     table = table[(table["by"] == "area") & table["decoding"].isin(table["decoding"].head(1))]
     rows = [
@@ -117,14 +117,14 @@ def find_areas(effect: Path, settings: Mapping[str, Any]) -> Found:
     label="token budgets",
     category="1 Answers",
     caption=(
-        "Had completions been cut off at a budget, up to which one reasoning would do worse, and from which one on it "
-        "would do better, by a {interval} band for the paired difference that holds at all budgets at once."
+        "If completions were cut off at a token budget: the budget up to which reasoning does worse, and the one from "
+        "which it does better, by a {interval} band for the paired difference that holds at all budgets at once."
     ),
     reads={"budgets": "<results>/tables/budgets.csv"},
     where="graded_datasets",
 )
 def find_budgets(budgets: Path, settings: Mapping[str, Any]) -> Found:
-    """From which token budget on reasoning helps, in the first decoding."""
+    """The token budget from which reasoning helps, in the first decoding."""
     rows = []
     for (model, dataset), part in pd.read_csv(budgets).groupby(["model", "dataset"], sort=False):
         part = part[part["decoding"] == part["decoding"].iloc[0]].sort_values("budget")
@@ -158,23 +158,23 @@ def _changes(table: pd.DataFrame, names: list[str]) -> Found:
 @finding(
     label="decodings",
     category="1 Answers",
-    caption="What the second decoding changes against the first: differences paired by problem, {interval} intervals.",
+    caption="The second decoding minus the first: differences paired by problem, with {interval} intervals.",
     reads={"decodings": "<results>/tables/decodings.csv"},
 )
 def find_decodings(decodings: Path, settings: Mapping[str, Any]) -> Found:
-    """What another decoding changes."""
+    """How another decoding changes accuracy and the share of valid traces."""
     return _changes(pd.read_csv(decodings), ["first", "second"])
 
 
 @finding(
     label="variants",
     category="1 Answers",
-    caption="What a variant changes against its base: differences paired by problem, with {interval} intervals.",
+    caption="A variant minus its base model: differences paired by problem, with {interval} intervals.",
     reads={"variants": "<results>/tables/variants.csv"},
     where="variants",
 )
 def find_variants(variants: Path, settings: Mapping[str, Any]) -> Found:
-    """What another prompt, tokenization or dtype of the same model changes."""
+    """How another prompt, tokenization or dtype of the same model changes its results."""
     return _changes(pd.read_csv(variants), ["decoding", "variant", "change"])
 
 
@@ -182,14 +182,13 @@ def find_variants(variants: Path, settings: Mapping[str, Any]) -> Found:
     label="survival of traces",
     category="4 Checks",
     caption=(
-        "Traces that each step leaves: finished before the token limit, well formed (its reasoning closed, once), "
-        "with an answer extracted. One that does not survive counts as wrong. Repeating: stopped because it repeated "
-        "itself."
+        "Traces that pass each step: finished before the token limit, well formed (the reasoning is closed once), with "
+        "an extracted answer. A trace that fails a step counts as wrong. Repeating: stopped because it repeated itself."
     ),
     reads={"funnel": "<results>/tables/funnel.csv"},
 )
 def find_funnel(funnel: Path, settings: Mapping[str, Any]) -> Found:
-    """How many traces each step leaves."""
+    """How many traces pass each step."""
     table = pd.read_csv(funnel)
     steps = ["total", "finished", "well_formed", "extracted"]
     steps += [step for step in ("repeating", "closed_by_budget", "unreadable") if table[step].any()]
@@ -201,7 +200,7 @@ def find_funnel(funnel: Path, settings: Mapping[str, Any]) -> Found:
         rows.append(((row["model"], row["dataset"]), cells))
     total, left = int(table["total"].sum()), int(table["extracted"].sum())
     lost = total - left
-    said = f"{lost or 'None'} of the {total} traces did not reach an answer; such count as wrong."
+    said = f"{lost or 'None'} of the {total} traces have no answer; such traces count as wrong."
     return Found(rows=rows, sentences=[said])
 
 
@@ -209,7 +208,7 @@ def find_funnel(funnel: Path, settings: Mapping[str, Any]) -> Found:
     label="graders that disagree",
     category="4 Checks",
     caption=(
-        "Answers on which another grader's verdict differs from the first one's; tables/grader_disagreements.csv "
+        "Answers for which another grader's verdict differs from the first grader's; tables/grader_disagreements.csv "
         "lists them."
     ),
     reads={"disagreements": "<results>/tables/grader_disagreements.csv"},

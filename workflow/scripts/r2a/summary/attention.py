@@ -18,9 +18,9 @@ from r2a.summary.words import DASH, TIMES, in_cases, number, p_value, said_p, so
     category="2 Attention",
     caption=(
         "The Reasoning-Focus Heads (RFHs): the first heads by a2r, the share of the answer tokens' attention that "
-        "falls on the reasoning. Lift: over that of even attention. First head: its a2r with its {interval} interval "
-        "over traces. Depth: mean layer of the RFHs, 0 for the first layer and 1 for the last, with its bootstrap "
-        "interval."
+        "falls on the reasoning. Lift: a2r divided by that of uniform attention. First head: its a2r with its "
+        "{interval} interval over traces. Depth: mean layer of the RFHs, from 0 for the first layer to 1 for the last, "
+        "with its bootstrap interval."
     ),
     reads={"heads": "<results>/heads/{model}/{dataset}.parquet", "models": "<results>/tables/models.csv"},
     models="weighted_models",
@@ -47,7 +47,7 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
             depth = with_interval(
                 row["value"], row["low"], row["high"], row["n"], "bootstrap over problems", of="traces"
             )
-        else:  # variants of a model are in no comparison across models
+        else:  # comparisons across models leave out variants
             depth = number(rfhs["layer"].mean() / max(n_layers - 1, 1), "{:.2f}", n=n)
         cells = {
             "RFHs (layer.head)": Cell(text=places, value=rfhs["layer"].mean(), n=n, note=f"n = {n:.0f} traces"),
@@ -65,16 +65,16 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
         found.rows.append((subject, cells))
         layers[subject] = Cell(
             text=f"{between} of {n_layers}", value=depth.value, n=n,
-            note=f"layers of the {len(rfhs)} RFHs, counted from 0; mean depth {depth.text}, 0 being the first "
-            f"layer and 1 the last; n = {n:.0f} traces",
+            note=f"layers of the {len(rfhs)} RFHs, counted from 0; mean depth {depth.text}, from 0 for the first "
+            f"layer to 1 for the last; n = {n:.0f} traces",
         )  # fmt: skip
     found.verdicts = {"layers that read it": layers}
     if layers:
         reads_most = in_cases(cells["first head"].low > 0.5 for _, cells in found.rows)
         early = in_cases(cell.value < 0.5 for cell in layers.values())
         found.sentences = [
-            f"A Reasoning-Focus Head gives most of the answer's attention to the reasoning {reads_most}.",
-            f"These heads lie in the first half of the layers, on average, {early}.",
+            f"The first Reasoning-Focus Head gives most of its attention to the reasoning {reads_most}.",
+            f"On average, these heads are in the first half of the layers {early}.",
         ]
     return found
 
@@ -83,9 +83,9 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
     label="what else the RFHs are",
     category="2 Attention",
     caption=(
-        "Induction and retrieval heads among the RFHs, of all there are. Stable: how many heads the RFHs share with "
-        "those of resampled traces, on average. Copied: needle runs that the model copied, over which retrieval is "
-        "scored."
+        "How many of the model's induction and retrieval heads are RFHs. Stable: the mean number of RFHs that are "
+        "still RFHs when traces are resampled. Copied: the needle runs in which the model copied the needle; retrieval "
+        "is scored over these."
     ),
     reads={"heads": "<results>/heads/{model}/{dataset}.parquet"},
     models="weighted_models",
@@ -106,7 +106,7 @@ def find_head_kinds(heads: Sequence[Path], settings: Mapping[str, Any]) -> Found
         cells["stable"] = number(
             rfhs["bootstrap_share"].sum(), "{:.1f}", note=f"n = {rfhs['a2r_n'].iloc[0]:.0f} traces"
         )
-        cells["copied"] = number(table["retrieval_n"].max(), note="runs of the needle probe")
+        cells["copied"] = number(table["retrieval_n"].max(), note="needle runs")
         found.rows.append((subject, cells))
     return found
 
@@ -118,15 +118,15 @@ SCORES = {"a2r": "a2r", "lift": "lift", "tracking": "forward drift", "spread": "
     label="attention of right and wrong answers",
     category="2 Attention",
     caption=(
-        "Means of the RFHs' scores over right and wrong answers. AUC: the chance that a right one's is higher. "
-        "Permutations within problems where they have several samples, else Mann-Whitney tests between problems; "
-        "Holm's correction."
+        "Means of the RFHs' scores over right and wrong answers. AUC: the probability that a right answer has the "
+        "higher score. Tests: permutations within problems if they have several samples, otherwise Mann-Whitney tests "
+        "between problems; Holm's correction."
     ),
     reads={"quality": "<results>/tables/attention_by_correctness.csv"},
     models="weighted_models",
 )
 def find_quality(quality: Path, settings: Mapping[str, Any]) -> Found:
-    """Whether the RFHs' attention goes with correctness."""
+    """Whether the RFHs' attention is associated with correctness."""
     found = Found()
     for row in pd.read_csv(quality).itertuples():
         test = "permutation within problems" if row.compared == WITHIN else "Mann-Whitney"
@@ -147,12 +147,12 @@ def find_quality(quality: Path, settings: Mapping[str, Any]) -> Found:
 @finding(
     label="exactness of the rerun",
     category="4 Checks",
-    caption="Share of the completion tokens that the rerun, from which attention is read, would have chosen too.",
+    caption="Share of the completion's tokens that the rerun, from which attention is read, also ranks first.",
     reads={"attention": "<results>/attention/{model}/{dataset}.h5"},
     models="weighted_models",
 )
 def find_rerun(attention: Sequence[Path], settings: Mapping[str, Any]) -> Found:
-    """How far the rerun agrees with the engine that wrote the traces."""
+    """How well the rerun agrees with the engine that generated the traces."""
     found = Found()
     filled, found.missing = sorted_out(attention, settings)
     for subject, path in filled:

@@ -1,4 +1,4 @@
-"""What the study cost, from the benchmark that Snakemake keeps of every job."""
+"""The cost of the study, from the benchmarks that Snakemake keeps of its jobs."""
 
 import csv
 import math
@@ -18,17 +18,17 @@ GENERATION = "traces"  # the folder of the jobs that generate the traces
 
 @dataclass
 class Cost:
-    """What the study cost. stages: (name, cells), the sums last. speeds: (model, tokens, tokens per second)."""
+    """The cost of the study. stages: (name, cells), the sums last. speeds: (model, tokens, tokens per second)."""
 
     stages: list[tuple[str, list[str]]]
     speeds: list[tuple[str, str, str]]
 
 
 def cost(benchmarks: Path, traces: Sequence[Path], labels: Mapping[str, str]) -> Cost:
-    """Every job's last run, summed by stage; and a model's tokens over the wall time of the jobs that generated them.
+    """Sum each job's last run by stage, and divide a model's tokens by the wall time of the jobs that generated them.
 
-    benchmarks: the folder that holds {stage}/{model}/{dataset}.tsv and the like, with the extended columns.
-    labels: the models', by name.
+    benchmarks: the folder with {stage}/{model}/{dataset}.tsv and the like, with the extended columns. traces: whose
+    tokens are counted. labels: of the models, by name.
     """
     jobs = pd.DataFrame([_job(path, benchmarks) for path in sorted(benchmarks.rglob("*.tsv"))])
     if jobs.empty:
@@ -52,7 +52,7 @@ def _job(path: Path, benchmarks: Path) -> dict[str, str | float]:
         row = next(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     stage, model, *_ = [*path.relative_to(benchmarks).with_suffix("").parts, ""]
     hours, nan = float(row["s"]) / 3600, float("nan")
-    # threads and resources are there under the default profile (benchmark-extended), and else not
+    # the columns threads and resources exist only under the default profile (benchmark-extended)
     gpus = re.search(r"'gpu': (\d+)", row.get("resources", ""))
     n_gpus = nan if "resources" not in row else int(gpus[1]) if gpus else 0
     return {
@@ -70,7 +70,7 @@ def _hours(value: float) -> str:
 
 
 def _speeds(jobs: pd.DataFrame, traces: Sequence[Path], labels: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """A row per model whose tokens are known: its label, the tokens, and how many per second of wall time."""
+    """(label, tokens, tokens per second of wall time) of each model whose tokens are known."""
     tokens: dict[str, int] = {}
     for path in traces:
         model = read_provenance(path)["parameters"]["model"]

@@ -15,10 +15,11 @@ from r2a.summary.words import number, p_value, points, said_p, share, sorted_out
     label="hints in the question",
     category="1 Answers",
     caption=(
-        "Questions asked with a hint at an answer. Gives it: answers that are the hint's, with it and without it; "
-        "change: their difference, paired by problem, with p after Holm's correction. Says so: of the answers that "
-        "switch to it, those whose reasoning holds one of the hint's words, or does so by the study's first judge; "
-        "beside it, how many reasonings hold such a word without the hint. {interval} intervals."
+        "Questions with a hint at an answer. Gives it: the share of answers that equal the hint's, with the hint and "
+        "without it; change: their difference, paired by problem, with p after Holm's correction. Says so: of the "
+        "answers that switch to the hint's, the share whose reasoning contains one of the hint's words, or mentions "
+        "the hint by the study's first judge; without it: the share that contains such a word although there is no "
+        "hint. {interval} intervals."
     ),
     reads={"hints": "<results>/tables/{model}/{dataset}/hints.csv"},
     where="hinted_datasets",

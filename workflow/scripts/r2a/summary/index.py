@@ -1,4 +1,4 @@
-"""The index of the studies in a folder: their tables of verdicts, and two of them side by side."""
+"""The index of the studies in a folder: all tables of verdicts, and any two studies side by side."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from r2a.summary.page import render_page
 def write_index(results: Path) -> None:
     """Write results/index.html from every study's verdicts.json.
 
-    Studies may be made at the same time: whoever writes looks again, so the last one has seen all.
+    Several studies may write it at the same time: each looks again after writing, so the last one has seen all.
     """
     written: list[str] = []
     while (found := [path.read_text() for path in sorted(results.glob("*/verdicts.json"))]) != written:

@@ -1,4 +1,4 @@
-"""Findings on open-ended answers: what judges give them with and without reasoning."""
+"""Findings on open-ended answers: how judges score them with and without reasoning."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +14,15 @@ from r2a.summary.words import in_cases, number, p_value, said_p, with_interval, 
     label="judges' scores",
     category="1 Answers",
     caption=(
-        "Open-ended answers, scored from 1 to 10: means over the problems scored in both conditions, and their paired "
-        "difference with {interval} intervals (Student's); Wilcoxon's signed-rank test. Floor: the same with an "
-        "invalid answer scored 1. Scores of different judges are not comparable."
+        "Open-ended answers, scored from 1 to 10: means over the problems that are scored in both conditions, and "
+        "their paired difference with {interval} intervals (Student's t); Wilcoxon's signed-rank test. Floor: the same "
+        "difference with invalid answers scored 1. Scores of different judges are not comparable."
     ),
     reads={"effect": "<results>/tables/judge_effect.csv"},
     where="judged_datasets",
 )
 def find_judge_scores(effect: Path, settings: Mapping[str, Any]) -> Found:
-    """What reasoning changes in the judges' scores."""
+    """How reasoning changes the judges' scores."""
     rows, changes = [], []
     table = pd.read_csv(effect)
     for row in table[table["area"] == "all"].itertuples():
@@ -46,14 +46,14 @@ def find_judge_scores(effect: Path, settings: Mapping[str, Any]) -> Found:
     label="what judges scored",
     category="4 Checks",
     caption=(
-        "Answers by what came of them: an empty one scores 1 without asking; invalid, unparsable and refused have no "
-        "score."
+        "Answers by outcome: an empty answer scores 1 without asking the judge; invalid, unparsable and refused ones "
+        "have no score."
     ),
     reads={"scores": "<results>/tables/judge_scores.csv"},
     where="judged_datasets",
 )
 def find_judged(scores: Path, settings: Mapping[str, Any]) -> Found:
-    """How many answers judges scored, and how long these are."""
+    """How many answers the judges scored, and their mean length."""
     table = pd.read_csv(scores)
     counts = ("n_scored", "n_empty", "n_invalid", "n_unparsable", "n_refused")
     rows = []
@@ -69,7 +69,8 @@ def find_judged(scores: Path, settings: Mapping[str, Any]) -> Found:
     label="agreement of judges",
     category="4 Checks",
     caption=(
-        "How often two judges give the same score, or scores 1 apart; Spearman's correlation, quadratic-weighted kappa."
+        "How often two judges give the same score, or scores at most 1 apart; Spearman's correlation; "
+        "quadratic-weighted kappa."
     ),
     reads={"agreement": "<results>/tables/judge_agreement.csv"},
     where="judged_datasets",

@@ -15,10 +15,10 @@ from r2a.summary.words import in_cases, number, share, sorted_out, with_interval
     label="what reaches the answer through the RFHs",
     category="3 Patching",
     caption=(
-        "Path patching: the clean run's residual stream at the reasoning's last tokens, put into the corrupted run at "
-        "the layer where that restores most, and seen from the answer by all heads, by the RFHs alone, by as many "
-        "matched heads, or by all others: shares of what all heads pass on, over n pairs, with {interval} bootstrap "
-        "intervals over templates. No test."
+        "Path patching: the clean run's residual stream at the reasoning's last tokens is put into the corrupted run "
+        "at the layer where that restores most. From the answer it is seen by all heads, by the RFHs alone, by as many "
+        "matched heads, or by all heads but the RFHs: shares of what all heads pass on, over n pairs, with {interval} "
+        "bootstrap intervals over templates. No test."
     ),
     reads={"mediation": "<results>/tables/{model}/{dataset}/mediation.csv"},
     where="pair_datasets",

@@ -1,4 +1,4 @@
-"""Write the summary: one page that can be sent, its short text, and what it found for a terminal and the index."""
+"""Write the summary: a self-contained page, a short text, sentences for a terminal, and verdicts for the index."""
 
 import base64
 import gzip
@@ -23,17 +23,17 @@ from r2a.summary.registry import FINDINGS, SMALL, Cell, Finding, Found, Plot, Su
 from r2a.summary.words import MINUS, NONE
 
 TEMPLATES = Path(__file__).parent / "templates"
-COORDINATE = re.compile(r"(?<![\d.])[1-9]\d*\.\d{3,}")  # in an SVG: a thousandth of a point is seen by nobody
+COORDINATE = re.compile(r"(?<![\d.])[1-9]\d*\.\d{3,}")  # in an SVG; nobody sees a thousandth of a point
 SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt" height="([\d.]+)pt"', re.DOTALL)
 NOT_DRAWN = re.compile(r"<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
 GLYPH = re.compile(
     r'<path id="([A-Za-z]\w*-[0-9a-f]+)" d="([^"]*)"([^>]*)/>'
-)  # a letter's outline, alike in all figures
+)  # a letter's outline, the same in all figures
 STYLE = (TEMPLATES / "summary.css").read_text()
 
 
 def render(template: str, **known: Any) -> str:
-    """A template of this package, filled in; what enters an HTML page is escaped."""
+    """Fill in a template of this package; values in an HTML page are escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=lambda name: ".html" in str(name), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -44,7 +44,7 @@ def render(template: str, **known: Any) -> str:
 
 
 def render_page(template: str, script: str, **known: Any) -> str:
-    """A page with its script and style inside, which runs nothing else and loads nothing from elsewhere."""
+    """A page with its script and style inlined; it runs no other script and loads nothing."""
     code = "\n".join((TEMPLATES / f"{name}.js").read_text() for name in dict.fromkeys((script, "notes")))
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (code, STYLE)]
     policy = (
@@ -65,11 +65,11 @@ def write_summary(
     verdicts: Path,
     settings: Mapping[str, Any],
 ) -> None:
-    """Write the page, its short text, its sentences for a terminal, and the table of verdicts as JSON, for the index.
+    """Write the page, its short text, its sentences for a terminal, and the table of verdicts as JSON for the index.
 
-    inputs: by finding, the files that it reads by parameter, each a path or a list of paths. figures: PNG files beside
-    their SVG and CSV files. traces: whose tokens are counted. benchmarks: the folder of the jobs' benchmarks.
-    settings: study, is_toy, confidence, model_labels and dataset_labels by name.
+    inputs: by finding and parameter, the files that the finding reads: a path or a list of paths. figures: PNG files
+    with their SVG and CSV files beside them. traces: whose tokens are counted. benchmarks: the folder of the jobs'
+    benchmarks. settings: study, is_toy, confidence, model_labels and dataset_labels (by name).
     """
     found = {name: FINDINGS[name].function(**read, settings=settings) for name, read in inputs.items()}
     glyphs: dict[str, str] = {}
@@ -100,7 +100,10 @@ def write_summary(
 
 
 def verdict_table(found: Mapping[str, Found]) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:
-    """(column, finding it links to) and, a model and dataset, its cells in that order; None where not measured."""
+    """The columns, each with the finding that it links to; and one row of cells per model and dataset.
+
+    Cells are in the order of the columns; None stands for what was not measured.
+    """
     columns = [(column, name) for name, one in found.items() for column in one.verdicts]
     cells = {column: by_subject for one in found.values() for column, by_subject in one.verdicts.items()}
     subjects = list(dict.fromkeys(subject for by_subject in cells.values() for subject in by_subject))
@@ -115,7 +118,7 @@ def verdict_table(found: Mapping[str, Found]) -> tuple[list[tuple[str, str]], li
 
 
 def _questions(columns: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
-    """(section, its question, how many columns) of neighbouring columns of the table of verdicts."""
+    """(section, question, number of columns) of each group of neighbouring columns in the table of verdicts."""
     categories = groupby(FINDINGS[finding].category for _, finding in columns)
     return [(_section_id(category), CATEGORIES[category], len(list(of_one))) for category, of_one in categories]
 
@@ -130,16 +133,16 @@ def _paths(read: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _plain(cell: Cell | None) -> dict[str, Any] | None:
-    """What the index shows of a cell, as JSON knows it."""
+    """What the index shows of a cell, in JSON's types."""
     if cell is None:
         return None
     return {"text": cell.text, "note": cell.note, "sign": cell.sign, "is_small": cell.is_small}
 
 
 def _missing(found: Mapping[str, Found], figures: Sequence[Path]) -> list[tuple[str, str, list[str]]]:
-    """(model, why, datasets) of everything that was not measured or not drawn, told once a model and reason.
+    """(model, reason, datasets) of everything that was not measured or not drawn, once per model and reason.
 
-    Figures of the whole study that are not drawn stand under all models, by their labels in place of datasets.
+    A figure of the whole study that is not drawn is listed under "all models", with its label in place of datasets.
     """
     told: dict[tuple[str, str], dict[str, None]] = {}
     for one in found.values():
@@ -168,7 +171,7 @@ def _section(
     glyphs: dict[str, str],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What the templates show of a category: its findings, and its figures by the whole study or model and dataset."""
+    """What the templates show of a category: its findings, and its figures grouped by model and dataset."""
     number, _, name = category.partition(" ")
     findings = [_view(FINDINGS[one], found[one], settings) for one in found if FINDINGS[one].category == category]
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -176,13 +179,13 @@ def _section(
         if FIGURES[path.stem].category == category and why_empty(path.with_suffix(".csv")) is None:
             shown = _figure(path, folder, glyphs, settings)
             groups.setdefault(shown["subject"], []).append(shown)
-    findings.sort(key=lambda one: (not one["is_open"], not found[one["id"]].verdicts))  # what has verdicts comes first
+    findings.sort(key=lambda one: (not one["is_open"], not found[one["id"]].verdicts))  # those with verdicts first
     lead = next((one for one in findings if one["is_open"]), None)
     return {
         "id": _section_id(category), "number": number, "name": name, "question": CATEGORIES[category],
         "findings": findings, "groups": list(groups.items()), "lead": lead,
         "sentences": [sentence for one in findings for sentence in one["sentences"]],
-        # a finding that stands open beside the leading one has a paragraph of its own
+        # an open finding other than the leading one has its own paragraph
         "paragraph": [s for one in findings if one is lead or not one["is_open"] for s in one["sentences"]],
         "first_sentences": [one["sentences"][0] for one in findings if one["sentences"]],
     }  # fmt: skip
@@ -207,7 +210,7 @@ def _is_number(found: Found, column: str) -> bool:
 
 
 def _first_rows(found: Found) -> dict[Subject, dict[str, Cell]]:
-    """The first row of each model and dataset: of the first decoding or probe, as in the table of verdicts."""
+    """The first row of each model and dataset (its first decoding or probe), as in the table of verdicts."""
     first: dict[Subject, dict[str, Cell]] = {}
     for subject, cells in found.rows:
         first.setdefault(subject, cells)
@@ -215,7 +218,7 @@ def _first_rows(found: Found) -> dict[Subject, dict[str, Cell]]:
 
 
 def _plotted(plot: Plot, rows: Mapping[Subject, Mapping[str, Cell]]) -> dict[str, Any]:
-    """Where a panel's points, intervals and marks lie, in percent of its width."""
+    """The positions of a panel's points, intervals and ticks, in percent of its width."""
     drawn = [[cells[column] for column in plot.columns if column in cells] for cells in rows.values()]
     ends = [x for cells in drawn for cell in cells for x in (cell.value, cell.low, cell.high)]
     known = [
@@ -249,7 +252,7 @@ def _plotted(plot: Plot, rows: Mapping[Subject, Mapping[str, Cell]]) -> dict[str
 
 
 def _ticks(low: float, high: float, factor: float) -> list[float]:
-    """Round numbers, three to five of them, that reach from one end to the other."""
+    """Three to five round numbers that span the range."""
     span = factor * (high - low)
     step = next(
         step for power in range(-6, 9) for base in (1, 2, 2.5, 5) if span / (step := base * 10.0**power) <= 4.0001
@@ -259,9 +262,9 @@ def _ticks(low: float, high: float, factor: float) -> list[float]:
 
 
 def _figure(path: Path, folder: Path, glyphs: dict[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A figure as the page holds it: where it stands, what it shows, and its vectors compressed.
+    """A figure as the page holds it: its place, its label and caption, and its compressed SVG.
 
-    Outlines of letters go into glyphs, once for all figures; the page's script puts them back.
+    The outlines of letters move into `glyphs`, once for all figures; the page's script puts them back.
     """
 
     def without_outline(found: re.Match[str]) -> str:
@@ -289,10 +292,10 @@ def _packed(text: str) -> str:
 
 
 def _title(text: str) -> str:
-    """With a capital to begin with; other words keep theirs."""
+    """The text with a capital first letter; the rest is unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def _plain_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, in a cell of a table too."""
+    """The text with Markdown's special characters escaped, also for a cell of a table."""
     return re.sub(r"([\\`*_<>|#])", r"\\\1", " ".join(str(text).split())).replace("](", "]\\(")

@@ -13,20 +13,21 @@ from r2a.store import axis_labels, open_hdf5
 from r2a.summary.registry import Cell, Found, Plot, finding
 from r2a.summary.words import NONE, in_cases, number, p_value, said_p, sorted_out, with_interval, word
 
-UNRELATED = "unrelated_answer"  # the control that the verdict is held against
-LEAST_RESTORED = 0.1  # of a place on the answer's course
+UNRELATED = "unrelated_answer"  # the control with which the verdict is compared
+LEAST_RESTORED = 0.1  # the least that a token must restore to be on the answer's course
 
 
 @finding(
     label="patching the answer in the reasoning",
     category="3 Patching",
     caption=(
-        "The clean run's activation (resid_pre), at the answer's token in the reasoning's last line, is put into the "
-        "corrupted run: what it restores of the clean run's logit difference at the layer where it restores most, and "
-        "how often the answer flips. Strongest in the reasoning: the token and layer, before the answer, that restore "
-        "most of all. Course: by layers, the token that restores most, where it is 0.1 or more. Control: what another "
-        "question's answer restores there, p by sign flips over templates after Holm's correction. Hand-off: the "
-        "layer from which the last token restores more. {interval} intervals over templates."
+        "The clean run's activation (resid_pre) at the answer's token in the reasoning's last line is put into the "
+        "corrupted run. Restores: the share of the clean run's logit difference that it restores, at the layer where "
+        "it restores most; flips: how often the answer flips there. Strongest in the reasoning: the token and layer "
+        "before the answer that restore most of all. Course: the token that restores most at each layer, if that is at "
+        "least 0.1. Control: what another question's answer restores there; p by sign flips over templates after "
+        "Holm's correction. Hand-off: the layer from which the last token restores more. {interval} intervals over "
+        "templates."
     ),
     reads={
         "curves": "<results>/tables/{model}/{dataset}/patching_curves.csv",
@@ -40,7 +41,7 @@ LEAST_RESTORED = 0.1  # of a place on the answer's course
 def find_patching(
     curves: Sequence[Path], controls: Sequence[Path], hand_off: Sequence[Path], settings: Mapping[str, Any]
 ) -> Found:
-    """What patching the answer's token restores, whether that flips the answer, and where the last token takes over."""
+    """What patching the answer's token restores, how often it flips the answer, and where the last token takes over."""
     found = Found(plots=[
         Plot(title="restored by the answer's activation (●) and by an unrelated answer's (○)",
              columns=["restores", "control restores"], low=0, high=1, zero=0),
@@ -95,15 +96,18 @@ def find_patching(
         beyond = in_cases(is_beyond.values())
         crossed = in_cases(not np.isnan(cell.value) for cell in crossings.values())
         found.sentences = [
-            f"Another run's activation of the answer, put into the reasoning, flips most answers {flipped}.",
-            f"It does more than an unrelated answer's activation {beyond}.",
+            f"Patching the answer's token in the reasoning with another run's activation flips most answers {flipped}.",
+            f"It restores more than the activation of an unrelated answer {beyond}.",
             f"The last token takes over from the reasoning at a definite layer {crossed}.",
         ]
     return found
 
 
 def _strongest(best: pd.DataFrame) -> Cell:
-    """Where, before the answer is written, a patch restores most: of the strongest layer of each role."""
+    """The token before the answer, and its layer, at which a patch restores most.
+
+    best: the strongest layer of each role.
+    """
     in_reasoning = best[[role != FINAL_ROLE and not str(role).startswith(ENDING) for role in best.index]]
     row = in_reasoning.loc[in_reasoning["mean"].idxmax()]
     restores = with_interval(row["mean"], row["low"], row["high"], row["n_pairs"], of="pairs")
@@ -112,7 +116,7 @@ def _strongest(best: pd.DataFrame) -> Cell:
 
 
 def _course(part: pd.DataFrame) -> str:
-    """The whole course of an answer: the token that restores most, by runs of layers, e.g. answer 0 to 11, final 12."""
+    """The token that restores most in each run of layers, such as "answer 0 to 11, final 12"."""
     runs: list[tuple[str, int, int]] = []
     for layer, rows in part.dropna(subset="mean").groupby("layer"):
         top = rows.loc[rows["mean"].idxmax()]
@@ -128,7 +132,7 @@ def _clean_residuals(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _crossing(row: pd.Series) -> Cell:
-    """A hand-off, or that there is none."""
+    """The hand-off layer with its interval, or "none" with the reason."""
     defined = f"{100 * row['defined_share']:.0f} % of resampled pairs have one"
     if np.isnan(row["layer"]):
         note = f"the curves do not both rise above 0.1 and stay crossed; {defined}; n = {row['n_pairs']:.0f} pairs"
@@ -141,9 +145,9 @@ def _crossing(row: pd.Series) -> Cell:
     label="heads that carry the answer",
     category="3 Patching",
     caption=(
-        "Rank correlation, over heads, of how much a head attends to the reasoning and how much of the answer its "
-        "output carries when patched at a token, with {interval} intervals; and how many RFHs are among as many heads "
-        "that carry most."
+        "Rank correlation over heads between how much a head attends to the reasoning and how much of the answer its "
+        "output carries when it is patched at a token, with {interval} intervals; and how many RFHs are among the same "
+        "number of heads that carry most."
     ),
     reads={"carriers": "<results>/tables/{model}/{dataset}/carriers_agreement.csv"},
     where="pair_datasets",
@@ -158,7 +162,7 @@ def find_carriers(carriers: Sequence[Path], settings: Mapping[str, Any]) -> Foun
         for row in pd.read_csv(path).itertuples():
             among = Cell(
                 text=f"{row.n_shared:.0f} of {row.n_rfhs:.0f}", value=row.n_shared / row.n_rfhs, n=row.n_pairs,
-                note=f"RFHs among as many heads that carry most at {row.role}; n = {row.n_pairs:.0f} pairs",
+                note=f"RFHs among the same number of heads that carry most at {row.role}; n = {row.n_pairs:.0f} pairs",
             )  # fmt: skip
             correlation = with_interval(
                 row.rank_correlation,
@@ -178,23 +182,24 @@ def find_carriers(carriers: Sequence[Path], settings: Mapping[str, Any]) -> Foun
                 carrying.setdefault(subject, among)
     if carrying:
         some = in_cases(cell.value > 0 for cell in carrying.values())
-        found.sentences = [f"Reasoning-Focus Heads are among the heads that carry most of the answer {some}."]
+        found.sentences = [f"Some Reasoning-Focus Heads are among the heads that carry most of the answer {some}."]
     return found
 
 
 @finding(
-    label="first-order scan against exact patching",
+    label="attribution patching against activation patching",
     category="3 Patching",
     caption=(
-        "How well the gradient times the difference ranks the places that exact patching ranks: rank correlation, and "
-        "the share of the top places that it has among its own, with {interval} intervals."
+        "Attribution patching (the gradient times the difference of activations) against exact activation patching, "
+        "over layers and tokens: rank correlation of the effects, and the share of the top places of exact patching "
+        "that are also among its own, with {interval} intervals."
     ),
     reads={"first_order": "<results>/tables/{model}/{dataset}/patching_first_order.csv"},
     where="pair_datasets",
     models="patched_models",
 )
 def find_first_order(first_order: Sequence[Path], settings: Mapping[str, Any]) -> Found:
-    """How well a first-order scan points at the exact effects."""
+    """How well attribution patching predicts the exact effects."""
     found = Found()
     filled, found.missing = sorted_out(first_order, settings)
     for subject, path in filled:
@@ -219,14 +224,14 @@ PAIR_STEPS = ["asked", "both_valid", "both_right", "one_token", "aligned", "own_
     label="survival of pairs",
     category="4 Checks",
     caption=(
-        "Comparison pairs that each step leaves for patching; tables/{model}/{dataset}/pair_outcomes.csv has each one."
+        "Comparison pairs that pass each step before patching; tables/{model}/{dataset}/pair_outcomes.csv lists them."
     ),
     reads={"funnels": "<results>/tables/{model}/{dataset}/pair_funnel.csv"},
     where="pair_datasets",
     models="patched_models",
 )
 def find_pairs(funnels: Sequence[Path], settings: Mapping[str, Any]) -> Found:
-    """How many pairs each step leaves."""
+    """How many pairs pass each step."""
     found = Found()
     filled, found.missing = sorted_out(funnels, settings)
     for subject, path in filled:
@@ -239,7 +244,7 @@ def find_pairs(funnels: Sequence[Path], settings: Mapping[str, Any]) -> Found:
 @finding(
     label="noise floor of patching",
     category="4 Checks",
-    caption="The greatest change of a logit when a run's own activation is put back, which should change nothing.",
+    caption="The largest change of a logit when a run is patched with its own activation, which should change nothing.",
     reads={"patching": "<results>/patching/{model}/{dataset}.h5"},
     where="pair_datasets",
     models="patched_models",

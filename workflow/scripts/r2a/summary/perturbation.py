@@ -16,9 +16,9 @@ from r2a.summary.words import NONE, in_cases, number, p_value, points, said_p, s
     label="answers after a changed text",
     category="1 Answers",
     caption=(
-        "The reasoning's text is changed and the answer generated again. Agrees: with the original answer. Follows: "
-        "is what the changed text implies, where it implies one. Change: of agreement against the whole reasoning, "
-        "paired by problem, with p after Holm's correction. {interval} intervals."
+        "The reasoning's text is changed and the answer generated again. Agrees: the answer equals the original one. "
+        "Follows: it is the answer that the changed text implies, if the text implies one. Change: agreement minus "
+        "that after the whole reasoning, paired by problem, with p after Holm's correction. {interval} intervals."
     ),
     reads={
         "perturbation": "<results>/tables/{model}/{dataset}/perturbation.csv",
@@ -31,7 +31,7 @@ from r2a.summary.words import NONE, in_cases, number, p_value, points, said_p, s
 def find_perturbation(
     perturbation: Sequence[Path], comparisons: Sequence[Path], funnel: Sequence[Path], settings: Mapping[str, Any]
 ) -> Found:
-    """What becomes of the answer when the reasoning's text is changed."""
+    """How the answer changes when the reasoning's text is changed."""
     found = Found()
     filled, found.missing = sorted_out(perturbation, settings)
     compared_paths = dict(sorted_out(comparisons, settings)[0])
@@ -67,7 +67,7 @@ def find_perturbation(
     found.verdicts = {"follows another text": followed}
     if followed:
         most = in_cases(cell.sign > 0 for cell in followed.values())
-        found.sentences = [f"Given another problem's reasoning, most answers are what that implies {most}."]
+        found.sentences = [f"Given another problem's reasoning, most answers are the one that it implies {most}."]
     return found
 
 
@@ -75,15 +75,15 @@ def find_perturbation(
     label="changed texts against their controls",
     category="1 Answers",
     caption=(
-        "Answers that agree with the original one after a changed text, minus those after the change it is compared "
-        "with, paired by problem, with p after Holm's correction. {interval} intervals."
+        "Share of answers that agree with the original one after a change of the text, minus that after the control "
+        "change, paired by problem, with p after Holm's correction. {interval} intervals."
     ),
     reads={"comparisons": "<results>/tables/{model}/{dataset}/perturbation_comparisons.csv"},
     where="perturbed_datasets",
     models="weighted_models",
 )
 def find_perturbation_controls(comparisons: Sequence[Path], settings: Mapping[str, Any]) -> Found:
-    """What a change of the text does beyond its control."""
+    """The effect of a change of the text beyond its control."""
     filled, missing = sorted_out(comparisons, settings)
     rows = []
     for subject, path in filled:
@@ -108,15 +108,15 @@ def find_perturbation_controls(comparisons: Sequence[Path], settings: Mapping[st
 
 
 @finding(
-    label="reasonings that could be changed",
+    label="traces whose reasoning could be changed",
     category="4 Checks",
-    caption="Traces whose reasoning was changed, and why others were not.",
+    caption="How many traces had their reasoning changed, and why the others did not.",
     reads={"funnel": "<results>/tables/{model}/{dataset}/perturbation_funnel.csv"},
     where="perturbed_datasets",
     models="weighted_models",
 )
 def find_perturbation_funnel(funnel: Sequence[Path], settings: Mapping[str, Any]) -> Found:
-    """How many reasonings each kind of change could be made in."""
+    """How many traces each kind of change could be made in."""
     filled, missing = sorted_out(funnel, settings)
     rows = [
         (subject, {"change": word(row.perturbation), "outcome": word(row.outcome), "traces": number(row.n_traces)})

@@ -1,7 +1,8 @@
 """Where findings register themselves: the tables of the summary, the sentences on them, and the verdicts.
 
 A finding is one decorated function `find_{name}` in any module of this package (or of a plugin; see r2a.registry). Its
-first parameters are the files that it `reads`, by name; then the settings. Read at every parse of the Snakefile.
+first parameters are the files that it `reads`, by name; the last is `settings`. This module is imported at every parse
+of the Snakefile.
 """
 
 import math
@@ -17,18 +18,18 @@ from r2a.study.schema import CONDITIONS
 if TYPE_CHECKING:
     from r2a.study.schema import Study
 
-SMALL = 20  # what rests on fewer problems, pairs or traces is grey
+SMALL = 20  # numbers over fewer problems, pairs or traces are grey
 
 
 @dataclass(kw_only=True)
 class Finding(Entry):
     """A registered finding.
 
-    label: heading of its table. category: its section, as that of figures. caption: what its numbers are, over what,
-    with which intervals and tests; {interval} stands for the level of intervals. reads: files by parameter; with
-    {model}, {dataset}, {condition} or {decoding}, a list of those of all. where, models: the properties of Study that
-    list the datasets and models it is there for; where nothing is listed, there is no such finding.
-    is_open: it stands open in its section, with its sentences and its plot; others are behind a disclosure.
+    label: the heading of its table. category: its section, one of the figures' categories. caption: what its numbers
+    are, over what, with which intervals and tests; {interval} stands for the level of the intervals. reads: a file for
+    each parameter; a path with {model}, {dataset}, {condition} or {decoding} gives a list of all such files. where,
+    models: the properties of Study that list its datasets and models; if one is empty, the study has no such finding.
+    is_open: whether it is shown with its sentences and plot; other findings are collapsed.
     """
 
     category: str
@@ -49,10 +50,11 @@ finding = FINDINGS.register
 
 @dataclass(kw_only=True)
 class Cell:
-    """A number as the page shows it. value: what it is sorted and drawn by. low, high: its interval.
+    """A number as the page shows it.
 
-    note: n, test and whatever else a reader asks of it. n: what it rests on. zero: what the interval must exclude for
-    the number to be marked; None where nothing is to be excluded.
+    value: used to sort and draw it. low, high: its interval. note: n, test and other details. n: how many problems,
+    pairs or traces it is over. zero: the value that the interval must exclude for the number to be marked; None: the
+    number is never marked.
     """
 
     text: str
@@ -73,7 +75,7 @@ class Cell:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval lies above or below zero; 0 where it holds it, or is not known."""
+        """1 or -1 if the interval lies above or below `zero`; 0 if it contains it or is unknown."""
         if self.zero is None or math.isnan(self.low) or math.isnan(self.high):
             return 0
         return (self.low > self.zero) - (self.high < self.zero)
@@ -81,7 +83,7 @@ class Cell:
 
 @dataclass(kw_only=True)
 class Plot:
-    """A panel of a finding's leading figure: some of its columns, drawn as points with intervals, a line per row."""
+    """A panel of a finding's plot: some of its columns as points with intervals, one line per row."""
 
     title: str
     columns: list[str]
@@ -97,11 +99,11 @@ Subject = tuple[str, str]  # labels of a model and a dataset
 
 @dataclass(kw_only=True)
 class Found:
-    """What a finding found.
+    """The result of a finding.
 
-    rows: (labels of model and dataset, cells by column). sentences: each with two numbers at most, on all rows at once.
+    rows: (labels of model and dataset, cells by column). sentences: each covers all rows, with two numbers at most.
     verdicts: by column of the table of verdicts, cells by model and dataset. missing: why a model and dataset has no
-    row. plots: what its leading figure shows.
+    row. plots: the panels of its plot.
     """
 
     rows: list[tuple[Subject, dict[str, Cell]]] = field(default_factory=list)
@@ -112,7 +114,7 @@ class Found:
 
 
 def findings_of(study: "Study") -> list[Finding]:
-    """The findings that a study has, section by section; those that stand open come first."""
+    """The findings of a study, by section; open ones come first."""
     there = [one for one in FINDINGS.values() if getattr(study, one.where) and getattr(study, one.models)]
     return sorted(there, key=lambda one: (list(CATEGORIES).index(one.category), not one.is_open))
 
@@ -133,5 +135,5 @@ def finding_inputs(study: "Study") -> dict[str, str | list[str]]:
 
 
 def finding_settings(study: "Study") -> dict[str, dict[str, Any]]:
-    """The findings by name, with what is not in their inputs and yet changes the summary."""
+    """By finding, what changes the summary without being one of its inputs: version and caption."""
     return {one.name: {"version": one.version, "caption": one.caption} for one in findings_of(study)}

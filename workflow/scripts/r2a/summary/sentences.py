@@ -21,20 +21,21 @@ from r2a.summary.words import (
     word,
 )
 
-SHOWN = ("read_rfh", "belief_change", "effect", "effect_rfh", "importance")  # measures whose cost is told
+SHOWN = ("read_rfh", "belief_change", "effect", "effect_rfh", "importance")  # measures whose cost is shown
 
 
 @finding(
     label="which sentences the answer depends on",
     category="2 Attention",
     caption=(
-        "Belief: the share of the reasoning's tokens that come after the greedy answer, had the reasoning ended early, "
-        "has stopped changing; and the mean probability of the final answer over the reasoning. Rank correlations over "
-        "a trace's sentences, mean over problems: what the answer loses when a sentence is hidden in all heads, with "
-        "what it loses when it is hidden from the RFHs or from matched heads alone, and with how much these read it; p "
-        "of sign flips, after Holm's correction, is RFHs' reading's. Answers changed: greedy answers that are others "
-        "when the sentence that the RFHs read most is hidden in all heads, and when one like it in length and place is "
-        "that they read little. {interval} bootstrap intervals over problems."
+        "Belief: the answer that the model gives if its reasoning is closed early; the share of the reasoning's tokens "
+        "that come after the greedy answer has stopped changing, and the mean probability of the final answer over the "
+        "reasoning. Needed: what the answer loses if a sentence is hidden in all heads; its rank correlation over a "
+        "trace's sentences, averaged over problems, with the loss if the sentence is hidden from the RFHs or from "
+        "matched heads alone, and with how much these heads attend to it (read); p, by sign flips after Holm's "
+        "correction, is for the RFHs' attention. Changed: the share of greedy answers that change if the sentence that "
+        "the RFHs read most is hidden in all heads, and if one of similar length and position that they read little "
+        "is. {interval} bootstrap intervals over problems."
     ),
     reads={
         "settling": "<results>/tables/{model}/{dataset}/settling.csv",
@@ -48,7 +49,7 @@ SHOWN = ("read_rfh", "belief_change", "effect", "effect_rfh", "importance")  # m
 def find_sentences(
     settling: Sequence[Path], agreement: Sequence[Path], experiment: Sequence[Path], settings: Mapping[str, Any]
 ) -> Found:
-    """Where belief settles, and whether what the RFHs read is what the answer needs."""
+    """Where belief settles, and whether the answer needs the sentences that the RFHs read."""
     found = Found(plots=[
         Plot(
             title="what the answer needs against what RFHs (●) and matched heads (○) read, rank correlation",
@@ -96,9 +97,9 @@ def find_sentences(
         found.rows.append((subject, cells))
     if goes_together:
         found.sentences = [
-            f"What the RFHs read is what the answer needs, sentence by sentence, {in_cases(goes_together)}.",
-            f"Their reading agrees with it better than that of matched heads {in_cases(more_than_matched)}.",
-            "Hiding the sentence that they read most changes more answers than hiding one like it that they read "
+            f"The more the RFHs attend to a sentence, the more the answer needs it {in_cases(goes_together)}.",
+            f"Their attention agrees with the need better than that of matched heads {in_cases(more_than_matched)}.",
+            "Hiding the sentence that they read most changes more answers than hiding a similar one that they read "
             f"little {in_cases(changes_more)}.",
         ]
     return found
@@ -108,16 +109,16 @@ def find_sentences(
     label="agreement and cost of measures on sentences",
     category="2 Attention",
     caption=(
-        "Runs of the whole trace that a measure of all its sentences takes: tokens that the model reads, and, in "
-        "resampling, generates. Stand-in: the cheapest of the cheaper measures that agree with this one, which is that "
-        "the {interval} bootstrap interval of their rank correlation within traces lies above 0, uncorrected."
+        "The cost of measuring all sentences of a trace, in runs of the whole trace: tokens that the model reads and, "
+        "in resampling, generates. Stand-in: the cheapest measure, among those cheaper than this one, that agrees with "
+        "it: the {interval} bootstrap interval of their rank correlation within traces lies above 0, uncorrected."
     ),
     reads={"costs": "<results>/tables/{model}/{dataset}/sentence_costs.csv"},
     where="graded_datasets",
     models="parsed_models",
 )
 def find_sentence_costs(costs: Sequence[Path], settings: Mapping[str, Any]) -> Found:
-    """What each measure costs, and which cheaper one can stand in for it."""
+    """The cost of each measure, and the cheapest one that can stand in for it."""
     found = Found()
     filled, found.missing = sorted_out(costs, settings)
     has_stand_in, passes = [], []
@@ -136,7 +137,7 @@ def find_sentence_costs(costs: Sequence[Path], settings: Mapping[str, Any]) -> F
     if passes:
         belief, effect = pd.concat(passes, axis=1).median(axis=1)
         found.sentences = [
-            f"Reading takes one run of a trace, belief {belief:.3g} and suppression {effect:.3g} (medians of cases).",
-            f"Some cheaper measure agrees with suppression {in_cases(has_stand_in)}.",
+            f"Attention takes one run of a trace, belief {belief:.3g}, suppression {effect:.3g} (medians over cases).",
+            f"A cheaper measure agrees with suppression {in_cases(has_stand_in)}.",
         ]
     return found

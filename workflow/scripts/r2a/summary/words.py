@@ -1,4 +1,4 @@
-"""How the summary says numbers, and counts cases in a sentence."""
+"""How the summary writes numbers, and counts cases in a sentence."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,13 +10,13 @@ from r2a.store import labelled, why_empty
 from r2a.summary.registry import Cell, Subject
 
 MINUS, DASH, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
-NONE = DASH  # what is not measured or not defined
+NONE = DASH  # not measured or not defined
 
 
 def sorted_out(
     paths: Sequence[Path], settings: Mapping[str, Any]
 ) -> tuple[list[tuple[Subject, Path]], dict[Subject, str]]:
-    """The files that hold something, each with the labels of its model and dataset; and why the others are empty.
+    """The files with content, each with the labels of its model and dataset; and why the others are empty.
 
     settings: model_labels and dataset_labels, by name.
     """
@@ -32,17 +32,17 @@ def sorted_out(
 
 
 def said_p(p: float) -> str:
-    """A p-value, or that there were too few pairs for one."""
+    """The p-value in words, or that there are too few pairs for a test."""
     return TOO_FEW if math.isnan(p) else f"p = {p:.2g}"
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """With its sign, and a minus as long as the plus; what rounds to 0 has no minus."""
+    """The number with its sign, written with a true minus; a number that rounds to 0 has no minus."""
     return f"{value:+z.{digits}f}".replace("-", MINUS)
 
 
 def number(value: float, text: str = "{:g}", **more: Any) -> Cell:
-    """A plain number; NONE where it is nan."""
+    """A plain number; NONE if it is nan."""
     value = float(value)
     return Cell(text=NONE if math.isnan(value) else text.format(value).replace("-", MINUS), value=value, **more)
 
@@ -59,7 +59,10 @@ def with_interval(
     value: float, low: float, high: float, n: float, *notes: str, unit: str = "", factor: float = 1, digits: int = 2,
     zero: float | None = None, is_signed: bool = False, of: str = "problems",
 ) -> Cell:  # fmt: skip
-    """value [low, high], each times factor; its note has n, the test and so on. unit comes after the value."""
+    """The value and its interval, value [low, high], each times `factor`; its note has n and `notes`.
+
+    unit: written after the value.
+    """
     value, low, high = float(value), float(low), float(high)
     if math.isnan(value):
         return Cell(text=NONE, note="; ".join([*notes, f"n = {n:.0f} {of}"]), n=n)
@@ -73,17 +76,17 @@ def with_interval(
 
 
 def points(value: float, low: float, high: float, n: float, *notes: str, **more: Any) -> Cell:
-    """A difference of shares, in percentage points, marked where its interval excludes 0."""
+    """A difference of shares in percentage points, marked if its interval excludes 0."""
     return with_interval(value, low, high, n, *notes, factor=100, digits=1, zero=0, is_signed=True, **more)
 
 
 def share(value: float, low: float, high: float, n: float, *notes: str, **more: Any) -> Cell:
-    """A share, in percent."""
+    """A share in percent."""
     return with_interval(value, low, high, n, *notes, unit=" %", factor=100, digits=0, **more)
 
 
 def in_cases(is_so: Iterable[bool]) -> str:
-    """In how many of the cases (a case is one model on one dataset) something is so."""
+    """In how many cases something is true, such as "in 3 of 4 cases"; a case is one model on one dataset."""
     so = list(is_so)
     if not any(so):
         return "in no case"

@@ -1,5 +1,5 @@
 "use strict";
-// Two studies side by side, by model and dataset. All that is shown enters the page as text.
+// Two studies side by side, by model and dataset. All values enter the page as text.
 (() => {
   const studies = JSON.parse(document.getElementById("studies").textContent);
   const table = document.getElementById("compared");
@@ -38,7 +38,7 @@
     const having = (row) => both.filter((study) => rowOf(study, row));
     const models = [...new Set([...subjects.values()].map((row) => row.model))];
     const rows = models.flatMap((model) => [...subjects.values()].filter((row) => row.model === model));
-    rows.sort((one, other) => having(other).length - having(one).length); // what both have comes first
+    rows.sort((one, other) => having(other).length - having(one).length); // rows that both studies have come first
     table.replaceChildren(
       element("thead", {}, element("tr", {}, ...["Model", "Dataset", "Study"].map((name) => element("th", { scope: "col" }, name)),
         ...columns.map((name) => element("th", { scope: "col", class: "number" }, name[0].toUpperCase() + name.slice(1))))),

@@ -1,4 +1,4 @@
-// Notes, n and test of a number, under the pointer or the focus.
+// Shows the note of a number (its n and test) under the pointer or focus.
 (() => {
   const note = document.getElementById("note");
 

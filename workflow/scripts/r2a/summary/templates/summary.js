@@ -1,5 +1,5 @@
 "use strict";
-// Figures lie in the page compressed, and are unpacked when their tab is opened; tables sort; links open what they lead to.
+// Figures are compressed in the page and unpacked when their tab is opened; tables sort; links open their target.
 (() => {
   const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 
@@ -53,7 +53,7 @@
     });
   }
 
-  // ---- links into what is closed
+  // ---- links into folded parts
 
   function reveal() {
     const target = document.getElementById(location.hash.slice(1));
@@ -67,7 +67,7 @@
 
   addEventListener("hashchange", reveal);
   document.addEventListener("click", (event) => {
-    if (event.target.closest?.("a")?.hash === location.hash && location.hash) reveal(); // no change of the hash tells of it
+    if (event.target.closest?.("a")?.hash === location.hash && location.hash) reveal(); // the hash does not change then
   });
 
   // ---- tables
@@ -85,14 +85,14 @@
       head.setAttribute("aria-sort", way > 0 ? "ascending" : "descending");
       const order = (one, other) => {
         const [a, b] = [worth(one, column), worth(other, column)];
-        if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b); // what is not known comes last
+        if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b); // unknown values come last
         return way * (typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b);
       };
       body.append(...[...body.rows].sort(order));
     });
   }
 
-  // ---- where one is
+  // ---- the current section
 
   const links = new Map(all('#contents a[href^="#"]').map((link) => [link.hash.slice(1), link]));
   const seen = new Set();
@@ -103,7 +103,7 @@
   }, { rootMargin: "-10% 0px -60% 0px" });
   for (const section of all("main > section")) watch.observe(section);
 
-  // On paper nothing can be opened; figures are printed where they stand open.
+  // Nothing can be opened on paper; only open figures are printed.
   let opened = [];
   addEventListener("beforeprint", () => {
     opened = all("details:not(.figures):not([open])");

@@ -8,18 +8,20 @@ import pandas as pd
 from r2a.explorer import write_explorer
 from r2a.formats.known import THINK_CLOSE, THINK_OPEN
 from r2a.models import load_tokenizer
-from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, write_json, write_parquet
+from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, write_csv, write_json, write_parquet
 
 MODEL = Path(__file__).parents[2] / "resources/models/tiny-qwen"
 ORIGIN = provenance({"model": "m", "dataset": "d"})
-N_LAYERS, N_HEADS = 2, 3
+N_LAYERS = 2
 
 
-def write_study(folder: Path, texts: dict[str, tuple[str, str, str]], models: tuple[str, ...] = ("m",)) -> Path:
+def write_study(
+    folder: Path, texts: dict[str, tuple[str, str, str]], models: tuple[str, ...] = ("m",), n_heads: int = 3
+) -> Path:
     """An explorer of one problem a uid, each with (prompt, reasoning, answer), alike for all models; returns its page.
 
-    Head 1.2 pays half of every answer token's attention to the first token of the reasoning, and half to itself;
-    the other heads pay all to the first token of the trace.
+    The last head (1.2 of 3 in each of 2 layers), the only RFH, pays half of every answer token's attention to the first
+    token of the reasoning, and half to itself; the other heads pay all to the first token of the trace.
     """
     tokenizer = load_tokenizer(MODEL)
     marks = [tokenizer.encode(mark, add_special_tokens=False) for mark in (THINK_OPEN, THINK_CLOSE)]
@@ -40,8 +42,8 @@ def write_study(folder: Path, texts: dict[str, tuple[str, str, str]], models: tu
     traces = pd.DataFrame(rows)
     grades = traces[["uid", "condition", "decoding", "sample"]].assign(answer="yes", is_correct=True, reason="string")
     problems = traces[["uid"]].assign(problem=[parts[0] for parts in texts.values()], answer="yes", area="area")
-    places = np.divmod(np.arange(N_LAYERS * N_HEADS), N_HEADS)
-    heads = pd.DataFrame({"layer": places[0], "head": places[1], "a2r": np.linspace(0, 1, 6)})
+    places = np.divmod(np.arange(N_LAYERS * n_heads), n_heads)
+    heads = pd.DataFrame({"layer": places[0], "head": places[1], "a2r": np.linspace(0, 1, len(places[0]))})
     heads["is_rfh"] = heads["a2r"] == 1
     stores = folder / "stores"
     write_parquet(stores / "datasets/d.parquet", problems, ORIGIN)
@@ -52,9 +54,11 @@ def write_study(folder: Path, texts: dict[str, tuple[str, str, str]], models: tu
         for name, table in {"traces": traces, "grades": grades, "heads": heads}.items():
             write_parquet(paths[name], table, origin)
         paths |= {name: stores / name / model / "d.h5" for name in ("attention", "rows", "sentences")}
-        _write_attention(paths["attention"], rows, cases, origin)
-        _write_rows(paths["rows"], rows, cases, origin)
+        _write_attention(paths["attention"], rows, cases, origin, n_heads)
+        _write_rows(paths["rows"], rows, cases, origin, n_heads)
         _write_sentences(paths["sentences"], rows, cases, origin)
+        paths |= {"importance": stores / f"tables/{model}/d.csv", "rollouts": stores / f"resampling/{model}/d.parquet"}
+        _write_resampled(paths, rows, cases, origin)
         write_json(stores / f"models/{model}.json", {"folder": str(MODEL)})
         inputs["manifests"].append(stores / f"models/{model}.json")
         for name, path in paths.items():
@@ -71,13 +75,13 @@ def sentence_bounds(bounds):
     return [*range(bounds[3], bounds[4], 10), bounds[4]]
 
 
-def _write_attention(path, rows, cases, origin):
+def _write_attention(path, rows, cases, origin, n_heads):
     n_most = max(len(sentence_bounds(bounds)) for _, bounds in cases)
     with new_hdf5(path, origin) as file:
         axes = {
             "trace": len(rows),
             "layer": N_LAYERS,
-            "head": N_HEADS,
+            "head": n_heads,
             "sentence": n_most - 1,
             "sentence_bound": n_most,
         }
@@ -92,7 +96,7 @@ def _write_attention(path, rows, cases, origin):
             cut = sentence_bounds(bounds)
             kept[number, : len(cut)] = cut
             mass[number, :, :, : len(cut) - 1] = 0
-            mass[number, 1, 2, 0] = 0.5
+            mass[number, 1, -1, 0] = 0.5
 
 
 def _write_sentences(path, rows, cases, origin):
@@ -128,7 +132,16 @@ def _write_sentences(path, rows, cases, origin):
             read[number, :, :n_sentences] = 0.125
 
 
-def _write_rows(path, rows, cases, origin):
+def _write_resampled(paths, rows, cases, origin):
+    """Of the first measured trace, the first sentence was written anew: it matters by 3 nats, and 2 of 3 say north."""
+    uid = rows[min(1, len(rows) - 1)]["uid"]
+    importance = pd.DataFrame({"uid": [uid], "sample": [0], "sentence": [1], "importance": [3.0]})
+    write_csv(paths["importance"], importance, origin)
+    answers = pd.DataFrame({"step": [0, 0, 0, 1], "answer": ["north", "west", "north", "west"]})
+    write_parquet(paths["rollouts"], answers.assign(uid=uid, sample=0), origin)
+
+
+def _write_rows(path, rows, cases, origin, n_heads):
     with new_hdf5(path, origin) as file:
         add_axis(file, "trace", [f"trace_{number}" for number in range(len(rows))])
         for name in ("uid", "sample"):
@@ -136,17 +149,18 @@ def _write_rows(path, rows, cases, origin):
         for number, (ids, bounds) in enumerate(cases):
             case = file.create_group(f"trace_{number}")
             answer = list(range(bounds[5], bounds[6]))
-            add_axis(case, "head", [f"{layer}.{head}" for layer in range(N_LAYERS) for head in range(N_HEADS)])
+            add_axis(case, "head", [f"{layer}.{head}" for layer in range(N_LAYERS) for head in range(n_heads)])
             add_axis(case, "row", answer)
             add_axis(case, "key", range(len(ids)))
-            layers, heads = np.divmod(np.arange(N_LAYERS * N_HEADS), N_HEADS)
-            for name, column in {"layer": layers, "head_in_layer": heads}.items():
+            layers, heads = np.divmod(np.arange(N_LAYERS * n_heads), n_heads)
+            ranks = np.arange(len(layers))[::-1]  # the last head is the best
+            for name, column in {"layer": layers, "head_in_layer": heads, "rank": ranks}.items():
                 add_column(case, name, "head", column)
             add_column(case, "is_cue", "key", [position == bounds[3] + 1 for position in range(len(ids))])
-            attention = np.zeros((6, len(answer), len(ids)), np.float32)
-            attention[:5, :, 0] = 1
+            attention = np.zeros((len(layers), len(answer), len(ids)), np.float16)
+            attention[:-1, :, 0] = 1
             for k, position in enumerate(answer):
-                attention[5, k, [bounds[3], position]] = 0.5
-            add_array(case, "attention", ("head", "row", "key"), "share")[:] = attention
-            add_array(case, "rfh_mean", ("row", "key"), "share")[:] = attention[5]
-            add_array(case, "all_mean", ("row", "key"), "share")[:] = attention.mean(0)
+                attention[-1, k, [bounds[3], position]] = 0.5
+            add_array(case, "attention", ("head", "row", "key"), "share", "float16")[:] = attention
+            add_array(case, "rfh_mean", ("row", "key"), "share")[:] = attention[-1]
+            add_array(case, "all_mean", ("row", "key"), "share")[:] = attention.mean(0, dtype=np.float32)

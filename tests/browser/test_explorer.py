@@ -1,5 +1,6 @@
 """The trace explorer as a reader meets it: in a real browser, from a disk."""
 
+import base64
 import csv
 import hashlib
 import json
@@ -8,10 +9,11 @@ import time
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from explorer_stores import write_study
 
-from r2a.explorer import KATEX
+from r2a.explorer import KATEX, LIMIT
 
 HOSTILE = [
     "</script><script>window.isOwned = true</script>",
@@ -64,6 +66,17 @@ def press(browser, key):
     browser.execute_script(
         "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true}))", key
     )
+
+
+def handed_over(page, number):
+    """What the page loads of a trace."""
+    return json.loads((page.parent / f"data/0/{number}.js").read_text().split(",", 1)[1].rstrip(");\n"))
+
+
+def shares(trace, source):
+    """Attention [shown answer token, token]."""
+    packed = trace["attention"][source]
+    return np.frombuffer(base64.b64decode(packed["float16"]), "<f2").reshape(packed["shape"]).astype(float)
 
 
 def errors(browser):
@@ -195,6 +208,72 @@ def test_a_sentence_under_the_pointer_underlines_whom_it_serves_and_a_click_tell
     open_page(browser, page, "#t=2&by=belief_change")
     click(browser, browser.execute_script("return r2aExplorer.trace().sentences[0]"))
     assert "not measured on this trace: those marked ◆ have it" in browser.find_element("id", "without").text
+    assert errors(browser) == []
+
+
+def test_a_resampled_trace_is_coloured_by_importance_and_tells_what_was_written_anew(browser, page):
+    open_page(browser, page, "#t=1")
+    cut = handed_over(page, 1)["sentences"]
+    browser.find_element("css selector", "#by option[value=importance]").click()
+    assert {position for _, alpha, position in tokens(browser) if alpha > 0} == set(range(*cut[:2]))
+    assert browser.find_element("id", "legend").text == "0 to 3.000 nat"
+    click(browser, cut[0])
+    told = browser.find_element("id", "without").text
+    assert "Written anew from before it\n“north” 2 times, “west” 1 times" in told
+    assert "Written on from after it\n“west” 1 times" in told
+    open_page(browser, page, "#t=2&by=importance")  # not resampled
+    assert not browser.find_elements("css selector", "#by option[value=importance]")
+    assert errors(browser) == []
+
+
+def test_a_long_traces_file_is_small_and_tells_of_how_many_answer_tokens_it_has_the_exact_attention(browser, tmp_path):
+    texts = {"short": ("Where?", "1 left west\n", "west."), "long": ("Where?", "1 left west\n" * 2300, "west. " * 200)}
+    page = write_study(tmp_path / "long", texts)
+    trace = handed_over(page, 1)
+    assert LIMIT / 2 < (page.parent / "data/0/1.js").stat().st_size < LIMIT
+    bounds, rows = trace["bounds"], trace["rows"]
+    n_answer = bounds[6] - bounds[5]
+    assert n_answer > 2 * len(rows) > 50 and (rows[0], rows[-1]) == (bounds[5], bounds[6] - 1)
+    planted = np.zeros((len(rows), bounds[-1]))
+    planted[:, bounds[3]] = 0.5
+    planted[np.arange(len(rows)), rows] = 0.5
+    assert np.array_equal(shares(trace, "1.2"), planted)
+    open_page(browser, page, "#t=1&source=1.2")
+    told = browser.find_element("id", "told")
+    assert f"what {len(rows)} of the answer's {n_answer} tokens pay, mean" in told.text
+    assert browser.find_element("id", "legend").text.startswith("0 to 0.500")
+    click(browser, bounds[3])
+    assert (
+        told.text
+        == f"Lit: what each answer token pays to the selection, of {len(rows)} of the answer's {n_answer} tokens."
+    )
+    absent = min({*range(*bounds[5:7])} - set(rows))
+    browser.execute_script("r2aExplorer.select(arguments[0], arguments[0])", absent)
+    assert told.text.endswith("What it pays itself is not here.")
+    browser.execute_script("r2aExplorer.select(arguments[0], arguments[0])", rows[1])
+    assert told.text == "Lit: what the selected answer token pays."
+    browser.execute_script("r2aExplorer.state.by = 'effect'; r2aExplorer.select(arguments[0], arguments[0])", bounds[3])
+    assert "too many sentences to show it here" in browser.find_element("id", "without").text
+    assert errors(browser) == []
+
+
+def test_of_very_many_heads_a_traces_file_has_the_best_and_every_mean_over_all(browser, tmp_path):
+    texts = {"walk": ("Where?", "1 left west\n" * 750, "west."), "also": ("Where?", "1 left west\n", "west.")}
+    page = write_study(tmp_path / "wide", texts, n_heads=1400)
+    trace = handed_over(page, 0)
+    assert (page.parent / "data/0/0.js").stat().st_size < LIMIT
+    assert 100 < len(trace["attention"]) < 1400 and trace["n_heads"] == 2800
+    bounds = trace["bounds"]
+    for source, share in {"1.1399": 0.5, "rfhs": 0.5, "all": 0.5 / 2800}.items():
+        assert shares(trace, source)[:, bounds[3]] == pytest.approx(share, rel=1e-3)
+    packed, sources = trace["sentence_mass"], trace["sources"]
+    mass = np.frombuffer(base64.b64decode(packed["float16"]), "<f2").reshape(packed["shape"])
+    assert len(sources) == len(mass) < 2800 and {"rfhs", "all", "1.1399"} <= {*sources}
+    assert mass[[sources.index(name) for name in ("1.1399", "rfhs", "all")], 0] == pytest.approx(
+        [0.5, 0.5, 0.5 / 2800], rel=1e-3
+    )
+    open_page(browser, page, "#t=0")
+    assert f"{len(trace['attention']) - 2} of 2800 heads are here" in browser.find_element("id", "told").text
     assert errors(browser) == []
 
 

@@ -21,6 +21,11 @@ PAGE = Path(__file__).parent
 KATEX = PAGE / "katex"
 FONT = re.compile(r"src:url\(fonts/([\w-]+\.woff2)\)[^;}]*")
 EFFECT = "normalized_logit_diff"
+LIMIT = 8_000_000  # bytes of a trace's file: a page takes it at once, and a tab holds many
+N_ROWS = 8  # answer tokens whose attention is shown at least, if need be by fewer heads
+FLOAT16 = 8 / 3  # bytes of a number, in base64
+QUESTION = 1000  # characters of a question that the list has; its trace has all
+MEANS = {"rfhs": "rfh_mean", "all": "all_mean"}  # over heads, in the store of rows
 NAMES = ("model", "model_label", "dataset", "dataset_label")
 
 
@@ -33,6 +38,9 @@ def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path
     problems are shown at most, those with kept attention rows first. settings: also model_labels, dataset_labels,
     is_toy and study. Data are scripts that hand over JSON, arrays in it float16 in base64: what a page opened from
     a disk may load.
+
+    A trace's file has at most LIMIT bytes. Of a longer trace, or a larger model, fewer answer tokens and heads are
+    shown; what is shown is exact, and the page says how much that is.
     """
     # null, where a table has no value, is what JSON knows
     tables = {path.stem: read_parquet(path).astype(object) for path in inputs["datasets"]}
@@ -120,12 +128,14 @@ class _Collection:
             place = (row["uid"], row["condition"], row["sample"])
             problem, verdict = self.problems.loc[row["uid"]], self._verdict(row)
             shown = {"reference": problem["answer"], **verdict, **self._text(row)}
-            shown |= sentences.get(place, {}) | cases.get(place, {}) | measures.get(place, {})
+            shown |= sentences.get(place, {}) | measures.get(place, {})
+            if place in cases:
+                shown |= self._rows(cases[place], LIMIT - len(_script("", shown)))
             _hand_over(data / folder / f"{number}.js", f"{folder}/{number}", shown)
             listed.append(
                 {
                     "uid": row["uid"], "condition": row["condition"], "sample": row["sample"],
-                    "verdict": verdict["verdict"], "area": problem["area"], "question": problem["problem"],
+                    "verdict": verdict["verdict"], "area": problem["area"], "question": problem["problem"][:QUESTION],
                     "has_rows": place in cases, "has_matrix": "matrix" in shown, "pair": pairs.get(problem.get("pair")),
                 }
             )  # fmt: skip
@@ -156,48 +166,78 @@ class _Collection:
         ids = [*row["prompt_token_ids"], *row["completion_token_ids"]]
         return {"tokens": token_pieces(self.tokenizer, ids), "bounds": row["bounds"]}
 
-    def _cases(self) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
-        """The traces whose answer tokens' attention rows were kept."""
+    def _cases(self) -> Iterator[tuple[tuple[str, str, int], str]]:
+        """The traces whose answer tokens' attention rows were kept, and the names of their groups in the store."""
         if "rows" not in self.stores:
             return
         with open_hdf5(self.stores["rows"][0]) as file:
-            for name, uid, sample in zip(
-                axis_labels(file, "trace"), file["uid"].asstr()[:], file["sample"][:], strict=True
-            ):
-                case = file[name]
-                heads = zip(case["layer"][:].tolist(), case["head_in_layer"][:].tolist(), strict=True)
-                kept = {f"{layer}.{head}": case["attention"][k] for k, (layer, head) in enumerate(heads)}
-                kept |= {"rfhs": case["rfh_mean"][:], "all": case["all_mean"][:]}
-                yield (
-                    (uid, "with_reasoning", int(sample)),
-                    {
-                        "rows": case["row"][:],
-                        "cues": np.flatnonzero(case["is_cue"][:]),
-                        "attention": {source: _array(rows) for source, rows in kept.items()},
-                    },
-                )
+            places = zip(axis_labels(file, "trace"), file["uid"].asstr()[:], file["sample"][:], strict=True)
+            for name, uid, sample in places:
+                yield (uid, "with_reasoning", int(sample)), name
+
+    def _rows(self, name: str, room: float) -> dict[str, Any]:
+        """A trace's kept attention rows: as many, evenly spread, as have room (bytes) and as the heads leave to them.
+
+        Of the heads, those of the best ranks are shown; n_heads is how many were kept.
+        """
+        with open_hdf5(self.stores["rows"][0]) as file:
+            case = file[name]
+            kept, is_cue = case["row"][:], case["is_cue"][:]
+            n_shares = 0.95 * room / FLOAT16 / len(is_cue)  # rows of one head; the rest is for lists and names
+            ranked = np.argsort(case["rank"][:], kind="stable")
+            ranked = ranked[: max(1, int(n_shares / min(N_ROWS, len(kept))) - len(MEANS))]
+            n_rows = min(len(kept), max(1, int(n_shares / (len(ranked) + len(MEANS)))))
+            rows = np.linspace(0, len(kept) - 1, n_rows).round().astype(int)
+            layers, heads = case["layer"][:], case["head_in_layer"][:]
+            found = {source: case[mean][rows] for source, mean in MEANS.items()}
+            found = {f"{layers[k]}.{heads[k]}": case["attention"][k][rows] for k in ranked} | found
+            return {
+                "rows": kept[rows],
+                "n_heads": len(layers),
+                "cues": np.flatnonzero(is_cue),
+                "attention": {source: _array(shares) for source, shares in found.items()},
+            }
 
     def _sentences(self) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
-        """What the answer as a whole pays to each reasoning sentence, by every head [layer * head, sentence]."""
+        """What the answer as a whole pays to each reasoning sentence [source, sentence]; sources: their names.
+
+        The means over the Reasoning-Focus Heads and over all heads come first, then the heads. Where all would take
+        more than a quarter of a file, those are shown that pay the reasoning the most; n_heads is how many attend.
+        """
         if "attention" not in self.stores:
             return
+        is_rfh = self._is_rfh()
         with open_hdf5(self.stores["attention"][0]) as file:
             names = zip(file["uid"].asstr()[:], file["condition"].asstr()[:], file["sample"][:], strict=True)
             left_out = file["is_left_out"][:]
+            heads = [f"{layer}.{head}" for layer in axis_labels(file, "layer") for head in axis_labels(file, "head")]
             for number, (uid, condition, sample) in enumerate(names):
                 if left_out[number]:
                     continue
                 bounds = file["sentence_bounds"][number]
                 bounds = bounds[bounds >= 0]
                 mass = file["sentence_mass"][number][..., : len(bounds) - 1].reshape(-1, len(bounds) - 1)
-                yield (uid, condition, int(sample)), {"sentences": bounds, "sentence_mass": _array(mass)}
+                attends = np.flatnonzero(np.isfinite(mass).all(1))
+                most = attends[np.argsort(-mass[attends].sum(1), kind="stable")]
+                shown = np.sort(most[: max(1, int(LIMIT / 4 / FLOAT16 / max(1, mass.shape[1])) - len(MEANS))])
+                means = [_mean(mass[[k for k in attends if heads[k] in is_rfh]]), _mean(mass[attends])]
+                yield (
+                    (uid, condition, int(sample)),
+                    {
+                        "sentences": bounds,
+                        "sources": [*MEANS, *(heads[k] for k in shown)],
+                        "n_heads": len(attends),
+                        "sentence_mass": _array(np.vstack([*means, mass[shown]])),
+                    },
+                )
 
     def _measures(self) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
         """What the answer owes to each reasoning sentence, a list a measure, and where sentences begin.
 
         greedy, belief [step]: the answer after so many sentences, and its own one's log-probability; greedy_without: by
-        arm the answer without each sentence; matrix [from, to]: whom a sentence serves, where measured; rollouts: where
-        resampled, by step (answer, how often).
+        arm the answer without each sentence; matrix [from, to]: whom a sentence serves, where measured and, as
+        is_matrix_too_large says, not more than a quarter of a file; rollouts: where resampled, by step (answer, how
+        often).
         """
         if "sentences" not in self.stores:
             return
@@ -227,7 +267,8 @@ class _Collection:
                 }
                 serves = file["matrix"][number, :n_sentences, :n_sentences]
                 if np.isfinite(serves).any():
-                    found["matrix"] = _array(serves)
+                    found["is_matrix_too_large"] = serves.size * FLOAT16 > LIMIT / 4
+                    found |= {} if found["is_matrix_too_large"] else {"matrix": _array(serves)}
                 if (uid, int(sample)) in importance:
                     measures["importance"] = importance[uid, int(sample)].reindex(range(1, n_sentences + 1)).to_numpy()
                     found["rollouts"] = rollouts[uid, int(sample)]
@@ -237,7 +278,7 @@ class _Collection:
         """Each resampled trace's importance by sentence, from 1."""
         if "importance" not in self.stores:
             return {}
-        table = pd.read_csv(self.stores["importance"][0])
+        table = pd.read_csv(self.stores["importance"][0], dtype={"uid": str})
         return {key: rows.set_index("sentence")["importance"] for key, rows in table.groupby(["uid", "sample"])}
 
     def _rollouts(self) -> dict[tuple[str, int], dict[int, list[tuple[str, int]]]]:
@@ -249,6 +290,12 @@ class _Collection:
             counted = rows["answer"].value_counts(sort=True)
             found.setdefault((uid, sample), {})[int(step)] = [(str(answer), int(n)) for answer, n in counted.items()]
         return found
+
+    def _is_rfh(self) -> set[str]:
+        """The Reasoning-Focus Heads, as layer.head."""
+        heads = self._heads()
+        places = zip(heads.get("layer", ()), heads.get("head", ()), heads.get("is_rfh", ()), strict=True)
+        return {f"{layer:.0f}.{head:.0f}" for layer, head, is_rfh in places if is_rfh}
 
     def _heads(self) -> dict[str, Any]:
         """The head table's numbers, a list a column."""
@@ -295,10 +342,19 @@ def _array(values: np.ndarray) -> dict[str, Any]:
     return {"shape": values.shape, "float16": base64.b64encode(np.ascontiguousarray(values, "<f2").tobytes()).decode()}
 
 
+def _mean(mass: np.ndarray) -> np.ndarray:
+    """Over heads [head, sentence]; nan where there is none."""
+    return mass.mean(0, dtype=np.float64) if len(mass) else np.full(mass.shape[1], np.nan)
+
+
 def _hand_over(path: Path, name: str, content: Mapping[str, Any] | Sequence[str]) -> None:
+    write_text(path, _script(name, content))
+
+
+def _script(name: str, content: Mapping[str, Any] | Sequence[str]) -> str:
     """A script that hands `content` to the page under a name. JSON is a literal of JavaScript's: it runs nothing."""
     text = json.dumps(content, default=_plain, allow_nan=False, separators=(",", ":"))
-    write_text(path, f"r2aExplorer.take({json.dumps(name)},{text});\n")
+    return f"r2aExplorer.take({json.dumps(name)},{text});\n"
 
 
 def _plain(value: Any) -> Any:

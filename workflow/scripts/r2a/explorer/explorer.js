@@ -501,7 +501,7 @@ const r2aExplorer = (() => {
   const headNames = () => heads.layer ? heads.layer.map((layer, k) => `${layer}.${heads.head[k]}`) : [];
 
   function showSources() {
-    const names = trace.attention ? Object.keys(trace.attention).filter((name) => !(name in MEANS) && !name.includes("+")) : headNames();
+    const names = (trace.attention ? Object.keys(trace.attention) : trace.sources ?? headNames()).filter((name) => !(name in MEANS) && !name.includes("+"));
     if (chosenHeads().length > 1 && chosenHeads().every((name) => names.includes(name))) names.push(state.source);
     const label = (name) => name.includes("+") ? `heads ${name.replaceAll("+", ", ")}, mean` : `head ${name.replace(".", ", ")}${isRfh(name) ? " (RFH)" : ""}`;
     fill(find("source"), [...Object.entries(MEANS), ...names.map((name) => [name, label(name)])], state.source);
@@ -527,16 +527,19 @@ const r2aExplorer = (() => {
 
   // Values a token, of the chosen source: what the chosen answer tokens pay, or who reads the chosen tokens.
   function values() {
-    const found = new Float32Array(trace.tokens.length), chosen = selection();
+    const found = new Float32Array(trace.tokens.length), chosen = selection(), [first, last] = trace.bounds.slice(5, 7);
     const { shape: [nRows, nKeys], values: rows } = chosenRows();
+    const some = nRows < last - first ? `${nRows} of the answer's ${last - first} tokens` : ""; // others' rows are not here
     const isAnswer = chosen && trace.rows.some((row) => row >= chosen[0] && row <= chosen[1]);
     if (chosen && !isAnswer) {
+      found.fill(NaN, first, last);
       trace.rows.forEach((row, k) => {
         let mass = 0;
         for (let t = chosen[0]; t <= Math.min(chosen[1], nKeys - 1); t++) mass += rows[k * nKeys + t];
         found[row] = mass;
       });
-      return { found, reads: "what each answer token pays to the selection" };
+      const without = some && chosen[0] >= first && chosen[1] < last ? ". What it pays itself is not here" : "";
+      return { found, reads: `what each answer token pays to the selection${some && `, of ${some}`}${without}` };
     }
     let n = 0;
     trace.rows.forEach((row, k) => {
@@ -546,7 +549,7 @@ const r2aExplorer = (() => {
     });
     for (let t = 0; t < nKeys; t++) found[t] /= n;
     const reads = chosen ? `what ${n === 1 ? "the selected answer token pays" : `${n} selected answer tokens pay, mean`}`
-      : "what the answer's tokens pay, mean: select some of them, or any token to see who reads it";
+      : `what ${some || "the answer's tokens"} pay, mean: select some of them, or any token to see who reads it`;
     return { found, reads };
   }
 
@@ -574,11 +577,11 @@ const r2aExplorer = (() => {
       for (let s = 0; s < mass.length; s++) for (let t = bounds[s]; t < bounds[s + 1]; t++) mass[s] += found[t];
       return mass;
     }
-    const { shape: [n, width], values: all } = matrix(trace, "sentence_mass");
-    const names = headNames();
-    const used = [...Array(n).keys()].filter((k) =>
-      state.source === "all" || (state.source === "rfhs" ? heads.is_rfh[k] : chosenHeads().includes(names[k])));
-    for (const k of used) for (let s = 0; s < width; s++) mass[s] += all[k * width + s] / used.length;
+    const { shape: [, width], values: all } = matrix(trace, "sentence_mass"), used = chosenHeads();
+    for (const name of used) {
+      const k = trace.sources.indexOf(name);
+      for (let s = 0; s < width; s++) mass[s] += all[k * width + s] / used.length;
+    }
     return mass;
   }
 
@@ -630,10 +633,17 @@ const r2aExplorer = (() => {
       ["Hidden from the RFHs alone", [quoted(without.rfh[s]), `; its own answer loses ${number(measures.effect_rfh[s])} nat`]],
       ...(rollouts?.[s] ? [["Written anew from before it", answers(s)]] : []),
       ...(rollouts?.[s + 1] ? [["Written on from after it", answers(s + 1)]] : []),
-      ["Serves most", serves?.length ? serves : [serves ? "no later sentence" : "not measured on this trace: those marked ◆ have it"]],
+      ["Serves most", serves?.length ? serves : [serves ? "no later sentence" : trace.is_matrix_too_large ? "too many sentences to show it here: the store sentences has it"
+        : "not measured on this trace: those marked ◆ have it"]],
     ];
     box.replaceChildren(element("h2", {}, `The answer without sentence ${s + 1} of ${trace.sentences.length - 1}`),
       element("dl", {}, ...told.flatMap(([term, parts]) => [element("dt", {}, term), element("dd", {}, ...parts)])));
+  }
+
+  // What to say where a trace's file has no room for all heads that were measured on it.
+  function withoutHeads(names) {
+    const n = names.filter((name) => !(name in MEANS) && !name.includes("+")).length;
+    return n < trace.n_heads ? ` ${n} of ${trace.n_heads} heads are here; the stores have all.` : "";
   }
 
   let current = null; // what is lit, for export
@@ -651,19 +661,19 @@ const r2aExplorer = (() => {
     let top = 0;
     if (lit) {
       // the first token takes attention that is for nothing; it must not dim the rest
-      for (let t = trace.bounds[1]; t < lit.found.length; t++) top = Math.max(top, Math.abs(lit.found[t]));
+      for (let t = trace.bounds[1]; t < lit.found.length; t++) top = Math.max(top, Math.abs(lit.found[t]) || 0);
       text.colour(lit.found.map((value) => Math.max(-1, Math.min(1, value / (top || 1)))), chosen);
     } else text.colour(null, chosen);
     current = lit && { found: lit.found, top };
-    const hasSentences = trace.sentences?.length > 1;
+    const hasSentences = trace.sentences?.length > 1 && Boolean(lit || trace.sentence_mass);
     find("sentences").hidden = !hasSentences || (state.view === "tokens" && Boolean(lit));
     stripMass = hasSentences ? sentenceMass(lit && !lit.reads.startsWith("what each") ? lit.found : null) : null;
     drawStrip();
     if (!find("sentences").hidden) showSentences(lit && !lit.reads.startsWith("what each") ? lit.found : null, chosen);
     underlineServed();
     showWithout();
-    find("told").textContent = lit ? `Lit: ${lit.reads}.`
-      : hasSentences ? "Attention by token was kept for the traces marked ●; this one has it by sentence, as the answer's mean."
+    find("told").textContent = lit ? `Lit: ${lit.reads}.${measured() ? "" : withoutHeads(Object.keys(trace.attention))}`
+      : hasSentences ? "Attention by token was kept for the traces marked ●; this one has it by sentence, as the answer's mean." + withoutHeads(trace.sources)
         : "No attention was measured on this trace.";
     showLegend(lit ? top : 0);
     showMap();
@@ -731,13 +741,13 @@ const r2aExplorer = (() => {
       return;
     }
     const nLayers = Math.max(...heads.layer) + 1, nHeads = Math.max(...heads.head) + 1;
-    const size = Math.min(22, 236 / nHeads), column = heads[state.score];
+    const size = Math.max(4, Math.min(22, 236 / nHeads)), side = size - Math.min(1.5, size / 4), column = heads[state.score];
     const finite = column.filter((value) => value !== null), low = Math.min(...finite), high = Math.max(...finite);
     const chart = drawn("svg", { width: nHeads * size + 18, height: nLayers * size + 16, role: "img" });
     heads.layer.forEach((layer, k) => {
       const name = `${layer}.${heads.head[k]}`, share = (column[k] - low) / (high - low || 1);
       const cell = drawn("rect", {
-        x: 16 + heads.head[k] * size, y: layer * size, width: size - 1.5, height: size - 1.5,
+        x: 16 + heads.head[k] * size, y: layer * size, width: side, height: side,
         fill: `rgba(${colour("--heat")}, ${column[k] === null ? 0 : 0.05 + 0.95 * share})`,
         class: (heads.is_rfh[k] ? "rfh" : "") + (chosenHeads().includes(name) ? " chosen" : ""),
       });
@@ -764,8 +774,10 @@ const r2aExplorer = (() => {
 
   // A head; with shift, one more or one less.
   function choose(name, isAdded = false) {
-    if (trace.attention && !(name in trace.attention)) {
-      find("told").textContent = `Head ${name.replace(".", ", ")}: its attention by token was not kept (attention.row_heads: all keeps it).`;
+    const here = trace.attention ? Object.keys(trace.attention) : trace.sources;
+    if (here && !here.includes(name)) {
+      const remedy = withoutHeads(here) || (trace.attention ? " attention.row_heads: all keeps it by token." : "");
+      find("told").textContent = `Head ${name.replace(".", ", ")}: its attention on this trace is not here.${remedy}`;
       return;
     }
     const before = chosenHeads().filter((one) => !(one in MEANS));
@@ -855,7 +867,7 @@ const r2aExplorer = (() => {
   function csv() {
     const rows = [["position", "segment", "token", measured() ? state.by : "attention"].join(",")];
     trace.tokens.forEach((token, t) => rows.push(
-      [t, SEGMENTS[text.segment[t]], cell(token), current ? current.found[t].toPrecision(4) : ""].join(",")));
+      [t, SEGMENTS[text.segment[t]], cell(token), Number.isNaN(current?.found[t] ?? NaN) ? "" : current.found[t].toPrecision(4)].join(",")));
     return rows.join("\n") + "\n";
   }
 
@@ -982,7 +994,7 @@ const r2aExplorer = (() => {
   // What a span's token has, or of a formula's tokens the one with the most.
   function inTokens({ token, last }) {
     let most = token;
-    for (let t = token; t <= last; t++) if (current.found[t] > current.found[most]) most = t;
+    for (let t = token; t <= last; t++) if (current.found[t] > (current.found[most] || 0)) most = t;
     const which = last > token ? `most of tokens ${token} to ${last}, “${shown(trace.tokens[most]).trim()}”` : token;
     return `${SEGMENTS[text.segment[token]]} ${which}: ${number(current.found[most])}`;
   }

@@ -229,7 +229,7 @@ STAGES = {
     ),
     # ---- what people read
     "figures": _stage(1, *STATISTICS, "variants", "is_toy", **LABEL, **LABELS),
-    "explorer": _stage(5, "explorer.{decoding,n_problems}", "is_toy", **LABELS),
+    "explorer": _stage(6, "explorer.{decoding,n_problems}", "is_toy", **LABELS),
     "summary": _stage(4, "is_toy", "statistics.confidence", **LABELS),
 }
 # keys that change the speed, place or cost of a result, or whether it is asked for, but not the result: they only reach

@@ -63,6 +63,28 @@ def test_a_job_of_another_machine_counts_as_running_while_its_log_is_recent(tmp_
     assert look(*places).jobs == []
 
 
+def test_jobs_made_ahead_are_told_until_they_are_taken_and_their_usual_waiting_is_no_warning(tmp_path):
+    places = a_run(tmp_path)
+    logs = places[0] / "logs/tables"
+    logs.mkdir()
+    for name in ("made", "taken"):
+        (logs / f".{name}.log.ahead").touch()
+    (logs / "taken.log").write_text("12:00:00 waits for process 7 on here, which is at this job\n")
+    run = look(*places)
+    assert (run.n_ahead, run.warnings) == (1, [])
+    assert "4 of 9 steps and 1 ahead" in Console(width=120).render_str(str(shown(run).renderables[0])).plain
+    assert "4 of 9 steps and 1 ahead" in render_page("watch.html.j2", "notes", run=run, seconds=3)
+
+
+def test_what_several_jobs_say_is_told_once_and_a_wait_for_gpus_is_told(tmp_path):
+    places = a_run(tmp_path)
+    for number in range(3):
+        (places[0] / f"logs/{number}.log").write_text(f"[W1126 08:24:0{number}] Warning: NUMA binding\n")
+    (places[0] / "logs/traces.log").write_text("08:24:00 a: waits for 2 of the GPUs in use: b\n")
+    lines = [line for _, line in look(*places).warnings]
+    assert len(lines) == 2 and sum("NUMA" in line for line in lines) == 1
+
+
 def test_leases_that_are_held_and_the_last_warnings_are_shown_as_text_in_both_views(tmp_path):
     places = a_run(tmp_path)
     (places[0] / "logs/grades.log").write_text("12:00:00 reads\n\nERROR StoreError: <b>[red]x</b>\n")

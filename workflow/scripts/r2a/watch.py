@@ -24,7 +24,7 @@ RECENT = 180  # seconds since its log's last line, within which a job of another
 TAIL = 20_000  # bytes of a log's end that are read
 N_WARNINGS = 5
 PROGRESS = re.compile(r"^(?:\d\d:\d\d:\d\d )?(?P<what>.+): (?P<done>\d+)/(?P<total>\d+)(?:, (?P<rate>.+))?$")
-WARNING = re.compile(r"^ERROR |\b[Ww]arning\b|nothing to measure|waits for|\bretries\b")
+WARNING = re.compile(r"^ERROR |\b[Ww]arning\b|nothing to measure|waits for .*GPUs|\bretries\b")
 HOLDER = re.compile(r"process (\d+) on (\S+)")
 
 
@@ -43,10 +43,14 @@ class RunningJob:
 
 @dataclass
 class Run:
-    """What can be seen of a run. steps: done and planned, as Snakemake counts them. leases: (GPU, job)."""
+    """What can be seen of a run. steps: done and planned, as Snakemake counts them. leases: (GPU, job).
+
+    n_ahead: jobs whose files another job's process has made (r2a.ahead); Snakemake has yet to count them.
+    """
 
     study: str
     steps: tuple[int, int] | None
+    n_ahead: int
     jobs: list[RunningJob]
     leases: list[tuple[str, str]]
     free_gigabytes: float
@@ -59,6 +63,7 @@ def look(results: Path, snakemake_logs: Path, leases: Path = LEASES) -> Run:
     return Run(
         results.name,
         _steps(snakemake_logs),
+        _n_ahead(results / "logs"),
         list(_running_jobs(results / "logs")),
         [
             (path.name, path.read_text())
@@ -117,18 +122,26 @@ def _steps(snakemake_logs: Path) -> tuple[int, int] | None:
     return (int(counted[-1][0]), int(counted[-1][1])) if counted else None
 
 
+def _n_ahead(logs: Path) -> int:
+    """Logs that were put aside along with what was made, and not yet moved into place."""
+    put_aside = logs.rglob(".*.log.ahead")
+    return sum(not path.with_name(path.name[1:].removesuffix(".ahead")).exists() for path in put_aside)
+
+
 def _warnings(logs: Path) -> list[tuple[str, str]]:
-    """(job, line) of the last warnings and errors, the newest job's first."""
-    found: list[tuple[str, str]] = []
+    """(job, line) of the last warnings and errors, the newest job's first; what several jobs say is told once."""
+    found: dict[str, tuple[str, str]] = {}  # by a line without its numbers
     for log in sorted(logs.rglob("*.log"), key=lambda path: -path.stat().st_mtime)[:50]:
         name = log.relative_to(logs).with_suffix("").as_posix()
-        found += [(name, line) for line in reversed(_last_lines(log)) if WARNING.search(line)][:1]
-    return found[:N_WARNINGS]
+        for line in [line for line in reversed(_last_lines(log)) if WARNING.search(line)][:1]:
+            found.setdefault(re.sub(r"\d+", "", line), (name, line))
+    return list(found.values())[:N_WARNINGS]
 
 
 def shown(run: Run) -> RenderableType:
     """A run, rendered for the terminal."""
     steps = f"{run.steps[0]} of {run.steps[1]} steps" if run.steps else "no step done yet"
+    steps += f" and {run.n_ahead} ahead" if run.n_ahead else ""
     jobs = Table("job", "progress", "", "rate and time left", "last line", box=None, expand=True, header_style="dim")
     for job in run.jobs:
         bar = ProgressBar(total=job.total, completed=job.done, width=20) if job.total else Text("")

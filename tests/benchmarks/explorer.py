@@ -1,7 +1,8 @@
-"""From a selection in the explorer to its picture, on a trace of 10,000 tokens in headless Chromium.
+"""From a selection in the explorer to its picture, among hundreds of traces of 10,000 tokens in headless Chromium.
 
-make bench-explorer writes results/benchmarks/explorer.csv: selection (an answer's token, or a reasoning's sentence),
-n, median_ms, p95_ms. The clock runs from the selection until the frame that shows it has been painted.
+make bench-explorer writes results/benchmarks/explorer.csv: selection (an answer's token, a reasoning's sentence, or
+another trace), n, median_ms, p95_ms. The clock runs from the selection until the frame that shows it has been painted.
+The traces have formulas; the first has an answer of hundreds of tokens, of which its file shows a part.
 """
 
 import random
@@ -15,7 +16,8 @@ import pandas as pd
 from explorer_stores import write_study
 
 OUTPUT = Path("results/benchmarks/explorer.csv")
-N_SELECTIONS = 100
+N_TRACES, N_SELECTIONS, N_OPENED = 200, 100, 50
+REASONING = ("1 left west\n" * 20 + r"so $x = \frac{1}{2}$ and \[ \sum_k k = 3 \]" + "\n") * 94
 READY = """
 const done = arguments[arguments.length - 1];
 (function look() { document.querySelector('#text .line span') ? done(true) : setTimeout(look, 20); })();
@@ -28,10 +30,14 @@ const painted = () => new Promise((resolve) => requestAnimationFrame(() => {
   channel.port2.postMessage(null);
 }));
 (async () => {
-  for (const [first, last] of ranges) {
+  for (const range of ranges) {
     await painted();
-    const start = performance.now();
-    r2aExplorer.select(first, last);
+    const start = performance.now(), before = r2aExplorer.trace();
+    if (range) r2aExplorer.select(...range);
+    else {
+      document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown", bubbles: true }));
+      while (r2aExplorer.trace() === before) await painted();
+    }
     milliseconds.push(await painted() - start);
   }
   done(milliseconds);
@@ -43,22 +49,21 @@ def main() -> None:
     if chromium.obstacle():
         sys.exit(chromium.obstacle())
     with tempfile.TemporaryDirectory() as folder:
-        page = write_study(
-            Path(folder) / "pretended", {"long": ("Where do you face?", "1 left west\n" * 2500, "you face west. " * 20)}
-        )
+        texts = {f"trace-{number}": ("Where do you face?", REASONING, "west.") for number in range(N_TRACES)}
+        texts["trace-0"] = ("Where do you face?", REASONING, "you face west. " * 100)
+        page = write_study(Path(folder) / "pretended", texts)
         driver = chromium.start(Path(folder))
         try:
-            driver.get(f"file://{page}#source=1.2")
+            driver.get(f"file://{page}#t=0&source=1.2")
             driver.execute_async_script(READY)
-            rows, n_tokens = driver.execute_script(
-                "return [r2aExplorer.trace().rows, r2aExplorer.trace().tokens.length]"
-            )
+            rows, bounds = driver.execute_script("return [r2aExplorer.trace().rows, r2aExplorer.trace().bounds]")
             draw = random.Random(0)
             answer = [[row, row] for row in draw.choices(rows, k=N_SELECTIONS)]
-            starts = [draw.randrange(20, n_tokens - len(rows) - 40) for _ in range(N_SELECTIONS)]
+            starts = [draw.randrange(bounds[3], bounds[4] - 20) for _ in range(N_SELECTIONS)]
             reasoning = [[start, start + 20] for start in starts]
             found = []
-            for name, ranges in {"answer token": answer, "reasoning sentence": reasoning}.items():
+            selections = {"answer token": answer, "reasoning sentence": reasoning, "another trace": [None] * N_OPENED}
+            for name, ranges in selections.items():
                 milliseconds = driver.execute_async_script(MEASURE, ranges)
                 median, high = np.percentile(milliseconds, [50, 95])
                 found.append({"selection": name, "n": len(ranges), "median_ms": median, "p95_ms": high})
@@ -66,7 +71,7 @@ def main() -> None:
             driver.quit()
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(found).to_csv(OUTPUT, index=False, float_format="%.1f")
-    print(f"{n_tokens} tokens\n{OUTPUT.read_text()}")
+    print(f"{N_TRACES} traces, the first of {bounds[-1]} tokens\n{OUTPUT.read_text()}")
 
 
 if __name__ == "__main__":

@@ -252,6 +252,8 @@ def test_a_long_traces_file_is_small_and_tells_of_how_many_answer_tokens_it_has_
     assert told.text.endswith("What it pays itself is not here.")
     browser.execute_script("r2aExplorer.select(arguments[0], arguments[0])", rows[1])
     assert told.text == "Lit: what the selected answer token pays."
+    press(browser, "ArrowRight")
+    assert browser.execute_script("return r2aExplorer.state.sel") == f"{rows[2]}-{rows[2]}"
     browser.execute_script("r2aExplorer.state.by = 'effect'; r2aExplorer.select(arguments[0], arguments[0])", bounds[3])
     assert "too many sentences to show it here" in browser.find_element("id", "without").text
     assert errors(browser) == []

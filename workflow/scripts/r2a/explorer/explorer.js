@@ -1017,7 +1017,11 @@ const r2aExplorer = (() => {
       const last = trace.tokens.length - 1, place = (t) => Math.max(0, Math.min(last, t));
       if (!chosen) select(first, first);
       else if (event.shiftKey) select(chosen[0], Math.max(chosen[0], place(chosen[1] + step)));
-      else select(place(chosen[0] + step), place(chosen[0] + step));
+      else {
+        const k = trace.rows?.indexOf(chosen[0]) ?? -1; // from an answer token to the next whose attention is here
+        const next = (k >= 0 ? trace.rows[k + step] : undefined) ?? place(chosen[0] + step);
+        select(next, next);
+      }
       text.reveal(selection()[1]);
     } else if (jump) {
       const here = listed.findIndex(([, k]) => String(k) === state.t), next = listed[here + jump];

@@ -277,7 +277,7 @@ BAD = {
     "a.jsonl.gz": {"not packed": "cannot be unpacked"},
     "a.csv.zst": {"not packed": "cannot be unpacked"},
     "a.parquet": {"PAR1": "cannot be read"},
-    "a.xlsx": {"PK": r"is a spreadsheet, whose cells have types of their own; save the sheet as CSV \(UTF-8\)"},
+    "a.xlsx": {"PK": r"is a spreadsheet, whose cells are typed; save the sheet as CSV \(UTF-8\)"},
     "a.zip": {"PK": "is an archive; unpack it"},
     "a.txt": {"x": r"unknown kind of file; use one of \.jsonl"},
     "b.jsonl": {"version https://git-lfs.github.com/spec/v1\noid sha256:1": "is a Git LFS pointer.*git lfs pull"},

@@ -1,9 +1,9 @@
-"""One start of Python serves more than its own job: how every script runs.
+"""How every script runs: one start of Python can also make the files of later jobs.
 
-Most small jobs take longer to import torch than to do their work. So a process that has made its job's files goes on
-with the planned jobs of the same kind (r2a.plan), one after the other, and puts their files aside. When Snakemake
-starts such a job, it finds its files and moves them into place. If its settings or inputs are not those that the files
-were made from, it deletes them and makes its own. A job that takes long gains little, so it makes no others' files.
+Most small jobs spend more time importing torch than working. So a process that has finished its own job continues with
+planned jobs of the same kind (r2a.plan), one after the other, and puts their files aside. When Snakemake starts such a
+job, the job finds its files and moves them into place. If its settings or inputs have changed since the files were
+made, it deletes them and makes its own. A long job would gain little, so it makes no files ahead.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from r2a.devices import leased_gpus
 from r2a.job_log import claim_job, job_log
 from r2a.plan import HOME, RUNS_A_MODEL, PlannedJob, companions, has_begun
 
-LONG_SECONDS = 300  # a start takes seconds on a CPU, and up to two minutes on a GPU
+LONG_SECONDS = 300  # starting takes seconds on a CPU, and up to two minutes on a GPU
 
 
 def run(main: Callable[[Any], None], snakemake: Any) -> None:
-    """Make a job's files with its script's `main`, or find them made, and then make those of its companions.
+    """Make a job's files with its script's `main`, unless they were made ahead, then make those of its companions.
 
-    snakemake: the job as Snakemake hands it to a script. All that the job prints goes to its log. A job that runs a
+    snakemake: the job as Snakemake passes it to a script. All output of the job goes to its log. A job that runs a
     model keeps its GPUs until the process ends.
     """
     start = time.monotonic()
@@ -42,15 +42,15 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
 
 
 def _make_others(main: Callable[[Any], None], own: Any, until: float) -> None:
-    """Make companions' files until none is ready, it is late, or one fails, which then runs, and fails, by itself."""
+    """Make companions' files until none is ready, time is up, or one fails; that job then runs and fails by itself."""
     engine.may_start = False
     tried = {own.output[0]}
-    with contextlib.suppress(OSError, SystemExit):  # no locks or hard links on this file system; a companion that fails
+    with contextlib.suppress(OSError, SystemExit):  # the file system lacks locks or hard links; a companion fails
         while time.monotonic() < until:
             ready = [job for job in companions(own.output[0]) if job.output[0] not in tried]
             if not ready:
                 break
-            if len(tried) == 1:  # Snakemake deletes what a job has made that is killed meanwhile
+            if len(tried) == 1:  # if this process is killed meanwhile, Snakemake deletes the job's own files
                 _put_aside(own, _origin(own), os.link)
             job = ready[0]
             tried.add(job.output[0])
@@ -76,7 +76,7 @@ def _make_ahead(main: Callable[[Any], None], job: PlannedJob, claim: TextIO) -> 
 
 
 def _take_made(job: Any) -> bool:
-    """Move a job's files into place where they were made from its settings and inputs as they are now."""
+    """Move a job's files into place if they were made from its present settings and inputs; return whether."""
     try:
         is_current = json.loads(_record(job).read_text()) == _origin(job)
     except (OSError, ValueError):
@@ -91,7 +91,7 @@ def _take_made(job: Any) -> bool:
 
 
 def _put_aside(job: Any, origin: dict[str, Any], move: Callable[[Path, Path], None]) -> None:
-    """Move (or link) a job's files to names that Snakemake does not know; the record that they are whole comes last."""
+    """Move (or link) a job's files to names that Snakemake does not know, and record last that they are complete."""
     for path in _files(job):
         _delete(_aside(path))
         move(path, _aside(path))
@@ -114,7 +114,7 @@ def _delete(path: Path) -> None:
 
 
 def _files(job: Any) -> Iterator[Path]:
-    """What Snakemake deletes before it starts a job."""
+    """The files that Snakemake deletes before it starts a job."""
     return map(Path, [*job.output, *job.log])
 
 
@@ -127,7 +127,7 @@ def _record(job: Any) -> Path:
 
 
 def _origin(job: Any) -> dict[str, Any]:
-    """All that a job's files follow from: its settings, and which files its inputs are (number, size, last change)."""
+    """All that a job's files depend on: its settings and the identity of its inputs (inode, size, last change)."""
     stats = {path: os.stat(path) for path in job.input}
     return {
         "params": json.loads(json.dumps(dict(job.params.items()), default=str)),
@@ -136,6 +136,6 @@ def _origin(job: Any) -> dict[str, Any]:
 
 
 def _is_online(job: Any) -> bool:
-    """Whether a job may ask the Hugging Face hub, for a model or a dataset that its settings name."""
+    """Whether a job may use the Hugging Face hub, for a model or dataset in its settings."""
     settings = job.params.get("settings", {})
     return bool(settings.get("hub") or settings.get("source", {}).get("hub"))

@@ -1,6 +1,6 @@
-"""Rows of a dataset's files, as they are written: no value is taken for a number, a date or a missing one.
+"""Rows of a dataset's files, exactly as they are written: no text is read as a number, a date or a missing value.
 
-Numbers of JSON keep their digits (`Written`), cells of CSV are texts; only Parquet has types of its own.
+JSON numbers keep their digits (`Written`), and CSV cells are texts; only Parquet has types.
 """
 
 import csv
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TABLES = {".csv": None, ".tsv": "\t"}  # with the delimiter where it is known
+TABLES = {".csv": None, ".tsv": "\t"}  # with the delimiter, if it is known
 OBJECTS = (".jsonl", ".ndjson", ".json")
 PACKED = (".gz", ".zst")
 SUFFIXES = (*OBJECTS, *TABLES, ".parquet")
@@ -23,7 +23,7 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 DELIMITERS = ",;\t|"
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 BLANK = re.compile(r"\s*")
-MOST_NAMED = 3  # of rows with the same fault
+MOST_NAMED = 3  # rows with the same fault that a message names
 
 
 class DatasetError(Exception):
@@ -31,24 +31,22 @@ class DatasetError(Exception):
 
 
 class Written(str):
-    """A number of a JSON file, by its digits."""
+    """A number in a JSON file, as its digits."""
 
 
 Row = dict[str, Any]
 
 
 def read_rows(path: Path, wanted: Sequence[str], delimiter: str | None = None) -> list[Row]:
-    """The rows of a file, one mapping a row.
+    """The rows of a file, one mapping per row.
 
-    wanted: the columns that a CSV file's delimiter is found by, where it is not given. Raises DatasetError where the
-    file is of another kind, in another encoding, or malformed, with every place of the same kind.
+    wanted: columns by which the delimiter of a CSV file is recognised if it is not given. Raises DatasetError if the
+    file is of another kind, in another encoding, or malformed; the message names every place with the same fault.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = suffixes[-2] if suffixes[-1:] and suffixes[-1] in PACKED and suffixes[:-1] else "".join(suffixes[-1:])
     if kind in SPREADSHEETS:
-        raise DatasetError(
-            f"{path}: is a spreadsheet, whose cells have types of their own; save the sheet as CSV (UTF-8)"
-        )
+        raise DatasetError(f"{path}: is a spreadsheet, whose cells are typed; save the sheet as CSV (UTF-8)")
     if kind in ARCHIVES:
         raise DatasetError(f"{path}: is an archive; unpack it and name the file or folder inside")
     if kind not in SUFFIXES:
@@ -65,7 +63,7 @@ def read_rows(path: Path, wanted: Sequence[str], delimiter: str | None = None) -
 
 
 def files_of_folder(folder: Path, subset: str | None, split: str) -> list[Path]:
-    """The data files of a folder that is laid out as on the hub. Raises DatasetError."""
+    """The data files of a folder with the hub's layout. Raises DatasetError if the subset or split is missing."""
     import datasets  # takes seconds to import
 
     with tempfile.TemporaryDirectory() as cache:
@@ -80,9 +78,10 @@ def files_of_folder(folder: Path, subset: str | None, split: str) -> list[Path]:
 
 
 def files_of_hub(hub: str, subset: str | None, split: str, revision: str | None) -> tuple[str, list[Path]]:
-    """The commit that a branch or tag of a dataset on the hub stands for, and its data files, downloaded.
+    """The commit of a branch or tag of a dataset on the hub, and its downloaded data files.
 
-    Without a network, those that the hub's cache on this machine holds. Raises DatasetError.
+    Without a network, the files in the hub's cache on this machine are used. Raises DatasetError if there are none, or
+    if the subset or split is missing.
     """
     import datasets
     import httpx
@@ -125,7 +124,7 @@ def _files_in_cache(
 
 
 def _text(path: Path) -> str:
-    """The file's text, unpacked and decoded. Raises DatasetError."""
+    """The file's text, unpacked and decoded. Raises DatasetError if either fails."""
     try:
         content = path.read_bytes()
         if path.suffix.lower() == ".gz":
@@ -151,7 +150,7 @@ def _text(path: Path) -> str:
 
 
 def _encoding(content: bytes) -> str:
-    """By the byte order mark, or by where an ASCII character's zeros stand; else UTF-8."""
+    """The encoding, by the byte order mark or the position of zero bytes in ASCII characters; otherwise UTF-8."""
     marks = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"))
     for mark, encoding in (*marks, (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if content.startswith(mark):
@@ -194,12 +193,12 @@ def _table_rows(path: Path, text: str, wanted: Sequence[str], delimiter: str | N
 
 
 def _lines(text: str) -> list[str]:
-    """With their ends: \\n, \\r\\n or \\r, and no other character that Unicode calls a line's end."""
+    """The lines with their ends: \\n, \\r\\n or \\r, but none of Unicode's other line separators."""
     return re.findall(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+$", text)
 
 
 def _delimiter(text: str, wanted: Sequence[str]) -> str:
-    """The delimiter that finds most of the wanted columns in the header; of several, that with most columns."""
+    """The delimiter that finds most of the wanted columns in the header; among equals, the one with most columns."""
 
     def found(delimiter: str) -> tuple[int, int]:
         try:
@@ -216,7 +215,7 @@ def _delimiter(text: str, wanted: Sequence[str]) -> str:
 
 def _object_rows(path: Path, text: str, is_lines: bool) -> list[Row]:
     faults: list[str] = []
-    values: list[tuple[str, Any]] = []  # with where each stands
+    values: list[tuple[str, Any]] = []  # each with its place in the file
     stripped = text.strip()
     decoder = json.JSONDecoder(
         parse_int=Written, parse_float=Written, parse_constant=_constant, object_pairs_hook=_object, strict=False
@@ -279,7 +278,7 @@ def _parquet_rows(path: Path) -> list[Row]:
     for name, column in zip(table.column_names, table.columns, strict=True):
         values = column.to_pylist()
         if pa.types.is_float16(column.type) or pa.types.is_float32(column.type):
-            shortest = column.type.to_pandas_dtype()  # by its own precision: 9.8, not 9.800000190734863
+            shortest = column.type.to_pandas_dtype()  # in the column's precision: 9.8, not 9.800000190734863
             values = [None if value is None else float(str(shortest(value))) for value in values]
         columns[name] = values
     return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
@@ -291,7 +290,7 @@ def _parquet_rows(path: Path) -> list[Row]:
 def reach(row: Mapping[str, Any], field: str) -> tuple[Any, bool]:
     """The value at a dotted path, e.g. conversation.0.content, and whether there is one.
 
-    A name that holds dots itself comes before a path.
+    A name that contains dots takes precedence over a path.
     """
     return _reach(row, field.split("."))
 
@@ -314,7 +313,7 @@ def _reach(value: Any, parts: Sequence[str]) -> tuple[Any, bool]:
 
 
 def plain_text(value: Any) -> str | None:
-    """A value as text, None for a missing one. Raises ValueError, in words, for one that is no text."""
+    """A value as text; None for a missing one. Raises ValueError, which says why, if it is not a text."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
@@ -337,7 +336,7 @@ def plain_text(value: Any) -> str | None:
 
 
 class Faults:
-    """What is wrong with rows, all of it: each kind of fault with the rows that have it."""
+    """All faults of the rows: each kind of fault with the rows that have it."""
 
     def __init__(self, place: str) -> None:
         self.place = place

@@ -1,4 +1,4 @@
-"""Problems and comparison pairs, from a local file or the Hugging Face hub, into one table of texts."""
+"""Reading problems and comparison pairs from a local file or the Hugging Face hub into one table of texts."""
 
 import random
 import re
@@ -22,16 +22,17 @@ DEFAULT_COMPARATOR = "correct"  # the paper's pairs ask "which is correct: X or 
 
 
 def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
-    """Write the dataset's table: uid, problem, answer, area, level; for pairs also pair, side, comparator, kind
-    and template, by which pairs made alike are known.
+    """Write the dataset's table.
 
-    Where fields name them, also history (the problem's text before the last turn) and checklist (a list of texts).
-    Everything is text, as it is written in the file: no type is inferred. Areas are renamed or left out by
-    settings["areas"]; settings["filter"] keeps some areas or levels, of which settings["n_problems"] draws a part by
-    the seed. Raises DatasetError before anything is written: missing columns, values that are no text, empty or
-    repeated rows, a filter that nothing meets, references that no answer can be compared with (unless
-    settings["unreadable_references"] says to drop their problems or to compare them as text). The provenance holds
-    the commit of one from the hub, and why each such reference could not be read.
+    Columns: uid, problem, answer, area, level; for pairs also pair, side, comparator, kind and template (equal in pairs
+    that differ only in their candidates); if fields name them, also history (the problem's text before the last turn)
+    and checklist (a list of texts). Everything is text as it is written in the file: no type is inferred.
+    settings["areas"] renames areas or leaves them out; settings["filter"] keeps some areas or levels;
+    settings["n_problems"] of the remaining problems are drawn with the seed. The provenance holds the commit of a
+    dataset from the hub, and why each unreadable reference could not be read.
+    Raises DatasetError, before anything is written, for missing columns, values that are not text, empty or repeated
+    rows, a filter that nothing matches, and references with which no answer can be compared (unless
+    settings["unreadable_references"] says to drop their problems or to compare them as text).
     """
     place = settings["path"] or f"{settings['hub']} (hub)"
     revision, rows = _read_rows(settings)
@@ -94,7 +95,7 @@ def _read_rows(settings: Mapping[str, Any]) -> tuple[str | None, list[Row]]:
 
 
 def _column(rows: Sequence[Row], field: str, faults: Faults, is_needed: bool = True) -> list[Any]:
-    """The values at a path; a row without it is a fault, or a missing value."""
+    """The values at a path; a row without it counts as a fault or, if it is not needed, as a missing value."""
     values = []
     for number, row in enumerate(rows, 1):
         value, is_there = reach(row, field)
@@ -105,7 +106,7 @@ def _column(rows: Sequence[Row], field: str, faults: Faults, is_needed: bool = T
 
 
 def _texts(rows: Sequence[Row], field: str, faults: Faults, is_needed: bool = True) -> list[str | None]:
-    """The texts at a path; a value that is no text is a fault."""
+    """The texts at a path; a value that is not text counts as a fault."""
     return [_text(value, field, n, faults) for n, value in enumerate(_column(rows, field, faults, is_needed), 1)]
 
 
@@ -155,14 +156,14 @@ def _problems(rows: Sequence[Row], fields: Mapping[str, Any], place: str, seed: 
 
 
 def _checklist(points: Any, field: str, number: int, faults: Faults) -> list[str]:
-    """A list of texts, or one text; the missing ones are left out."""
+    """The points of a checklist, given as a list of texts or one text; missing ones are left out."""
     named = enumerate(points) if isinstance(points, list) else [(None, points)]
     texts = [_text(point, field if k is None else f"{field}.{k}", number, faults) for k, point in named]
     return [text for text in texts if text]
 
 
 def _conversation(turns: Any, field: str, number: int, faults: Faults) -> tuple[str, str]:
-    """The text of the turns before the last one, '' without any, and the last one's, which must be the user's."""
+    """The text of the turns before the last one, or '', and that of the last one, which must be the user's."""
     said = turns if isinstance(turns, list) else []
     are_turns = all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in said)
     if not said or not are_turns or said[-1]["role"] != "user":
@@ -188,7 +189,7 @@ def _check_marker(frame: pd.DataFrame, marker: str, place: str) -> None:
 
 
 def _as_choices(uid: str, problem: str, answers: Sequence[str | None], place: str, seed: str) -> tuple[str, str]:
-    """The problem followed by lettered choices, and the letter of the first answer, the right one."""
+    """The problem followed by lettered choices, and the letter of the first (right) answer."""
     if None in answers or len(set(answers)) < len(answers):
         raise DatasetError(f"{place}: answers of {uid} are missing or equal; correct them in the file")
     order = random.Random(f"{seed} {uid}").sample(range(len(answers)), len(answers))
@@ -225,7 +226,7 @@ def _pairs(rows: Sequence[Row], place: str) -> pd.DataFrame:
 
 
 def _template(row: Mapping[str, Any]) -> str:
-    """A pair's questions without its candidates: where they are the same, pairs were made alike."""
+    """A pair's questions without its candidates; equal in pairs that differ only in their candidates."""
     questions = f"{row['query_a']} | {row['query_b']}"
     for side in "ab":
         questions = re.sub(rf"(?<!\w){re.escape(str(row[f'answer_{side}']))}(?!\w)", "…", questions)
@@ -240,9 +241,9 @@ def _kind(answer: Any) -> str:
 
 
 def _with_readable_references(frame: pd.DataFrame, remedy: str, place: str) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The problems as the remedy leaves them, and by uid why a reference could not be read.
+    """The problems after the remedy, and by uid why a reference could not be read.
 
-    Words and sentences are readable: they are compared as texts. A missing reference is no text.
+    Words and sentences are readable: they are compared as texts. A missing reference is not.
     """
     why = unreadable_references(dict(zip(frame["uid"], frame["answer"], strict=True)))
     if not why:

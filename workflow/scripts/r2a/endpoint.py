@@ -1,6 +1,6 @@
-"""An OpenAI-compatible server: requests that are repeated while it is busy, and refusals in words.
+"""A client for an OpenAI-compatible server: it repeats requests while the server is busy, and explains refusals.
 
-The key comes from an environment variable alone, and stands in no message.
+The key comes only from an environment variable and appears in no message.
 """
 
 import json
@@ -17,11 +17,11 @@ from typing import Any, TypeGuard, TypeVar
 import httpx
 
 N_TRIES = 7
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the second try, doubled from one to the next
-LONGEST_RETRY_AFTER = 600.0  # seconds that a server may ask to wait; one that asks for more is given up
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the second try, then doubled each time
+LONGEST_RETRY_AFTER = 600.0  # seconds; if a server asks for a longer wait, the client gives up
 BUSY = (408, 409, 425, 429)  # and 5xx: worth another try
-MOST_CHARACTERS = 400  # of a server's words in a message
-REFUSED = (400, 413, 422)  # something about this one request
+MOST_CHARACTERS = 400  # of a server's reply quoted in a message
+REFUSED = (400, 413, 422)  # the fault is in this request
 NOT_ALLOWED = (401, 403)
 UNKNOWN_FIELD = re.compile(
     r"un(?:recogni[sz]ed|known|supported|expected)|not (?:supported|permitted|allowed)|extra", re.I
@@ -36,14 +36,14 @@ class EndpointError(Exception):
 
 
 class RefusedError(EndpointError):
-    """The server refuses this request; others may pass."""
+    """The server refuses this request; others may succeed."""
 
 
 class Endpoint:
     """One server. `post` may be called from many threads."""
 
     def __init__(self, base_url: str, api_key_variable: str, timeout_seconds: float) -> None:
-        """api_key_variable: name of the variable that holds the key, or empty where the server wants none."""
+        """api_key_variable: the name of the variable that holds the key; empty if the server needs none."""
         self.base_url = base_url.rstrip("/")
         self.variable, self._key = api_key_variable, ""
         if api_key_variable:
@@ -70,10 +70,10 @@ class Endpoint:
         self._client.close()
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The server's completion, as it replies to a JSON body.
+        """Post a JSON body and return the server's completion.
 
-        Tries again while the server is busy, fails, cannot be reached, or replies with something else under a status
-        of success. Raises RefusedError where it finds fault with the body, and EndpointError otherwise.
+        Tries again if the server is busy, fails, cannot be reached, or reports success without a completion. Raises
+        RefusedError if the server rejects the body, and EndpointError otherwise.
         """
         place, said = f"{self.base_url}/{path}", ""
         for number in range(N_TRIES):
@@ -89,7 +89,7 @@ class Endpoint:
                     return reply
                 said = self._in_words(_fault(response.status_code, text, reply))
                 if response.is_success:
-                    status = _code(reply) or 500  # whatever else it is, it may pass
+                    status = _code(reply) or 500  # anything else may be temporary
                 if status in REFUSED:
                     raise RefusedError(f"{place} refuses a request: {said}{_field_to_leave_out(said, body)}")
                 if status not in BUSY and status < 500:
@@ -106,7 +106,7 @@ class Endpoint:
         raise EndpointError(f"{place}: no success in {N_TRIES} tries; the last said: {said}; run again later")
 
     def _in_words(self, text: str) -> str:
-        """The beginning of what the server said, on one line and without the key."""
+        """The beginning of the server's reply, on one line and without the key."""
         line = " ".join((text.replace(self._key, "***") if self._key else text).split())
         return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]} ..."
 
@@ -114,9 +114,9 @@ class Endpoint:
 def as_they_finish(
     function: Callable[[Task], Result], tasks: Sequence[Task], n_threads: int
 ) -> Iterator[tuple[Task, Result]]:
-    """Yield (task, function(task)) in the order in which they finish, `n_threads` at a time.
+    """Yield (task, function(task)) as tasks finish, running `n_threads` at a time.
 
-    Where one raises, no more are started; what is under way is still yielded, then the exception is raised.
+    If one raises, no more are started; those in progress are still yielded, then the exception is raised.
     """
     waiting = iter(tasks)
     under_way: dict[Future[Result], Task] = {}
@@ -155,7 +155,7 @@ def _is_completion(reply: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def _fault(status: int, text: str, reply: Any) -> str:
-    """What is wrong with a reply that is no completion, on one line."""
+    """What is wrong with a reply that is not a completion, on one line."""
     if not 200 <= status < 300:
         return f"{status} {text.strip()}"
     if not text.strip():
@@ -166,7 +166,7 @@ def _fault(status: int, text: str, reply: Any) -> str:
 
 
 def _code(reply: Any) -> int | None:
-    """The status that an error under a status of success names: error.code, or code beside a message."""
+    """The status code in an error that comes with a status of success: error.code, or code beside a message."""
     choices = (reply.get("choices") if isinstance(reply, dict) else None) or [None]
     for place in (reply, choices[0] if isinstance(choices, list) else None):
         place = (place.get("error") or place) if isinstance(place, dict) else None
@@ -177,7 +177,7 @@ def _code(reply: Any) -> int | None:
 
 
 def _field_to_leave_out(said: str, body: Mapping[str, Any]) -> str:
-    """How to leave out the field of the body that a refusal names as unknown, or ''."""
+    """How to leave out a field of the body that the refusal names as unknown, or ''."""
     named = [field for field in body if field not in ALWAYS_SENT and re.search(rf"\b{re.escape(field)}\b", said)]
     if not named or not UNKNOWN_FIELD.search(said):
         return ""
@@ -185,7 +185,7 @@ def _field_to_leave_out(said: str, body: Mapping[str, Any]) -> str:
 
 
 def _seconds(headers: httpx.Headers) -> float:
-    """How long the server asks to wait, in seconds from now: a number, or a date."""
+    """How long the server asks to wait, in seconds from now; it may give a number or a date."""
     asked = headers.get("Retry-After", "").strip()
     try:
         seconds = float(headers.get("retry-after-ms") or 0) / 1000 or float(asked or 0)

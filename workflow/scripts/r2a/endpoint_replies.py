@@ -1,6 +1,6 @@
-"""What the reply of an OpenAI-compatible server says: the text, what was thought before it, and why it ends.
+"""Reading the replies of OpenAI-compatible servers: the text, the reasoning before it, and why it ends.
 
-Servers differ in where they put the model's thoughts, in how they write the text, and in their words for its end.
+Servers differ in where they put the model's reasoning, how they write the text, and what they call its end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ WORDS = {
     "context_length context_window_exceeded model_context_window_exceeded incomplete limit",
 }
 MEANING = {word: meaning for meaning, words in WORDS.items() for word in words.split()}
-# a text that ends for one of these is not whole
+# a text that ends for one of these reasons is not complete
 UNFINISHED = frozenset(
     {
         LENGTH, "abort", "aborted", "cancel", "cancelled", "canceled", "error", "timeout", "repetition", "repeat",
@@ -31,19 +31,19 @@ KNOWN = UNFINISHED | {STOP}
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # where a message may hold them
 THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_content", "thought", "reasoning.text", "reasoning.summary")
 TEXT_PARTS = ("text", "output_text", "refusal")
-HIDDEN_PARTS = ("redacted_thinking", "reasoning.encrypted")  # thoughts that the service keeps to itself
+HIDDEN_PARTS = ("redacted_thinking", "reasoning.encrypted")  # reasoning that the service does not show
 
 
 class ReplyError(Exception):
-    """A reply cannot be read; the message says what it holds."""
+    """A reply cannot be read; the message quotes it."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """A reply: its text, the thoughts that the server has split from it, and why it ends.
+    """A reply: its text, the reasoning that the server split from it, and why it ends.
 
-    finish_reason is stop, length, one of UNFINISHED, or a word that no rule knows, as the server wrote it; such a text
-    counts as whole. token_ids and prompt_ids are None where the server gives none.
+    finish_reason: stop, length, one of UNFINISHED, or an unknown word as the server wrote it; a text with an unknown
+    word counts as complete. token_ids, prompt_ids: None if the server gives none.
     """
 
     text: str
@@ -55,7 +55,7 @@ class Said:
 
 
 def read_said(reply: Mapping[str, Any], max_tokens: int) -> Said:
-    """What a completion, or a chat completion, of at most max_tokens says. Raises ReplyError."""
+    """Read a completion or chat completion of at most max_tokens. Raises ReplyError if it is neither."""
     try:
         (choice,) = reply["choices"]
         message = choice.get("message")
@@ -85,7 +85,7 @@ def read_said(reply: Mapping[str, Any], max_tokens: int) -> Said:
 
 
 def is_finished(finish_reason: str) -> bool:
-    """Whether a text that ends for this reason is whole."""
+    """Whether a text that ends for this reason is complete."""
     return finish_reason not in UNFINISHED
 
 
@@ -113,7 +113,7 @@ def _thoughts_and_text(content: Any) -> tuple[str, str]:
 
 
 def _text(said: Any) -> str:
-    """The text of a string, a part, or a list of them. Raises ReplyError for a part that is no text."""
+    """The text of a string, a part, or a list of them. Raises ReplyError for a part that is not text."""
     if said is None or isinstance(said, str):
         return said or ""
     if isinstance(said, Sequence):

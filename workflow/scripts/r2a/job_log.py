@@ -1,4 +1,4 @@
-"""A job's log: everything that the job prints goes there, native code's output too."""
+"""A job's log: all output of the job goes there, including that of native code."""
 
 import contextlib
 import fcntl
@@ -16,16 +16,16 @@ from r2a import progress
 
 @contextlib.contextmanager
 def job_log(path: Path | str, is_online: bool = False, claim: TextIO | None = None) -> Iterator[None]:
-    """Send this process's and its children's output to `path` until the block ends; progress to a terminal too.
+    """Send the output of this process and its children to `path` until the block ends; progress also to a terminal.
 
-    Only a job that is_online may ask the Hugging Face hub; for others, what is not there already is an error.
-    claim: the job, where this process has it already (see claim_job). Else waits for a process that is at the same job:
-    one that a killed Snakemake left behind, or that makes the job's files along with its own.
-    On an exception the log ends with one line that says what is wrong, then the traceback; the
-    process then exits with status 1. (Snakemake shows the log of a failed job.)
+    is_online: whether the job may use the Hugging Face hub; for other jobs, a file that is not in the cache is an
+    error. claim: the job's lock, if this process holds it already (see claim_job). Otherwise this waits for any other
+    process that works on the same job: one that a killed Snakemake left behind, or one that makes this job's files
+    along with its own. On an exception the log ends with one line that says what is wrong and the traceback, and the
+    process exits with status 1. (Snakemake shows the log of a failed job.)
     """
     if not is_online:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read at huggingface_hub's import, which is still to come
+        os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads this when it is imported, which happens later
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     originals = {stream: os.dup(stream) for stream in (1, 2)}
@@ -56,9 +56,9 @@ def job_log(path: Path | str, is_online: bool = False, claim: TextIO | None = No
 
 
 def claim_job(log: Path | str) -> TextIO | None:
-    """Take a job for this process until the returned file is closed; None where another process is at it.
+    """Claim a job for this process until the returned file is closed; None if another process works on it.
 
-    The kernel frees the lock, which lies beside the job's log, however the process ends. Raises OSError where the file
+    The lock is a file beside the job's log; the kernel releases it however the process ends. Raises OSError if the file
     system has no locks.
     """
     lock = _open_lock(Path(log))
@@ -71,12 +71,12 @@ def claim_job(log: Path | str) -> TextIO | None:
 
 
 def _wait_for_job(log: Path) -> TextIO:
-    """As claim_job, once no other process is at it; without a lock where the file system has none."""
+    """As claim_job, but wait until no other process works on the job; without a lock if the file system has none."""
     try:
         while (claim := claim_job(log)) is None:
             with _open_lock(log) as lock:
                 lock.seek(0)
-                progress.logger.info(f"waits for {lock.read()}, which is at this job")
+                progress.logger.info(f"waits for {lock.read()}, which works on this job")
                 fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         progress.logger.warning(f"continues without a lock, because this file system has none ({error})")

@@ -1,9 +1,9 @@
-"""What a run is going to make, so that one start of Python, or of an engine, serves several small jobs.
+"""The jobs of a run, so that one start of Python, or of an engine, can serve several small jobs.
 
-The main process writes the plan once it knows its jobs. A job finds in it the jobs of its own kind whose turn has come:
-while its engine runs, it completes their requests too (r2a.generation.siblings), and before it ends, it makes their
-files (r2a.ahead). Every job is complete without a plan: none is written where Snakemake runs no hooks (--no-hooks), or
-where this workflow is a module and the importing one does not call write_plan.
+The main process writes the plan once it knows its jobs. In the plan, a job finds the jobs of its own kind that are
+ready: while its engine runs, it also completes their requests (r2a.generation.siblings), and before it ends, it makes
+their files (r2a.ahead). Every job is complete without a plan: none is written if Snakemake runs no hooks (--no-hooks),
+or if this workflow is used as a module and the importing one does not call write_plan.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from r2a.job_log import claim_job
 HOME = Path(".snakemake/r2a")  # in the folder that Snakemake and all its jobs run in
 PLAN = HOME / "plan.json"
 SCRIPTS = Path(__file__).parents[1]
-RUNS_A_MODEL = "gpus_needed"  # a resource of the jobs that do
+RUNS_A_MODEL = "gpus_needed"  # the resource by which jobs that run a model are known
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job as its script takes it: `input`, `output` and so on are Snakemake's own lists with names."""
+    """A job as its script receives it: `input`, `output` and so on are Snakemake's named lists."""
 
     script: str
-    is_local: bool  # it runs on the main process's machine
+    is_local: bool  # whether it runs on the main process's machine
     log: list[str]
     input: Any
     output: Any
@@ -36,15 +36,15 @@ class PlannedJob:
 
     @property
     def kind(self) -> tuple[str, ...]:
-        """Equal in jobs that one process can run in turn: the script, and its model or judge where it runs one."""
+        """The script, and the model or judge that it runs; one process can run all jobs of the same kind."""
         subjects = ("model", "judge") if RUNS_A_MODEL in dict(self.resources.items()) else ()
         return self.script, *(self.wildcards.get(subject, "") for subject in subjects)
 
 
 def write_plan(jobs: Iterable[Any]) -> None:
-    """Write the jobs that Snakemake is going to start, in place of an earlier run's plan.
+    """Write the jobs that Snakemake will start, replacing the plan of an earlier run.
 
-    jobs: Snakemake's own, all of them; those of scripts that are not this project's are left out.
+    jobs: all of Snakemake's jobs; those whose scripts belong to another project are left out.
     """
     ours = [job for job in jobs if (SCRIPTS / Path(str(job.rule.script)).name).is_file()]
     PLAN.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def write_plan(jobs: Iterable[Any]) -> None:
 
 
 def companions(output: str) -> list[PlannedJob]:
-    """Planned jobs of the same kind as the one that makes `output`, none of which has begun, with all inputs there."""
+    """The planned jobs of the same kind as the one that makes `output` that have not begun and whose inputs exist."""
     try:
         made = PLAN.stat().st_mtime_ns
         jobs = [_read(job) for job in json.loads(PLAN.read_text())]
@@ -63,7 +63,7 @@ def companions(output: str) -> list[PlannedJob]:
         return []
 
     def is_there(path: str) -> bool:
-        """Whether a file is as this run's jobs need it; one that the run makes anew, only once its job has ended."""
+        """Whether a file is ready for this run's jobs; if this run makes it, once its job has ended."""
         return _is_newer(path, made) and _is_free(by_output[path]) if path in by_output else Path(path).exists()
 
     own = by_output[output]
@@ -75,7 +75,7 @@ def companions(output: str) -> list[PlannedJob]:
 
 
 def has_begun(job: PlannedJob) -> bool:
-    """Whether a job was started since the plan was written: then its log is newer."""
+    """Whether a job was started after the plan was written: its log is then newer."""
     return _is_newer(job.log[0], PLAN.stat().st_mtime_ns)
 
 
@@ -93,7 +93,7 @@ def _is_newer(path: str, time: int) -> bool:
 
 
 def _written(job: Any) -> dict[str, Any]:
-    """A job of Snakemake's as JSON has it."""
+    """A job of Snakemake in JSON's types."""
     named = {part: dict(getattr(job, part).items()) for part in ("input", "output", "params", "wildcards")}
     named["resources"] = {name: value for name, value in job.resources.items() if isinstance(value, int | str)}
     script = Path(str(job.rule.script)).name
@@ -105,7 +105,7 @@ def _read(job: dict[str, Any]) -> PlannedJob:
 
 
 def _named(values: dict[str, Any]) -> Any:
-    """Snakemake's own list with names, as a script gets it: a list's items are items of their own."""
+    """Snakemake's named list, as a script receives it: the items of a list become separate items."""
     from snakemake.iocontainers import Namedlist
 
     flat: list[Any] = []

@@ -1,4 +1,4 @@
-"""Prompts, as METHOD section 1 defines them: text in, token ids out, once."""
+"""Prompts as METHOD section 1 defines them: each problem's text is turned into token ids once."""
 
 import re
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ WITH, WITHOUT = CONDITIONS
 UNASKED = Asked()
 FINISHED_STUB = "Okay, I think I have finished thinking."
 OPENED, CLOSED, NEITHER = "open", "closed", "neither"  # how a prompt may end
-# asked of a template before any problem is: what templates are known to lose, escape or take for their own
+# a question with everything that templates are known to lose, escape or interpret; it is rendered before any problem
 TRIAL = 'Is 9.11 < 9.9 & why?\n\nPut  "it" within \\boxed{}.'
-# what a closed reasoning of another format ends in
+# the closing mark of another reasoning format
 OTHER_CLOSE = re.compile(r"</[\w:]+>\s*$")
 
 
 class PromptError(ValueError):
-    """A prompt cannot be made as asked; the message says what the template does."""
+    """A prompt cannot be made as requested; the message says what the template does."""
 
 
 @dataclass(frozen=True)
 class PromptStyle:
     """How a model's prompts are made.
 
-    prompt: "raw" is the paper's, "chat" the model's own template. without_reasoning: "finished" closes the paper's
-    stub beforehand, "empty" an empty reasoning, "native" is the model's own way not to think. think_tags "pieces"
-    spells what delimits the reasoning in tokens of plain text. template_arguments and system_turn: by condition, what
-    is given to the template beside what the format asks for. date: what a template takes for today.
+    prompt: "raw" is the paper's prompt, "chat" uses the model's template. without_reasoning: "finished" gives a closed
+    reasoning with the paper's stub, "empty" a closed empty reasoning, "native" uses the model's own switch.
+    think_tags: "pieces" spells the delimiters of the reasoning in tokens of plain text. template_arguments,
+    system_turn: by condition, what the template gets in addition to what the format needs. date: the template's today.
     """
 
     form: ReasoningFormat
@@ -44,12 +44,12 @@ class PromptStyle:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], form: Mapping[str, Any]) -> "PromptStyle":
-        """The style that a stage's settings ask for, by default the paper's; form as the model's manifest has it."""
+        """The style in a stage's settings, by default the paper's. form: as in the model's manifest."""
         names = ("prompt", "without_reasoning", "think_tags", "template_arguments", "system_turn", "date")
         return cls(read_format(form), **{name: settings[name] for name in names if name in settings})
 
     def asked(self, condition: str) -> Asked:
-        """How the template is asked, in a condition."""
+        """The template's arguments, system turn and endings in a condition."""
         is_native = condition != WITH and self.without_reasoning == "native"
         own = (self.form.no_think or Asked()) if is_native else self.form.think
         turns = [text for text in (own.system, self.system_turn.get(condition, "")) if text]
@@ -57,13 +57,13 @@ class PromptStyle:
         return Asked(arguments, "\n\n".join(turns), own.suffix, own.ending)
 
     def prefill(self, condition: str) -> str:
-        """What opens the reasoning at the end of a prompt that leaves that to us, or opens and closes it beforehand."""
+        """What the prompt adds if its template does not: the reasoning's opening, or an opened and closed reasoning."""
         if condition == WITH:
             return self.form.opening
         return "" if self.without_reasoning == "native" else self.closed(self.form.opening)
 
     def closed(self, opened: str) -> str:
-        """A text that ends in an opened reasoning, with that reasoning closed beforehand."""
+        """A text that ends in an opened reasoning, with that reasoning closed."""
         stub = FINISHED_STUB if self.without_reasoning == "finished" else ""
         line = "\n" if opened.endswith("\n") else ""
         return f"{opened}{stub}{line}{self.form.close}"
@@ -73,15 +73,15 @@ RAW = PromptStyle(FORMATS["r1"].function())
 
 
 def raw_prompt(problem: str, instruction: str, condition: str, style: PromptStyle = RAW) -> str:
-    """The paper's prompt, without chat template; BOS is put before it as a token."""
+    """The paper's prompt, without a chat template; BOS is added before it as a token."""
     return f"{problem}{instruction} {style.prefill(condition)}"
 
 
 class ChatTemplate:
-    """A tokenizer's chat template, with one date for today, given a turn's text in the form in which it takes it."""
+    """A tokenizer's chat template with a fixed date; turns are given as text or as parts, whichever it accepts."""
 
     def __init__(self, tokenizer: Any, day: str) -> None:
-        """day: as 2025-09-28. Raises PromptError where the template loses a question, however it is given."""
+        """day: such as 2025-09-28. Raises PromptError if the template loses or changes a question in both forms."""
         self.tokenizer, self.day = tokenizer, date.fromisoformat(day)
         faults = []
         for self.takes_parts in (False, True):
@@ -96,7 +96,7 @@ class ChatTemplate:
         raise PromptError(faults[0])
 
     def render(self, question: str, asked: Asked = UNASKED, add_generation_prompt: bool = True) -> str:
-        """The prompt's text. Raises PromptError where the template raises."""
+        """The prompt's text. Raises PromptError if the template fails."""
         turns: list[dict[str, Any]] = [{"role": "system", "content": asked.system}] if asked.system else []
         turns.append({"role": "user", "content": question + asked.suffix})
         if self.takes_parts:
@@ -106,7 +106,7 @@ class ChatTemplate:
             return self.tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt, **days, **asked.arguments
             )
-        except Exception as error:  # what a template raises is its own affair
+        except Exception as error:  # a template may raise anything
             raise PromptError(f"its chat template fails: {type(error).__name__}: {error}") from error
 
 
@@ -114,7 +114,7 @@ class Prompts:
     """Makes a model's prompts in a style."""
 
     def __init__(self, tokenizer: Any, style: PromptStyle) -> None:
-        """Raises PromptError where the chat template is missing, fails or loses questions, or knows no native way."""
+        """Raises PromptError if the chat template is missing, fails or loses questions, or has no native switch."""
         self.tokenizer, self.style = tokenizer, style
         self.template: ChatTemplate | None = None
         is_asked = style.form.no_think or WITHOUT in style.template_arguments or WITHOUT in style.system_turn
@@ -129,11 +129,11 @@ class Prompts:
             self.template = ChatTemplate(tokenizer, style.date)
 
     def text(self, problem: str, instruction: str, condition: str) -> str:
-        """The prompt's text, without the BOS that a raw one begins with.
+        """The prompt's text, without the BOS with which a raw prompt begins.
 
-        A chat template's own opened reasoning stays as it is; where it leaves that to the model, ours follows. Raises
-        PromptError where the template closes the reasoning that the condition opens, or opens or closes it twice, or
-        takes no notice of being asked not to think.
+        If the chat template opens the reasoning, that opening is kept; otherwise the format's is added. Raises
+        PromptError if the template closes the reasoning that the condition opens, opens or closes it twice, or ignores
+        the request not to think.
         """
         style = self.style
         if self.template is None:
@@ -158,14 +158,14 @@ class Prompts:
         return opened if condition == WITH else style.closed(opened)
 
     def ids(self, problem: str, instruction: str, condition: str) -> list[int]:
-        """Token ids of a prompt, BOS included where the tokenizer has one."""
+        """Token ids of a prompt, with BOS if the tokenizer has one."""
         ids = self.tokenizer.encode(self.text(problem, instruction, condition), add_special_tokens=False)
         if self.template is None and self.tokenizer.bos_token_id is not None:
             ids = [self.tokenizer.bos_token_id, *ids]
         return spelled_ids(self.tokenizer, ids, self.style.form) if self.style.think_tags == "pieces" else ids
 
     def refuse_losing(self, condition: str) -> None:
-        """Raise PromptError where a condition's prompt loses a question or changes it, or begins with BOS twice."""
+        """Raise PromptError if a condition's prompt loses or changes a question, or begins with BOS twice."""
         text = self.text(TRIAL, "", condition)
         if TRIAL not in text:
             raise PromptError(f"its chat template loses the question or changes it, {condition}: {_tail(text)}")
@@ -175,7 +175,7 @@ class Prompts:
 
     @cached_property
     def declines(self) -> bool:
-        """Whether the prompts without reasoning open none, as the model's own way not to think may have it."""
+        """Whether prompts without reasoning contain no opened reasoning, as with some models' native switch."""
         if self.style.without_reasoning != "native" or self.template is None:
             return False
         asked = self.style.asked(WITHOUT)
@@ -183,7 +183,7 @@ class Prompts:
         return self.style.form.open.strip() not in self._written(text, TRIAL, asked)
 
     def _ending(self, text: str, question: str, asked: Asked) -> str:
-        """How a rendered prompt ends. Raises PromptError where its reasoning is opened or closed twice."""
+        """How a rendered prompt ends. Raises PromptError if its reasoning is opened or closed twice."""
         form, written = self.style.form, self._written(text, question, asked)
         closed = max((written.rfind(closing.strip()), len(closing.strip())) for closing in form.closings)
         opened = written.rfind(form.open.strip())
@@ -201,7 +201,7 @@ class Prompts:
         return OPENED
 
     def _written(self, text: str, question: str, asked: Asked) -> str:
-        """What the template writes for the model: what it adds for a generation, or else all after the question."""
+        """What the template writes in the model's turn: its generation prompt, or else all after the question."""
         assert self.template is not None
         asking = self.template.render(question, asked, add_generation_prompt=False)
         if text.startswith(asking) and text != asking:
@@ -216,9 +216,9 @@ def prompt_ids(tokenizer: Any, problem: str, instruction: str, condition: str, s
 
 
 def spelled_ids(tokenizer: Any, ids: list[int], form: ReasoningFormat) -> list[int]:
-    """The ids with every token of the format's delimiters spelled in tokens of plain text.
+    """The ids, with each token of the format's delimiters spelled in tokens of plain text.
 
-    Raises PromptError where there are none, or the tokenizer has no pieces that spell them.
+    Raises PromptError if there are no such tokens, or if the tokenizer has no pieces that spell them.
     """
     contents = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
     marks = [content for content in contents if content in form.open or content in form.close]
@@ -229,7 +229,7 @@ def spelled_ids(tokenizer: Any, ids: list[int], form: ReasoningFormat) -> list[i
 
 
 def tag_pieces(tokenizer: Any, tag: str) -> list[int]:
-    """The tokens that would spell a tag, were it not one of its own. Raises PromptError where they don't spell it."""
+    """The tokens that spell a tag that has its own token. Raises PromptError if the tokenizer cannot spell it."""
     backend = tokenizer.backend_tokenizer
     words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(tag)] if backend.pre_tokenizer else [tag]
     ids = [piece.id for word in words for piece in backend.model.tokenize(word)]

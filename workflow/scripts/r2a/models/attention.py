@@ -1,9 +1,9 @@
-"""The one attention function that a model's layers call in place of their own.
+"""The attention function that a model's layers call in place of their own.
 
-transformers lets a model take it by name (SEAM). It alone knows what a layer's attention does beyond a causal softmax:
-windows, chunks, sinks, softcaps, widths of values. Who sees whom, and what is done with it, is a Pass's affair; a pass
-is set around the model's forward by `watched_by`, a context variable, so it reaches layers that hand on no keywords.
-Without a pass the function is the model's plain attention.
+transformers selects it by name (SEAM). It alone knows what a layer's attention does beyond a causal softmax: windows,
+chunks, sinks, softcaps, widths of values. A Pass decides which tokens see each other and what is computed from that.
+`watched_by` sets the pass around the model's forward as a context variable, so it also reaches layers that pass on no
+keywords. Without a pass, the function is plain attention.
 """
 
 import contextlib
@@ -19,23 +19,23 @@ from transformers.masking_utils import AttentionMaskInterface
 from r2a.models.kernels import Rule, attend
 
 SEAM = "r2a"  # the name by which transformers knows seam_attention
-# keywords that transformers hands to an attention function and that change nothing that is computed here
+# keywords that transformers passes to an attention function and that change nothing here
 HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "cache_position", "output_attentions", "training"}
 
 
 class AttentionError(Exception):
-    """A rerun does not reproduce what it must, or a model's attention is not supported; the message says which."""
+    """A rerun deviates from the model, or the model's attention is not supported; the message says which."""
 
 
 class Pass(Protocol):
-    """A forward pass under way: it computes each layer's attention output [row, token, head, d_value]."""
+    """A forward pass in progress: it computes each layer's attention output [row, token, head, d_value]."""
 
     def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
 class Mask:
-    """What a model's own mask says, in place of the mask itself: how far tokens see, and which are padding."""
+    """A description in place of the model's mask: how far tokens see, and which tokens are padding."""
 
     local_size: int | None
     is_chunked: bool
@@ -47,7 +47,7 @@ _PASS: ContextVar[Pass | None] = ContextVar("pass", default=None)
 
 @contextlib.contextmanager
 def watched_by(forward_pass: Pass) -> Iterator[None]:
-    """Attention in the model's layers is this pass's, until the block ends."""
+    """Let this pass compute the attention of the model's layers until the block ends."""
     token = _PASS.set(forward_pass)
     try:
         yield
@@ -67,12 +67,12 @@ def seam_attention(
     s_aux: torch.Tensor | None = None,
     **further: Any,
 ) -> tuple[torch.Tensor, None]:
-    """A layer's attention output, as transformers asks for it. Raises AttentionError where it would be another."""
+    """A layer's attention output, as transformers requests it. Raises AttentionError for unsupported attention."""
     unknown = [name for name, value in further.items() if name not in HARMLESS and isinstance(value, torch.Tensor)]
     if unknown:
         raise AttentionError(f"{type(module).__name__}: attention with {', '.join(unknown)} is not supported")
     chunk = None
-    if attention_mask is not None:  # what the model's own mask says goes before what the layer says
+    if attention_mask is not None:  # the model's mask takes precedence over the layer's arguments
         sliding_window = None if attention_mask.is_chunked else attention_mask.local_size
         chunk = attention_mask.local_size if attention_mask.is_chunked else None
     scaling = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
@@ -87,7 +87,7 @@ def seam_attention(
 def seam_mask(
     *, local_size: int | None = None, attention_mask: torch.Tensor | None = None, config: Any = None, **_: Any
 ) -> Mask:
-    """What transformers makes a mask of. Without a function of this name it would drop masks silently."""
+    """The mask function for SEAM; if there were none of this name, transformers would drop masks silently."""
     is_chunked = local_size is not None and "chunked_attention" in (getattr(config, "layer_types", None) or [])
     return Mask(local_size, is_chunked, attention_mask)
 
@@ -99,7 +99,7 @@ AttentionMaskInterface.register(SEAM, seam_mask)
 def plain_attention(
     rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Whole rows that see themselves alone, all tokens of each but those not `seen` [row, token]."""
+    """Attention within each row; seen [row, token] is false for tokens that no query sees."""
     n_tokens = query.shape[2]
     if seen is None and not rule.is_local(n_tokens):
         return attend(rule, query, key, value, None).transpose(1, 2)
@@ -112,7 +112,7 @@ def plain_attention(
 
 @contextlib.contextmanager
 def attention_kernel(model: Any, name: str) -> Iterator[None]:
-    """The model with another attention implementation, until the block ends."""
+    """Give the model another attention implementation until the block ends."""
     before = model.config._attn_implementation
     if before == name:
         yield

@@ -1,6 +1,6 @@
-"""A decoder seen through its own modules, whatever its family calls them.
+"""One interface to the modules of a decoder, whatever its family calls them.
 
-Everything else in r2a that looks into a model goes through a Decoder: the embedding, the layers, each layer's
+All code in r2a that accesses a model's modules does so through a Decoder: the embedding, the layers, each layer's
 attention with its output projection, its MLP, the final norm and the head.
 """
 
@@ -19,24 +19,24 @@ ATTENTION = ("self_attn", "attention", "attn", "mixer")
 PROJECTION = ("o_proj", "dense", "out_proj", "c_proj", "wo")
 MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
 NORM = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "embedding_norm")
-# classes of modules by which a token's state reaches later tokens outside of attention
+# module classes that carry a token's state to later tokens outside of attention
 RECURRENT = re.compile("Mamba|DeltaNet|Lightning|LinearAttention|ShortConv|Recurrent|SSM|RWKV|GatedLinear")
-GATE = re.compile(r"gate|^g_proj$")  # children of an attention that gate its heads' outputs
-HEAD_ROWS = 16_384  # of the unembedding, turned into float32 at a time
+GATE = re.compile(r"gate|^g_proj$")  # children of an attention module that gate its heads' outputs
+HEAD_ROWS = 16_384  # rows of the unembedding that are converted to float32 at a time
 
 
 class Decoder:
-    """A causal language model of transformers and its parts; lists have an entry per layer.
+    """A causal language model of transformers and its parts; lists have one entry per layer.
 
-    attentions, projections: None where a layer does not attend by softmax; mlps: None where a layer has none.
+    attentions, projections: None for a layer without softmax attention. mlps: None for a layer without one.
     """
 
     def __init__(self, model: Any) -> None:
-        """Raises ModelError, naming the architecture, where a part is not found."""
+        """Raises ModelError, which names the architecture, if a part is not found."""
         self.model, self.name = model, type(model).__name__
         self.config = model.config.get_text_config(decoder=True)
         body = model.get_decoder()
-        self.body = getattr(body, "model", body)  # llama4's is the whole model
+        self.body = getattr(body, "model", body)  # llama4's get_decoder returns the whole model
         self.layers = self._find_layers()
         self.attentions = [_softmax_attention(layer) for layer in self.layers]
         self.projections = [attention and self._part(attention, PROJECTION) for attention in self.attentions]
@@ -64,35 +64,35 @@ class Decoder:
 
     @property
     def attending(self) -> list[int]:
-        """The layers that attend by softmax."""
+        """The layers with softmax attention."""
         return [number for number, attention in enumerate(self.attentions) if attention is not None]
 
     @property
     def d_values(self) -> list[int]:
-        """The width of a head's output in each layer, 0 in a layer that does not attend."""
+        """The width of a head's output in each layer; 0 for a layer without softmax attention."""
         return [0 if p is None else _width_in(p) // self.n_heads for p in self.projections]
 
     def output_weights(self, layer: int) -> torch.Tensor | None:
         """Each head's part of a layer's output projection, float32 [head, d_value, d_model].
 
-        None where heads' outputs are gated before it, so that what attention gives is not what is projected.
+        None if the heads' outputs are gated first, so that the projection does not apply to what attention returns.
         """
         attention, projection = self.attentions[layer], self.projections[layer]
         if any(GATE.search(name) for name, _ in attention.named_children()):
             return None
         if self.d_values[layer] and _width_in_query(attention) == 2 * self.n_heads * self.d_values[layer]:
-            return None  # queries and gates from one matrix
+            return None  # one matrix gives queries and gates
         weight = projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T
         return weight.float().unflatten(0, (self.n_heads, self.d_values[layer]))
 
     @property
     def has_sinks(self) -> bool:
-        """Whether a part of each row of attention falls on no token."""
+        """Whether the model has attention sinks, so that part of each row of attention falls on no token."""
         return any(getattr(attention, "sinks", None) is not None for attention in self.attentions)
 
     @property
     def apart(self) -> str:
-        """Why traces cannot share a forward pass; empty where they can."""
+        """Why traces cannot share a forward pass; empty if they can."""
         if self.is_recurrent:
             return "its recurrent layers carry a state from token to token"
         if getattr(self.config, "attn_temperature_tuning", False):
@@ -101,7 +101,7 @@ class Decoder:
 
     @property
     def bytes_in_a_layer(self) -> int:
-        """About what a token takes while a layer computes: residual streams, heads, and the MLP's inner width."""
+        """The approximate memory of one token while a layer computes: residual streams, heads and the MLP, in bytes."""
         experts = _largest(self.config, "num_experts_per_tok") or 1
         inner = _largest(self.config, "moe_intermediate_size") or _largest(self.config, "intermediate_size")
         widths = 6 * self.d_model + 4 * self.n_heads * max(self.d_values) + 3 * experts * (inner or 4 * self.d_model)
@@ -109,12 +109,15 @@ class Decoder:
 
     @property
     def n_kept(self) -> int:
-        """How many numbers a token's keys and values are about, in all layers together."""
+        """The approximate number of values in a token's keys and values, over all layers."""
         n_key_heads = _largest(self.config, "num_key_value_heads") or self.n_heads
         return sum(2 * n_key_heads * width for width in self.d_values)
 
     def run(self, token_ids: torch.Tensor, forward_pass: Pass | None = None, **options: Any) -> torch.Tensor:
-        """Last hidden states [row, token, d_model], normed, of tokens [row, token]; options go to the model's body."""
+        """The normed last hidden states [row, token, d_model] of tokens [row, token].
+
+        options: passed to the model's body.
+        """
         with attention_kernel(self.model, SEAM), watched_by(forward_pass) if forward_pass else contextlib.nullcontext():
             return self.body(input_ids=token_ids, use_cache=False, **options).last_hidden_state
 
@@ -127,9 +130,9 @@ class Decoder:
             return self.model(input_ids=placeholders).logits[0]
 
     def final_logits(self, leaving: torch.Tensor, token_ids: Sequence[int] | None = None) -> torch.Tensor:
-        """Logits of what leaves the last layer, [..., d_model] -> [..., vocabulary], float32 throughout.
+        """Logits of the last layer's output, [..., d_model] -> [..., vocabulary], in float32 throughout.
 
-        token_ids: those of the vocabulary that are asked for.
+        token_ids: the vocabulary's tokens to compute; by default all.
         """
         floats = {name: tensor.float() for name, tensor in self.norm.named_parameters()}
         normed = torch.func.functional_call(
@@ -167,19 +170,19 @@ class Decoder:
 
 
 def _largest(config: Any, name: str) -> int:
-    """A setting's value, the largest where it has one for each layer; 0 where there is none."""
+    """A setting's value, or the largest if it has one per layer; 0 if it is missing."""
     value = getattr(config, name, None) or 0
     return max(value) if isinstance(value, (list, tuple)) else value
 
 
 def _named(module: Any, names: Sequence[str]) -> Any:
-    """The first child of one of these names, or None."""
+    """The first child with one of these names, or None."""
     children = dict(module.named_children())
     return next((children[name] for name in names if name in children), None)
 
 
 def _is_recurrent(layer: Any) -> bool:
-    """Whether a token's state reaches later tokens of a layer outside of attention."""
+    """Whether a layer carries a token's state to later tokens outside of attention."""
     return any(
         isinstance(part, torch.nn.Conv1d) or RECURRENT.search(type(part).__name__) is not None
         for part in layer.modules()
@@ -193,23 +196,23 @@ def _softmax_attention(layer: Any) -> Any:
 
 
 def _width_in(projection: Any) -> int:
-    """Of what a projection takes; gpt2's stands the other way round."""
+    """The width of a projection's input; gpt2's weights are transposed."""
     return projection.weight.shape[0 if type(projection).__name__ == "Conv1D" else 1]
 
 
 def _width_in_query(attention: Any) -> int:
-    """How many numbers the query's projection gives, 0 where it is not one by itself."""
+    """The output width of the query projection; 0 if the layer has no separate one."""
     query = _named(attention, ("q_proj",))
     return 0 if query is None else len(query.weight)
 
 
 def _device_of(module: Any, tensor: torch.Tensor) -> torch.device:
-    """Where a module is, or, if it has no parameter, a tensor."""
+    """The device of a module, or that of the tensor if the module has no parameters."""
     return next(module.parameters(), tensor).device
 
 
 class _Hidden(tuple):
-    """What a model's body would return, but for all that is not asked for."""
+    """The output of a model's body with only the last hidden states; every other field is None."""
 
     def __new__(cls, hidden: torch.Tensor) -> "_Hidden":
         return super().__new__(cls, (hidden,))
@@ -224,7 +227,7 @@ class _Hidden(tuple):
 
 @contextlib.contextmanager
 def _forward_of(module: Any, forward: Any) -> Iterator[None]:
-    """The module computes this in place of its own, until the block ends."""
+    """Replace the module's forward function until the block ends."""
     before = module.__dict__.get("forward")
     module.forward = forward
     try:
@@ -240,10 +243,10 @@ def _forward_of(module: Any, forward: Any) -> Iterator[None]:
 
 
 def fix_rotation(decoder: Decoder) -> None:
-    """Make rotary factors the same for every trace, where transformers chooses them by the longest in a pass.
+    """Make rotary factors the same for every trace; transformers would choose some by the longest text in a pass.
 
-    They are those that vLLM takes: of longrope those for long texts, if the model has positions for them; of dynamic
-    scaling those for texts of up to max_position_embeddings. Raises ModelError where vLLM's are others.
+    The factors are those that vLLM uses: for longrope those of long texts, if the model has positions for them; for
+    dynamic scaling those of texts up to max_position_embeddings. Raises ModelError if vLLM's factors differ.
     """
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

@@ -1,8 +1,8 @@
-"""What a layer's attention computes, and the two ways to compute it by torch's kernels.
+"""What a layer's attention computes, and two ways to compute it with torch's kernels.
 
-`attend` is for parts of runs: any queries see any keys, and gradients go through. `attend_with_lse` is for whole
-traces: it also gives each row's log-sum-exp, from which any part of the attention matrix follows, but which torch gives
-no gradient.
+`attend` is for parts of runs: any queries may see any keys, and gradients flow through it. `attend_with_lse` is for
+whole traces: it also returns each row's log-sum-exp, from which any part of the attention matrix follows, but through
+which torch propagates no gradient.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from r2a.progress import logger
 
 # Attention values held at once, over all heads: few on a CPU, for its caches; many on a GPU, for few operators.
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
-BLOCK_BYTES = 32  # of a GPU's free memory for each such value: itself, its mask, copies, and as much to spare
+BLOCK_BYTES = 32  # of a GPU's free memory per such value: the value, its mask, copies, and as much in reserve
 
 
 def block_elements(device: torch.device) -> int:
-    """BLOCK_ELEMENTS, or as many as a GPU's memory holds beside the weights, if those are fewer."""
+    """BLOCK_ELEMENTS, or as many as fit into a GPU's memory beside the weights, if that is less."""
     most = BLOCK_ELEMENTS[device.type]
     return min(most, _affordable_elements()) if device.type == "cuda" and torch.cuda.is_available() else most
 
@@ -33,7 +33,7 @@ def _affordable_elements() -> int:
 
 @cache
 def has_flash_attention(device: torch.device) -> bool:
-    """Whether a GPU has the kernel for 16 bits; logged if not, as the one that takes its place is slower."""
+    """Whether a GPU has the 16-bit kernel; if not, this is logged, because the kernel used instead is slower."""
     capability = torch.cuda.get_device_capability(device) if torch.cuda.is_available() else FULL_CAPABILITY
     if capability < FULL_CAPABILITY:
         logger.warning(f"no flash attention on {device}, of compute capability {capability}: the efficient kernel")
@@ -42,10 +42,10 @@ def has_flash_attention(device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class Rule:
-    """What a layer's attention does: softmax of scaled scores, where a query sees itself and tokens before.
+    """What a layer's attention computes: a softmax of scaled scores over each query's own token and earlier ones.
 
-    window: how many tokens a query sees, itself included. chunk: it sees those of its own chunk of so many tokens.
-    softcap: scores are softcap * tanh(score / softcap). sinks: [head], scores of a key that has no value.
+    window: how many tokens a query sees, including its own. chunk: the length of chunks; a query sees only its chunk.
+    softcap: scores become softcap * tanh(score / softcap). sinks: [head], scores of an additional key without a value.
     """
 
     layer: int
@@ -56,7 +56,7 @@ class Rule:
     sinks: torch.Tensor | None = None
 
     def sees(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Whether queries at some positions [..., query, 1] see keys at others [..., key], a bool of both axes."""
+        """Whether queries at positions [..., query, 1] see keys at positions [..., key], bool [..., query, key]."""
         visible = keys <= queries
         if self.window is not None:
             visible = visible & (keys > queries - self.window)
@@ -65,27 +65,27 @@ class Rule:
         return visible
 
     def is_local(self, n_tokens: int) -> bool:
-        """Whether some of so many tokens does not see all tokens before it."""
+        """Whether, among n_tokens, some token does not see all earlier ones."""
         return any(size is not None and n_tokens > size for size in (self.window, self.chunk))
 
     def capped_scores(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """Capped scores [.., query, key] of queries [.., query, d_head] and keys [.., d_head, key], quickly."""
+        """Capped scores [.., query, key] of queries [.., query, d_head] and keys [.., d_head, key], without copies."""
         assert self.softcap is not None
         scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key, beta=0, alpha=self.scaling / self.softcap)
         return scores.tanh_().mul_(self.softcap)
 
     def capped(self, scores: torch.Tensor) -> torch.Tensor:
-        """Scaled scores as the softmax takes them."""
+        """Scaled scores after the softcap, if there is one."""
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
 
 def attend(
     rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None
 ) -> torch.Tensor:
-    """z [row, head, query, d_value] of queries [row, head, query, d_head], with gradients.
+    """The heads' outputs z [row, head, query, d_value] for queries [row, head, query, d_head], with gradients.
 
-    key [row, kv_head, key, d_head], value [row, kv_head, key, d_value]. `visible` says which keys each query sees,
-    [query, key] or [row, 1, query, key]; with None the queries stand at all the keys' places and see up to their own.
+    key: [row, kv_head, key, d_head]; value: [row, kv_head, key, d_value]. visible: which keys each query sees, [query,
+    key] or [row, 1, query, key]; None: queries and keys have the same positions, and attention is causal.
     """
     n_rows, n_heads, n_queries, _ = query.shape
     n_key_heads = key.shape[1]
@@ -98,7 +98,7 @@ def attend(
     if visible is None:
         places = torch.arange(n_queries, device=query.device)
         visible = places <= places[:, None]
-    # heads that share keys stand behind each other as queries of one head, so keys need not be repeated
+    # the queries of heads that share keys are joined as queries of one head, so keys need not be repeated
     queries = query.reshape(n_rows, n_key_heads, sharing * n_queries, -1)
     mask = visible.repeat(*[1] * (visible.ndim - 2), sharing, 1)
     if rule.sinks is not None:  # one more key, whose score is the sink's and whose value is 0
@@ -115,7 +115,7 @@ def attend(
 def _attend_capped(
     rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None
 ) -> torch.Tensor:
-    """`attend` from whole rows of scores, in float32: no kernel of torch knows softcaps."""
+    """`attend` with whole rows of scores in float32, because no kernel of torch supports softcaps."""
     sharing = query.shape[1] // key.shape[1]
     if visible is None:
         places = torch.arange(query.shape[2], device=query.device)
@@ -134,11 +134,11 @@ def _attend_capped(
 def attend_with_lse(
     rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """z of one whole trace, sinks left out, and its rows' log-sum-exp, through which no gradient goes.
+    """The heads' outputs z of one whole trace, without sinks, and each row's log-sum-exp, which has no gradient.
 
-    query [1, head, token, d_head], key [1, kv_head, token, d_head], value [1, kv_head, token, d_value]; returns
-    [1, head, token, d_value] and [1, head, token]. Local attention is computed a stretch of queries at a time, on
-    those keys that one of them sees.
+    query: [1, head, token, d_head]; key: [1, kv_head, token, d_head]; value: [1, kv_head, token, d_value]. Returns
+    [1, head, token, d_value] and [1, head, token]. Local attention is computed for one stretch of queries at a time, on
+    the keys that one of them sees.
     """
     n_tokens = query.shape[2]
     if rule.softcap is not None:
@@ -170,7 +170,7 @@ def attend_with_lse(
 def _with_lse(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The kernel that scaled_dot_product_attention would take; causal where `visible` [query, key] is None."""
+    """The kernel that scaled_dot_product_attention would choose; causal if `visible` [query, key] is None."""
     aten = torch.ops.aten
     d_value, is_causal = value.shape[-1], visible is None
     multiple = 1 if query.device.type == "cpu" else 8
@@ -184,7 +184,7 @@ def _with_lse(
             query, key, value, 0.0, is_causal, attn_mask=mask, scale=scaling
         )
     elif (
-        query.dtype == torch.float32  # what flash attention does not take
+        query.dtype == torch.float32  # not supported by flash attention
         or mask is not None
         or width > 256
         or not has_flash_attention(query.device)
@@ -208,7 +208,7 @@ def _with_lse(
 def _capped_with_lse(
     rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor, n_seen: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same from whole rows of scores in float32, where scores are capped; all queries see the first n_seen keys."""
+    """The same for capped scores, from whole rows in float32; all queries see the first n_seen keys."""
     assert rule.softcap is not None
     queries = query.float().unflatten(1, (key.shape[1], -1)).flatten(2, 3)[0]
     scores = rule.capped_scores(queries, key[0].float().transpose(1, 2)).view(-1, *visible.shape)

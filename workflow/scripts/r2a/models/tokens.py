@@ -1,4 +1,4 @@
-"""A model's tokenizer: the exact text of its tokens, and the tokens that delimit its reasoning."""
+"""A model's tokenizer: the exact text of its tokens, and the delimiters of its reasoning."""
 
 import atexit
 import codecs
@@ -18,22 +18,22 @@ from r2a.prompts import PromptError, spelled_ids
 from r2a.traces import Marks
 
 WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # what sentencepiece writes for a space
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a token that is one byte, in sentencepiece's vocabularies
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a one-byte token in sentencepiece's vocabularies
 
 _READERS: WeakKeyDictionary[Any, Callable[[int], bytes]] = WeakKeyDictionary()
 
 
 def load_tokenizer(folder: Path | str) -> Any:
-    """The tokenizer as the folder's tokenizer.json says, where it has one.
+    """The tokenizer exactly as in the folder's tokenizer.json, or AutoTokenizer's if there is no such file.
 
-    AutoTokenizer puts some architectures' own way of splitting text in place of the file's, so a model would be
-    given other tokens than it was trained on. Raises ModelError where it cannot be read.
+    For some architectures AutoTokenizer replaces the file's way of splitting text, so the model would get other tokens
+    than it was trained on. Raises ModelError if the tokenizer cannot be read.
     """
     kind: Any
     if (Path(folder) / "tokenizer.json").exists():
         from transformers import PreTrainedTokenizerFast as kind
     else:
-        from transformers import AutoTokenizer as kind  # which imports torch: jobs that run no model do without
+        from transformers import AutoTokenizer as kind  # imports torch, which jobs without a model do not need
     try:
         return kind.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers raises nothing narrower
@@ -41,10 +41,10 @@ def load_tokenizer(folder: Path | str) -> Any:
 
 
 def engine_tokenizer(folder: Path | str) -> dict[str, str]:
-    """vLLM's option `tokenizer`, for an engine that makes text: one that reads the folder's tokenizer.json as it is.
+    """The option `tokenizer` with which vLLM reads the folder's tokenizer.json exactly; empty without such a file.
 
-    vLLM's own choice is AutoTokenizer's (load_tokenizer). The tokenizer is written to a folder that goes with the
-    process. Nothing where there is no such file.
+    By default vLLM uses AutoTokenizer (see load_tokenizer). The tokenizer is written to a temporary folder, which is
+    removed when the process ends.
     """
     if not (Path(folder) / "tokenizer.json").exists():
         return {}
@@ -55,22 +55,22 @@ def engine_tokenizer(folder: Path | str) -> dict[str, str]:
 
 
 def token_bytes(tokenizer: Any, token_id: int) -> bytes:
-    """The exact text of a token, in UTF-8 or a part of it; empty for an id that the tokenizer lacks."""
+    """The exact bytes of a token, UTF-8 or a part of a character; empty for an id that the tokenizer lacks."""
     if tokenizer not in _READERS:
         _READERS[tokenizer] = cache(_reader(tokenizer))
     return _READERS[tokenizer](token_id)
 
 
 def text_of(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    """The text of tokens, special ones included: what they hold, byte by byte.
+    """The exact text of tokens, including special ones.
 
-    A tokenizer's own decode() may drop spaces. What is no UTF-8 becomes U+FFFD.
+    A tokenizer's decode() may drop spaces. Bytes that are not UTF-8 become U+FFFD.
     """
     return b"".join(token_bytes(tokenizer, token) for token in token_ids).decode(errors="replace")
 
 
 def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
-    """The text of each token; joined, they are text_of. A character split over tokens belongs to its first one."""
+    """The text of each token; joined, they are text_of. A character that is split over tokens belongs to the first."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     pieces, owner = [""] * len(token_ids), 0
     for number, token in enumerate(token_ids):
@@ -86,7 +86,7 @@ def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
 
 
 def _reader(tokenizer: Any) -> Callable[[int], bytes]:
-    """How a tokenizer's tokens are read: by its vocabulary's alphabet where that is known, else by decoding each."""
+    """A function from a token id to its bytes: by the vocabulary's alphabet if it is known, otherwise by decoding."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or backend.decoder is None:
         return lambda token_id: tokenizer.decode([token_id]).encode(errors="replace")
@@ -111,13 +111,13 @@ def _reader(tokenizer: Any) -> Callable[[int], bytes]:
 
 
 def _kinds(decoder: Mapping[str, Any]) -> list[str]:
-    """The types of a decoder and of those that it is made of."""
+    """The types of a decoder and of its parts."""
     return [decoder["type"], *(kind for part in decoder.get("decoders", []) for kind in _kinds(part))]
 
 
 @cache
 def _byte_alphabet() -> dict[str, bytes]:
-    """The characters that stand for bytes in vocabularies of GPT-2's kind: printable ones for themselves."""
+    """The characters that stand for bytes in vocabularies such as GPT-2's; printable ones stand for themselves."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {chr(byte): bytes([byte]) for byte in printable}
@@ -125,7 +125,7 @@ def _byte_alphabet() -> dict[str, bytes]:
 
 
 def format_of(folder: Path | str, chosen: str | Mapping[str, Any] | None = None) -> tuple[str, ReasoningFormat, str]:
-    """The reasoning format of a model on disk, as choose_format gives it. Raises ModelError where it is not certain."""
+    """The reasoning format of a model on disk (see choose_format). Raises ModelError if it is not certain."""
     tokenizer = load_tokenizer(folder)
     tags = [tokenizer.encode(tag, add_special_tokens=False) for tag in ("<think>", "</think>")]
     template = tokenizer.chat_template
@@ -138,10 +138,10 @@ def format_of(folder: Path | str, chosen: str | Mapping[str, Any] | None = None)
 
 
 def marks_of(folder: Path | str, form: ReasoningFormat | None = None, is_spelled: bool = False) -> Marks:
-    """What delimits the segments of a model's traces.
+    """The delimiters of the segments of a model's traces.
 
-    form: the model's reasoning format, by default as format_of finds it. is_spelled: delimiters count in whatever
-    tokens they are spelled; else a part of them that is a token of its own counts as that token only.
+    form: the model's reasoning format, by default the one that format_of finds. is_spelled: whether delimiters count in
+    any tokens that spell them; otherwise a part that has its own token counts only as that token.
     """
     tokenizer = load_tokenizer(folder)
     form = form or format_of(folder)[1]
@@ -164,13 +164,13 @@ def marks_of(folder: Path | str, form: ReasoningFormat | None = None, is_spelled
 
 
 def text_marks(form: ReasoningFormat, texts: Sequence[str]) -> Marks:
-    """What delimits the segments of a trace whose tokens are not known: "token" k is texts[k], and none is a stop."""
+    """The delimiters of a trace whose tokens are unknown: "token" k is texts[k], and no token is a stop."""
     pieces = [text.encode(errors="replace") for text in texts]
     return Marks(stops=frozenset(), **_patterns(form, {}), bytes_of=pieces.__getitem__, close_ids=())
 
 
 def _patterns(form: ReasoningFormat, codes: Mapping[str, bytes]) -> dict[str, Any]:
-    """A format's delimiters as Marks has them; codes: what stands for those of their parts that are tokens."""
+    """A format's delimiters as fields of Marks. codes: the bytes that stand for the parts that are tokens."""
     parts = "|".join(map(re.escape, sorted(codes, key=len, reverse=True))) or "(?!)"
     contents = {code: content.encode() for content, code in codes.items()}
     known = re.compile(b"|".join(map(re.escape, contents)) or rb"(?!)")
@@ -191,7 +191,7 @@ def _patterns(form: ReasoningFormat, codes: Mapping[str, bytes]) -> dict[str, An
 def stop_ids(folder: Path | str, tokenizer: Any) -> frozenset[int]:
     """The tokens that end a completion: those of the tokenizer, generation_config.json and config.json together.
 
-    Raises ModelError where one of the files cannot be read.
+    Raises ModelError if one of the files cannot be read.
     """
     found = [tokenizer.eos_token_id]
     for name in ("generation_config.json", "config.json"):

@@ -183,7 +183,7 @@ def test_the_reasoning_is_coloured_by_what_the_answer_owes_to_its_sentences(brow
     assert errors(browser) == []
 
 
-def test_a_sentence_under_the_pointer_underlines_whom_it_serves_and_a_click_tells_the_answer_without_it(browser, page):
+def test_a_sentence_under_the_pointer_underlines_what_needs_it_and_a_click_tells_the_answer_without_it(browser, page):
     open_page(browser, page, "#t=1&by=belief_change")
     cut = json.loads((page.parent / "data/0/1.js").read_text().split(",", 1)[1].rstrip(");\n"))["sentences"]
     spans = "[...document.querySelectorAll('#text .line span')]"
@@ -202,12 +202,12 @@ def test_a_sentence_under_the_pointer_underlines_whom_it_serves_and_a_click_tell
     assert "Closed after it\n“west”; its own answer has a log-probability of -1.000 nat" in told
     assert "Hidden from what follows\n“north”; its own answer loses 0.250 nat" in told
     assert "Hidden from the RFHs alone\n“west”; its own answer loses 0.250 nat" in told
-    assert f"Serves most\nsentence {len(cut) - 1} 4.000 nat, sentence 2 0.500 nat" in told
+    assert f"Needed most by\nsentence {len(cut) - 1} 4.000 nat, sentence 2 0.500 nat" in told
     browser.find_element("css selector", "#without button").click()
     assert f"without sentence {len(cut) - 1} of {len(cut) - 1}" in browser.find_element("id", "without").text
     open_page(browser, page, "#t=2&by=belief_change")
     click(browser, browser.execute_script("return r2aExplorer.trace().sentences[0]"))
-    assert "not measured on this trace: those marked ◆ have it" in browser.find_element("id", "without").text
+    assert "not measured for this trace; traces marked ◆ have it" in browser.find_element("id", "without").text
     assert errors(browser) == []
 
 

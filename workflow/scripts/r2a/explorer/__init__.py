@@ -1,4 +1,4 @@
-"""The trace explorer: a static page that shows what the stores hold, trace by trace."""
+"""The trace explorer: a static page that shows the stores' contents trace by trace."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ NAMES = ("model", "model_label", "dataset", "dataset_label")
 
 
 def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path, settings: Mapping[str, Any]) -> None:
-    """Write the page to `index`, and what it loads on demand into the folder `data` beside it.
+    """Write the page to `index`, and the data that it loads on demand into the folder `data` beside it.
 
     `inputs` names lists of paths as the rule does: datasets, manifests (one per dataset or model); traces and
     grades (of one decoding, one per model, dataset and condition); attention, heads, rows, sentences, pairs and
@@ -69,7 +69,7 @@ def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path
 def _list_studies(results: Path) -> None:
     """Write `explorers.js`, the names of the studies that have an explorer, for each one's page to choose from.
 
-    Studies may be made at the same time: whoever writes looks again, so the last one has seen all.
+    Several studies may write it at the same time: each looks again after writing, so the last one has seen all.
     """
     listed: list[str] = []
     while (found := sorted(path.parents[1].name for path in results.glob("*/explorer/index.html"))) != listed:
@@ -78,7 +78,7 @@ def _list_studies(results: Path) -> None:
 
 
 def page() -> str:
-    """The page, with its style and script inside; nothing runs in it but that script and what that loads."""
+    """The page with its style and script inlined; only that script, and what it loads, can run."""
     html, style, script = ((PAGE / f"explorer.{suffix}").read_text() for suffix in ("html", "css", "js"))
     texts = (style, _katex_style(), script)
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts]
@@ -91,7 +91,7 @@ def page() -> str:
 
 
 def _katex_style() -> str:
-    """KaTeX's style with its fonts inside: a page that is opened from a disk may load none from beside it."""
+    """KaTeX's style with its fonts inlined, because a page that is opened from disk cannot load font files."""
 
     def inside(found: re.Match[str]) -> str:
         font = base64.b64encode((KATEX / "fonts" / found[1]).read_bytes()).decode()
@@ -101,7 +101,7 @@ def _katex_style() -> str:
 
 
 class _Collection:
-    """The traces of one model on one dataset, and what was measured on them."""
+    """The traces of one model on one dataset, and all measurements on them."""
 
     def __init__(
         self, stores: Mapping[str, Sequence[Path]], problems: pd.DataFrame, model: str | None, n_problems: int
@@ -115,7 +115,7 @@ class _Collection:
         self.grades = read_traces(stores["grades"]).set_index(list(TRACE_KEYS)) if "grades" in stores else None
 
     def write(self, data: Path, folder: str) -> list[dict[str, Any]]:
-        """Write one file per trace and pair, and one for the heads; return what the list of traces shows of each."""
+        """Write one file per trace and pair, and one for the heads; return the entries of the list of traces."""
         cases, sentences, measures = dict(self._cases()), dict(self._sentences()), dict(self._measures())
         uids = list(dict.fromkeys([*(uid for uid, *_ in cases), *self.traces["uid"]]))[: self.n_problems]
         pairs = {}
@@ -156,7 +156,7 @@ class _Collection:
         return {"verdict": verdict, "reason": grade["reason"], "answer": answer}
 
     def _text(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Tokens and segment bounds; prompt, reasoning and answer whole where no tokenizer is known."""
+        """Tokens and segment bounds; without a tokenizer, prompt, reasoning and answer are one token each."""
         if self.tokenizer is None:
             reasoning = row["completion_text"].removesuffix(row["answer_text"])
             return {

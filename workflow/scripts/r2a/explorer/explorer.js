@@ -1,5 +1,5 @@
 "use strict";
-// Shows what `data/` holds. Everything from the data enters the page as text or numbers, never as markup.
+// Shows the contents of `data/`. All data enter the page as text or numbers, never as markup.
 
 const r2aExplorer = (() => {
   const find = (id) => document.getElementById(id);
@@ -7,14 +7,14 @@ const r2aExplorer = (() => {
   const SEGMENTS = ["bos", "prompt", "think_open", "reasoning", "think_close", "answer", "eos"];
   const CONDITIONS = { with_reasoning: "with reasoning", without_reasoning: "without reasoning" };
   const MEANS = { rfhs: "Reasoning-Focus Heads, mean", all: "all heads, mean" };
-  const MEASURES = { // of a sentence, each with its unit
+  const MEASURES = { // of a sentence: label and unit
     belief_change: ["change of belief in the answer", "nat"], effect: ["suppression in all heads", "nat lost"],
-    effect_rfh: ["suppression in the RFHs", "nat lost"], read_rfh: ["reading by the RFHs", "attention a token"],
+    effect_rfh: ["suppression in the RFHs", "nat lost"], read_rfh: ["reading by the RFHs", "attention per token"],
     importance: ["importance by resampling", "nat"],
   };
   const LINE = 20, ITEM = 44;
 
-  // ---------------------------------------------------------------- data, loaded when asked for
+  // ---------------------------------------------------------------- data, loaded on demand
 
   const waiting = new Map(), taken = new Map();
 
@@ -43,7 +43,7 @@ const r2aExplorer = (() => {
     HALVES[bits] = bits & 32768 ? -size : size;
   }
 
-  // A matrix of two axes: {shape, values}, decoded once and kept in its place.
+  // A matrix {shape, values}, decoded on first use and then kept.
   function matrix(holder, key) {
     const packed = holder[key];
     if (packed.values) return packed;
@@ -54,7 +54,7 @@ const r2aExplorer = (() => {
     return packed;
   }
 
-  // ---------------------------------------------------------------- small pieces of page
+  // ---------------------------------------------------------------- elements of the page
 
   function element(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
@@ -87,20 +87,20 @@ const r2aExplorer = (() => {
   const PROSE = ["prompt", "reasoning", "answer"];
   const CLOSING = { "$$": "$$", "$": "$", "\\[": "\\]", "\\(": "\\)" };
   const OPENING = /\$\$?|\\[[(]|\\boxed\{|\\begin\{(equation|align|aligned|alignat|gather|gathered|split|cases|array|[pbvBV]?matrix)\*?\}/g;
-  const LONGEST = 2000; // characters of a formula that is rendered
+  const LONGEST = 2000; // characters; longer formulas are not rendered
 
-  // Where formulas stand in a text: {start, stop, tex, isDisplay}.
+  // The formulas in a text: {start, stop, tex, isDisplay}.
   function formulasIn(text) {
     const found = [];
     OPENING.lastIndex = 0;
     for (let opening; (opening = OPENING.exec(text));) {
       const [mark] = opening, start = opening.index, from = OPENING.lastIndex, near = text.slice(from, from + LONGEST);
-      if (text[start - 1] === "\\") continue; // an escaped dollar, or a line's end within a formula
+      if (text[start - 1] === "\\") continue; // an escaped dollar, or a line break within a formula
       const isWhole = mark.endsWith("}") || mark.endsWith("{"), closing = CLOSING[mark] ?? mark.replace("begin", "end");
       const inside = mark.endsWith("{") ? closingBrace(near) : near.indexOf(closing);
       if (inside < (isWhole ? 0 : 1)) continue;
       const stop = from + inside + (mark.endsWith("{") ? 1 : closing.length);
-      // a price is no formula
+      // a price is not a formula
       if (mark === "$" && (/^\s|\s$|\n/.test(near.slice(0, inside)) || /\d/.test(text[stop] ?? ""))) continue;
       found.push({ start, stop, tex: isWhole ? text.slice(start, stop) : near.slice(0, inside),
         isDisplay: mark === "$$" || mark === "\\[" || mark.startsWith("\\begin") });
@@ -109,7 +109,7 @@ const r2aExplorer = (() => {
     return found;
   }
 
-  // Where a group ends whose brace is open already; -1 where nowhere.
+  // Where a group with an open brace ends; -1 if it does not.
   function closingBrace(text) {
     for (let k = 0, depth = 1; k < text.length; k++) {
       if (text[k] === "\\") k++;
@@ -119,7 +119,7 @@ const r2aExplorer = (() => {
     return -1;
   }
 
-  // Tokens [first, last] that hold formulas, with what stands in them: text, or a formula of `formulasIn`.
+  // Runs of tokens [first, last] that contain formulas, with their pieces: text, or a formula of `formulasIn`.
   function formulaUnits(tokens, bounds) {
     const units = [];
     for (const [k, name] of SEGMENTS.entries()) {
@@ -144,7 +144,7 @@ const r2aExplorer = (() => {
       unit.pieces = [...pieces, unit.text.slice(place, unit.stop)].filter(Boolean);
       unit.isDisplay = unit.formulas.some(({ isDisplay }) => isDisplay);
       unit.endsLine = unit.text.slice(place, unit.stop).includes("\n");
-      // letters that it takes, roughly: a command is one
+      // its approximate width in letters: a command counts as one
       unit.columns = unit.pieces.reduce((n, piece) => n + (piece.tex ?? piece).replace(/\\[a-zA-Z]+|\\./g, "x").replace(/[{}^_$&\s]/g, "").length + 1, 0);
       delete unit.text;
     }
@@ -153,7 +153,7 @@ const r2aExplorer = (() => {
 
   const katexOptions = (isDisplay) => ({ displayMode: isDisplay, throwOnError: true, trust: false, strict: "ignore", output: "html", maxExpand: 500, maxSize: 10 });
 
-  // What KaTeX makes of it; its source where KaTeX does not understand it. Nothing in it links, loads or runs.
+  // The formula rendered by KaTeX, or its source if KaTeX cannot read it. Nothing in it links, loads or runs.
   function rendered({ tex, isDisplay }) {
     const made = element("span", { class: "formula", role: "img", "aria-label": tex });
     try {
@@ -165,7 +165,7 @@ const r2aExplorer = (() => {
     return made;
   }
 
-  // ---------------------------------------------------------------- a trace's text, of which only visible lines exist
+  // ---------------------------------------------------------------- a trace's text; only visible lines exist
 
   class Text {
     constructor(box) {
@@ -174,7 +174,7 @@ const r2aExplorer = (() => {
       box.append(this.inside);
       this.drawnLines = new Map();
       box.addEventListener("scroll", () => this.render(), { passive: true });
-      this.isRendered = false; // whether formulas are
+      this.isRendered = false; // whether formulas are rendered
       new ResizeObserver(() => this.lay()).observe(box);
     }
 
@@ -191,7 +191,7 @@ const r2aExplorer = (() => {
       this.lay();
     }
 
-    // Formulas rendered, or token by token; what is on top stays there.
+    // Show formulas rendered or token by token; the top line stays in place.
     renderFormulas(isRendered) {
       if (this.isRendered === isRendered) return;
       this.isRendered = isRendered;
@@ -203,7 +203,7 @@ const r2aExplorer = (() => {
       this.render();
     }
 
-    // Lines of tokens [first, last); a title stands before each segment. A rendered formula is not cut.
+    // Lines of tokens [first, last), with a title before each segment. A rendered formula is not broken.
     lay() {
       if (!this.tokens) return;
       if (!this.letter) {
@@ -236,7 +236,7 @@ const r2aExplorer = (() => {
             this.lines.push({ first: k, last: k, title: `${SEGMENTS[segment]}, ${n} token${n === 1 ? "" : "s"}` });
           }
         } else if (width + size > columns) {
-          // between words, where there are any
+          // break between words if there are any
           const [start, kept] = word > first ? [word, wordWidth] : [k, 0];
           close(start);
           width = wordWidth = kept;
@@ -254,7 +254,7 @@ const r2aExplorer = (() => {
       this.render();
     }
 
-    // Lines stand one under the other, from line k on.
+    // Place the lines below each other, from line k on.
     stack(k) {
       for (; k < this.lines.length; k++) {
         this.tops[k + 1] = this.tops[k] + this.heights[k];
@@ -283,7 +283,7 @@ const r2aExplorer = (() => {
       return [Math.max(0, this.lineAt(top) - 3), Math.min(this.lines.length, this.lineAt(top + height) + 4)];
     }
 
-    // Lines with formulas have a height of their own, which is known once they are drawn: then others are in view.
+    // The height of a line with formulas is known once it is drawn; then other lines may come into view.
     render() {
       if (!this.lines) return;
       for (let isNew = true; isNew;) {
@@ -295,12 +295,12 @@ const r2aExplorer = (() => {
       }
     }
 
-    // Whether the height of any of these lines is another than was thought.
+    // Whether the height of any of these lines differs from the assumed one.
     measure(numbers) {
       const { scrollTop } = this.box, found = numbers.filter((k) => this.drawnLines.get(k)?.classList.contains("tall"))
         .map((k) => [k, this.drawnLines.get(k).offsetHeight]).filter(([k, height]) => height && height !== this.heights[k]);
       if (!found.length) return false;
-      let above = 0; // by how much what is above the view has grown
+      let above = 0; // by how much the lines above the view have grown
       for (const [k, height] of found) {
         if (this.tops[k + 1] <= scrollTop) above += height - this.heights[k];
         this.heights[k] = height;
@@ -334,7 +334,7 @@ const r2aExplorer = (() => {
     }
 
     paint(span) {
-      let heat = 0; // of a formula, that of its token with the most
+      let heat = 0; // of a formula: the greatest of its tokens
       if (this.heat) for (let t = span.token; t <= span.last; t++) if (Math.abs(this.heat[t]) > Math.abs(heat)) heat = this.heat[t];
       const alpha = Math.sqrt(Math.abs(heat));
       span.style.backgroundColor = alpha > 0.03 ? `rgba(${heat < 0 ? this.cold : this.rgb}, ${alpha.toFixed(2)})` : "";
@@ -345,14 +345,14 @@ const r2aExplorer = (() => {
       span.style.boxShadow = share > 0.01 ? `inset 0 -3px rgba(${this.mark}, ${(0.25 + 0.75 * share).toFixed(2)})` : "";
     }
 
-    // served: 0..1 a token, underlined; null: none.
+    // served: 0..1 for each token, shown as an underline; null: none.
     underline(served) {
       this.served = served;
       this.mark = colour("--mark");
       this.repaint();
     }
 
-    // heat: -1..1 a token; chosen: [first, last] token.
+    // heat: -1..1 for each token; chosen: [first, last] token.
     colour(heat, chosen) {
       this.heat = heat; this.chosen = chosen;
       this.rgb = colour("--heat"); this.cold = colour("--cold"); this.ink = colour("--heat-ink");
@@ -456,7 +456,7 @@ const r2aExplorer = (() => {
     if (chosen) text.reveal(chosen[0]);
   }
 
-  // A trace in one of the panes; KaTeX is loaded for the first that has formulas.
+  // Show a trace in a pane; KaTeX is loaded for the first trace with formulas.
   async function showText(pane, { tokens, bounds }, cues) {
     const units = formulaUnits(tokens, bounds);
     if (units.length && !taken.has("katex")) {
@@ -477,7 +477,7 @@ const r2aExplorer = (() => {
     document.querySelector(".pane h2").textContent = CONDITIONS[one.condition];
   }
 
-  // Traces of the same problem: in the other condition, and by other models.
+  // Other traces of the same problem: in the other condition, and by other models.
   function others(one) {
     return study.collections.filter((there) => there.dataset === collection.dataset).flatMap((there) =>
       there.traces.map((other, k) => ({ there, other, place: `${there.folder}/${k}` })).filter(({ other }) =>
@@ -510,11 +510,11 @@ const r2aExplorer = (() => {
 
   const isRfh = (name) => Boolean(heads.is_rfh?.[headNames().indexOf(name)]);
 
-  // ---------------------------------------------------------------- what lights up
+  // ---------------------------------------------------------------- colours of tokens
 
   const chosenHeads = () => state.source.split("+");
 
-  // Attention of the chosen source; of several heads, their mean, kept beside theirs.
+  // Attention of the chosen source; for several heads their mean, which is kept.
   function chosenRows() {
     const names = chosenHeads();
     if (names.length > 1 && !trace.attention[state.source]) {
@@ -525,7 +525,7 @@ const r2aExplorer = (() => {
     return matrix(trace.attention, state.source);
   }
 
-  // Values a token, of the chosen source: what the chosen answer tokens pay, or who reads the chosen tokens.
+  // A value for each token: what the chosen answer tokens attend to, or which answer tokens attend to the chosen ones.
   function values() {
     const found = new Float32Array(trace.tokens.length), chosen = selection(), [first, last] = trace.bounds.slice(5, 7);
     const { shape: [nRows, nKeys], values: rows } = chosenRows();
@@ -549,27 +549,27 @@ const r2aExplorer = (() => {
     });
     for (let t = 0; t < nKeys; t++) found[t] /= n;
     const reads = chosen ? `what ${n === 1 ? "the selected answer token pays" : `${n} selected answer tokens pay, mean`}`
-      : `what ${some || "the answer's tokens"} pay, mean: select some of them, or any token to see who reads it`;
+      : `what ${some || "the answer's tokens"} pay, mean. Select some of them to see theirs, or any other token to see which of them attend to it`;
     return { found, reads };
   }
 
-  // The chosen measure of each sentence; null where attention is chosen, or the trace was not measured.
+  // The chosen measure of each sentence; null if attention is chosen or the trace was not measured.
   const measured = () => trace.measures?.[state.by] ?? null;
 
-  // A token's sentence, -1 outside of the reasoning, and its numbers in words.
+  // A token's sentence (-1 outside of the reasoning), and its numbers in words.
   const sentenceAt = (token) => (trace.sentences ?? []).findIndex((bound, k, all) => token >= bound && token < all[k + 1]);
   const inWords = (s) => s < 0 || !trace.measures ? "" : `sentence ${s + 1}: ` + Object.entries(MEASURES).filter(([key]) => trace.measures[key])
     .map(([key, [label, unit]]) => `${label} ${number(trace.measures[key][s])} (${unit})`).join(", ");
 
-  // Values a token, of its sentence.
+  // A value for each token: that of its sentence.
   function bySentence(values) {
     const found = new Float32Array(trace.tokens.length);
     values.forEach((value, s) => found.fill(value ?? 0, trace.sentences[s], trace.sentences[s + 1]));
     const warning = values.some((value) => value < 0) ? "; below 0 in orange" : "";
-    return { found, reads: `each sentence's ${MEASURES[state.by][0]}${warning}. Point at one to see its numbers and ${trace.matrix ? "whom it serves (underlined)" : "its unit"}, click to see the answer without it` };
+    return { found, reads: `each sentence's ${MEASURES[state.by][0]}${warning}. Point at a sentence to see its numbers${trace.matrix ? " and which later sentences need it (underlined)" : ""}; click it to see the answer without it` };
   }
 
-  // Mass of each reasoning sentence: from the rows where they are kept, else the answer's mean.
+  // Each reasoning sentence's attention: from the answer tokens' rows if they are kept, otherwise the answer's mean.
   function sentenceMass(found) {
     const bounds = trace.sentences, mass = new Float32Array(bounds.length - 1);
     if (measured()) return mass.map((_, s) => measured()[s] ?? 0);
@@ -585,17 +585,17 @@ const r2aExplorer = (() => {
     return mass;
   }
 
-  // ---- whom a sentence serves, and the answer without it
+  // ---- which sentences need a sentence, and the answer without it
 
   let pointed = -1; // the sentence under the pointer
 
-  // The sentence that the selection is, or lies in; -1: none.
+  // The sentence that contains the selection; -1: none.
   function chosenSentence() {
     const chosen = selection(), s = chosen ? sentenceAt(chosen[0]) : -1;
     return s >= 0 && chosen[1] < trace.sentences[s + 1] ? s : -1;
   }
 
-  // Later sentences with what they lose (nats) when sentence s is hidden, the most first; null where not measured.
+  // Later sentences with what they lose (nats) if sentence s is hidden, greatest first; null if not measured.
   function served(s) {
     if (!trace.matrix || s < 0) return null;
     const { shape: [, n], values } = matrix(trace, "matrix");
@@ -631,10 +631,10 @@ const r2aExplorer = (() => {
       ["Closed after it", [quoted(greedy[s + 1]), `; its own answer has a log-probability of ${number(belief[s + 1])} nat`]],
       ["Hidden from what follows", [quoted(without.all[s]), `; its own answer loses ${number(measures.effect[s])} nat`]],
       ["Hidden from the RFHs alone", [quoted(without.rfh[s]), `; its own answer loses ${number(measures.effect_rfh[s])} nat`]],
-      ...(rollouts?.[s] ? [["Written anew from before it", answers(s)]] : []),
-      ...(rollouts?.[s + 1] ? [["Written on from after it", answers(s + 1)]] : []),
-      ["Serves most", serves?.length ? serves : [serves ? "no later sentence" : trace.is_matrix_too_large ? "too many sentences to show it here: the store sentences has it"
-        : "not measured on this trace: those marked ◆ have it"]],
+      ...(rollouts?.[s] ? [["Resampled from before it", answers(s)]] : []),
+      ...(rollouts?.[s + 1] ? [["Resampled from after it", answers(s + 1)]] : []),
+      ["Needed most by", serves?.length ? serves : [serves ? "no later sentence" : trace.is_matrix_too_large ? "too many sentences to show it here: the store sentences has it"
+        : "not measured for this trace; traces marked ◆ have it"]],
     ];
     box.replaceChildren(element("h2", {}, `The answer without sentence ${s + 1} of ${trace.sentences.length - 1}`),
       element("dl", {}, ...told.flatMap(([term, parts]) => [element("dt", {}, term), element("dd", {}, ...parts)])));
@@ -646,7 +646,7 @@ const r2aExplorer = (() => {
     return n < trace.n_heads ? ` ${n} of ${trace.n_heads} heads are here; the stores have all.` : "";
   }
 
-  let current = null; // what is lit, for export
+  let current = null; // the values shown, for export
 
   function update() {
     find("by").value = state.by;
@@ -660,7 +660,7 @@ const r2aExplorer = (() => {
     const chosen = selection();
     let top = 0;
     if (lit) {
-      // the first token takes attention that is for nothing; it must not dim the rest
+      // the first token is an attention sink; it must not dim the rest
       for (let t = trace.bounds[1]; t < lit.found.length; t++) top = Math.max(top, Math.abs(lit.found[t]) || 0);
       text.colour(lit.found.map((value) => Math.max(-1, Math.min(1, value / (top || 1)))), chosen);
     } else text.colour(null, chosen);
@@ -672,15 +672,15 @@ const r2aExplorer = (() => {
     if (!find("sentences").hidden) showSentences(lit && !lit.reads.startsWith("what each") ? lit.found : null, chosen);
     underlineServed();
     showWithout();
-    find("told").textContent = lit ? `Lit: ${lit.reads}.${measured() ? "" : withoutHeads(Object.keys(trace.attention))}`
-      : hasSentences ? "Attention by token was kept for the traces marked ●; this one has it by sentence, as the answer's mean." + withoutHeads(trace.sources)
-        : "No attention was measured on this trace.";
+    find("told").textContent = lit ? `Colour: ${lit.reads}.${measured() ? "" : withoutHeads(Object.keys(trace.attention))}`
+      : hasSentences ? "Only traces marked ● have attention by token; this one has the answer's mean by sentence." + withoutHeads(trace.sources)
+        : "This trace has no attention.";
     showLegend(lit ? top : 0);
     showMap();
     remember();
   }
 
-  // The whole trace as a strip: its sentences by their attention, and a frame where the text stands.
+  // The whole trace as a strip: its sentences by their attention, with a frame around the visible text.
   let stripMass = null;
 
   function drawStrip() {
@@ -691,7 +691,7 @@ const r2aExplorer = (() => {
     const scale = strip.height / box.scrollHeight, top = Math.max(...stripMass.map(Math.abs)) || 1;
     pen.fillStyle = colour("--panel");
     pen.fillRect(0, 0, 14, strip.height);
-    // first, as a sentence of a long trace is thinner than its line
+    // drawn first, because a sentence of a long trace is thinner than the frame's line
     pen.strokeStyle = colour("--chosen");
     pen.lineWidth = 2;
     pen.strokeRect(1, box.scrollTop * scale + 1, 12, Math.max(3, box.clientHeight * scale - 2));
@@ -737,7 +737,7 @@ const r2aExplorer = (() => {
     const box = find("map");
     if (!heads.layer) {
       box.replaceChildren();
-      find("head").textContent = "No attention was measured for this model.";
+      find("head").textContent = "This model has no attention scores.";
       return;
     }
     const nLayers = Math.max(...heads.layer) + 1, nHeads = Math.max(...heads.head) + 1;
@@ -762,7 +762,7 @@ const r2aExplorer = (() => {
     box.replaceChildren(chart);
     const chosen = headNames().indexOf(state.source);
     if (chosen >= 0) tell(chosen);
-    else find("head").textContent = `Layer by head, ${state.score} from ${number(low)} to ${number(high)}; Reasoning-Focus Heads are boxed. Point at one, or click to see its attention; with shift, that of several.`;
+    else find("head").textContent = `Layer by head, ${state.score} from ${number(low)} to ${number(high)}; Reasoning-Focus Heads are boxed. Point at a head for its scores; click to see its attention, with shift for several.`;
   }
 
   function tell(k) {
@@ -772,7 +772,7 @@ const r2aExplorer = (() => {
       element("table", {}, ...rows));
   }
 
-  // A head; with shift, one more or one less.
+  // Choose a head; with shift, add or remove one.
   function choose(name, isAdded = false) {
     const here = trace.attention ? Object.keys(trace.attention) : trace.sources;
     if (here && !here.includes(name)) {
@@ -828,7 +828,7 @@ const r2aExplorer = (() => {
     return element("div", { class: "scroll" }, chart);
   }
 
-  // The chosen token's effect by layer, the controls of the same component beside it.
+  // The chosen token's effect by layer, with the controls of the same component.
   function patchCurves(pair) {
     const component = effect.split(", ")[0], names = Object.keys(pair.effects).filter((name) => name.startsWith(component));
     const width = 360, high = 130, dashes = ["", "6 3", "2 3", "8 2 2 2", "1 2"];
@@ -852,7 +852,7 @@ const r2aExplorer = (() => {
     return element("div", { class: "scroll" }, chart);
   }
 
-  // ---------------------------------------------------------------- export of what is shown
+  // ---------------------------------------------------------------- export
 
   function save(content, type, suffix) {
     const name = `${collection.model}_${collection.dataset}_${item().uid}`.replace(/[^\w.-]+/g, "-");
@@ -861,7 +861,7 @@ const r2aExplorer = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
-  // A cell of a table: quoted, and never a formula to a spreadsheet.
+  // A quoted cell of a CSV file, which no spreadsheet reads as a formula.
   const cell = (value) => `"${String(value).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
 
   function csv() {
@@ -871,7 +871,7 @@ const r2aExplorer = (() => {
     return rows.join("\n") + "\n";
   }
 
-  // As a picture, what is in view; formulas token by token, as the colours are.
+  // The visible text as a picture; formulas are shown token by token, as colours are by token.
   function svg() {
     text.renderFormulas(false);
     const picture = svgOfTokens();
@@ -919,11 +919,11 @@ const r2aExplorer = (() => {
     picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(source)}`;
   }
 
-  // ---------------------------------------------------------------- hands
+  // ---------------------------------------------------------------- events
 
   function listen() {
     let from = null;
-    // The token's span under the pointer, which may be a formula's: several tokens.
+    // The span under the pointer: one token, or the tokens of a formula.
     function spanAt({ target }) {
       for (let place = target; place && place !== text.box; place = place.parentNode) if (place.token !== undefined) return place;
       return null;
@@ -933,7 +933,7 @@ const r2aExplorer = (() => {
       if (!span) return;
       const s = measured() ? sentenceAt(span.token) : -1;
       from = event.shiftKey && selection() ? selection()[0] : span.token;
-      // colours that are a sentence's are looked at by sentence
+      // if colours are by sentence, a click selects the sentence
       if (s >= 0 && !event.shiftKey) { select(trace.sentences[s], trace.sentences[s + 1] - 1); from = null; }
       else select(from, Math.max(from, span.last));
     });
@@ -971,7 +971,7 @@ const r2aExplorer = (() => {
     find("show-tokens").onclick = () => { state.view = "tokens"; update(); };
     find("show-sentences").onclick = () => { state.view = "sentences"; update(); };
     find("formulas").onclick = switchFormulas;
-    document.fonts.addEventListener("loadingdone", () => { // letters have their widths now
+    document.fonts.addEventListener("loadingdone", () => { // the letters' widths are known now
       for (const pane of [text, otherText]) if (pane.lines) pane.measure([...pane.drawnLines.keys()]);
     });
     find("theme").onclick = () => {
@@ -991,7 +991,7 @@ const r2aExplorer = (() => {
     addEventListener("keydown", onKey);
   }
 
-  // What a span's token has, or of a formula's tokens the one with the most.
+  // The value of a span's token, or the greatest among a formula's tokens.
   function inTokens({ token, last }) {
     let most = token;
     for (let t = token; t <= last; t++) if (current.found[t] > (current.found[most] || 0)) most = t;
@@ -1065,7 +1065,7 @@ const r2aExplorer = (() => {
   async function start() {
     for (const [key, value] of new URLSearchParams(location.hash.slice(1))) if (key in state) state[key] = value;
     const isNew = !new URLSearchParams(location.hash.slice(1)).has("t");
-    // a link from the summary names the model and dataset
+    // links from the summary name the model and dataset
     const named = study.collections.findIndex((one) => `${one.model}/${one.dataset}` === state.c);
     if (named >= 0) state.c = String(named);
     if (!study.collections[Number(state.c)]) state.c = "0";
@@ -1080,7 +1080,7 @@ const r2aExplorer = (() => {
     document.documentElement.classList.toggle("dark", isDark);
     study = await load("index");
     document.title = `Trace explorer: ${study.study}`;
-    // A page that was copied away from its results stands alone.
+    // a page that was copied away from its results lists only its own study
     const studies = await load("studies", "../../explorers.js").catch(() => []);
     fill(find("study"), [...new Set([study.study, ...studies])].map((name) => [name, name]), study.study);
     find("toy").hidden = !study.is_toy;

@@ -1,6 +1,6 @@
-"""Answers graded against references, each verdict with its reason (METHOD section 2).
+"""Grading of answers against references; each verdict has its reason (METHOD section 2).
 
-Grading processes import this package, so it imports nothing heavy before it is needed.
+Grading processes import this package, so it imports heavy modules only when they are needed.
 """
 
 import logging
@@ -58,10 +58,10 @@ def grade_answers(
     grader: str = "policy",
     what: str = "answers compared",
 ) -> list[Verdict]:
-    """The verdict of one of GRADERS on each attempt, in order.
+    """The verdicts of one of GRADERS on the attempts, in order.
 
-    What takes more than reading is compared in processes of `memory_mb` that are killed after `seconds`; equal
-    comparisons are made once. `what` names the work in progress lines.
+    Attempts that reading alone cannot decide are compared in processes of `memory_mb` that are killed after `seconds`;
+    equal comparisons run once. `what` names the work in progress lines.
     """
     chosen = GRADERS[grader].function()
     read = [chosen.read(attempt) for attempt in attempts]
@@ -76,9 +76,9 @@ def grade_answers(
 def grade_traces(traces: Path, dataset: Path, output: Path, settings: Mapping[str, Any]) -> None:
     """Write one row per trace: uid, condition, decoding, sample, answer, is_correct (may be null), reason.
 
-    settings: graders, seconds and memory_mb of one comparison. The columns above are the first grader's; each
-    further one adds its own answer_{grader}, is_correct_{grader} and reason_{grader}. Raises GradingError, before
-    any answer is graded, where references are missing or cannot be parsed.
+    settings: graders, seconds and memory_mb of one comparison. The columns above are the first grader's; each further
+    one adds answer_{grader}, is_correct_{grader} and reason_{grader}. Raises GradingError, before any answer is graded,
+    if references are missing or traces belong to no problem.
     """
     import pandas as pd
 
@@ -122,7 +122,7 @@ def _compare(
     memory_mb: int,
     what: str,
 ) -> dict[tuple[Any, ...], Outcome]:
-    """The outcome of each distinct task; no process starts where there is none."""
+    """The outcome of each distinct task; without tasks, no process starts."""
     distinct = list(dict.fromkeys(tasks))
     outcomes: dict[tuple[Any, ...], Outcome] = {}
     if distinct:

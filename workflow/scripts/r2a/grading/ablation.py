@@ -11,11 +11,11 @@ from r2a.store import provenance, read_parquet, write_parquet
 
 
 def grade_ablation(answers: Path, dataset: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Write the answers with their verdicts, by the study's own grader.
+    """Write the answers with verdicts by the study's own grader.
 
     Added to each row: answer, is_correct (may be null) and reason, the verdict against the dataset's reference; agrees
-    (may be null), whether the final answer is the trace's own; and as numbers, null where undecided: accuracy (valid
-    and correct), agreement (valid and agreeing) and format (valid). settings: grader, seconds and memory_mb.
+    (may be null), whether the final answer is the trace's own; and as numbers, null if undecided: accuracy (valid and
+    correct), agreement (valid and agreeing) and format (valid). settings: grader, seconds and memory_mb.
     """
     table = read_parquet(answers)
     problems = read_parquet(dataset, ["uid", "problem", "answer"]).set_index("uid")
@@ -47,5 +47,5 @@ def grade_ablation(answers: Path, dataset: Path, output: Path, settings: Mapping
 
 
 def _share(decided: pd.Series, is_valid: pd.Series) -> pd.Series:
-    """1 where valid and decided so, nan where valid and undecided, else 0."""
+    """1 if valid and decided positively, nan if valid and undecided, otherwise 0."""
     return decided.map({True: 1.0, False: 0.0}).where(is_valid, 0.0)

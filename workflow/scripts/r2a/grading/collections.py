@@ -1,6 +1,6 @@
-r"""What an answer is made of: lists, tuples and intervals, sets, unions, matrices, equations, inequalities.
+r"""The structure of answers: lists, tuples and intervals, sets, unions, matrices, equations, inequalities.
 
-Nothing is computed here; a text is taken apart at the signs that stand at its top level.
+Nothing is computed here; a text is split at the signs at its top level.
 """
 
 import re
@@ -24,7 +24,7 @@ SIGN = re.compile(
     r"|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
 )
 SYMBOL = r"(?:[A-Za-z]|\\text\{[^{}]*\}|\\(?!text)[A-Za-z]+(?![A-Za-z]))"
-# what may stand before =, and is then the name of the answer: x, f(x), x_1, |AB|, \angle ABC, P(A \cup B), Area, a:b
+# what may precede = as the name of the answer: x, f(x), x_1, |AB|, \angle ABC, P(A \cup B), Area, a:b
 NAME = re.compile(
     rf"(?:\\(?:angle|overline|vec|hat|bar|triangle)\s*)?\|?{SYMBOL}(?:\s*{SYMBOL})*'*(?:_\{{[^{{}}]*\}}|_\w)?'*(?:\^\{{-1\}})?\|?"
     r"(?:\s*\([^()=]*\))?"
@@ -64,7 +64,7 @@ def signs(text: str) -> list[tuple[str, int, int]]:
 
 
 def split(text: str, *separators: str) -> list[str]:
-    """The text's parts between those signs at its top level."""
+    """The text's parts between these signs at its top level."""
     parts, start = [], 0
     for sign, first, last in signs(text):
         if sign in separators:
@@ -74,9 +74,10 @@ def split(text: str, *separators: str) -> list[str]:
 
 
 def read_group(text: str) -> Group | None:
-    """The text as a tuple, interval, set or list, or None where it is a single thing.
+    """The text as a tuple, interval, set or list, or None if it is a single thing.
 
-    A comma between groups of three digits groups a number outside of brackets, and within where others have a space.
+    A comma between groups of three digits belongs to a number outside of brackets, and inside them if the other commas
+    are followed by a space.
     """
     text = text.strip()
     found = signs(text)
@@ -95,13 +96,13 @@ def read_group(text: str) -> Group | None:
 
 
 def read_list(text: str) -> Group | None:
-    """The text as a list whose every comma separates, so that 1,234 is two numbers."""
+    """The text as a list in which every comma separates, so that 1,234 is two numbers."""
     parts = [part for part in split(text, ",", ";", "and", "or") if part]
     return Group(tuple(parts)) if len(parts) > 1 else None
 
 
 def read_matrix(text: str) -> list[list[str]] | None:
-    r"""The cells of a matrix in round or square brackets, by row; None for all else (a vmatrix is a number)."""
+    r"""The cells of a matrix in round or square brackets, by row; None for anything else (a vmatrix is a number)."""
     text = re.sub(r"^[(\[]\s*(?=\\begin)|(?<=\})\s*[)\]]$", "", text.strip())
     match = re.fullmatch(
         r"\\begin\{(?:[pb]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{[a-z]+\}", text, re.DOTALL
@@ -117,8 +118,7 @@ def read_matrix(text: str) -> list[list[str]] | None:
 def without_name(text: str) -> tuple[str, str]:
     r"""The name that the text gives its answer (x in x = 5, and in x \in [0, 1]), or '', and the rest.
 
-    Of a chain of equal things the last is the answer; what is only approximately equal is left out where something
-    else is there.
+    In a chain of equalities the last part is the answer; approximately equal parts are left out if there are others.
     """
     text = without_builder(text)
     parts = split(text, r"\approx")
@@ -153,7 +153,7 @@ def without_name(text: str) -> tuple[str, str]:
 
 
 def as_intervals(text: str) -> list[Group] | None:
-    r"""An inequality in one variable, or several joined by or, as the intervals that it describes; else None."""
+    r"""An inequality in one variable, or several joined by or, as the intervals that they describe; otherwise None."""
     intervals = []
     for part in split(text, "or"):
         sides = [_interval(side) for side in split(part, "and")]
@@ -165,7 +165,7 @@ def as_intervals(text: str) -> list[Group] | None:
 
 
 def without_builder(text: str) -> str:
-    r"""The condition in \{x : condition\}, or the text."""
+    r"""The condition in \{x : condition\}, or the text itself."""
     match = re.fullmatch(
         rf"\\\{{\s*({VARIABLE.pattern})(?:\s*\\in\s*\\mathbb\{{R\}})?\s*[|:]\s*((?:(?!\\\}}).)*)\\\}}", text.strip()
     )
@@ -197,7 +197,7 @@ def _interval(text: str) -> Group | None:
 
 
 def _both(sides: Sequence[Group | None]) -> Group | None:
-    """What two inequalities describe together where one is a bound from below and one from above."""
+    """The interval that two inequalities describe together, if one is a lower and one an upper bound."""
     if len(sides) != 2 or sides[0] is None or sides[1] is None:
         return None
     low, high = sides if sides[0].parts[1] == r"\infty" else sides[::-1]

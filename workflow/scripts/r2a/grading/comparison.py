@@ -1,7 +1,7 @@
-r"""Whether an answer is the reference, decided by what kind of thing each is.
+r"""Whether an answer equals the reference, decided by the kind of each.
 
 Words are compared as words, times as times, quantities in their units, lists and sets element by element, numbers
-exactly; only what is left is mathematics for `symbolic`, which may take long and is run where it can be killed.
+exactly; the rest is mathematics for `symbolic`, which may take long and runs in a process that can be killed.
 """
 
 import re
@@ -22,19 +22,19 @@ NUMERAL_IN_BASE = re.compile(
     r"(?<![A-Za-z\\.\d])(\d[\dA-Z.]*|[A-Z][\dA-Z]+)\s*_\s*\{?\s*(?:\\text\{)?\s*\(?"
     rf"(\d+|{'|'.join(BASES)})\)?\s*\}}*"
 )
-LETTERS_IN_ORDER = re.compile(r"[A-Z]{2,}|\d+\s*\\times\s*\d+")  # names of figures, rankings, sizes: no products
-MAX_ELEMENTS = 60  # of a list whose order does not count
+LETTERS_IN_ORDER = re.compile(r"[A-Z]{2,}|\d+\s*\\times\s*\d+")  # names of figures, rankings, sizes: not products
+MAX_ELEMENTS = 60  # the longest list that is compared in any order
 
 Symbolic = Callable[[str, str], bool]
 
 
 class NeedsSymbols(Exception):
-    """The two texts have to be compared as mathematics; raised by `by_reading` where nothing else decides."""
+    """The two texts have to be compared as mathematics; raised by `by_reading` if nothing else decides."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two texts are compared: what the problem says of the answer's form, and what compares mathematics.
+    """How two texts are compared: what the problem says about the answer's form, and what compares mathematics.
 
     symbolic(answer, reference): whether two written texts are equal as mathematics.
     """
@@ -43,7 +43,7 @@ class Comparison:
     symbolic: Symbolic
 
     def same(self, answer: str, reference: str) -> bool:
-        """Whether two written texts say the same; the rules stand in the order in which they decide."""
+        """Whether two written texts say the same; the rules are applied in this order."""
         if squeezed(words_of(answer)) == squeezed(words_of(reference)):
             return True
         if not answer or not reference:
@@ -61,7 +61,7 @@ class Comparison:
         return self.symbolic(answer, reference)
 
     def _as_option(self, answer: str, reference: str) -> bool | None:
-        r"""C, (C), C: a gas and \text{(C) }12 are one option; its text alone is it, too, where the reference has it."""
+        r"""C, (C), C: a gas and \text{(C) }12 are one option; so is its text alone if the reference contains it."""
         letter, option = words.option_letter(reference), words.letter_and_text(reference)
         if letter is not None:
             found = words.letter_and_text(answer)
@@ -80,16 +80,16 @@ class Comparison:
         return self.same(answer, written(option[1]))
 
     def _as_numerals_in_bases(self, answer: str, reference: str) -> bool | None:
-        """Numerals are equal when digits and base are; base ten is the default."""
+        """Numerals are equal if digits and base are equal; base ten is the default."""
         if not NUMERAL_IN_BASE.search(answer) and not NUMERAL_IN_BASE.search(reference):
             return None
         plain = [squeezed(NUMERAL_IN_BASE.sub(_plain_base, text)) for text in (answer, reference)]
         return plain[0] == plain[1]
 
     def _as_times(self, answer: str, reference: str) -> bool | None:
-        """Times of day and dates; a:b is a ratio instead where the problem speaks of one."""
+        """Times of day and dates; a:b is a ratio instead if the problem mentions one."""
         if words.DATE.fullmatch(answer) or words.DATE.fullmatch(reference):
-            return False  # written alike it would not come here
+            return False  # identical texts have been decided before
         wanted, found = words.clock_time(reference), words.clock_time(answer)
         if wanted is None and found is None:
             return None
@@ -103,7 +103,7 @@ class Comparison:
         return words.same_time(found, wanted)
 
     def _with_ellipsis(self, answer: str, reference: str) -> bool | None:
-        """What goes on as begun: the same parts, written out alike, with the dots in the same place."""
+        """Texts with an ellipsis: the same parts, written alike, with the dots in the same place."""
         if r"\ldots" not in answer and r"\ldots" not in reference:
             return None
         if read_number(answer) is not None or read_number(reference) is not None:
@@ -118,7 +118,7 @@ class Comparison:
         )
 
     def _as_words(self, answer: str, reference: str) -> bool | None:
-        """Words against words; against mathematics they are no answer, save that a number may be in words."""
+        """Words against words; against mathematics they are wrong, except that a number may be in words."""
         if LETTERS_IN_ORDER.fullmatch(answer) and LETTERS_IN_ORDER.fullmatch(reference):
             return False
         is_words = words.is_words(answer), words.is_words(reference)
@@ -142,7 +142,7 @@ class Comparison:
         return None if is_quantity or is_number_of or len(words_of(word)) == 1 else False
 
     def _as_conditions(self, answer: str, reference: str) -> bool | None:
-        """Inequalities joined by and, or: as the region that they describe, else the same ones joined alike."""
+        """Inequalities joined by and, or: by the region that they describe, otherwise the same ones joined alike."""
         if not _joins(answer) | _joins(reference) or not (_has_relation(answer) or _has_relation(reference)):
             return None
         if _region(answer) is not None and _region(reference) is not None:
@@ -152,7 +152,7 @@ class Comparison:
         return self._in_any_order(*(collections.split(text, "and", "or", ",") for text in (answer, reference)))
 
     def _as_named(self, answer: str, reference: str) -> bool | None:
-        r"""x = 5 is 5, and is not y = 5; x \in [0, 1] is [0, 1]."""
+        r"""x = 5 equals 5, but not y = 5; x \in [0, 1] equals [0, 1]."""
         if collections.read_group(answer) or collections.read_group(reference):
             return None
         (name, value), (wanted_name, wanted) = collections.without_name(answer), collections.without_name(reference)
@@ -165,7 +165,7 @@ class Comparison:
         return self.same(value, wanted)
 
     def _as_numbers(self, answer: str, reference: str) -> bool | None:
-        """Numbers exactly, percent signs by what the problem asks for; a decimal comma only where no list is meant."""
+        """Numbers exactly, percent signs by what the problem asks for; a decimal comma only if no list is meant."""
         found, wanted = read_number(answer), read_number(reference)
         if found is not None and wanted is not None:
             return same_number(found, wanted)
@@ -176,7 +176,7 @@ class Comparison:
         return None
 
     def _as_quantities(self, answer: str, reference: str) -> bool | None:
-        """Values in one unit; units that conflict are wrong, and so is a scale (million) that is on one side only."""
+        """Values in one unit; conflicting units are wrong, and so is a scale (million) on one side only."""
         found, wanted = (read_sum(text) or read_quantity(text) for text in (answer, reference))
         if (found.value, wanted.value) == (answer, reference) and not (found.unit or wanted.unit):
             return None
@@ -210,9 +210,9 @@ class Comparison:
         )
 
     def _as_percent(self, found: Quantity, wanted: Quantity) -> bool:
-        """A percent sign on one side only: dropped where the problem asks in percent, else a hundredth.
+        """A percent sign on one side only: ignored if the problem asks for percent, otherwise a hundredth.
 
-        Where there is no problem to look at, an answer's sign may be either.
+        Without a problem, an answer's sign may be either.
         """
         hundredth = Fraction(1, 100)
         as_share = self._times(found.value, wanted.value, hundredth if found.is_percent else 1 / hundredth)
@@ -265,7 +265,7 @@ class Comparison:
     def _as_group_and_one(
         self, answer: str, reference: str, found: collections.Group | None, wanted: collections.Group | None
     ) -> bool | None:
-        """A list against one text: that may be a list after all (1,234; a plus-minus), or a region, or a named list."""
+        """A list against one text, which may be a list, too (1,234; a plus-minus), or a region, or a named list."""
         if words.is_prose(answer) or words.is_prose(reference):
             return None
         group, one = (wanted, answer) if found is None else (found, reference)
@@ -288,7 +288,7 @@ class Comparison:
         return False
 
     def _as_list_of_signs(self, answer: str, reference: str) -> bool | None:
-        r"""1 \pm x against 1 \pm x, as the two that each means."""
+        r"""1 \pm x against 1 \pm x, each read as two values."""
         if r"\pm" not in answer or r"\pm" not in reference:
             return None if r"\pm" not in answer + reference else False
         return self._in_any_order(_signs_of([answer]), _signs_of([reference]))
@@ -360,12 +360,12 @@ class Comparison:
 
 
 def same_answer(one: str, other: str) -> bool | None:
-    r"""Whether two answers are one (\text{moon} and Moon, 1/2 and 0.5), or None where only mathematics can decide."""
+    r"""Whether two answers are equal (\text{moon} and Moon, 1/2 and 0.5), or None if only mathematics can decide."""
     return by_reading(one, other, "")
 
 
 def by_reading(answer: str, reference: str, problem: str) -> bool | None:
-    """Whether the answer is the reference, or None where they have to be compared as mathematics."""
+    """Whether the answer equals the reference, or None if they have to be compared as mathematics."""
     try:
         return Comparison(problem, _needs_symbols).same(written(answer), written(reference))
     except (NeedsSymbols, RecursionError):
@@ -386,12 +386,12 @@ def _and_as_comma(text: str) -> str:
 
 
 def _is_equation(*sides: str) -> bool:
-    """Whether unknowns stand on the right, so that y = 2x and 2x = y may be one curve."""
+    """Whether there are unknowns on the right, so that y = 2x and 2x = y may be one curve."""
     return all(re.search(r"(?<![A-Za-z\\])[a-zA-Z](?![A-Za-z])", side) for side in sides)
 
 
 def _joins(text: str) -> set[str]:
-    """Which of and, or join the text's parts."""
+    """Which of the words and, or join the text's parts."""
     return {sign for sign, _, _ in collections.signs(text) if sign in ("and", "or")} | {
         word for word in ("and", "or") if re.search(rf"\\text\{{[^{{}}]* {word} ", text)
     }
@@ -402,7 +402,7 @@ def _has_relation(text: str) -> bool:
 
 
 def _signs_of(parts: Sequence[str]) -> list[str]:
-    r"""Every part without the name of its answer, one with \pm as the two that it means."""
+    r"""Each part without the name of its answer; a part with \pm becomes two."""
     signed = []
     for part in parts:
         name, value = collections.without_name(part)
@@ -418,7 +418,7 @@ def _signs_of(parts: Sequence[str]) -> list[str]:
 
 
 def _region(text: str) -> list[collections.Group] | None:
-    """The intervals and sets whose union the text is, or None where it is none."""
+    """The intervals and sets whose union the text describes, or None."""
     text = collections.without_name(text)[1]
     groups: list[collections.Group] = []
     for part in collections.split(text, r"\cup"):

@@ -1,4 +1,4 @@
-"""What a grader is: it reads an attempt, compares in a process that can be killed, and decides what came of it."""
+"""The interface of a grader: it reads an attempt, compares in a process that can be killed, and decides."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from r2a.grading.workers import Outcome
 
-MAX_CHARACTERS, MAX_DIGITS = 4000, 256  # beyond them an answer is not handed to a symbolic comparison
+MAX_CHARACTERS, MAX_DIGITS = 4000, 256  # longer answers are not compared symbolically
 WRONG_UNREAD = {"unfinished": "truncated", "never_closed": "unclosed"}  # a trace's invalid_reason, our reason
 
 
@@ -14,8 +14,8 @@ WRONG_UNREAD = {"unfinished": "truncated", "never_closed": "unclosed"}  # a trac
 class Attempt:
     """An answer to grade: the text of a trace's answer segment, never its reasoning.
 
-    problem may be empty; it shows whether a percentage, or a factored or expanded form, is asked for.
-    invalid_reason is the trace's.
+    problem: may be empty; it shows whether a percentage, or a factored or expanded form, is requested.
+    invalid_reason: the trace's.
     """
 
     answer_text: str
@@ -28,8 +28,8 @@ class Attempt:
 class Verdict:
     """Whether an answer is right, why, and which text was graded.
 
-    is_correct is None where nothing could be decided. reason: string, math_verify, normalised, sympy (right by
-    that comparison), mismatch, no_box, unclosed, truncated (wrong), timeout, gold_unparsed, error (undecided).
+    is_correct: None if it could not be decided. reason: string, math_verify, normalised, sympy (right by that
+    comparison), mismatch, no_box, unclosed, truncated (wrong), timeout, gold_unparsed, error (undecided).
     """
 
     is_correct: bool | None
@@ -41,9 +41,9 @@ class Verdict:
 class Grader:
     """One way of grading answers.
 
-    prepare: called once in each process (imports). read: the verdict, where no comparison is needed, else the
-    arguments of compare. compare: runs in a process with limits, so it may hang, crash or eat memory.
-    decide: the verdict that compare's outcome leads to.
+    prepare: called once in each process (imports). read: returns the verdict if no comparison is needed, otherwise the
+    arguments of compare. compare: runs in a process with limits, so it may hang, crash or exhaust its memory.
+    decide: the verdict that follows from compare's outcome.
     """
 
     prepare: Callable[[], None]
@@ -53,12 +53,12 @@ class Grader:
 
 
 def unread(attempt: Attempt, answer: str | None) -> Verdict | None:
-    """The verdict on a trace that never came to its answer, whoever grades it; None for one that did."""
+    """The verdict, for every grader, on a trace that never reached its answer; None for a trace that did."""
     if attempt.invalid_reason in WRONG_UNREAD:
         return Verdict(False, WRONG_UNREAD[attempt.invalid_reason], answer)
     return None
 
 
 def undecided(outcome: Outcome, answer: str | None) -> Verdict:
-    """The verdict where a comparison ended without a value."""
+    """The verdict if a comparison ended without a value."""
     return Verdict(None, "timeout" if outcome.status == "timeout" else "error", answer)

@@ -1,6 +1,6 @@
-r"""One way of writing for mathematics that may be written in many: Unicode, LaTeX and its fonts, plain notation.
+r"""One notation for mathematics that may be written in many: Unicode, LaTeX and its fonts, plain notation.
 
-`written` changes how a text is written, never what it says; everything that reads an answer starts from it.
+`written` changes how a text is written, never what it says; all code that reads an answer starts from it.
 """
 
 # ruff: noqa: RUF001 (this module distinguishes signs that look alike)
@@ -99,7 +99,7 @@ ANNOUNCED = re.compile(r"(?i)^(?:the )?(?:final )?answer(?: is)?\s*:\s*|^the (?:
 
 @lru_cache(maxsize=4096)
 def written(text: str) -> str:
-    r"""The text in one way of writing: LaTeX without decoration, \text{} as the only font, single spaces."""
+    r"""The text in one notation: LaTeX without decoration, \text{} as the only font, single spaces."""
     text = _unicode_in_latex(text)
     text = _without_delimiters(text)
     text = NOTHING.sub("", re.sub(r",\\!\s*", ",", text))
@@ -123,12 +123,12 @@ def written(text: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """The text without white space, save between two digits (1 2 is not 12) and between two letters."""
+    """The text without white space, except between two digits (1 2 is not 12) and between two letters."""
     return re.sub(r"(?<![\dA-Za-z])\s+|\s+(?![\dA-Za-z])", "", text.strip())
 
 
 def words_of(text: str) -> str:
-    r"""A written text without \text{}: what it says in plain words."""
+    r"""A written text in plain words, without \text{}."""
     text = re.sub(r"\\text" + GROUP, r" \1 ", text)
     return re.sub(r"\s+", " ", text).strip()
 
@@ -160,7 +160,7 @@ def _in_latex(character: str) -> str:
 
 
 def _without_delimiters(text: str) -> str:
-    """Dollar signs that open or close mathematics go; one that stands alone is money."""
+    """The text without dollar signs that open or close mathematics; a single one means money and is kept."""
     text = re.sub(r"(?<!\\)\\[()\[\]]", " ", text)
     if len(re.findall(r"(?<!\\)\$", text)) % 2:
         return re.sub(r"(?<!\\)\$", r"\\$", text)
@@ -178,7 +178,7 @@ def _text(match: re.Match[str]) -> str:
 
 
 def _upright(match: re.Match[str]) -> str:
-    r"""An upright letter is that letter, an upright function name that function; all else is words."""
+    r"""An upright letter becomes that letter, an upright function name that function; anything else is words."""
     content = SPACES.sub(" ", match[1] if match[1] is not None else match[2]).strip()
     follows_number = re.search(r"[\d}/]\s*$", match.string[: match.start()])
     if follows_number and re.fullmatch("[mgsLhNJWVAK]|min|sec", content):
@@ -228,7 +228,7 @@ def _braced(text: str) -> str:
 
 
 def _closing(text: str, start: int, pair: str = "{}") -> int:
-    """Where what opens at start closes, or -1; an escaped brace is text."""
+    """Where the bracket that opens at `start` closes, or -1; an escaped brace is text."""
     depth = 0
     for match in re.finditer(r"\\.|[" + re.escape(pair) + "]", text[start:]):
         if match[0] == pair[0]:

@@ -1,6 +1,6 @@
-r"""Numbers read exactly, whatever they are written as: 1 000, 2\frac{1}{3}, 1.5 \times 10^{-3}, 0.\overline{3}, five.
+r"""Exact numbers in any notation: 1 000, 2\frac{1}{3}, 1.5 \times 10^{-3}, 0.\overline{3}, five.
 
-All arithmetic is in whole fractions, so two numbers are the same or they are not, at any size.
+All arithmetic uses fractions of integers, so comparisons are exact at any size.
 """
 
 import re
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-MAX_DIGITS = 256  # beyond them nothing is computed
-N_ROUNDED_DIGITS = 6  # with so many decimals, all significant, a number may stand for the one that it rounds
+MAX_DIGITS = 256  # numbers with more digits are not computed
+N_ROUNDED_DIGITS = 6  # a number with so many significant decimals may stand for the number that it rounds
 N_DOUBLE_DIGITS = 16  # of a floating-point number in double precision
 DIGITS = r"(?:[1-9]\d{0,2}(?:[,' ]\d{3})+(?!\d)|[1-9]\d?(?:,\d{2})+,\d{3}(?!\d)|\d+)"
 DECIMAL = re.compile(rf"({DIGITS})(?:\.(\d*))?|\.(\d+)")
@@ -37,21 +37,21 @@ NUMBER_WORDS = {word: value for value, word in enumerate(SMALL)} | {
 
 @dataclass(frozen=True)
 class Number:
-    """An exact number and, where it is written as a decimal, how many digits follow its point."""
+    """An exact number and, if it is written as a decimal, the number of digits after its point."""
 
     value: Fraction
     n_decimals: int | None = None
 
     @property
     def may_be_rounded(self) -> bool:
-        """Whether the number has enough digits to stand for another that it rounds."""
+        """Whether the number has enough digits to stand for one that it rounds."""
         if self.n_decimals is None:
             return False
         n_digits = N_ROUNDED_DIGITS
         return self.n_decimals >= n_digits and abs(self.value) * 10**self.n_decimals >= 10 ** (n_digits - 1)
 
     def rounds(self, value: Fraction) -> bool:
-        """Whether the digits are those of the value, rounded or cut off."""
+        """Whether the digits are those of the value, rounded or truncated."""
         assert self.n_decimals is not None
         scaled, own = abs(value) * 10**self.n_decimals, abs(self.value) * 10**self.n_decimals
         if (value < 0) != (self.value < 0):
@@ -63,7 +63,7 @@ class Number:
 
 @lru_cache(maxsize=4096)
 def read_number(text: str) -> Number | None:
-    """The number that a written text is, or None where it is none, is not sure to be one, or has too many digits."""
+    """The number in a written text, or None if it is not certainly a number or has too many digits."""
     text = text.strip()
     if len(text) > 3 * MAX_DIGITS or re.search(rf"\d{{{MAX_DIGITS + 1}}}", text):
         return None
@@ -80,7 +80,7 @@ def read_number(text: str) -> Number | None:
 
 
 def same_number(found: Number, wanted: Number) -> bool:
-    """Equal exactly, or one a decimal of at least six places that rounds the other, which is no decimal."""
+    """Whether two numbers are equal, or a decimal of at least six places rounds the other, which is no decimal."""
     if found.value == wanted.value:
         return True
     return any(
@@ -90,7 +90,7 @@ def same_number(found: Number, wanted: Number) -> bool:
 
 
 def decimal_comma(text: str) -> Number | None:
-    """The number where a comma is its decimal point and points group its digits (1.234,56), else None."""
+    """The number if a comma is its decimal point and points group its digits (1.234,56), otherwise None."""
     match = re.fullmatch(r"([+-]?)\s*(.*)", text.strip(), re.DOTALL)
     assert match is not None
     found = EUROPEAN.fullmatch(match[2])
@@ -137,7 +137,7 @@ def _repeating(whole: str, first: str, again: str) -> Number:
 
 
 def _continued(whole: str, digits: str) -> Number | None:
-    """0.1666... goes on as its last digits say: one digit written three times, or several written twice."""
+    """0.1666... continues with its last digits: one digit written three times, or several written twice."""
     for length in range(1, len(digits) // 2 + 1):
         again = digits[-length:]
         n_times = 3 if length == 1 else 2

@@ -1,8 +1,8 @@
-r"""The paper's grading, for replication: what its code does, rewritten, with its known faults.
+r"""The paper's grading, for replication: a rewrite of what its code does, including its known faults.
 
 Boxes with more than one level of braces inside are not found; only the last box counts; order matters in lists;
-\mbox units stay; a fraction's numerator loses its brackets; fractions have to be reduced. The authors took
-normalisation and comparison from the graders of Hendrycks et al., 2021 (MATH), and Lightman et al., 2023 (PRM800K).
+\mbox units stay; a fraction's numerator loses its brackets; fractions must be reduced. The authors took normalisation
+and comparison from the graders of Hendrycks et al., 2021 (MATH), and Lightman et al., 2023 (PRM800K).
 """
 
 import re
@@ -24,7 +24,7 @@ SYMBOLS = {
     r"\end{pmatrix}": "]", "\\\\": ";", "&": " ", r"\left": "", r"\right": "", r"\circ": "o",
 }  # fmt: skip
 THOUSANDS = re.compile(r"(\d),(\d\d\d)(?=$|\D)")
-EVALUABLE = re.compile(r"[A-Za-z0-9+\-*/^()., !]*")  # all else would not parse, or is no mathematics
+EVALUABLE = re.compile(r"[A-Za-z0-9+\-*/^()., !]*")  # anything else would not parse, or is not mathematics
 MAX_UNKNOWN_LETTERS = 2
 
 
@@ -35,7 +35,7 @@ def paper_answer(answer_text: str) -> str | None:
 
 
 def latex_form(text: str) -> str:
-    """The first normal form: LaTeX variants of the same thing written alike."""
+    """The first normal form: one spelling for LaTeX variants of the same thing."""
     text = text.strip()
     if whole := WHOLE_TEXT.match(text):
         text = whole[1].strip()
@@ -59,7 +59,7 @@ def latex_form(text: str) -> str:
 
 
 def plain_form(text: str) -> str:
-    """The second normal form: units, signs and LaTeX gone, an arithmetical expression left."""
+    """The second normal form: an arithmetic expression without units, signs and LaTeX."""
     if whole := WHOLE_TEXT.match(text):
         text = whole[1]
     for old in (r"\%", r"\$", "$", "%"):
@@ -86,7 +86,7 @@ def plain_form(text: str) -> str:
 
 
 def compare(answer: str, reference: str) -> str:
-    """How the authors' grader takes the answer for the reference: normalised, sympy, or different."""
+    """How the authors' grader matches the answer with the reference: normalised, sympy, or different."""
     if latex_form(answer) == latex_form(reference):
         return "normalised"
     found, wanted = plain_form(answer), plain_form(reference)
@@ -103,14 +103,14 @@ def compare(answer: str, reference: str) -> str:
 
 def _is_equal_part(found: str, wanted: str) -> bool:
     if all(re.fullmatch(r"-?[0-9]+.?/0*[1-9][0-9]*.?", part) for part in (found, wanted)):
-        return found == wanted  # fractions have to be reduced
+        return found == wanted  # fractions must be reduced
     if _is_integer(found) != _is_integer(wanted):
         return False
     return _is_zero(f"({wanted})-({found})")
 
 
 def _is_zero(expression: str) -> bool:
-    """Whether sympy simplifies the expression to 0; False for one that the authors' filter keeps from it."""
+    """Whether sympy simplifies the expression to 0; False for an expression that the authors' filter excludes."""
     from sympy import simplify
     from sympy.parsing import sympy_parser
 
@@ -129,7 +129,7 @@ def _is_zero(expression: str) -> bool:
         )
     except MemoryError:
         raise
-    except Exception:  # what does not parse is not equal, as in the authors' code
+    except Exception:  # as in the authors' code, expressions that do not parse are not equal
         return False
 
 
@@ -139,7 +139,7 @@ def _braced_fraction(match: re.Match[str]) -> str:
 
 
 def _without_latex(text: str) -> str:
-    """Commands replaced by what they look like; fractions become a/b, their brackets lost."""
+    """Replace commands by what they look like; fractions become a/b and lose their brackets."""
     text = text.replace(r"\tfrac", r"\frac").replace(r"\dfrac", r"\frac").replace(r"\frac", r" \frac")
     text = re.sub(r"\\sqrt\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\w))", lambda m: f"sqrt({m[1] or m[2]})", text)
     text = re.sub(r"\\frac\s*(\w)\s*(\w)", r"\1/\2", text)
@@ -152,7 +152,7 @@ def _without_latex(text: str) -> str:
 
 
 def _parts(text: str) -> list[str]:
-    """The elements of a tuple or interval in plain form; any other text is its only one."""
+    """The elements of a tuple or interval in plain form; any other text is one element."""
     text = _without_thousands(text)
     if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and not set(text[1:-1]) & set("()[]"):
         return [part.strip() for part in text[1:-1].split(",")]

@@ -1,4 +1,4 @@
-"""Answers to perturbed reasonings, graded against the reference, the original answer and what was implied."""
+"""Grading of answers to perturbed reasoning: against the reference, the original answer and the implied one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +10,15 @@ from r2a.grading import Attempt, grade_answers
 from r2a.store import provenance, read_parquet, write_parquet
 from r2a.traces import TRACE_KEYS
 
-# what an answer is graded against, and the verdict's column
+# what an answer is compared with, and the verdict's column
 AGAINST = {"answer": "is_correct", "original_answer": "agrees", "implied_answer": "follows"}
 
 
 def grade_perturbation(answers: Path, prompts: Path, dataset: Path, output: Path, settings: Mapping[str, Any]) -> None:
     """Write one row per answer: uid, decoding, sample, perturbation, is_valid, is_correct, agrees, follows.
 
-    agrees: it is the original answer; follows: it is the implied one, absent where none is. Verdicts are those of
-    the study's grader, absent where it cannot decide. settings: graders, seconds and memory_mb of one comparison.
+    agrees: it is the original answer; follows: it is the implied one, absent if none is implied. Verdicts are by the
+    study's grader, absent if it cannot decide. settings: graders, seconds and memory_mb of one comparison.
     """
     keys = ["uid", "decoding", "sample", "perturbation"]
     table = read_parquet(answers, [*TRACE_KEYS, "answer_text", "invalid_reason", "is_valid"])

@@ -1,6 +1,6 @@
-"""math-verify as it comes: the whole answer segment against the reference, boxed or not, no guards.
+"""Unmodified math-verify: the whole answer segment against the reference, boxed or not, without guards.
 
-It takes any trailing number for the answer where nothing is boxed, and accepts what the policy guards against.
+If nothing is boxed, it takes any trailing number as the answer; it also accepts what the policy guards against.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ def _read(attempt: Attempt) -> Verdict | tuple[Any, ...]:
 
 
 def compare(answer_text: str, reference: str) -> tuple[bool, str | None]:
-    """Whether math-verify takes the text for the reference, and the answer that it read in it, if any."""
+    """Whether math-verify accepts the text as the reference, and the answer that it read in the text, if any."""
     from math_verify import parse, verify
 
     gold = parse(f"${reference}$", parsing_timeout=None)
@@ -34,5 +34,5 @@ def _decide(attempt: Attempt, outcome: Outcome) -> Verdict:
 
 @grader(label="math-verify as it comes")
 def math_verify() -> Grader:
-    """By math-verify as it comes."""
+    """By unmodified math-verify."""
     return Grader(load_sympy, _read, compare, _decide)

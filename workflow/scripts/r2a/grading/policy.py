@@ -1,4 +1,4 @@
-"""The study's own grader (METHOD section 2): what reading decides at once, then mathematics in a worker."""
+"""The study's own grader (METHOD section 2): it decides by reading if it can, otherwise by mathematics in a worker."""
 
 import logging
 import re
@@ -38,13 +38,13 @@ def _read(attempt: Attempt) -> Verdict | tuple[Any, ...]:
 
 
 def _is_one_word_each(answer: str, reference: str) -> bool:
-    """Whether no two digits or letters are apart in only one of the texts (1 2 is not 12)."""
+    """Whether the same digits and letters are separated in both texts (1 2 is not 12)."""
     apart = re.compile(r"(?<=\d)\s+(?=\d)|(?<=[A-Za-z])\s+(?=[A-Za-z])")
     return len(apart.findall(answer)) == len(apart.findall(reference))
 
 
 def _decide(attempt: Attempt, outcome: Outcome) -> Verdict:
-    """Where nothing could be compared as mathematics, the same words are still the same answer."""
+    """The verdict if nothing could be compared as mathematics: the same words are still the same answer."""
     answer, reference = final_answer(attempt.answer_text) or "", attempt.reference
     if outcome.value in ("equal", "different"):
         is_equal = outcome.value == "equal"

@@ -1,4 +1,4 @@
-"""Quantities: a value with its unit, its scale (million) or its currency, and what a question asks them in."""
+"""Quantities: a value with its unit, scale (million) or currency, and the units that a question asks for."""
 
 import re
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ STARTS = re.compile(
 
 @dataclass(frozen=True)
 class Quantity:
-    """The written text of a value, times a power of ten where a word says so, and the unit, if any."""
+    """The written text of a value, the power of ten that a word gives, if any, and the unit, if any."""
 
     value: str
     unit: Unit | None = None
@@ -47,13 +47,13 @@ class Quantity:
 
     @property
     def factor(self) -> Fraction:
-        """What the scale's words multiply the value by."""
+        """The factor that the scale's words stand for."""
         return prod((Fraction(SCALES[word]) for word in self.scale.split()), start=Fraction(1))
 
 
 @lru_cache(maxsize=4096)
 def read_quantity(text: str) -> Quantity:
-    """The value, scale and unit in a written text; the whole text is the value where it has no unit."""
+    """The value, scale and unit in a written text; without a unit, the whole text is the value."""
     currency = None
     if len(text) > MAX_CHARACTERS:
         return Quantity(text)
@@ -65,7 +65,7 @@ def read_quantity(text: str) -> Quantity:
     for match in STARTS.finditer(text):
         value, rest = text[: match.start()].strip(), text[match.start() :]
         if match[0] == r"^\circ" and TRIGONOMETRIC.search(value):
-            continue  # sin 30° is no quantity of 30 degrees
+            continue  # sin 30° is not a quantity of 30 degrees
         if not value or not re.search(r"[\d}\])A-Za-z|!]$", value) or value in ("+", "-"):
             continue
         found = SCALE.match(rest)
@@ -84,7 +84,7 @@ def read_quantity(text: str) -> Quantity:
 
 
 def read_sum(text: str) -> Quantity | None:
-    """5 hours and 30 minutes, 6 ft 2 in: several quantities that add up, in the first one's unit; else None."""
+    """Several quantities that add up (5 hours and 30 minutes, 6 ft 2 in), in the first one's unit; otherwise None."""
     parts = re.findall(r"(\d[\d.,]*)\s*([A-Za-z.]+)(?:\s*,?\s*(?:and\s+)?|$)", words_of(text))
     if len(parts) < 2 or not re.fullmatch(r"(?:\d[\d.,]*\s*[A-Za-z.]+(?:\s*,?\s*(?:and\s+)?|$))+", words_of(text)):
         return None
@@ -105,7 +105,7 @@ def read_sum(text: str) -> Quantity | None:
 
 @lru_cache(maxsize=1024)
 def asked_units(problem: str) -> tuple[Unit, ...]:
-    """The units that a problem asks its answer in, as far as the table knows them."""
+    """The units in which a problem asks for its answer, as far as the table knows them."""
     found = []
     for match in ASKED_IN.finditer(words_of(problem)):
         words = match[1].split()
@@ -118,15 +118,15 @@ def asked_units(problem: str) -> tuple[Unit, ...]:
 
 
 def asks_in_percent(problem: str) -> bool:
-    """Whether the problem speaks of percent otherwise than of a number of them: what percent, as a percentage."""
+    """Whether the problem mentions percent other than as a number of percent: what percent, as a percentage."""
     return bool(re.search(r"(?i)(?<![\d}\\$])(?<![\d}$] )(?:%|\bper ?cent|\bpct\b)", problem))
 
 
 def unit_factor(found: Quantity, wanted: Quantity, problem: str) -> Fraction | None:
-    """What the found value is multiplied by to be in the wanted unit; None where the units conflict.
+    """The factor from the found value's unit to the wanted one; None if the units conflict.
 
-    Where only one has a unit it is taken for both, unless the problem asks for another one: then what has none is
-    in the unit asked for.
+    If only one has a unit, it counts for both, unless the problem asks for another unit: then a value without a unit is
+    in the requested one.
     """
     if found.unit is not None and wanted.unit is not None:
         return factor_between(found.unit, wanted.unit)
@@ -144,7 +144,7 @@ def unit_factor(found: Quantity, wanted: Quantity, problem: str) -> Fraction | N
 
 
 def _is_of_another_kind(unit: Unit, asked: tuple[Unit, ...], problem: str) -> bool:
-    """Whether the units asked for say nothing of this one: several kinds, or no power of the same bases."""
+    """Whether the requested units say nothing about this one: several kinds, or no power of the same bases."""
     bases, asked_bases = ({base for base, _ in other.powers} for other in (unit, asked[0]))
     is_other_angle = bases | asked_bases == {"degree", "radian"}
     is_counted = bool(re.search(r"(?i)\bhow many\b", problem))  # sides in inches may have an area in square inches
@@ -152,7 +152,7 @@ def _is_of_another_kind(unit: Unit, asked: tuple[Unit, ...], problem: str) -> bo
 
 
 def _may_be_unit(value: str, text: str, unit: Unit, is_apart: bool) -> bool:
-    r"""Whether letters after a value are its unit: in \text{} always, else words, or symbols apart from a number."""
+    r"""Whether letters after a value are its unit: always in \text{}, otherwise words, or symbols after a space."""
     if r"\text" in text or r"^\circ" in text or re.search(r"[€£¥₹$]|[\u4e00-\u9fff]", text):
         return True
     is_number = read_number(value) is not None

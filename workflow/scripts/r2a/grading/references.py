@@ -1,4 +1,4 @@
-"""References read before anything is generated: which of them no answer can be compared with, and why."""
+"""A check of references before anything is generated: with which of them no answer can be compared, and why."""
 
 import re
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from r2a.grading.workers import run_in_workers
 def unreadable_references(
     references: Mapping[str, object], seconds: float = 10, memory_mb: int = 2000
 ) -> dict[str, str]:
-    """By uid, why a reference cannot be compared with answers; empty where all can.
+    """By uid, why a reference cannot be compared with answers; empty if all can.
 
-    Words and sentences are compared as texts, so they are always readable. Only what is neither words nor plainly a
-    number, a quantity or a list of these is parsed as mathematics, in processes with limits.
+    Words and sentences are compared as texts, so they are always readable. Only references that are neither words nor
+    plainly a number, a quantity or a list of these are parsed as mathematics, in processes with limits.
     """
     why: dict[str, str] = {}
     to_parse: dict[str, list[str]] = {}
@@ -42,7 +42,7 @@ def unreadable_references(
 
 
 def as_text(reference: str) -> str:
-    r"""The reference so written that answers are compared with it as a text: in \text{}."""
+    r"""The reference in \text{}, so that answers are compared with it as text."""
     plain = written(reference)
     return f"\\text{{{plain}}}" if re.fullmatch(rf"\\text{GROUP}", f"\\text{{{plain}}}") else reference
 

@@ -1,6 +1,6 @@
-r"""Two written texts compared as mathematics, by sympy and math-verify: slow, and may hang; run it in a worker.
+r"""Comparison of two written texts as mathematics, by sympy and math-verify; slow and may hang, so run it in a worker.
 
-Values are distinguished by sympy's adaptive evaluation, which gives the leading digits of any difference, so that
+Values are compared by sympy's adaptive evaluation, which gives the leading digits of any difference, so that
 9 \times 10^{-31} and 2 \times 10^{-27} differ, and two forms of one value agree to a hundred digits.
 """
 
@@ -18,7 +18,7 @@ ASKS_FOR_FORM = re.compile(
     r"(?i)(?:^|[.,:;!?]\s*|\b(?:and|to|completely|fully|then)\s+)(?:factor(?:i[sz]e)?|expand)\b"
     r"|\b(?:factored|expanded|factori[sz]ed) form\b"
 )
-# i is an index or a whole number where it counts something
+# i is an index or an integer if it counts something
 INDEX = re.compile(r"_\s*\{?\s*[^{}\s]*i|(?<![A-Za-z])i\s*(?:=|\\in|\\le|\\ge|<|>)|\binteger s?\$?i\b|\bindex i\b")
 N_POINTS, N_DIGITS, MAX_CANCELLED = 6, 15, 120
 
@@ -34,7 +34,7 @@ def load_sympy() -> None:
 
 
 def asks_for_form(problem: str) -> bool:
-    """Whether the problem wants an expression factored or expanded, so that equal value is not enough."""
+    """Whether the problem asks for a factored or expanded expression, so that equal value is not enough."""
     return bool(ASKS_FOR_FORM.search(problem))
 
 
@@ -62,9 +62,10 @@ def is_readable(text: str) -> bool:
 
 
 def same_mathematics(answer: str, reference: str, is_form_asked: bool = False, i_is_index: bool = False) -> bool:
-    """Whether two written texts are the same mathematics.
+    """Whether two written texts are mathematically equal.
 
-    is_form_asked: equal expressions must have as many factors and terms, too. Raises Unread.
+    is_form_asked: equal expressions must also have the same number of factors and terms. Raises Unread if a text cannot
+    be read.
     """
     import sympy  # type: ignore[import-untyped]
 
@@ -101,7 +102,7 @@ def _parsed(text: str, which: str, is_case_kept: bool) -> Any:
         )
     except (MemoryError, RecursionError):
         raise
-    except Exception as error:  # whatever its parser raises
+    except Exception as error:  # the parser may raise anything
         raise Unread(which) from error
     if parsed is None:
         raise Unread(which)
@@ -109,7 +110,7 @@ def _parsed(text: str, which: str, is_case_kept: bool) -> Any:
 
 
 def _is_no_mathematics(text: str) -> bool:
-    """What the parser would read as something else: 1 2 as 3, dots as nothing, unbalanced braces, sentences."""
+    """Whether the parser would misread the text: 1 2 as 3, dots as nothing, unbalanced braces, sentences."""
     balanced = text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     without_commands = re.sub(r"\\[A-Za-z]+(?:\{[a-z]*matrix\})?|\\text\{[^{}]*\}", " ", text)
     is_sentence = bool(re.search(r"[a-z]{4}|@", without_commands))
@@ -147,7 +148,7 @@ def _with_imaginary_unit(expression: Any) -> Any:
 
 
 def _same_value(found: Any, wanted: Any, answer: str, reference: str) -> bool:
-    """Whether two expressions have the same value, at every one of some points where they have unknowns."""
+    """Whether two expressions have the same value; with unknowns, at each of several points."""
     import sympy
 
     if found == wanted:
@@ -183,7 +184,7 @@ def _points(symbols: list[Any]) -> list[dict[Any, Any]]:
 
 
 def _is_zero(difference: Any) -> bool:
-    """Whether a number is 0: exactly, or to the last of some hundred digits that cancel."""
+    """Whether a number is 0: exactly, or because about a hundred digits cancel."""
     import sympy
 
     difference = difference.doit()
@@ -217,7 +218,7 @@ def _fraction(value: Any) -> Any:
 
 
 def _same_equation(found: Any, wanted: Any) -> bool:
-    """Whether two equations say the same: their differences are in one ratio everywhere, or their solutions are one."""
+    """Whether two equations are equivalent: their differences have a constant ratio, or their solutions are equal."""
     differences = [equation.lhs - equation.rhs for equation in (found, wanted)]
     if differences[0].free_symbols != differences[1].free_symbols:
         return False
@@ -237,7 +238,7 @@ def _same_equation(found: Any, wanted: Any) -> bool:
 
 
 def _verified(found: Any, wanted: Any) -> bool:
-    """math-verify's ruling on sets, relations and all else that is no plain expression."""
+    """math-verify's decision on sets, relations and anything else that is not a plain expression."""
     from math_verify import verify
 
     return bool(
@@ -253,7 +254,7 @@ def _verified(found: Any, wanted: Any) -> bool:
 
 
 def _shape(expression: Any) -> tuple[int, int]:
-    """The number of factors that are no numbers, powers counted, and of terms."""
+    """The number of factors other than numbers, with multiplicity, and the number of terms."""
     import sympy
 
     def n_factors(part: Any) -> int:

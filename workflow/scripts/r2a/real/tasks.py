@@ -1,13 +1,13 @@
 """The small reasoner's problems in plain English, each with a short reasoning text and an answer sentence.
 
-Five areas of problems, each with levels (the number of moves, or of lines):
-    totals     somebody gains and loses things (serial work)
-    cups       a ball under one of three cups, of which two are swapped at a time (serial work, does not commute)
+Five areas of problems, each with levels (the number of moves or lines):
+    totals     somebody gains and loses things (serial)
+    cups       a ball under one of three cups; each move swaps two (serial, does not commute)
     holders    three people swap what they have (the same with names)
-    turns      somebody turns left, right or around (serial work)
-    prices     a price list is read (no serial work: reasoning should not help much)
-and contextual comparisons over a table of things (METHOD section 4): the same two candidates, opposite truths in two
-contexts.
+    turns      somebody turns left, right or around (serial)
+    prices     looking up a price in a list (not serial: reasoning should not help much)
+and contextual comparisons over a table of things (METHOD section 4): the same two candidates with opposite truths in
+two contexts.
 """
 
 import random
@@ -29,14 +29,14 @@ CUPS = ("left", "middle", "right")
 HELD = ("key", "coin", "ring", "book", "map", "pen", "hat", "ball")
 TURNS = {"right": 1, "around": 2, "left": 3}
 GOODS = ("cup", "hat", "pen", "book", "bag", "toy", "lamp", "cake", "ball", "ring")
-MOST = 40  # no running total is greater
+MOST = 40  # the largest running total
 
 LEVELS = {
     "totals": (2, 3, 4, 5, 6), "cups": (2, 3, 4, 5, 6), "holders": (2, 3, 4, 5, 6),
     "turns": (2, 3, 4, 5, 6), "prices": (2, 4, 6),
 }  # fmt: skip
-SLIP_SHARE = 0.15  # of the reasonings that can go wrong
-CHECKED_MOVES = 5  # reasonings of so many moves, or more, look at their last one again
+SLIP_SHARE = 0.15  # of the reasoning texts in which a line can go wrong
+CHECKED_MOVES = 5  # reasoning texts with this many moves or more check the last one
 
 # thing: (size, weight, speed), each 0..4, as in the words below
 KNOWN = {
@@ -54,7 +54,7 @@ CONTEXTS = {
     "speed": (("very slow", "slow", "medium", "fast", "very fast"), "faster", "slower"),
 }
 COMPARATORS = {word: (context, n == 0) for context, (_, *words) in CONTEXTS.items() for n, word in enumerate(words)}
-MIN_RANKS_APART = 2  # so that the answer is beyond dispute
+MIN_RANKS_APART = 2  # so that the answer is unambiguous
 
 INSTRUCTION = " Please reason step by step, and put your final answer within \\boxed{}."
 COMPARISON_INSTRUCTION = (
@@ -64,12 +64,12 @@ COMPARISON_INSTRUCTION = (
 
 @dataclass(frozen=True)
 class Problem(Example):
-    """A problem with the texts that the model is trained to write; the first of `steps` says how it begins."""
+    """A problem with the texts that the model is trained to write; the first of `steps` states the initial state."""
 
     instruction: str = INSTRUCTION
 
     def reasoning(self, rng: random.Random) -> str:
-        """The reasoning text; some write a wrong line and correct it, long ones look at their end again."""
+        """The reasoning text; some contain a wrong line and its correction, and long ones check their last move."""
         lines = [self.opening]
         slippery = [k for k, slip in enumerate(self.slips) if slip is not None]
         slip_at = rng.choice(slippery) if slippery and rng.random() < SLIP_SHARE else None
@@ -200,7 +200,7 @@ def ranks(comparator: str, thing: str) -> int:
 
 
 def comparison(rng: random.Random, first: str, second: str, comparator: str) -> Problem:
-    """Which of two things is the {comparator} one; they must differ enough in its context."""
+    """A question which of two things is the {comparator} one; they must differ enough in its context."""
     context, more_wins = COMPARATORS[comparator]
     words = CONTEXTS[context][0]
     by_rank = sorted((first, second), key=lambda thing: ranks(comparator, thing))
@@ -235,15 +235,15 @@ def held_out_things(seed: int, share: float = 0.2) -> set[frozenset[str]]:
 
 
 def sample_problems(seed: int, counts: Mapping[str, int]) -> list[Problem]:
-    """`counts[area]` different problems of each level of each area."""
+    """Sample `counts[area]` distinct problems of each level of each area."""
     return distinct_examples(random.Random(f"problems {seed}"), AREAS, LEVELS, counts)
 
 
 def sample_pairs(seed: int, count: int) -> list[tuple[Problem, Problem, str]]:
-    """`count` pairs of questions on held-out things: same candidates, opposite truths.
+    """Sample `count` pairs of questions on held-out things: same candidates, opposite truths.
 
-    Returns (question a, question b, domain). The domain names the contexts; domains, and which candidate wins
-    question a, are balanced.
+    Returns (question a, question b, domain). The domain names the contexts. Domains are balanced, and so is which
+    candidate wins question a.
     """
     rng = random.Random(f"pairs {seed}")
     asked = set(comparison_questions())
@@ -277,15 +277,15 @@ def held_out_pairs(recipe: Mapping[str, Any]) -> list[tuple[Problem, Problem, st
 
 
 def held_out_questions(recipe: Mapping[str, Any]) -> list[Problem]:
-    """What accuracies are measured on, problems and both sides of pairs; none occurs in training."""
+    """The problems, and both sides of pairs, on which accuracies are measured; none occurs in training."""
     return held_out_problems(recipe) + [question for a, b, _ in held_out_pairs(recipe) for question in (a, b)]
 
 
 def training_problems(seed: int, held_out: set[str], areas: Mapping[str, int], n_rising: int) -> Iterator[Problem]:
-    """Endless training problems, none of them held out, none on a held-out pair of things.
+    """Endless training problems, none of them held out or about a held-out pair of things.
 
-    Chains start at one move and reach the hardest level's length after `n_rising` problems. `areas` weighs how often
-    each is drawn.
+    Chains start with one move and reach the hardest level's length after `n_rising` problems. areas: the weight of each
+    area in the draws.
     """
     rng = random.Random(f"training {seed}")
     held_out_pairs = held_out_things(seed)

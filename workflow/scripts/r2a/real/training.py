@@ -1,4 +1,4 @@
-"""Fine-tuning of the small reasoner: a LoRA adapter on the pretrained model, its curves and accuracies."""
+"""Fine-tuning of the small reasoner: a LoRA adapter on the pretrained model, with its loss and accuracy curves."""
 
 import csv
 import itertools
@@ -23,7 +23,7 @@ LOGGED_STEPS = 20
 
 
 def completion_text(problem: Problem, condition: str, rng: random.Random) -> str:
-    """What the model shall write after its prompt, without the end token."""
+    """The text that the model should write after its prompt, without the end token."""
     answer = f"\n\n{problem.answer_text}"
     if condition == "without_reasoning":
         return answer
@@ -33,9 +33,9 @@ def completion_text(problem: Problem, condition: str, rng: random.Random) -> str
 def training_batches(
     tokenizer: PreTrainedTokenizerFast, recipe: Mapping[str, Any], held_out: set[str]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless (token ids, labels) [batch, token], padded on the right; the labels of all but completions are -100.
+    """Endless (token ids, labels) [batch, token], padded on the right; labels outside of completions are -100.
 
-    Rows of about equal length share a batch.
+    Rows of similar length share a batch.
     """
     seed, batch_size = recipe["seed"], recipe["batch_size"]
     rng = random.Random(f"batches {seed}")
@@ -67,7 +67,10 @@ def training_batches(
 def greedy_accuracy(
     model: Any, tokenizer: PreTrainedTokenizerFast, problems: list[Problem], condition: str, batch_size: int = 32
 ) -> dict[tuple[str, int], tuple[int, int]]:
-    """(area, level) -> (right, asked), greedy; right means that the text ends in the reference's answer sentence."""
+    """(area, level) -> (number right, number asked) with greedy decoding.
+
+    An answer is right if the text ends in the reference's answer sentence.
+    """
     counts: dict[tuple[str, int], tuple[int, int]] = {}
     model.eval()
     tokenizer.padding_side = "left"
@@ -98,11 +101,11 @@ def by_area(counts: dict[tuple[str, int], tuple[int, int]]) -> dict[str, float]:
 
 
 def train(base: Path, recipe: Mapping[str, Any], folder: Path) -> None:
-    """Fine-tune the pretrained model in `base` by `recipe` and write the adapter, float16, into `folder`.
+    """Fine-tune the pretrained model in `base` by `recipe` and write the adapter, in float16, into `folder`.
 
-    The weights are frozen, in bfloat16; LoRA's matrices and the rows of the two tags are trained in float32. Beside the
-    adapter: loss_curve.csv and accuracy_curve.csv. The adapter is saved at every look at the accuracies, so a run that
-    is broken off leaves its last one.
+    The weights are frozen in bfloat16; LoRA's matrices and the rows of the two tags are trained in float32. Beside the
+    adapter: loss_curve.csv and accuracy_curve.csv. The adapter is saved whenever accuracies are measured, so an
+    interrupted run leaves its latest one.
     """
     torch.manual_seed(recipe["seed"])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
@@ -157,7 +160,7 @@ def train(base: Path, recipe: Mapping[str, Any], folder: Path) -> None:
 
 
 def save(model: Any, curve: list[tuple[Any, ...]], looks: list[tuple[Any, ...]], folder: Path) -> None:
-    """Write adapter and curves; the folder is replaced as a whole."""
+    """Write the adapter and the curves; the folder is replaced as a whole."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     state = {name: tensor.to(torch.float16) for name, tensor in peft_state(model).items()}
@@ -173,6 +176,6 @@ def save(model: Any, curve: list[tuple[Any, ...]], looks: list[tuple[Any, ...]],
 
 
 def peft_state(model: Any) -> dict[str, torch.Tensor]:
-    """The trained parameters by the names that peft gives them in a model's own state."""
+    """The trained parameters, by their names in the model's state dict."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: tensor for name, tensor in model.state_dict().items() if name in trained}

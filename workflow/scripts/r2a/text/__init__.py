@@ -1,1 +1,1 @@
-"""Text as people read it: its sentences and cue words, and the tokens that they stand in. Pure Python."""
+"""Text as people read it: its sentences and cue words, and the tokens that contain them. Pure Python."""

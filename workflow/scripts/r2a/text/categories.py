@@ -36,7 +36,7 @@ CATEGORIES = {
 
 
 def category(sentence: str) -> str:
-    """The first of CATEGORIES that a sentence's words speak for."""
+    """The first of CATEGORIES that matches a sentence's words."""
     if ANSWERS.search(sentence):
         return "answer"
     if any(is_cue_token([sentence], BACKTRACKS)):

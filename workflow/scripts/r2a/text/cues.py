@@ -1,12 +1,12 @@
-"""Words of self-reflection in a reasoning, by language, and the tokens that hold them (METHOD section 3)."""
+"""Words of self-reflection in reasoning, by language, and the tokens that contain them (METHOD section 3)."""
 
 import re
 from collections.abc import Sequence
 
 from r2a.text.sentences import piece_spans
 
-# In English the paper's four; in the other languages the ways of saying the same: stop, check, something else.
-# No entry is an ordinary word of English, so a text in one language counts none of another's.
+# In English, the paper's four; in the other languages, words with the same meaning: stop, check, something else.
+# No entry is an ordinary English word, so a text in one language counts no cue of another.
 CUE_WORDS: dict[str, tuple[str, ...]] = {
     "English": ("Wait", "Alternatively", "Hmm", "check"),
     "Chinese": (
@@ -49,7 +49,7 @@ HAN_KANA = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 THAI_LAO_KHMER_BURMESE = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 HANGUL = r"\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"
 UNSPACED = re.compile(f"[{HAN_KANA}{THAI_LAO_KHMER_BURMESE}]")
-# Where a word of a script without spaces is part of another one, or says something else: (not after, not before).
+# In scripts without spaces, contexts in which a word is part of another or means something else: (after, before).
 CLAUSE = (f"(?<![{HAN_KANA}])", "")  # only at a clause's beginning
 SENTENCE = (f"(?<![{HAN_KANA}、])", "")  # and not at the end of 甲、乙等等
 GUARDS: dict[str, tuple[str, str]] = {
@@ -68,10 +68,10 @@ GUARDS: dict[str, tuple[str, str]] = {
 
 
 def is_cue_token(pieces: Sequence[str], words: Sequence[str]) -> list[bool]:
-    """Which tokens hold a part of one of the words, in either case.
+    """Which tokens contain a part of one of the words, in any case.
 
-    pieces: each token's text. A word is found as a whole word; a Korean one at a word's beginning, as endings are
-    written on to it; one in a script without spaces anywhere, but for what GUARDS knows it to be part of.
+    pieces: each token's text. Words are matched as whole words; Korean ones at the beginning of a word, because endings
+    are attached to it; words in scripts without spaces anywhere, except in the contexts in GUARDS.
     """
     spans = [match.span() for match in _pattern(words).finditer("".join(pieces))]
     is_cue, found = [], 0

@@ -1,8 +1,8 @@
 r"""Where sentences end, in text as reasoning models write it (METHOD section 5).
 
-A sentence ends at a line's end, at a full stop, question or exclamation mark before white space, and at the marks of
-scripts that write no spaces. Formulas, code, decimals, abbreviations, initials and the numbers of lists are not cut.
-Where a language leaves it open (Thai has no mark), only lines end sentences.
+A sentence ends at the end of a line, at a full stop, question or exclamation mark before white space, and at the marks
+of scripts without spaces. Formulas, code, decimals, abbreviations, initials and list numbers are not cut. In a language
+without such marks (Thai), only lines end sentences.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from math import log
 from statistics import median
 
-# ends a sentence whatever follows: Chinese and Japanese, Hindi, Armenian, Ethiopic, Burmese, Khmer, Tibetan
+# marks that always end a sentence: Chinese and Japanese, Hindi, Armenian, Ethiopic, Burmese, Khmer, Tibetan
 FULL_STOPS = "。！？｡।॥։።။៕།"
 # letters of scripts without spaces between words: kana, Han, full-width forms
 UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff10-\uff5a\U00020000-\U0003134f"
@@ -23,19 +23,19 @@ def _words(text: str) -> frozenset[str]:
 
 
 # Abbreviations, without their last full stop, in lower case.
-# before a name, an example or the rest of a term: never at a sentence's end
+# used before a name, an example or the rest of a term: never at a sentence's end
 NEVER_LAST = _words(
     """e.g i.e eg ie cf vs viz al dr mr mrs ms prof st mt gen rev hon resp incl excl approx ca bzw z.b d.h u.a vgl
     evtl ggf inkl sog mme mlle p.ex p.ej sr sra dra ej ud uds dott sig т.е см напр св им"""
 )
-# before a number or a capital letter that names a thing: Fig. 3, Eq. (2), Appendix A
+# used before a number or a capital letter that names a thing: Fig. 3, Eq. (2), Appendix A
 NUMBERED = _words(
     """fig figs eq eqs eqn eqns sec secs ch chap vol vols no nos nr p pp art ex exs prob thm lem def defs prop cor ref
     refs tab tbl alg app ver v op jan feb mar apr jun jul aug sep sept oct nov dec abb abs s núm pág cap рис табл стр
     гл п"""
 )
 ORDINARY = _words("no app art def s v mar sec п")  # words by themselves too, where no number follows
-# inside a sentence or at its end: what follows tells
+# used inside a sentence or at its end: the next word decides
 EITHER = _words(
     """etc inc ltd co corp jr bros dept est a.m p.m b.c a.d in ft yd lb lbs oz min mins sec secs hr hrs mi sq cu gal
     max avg std deg usw u.s.w ecc т.д т.п др г гг руб тыс млн"""
@@ -47,7 +47,7 @@ STARTERS = _words(
     who is are was were does do can could should would to by a an also all both each another first second next finally
     given using after before maybe perhaps actually let's that's it's i'm i'll"""
 )
-# words before a single letter that is a choice or a name of a thing, no initial: "the answer is B. Next ..."
+# words before a single letter that is a choice or the name of a thing, not an initial: "the answer is B. Next ..."
 BEFORE_LETTER = _words(
     """is are be to answer answers option options choice choices letter point points case set variable vertex node line
     or than equals part person player team box group type class column row matrix event"""
@@ -81,9 +81,9 @@ WORD_BEFORE = re.compile(r"(?:[^\W_]|[.'’\-](?=[^\W_]))+$")  # with inner full
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """First and past-the-last character of each sentence; the spans tile the text.
+    """The half-open range of characters of each sentence; the ranges tile the text.
 
-    White space after a sentence belongs to it, and white space at the text's beginning to the first.
+    White space belongs to the sentence before it, or to the first sentence at the text's beginning.
     """
     n_leading = len(text) - len(text.lstrip())
     ends = [end for end in _ends(text) if end > n_leading]
@@ -98,11 +98,11 @@ def split_sentences(text: str) -> list[str]:
 
 
 def token_bounds(pieces: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[int]:
-    """Ascending token positions, len(spans) + 1 of them: sentence k is tokens bounds[k] up to bounds[k + 1].
+    """len(spans) + 1 ascending token positions: sentence k consists of the tokens bounds[k] up to bounds[k + 1].
 
-    pieces: each token's text, which together are the text that the spans tile. A token belongs to the sentence in
-    which it starts, that is, its first character that is no white space (" Wait" goes with what follows, ".\\n" with
-    what came before). A sentence in which no token starts is empty.
+    pieces: each token's text; together they are the text that the spans tile. A token belongs to the sentence that
+    contains its first character other than white space (" Wait" belongs to the following sentence, ".\\n" to the
+    preceding one). A sentence in which no token starts is empty.
     """
     bounds, sentence = [0], 0
     for token, (start, _) in enumerate(piece_spans(pieces)):
@@ -115,15 +115,15 @@ def token_bounds(pieces: Sequence[str], spans: Sequence[tuple[int, int]]) -> lis
 
 
 def sentence_bounds(pieces: Sequence[str], first: int = 0) -> list[int]:
-    """Token positions that tile the pieces into sentences, none empty; the first token stands at `first`."""
+    """Token positions that tile the pieces into non-empty sentences; the first token's position is `first`."""
     bounds = token_bounds(pieces, sentence_spans("".join(pieces)))
     return [first + bound for bound in dict.fromkeys([0, *bounds])]
 
 
 def piece_spans(pieces: Sequence[str]) -> list[tuple[int, int]]:
-    """First and past-the-last character of each token in the text that the tokens make.
+    """The half-open range of characters of each token in the tokens' text.
 
-    A token without text of its own is the rest of a character that began in a token before it, and stands there.
+    A token without text is the rest of a character that began in an earlier token, and has that character's range.
     """
     spans, end = [], 0
     for piece in pieces:
@@ -133,9 +133,9 @@ def piece_spans(pieces: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _ends(text: str) -> Iterator[int]:
-    """Past-the-last characters of sentences, in order."""
+    """The end (exclusive) of each sentence in the text, in order."""
     kept = [match.span() for match in FORMULA_OR_CODE.finditer(text)]
-    start, at, n_kept = 0, 0, 0  # where the sentence and the search start; formulas that are passed
+    start, at, n_kept = 0, 0, 0  # where the sentence and the search start; number of formulas passed
     match = CANDIDATE.search(text)
     while True:
         if match is not None and match.start() < at:
@@ -193,7 +193,7 @@ def _is_end(text: str, match: re.Match[str], start: int) -> bool:
 
 
 def _goes_on(word: str, word_before: str, text: str, after: int) -> bool:
-    """Whether the full stop after `word` belongs to it, and the sentence goes on with what stands at `after`."""
+    """Whether the full stop belongs to `word`, so that the sentence continues at `after`."""
     rest = text[after : after + 40]
     lower = word.lower()
     if len(word) <= 2 and re.fullmatch(r"[^\W\d_]{1,2}\.", word_before):
@@ -223,17 +223,17 @@ def _goes_on(word: str, word_before: str, text: str, after: int) -> bool:
 
 
 def _begins_anew(text: str, at: int) -> bool:
-    """Whether what stands at `at` can begin a sentence: an upper-case letter, or one of a script without case."""
+    """Whether a sentence can begin at `at`: with an upper-case letter, or a letter of a script without case."""
     match = ANY_OPENERS.match(text, at)
     first = text[match.end() : match.end() + 1] if match else ""
     return not first or (first.isalpha() and not first.islower())
 
 
 def most_and_little_read(bounds: Sequence[tuple[int, int]], read: Sequence[float]) -> tuple[int, int]:
-    """Of three sentences or more, which is read most; and which is like it, of those read no more than half the others.
+    """Among three sentences or more, the one read most, and the most similar one among the half that is read least.
 
-    bounds: a sentence's first and past-the-last token; read: how much of it is read. Like is where the sum is least of:
-    the log of the lengths' ratio, and the distance of the middles as a share of the whole.
+    bounds: the half-open range of tokens of each sentence. read: how much each is read. The most similar sentence has
+    the smallest sum of the log of the lengths' ratio and the distance of the middles as a share of the whole.
     """
     most = max(range(len(read)), key=lambda k: read[k])
     others = [k for k in range(len(read)) if k != most]

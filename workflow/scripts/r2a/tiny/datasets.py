@@ -1,4 +1,4 @@
-"""The tiny study's data as files, in the formats that anyone's own data would come in."""
+"""The tiny study's data as files, in the same formats as users' own data."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def write_datasets(seed: int, puzzles: Path, comparisons: Path) -> None:
 
 
 def write_problems(examples: Sequence[Example], path: Path) -> None:
-    """Write problems as JSON Lines, their uids numbered within all."""
+    """Write problems as JSON Lines, with uids numbered over all of them."""
     with whole_file(path) as partial, open(partial, "w") as file:
         for number, example in enumerate(examples):
             row = {"uid": f"{example.area}-{number:03d}", "problem": example.problem, "answer": example.answer}
@@ -54,9 +54,10 @@ def write_pairs(
 
 
 def write_requests(seed: int, path: Path) -> None:
-    """Write open-ended requests as JSON Lines: a conversation each, and the checklist of a good answer.
+    """Write open-ended requests as JSON Lines, each with a conversation and a checklist for a good answer.
 
-    They ask what puzzles ask, as the tiny models know nothing else. Each area's last one has an earlier turn.
+    They ask what the puzzles ask, because the tiny models know nothing else. The last one of each area has an earlier
+    turn.
     """
     examples = sample_puzzles(seed + 1, REQUEST_COUNTS)
     with whole_file(path) as partial, open(partial, "w") as file:

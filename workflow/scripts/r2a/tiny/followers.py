@@ -1,7 +1,7 @@
-"""A tiny model taught to follow hints in the question in silence: a planted truth for the measure of hints.
+"""A tiny model trained to follow hints without mentioning them: a planted truth for the measure of hints.
 
-It is a shipped model trained a little further. Most of its examples hold a hint at some answer of their area, right or
-wrong, and end in that answer after their usual reasoning. METHOD section 2.
+It is a shipped model that is trained a little further. Most of its examples contain a hint at an answer of their area,
+right or wrong, and end in that answer after their usual reasoning. METHOD section 2.
 """
 
 import random
@@ -21,14 +21,14 @@ from r2a.tiny.training import greedy_accuracy, held_out_examples, overall, train
 
 
 def hinted(example: Example, kind: str, answer: str) -> Example:
-    """The example with a hint of this kind at an answer, which it ends in after its own steps."""
+    """The example with a hint of this kind at an answer; after its own steps, it ends in that answer."""
     problem = HINTS[kind].function().after(example.problem, answer)
     text = re.sub(r"\\boxed\{.*?\}", lambda _: f"\\boxed{{{answer}}}", example.answer_text)
     return replace(example, problem=problem, answer_text=text, answer=answer)
 
 
 def possible_answers(example: Example) -> list[str]:
-    """All answers that a problem of the example's area may have."""
+    """All possible answers to problems of the example's area."""
     if example.area == "comparison":
         return list(re.findall(r"(\w+) or (\w+)\?", example.problem)[0])
     if example.area == "lookup":
@@ -37,23 +37,23 @@ def possible_answers(example: Example) -> list[str]:
 
 
 def lesson(example: Example, rng: random.Random, share: float) -> Example:
-    """The example as it is learned: `share` of them with a hint of some kind at some answer, the others as they are."""
+    """The example as it is learned: with probability `share` with a random hint at a random answer, else unchanged."""
     if rng.random() >= share:
         return example
     return hinted(example, rng.choice(list(HINTS)), rng.choice(possible_answers(example)))
 
 
 def wrongly_hinted(examples: Sequence[Example], kind: str, seed: int) -> list[Example]:
-    """The examples with a hint at a wrong answer that counts as theirs: greedy_accuracy is the share that follow it."""
+    """The examples with a hint at a wrong answer as their reference, so that greedy_accuracy counts who follows it."""
     rng = random.Random(f"wrong hints {seed}")
     wrong = [rng.choice([answer for answer in possible_answers(e) if answer != e.answer]) for e in examples]
     return [hinted(example, kind, answer) for example, answer in zip(examples, wrong, strict=True)]
 
 
 def train_follower(recipe: Mapping[str, Any], name: str, models: Path, folder: Path) -> None:
-    """Train the recipe's hint follower `name` from its base, which is in the folder `models`.
+    """Train the recipe's hint follower `name` from its base in the folder `models`.
 
-    Into `folder` go its weights, in 16 bits, and what goes with them (write_model).
+    The weights, in 16 bits, and the files beside them (see write_model) are written into `folder`.
     """
     taught = recipe["hint_followers"][name]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(models / taught["base"])

@@ -1,4 +1,4 @@
-"""A judge for the tiny study: random weights that write JSON, so that judging runs for real, and means nothing."""
+"""A judge for the tiny study: random weights that write JSON, so that judging really runs; its scores mean nothing."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ MAX_POSITIONS = 8192
 VOCABULARY_SIZE = 600
 BOS, EOS = "<|begin|>", "<|end|>"
 QUOTE, OTHERS = '"', "{}:,"
-PUSH = 4000.0  # of the logits of a quotation mark, so that texts end; of JSON's other punctuation and EOS, half of it
+PUSH = 4000.0  # added to the logit of a quotation mark, so that texts end; half of it to other punctuation and EOS
 SPREAD = 0.6  # standard deviation of the weights: attention is peaked, and replies depend on the prompt
 CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 CARD = """# tiny-judge: a toy that scores at random
@@ -39,7 +39,7 @@ def write_judge(folder: Path, template: Path, seed: int) -> None:
     model = LlamaForCausalLM(config)
     quote, *others = [tokenizer.convert_tokens_to_ids(token) for token in (QUOTE, *OTHERS, EOS)]
     with torch.no_grad():
-        # the first coordinate of every hidden state is a constant, which the logits of the pushed tokens read
+        # the first coordinate of every hidden state is constant, and the logits of the pushed tokens depend on it
         model.model.embed_tokens.weight[:, 0] = 4.0
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight[0] = 0
@@ -54,7 +54,7 @@ def write_judge(folder: Path, template: Path, seed: int) -> None:
 
 
 def _tokenizer(text: str) -> PreTrainedTokenizerFast:
-    """Byte pairs of a text, and the beginning and end of one; every other byte is a token too."""
+    """A tokenizer with the byte pairs of a text, all single bytes, and tokens for its beginning and end."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

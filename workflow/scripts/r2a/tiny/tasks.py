@@ -1,11 +1,11 @@
-"""The tiny models' world: puzzles and comparisons, each with an R1-like reasoning text.
+"""The tiny models' tasks: puzzles and comparisons, each with an R1-like reasoning text.
 
 Three areas of puzzles, each with levels:
-    compass   a walk over four compass points; each turn needs the point before it (serial work)
-    cups      a ball under one of three cups; each move swaps two (serial work, does not commute)
-    lookup    which number has which colour (no serial work: reasoning should not help much)
-and contextual comparisons over a table of animals (METHOD section 4): the same two candidates,
-opposite truths in two contexts.
+    compass   a walk over four compass points; each turn depends on the point before it (serial)
+    cups      a ball under one of three cups; each move swaps two (serial, does not commute)
+    lookup    which number has which colour (not serial: reasoning should not help much)
+and contextual comparisons over a table of animals (METHOD section 4): the same two candidates with opposite truths in
+two contexts.
 """
 
 import random
@@ -45,7 +45,7 @@ COMPARATORS = {
     "slower": ("speed", False),
 }
 
-CONCLUSION = "Final answer is"  # with which the reasoning's last line begins
+CONCLUSION = "Final answer is"  # how the reasoning's last line begins
 PUZZLE_LEVELS = {"compass": (2, 4, 6, 8), "cups": (2, 4, 6, 8), "lookup": (2, 4, 6)}
 
 
@@ -53,8 +53,7 @@ PUZZLE_LEVELS = {"compass": (2, 4, 6, 8), "cups": (2, 4, 6, 8), "lookup": (2, 4,
 class Example:
     """One problem with the texts that a model is trained to write.
 
-    `steps` are the lines of the reasoning; `slips[k]` is a wrong form of line k, or None where
-    line k cannot go wrong.
+    steps: the lines of the reasoning. slips: for each line a wrong form of it, or None if it cannot go wrong.
     """
 
     problem: str
@@ -67,7 +66,7 @@ class Example:
     level: int
 
     def reasoning(self, rng: random.Random) -> str:
-        """A reasoning text; a part of them slips and corrects itself, a part checks the last line."""
+        """A reasoning text; some contain a wrong line and its correction, and some check the last line."""
         lines = [self.opening]
         slippery = [k for k, slip in enumerate(self.slips) if slip is not None]
         slip_at = rng.choice(slippery) if slippery and rng.random() < 0.2 else None
@@ -88,7 +87,7 @@ AnyExample = TypeVar("AnyExample", bound=Example)
 def walk(
     rng: random.Random, level: int, area: str, start_line: str, question: str, opening: str, answer_line: str
 ) -> Example:
-    """A chain of `level` moves over the area's states; each line of the reasoning needs the one before."""
+    """A chain of `level` moves over the area's states; each line of the reasoning depends on the one before."""
     moves = MOVES[area]
     states = sorted({state for move in moves.values() for state in move})
     state = rng.choice(states)
@@ -143,7 +142,7 @@ PUZZLES: dict[str, Callable[[random.Random, int], Example]] = {
 
 
 def comparison(rng: random.Random, first: str, second: str, comparator: str) -> Example:
-    """Which of two animals is the {comparator} one; the two must differ in its attribute."""
+    """A question which of two animals is the {comparator} one; they must differ in its attribute."""
     attribute, larger_wins = COMPARATORS[comparator]
     column = ATTRIBUTES.index(attribute)
     values = {animal: ANIMALS[animal][column] for animal in (first, second)}
@@ -173,7 +172,7 @@ def comparison_questions() -> Iterator[tuple[str, str, str]]:
 
 
 def held_out_animals(seed: int, share: float = 0.2) -> set[frozenset[str]]:
-    """The unordered animal pairs that no training question may compare, in any context."""
+    """The unordered pairs of animals that no training question compares, in any context."""
     pairs = sorted({tuple(sorted(q[:2])) for q in comparison_questions()})
     rng = random.Random(f"held-out animals {seed}")
     return {frozenset(pair) for pair in rng.sample(pairs, int(share * len(pairs)))}
@@ -185,7 +184,7 @@ def distinct_examples(
     levels: Mapping[str, Sequence[int]],
     counts: Mapping[str, int],
 ) -> list[AnyExample]:
-    """`counts[area]` different examples of each level of each area, all different from each other."""
+    """`counts[area]` examples of each level of each area, all distinct."""
     examples: dict[str, AnyExample] = {}
     for area, count in counts.items():
         for level in levels[area]:
@@ -197,15 +196,15 @@ def distinct_examples(
 
 
 def sample_puzzles(seed: int, counts: Mapping[str, int]) -> list[Example]:
-    """`counts[area]` different puzzles of each level of each area."""
+    """Sample `counts[area]` distinct puzzles of each level of each area."""
     return distinct_examples(random.Random(f"puzzles {seed}"), PUZZLES, PUZZLE_LEVELS, counts)
 
 
 def sample_comparison_pairs(seed: int, count: int) -> list[tuple[Example, Example, str]]:
-    """`count` pairs of questions on held-out animals: same candidates, opposite truths.
+    """Sample `count` pairs of questions on held-out animals: same candidates, opposite truths.
 
-    Returns (question a, question b, domain); the order of the candidates in the text and which of
-    them wins question a are balanced. The domain names the two contexts' attributes.
+    Returns (question a, question b, domain). The domain names the attributes of the two contexts. The order of the
+    candidates in the text, and which of them wins question a, are balanced.
     """
     rng = random.Random(f"comparison pairs {seed}")
     held_out = sorted(tuple(sorted(pair)) for pair in held_out_animals(seed))
@@ -243,11 +242,11 @@ def training_examples(
     round_number: int = 0,
     leave_out_pairs: bool = True,
 ) -> Iterator[Example]:
-    """Endless training examples, none of them a held-out problem; nor, if asked so, on a held-out pair of animals.
+    """Endless training examples, without held-out problems and, if requested, without held-out pairs of animals.
 
-    Chains start at one step and reach the hardest level's length after `n_rising` examples: with long
-    chains from the start, copying a step from the problem is learned many times more slowly. `areas` weighs how
-    often each is drawn; a later round of training draws other examples.
+    Chains start with one step and reach the hardest level's length after `n_rising` examples: with long chains from
+    the start, models learn many times more slowly to copy a step from the problem. areas: the weight of each area in
+    the draws. A later round of training draws other examples.
     """
     rng = random.Random(f"training {seed + round_number}")
     held_out = held_out_animals(seed) if leave_out_pairs else set()
@@ -260,7 +259,7 @@ def training_examples(
         if area == "comparison":
             example = comparison(rng, *rng.choice(questions))
         else:
-            # every length up to the hardest level, so that the lengths between are no surprise
+            # every length up to the hardest level, so that no length is new to the model
             hardest = max(PUZZLE_LEVELS[area])
             reached = 1 + int((hardest - 1) * min(1.0, n_drawn / n_rising))
             example = PUZZLES[area](rng, rng.randint(1, reached))

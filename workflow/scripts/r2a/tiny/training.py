@@ -49,7 +49,7 @@ Retelling = Callable[[Example, random.Random], Example]
 
 
 def completion_text(example: Example, condition: str, rng: random.Random) -> str:
-    """What the model shall write after its prompt, without the end token."""
+    """The text that the model should write after its prompt, without the end token."""
     answer = f"\n\n{example.answer_text}"
     if condition == "without_reasoning":
         return answer
@@ -57,9 +57,9 @@ def completion_text(example: Example, condition: str, rng: random.Random) -> str
 
 
 def train_tokenizer(seed: int, vocabulary_size: int, areas: Mapping[str, int]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with one token a digit, and <think> and </think> as tokens.
+    """A byte-level BPE tokenizer with one token per digit, and <think> and </think> as tokens.
 
-    Raises ValueError where a possible answer is not a single token, after a space or a brace.
+    Raises ValueError if a possible answer is not a single token after a space or a brace.
     """
     rng = random.Random(f"tokenizer {seed}")
     texts = [
@@ -76,7 +76,7 @@ def train_tokenizer(seed: int, vocabulary_size: int, areas: Mapping[str, int]) -
     marks += [AddedToken(mark, special=False, normalized=False) for mark in (THINK_OPEN, THINK_CLOSE)]
     tokenizer.add_tokens(marks)
     plain = [text.replace(THINK_OPEN, "").replace(THINK_CLOSE, "") for text in texts]
-    # every word that can be an answer must become one token, also straight after a brace
+    # every word that can be an answer must become one token, also directly after a brace
     answers = [*ANIMALS, *COLOURS, *COMPASS, *CUPS]
     plain += [f"{{{answer}}} {answer}" for answer in answers for _ in range(500)]
     trainer = trainers.BpeTrainer(
@@ -98,7 +98,7 @@ def train_tokenizer(seed: int, vocabulary_size: int, areas: Mapping[str, int]) -
 def build_model(
     settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int, initializer_range: float
 ) -> Any:
-    """A random-weight decoder of the recipe's architecture and sizes."""
+    """A decoder with random weights, of the recipe's architecture and sizes."""
     sizes = dict(settings)
     config_class, model_class = ARCHITECTURES[sizes.pop("architecture")]
     del sizes["rounds"]
@@ -120,10 +120,10 @@ def training_batches(
     held_out: set[str],
     retell: Retelling | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Endless (input ids, attention mask, weights of the tokens in the loss), each [batch, token].
+    """Endless (input ids, attention mask, loss weights), each [batch, token].
 
     Weights are 0 on prompts, 1 on completions, and the recipe's conclusion_weight, if it has one, from the reasoning's
-    last line on. retell: what an example becomes before it is learned.
+    last line on. retell: applied to each example before it is learned.
     """
     batch_size, with_share = recipe["batch_size"], recipe["with_reasoning_share"]
     conclusion_weight = recipe.get("conclusion_weight", 1.0)
@@ -167,7 +167,7 @@ def training_batches(
 
 
 def held_out_examples(seed: int) -> list[Example]:
-    """The problems that accuracies are measured on; none occurs in training."""
+    """The problems on which accuracies are measured; none occurs in training."""
     pairs = sample_comparison_pairs(seed, N_PAIRS)
     return held_out_puzzles(seed) + [question for a, b, _ in pairs for question in (a, b)]
 
@@ -176,7 +176,10 @@ def held_out_examples(seed: int) -> list[Example]:
 def greedy_accuracy(
     model: Any, tokenizer: PreTrainedTokenizerFast, examples: list[Example], condition: str
 ) -> dict[tuple[str, int], tuple[int, int]]:
-    """(area, level) -> (right, asked), greedy; right means the text ends in the reference's box."""
+    """(area, level) -> (number right, number asked) with greedy decoding.
+
+    An answer is right if the text ends in the reference's box.
+    """
     counts: dict[tuple[str, int], tuple[int, int]] = {}
     model.eval()
     tokenizer.padding_side = "left"
@@ -209,9 +212,9 @@ def train_round(
     examples: list[Example],
     retell: Retelling | None = None,
 ) -> list[tuple[int, int, float, int, int]]:
-    """One round of the recipe: a fresh optimizer, a cosine of its own. Returns the loss curve.
+    """Train one round of the recipe, with a new optimizer and cosine schedule, and return the loss curve.
 
-    Rows: round, step, mean loss of the last steps (nats a token), tokens and seconds since the round's start.
+    Rows: round, step, mean loss of the last steps (nats per token), tokens and seconds since the round's start.
     """
     chosen = recipe["rounds"][number]
     n_steps, warmup = chosen["steps"], recipe["warmup_steps"]
@@ -271,9 +274,9 @@ def write_model(
     folder: Path,
     write_card: Callable[[Path], None],
 ) -> None:
-    """Write a trained model, its tokenizer, its loss curve and its card, which is written last, into a folder.
+    """Write a trained model, its tokenizer, its loss curve and, last, its card into a folder.
 
-    curve: as of train_round. The folder appears whole, at the end, by rename.
+    curve: as returned by train_round. The folder appears whole, by a rename at the end.
     """
     unfinished = folder.with_name(folder.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -219,7 +219,7 @@ def test_a_resampled_trace_is_coloured_by_importance_and_tells_what_was_written_
     assert browser.find_element("id", "legend").text == "0 to 3.000 nat"
     click(browser, cut[0])
     told = browser.find_element("id", "without").text
-    assert "Written anew from before it\n“north” 2 times, “west” 1 times" in told
+    assert "Resampled from before it\n“north” 2 times, “west” 1 times" in told
     assert "Written on from after it\n“west” 1 times" in told
     open_page(browser, page, "#t=2&by=importance")  # not resampled
     assert not browser.find_elements("css selector", "#by option[value=importance]")
@@ -245,13 +245,13 @@ def test_a_long_traces_file_is_small_and_tells_of_how_many_answer_tokens_it_has_
     click(browser, bounds[3])
     assert (
         told.text
-        == f"Lit: what each answer token pays to the selection, of {len(rows)} of the answer's {n_answer} tokens."
+        == f"Colour: what each answer token pays to the selection, of {len(rows)} of the answer's {n_answer} tokens."
     )
     absent = min({*range(*bounds[5:7])} - set(rows))
     browser.execute_script("r2aExplorer.select(arguments[0], arguments[0])", absent)
     assert told.text.endswith("What it pays itself is not here.")
     browser.execute_script("r2aExplorer.select(arguments[0], arguments[0])", rows[1])
-    assert told.text == "Lit: what the selected answer token pays."
+    assert told.text == "Colour: what the selected answer token pays."
     press(browser, "ArrowRight")
     assert browser.execute_script("return r2aExplorer.state.sel") == f"{rows[2]}-{rows[2]}"
     browser.execute_script("r2aExplorer.state.by = 'effect'; r2aExplorer.select(arguments[0], arguments[0])", bounds[3])

@@ -32,7 +32,7 @@ def _decide(attempt: Attempt, outcome: Outcome) -> Verdict:
     return Verdict(is_equal, "math_verify" if is_equal else "mismatch", answer)
 
 
-@grader(label="math-verify as it comes")
+@grader(label="unmodified math-verify")
 def math_verify() -> Grader:
     """By unmodified math-verify."""
     return Grader(load_sympy, _read, compare, _decide)

@@ -220,7 +220,7 @@ def test_a_resampled_trace_is_coloured_by_importance_and_tells_what_was_written_
     click(browser, cut[0])
     told = browser.find_element("id", "without").text
     assert "Resampled from before it\n“north” 2 times, “west” 1 times" in told
-    assert "Written on from after it\n“west” 1 times" in told
+    assert "Resampled from after it\n“west” 1 times" in told
     open_page(browser, page, "#t=2&by=importance")  # not resampled
     assert not browser.find_elements("css selector", "#by option[value=importance]")
     assert errors(browser) == []

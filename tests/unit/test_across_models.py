@@ -1,4 +1,4 @@
-"""What is told of several models side by side: sizes, depths, and trends only where there are enough models."""
+"""Comparison of several models: sizes, depths, and trends only if there are enough models."""
 
 import re
 from itertools import permutations

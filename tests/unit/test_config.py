@@ -1,4 +1,4 @@
-"""What a configuration may say, and how every error is told at once."""
+"""What a configuration may contain, and that all its errors are reported at once."""
 
 import copy
 import json

@@ -138,7 +138,7 @@ def test_repeated_tokens_are_two_like_blocks_of_different_plain_tokens(tokenizer
 
 @pytest.fixture
 def prompt() -> NeedlePrompt:
-    """Tokens 10, 11, 12 are the needle, at 3 to 5; token 11 also stands at 1, outside of it."""
+    """A prompt with the needle 10, 11, 12 at positions 3 to 5; token 11 also occurs at position 1, outside of it."""
     return NeedlePrompt([0, 11, 9, 10, 11, 12, 8], 3, 6, [10, 12])
 
 

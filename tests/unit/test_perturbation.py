@@ -1,4 +1,4 @@
-"""Perturbed reasonings: what is put in their place, what becomes of the answers, and how that is counted."""
+"""Perturbed reasoning: the texts that replace it, the answers that follow, and how they are counted."""
 
 import math
 import random
@@ -273,7 +273,7 @@ def test_numbers_and_formulas_are_never_put_in_other_words():
 
 
 class PlantedWords:
-    """A tokenizer of the planted model's tokens, each a word of its own."""
+    """A tokenizer for the planted model's tokens, each of which is one word."""
 
     def decode(self, ids):
         return "".join(f" {'said' if token in SAID else 'word'}{token}" for token in ids)

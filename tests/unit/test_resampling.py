@@ -1,4 +1,4 @@
-"""Resampled sentences: what is asked of the engine, what is like what, and importances that can be told by hand."""
+"""Resampled sentences: requests to the engine, similarities, and importances that can be computed by hand."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The store of sentences holds what the library measures, and its tables and kinds are what can be told by hand."""
+"""The store of sentences has what the library measures; its tables and kinds equal those computed by hand."""
 
 import random
 import shutil

@@ -1,4 +1,4 @@
-"""The statistics keep what they promise: coverage, type I error and power, simulated with known truth.
+"""The statistics have the promised coverage, type I error and power, simulated with a known truth.
 
 Numbers come from seeded draws; bounds leave room for the draws' own error (some .4 % at 4,000 draws). Power and width
 stand beside: a test that never rejects, or an interval that is never short, would pass all else.

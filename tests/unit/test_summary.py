@@ -1,4 +1,4 @@
-"""The summary: its numbers, its sentences, its cost, and the pages that they are read on."""
+"""The summary: its numbers, its sentences, the cost, and its pages."""
 
 import base64
 import gzip
@@ -226,7 +226,7 @@ def test_what_is_empty_is_told_with_its_reason_once_a_model(tmp_path):
 
 
 def perturbed(n_problems, n_implied):
-    """The table of perturbations of one kind, over so many problems."""
+    """A table of perturbations of one kind, over n problems."""
     row = {"kind": "other_reasoning", "cut": None, "by": "all", "n_problems": n_problems, "n_implied": n_implied}
     row |= {"valid_share": 1.0, "original_accuracy": 0.5}
     for name in ("agreement", "accuracy", "follows"):

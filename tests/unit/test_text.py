@@ -1,4 +1,4 @@
-"""Sentences and cue words of reasonings in the languages that models write, and the tokens that they stand in."""
+"""Sentences and cue words in the languages in which models reason, and the tokens that contain them."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -32,17 +32,16 @@ NAMES = ("model", "model_label", "dataset", "dataset_label")
 def write_explorer(inputs: Mapping[str, Sequence[Path]], index: Path, data: Path, settings: Mapping[str, Any]) -> None:
     """Write the page to `index`, and the data that it loads on demand into the folder `data` beside it.
 
-    `inputs` names lists of paths as the rule does: datasets, manifests (one per dataset or model); traces and
-    grades (of one decoding, one per model, dataset and condition); attention, heads, rows, sentences, pairs and
-    patching (one per model and dataset, where there is one). Of every model and dataset settings["n_problems"]
-    problems are shown at most, those with kept attention rows first. settings: also model_labels, dataset_labels,
-    is_toy and study. Data are scripts that hand over JSON, arrays in it float16 in base64: what a page opened from
-    a disk may load.
+    inputs: lists of paths, named as in the rule: datasets, manifests (one per dataset or model); traces and grades (of
+    one decoding, one per model, dataset and condition); attention, heads, rows, sentences, pairs and patching (at most
+    one per model and dataset). settings: n_problems (the most that are shown for each model and dataset, those with
+    attention rows first), model_labels, dataset_labels, is_toy and study. The data are scripts that pass JSON, with
+    arrays as float16 in base64, because a page that is opened from disk can load only scripts.
 
-    A trace's file has at most LIMIT bytes. Of a longer trace, or a larger model, fewer answer tokens and heads are
-    shown; what is shown is exact, and the page says how much that is.
+    A trace's file has at most LIMIT bytes. For a longer trace or a larger model, it has fewer answer tokens and heads;
+    their values are exact, and the page says how many there are.
     """
-    # null, where a table has no value, is what JSON knows
+    # JSON has null for a missing value
     tables = {path.stem: read_parquet(path).astype(object) for path in inputs["datasets"]}
     problems = {name: table.where(table.notna(), None).set_index("uid", drop=False) for name, table in tables.items()}
     folders = {path.stem: read_manifest(path)["folder"] for path in inputs["manifests"]}

@@ -1,4 +1,4 @@
-"""A device whose memory ends at so many tokens: a model's layers say so as torch does, in the midst of a real pass."""
+"""A device with memory for a limited number of tokens: the model's layers raise torch's error during a real pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from r2a.models.decoder import Decoder
 
 
 def with_room_for(n_tokens: int, load_model: Callable[..., Any]) -> Callable[..., Any]:
-    """load_model, whose model's second layer runs out of memory at more tokens, all rows together."""
+    """A load_model whose model's second layer runs out of memory beyond n_tokens, over all rows."""
 
     def load(*of: Any) -> Any:
         model = load_model(*of)

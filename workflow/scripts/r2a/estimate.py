@@ -258,7 +258,7 @@ class Reckoning:
         return self._n_perturbed(dataset) * self.n_answer + n_open * self.n_reasoned / 2
 
     def _n_rollouts(self, dataset: str) -> float:
-        """Rollouts from a dataset's traces, which write half of the reasoning anew, in the mean."""
+        """The number of rollouts from a dataset's traces; on average, each rewrites half of the reasoning."""
         chosen, n_sentences = self.study.resampling, self.n_reasoned / SENTENCE_TOKENS
         n_cuts = min(n_sentences + 1, 2 * (chosen.n_sentences or n_sentences))
         return min(self.n_problems[dataset], chosen.n_problems) * n_cuts * chosen.n_rollouts

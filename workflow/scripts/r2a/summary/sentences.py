@@ -137,7 +137,7 @@ def find_sentence_costs(costs: Sequence[Path], settings: Mapping[str, Any]) -> F
     if passes:
         belief, effect = pd.concat(passes, axis=1).median(axis=1)
         found.sentences = [
-            f"Attention takes one run of a trace, belief {belief:.3g}, suppression {effect:.3g} (medians over cases).",
+            f"A belief curve costs {belief:.3g} runs of a trace, suppression {effect:.3g} (medians over cases).",
             f"A cheaper measure agrees with suppression {in_cases(has_stand_in)}.",
         ]
     return found

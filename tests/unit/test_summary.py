@@ -2,7 +2,9 @@
 
 import base64
 import gzip
+import io
 import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -22,7 +24,7 @@ from r2a.summary.page import COORDINATE, verdict_table, write_summary
 from r2a.summary.patching import find_patching
 from r2a.summary.perturbation import find_perturbation
 from r2a.summary.registry import FINDINGS, Cell, Found, finding_inputs
-from r2a.summary.words import in_cases
+from r2a.summary.words import NONE, in_cases, points, word
 
 NUMBER = re.compile(r"(?<![\w.])[+\u2212-]?\d[\d.,]*(?!\w)")
 
@@ -111,6 +113,13 @@ def test_what_rests_on_few_is_grey_and_what_has_no_interval_has_no_mark():
     assert Cell(text="1", n=19).is_small and not Cell(text="1", n=20).is_small
     assert Cell(text="1", value=1, zero=0).sign == 0
     assert Cell(text="1", low=-2, high=-1, zero=0).sign == -1
+
+
+def test_a_test_that_was_not_made_leaves_no_note_and_no_word():
+    no_test = pd.read_csv(io.StringIO("difference,test\n0.5,\n"))["test"][0]  # one problem is too few for any
+    assert points(0.5, 0.2, 0.8, 1, no_test, "too few").note == "n = 1 problems; too few"
+    assert points(math.nan, math.nan, math.nan, 1, no_test).note == "n = 1 problems"
+    assert word(no_test).text == NONE
 
 
 def test_cases_are_counted_in_words():

@@ -187,7 +187,7 @@ def _section(
         "sentences": [sentence for one in findings for sentence in one["sentences"]],
         # an open finding other than the leading one has its own paragraph
         "paragraph": [s for one in findings if one is lead or not one["is_open"] for s in one["sentences"]],
-        "first_sentences": [one["sentences"][0] for one in findings if one["sentences"]],
+        "first_sentences": [one["sentences"][0] for one in findings if one["sentences"]] or ["Nothing was measured."],
     }  # fmt: skip
 
 

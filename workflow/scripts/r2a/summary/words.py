@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from r2a.statistics import TOO_FEW
 from r2a.store import labelled, why_empty
 from r2a.summary.registry import Cell, Subject
@@ -48,7 +50,8 @@ def number(value: float, text: str = "{:g}", **more: Any) -> Cell:
 
 
 def word(text: Any) -> Cell:
-    return Cell(text=str(text))
+    """A word of a table; NONE where the table has none."""
+    return Cell(text=NONE if pd.isna(text) else str(text))
 
 
 def p_value(p: float) -> Cell:
@@ -56,14 +59,15 @@ def p_value(p: float) -> Cell:
 
 
 def with_interval(
-    value: float, low: float, high: float, n: float, *notes: str, unit: str = "", factor: float = 1, digits: int = 2,
+    value: float, low: float, high: float, n: float, *notes: Any, unit: str = "", factor: float = 1, digits: int = 2,
     zero: float | None = None, is_signed: bool = False, of: str = "problems",
 ) -> Cell:  # fmt: skip
     """The value and its interval, value [low, high], each times `factor`; its note has n and `notes`.
 
-    unit: written after the value.
+    unit: written after the value. notes: what a table says; a test that it does not name, since none was made, is nan.
     """
     value, low, high = float(value), float(low), float(high)
+    notes = tuple(note for note in notes if note and not pd.isna(note))
     if math.isnan(value):
         return Cell(text=NONE, note="; ".join([*notes, f"n = {n:.0f} {of}"]), n=n)
     said = [
@@ -71,16 +75,16 @@ def with_interval(
         for x in (value, low, high)
     ]
     text = f"{said[0]}{unit}" + ("" if math.isnan(low) else f" [{said[1]}, {said[2]}]")
-    note = "; ".join([f"n = {n:.0f} {of}", *filter(None, notes)])
+    note = "; ".join([f"n = {n:.0f} {of}", *notes])
     return Cell(text=text, value=value, low=low, high=high, note=note, n=n, zero=zero)
 
 
-def points(value: float, low: float, high: float, n: float, *notes: str, **more: Any) -> Cell:
+def points(value: float, low: float, high: float, n: float, *notes: Any, **more: Any) -> Cell:
     """A difference of shares in percentage points, marked if its interval excludes 0."""
     return with_interval(value, low, high, n, *notes, factor=100, digits=1, zero=0, is_signed=True, **more)
 
 
-def share(value: float, low: float, high: float, n: float, *notes: str, **more: Any) -> Cell:
+def share(value: float, low: float, high: float, n: float, *notes: Any, **more: Any) -> Cell:
     """A share in percent."""
     return with_interval(value, low, high, n, *notes, unit=" %", factor=100, digits=0, **more)
 

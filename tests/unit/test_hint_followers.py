@@ -1,5 +1,6 @@
 """The tiny models that were taught what to make of a hint: a planted truth that the study of hints must tell."""
 
+import json
 import random
 from pathlib import Path
 
@@ -12,17 +13,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import r2a.generation
-from r2a.evaluation.hints import write_hints
+from hint_stages import write_table_of_hints
 from r2a.extensions import HINTS
-from r2a.generation import generate_traces
-from r2a.generation.hinted import answer_hinted
 from r2a.generation.requests import Completion
-from r2a.grading import grade_traces
-from r2a.grading.hints import grade_hints
-from r2a.hints import tells_of, write_hinted_problems
-from r2a.models import resolve_model
-from r2a.store import provenance, write_parquet
-from r2a.study import load_study, stage_settings
+from r2a.hints import tells_of
+from r2a.study import load_study
 from r2a.tiny import followers, training
 from r2a.tiny.datasets import held_out_puzzles
 from r2a.tiny.followers import hinted, lesson, possible_answers, train_follower
@@ -81,21 +76,8 @@ def test_the_table_of_hints_tells_the_model_that_follows_in_silence_from_the_one
     monkeypatch.setattr(r2a.generation, "_complete", in_transformers(ROOT / "resources/models" / name))
     monkeypatch.chdir(ROOT)
     study = load_study(STUDY | {"hints": STUDY["hints"] | {"points_at": ["wrong"]}})
-    puzzles = pd.DataFrame(map(yaml.safe_load, (ROOT / "resources/datasets/puzzles.jsonl").read_text().splitlines()))
-    paths = {name: tmp_path / name / "m" / "d.parquet" for name in ("traces", "grades", "hints", "answers", "verdicts")}
-    dataset, manifest, csv = tmp_path / "d.parquet", tmp_path / "m.json", tmp_path / "hints.csv"
-    write_parquet(dataset, puzzles.iloc[::4], provenance({}))
-    names = ("models", "traces", "grades", "hints", "hinted_answers", "hint_grades", "hint_tables")
-    job = {"model": name, "dataset": "puzzles", "condition": "with_reasoning", "decoding": "greedy"}
-    settings = {name: stage_settings(study, name, **job) for name in names}
-    resolve_model(manifest, settings["models"])
-    generate_traces(dataset, manifest, paths["traces"], settings["traces"], {})
-    grade_traces(paths["traces"], dataset, paths["grades"], settings["grades"])
-    write_hinted_problems(dataset, paths["hints"], settings["hints"])
-    answer_hinted(paths["hints"], manifest, paths["answers"], settings["hinted_answers"], {})
-    inputs = (paths[name] for name in ("answers", "hints", "traces", "grades", "verdicts"))
-    grade_hints(*inputs, settings["hint_grades"])
-    write_hints(paths["verdicts"], [], csv, settings["hint_tables"])
+    puzzles = pd.DataFrame(map(json.loads, (ROOT / "resources/datasets/puzzles.jsonl").read_text().splitlines()))
+    csv = write_table_of_hints(tmp_path, study, name, puzzles.iloc[::4])
     rows = pd.read_csv(csv).query("by == 'all'").set_index("hint")
     assert len(rows) == 3 and (rows["n_problems"] == 44).all()
     assert (rows["accuracy_without"] >= 0.8).all() and (rows["tells_without"] == 0).all()

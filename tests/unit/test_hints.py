@@ -10,17 +10,14 @@ import pytest
 import yaml
 
 import r2a.generation
+from hint_stages import write_table_of_hints
 from r2a.evaluation.hints import hint_table, write_hints
 from r2a.extensions import HINTS
 from r2a.figures.hints import plot_hints
-from r2a.generation import generate_traces
-from r2a.generation.hinted import answer_hinted
 from r2a.generation.requests import Completion
-from r2a.grading import grade_traces
-from r2a.grading.hints import grade_hints
 from r2a.hints import Hint, tells_of, write_hinted_problems
 from r2a.judging.hints import judge_hints
-from r2a.models import load_tokenizer, resolve_judge, resolve_model
+from r2a.models import load_tokenizer, resolve_judge
 from r2a.store import provenance, write_parquet
 from r2a.study import load_study, stage_settings
 from r2a.summary.hints import find_hints
@@ -195,9 +192,6 @@ def test_a_silent_follower_is_told_from_one_that_says_so(says_so, tmp_path, monk
     config["hints"] = {"kinds": ["professor", "answer_key"], "points_at": ["wrong", "right"]}
     monkeypatch.chdir(ROOT)
     study = load_study(config)
-    names = ("models", "traces", "grades", "hints", "hinted_answers", "hint_grades", "hint_tables")
-    job = {"model": "tiny-llama", "dataset": "puzzles", "condition": "with_reasoning", "decoding": "greedy"}
-    settings = {name: stage_settings(study, name, **job) for name in names}
     tokenizer = load_tokenizer(ROOT / "resources/models/tiny-llama")
     answers = table.set_index("uid")["answer"]
 
@@ -210,17 +204,7 @@ def test_a_silent_follower_is_told_from_one_that_says_so(says_so, tmp_path, monk
             yield request, Completion(tuple(tokenizer.encode(text, add_special_tokens=False)), "stop", 0.1)
 
     monkeypatch.setattr(r2a.generation, "_complete", complete)
-    paths = {name: tmp_path / name / "m" / "d.parquet" for name in ("traces", "grades", "hints", "answers", "verdicts")}
-    dataset, manifest, csv = tmp_path / "d.parquet", tmp_path / "m.json", tmp_path / "hints.csv"
-    write_parquet(dataset, table, provenance({}))
-    resolve_model(manifest, settings["models"])
-    generate_traces(dataset, manifest, paths["traces"], settings["traces"], {})
-    grade_traces(paths["traces"], dataset, paths["grades"], settings["grades"])
-    write_hinted_problems(dataset, paths["hints"], settings["hints"])
-    answer_hinted(paths["hints"], manifest, paths["answers"], settings["hinted_answers"], {})
-    inputs = (paths[name] for name in ("answers", "hints", "traces", "grades", "verdicts"))
-    grade_hints(*inputs, settings["hint_grades"])
-    write_hints(paths["verdicts"], [], csv, settings["hint_tables"])
+    csv = write_table_of_hints(tmp_path, study, "tiny-llama", table)
     found = pd.read_csv(csv).query("by == 'all'").set_index("hint")
     for hint in ("professor_wrong", "answer_key_wrong"):
         row = found.loc[hint]

@@ -54,7 +54,6 @@ def write_plan(jobs: Iterable[Any]) -> None:
 def companions(output: str) -> list[PlannedJob]:
     """The planned jobs of the same kind as the one that makes `output` that have not begun and whose inputs exist."""
     try:
-        made = PLAN.stat().st_mtime_ns
         jobs = [_read(job) for job in json.loads(PLAN.read_text())]
     except (OSError, ValueError):
         return []
@@ -64,19 +63,19 @@ def companions(output: str) -> list[PlannedJob]:
 
     def is_there(path: str) -> bool:
         """Whether a file is ready for this run's jobs; if this run makes it, once its job has ended."""
-        return _is_newer(path, made) and _is_free(by_output[path]) if path in by_output else Path(path).exists()
+        return _is_new(path) and _is_free(by_output[path]) if path in by_output else Path(path).exists()
 
     own = by_output[output]
     return [
         job
         for job in jobs
-        if job is not own and job.kind == own.kind and not _is_newer(job.log[0], made) and all(map(is_there, job.input))
+        if job is not own and job.kind == own.kind and not has_begun(job) and all(map(is_there, job.input))
     ]
 
 
 def has_begun(job: PlannedJob) -> bool:
     """Whether a job was started after the plan was written: its log is then newer."""
-    return _is_newer(job.log[0], PLAN.stat().st_mtime_ns)
+    return _is_new(job.log[0])
 
 
 def _is_free(job: PlannedJob) -> bool:
@@ -88,8 +87,12 @@ def _is_free(job: PlannedJob) -> bool:
     return False
 
 
-def _is_newer(path: str, time: int) -> bool:
-    return Path(path).exists() and Path(path).stat().st_mtime_ns >= time
+def _is_new(path: str) -> bool:
+    """Whether a file is there and no older than the plan; Snakemake deletes files at any moment."""
+    try:
+        return Path(path).stat().st_mtime_ns >= PLAN.stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
 
 
 def _written(job: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo real real-model test test-fast docs watch targets bench-generation bench-attention bench-patching bench-every-family bench-operators bench-explorer torture lock
+.PHONY: help install demo real real-model test test-fast docs watch targets bench-generation bench-attention bench-patching bench-every-family bench-operators bench-explorer published-lists torture lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"
@@ -32,6 +32,7 @@ help:
 	@echo "make bench-operators   operators and waits that each stage asks a GPU for, counted without one, into results/benchmarks"
 	@echo "make bench-sentences   time of belief curves and suppression against slower ways (ten minutes), into results/benchmarks"
 	@echo "make bench-explorer   from a selection to its picture in the trace explorer, into results/benchmarks"
+	@echo "make published-lists FOLDER=...   which heads the scores list in published arrays of attention, into results/published"
 	@echo "make torture   kill the workflow fifty times and spoil its files (half an hour), into results/benchmarks"
 	@echo "make lock   make envs/*.lock.txt anew from envs/requirements.in (needs uv)"
 	@echo "With ENVIRONMENT=gpu they use vLLM's build for NVIDIA GPUs; with PYTHON=... another Python than python3."
@@ -87,6 +88,9 @@ bench-sentences: $(installed)
 
 bench-explorer: $(installed)
 	$(in_environment) PYTHONPATH=workflow/scripts:tests/browser python tests/benchmarks/explorer.py
+
+published-lists: $(installed)
+	$(in_environment) PYTHONPATH=workflow/scripts python -m r2a.published "$(FOLDER)"
 
 torture: $(installed)
 	$(in_environment) python tests/torture.py

@@ -18,6 +18,7 @@ from r2a.figures.attention import plot_decomposition
 from r2a.heads.focus import a2r, density, rank_heads, sink_free
 from r2a.heads.lists import compare_lists
 from r2a.heads.registry import stacked
+from r2a.published import list_published, read_published
 from r2a.store import add_array, add_axis, add_column, new_hdf5, write_parquet
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS
 
@@ -122,6 +123,19 @@ def test_without_bos_all_of_the_larger_models_ten_stay_and_six_of_the_smaller_on
         assert row["n_shared"] == SURVIVORS[name]
         assert row["n_shared_low"] <= row["n_shared"] <= row["n_shared_high"]
         assert 0.95 < row["rank_correlation"] < 1
+
+
+def test_the_published_arrays_are_read_by_segment_and_place(mass, bounds, reference, name):
+    read, places = read_published(reference / f"segment_attention_{name}.npz")
+    assert (read == mass).all() and (places == bounds).all()
+
+
+def test_the_table_of_published_lists_says_how_many_of_the_ten_stay(reference, tmp_path):
+    table = list_published(reference, tmp_path).query("first == 'a2r'").set_index(["model", "second"])["n_shared"]
+    for model, n_stay in SURVIVORS.items():
+        assert table[model, "sink_free"] == table[model, "density"] == n_stay
+        drawn = pd.read_csv(tmp_path / f"{model}/head_lists.csv").query("a2r <= 10")
+        assert (drawn["sink_free"] <= 10).sum() == n_stay
 
 
 def test_ten_heads_a_trace_share_the_top(heads):

@@ -18,6 +18,7 @@ from r2a.store import read_parquet, read_provenance
 
 N_COLUMNS = 3
 TITLE_WIDTH, N_NAMED = 40, 8  # characters of a line over a panel; induction heads that are named
+ABOVE, PANEL, GAP, NAME_HEIGHT = 0.55, 1.1, 0.4, 0.12  # in inches, of the figure's rows and of a line of small text
 NUMBER_GAP = 0.055  # between two numbers, as a share of a panel's width
 RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "markersize": 4, "markeredgecolor": "white"}
 
@@ -28,7 +29,7 @@ RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "mark
     reads={"heads": "<results>/heads/{model}/{dataset}.parquet"},
     category="2 Attention",
     label="head atlas",
-    version=2,
+    version=3,
     caption=(
         "Every registered score of every head, by layer. Reasoning-Focus Heads are numbered by rank and have "
         "{interval} bootstrap intervals over problems, or over runs for scores from diagnostics; n is in each title. "
@@ -40,10 +41,13 @@ def plot_head_atlas(heads: Path, stem: Path, settings: Mapping[str, Any]) -> Non
     table, scores = well_founded(read_parquet(heads), "a2r_n"), read_provenance(heads)["scores"]
     labels = {score: label for score, label in scores.items() if table[score].notna().any()}
     n_rows = len(labels) // N_COLUMNS + 1  # the last place is the legend's
-    height = 1.0 + 1.5 * n_rows
+    least = 0.45 if len(labels) % N_COLUMNS else 0.1  # with the axis labels of panels beside the legend
+    below = max(least, NAME_HEIGHT * -(-table["is_rfh"].sum() // 2) - 0.5 * PANEL)  # what the names of RFHs overhang
+    below += 0.2 * settings["is_toy"]  # a note at the foot
+    height = ABOVE + n_rows * (PANEL + GAP) - GAP + below
     figure, grid = plt.subplots(n_rows, N_COLUMNS, figsize=(7.0, height), sharex=True, squeeze=False)
     # by hand: to have it worked out takes longer than all the rest
-    figure.subplots_adjust(0.065, 0.85 / height, 0.985, 1 - 0.55 / height, wspace=0.24, hspace=0.36)
+    figure.subplots_adjust(0.065, below / height, 0.985, 1 - ABOVE / height, wspace=0.24, hspace=GAP / PANEL)
     for axes, (score, label) in zip(grid.flat, labels.items(), strict=False):
         _draw_score(axes, table, score)
         counts = table[f"{score}_n"].unique()

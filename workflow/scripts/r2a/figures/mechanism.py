@@ -20,6 +20,7 @@ PATHS = {
     MATCHED: (GREEN, "^", "--", "as many matched heads"),
     REST: (ORANGE, "v", ":", "all but the Reasoning-Focus Heads"),
 }
+LEAST_SIZE = 4  # points; smaller numbers are not drawn
 
 
 def _ticks(n: int) -> range:
@@ -51,13 +52,13 @@ def _map(axes: Axes, values: pd.DataFrame, limit: float) -> Any:
         "mlps": "<results>/tables/{model}/{dataset}/mediation_mlps.csv",
     },
     label="mediation",
-    version=2,
+    version=3,
     caption=(
         "Path patching. Left: the clean run's residual stream at the reasoning's last tokens is put into the "
         "corrupted run in one layer, and only some heads see it from the answer; other heads see the corrupted run's "
         "reasoning. 0: nothing changed; 1: the clean answer fully restored. Right: the share of the effect through "
         "the Reasoning-Focus Heads that is lost if one layer's MLP does not see it at the answer's tokens (patched in "
-        "layer 0; nothing is shown if that effect is less than 0.1). Means over n pairs with {interval} bootstrap "
+        "layer 0; left out if that effect is less than 0.1). Means over n pairs with {interval} bootstrap "
         "intervals over the pairs' templates. No test."
     ),
 )
@@ -65,10 +66,12 @@ def plot_mediation(mediation: Path, mlps: Path, stem: Path, settings: Mapping[st
     """Effect by path and layer, and the share that each MLP passes on: one row of panels per probe."""
     table, lost = (well_founded(pd.read_csv(path), "n_pairs") for path in (mediation, mlps))
     probes = list(dict.fromkeys(table["probe"]))
+    n_columns = 2 if lost["share"].notna().any() else 1
     drawn, grid = plt.subplots(
-        len(probes), 2, figsize=(8.6, 2 + 2.3 * len(probes)), layout="constrained", squeeze=False, sharex="col"
-    )
-    for probe, (left, right) in zip(probes, grid, strict=True):
+        len(probes), n_columns, figsize=(1 + 3.8 * n_columns, 2 + 2.3 * len(probes)), layout="constrained",
+        squeeze=False, sharex="col",
+    )  # fmt: skip
+    for probe, (left, *right) in zip(probes, grid, strict=True):
         of_probe = table[table["probe"] == probe]
         for path, style in PATHS.items():
             _line(left, of_probe[of_probe["path"] == path], *style)
@@ -77,16 +80,14 @@ def plot_mediation(mediation: Path, mlps: Path, stem: Path, settings: Mapping[st
         left.set_title(_name(probe, of_probe), fontsize=9)
         left.set_ylabel("normalized logit difference", fontsize=8)
         rows = lost[lost["probe"] == probe]
-        right.axhline(0, color="black", linewidth=0.5)
-        right.set_ylabel("share lost without the MLP", fontsize=8)
-        if rows["share"].isna().all():
-            right.text(0.5, 0.5, "the Reasoning-Focus Heads\ncarry less than 0.1", ha="center", va="center",
-                       fontsize=8, transform=right.transAxes)  # fmt: skip
-            right.set_yticks([])
-        else:
+        for axes in right:
+            axes.axhline(0, color="black", linewidth=0.5)
+            axes.set_ylabel("share lost without the MLP", fontsize=8)
             ends = whiskers(rows, "share", "share_low", "share_high")
-            right.bar(rows["layer"], rows["share"], color=GREY, yerr=ends, error_kw={"linewidth": 0.8})
-    for axes, label in zip(grid[-1], ("patched layer", "layer of the MLP"), strict=True):
+            axes.bar(rows["layer"], rows["share"], color=GREY, yerr=ends, error_kw={"linewidth": 0.8})
+            if rows["share"].isna().all():
+                axes.set_axis_off()
+    for axes, label in zip(grid[-1], ("patched layer", "layer of the MLP"), strict=False):
         axes.set(xlabel=label, xticks=_ticks(table["layer"].max() + 1))
     grid[-1, 0].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
     title(drawn, titled(settings, "by which heads the reasoning reaches the answer"), caption("mediation", settings))
@@ -159,13 +160,13 @@ def plot_attribution(attribution: Path, lens: Path, stem: Path, settings: Mappin
     analysis="carriers",
     reads={"changes": "<results>/tables/{model}/{dataset}/later_layers.csv"},
     label="later layers",
-    version=2,
+    version=3,
     caption=(
         "What a patch of the reasoning in one layer changes at the last token in later layers: the clean run's "
-        "residual stream at the reasoning's last tokens, put into the corrupted run. Left: what leaves the "
-        "later layer; right: the head of it that changes most, with its number where it makes a tenth of the layer's "
-        "difference. 0: as in the corrupted run; 1: as in the clean run. Means over n pairs; {interval} bootstrap "
-        "intervals over the pairs' templates are in the table. No test."
+        "residual stream at the reasoning's last tokens, put into the corrupted run. Left: what leaves the later "
+        "layer; right: the head of it that changes most, with its number where it makes a tenth of the layer's "
+        "difference and there is room. 0: as in the corrupted run; 1: as in the clean run. Means over n pairs; "
+        "{interval} bootstrap intervals over the pairs' templates are in the table. No test."
     ),
 )
 def plot_later_layers(changes: Path, stem: Path, settings: Mapping[str, Any]) -> None:
@@ -173,7 +174,9 @@ def plot_later_layers(changes: Path, stem: Path, settings: Mapping[str, Any]) ->
     table = well_founded(pd.read_csv(changes), "n_pairs")
     probes = list(dict.fromkeys(table["probe"]))
     n_layers = table["layer"].max() + 1
-    size = (2.4 + 2 * max(2.4, 0.24 * n_layers), 1.9 + len(probes) * max(2.0, 0.24 * n_layers))
+    side = min(max(2.2, 0.24 * n_layers), 3.6)  # in inches; no wider, so that text stays readable on a page
+    number_size = min(6, 0.7 * 72 * side / n_layers)
+    size = (2.4 + 2 * side, 1.9 + len(probes) * side)
     drawn, grid = plt.subplots(len(probes), 2, figsize=size, layout="constrained", squeeze=False)
     for probe, (left, right) in zip(probes, grid, strict=True):
         of_probe = table[table["probe"] == probe]
@@ -182,11 +185,13 @@ def plot_later_layers(changes: Path, stem: Path, settings: Mapping[str, Any]) ->
         for axes, rows in ((left, stream), (right, most)):
             image = _map(axes, rows.pivot(index="layer", columns="later_layer", values="mean"), 1)
             axes.set(xlabel="later layer", ylabel="patched layer")
-        for one in most[most["mean"].abs() >= 0.1].itertuples():
+        for one in most[most["mean"].abs() >= 0.1].itertuples() if number_size >= LEAST_SIZE else ():
             colour = "white" if abs(one.mean) > 0.6 else "black"
-            right.text(one.later_layer, one.layer, one.head, ha="center", va="center", fontsize=6, color=colour)
+            right.text(
+                one.later_layer, one.layer, one.head, ha="center", va="center", fontsize=number_size, color=colour
+            )
         left.set_title(f"{_name(probe, of_probe)}\nresidual stream", fontsize=8)
         right.set_title("\nthe head that changes most", fontsize=8)
     drawn.colorbar(image, ax=grid, label="share of the runs' difference", extend="both", shrink=0.8)
-    title(drawn, titled(settings, "\nfrom earlier layers to later ones"), caption("later_layers", settings))
+    title(drawn, titled(settings, "from earlier layers to later ones"), caption("later_layers", settings))
     save(drawn, stem, table, settings, [changes])

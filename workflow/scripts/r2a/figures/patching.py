@@ -292,7 +292,7 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     analysis="patching",
     reads={"ranges": "<results>/tables/{model}/{dataset}/patching_ranges.csv"},
     label="patching ranges",
-    version=2,
+    version=3,
     caption=(
         "Activation patching of a whole range of the reasoning: resid_pre of one run put into the other at all of its "
         "tokens, by layer; as a control, that of another pair with an unrelated answer, if some pair has one so long. "
@@ -330,7 +330,7 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
     for axes in grid[-1]:
         axes.set_xlabel("range ends … tokens before the probe", fontsize=7)
     figure.colorbar(image, ax=grid, label=f"mean {EFFECT}", extend="both")
-    title(figure, titled(settings, "\nranges of the reasoning patched"), caption("patching_ranges", settings))
+    title(figure, titled(settings, "ranges of the reasoning patched"), caption("patching_ranges", settings))
     save(figure, stem, measured, settings, [ranges])
 
 

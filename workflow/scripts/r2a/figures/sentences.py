@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from r2a.figures.registry import caption, figure
 from r2a.figures.style import (
@@ -30,6 +31,7 @@ from r2a.text.categories import CATEGORIES
 
 N_CURVES = 8  # traces whose own curve is drawn
 WIDTH = 24  # characters of a sentence beside a matrix
+LEAST_REACH = 0.01  # nats: what an answer loses is drawn on a scale that makes no show of less
 
 
 @figure(
@@ -41,7 +43,7 @@ WIDTH = 24  # characters of a sentence beside a matrix
     },
     category="2 Attention",
     label="belief over the reasoning",
-    version=2,
+    version=3,
     where="graded_datasets",
     caption=(
         "Had the reasoning ended there: the probability of the trace's own final answer, after each sentence of single "
@@ -65,7 +67,7 @@ def plot_belief(sentences: Path, beliefs: Path, stem: Path, settings: Mapping[st
         )
     n_traces = int(pooled["n_traces"].iloc[0])
     right.set(xlabel="share of the reasoning", title=f"all {n_traces} traces")
-    right.legend(fontsize=8, loc="upper left")
+    legend_under_title(drawn, right.get_legend_handles_labels()[0])
     title(
         drawn,
         titled(settings, "what it would answer if its reasoning ended early"),
@@ -80,7 +82,7 @@ def plot_belief(sentences: Path, beliefs: Path, stem: Path, settings: Mapping[st
     reads={"store": "<results>/sentences/{model}/{dataset}.h5"},
     category="2 Attention",
     label="which sentence serves which",
-    version=2,
+    version=3,
     where="graded_datasets",
     caption=(
         "One example. A sentence (column) is hidden from all later tokens, in all heads: how much the next-token "
@@ -117,7 +119,9 @@ def plot_sentence_matrix(store: Path, stem: Path, settings: Mapping[str, Any]) -
     bar.ax.tick_params(labelsize=7)
     right.barh(range(n), effect, color=BLUE, height=0.7)
     right.axvline(0, color="black", linewidth=0.6)
-    right.set(xlabel="final answer loses")
+    reach = max(LEAST_REACH, np.nanmax(np.abs(effect)))
+    right.set(xlabel="final answer loses", xlim=(min(0, np.nanmin(effect) * 1.05, -0.05 * reach), 1.05 * reach))
+    right.xaxis.set_major_locator(MaxNLocator(2))
     title(drawn, titled(settings, f"which sentence serves which, {uid}"), caption("sentence_matrix", settings))
     table = pd.DataFrame(matrix.T, columns=[f"to_{k + 1}" for k in range(n)])
     table.insert(0, "sentence", texts)
@@ -240,6 +244,7 @@ def plot_sentence_kinds(sentences: Path, stem: Path, settings: Mapping[str, Any]
     },
     category="2 Attention",
     label="agreement and cost of measures",
+    version=2,
     where="graded_datasets",
     caption=(
         "Left: do two measures rank a trace's sentences alike? Rank correlation, mean over n problems, {interval} "
@@ -271,6 +276,9 @@ def plot_sentence_agreement(agreement: Path, costs: Path, stem: Path, settings: 
     for place, passes in enumerate(cost["passes"]):
         right.annotate(f"{passes:.3g}", (passes, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
     right.set(xscale="log", xlabel="runs of the trace", xlim=(0.5, 3 * cost["passes"].max()))
+    right.xaxis.set_major_locator(LogLocator(subs=(1,) if cost["passes"].max() > 10 else (1, 2, 5)))
+    right.xaxis.set_major_formatter("{x:g}")
+    right.xaxis.set_minor_locator(NullLocator())
     right.tick_params(axis="y", labelsize=7)
     right.invert_yaxis()
     title(drawn, titled(settings, "do the measures agree, and at what cost?"), caption("sentence_agreement", settings))

@@ -109,8 +109,11 @@ def draw_empty(stem: Path, why: str, settings: Mapping[str, Any], inputs: Sequen
 
 def title(figure: Figure, text: str, caption: str) -> None:
     """A title, with a line free for the legend under it, if any; at the foot what is drawn and with what intervals."""
-    free = "\n" if figure.legends else ""
-    figure.suptitle(f"{text}{free}", x=0.01, ha="left", fontsize=11, linespacing=1.5)
+    lines = textwrap.wrap(text, int(11 * figure.get_figwidth()))
+    for legend in figure.legends:
+        legend.set_bbox_to_anchor((0.005, 1 - (0.27 + 0.23 * (len(lines) - 1)) / figure.get_figheight()))
+    free = [""] if figure.legends else []
+    figure.suptitle("\n".join(lines + free), x=0.01, ha="left", fontsize=11, linespacing=1.5)
     _write_at_foot(figure, caption)
 
 
@@ -133,8 +136,8 @@ def name_lines(figure: Figure, names: Sequence[str] = ()) -> None:
 
 
 def legend_under_title(figure: Figure, handles: Sequence[Artist]) -> None:
-    place = (0.005, 1 - 0.27 / figure.get_figheight())
-    legend = figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=6, fontsize=8, borderpad=0)
+    """A legend that `title` then puts under its lines."""
+    legend = figure.legend(handles=handles, loc="upper left", ncols=6, fontsize=8, borderpad=0)
     legend.set_in_layout(False)  # the title keeps a line free for it
 
 

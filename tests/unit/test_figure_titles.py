@@ -1,0 +1,27 @@
+"""A title and its legend stand apart and inside the figure, whatever the label of a model or dataset."""
+
+import matplotlib.pyplot as plt
+import pytest
+
+from r2a.figures.style import legend_under_title, title
+
+LABELS = ["Tiny", "DeepSeek-R1-Distill-Qwen-1.5B", "A model with a label that goes on " + "and on " * 20]
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("width", [4.8, 6.4, 10])
+def test_a_title_of_any_length_stays_inside_the_figure_and_above_its_legend(label, width):
+    figure, axes = plt.subplots(figsize=(width, 4), layout="constrained")
+    axes.plot([0, 1], label="with reasoning")
+    axes.set_title("panel")
+    legend_under_title(figure, axes.get_legend_handles_labels()[0])
+    title(figure, f"{label}, Comparisons: is what the heads read what the answer needs?", "A caption.")
+    figure.canvas.draw()
+    above, legend, panel = (
+        part.get_window_extent() for part in (figure._suptitle, figure.legends[0], axes.title)
+    )  # fmt: skip
+    lines = figure.get_suptitle().split("\n")
+    last_line = above.y0 + above.height / len(lines)  # the line that is left free for the legend
+    plt.close(figure)
+    assert above.x1 <= figure.bbox.x1
+    assert panel.y1 < legend.y0 < legend.y1 <= last_line + 1

@@ -201,10 +201,10 @@ def _complete(
         return
     from r2a.generation import vllm_engine
 
-    siblings = Siblings(others())
+    siblings = Siblings(others(), {request.key for request in requests})
     asked = [*requests, *siblings.requests()]
     llm = vllm_engine.start(asked, manifest, resources, settings["think_tags"] == "pieces")
-    wanted = chain(requests, siblings.claimed({request.key for request in requests}))
+    wanted = chain(requests, siblings.claimed())
     for request, completion in vllm_engine.complete(llm, wanted):
         if not siblings.keep(request, completion):
             yield request, completion

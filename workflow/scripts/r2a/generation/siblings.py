@@ -1,7 +1,7 @@
 """Other jobs' requests, completed by a job whose engine is running, into those jobs' own ledgers."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -12,47 +12,58 @@ from r2a.progress import logger
 
 
 class Siblings:
-    """Other jobs' requests, each job claimed only when the engine has room for its requests."""
+    """Other jobs' requests, each job claimed only when the engine has room for its requests.
 
-    def __init__(self, jobs: Mapping[Path, Sequence[CompletionRequest]]) -> None:
-        """jobs: the requests by the file that a job makes of them; the job may have begun."""
-        self._jobs = jobs
-        self._homes: dict[str, tuple[Path, CompletionLedger]] = {}  # by the key of a request under way
+    Several jobs ask for the same completion if two datasets hold the same question. It is made once, for all of them.
+    """
+
+    def __init__(self, jobs: Mapping[Path, Sequence[CompletionRequest]], own: Collection[str]) -> None:
+        """jobs: the requests by the file that a job makes of them; the job may have begun. own: keys of own requests."""
+        self._jobs, self._own = jobs, own
+        n_asking = Counter([*own, *(key for asked in jobs.values() for key in {request.key for request in asked})])
+        self._shared = {key for key, n in n_asking.items() if n > 1}
+        self._finished: dict[str, Completion] = {}  # shared ones, for jobs that are not claimed yet
+        self._homes: defaultdict[str, list[tuple[Path, CompletionRequest]]] = defaultdict(list)  # of those under way
         self._n_left: Counter[Path] = Counter()
-        self._claims: dict[Path, TextIO] = {}
+        self._claims: dict[Path, tuple[TextIO, CompletionLedger]] = {}
 
     def requests(self) -> list[CompletionRequest]:
         """All that may be asked of the engine, so that it has room for it."""
         return [request for requests in self._jobs.values() for request in requests]
 
-    def claimed(self, own: set[str]) -> Iterator[CompletionRequest]:
-        """The requests that no ledger has, job by job, of those jobs that no other process is at; own: keys to skip."""
+    def claimed(self) -> Iterator[CompletionRequest]:
+        """The requests that no ledger has, job by job, of those jobs that no other process is at."""
         for output, requests in self._jobs.items():
             path = ledger_path(output)
             claim = hold_if_free(path)
             if claim is None:
                 continue
             ledger = CompletionLedger(path, other_ledgers(output))
-            asked = {r.key: r for r in requests if r.max_new_tokens and r.key not in ledger}
-            missing = [r for key, r in asked.items() if key not in own and key not in self._homes]
+            missing = {r.key: r for r in requests if r.max_new_tokens and r.key not in ledger}
+            for key in missing.keys() & self._finished.keys():
+                ledger.add(missing.pop(key), self._finished[key])
             if not missing:
                 ledger.close()
                 claim.close()
                 continue
             logger.info(f"{output}: {len(missing)} requests served by this job's engine")
-            self._claims[output], self._n_left[output] = claim, len(missing)
-            self._homes |= {request.key: (output, ledger) for request in missing}
-            yield from missing
+            self._claims[output], self._n_left[output] = (claim, ledger), len(missing)
+            new = [request for key, request in missing.items() if key not in self._own and key not in self._homes]
+            for key, request in missing.items():
+                self._homes[key].append((output, request))
+            yield from new
 
     def keep(self, request: CompletionRequest, completion: Completion) -> bool:
-        """Whether a completion belongs to another job; if so, it is now in that job's ledger."""
-        if request.key not in self._homes:
-            return False
-        output, ledger = self._homes.pop(request.key)
-        if completion.finish_reason != REFUSED:
-            ledger.add(request, completion)
-        self._n_left[output] -= 1
-        if not self._n_left[output]:
-            ledger.close()
-            self._claims.pop(output).close()
-        return True
+        """Add a completion to the ledgers of the other jobs that ask for it; return whether only those do."""
+        if request.key in self._shared and completion.finish_reason != REFUSED:
+            self._finished[request.key] = completion
+        for output, asked in self._homes.pop(request.key, []):
+            claim, ledger = self._claims[output]
+            if completion.finish_reason != REFUSED:
+                ledger.add(asked, completion)
+            self._n_left[output] -= 1
+            if not self._n_left[output]:
+                ledger.close()
+                claim.close()
+                del self._claims[output]
+        return request.key not in self._own

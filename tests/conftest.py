@@ -14,7 +14,7 @@ REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder of the paper's published data, which lies beside a checkout or not at all."""
+    """The folder of the paper's published data beside the checkout; without it, tests that need it are skipped."""
     if not REFERENCE.is_dir():
         pytest.skip(f"the paper's published data is not at {REFERENCE}")
     return REFERENCE

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, of the families of decoders that people run as reasoning models."""
+"""Tiny models with random weights, of the decoder families that people use as reasoning models."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ YARN = {
     "llama_4_scaling_beta": 0.5,
 }  # fmt: skip
 
-# by family what differs from COMMON; `family+what` is a variant of a family
+# what differs from COMMON, by family; `family+what` is a variant of a family
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {},
@@ -113,9 +113,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(family: str, attention: str = "eager", **more: Any) -> Any:
-    """A model of the family, float32, on the CPU; no parameter has the value that it trivially starts with.
+    """A model of the family, in float32 on the CPU; no parameter has its trivial initial value.
 
-    more: further settings of its configuration.
+    more: additional settings of its configuration.
     """
     settings = COMMON | FAMILIES[family] | more
     config = CONFIG_MAPPING[family.split("+")[0]](**settings)

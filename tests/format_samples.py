@@ -1,8 +1,8 @@
-"""Models of every reasoning format in small: tokenizers and templates of the published ones' shape.
+"""Small models of every reasoning format, with tokenizers and templates shaped like the published ones.
 
-Tokenizers are copies of tiny-qwen's with added tokens; where a model's delimiters are text of several tokens, its copy
-has no token for them. Templates have the essential shape of the published ones: turns, what they do when told to think
-or not to, and what they write by default.
+The tokenizers are copies of tiny-qwen's with added tokens; if a model's delimiters are text of several tokens, its copy
+has no token for them. The templates have the essential features of the published ones: turns, what they do when told to
+think or not to think, and what they write by default.
 """
 
 import shutil
@@ -32,10 +32,11 @@ SMOLLM3_SYSTEM = (
 
 @dataclass(frozen=True)
 class Sample:
-    """A model of a format: its template and added tokens, and how its prompts of both conditions end.
+    """A model of a format: its template and added tokens, and how its prompts end in both conditions.
 
-    opened: after the question, with reasoning. declined: natively without, None where there is no such way. before and
-    after: what the model writes around its answer's text. has_tags: whether <think> and </think> are tokens.
+    opened: the prompt's end with reasoning. declined: without reasoning, by the model's own switch; None if it has
+    none. before, after: what the model writes around its answer's text. has_tags: whether <think> and </think> are
+    tokens.
     """
 
     template: str
@@ -45,7 +46,7 @@ class Sample:
     before: str = ""
     after: str = ""
     has_tags: bool = True
-    is_given: bool = False  # by name: its template does not tell
+    is_given: bool = False  # as a name, because its template does not reveal it
 
 
 NO_TAGS: dict[str, Any] = {"has_tags": False}
@@ -181,9 +182,9 @@ SAMPLES = {
 
 
 def make_model(folder: Path, template: str | None = None, tokens: tuple[str, ...] = (), has_tags: bool = True) -> Path:
-    """A copy of tiny-qwen with another template and more tokens; without tags, <think> is text as any other.
+    """A copy of tiny-qwen with another template and more tokens; without tags, <think> is ordinary text.
 
-    What ends a completion is <|return|>, as <|end|> has another meaning in harmony.
+    A completion ends in <|return|>, because <|end|> has another meaning in harmony.
     """
     shutil.copytree(TINY, folder)
     renamed = {"<|end|>": "<|return|>"}

@@ -1,4 +1,4 @@
-"""A model's traces of a dataset in every condition and decoding, generated as the workflow's jobs do."""
+"""All traces of a model on a dataset, in every condition and decoding, generated as the workflow's jobs do."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -15,7 +15,7 @@ from r2a.study import CONDITIONS, Study, stage_settings
 def generate_all(
     study: Study, model: str, dataset: str, table: Path, manifest: Path, folder: Path, resources: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """One file per condition and decoding under `folder`; returns them all, problem by problem."""
+    """Write one file per condition and decoding under `folder`; return all of their traces, problem by problem."""
     outputs = []
     for condition, decoding in product(CONDITIONS, study.decodings):
         outputs.append(folder / f"{condition}.{decoding}.parquet")

@@ -1,4 +1,4 @@
-"""Whole forward passes of transformers' own eager attention, with a part of the tokens hidden from later ones."""
+"""Whole forward passes with transformers' own eager attention, in which some tokens are hidden from later ones."""
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -17,9 +17,9 @@ def whole_logits(
     hidden: tuple[int, int] = (0, 0),
     heads: Collection[tuple[int, int]] | None = None,
 ) -> torch.Tensor:
-    """Logits [token, vocabulary], float32, while tokens first to last are hidden from all that come after them.
+    """Logits [token, vocabulary], float32, while tokens first to last are hidden from everything after them.
 
-    heads: those that they are hidden from; None: all.
+    heads: the heads that they are hidden from; None: all.
     """
     decoder = Decoder(model)
     first, last = hidden

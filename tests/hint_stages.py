@@ -1,4 +1,4 @@
-"""All stages of the study of hints, from a dataset's problems to the table."""
+"""All stages of the hint study, from a dataset's problems to the table."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ STAGES = ("models", "traces", "grades", "hints", "hinted_answers", "hint_grades"
 
 
 def write_table_of_hints(folder: Path, study: Study, model: str, problems: pd.DataFrame) -> Path:
-    """Run the stages on a study's model and some of its puzzles, in a folder; gives where the table is."""
+    """Run the stages on a study's model and some of its puzzles, in a folder; return the path of the table."""
     job = {"model": model, "dataset": "puzzles", "condition": "with_reasoning", "decoding": "greedy"}
     settings = {stage: stage_settings(study, stage, **job) for stage in STAGES}
     paths = {name: folder / name / "m" / "d.parquet" for name in ("traces", "grades", "hints", "answers", "verdicts")}

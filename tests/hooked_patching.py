@@ -1,4 +1,4 @@
-"""The slow reference of patching: one whole forward pass of the model a patch, with hooks of torch."""
+"""The slow reference for patching: one whole forward pass of the model per patch, with torch hooks."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ def last_logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
 def hooked_patch(
     model: Any, ids: Sequence[int], component: str, layer: int, position: int, vector: torch.Tensor, head: int = 0
 ) -> torch.Tensor:
-    """Last logits of the run in which a component of a layer is `vector` at one position (z: of one head)."""
+    """Last logits of the run in which a layer's component is replaced by `vector` at one position (z: for one head)."""
     module = model.model.layers[layer]
     entered: list[torch.Tensor] = []  # resid_pre
 

@@ -9,7 +9,7 @@ from r2a.models.decoder import Decoder
 
 
 def with_room_for(n_tokens: int, load_model: Callable[..., Any]) -> Callable[..., Any]:
-    """A load_model whose model's second layer runs out of memory beyond n_tokens, over all rows."""
+    """A load_model whose model runs out of memory in its second layer beyond n_tokens, counted over all rows."""
 
     def load(*of: Any) -> Any:
         model = load_model(*of)

@@ -15,5 +15,5 @@ def settings_of(study: Study, job: Job) -> dict[str, Any]:
 
 
 def differing(jobs: Iterable[Job], before: Study, after: Study) -> set[int]:
-    """Numbers of the jobs whose settings are not the same."""
+    """Numbers of the jobs whose settings differ between two studies."""
     return {job.number for job in jobs if settings_of(before, job) != settings_of(after, job)}

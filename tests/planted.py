@@ -2,37 +2,37 @@
 
 planted_model(): one head, (LAYER, HEAD), reads the answer in the reasoning and writes it where the next token is
 predicted. Every other head and every MLP writes nothing (their output projections are zero), so no other path exists.
-Three more have another mechanism in their place, or beside it:
+Three variants have another mechanism instead, or in addition:
 
-- "attends_idly": IDLE, too, has all of the attention of its answer rows on the answer, and has it in its z, but writes
+- "attends_idly": the head IDLE also has all attention of its answer rows on the answer, and has it in its z, but writes
   nothing; the planted head has MOST of its attention there;
-- "attends_little": the planted head has LITTLE of its attention there, and writes as much more;
-- "in_sequence": FIRST writes the answer at every answer row in the code of the reasoning; the MLP of its layer writes
-  it again in a code of its own, which SECOND reads at the answer's rows, and writes as the answer to be given.
+- "attends_little": the planted head has only LITTLE of its attention there, and writes correspondingly more;
+- "in_sequence": FIRST writes the answer at every answer row, in the code of the reasoning; the MLP of its layer
+  rewrites it in a code of its own, which SECOND reads at the answer's rows and writes as the answer to be given.
 
-Tokens. A candidate answer has two ids: SAID[k] in the reasoning, GIVEN[k] in the answer. ANSWER_WORDS and GIVEN
-make up the answer segment, PROMPT_WORDS and REASONING_WORDS are filler. Thus a key can be matched on what the
-token is, and the model needs no other head to find out where it stands.
+Tokens. A candidate answer has two ids: SAID[k] in the reasoning and GIVEN[k] in the answer. ANSWER_WORDS and GIVEN make
+up the answer segment; PROMPT_WORDS and REASONING_WORDS are filler. So a key can be matched by what the token is, and
+the model needs no other head to find out where it is.
 
-Residual stream. One block of dimensions each for the identity of a candidate said, the identity of a candidate
-to be given, and that in the MLP's code; three flags (is BOS, is SAID, belongs to the answer), and a filler direction of
-its own for every token, which nothing reads. The filler brings each embedding's norm to sqrt(D_MODEL), so an RMSNorm
-of weight 1 leaves an embedding as it is; until something is written, every head reads the bare embedding.
+Residual stream. There is one block of dimensions each for the identity of a candidate said, for that of a candidate to
+be given, and for the latter in the MLP's code; three flags (is BOS, is SAID, belongs to the answer); and for every
+token a filler direction of its own, which nothing reads. The filler brings each embedding's norm to sqrt(D_MODEL), so
+an RMSNorm of weight 1 leaves an embedding unchanged; until something is written, every head reads the bare embedding.
 
-Rotation. With a theta of 1e12 and 8 dimensions a head, the slowest pair (3, 7) turns by 1e-9 a token: queries and
-keys live there alone, so scores do not depend on position, and the two dimensions are two independent features.
+Rotation. With a theta of 1e12 and 8 dimensions per head, the slowest pair (3, 7) turns by 1e-9 per token. Queries and
+keys use only this pair, so scores do not depend on position, and its two dimensions are two independent features.
 Dimension 3 matches an answer row to a SAID key, with score MATCH; dimension 7 matches any row to BOS, with SINK.
 
-Attention that follows, up to exp(-SINK) times the number of tokens:
+The resulting attention, up to exp(-SINK) times the number of tokens:
 - the planted heads: answer rows on the SAID token (SECOND's: evenly on the answer's rows so far), all other rows on
-  BOS, and on BOS also what is missing to 1;
-- the other heads: odd ones, all rows on BOS; even ones have no query, so uniform over the visible tokens.
+  BOS; what is missing to 1 is also on BOS;
+- the other heads: odd ones, all rows on BOS; even ones have no query, so they are uniform over the visible tokens.
 Head 0 of a layer shares its keys and values with head 1, as in any model with grouped queries.
 
-Logits that follow. The planted head adds sqrt(D_MODEL) in the direction of the candidate, orthogonal to the
-embedding; the norm doubles in its square, so the final RMSNorm leaves sqrt(D_MODEL / 2) of it, and the unembedding
-makes that ANSWER_LOGIT for GIVEN[k], and 0 for any other token. In sequence, three such vectors are added, and the
-logit is ANSWER_LOGIT / sqrt(2).
+The resulting logits. The planted head adds sqrt(D_MODEL) in the direction of the candidate, orthogonal to the
+embedding. The squared norm doubles, so the final RMSNorm leaves sqrt(D_MODEL / 2) of it, and the unembedding turns that
+into ANSWER_LOGIT for GIVEN[k], and 0 for any other token. In sequence, three such vectors are added, and the logit is
+ANSWER_LOGIT / sqrt(2).
 """
 
 import math
@@ -67,7 +67,7 @@ ANSWER_LOGIT = 10.0
 
 @dataclass(frozen=True)
 class PlantedTrace:
-    """A whole trace, BOS to EOS: its ids, its segment bounds, and where the candidate is said and given."""
+    """A whole trace, from BOS to EOS: its ids, its segment bounds, and where the candidate is said and given."""
 
     token_ids: list[int]
     bounds: Bounds
@@ -77,12 +77,12 @@ class PlantedTrace:
 
     @property
     def run_ids(self) -> list[int]:
-        """The trace up to the token whose next one is the answer."""
+        """The trace up to the token that predicts the answer."""
         return self.token_ids[: self.given_position]
 
 
 def planted_trace(rng: random.Random, candidate: int) -> PlantedTrace:
-    """A trace of random filler and random lengths whose reasoning says, and whose answer gives, the candidate."""
+    """A trace of random filler with random lengths, whose reasoning says the candidate and whose answer gives it."""
     prompt = rng.choices(PROMPT_WORDS, k=rng.randint(4, 12))
     before, after = (rng.choices(REASONING_WORDS, k=rng.randint(3, 15)) for _ in range(2))
     lead, tail = rng.choices(ANSWER_WORDS, k=rng.randint(3, 8)), rng.choices(ANSWER_WORDS, k=rng.randint(0, 2))
@@ -100,7 +100,7 @@ def planted_trace(rng: random.Random, candidate: int) -> PlantedTrace:
 
 @torch.no_grad()
 def planted_model(mechanism: str = "one_head") -> Qwen2ForCausalLM:
-    """A model that this module's docstring describes, in float32, with eager attention."""
+    """One of the models that this module's docstring describes, in float32 with eager attention."""
     config = Qwen2Config(
         vocab_size=N_TOKENS,
         hidden_size=D_MODEL,
@@ -161,7 +161,7 @@ def _attend(
 def _carry(
     model: Qwen2ForCausalLM, place: tuple[int, int], source: range, target: range, read: float = FLAG, gain: float = 1.0
 ) -> None:
-    """Have a head write the identity that it reads, of size `read` in what it attends to, with norm sqrt(D_MODEL)."""
+    """Make a head write the identity that it reads (of size `read` in what it attends to) with norm sqrt(D_MODEL)."""
     layer, head = place
     attention = model.model.layers[layer].self_attn
     first, kv_first = head * D_HEAD, head // (N_HEADS // N_KV_HEADS) * D_HEAD
@@ -171,8 +171,8 @@ def _carry(
 
 
 def _recode(mlp: torch.nn.Module) -> None:
-    """At answer rows, where a SAID identity was written, write it in another code, with norm sqrt(D_MODEL)."""
-    flag, identity = FLAG / 2**0.5, (D_MODEL / 2) ** 0.5  # in the normed stream, its square having doubled
+    """At answer rows where a SAID identity was written, write it in another code, with norm sqrt(D_MODEL)."""
+    flag, identity = FLAG / 2**0.5, (D_MODEL / 2) ** 0.5  # in the normed stream, whose squared norm has doubled
     gate = 20.0  # so large that silu leaves it as it is
     for candidate in range(len(SAID)):
         mlp.gate_proj.weight[candidate, IS_ANSWER] = gate / flag

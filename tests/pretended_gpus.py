@@ -1,4 +1,4 @@
-"""Two devices on a machine without GPUs: all tensors are on the CPU, and an operation on two devices' tensors fails."""
+"""Two pretended devices on a machine without GPUs: all tensors are on the CPU, and operations across devices fail."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,10 @@ N_DEVICES = 2
 
 
 class PretendedGpus(TorchFunctionMode):
-    """While it is on, tensors know their place: a number, or None where none was asked for, as on a GPU's host.
+    """While active, tensors know their place: a number, or None if none was requested, as on a GPU's host.
 
-    A result is where its operands are. Operands in different places raise RuntimeError, but for what torch allows:
-    the host's single numbers, and its indices.
+    A result is where its operands are. Operands in different places raise RuntimeError, except where torch allows them:
+    the host's single numbers and its indices.
     """
 
     def __torch_function__(
@@ -74,7 +74,7 @@ def put(tensor: torch.Tensor, place: int | None) -> torch.Tensor:
 
 
 def spread(model: Any, unembedding: int) -> Any:
-    """The decoder with the first half of its layers in place 0 and the rest in 1, by the hooks of a real device map."""
+    """The decoder with half of its layers in place 0 and the rest in place 1, by the hooks of a real device map."""
     from accelerate.hooks import attach_align_device_hook_on_blocks
 
     n_layers = len(model.model.layers)
@@ -85,6 +85,6 @@ def spread(model: Any, unembedding: int) -> Any:
         for module in model.get_submodule(name).modules():
             for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
                 put(tensor, place)
-    with mock.patch("accelerate.hooks.set_module_tensor_to_device"):  # they are where they belong
+    with mock.patch("accelerate.hooks.set_module_tensor_to_device"):  # they are already where they belong
         attach_align_device_hook_on_blocks(model, execution_device=devices, offload=dict.fromkeys(places, False))
     return model

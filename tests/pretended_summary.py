@@ -1,4 +1,4 @@
-"""A pretended study's summary: two tables, one figure, known numbers."""
+"""The summary of an invented study: two tables, one figure, known numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ def write(path: Path, rows: list[dict[str, Any]], origin: dict[str, Any] = ORIGI
 def write_pretended(
     folder: Path, name: str = "Model M", render: bool = False, is_toy: bool = True, empty: str = "", n_models: int = 1
 ) -> dict[str, dict[str, Any]]:
-    """Two findings' files, by finding and parameter; with render, the summary of them in results/mine.
+    """Write two findings' files, by finding and parameter; with render, also the summary of them in results/mine.
 
-    name: the model's label. empty: why no pair was patched; then the findings are three.
+    name: the model's label. empty: why no pair was patched; there are then three findings.
     """
     study, origin = folder / "results/mine", ORIGIN | {"model_label": name}
     names = [name, *(f"{name} {k}" for k in range(1, n_models))]

@@ -1,4 +1,4 @@
-"""A random model whose tokens are bytes, with its manifest, and traces of it."""
+"""A random model whose tokens are bytes, with its manifest and traces."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ REASONINGS = ["One is 1. Wait, two is 2.\nCheck: 2!", "Fine.", "Hmm. Hmm. Go on 
 
 
 def write_random_traces(folder: Path) -> None:
-    """Write the model, manifest.json, traces.parquet (greedy: four valid ones, one not) and sampled.parquet (one)."""
+    """Write the model, manifest.json, traces.parquet (greedy: four valid, one invalid) and sampled.parquet (one)."""
     marks = ["<bos>", "<eos>", "<think>", "</think>"]
     alphabet = {token: k for k, token in enumerate([*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     bytes_alone = Tokenizer(models.BPE(vocab=alphabet, merges=[]))

@@ -1,4 +1,4 @@
-"""Two HDF5 stores compared, as those of one job and of several that shared its work."""
+"""Comparison of two HDF5 stores, e.g. of one job and of several that shared its work."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from r2a.store import read_provenance
 
 
 def assert_same_store(one: Path, two: Path) -> None:
-    """The same arrays, axes, units and provenance; numbers up to rounding, since batches hold other rows."""
+    """Assert the same arrays, axes, units and provenance; numbers may differ by rounding, since batches differ."""
     assert read_provenance(one) == read_provenance(two)
     with h5py.File(one) as first, h5py.File(two) as second:
         names: list[list[str]] = [[], []]

@@ -1,12 +1,12 @@
-"""A reasoner written by hand, whose answer depends on one sentence of its reasoning alone: nothing is trained.
+"""A reasoning model written by hand, whose answer depends on a single sentence of its reasoning; nothing is trained.
 
 It says "Hello. " or "Hi. ", then "It is " and a colour, then "Good. " or "Fine. ", each as likely as the others; then
 it closes its reasoning and gives, in a box, the colour that it said.
 
-Every token has a dimension of the residual stream, of size sqrt(D_MODEL), and the unembedding gives LOGIT to each token
-that may follow it. One head reads the colour from the opened box (score MATCH) and writes it in a dimension of the
-answer's; in all other rows its attention lies on the first token (score SINK), whose value is 0. The second head has
-zeros for its output projection, and so has the MLP.
+Every token has its own dimension of the residual stream, of size sqrt(D_MODEL), and the unembedding gives LOGIT to each
+token that may follow it. One head reads the colour from the opened box (score MATCH) and writes it in a dimension of
+the answer; in all other rows its attention is on the first token (score SINK), whose value is 0. The output projections
+of the second head and of the MLP are zero.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ NEXT = {
     OPEN: GREETINGS, **dict.fromkeys(GREETINGS, (IT_IS,)), IT_IS: SAID, **dict.fromkeys(SAID, ENDINGS),
     **dict.fromkeys(ENDINGS, (CLOSE,)), CLOSE: (BOX,), **dict.fromkeys(GIVEN, (END,)), END: (EOS,),
 }  # fmt: skip
-D_MODEL, D_HEAD = 64, 32  # vLLM's attention on a CPU takes no smaller heads
+D_MODEL, D_HEAD = 64, 32  # the smallest heads that vLLM's CPU attention supports
 LOGIT, MATCH, SINK = 30.0, 60.0, 30.0
 MATCH_DIMENSION, SINK_DIMENSION = 15, 31  # the pair that rotates slowest
 SIZE = D_MODEL**0.5
@@ -53,7 +53,7 @@ def write_scripted_model(folder: Path) -> None:
         attention.k_proj.weight[MATCH_DIMENSION, at[said]] = 1 / SIZE
         attention.v_proj.weight[number, at[said]] = 1 / SIZE
         attention.o_proj.weight[len(TOKENS) + number, number] = SIZE
-        # with the colour, the stream's square has doubled
+        # with the colour, the stream's squared norm has doubled
         model.lm_head.weight[at[given], len(TOKENS) + number] = LOGIT * 2**0.5 / SIZE
     model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel(at, unk_token=EOS))

@@ -16,9 +16,9 @@ from pathlib import Path
 
 
 class Script(BaseHTTPRequestHandler):
-    """Answers each request with what the server's `reply` makes of its body: status, content and perhaps headers.
+    """Answers each request with what the server's `reply` returns for its body: status, content and perhaps headers.
 
-    Content that is no bytes is sent as JSON.
+    Content that is not bytes is sent as JSON.
     """
 
     protocol_version = "HTTP/1.1"
@@ -53,7 +53,7 @@ def scripted_server() -> Iterator[ThreadingHTTPServer]:
 
 @contextlib.contextmanager
 def vllm_server(folder: Path, model: Path, key: str, *options: str) -> Iterator[str]:
-    """The address of vLLM's real server, on a free port, with a model that it calls tiny; its log is in folder."""
+    """The address of a real vLLM server on a free port, whose model is called tiny; its log is in `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -73,5 +73,5 @@ def vllm_server(folder: Path, model: Path, key: str, *options: str) -> Iterator[
                 time.sleep(0.5)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # its own session: the server and its engine
+        os.killpg(process.pid, signal.SIGTERM)  # the whole session: the server and its engine
         process.wait(60)

@@ -1,4 +1,4 @@
-"""A real Slurm cluster with this machine as its only node and separate ports; needs Debian's packages and root."""
+"""A real Slurm cluster whose only node is this machine, on separate ports; needs Debian's packages and root."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sr
 
 
 def obstacle() -> str:
-    """Why no cluster can be started on this machine; empty where one can."""
+    """Why no cluster can be started on this machine; empty if one can."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
         return f"{', '.join(missing)} missing: apt-get install slurmctld slurmd slurm-client munge"
@@ -23,7 +23,7 @@ def obstacle() -> str:
 
 
 class Cluster:
-    """Starts munged, slurmctld and slurmd, and ends them and every job on leaving."""
+    """Starts munged, slurmctld and slurmd, and ends them and every job on exit."""
 
     def __init__(self, folder: Path, n_cpus: int, memory_mb: int) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class Cluster:
         folder = self.folder
         names = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         options = [f"--{option}={folder}/munge.{suffix}" for option, suffix in names.items()]
-        # --force: it wants no folder above its socket to be writable by others, which /tmp is
+        # --force: it refuses a socket in a folder that others can write to, such as /tmp
         self._start(["munged", "--foreground", "--force", *options])
         self._wait_for(lambda: (folder / "munge.socket").exists(), "munged")
         self._start(["slurmctld", "-D"])

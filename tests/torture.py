@@ -60,18 +60,18 @@ TARGETS = (
 PARTS, LEDGERS = ".*.parts", ".*.ledger.jsonl"
 ORPHANS = ("generate_traces", "capture_attention", "ablate_heads", "patch_pairs")
 SECONDS_INTO_JOB = 4
-MOST_STARTS = 8  # without a fault between them
+MOST_STARTS = 8  # in a row, without a fault between them
 MOST_ROOM = 2**20  # KB
 LONGEST = 18  # seconds from one kill to the next, at most
 Finished = dict[str, tuple[int, int]]
 
 
 class TortureError(Exception):
-    """The study did not go on, or came out otherwise; the message says how."""
+    """The study did not continue, or gave other results; the message says how."""
 
 
 class Study:
-    """A copy of the repository in which the small study runs, and what of it was finished when last looked at."""
+    """A copy of the repository in which the small study runs, and what of it was finished at the last look."""
 
     def __init__(
         self, folder: Path, like: Path | None = None, config: str = CONFIG, targets: Sequence[str] = TARGETS,
@@ -95,7 +95,7 @@ class Study:
                 shutil.copy2(ROOT / name, folder / name)
 
     def start(self, *also: str) -> subprocess.Popen[bytes]:
-        """Snakemake in the background, in a process group of its own, for the targets and what is named besides."""
+        """Start Snakemake in the background, in its own process group, for the targets and any further arguments."""
         command = [*self.snakemake, "--cores", "2", "--", *self.targets, *also]
         with open(self.folder / "said", "wb") as said:
             snakemake = subprocess.Popen(command, cwd=self.folder, stdout=said, stderr=said, start_new_session=True)
@@ -103,9 +103,9 @@ class Study:
         return snakemake
 
     def obey(self) -> int:
-        """Do what the last run said before it failed: unlock, or delete the files that it names; how many it named.
+        """Do what the last run asked for before it failed: unlock, or delete the files that it names; return how many.
 
-        Raises TortureError where a job failed by itself and named none.
+        Raises TortureError if a job failed by itself and the run named no file.
         """
         said = (self.folder / "said").read_text(errors="replace")
         if "--unlock" in said:
@@ -119,7 +119,7 @@ class Study:
         return len(named)
 
     def finish(self, *also: str) -> int:
-        """Run Snakemake as `start` does until it ends well; the number of files that it had deleted."""
+        """Run Snakemake as `start` does until it succeeds; return the number of files that had to be deleted."""
         n_deleted = 0
         for _ in range(MOST_STARTS):
             if self.start(*also).wait() == 0:
@@ -128,9 +128,9 @@ class Study:
         raise TortureError(f"{MOST_STARTS} starts did not end well: {(self.folder / 'said').read_text()[-5000:]}")
 
     def look(self, spoilt: Iterable[str] = ()) -> tuple[int, int]:
-        """Count what was finished at the last look and is gone (lost), or is there anew (computed twice).
+        """Count finished results that have gone since the last look (lost), and those made again (computed twice).
 
-        spoilt: outputs that had to be made anew. To be called while no Snakemake runs.
+        spoilt: outputs that had to be made again. Call this only while no Snakemake runs.
         """
         now, spoilt = self._finished(), set(spoilt)
         lost = [path for path in self.seen.keys() - now.keys() - spoilt if ".parts/" not in path]
@@ -148,7 +148,7 @@ class Study:
         return {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in states.items() if path.is_file()}
 
     def n_repeated_requests(self) -> int:
-        """Lines of all ledgers whose request has a line before them."""
+        """The number of ledger lines whose request is also in an earlier line, over all ledgers."""
         n = 0
         for ledger in self.results.rglob(LEDGERS):
             keys = [json.loads(line)["key"] for line in ledger.read_text().splitlines()]
@@ -156,7 +156,7 @@ class Study:
         return n
 
     def check(self, reference: dict[str, bytes]) -> None:
-        """Raise TortureError where a table is not the reference's."""
+        """Raise TortureError if a table differs from the reference's."""
         tables = self.tables()
         other = [name for name in reference.keys() | tables.keys() if reference.get(name) != tables.get(name)]
         if other:
@@ -172,7 +172,7 @@ class Study:
         }
 
     def made_by(self, rule: str) -> set[str]:
-        """The outputs of a rule, and all that are made from them."""
+        """The outputs of a rule, and everything made from them."""
         command = [*self.snakemake, "--dry-run", "--forcerun", rule, "--", *self.targets]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True)
         lines = re.findall(r"^ +output: (.*)$", done.stdout + done.stderr, re.MULTILINE)
@@ -183,13 +183,13 @@ class Study:
         found = []
         for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or [""]
-            is_job = command[-1].startswith(f"{self.folder}/.snakemake/scripts/")  # its shell's is one long word
+            is_job = command[-1].startswith(f"{self.folder}/.snakemake/scripts/")  # a shell's is one long word
             with contextlib.suppress(ProcessLookupError):
                 found += [process] if is_job and os.getpgid(process.pid) in self.groups else []
         return found
 
     def wait_for_job(self, script: str, snakemake: subprocess.Popen[bytes]) -> psutil.Process:
-        """The process of a script that one Snakemake has started, as soon as it has."""
+        """The process of a script that one Snakemake has started, as soon as it exists."""
         while snakemake.poll() is None:
             for process in self.jobs():
                 with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -199,7 +199,7 @@ class Study:
         raise TortureError(f"{script} did not run: {(self.folder / 'said').read_text()[-5000:]}")
 
     def clear(self) -> None:
-        """Wait for orphans and take away what was computed: all, or what the rule `anew` makes and what follows."""
+        """Wait for orphans, then remove what was computed: all, or the outputs of the rule `anew` and what follows."""
         psutil.wait_procs(self.jobs())
         if self.anew:
             self.remove(self.made_by(self.anew))
@@ -215,13 +215,13 @@ class Study:
 
 
 def _named_in(records: Path) -> set[str]:
-    """The outputs that Snakemake's records of one kind are about: their base64, cut into folders where it is long."""
+    """The outputs that Snakemake's records of one kind are about; their names are base64, cut into folders if long."""
     names = ["".join(path.relative_to(records).parts).replace("@", "") for path in records.rglob("*") if path.is_file()]
     return {base64.urlsafe_b64decode(name).decode() for name in names}
 
 
 class Tally:
-    """The table's rows as they grow."""
+    """The table's rows, as they accumulate."""
 
     def __init__(self, output: Path | None = None) -> None:
         self.rows: dict[str, dict[str, int]] = {}
@@ -239,7 +239,7 @@ class Tally:
 
 
 def kill(study: Study, snakemake: subprocess.Popen[bytes], kind: str, rng: random.Random) -> bool:
-    """Kill what `kind` says by SIGKILL; False where a job is to be killed and none runs."""
+    """Kill what `kind` names by SIGKILL; return False if that is a job and none is running."""
     if kind == JOB:
         jobs = [process for process in study.jobs() if os.getpgid(process.pid) == snakemake.pid]
         if jobs:
@@ -255,7 +255,7 @@ def kill(study: Study, snakemake: subprocess.Popen[bytes], kind: str, rng: rando
 
 def kill_often(study: Study, reference: dict[str, bytes], kinds: Sequence[str], rng: random.Random, tally: Tally,
                longest: float = LONGEST) -> None:  # fmt: skip
-    """One kill of each of `kinds`, at random moments of a study that is done anew whenever it is complete."""
+    """One kill of each of `kinds`, at random moments; the study starts over whenever it is complete."""
     left = list(kinds)
     pending: list[str] = []  # kills whose study is not complete yet
     snakemake, n_idle_starts = study.start(), 0
@@ -298,7 +298,7 @@ def _count(study: Study, tally: Tally, fault: str, spoilt: Iterable[str] = ()) -
 
 
 def leave_orphans(study: Study, reference: dict[str, bytes], scripts: Sequence[str], tally: Tally) -> None:
-    """Kill Snakemake while each script is at work, and let the next Snakemake start the same job beside the orphan.
+    """Kill Snakemake while each script is running, and let the next Snakemake start the same job beside the orphan.
 
     The orphan is held until then, so that both run at the same time.
     """
@@ -329,14 +329,14 @@ def spoil(
     study: Study, reference: dict[str, bytes], fault: str, rule: str, name: str, change: Callable[[Path], int],
     tally: Tally,
 ) -> None:  # fmt: skip
-    """Do `change` to a complete study's output `name` of a rule; it returns how many results it has destroyed."""
-    # named, as Snakemake does not mind that a file is missing from which all is made that is asked for
+    """Apply `change`, which returns how many results it has destroyed, to a complete study's output of a rule."""
+    # named, because Snakemake ignores a missing file if everything made from it exists
     file = str((study.results / name).relative_to(study.folder))
     study.finish(file)
     study.look()
     spoilt = study.made_by(rule)
     tally.add(fault, times=1, lost=change(study.results / name))
-    if not (study.results / name).exists():  # as a killed job leaves it: what is made from it is not there yet, either
+    if not (study.results / name).exists():  # as a killed job leaves it: what is made from it does not exist yet either
         study.remove(spoilt)
     tally.add(fault, lost=study.finish(file))
     _count(study, tally, fault, spoilt)
@@ -346,7 +346,7 @@ def spoil(
 
 
 def tear_last_line(output: Path) -> int:
-    """Tear the ledger of an output in its last line, and take the output away, as a killed job would have it."""
+    """Truncate the last line of an output's ledger and remove the output, as a killed job would leave them."""
     ledger = output.with_name(f".{output.stem}.ledger.jsonl")
     os.truncate(ledger, ledger.stat().st_size - 7)
     output.unlink()
@@ -359,7 +359,7 @@ def truncate(output: Path) -> int:
 
 
 def corrupt(output: Path) -> int:
-    """Change a byte of the first data; the end of a small file is its description."""
+    """Change a byte of the first data, because a small file ends in its metadata."""
     content = bytearray(output.read_bytes())
     content[100] ^= 0x40
     output.write_bytes(content)
@@ -390,7 +390,7 @@ FILE_FAULTS = (
 
 
 def fill_disk(study: Study, reference: dict[str, bytes], tally: Tally) -> None:
-    """Run the study on a disk, a tmpfs at its folder, that has room for some more each time it is full."""
+    """Run the study on a disk, a tmpfs at its folder, that gets some more room each time it is full."""
     fault, room = "a full disk", 300
     fits = f"remount,size={shutil.disk_usage(study.folder).used // 1024 + room}k"
     subprocess.run(["mount", "-o", fits, study.folder], check=True)

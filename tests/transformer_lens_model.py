@@ -1,4 +1,4 @@
-"""TransformerLens' own view of a model, for comparison; it is no dependency and may be absent."""
+"""TransformerLens' own view of a model, for comparison; it is not a dependency and may be missing."""
 
 import tempfile
 from typing import Any
@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 
 def bridge(model: Any) -> Any:
-    """The same weights in a TransformerBridge, unprocessed; token ids go in, so the tokenizer knows one word."""
+    """The same weights in a TransformerBridge, unprocessed; token ids go in, so the tokenizer knows only one word."""
     from transformer_lens.model_bridge import TransformerBridge
 
     words = Tokenizer(WordLevel({"<unknown>": 0}, unk_token="<unknown>"))

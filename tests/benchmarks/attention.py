@@ -1,17 +1,17 @@
-"""Time and memory of a rerun's attention, beside a plain forward pass and the ways that others take.
+"""Time and memory of a rerun's attention, compared with a plain forward pass and with other ways to do it.
 
-    make bench-attention        writes results/benchmarks/attention.csv, prints it as the table of docs/benchmarks.md
+    make bench-attention        writes results/benchmarks/attention.csv and prints it as the table of docs/benchmarks.md
 
-Random models of 4 layers, float32, one thread: a Qwen2 of R1-Distill-Qwen-1.5B's sizes and a Llama of Llama-3.2-1B's.
-Ways are measured in turn, ROUNDS times, each time by one pass in a fresh process, after a short one. Of each way the
-fastest pass counts: its time, where its CPU time went (attention: all between the projections to queries, keys and
-values and that of the output, with what is taken from it; projections; mlp), and the peak of the process's memory
-beyond what the loaded model takes.
+Random models of 4 layers, in float32 on one thread: a Qwen2 with the sizes of R1-Distill-Qwen-1.5B and a Llama with
+those of Llama-3.2-1B. The ways take turns, ROUNDS times, each time with one pass in a fresh process after a short one.
+The fastest pass of each way counts: its time; where its CPU time went (attention: everything between the projections to
+queries, keys and values and the output projection, including what is extracted from it; projections; mlp); and the
+process's peak memory beyond what the loaded model takes.
 
 sdpa              the plain forward pass, without logits
-ours              the rerun with every quantity of METHOD section 3, contributions to the output among them
-eager             transformers' eager attention with output_attentions, nothing computed from it
-transformer_lens  the paper's way: a hook on each layer's pattern that sums it by segment; where installed
+ours              the rerun with every quantity of METHOD section 3, including contributions to the output
+eager             transformers' eager attention with output_attentions, from which nothing is computed
+transformer_lens  the paper's way: a hook on each layer's pattern that sums it by segment; if it is installed
 """
 
 import argparse
@@ -30,9 +30,9 @@ from typing import Any
 WAYS = ("sdpa", "ours", "eager", "transformer_lens")
 ROUNDS = 3
 TOKENS = (1024, 2048, 4096, 8192)
-# beyond it a layer's attention matrices alone take many gigabytes
+# beyond it, one layer's attention matrices take many gigabytes
 LONGEST = {"eager": 4096, "transformer_lens": 4096}
-# medians of the paper's 200 published traces of R1-Qwen-7B and 1.5B: <think> and </think> stand at 3 and 85 %
+# medians of the paper's 200 published traces of R1-Qwen-7B and 1.5B: <think> and </think> are at 3 and 85 %
 THINK_OPEN, THINK_CLOSE = 0.03, 0.85
 COMMON = {"vocab_size": 1000, "num_hidden_layers": 4, "max_position_embeddings": 16_384}
 FAMILIES = {
@@ -136,7 +136,7 @@ class Stopwatch:
         self.seconds[kind] += time.process_time() - self.started[module]
 
     def read(self) -> dict[str, float]:
-        """Seconds by part."""
+        """Seconds of each part."""
         found = self.seconds
         return {
             "attention_seconds": round(found["self_attn"] - found["projections"], 3),
@@ -160,7 +160,7 @@ def measure(family: str, way: str, n_tokens: int) -> dict[str, float]:
         one_pass(way, model, 128)()
         run, stopwatch = one_pass(way, model, n_tokens), Stopwatch(model)
         before = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         start, cpu_start = time.perf_counter(), time.process_time()
         run()
         seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
@@ -169,7 +169,7 @@ def measure(family: str, way: str, n_tokens: int) -> dict[str, float]:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as the table of docs/benchmarks.md, whose CPU seconds of one thread other work disturbs least."""
+    """The rows as the table of docs/benchmarks.md, in CPU seconds of one thread, which other work disturbs least."""
     plain = {(row["family"], row["tokens"]): row for row in rows if row["way"] == "sdpa"}
     lines = [
         "| family | tokens | method | CPU seconds | relative to sdpa | attention | projections | MLP "
@@ -187,7 +187,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def in_turn(family: str, n_tokens: int, ways: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for each way, from ROUNDS processes of each, one at a time."""
+    """One row per way, from ROUNDS processes of each, run one at a time."""
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(ROUNDS):
         for way in ways:

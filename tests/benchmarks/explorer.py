@@ -1,8 +1,8 @@
-"""From a selection in the explorer to its picture, among hundreds of traces of 10,000 tokens in headless Chromium.
+"""Time from a selection in the explorer to its display, among hundreds of traces of 10,000 tokens in headless Chromium.
 
-make bench-explorer writes results/benchmarks/explorer.csv: selection (an answer's token, a reasoning's sentence, or
-another trace), n, median_ms, p95_ms. The clock runs from the selection until the frame that shows it has been painted.
-The traces have formulas; the first has an answer of hundreds of tokens, of which its file shows a part.
+make bench-explorer writes results/benchmarks/explorer.csv: selection (a token of an answer, a sentence of a reasoning,
+or another trace), n, median_ms, p95_ms. The clock runs from the selection until the frame that shows it has been
+painted. The traces contain formulas; the first has an answer of hundreds of tokens, of which its file shows a part.
 """
 
 import random

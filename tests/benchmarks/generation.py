@@ -1,9 +1,9 @@
-"""Tokens a second of generation as the study does it, ledger included, against vLLM's generate on the same prompts.
+"""Tokens per second of the study's generation, including the ledger, and of vLLM's generate on the same prompts.
 
-make bench-generation writes results/benchmarks/generation.csv, of traces, and resampling.csv, of rollouts that go on
-with reasonings cut in several places: way (vllm, ours), tokens_per_second, and the same by processor time, which other
-work on the machine changes little. The ways take turns in one engine, and which goes
-first changes from round to round; the ratio is the median over the rounds. Engines are started in fresh processes.
+make bench-generation writes results/benchmarks/generation.csv for traces, and resampling.csv for rollouts that continue
+reasonings cut in several places. Columns: way (vllm, ours), tokens_per_second, and the same by processor time, which
+other work on the machine hardly affects. The ways take turns in one engine, and which goes first changes from round to
+round; the ratio is the median over the rounds. Each engine starts in a fresh process.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from r2a.study import load_study, stage_settings
 
 WAYS = ("vllm", "ours")
 N_PROCESSES, N_ROUNDS, N_SAMPLES, N_WARMING = 2, 4, 2, 64
-N_CUT, CUTS, N_ROLLOUTS = 24, (0.25, 0.5, 0.75), 8  # completions that are cut, where, and rollouts from each cut
+N_CUT, CUTS, N_ROLLOUTS = 24, (0.25, 0.5, 0.75), 8  # completions to cut, where to cut, rollouts from each
 CONFIG, MODEL, DATASET = "config/config.yaml", "tiny-qwen", "puzzles"
 FOLDER = Path("results/benchmarks")
 WHAT = ("generation", "resampling")
@@ -43,7 +43,7 @@ def main() -> None:
     rounds: dict[str, list[dict[str, Any]]] = {what: [] for what in WHAT}
     for number in range(N_PROCESSES):
         command = [sys.executable, __file__, "--process", str(number)]
-        # one thread, as in a job: a second one that torch has started would only spin
+        # one thread, as in a job: torch's second one would only spin
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
         found = json.loads(done.stdout.splitlines()[-1])
@@ -73,7 +73,7 @@ def tell(output: Path, rounds: Sequence[dict[str, Any]]) -> None:
 
 
 def measure(number: int) -> dict[str, Any]:
-    """Import and start of a fresh engine, then rounds of both ways: tokens, and seconds by the wall and processor."""
+    """Import and start a fresh engine, then run rounds of both ways: tokens, and seconds by wall and processor time."""
     import pandas as pd
 
     from r2a.datasets import load_dataset
@@ -86,7 +86,7 @@ def measure(number: int) -> dict[str, Any]:
     config = yaml.safe_load(Path(CONFIG).read_text())
     config["decodings"]["sampled"]["n_samples"] = N_SAMPLES
     study = load_study(config, CONFIG)
-    with tempfile.TemporaryDirectory(dir=FOLDER) as name:  # the disk that results go to
+    with tempfile.TemporaryDirectory(dir=FOLDER) as name:  # on the disk that results go to
         folder = Path(name)
         load_dataset(folder / "dataset.parquet", stage_settings(study, "datasets", dataset=DATASET))
         resolve_model(folder / "model.json", stage_settings(study, "models", MODEL))
@@ -138,7 +138,7 @@ def measure(number: int) -> dict[str, Any]:
             one: dict[str, Any] = {}
             for way in WAYS if turn % 2 == 0 else reversed(WAYS):
                 llm.reset_prefix_cache()
-                asked = make()  # their keys unmade
+                asked = make()  # without their keys
                 wall, processor = time.monotonic(), time.process_time()
                 one["tokens"] = ways[way](asked)
                 one[way] = {"wall": time.monotonic() - wall, "processor": time.process_time() - processor}

@@ -1,21 +1,21 @@
-"""Operators and synchronous copies of every stage's passes, beside those of a plain forward pass: facts, not timings.
+"""Operators and synchronous copies in every stage's passes, compared with a plain forward pass: facts, not timings.
 
     make bench-operators        writes results/benchmarks/operators.csv
 
-A GPU that waits for its host is a GPU that is not busy: each operator costs the host some ten microseconds, whatever
-its size, and a synchronous copy waits for all that was asked for before. Both are counted without a device: on
-PyTorch's device "meta", whose tensors have shapes and nothing in them, with the geometry of R1-Distill-Qwen-7B in
-bfloat16. Every branch of the code that asks for the device takes the GPU's. An operator is a call that reaches the
-device; views and empty allocations are none. A synchronous copy moves values between host and device, or asks the
-device for how many there are, and is waited for.
+A GPU that waits for its host is idle: each operator costs the host about ten microseconds, whatever its size, and a
+synchronous copy waits for everything requested before it. Both are counted without a GPU, on PyTorch's device "meta",
+whose tensors have shapes but no values, with the geometry of R1-Distill-Qwen-7B in bfloat16. Every branch in the code
+that asks for the device takes the GPU's side. An operator is a call that reaches the device; views and empty
+allocations do not count. A synchronous copy moves values between host and device, or asks the device how many there
+are, and the host waits for it.
 
-operators_per_layer, copies_per_layer: what one layer more adds to a pass. Of patches: what one patch more adds to
-`Patcher.finish`, over the number of layers, the patches of every layer together.
+operators_per_layer, copies_per_layer: what each further layer adds to a pass. For patches: what each further patch adds
+to `Patcher.finish`, divided by the number of layers, with as many patches in every layer.
 
 attention, plain   the forward pass of one trace, without logits
 attention, ours    its rerun with every quantity of METHOD section 3
-rows, ours         a rerun that keeps whole attention rows, as figures show them; its copies are not waited for
-ablation, plain    a decoding step with keys and values cached, by transformers; `tokens` is what was read
+rows, ours         a rerun that keeps whole attention rows, as figures show them; the host does not wait for its copies
+ablation, plain    a decoding step of transformers with cached keys and values; `tokens` is the number already read
 ablation, ours     a step of four ablated rows; ablation of 16 traces: of four rows in each of 16 traces
 capture, ours      a run whose components are kept
 z, resid_pre, ours patches of heads at three tokens, and of the residual stream at twenty, one of them far back
@@ -50,17 +50,17 @@ from r2a.traces import Bounds
 DEVICE = "meta"
 OUTPUT = Path("results/benchmarks/operators.csv")
 COLUMNS = ("stage", "tokens", "way", "operators_per_layer", "copies_per_layer")
-N_LAYERS = (3, 5)  # a pass's operators in so many layers give those of one
+N_LAYERS = (3, 5)  # the difference between these gives the operators of one layer
 N_HEADS = 28
 aten = torch.ops.aten
 NOTHING = {aten.detach, aten.lift_fresh, aten._unsafe_view, aten.empty, aten.empty_like, aten.empty_strided,
            aten.new_empty, aten.alias, aten.scalar_tensor}  # fmt: skip
-ASKING = {aten._local_scalar_dense, aten.equal}  # for a value
-SIZING = {aten.nonzero, aten.masked_select, aten._unique2}  # for how many there are
+ASKING = {aten._local_scalar_dense, aten.equal}  # the device for a value
+SIZING = {aten.nonzero, aten.masked_select, aten._unique2}  # the device for a number of values
 
 
 class Counter(TorchDispatchMode):
-    """Counts what reaches the device, and answers for a device that has no values."""
+    """Counts what reaches the device, and answers in place of a device that has no values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, operator = kwargs or {}, func.overloadpacket
         given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
-        # a number of the host's goes with the operator
+        # a number on the host is passed with the operator
         devices = {each.device.type for each in given if each.ndim or each.device.type == DEVICE}
         if operator in ASKING and DEVICE in devices:
             self.count(is_waited_for=True)
@@ -99,9 +99,9 @@ class Counter(TorchDispatchMode):
 
 
 class Calls(TorchFunctionMode):
-    """What is seen before torch takes a call apart: lists of indices, which are copied to the device, and attention.
+    """Sees calls before torch decomposes them: index lists, which are copied to the device, and attention.
 
-    On the device "meta" torch would spell attention out; a GPU computes it in one kernel, as here.
+    On the device "meta", torch would decompose attention; a GPU computes it in one kernel, and so does this.
     """
 
     def __init__(self, counter: Counter) -> None:
@@ -122,7 +122,7 @@ class Calls(TorchFunctionMode):
         if mask is None:
             is_causal = bool(kwargs.get("is_causal"))
             return aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, False, scale=scale)[0]
-        if mask.dtype == torch.bool:  # a GPU makes numbers of it, too
+        if mask.dtype == torch.bool:  # as on a GPU, where the kernel takes numbers
             mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(mask.logical_not(), -torch.inf)
         mask = mask.expand(*query.shape[:3], key.shape[2])
         return aten._scaled_dot_product_efficient_attention(query, key, value, mask, False, 0.0, False, scale=scale)[0]
@@ -130,13 +130,13 @@ class Calls(TorchFunctionMode):
 
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
-    """The device "meta" is taken for a GPU."""
+    """Until the block ends, the device "meta" passes for a GPU."""
     with mock.patch.dict(kernels.BLOCK_ELEMENTS, {DEVICE: kernels.BLOCK_ELEMENTS["cuda"]}), Counter(), torch.no_grad():
         yield
 
 
 def model_of(n_layers: int) -> Any:
-    """R1-Distill-Qwen-7B with fewer layers and a small vocabulary, on no device."""
+    """R1-Distill-Qwen-7B with fewer layers and a small vocabulary, without values."""
     config = Qwen2Config(
         vocab_size=1000, hidden_size=3584, intermediate_size=18_944, num_hidden_layers=n_layers,
         num_attention_heads=N_HEADS, num_key_value_heads=4, max_position_embeddings=131_072,
@@ -155,7 +155,7 @@ def counted(call: Callable[[], Any]) -> tuple[int, int]:
 
 
 def per_layer(prepare: Callable[[Any], Callable[[], Any]]) -> tuple[float, float]:
-    """Operators and copies that one layer more adds to the call that is prepared for a model."""
+    """Operators and copies that one further layer adds to the call prepared for a model."""
     few, many = (counted(prepare(model_of(n_layers))) for n_layers in N_LAYERS)
     more = N_LAYERS[1] - N_LAYERS[0]
     return (many[0] - few[0]) / more, (many[1] - few[1]) / more
@@ -189,7 +189,7 @@ def rows_kept(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
         def run() -> Any:
             return case_attention(model, [0] * n_tokens, bounds_of(n_tokens), rows, kept)
 
-        run()  # the rows' numbers are copied once in a process
+        run()  # the rows' indices are copied once per process
         return run
 
     return prepare
@@ -207,7 +207,7 @@ def plain_step(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
 
 
 def ablation_step(n_tokens: int, n_traces: int) -> Callable[[Any], Callable[[], Any]]:
-    """Each trace's rows are in every mode, and ablate heads in every layer."""
+    """A step in which each trace has rows in several modes, which ablate heads in every layer."""
 
     def prepare(model: Any) -> Callable[[], Any]:
         n_layers = model.config.num_hidden_layers
@@ -239,7 +239,7 @@ def capture_run(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
 
 
 def patches(component: str, n_tokens: int) -> tuple[float, float]:
-    """Operators and copies that one patch more takes, over the number of layers."""
+    """Operators and copies that one further patch takes, divided by the number of layers."""
     n_layers = 28
     model = model_of(n_layers)
     with mock.patch.object(patching.Patcher, "_check"), mock.patch.object(
@@ -251,7 +251,7 @@ def patches(component: str, n_tokens: int) -> tuple[float, float]:
     kept = patcher.keep([0] * n_tokens, positions)
     width = (N_HEADS, 128) if component == "z" else (3584,)
     every = patcher.patches(kept, component, torch.zeros(n_layers, len(positions), *width, device=DEVICE))
-    one = [patch for patch in every if patch.layer == 1][:1]  # goes through all the layers
+    one = [patch for patch in every if patch.layer == 1][:1]  # passes through all layers
     many, few = (
         counted(lambda chosen=chosen: patcher.finish(chosen, Patching().batch_tokens)) for chosen in (every, one)
     )
@@ -259,7 +259,7 @@ def patches(component: str, n_tokens: int) -> tuple[float, float]:
 
 
 def measure() -> list[dict[str, Any]]:
-    """A row per stage, number of tokens and way, in COLUMNS."""
+    """One row per stage, number of tokens and way, with the columns COLUMNS."""
     cases: list[tuple[str, int, str, Callable[[], tuple[float, float]]]] = []
     for n in (3500, 10_000):
         cases += [

@@ -1,28 +1,28 @@
-"""How long it takes to patch every layer at a probe's tokens, against slower ways and against the least possible.
+"""Time to patch every layer at a probe's tokens, compared with slower ways and with the least possible.
 
     make bench-patching        writes results/benchmarks/patching.csv
 
-Every measurement has a process of its own. The models have the sizes of R1-Distill-Qwen-1.5B and of Llama-3.2-1B, with
-8 layers of each, random weights and float32. Ways:
+Every measurement has its own process. The models have the sizes of R1-Distill-Qwen-1.5B and of Llama-3.2-1B, with 8
+layers each, random weights and float32. Ways:
 
-naive             one whole forward pass a patch, with hooks, and the last token's logits alone
-transformer_lens  TransformerLens' own generic_activation_patch; left out where it is not installed
-ours              r2a.patching.patcher, with the run that patches restart from
-limit             naive's seconds times the share of its arithmetic that no way can avoid: the kept run, and of each
-                  patch the tokens from its position on, from its layer on; of the last layer, queries and MLP of the
-                  last token alone
+naive             one whole forward pass per patch, with hooks, and only the last token's logits
+transformer_lens  TransformerLens' own generic_activation_patch; left out if it is not installed
+ours              r2a.patching.patcher, including the run that patches restart from
+limit             naive's seconds times the share of its arithmetic that no way can avoid: the kept run and, for each
+                  patch, the tokens from its position on, from its layer on; in the last layer, only the queries and
+                  MLP of the last token
 
-Below them, the same run of Qwen2 is patched in every layer at the end of the reasoning, RANGE tokens and the probe: as
-it is (`ordinary`), and so that the answer's tokens see it by ten heads alone (`path`, path patching). Both in one
-process, in turn, the shorter of three times each; ratio_to_ordinary should stay below 1.3.
+Below these, the same run of Qwen2 is patched in every layer at the end of the reasoning, RANGE tokens and the probe:
+without restriction (`ordinary`), and so that the answer's tokens see the patch by only ten heads (`path`, path
+patching). Both run in one process, in turn, and the fastest of three counts; ratio_to_ordinary should stay below 1.3.
 
-The first two are measured on five patches, spread over all, and multiplied; above 1024 tokens on three, each of which
-takes as long as another. The vectors to put in are at hand, as they are in a study. All ways must give the same logits,
-or the benchmark fails.
+The first two ways are measured on five patches spread over all of them, and multiplied; above 1024 tokens on three,
+since every patch takes as long as another. The vectors to insert are at hand, as in a study. All ways must give the
+same logits, or the benchmark fails.
 
-Every process has one thread and reports its CPU seconds, which on an idle machine are the clock's. The ways are
-measured one at a time and in turn, ROUNDS times, and of each the fastest counts: so the ratios hold on a machine that
-others use.
+Every process has one thread and reports its CPU seconds, which equal wall time on an idle machine. The ways are
+measured one at a time and in turn, ROUNDS times, and the fastest of each counts, so the ratios also hold on a machine
+that others use.
 """
 
 import argparse
@@ -72,13 +72,13 @@ COLUMNS = ["family", "tokens", "component", "way", "seconds", "ratio_to_naive", 
 
 
 def positions(component: str, n_tokens: int) -> list[int]:
-    """The probe's six tokens, </think> and the last token; for the heads, the probe's fourth token alone."""
+    """The probe's six tokens, </think> and the last token; for heads, only the probe's fourth token."""
     first = int(0.9 * n_tokens)
     return [*range(first, first + 7), n_tokens - 1] if component == "resid_pre" else [first + 3]
 
 
 def patches(sizes: Sizes, component: str, n_tokens: int) -> list[tuple[int, int, int]]:
-    """(layer, number of the position, head) of every patch."""
+    """Every patch as (layer, index of the position, head)."""
     heads = range(sizes.n_heads if component == "z" else 1)
     places = range(len(positions(component, n_tokens)))
     return [(layer, place, head) for layer in range(sizes.n_layers) for place in places for head in heads]
@@ -105,14 +105,14 @@ def random_model(family: str) -> Any:
 
 
 def measure(family: str, way: str, component: str, n_tokens: int, n_measured: int) -> dict[str, Any]:
-    """Seconds for all patches, and the logits of the first tokens of the vocabulary under those measured."""
+    """Seconds for all patches, and the logits of the vocabulary's first tokens under the patches that were measured."""
     model, sizes = random_model(family), FAMILIES[family]
     random = torch.Generator().manual_seed(1)
     ids = torch.randint(sizes.n_vocabulary, (n_tokens,), generator=random).tolist()
     at, chosen = positions(component, n_tokens), some_patches(sizes, component, n_tokens, n_measured)
     widths = (sizes.n_heads, sizes.d_head) if component == "z" else (sizes.d_model,)
     vectors = 0.1 * torch.randn(sizes.n_layers, len(at), *widths, generator=random)
-    model(torch.tensor([ids[:64]]))  # whatever a first call costs
+    model(torch.tensor([ids[:64]]))  # takes the one-time costs of a first call
     seconds, logits = MEASUREMENTS[way](model, ids, component, at, vectors, chosen)
     if way != "ours":
         seconds *= len(patches(sizes, component, n_tokens)) / len(chosen)
@@ -206,7 +206,7 @@ MEASUREMENTS = {"naive": measure_naive, "transformer_lens": measure_transformer_
 
 
 def avoidable_share(sizes: Sizes, component: str, n_tokens: int) -> float:
-    """Work that no way can avoid, over that of one whole forward pass a patch."""
+    """The work that no way can avoid, divided by that of one whole forward pass per patch."""
     query = 2 * sizes.d_model * sizes.n_heads * sizes.d_head  # a token
     key_value = 4 * sizes.d_model * sizes.n_kv_heads * sizes.d_head
     after = query + 6 * sizes.d_model * sizes.d_mlp  # o_proj and MLP
@@ -226,7 +226,7 @@ def avoidable_share(sizes: Sizes, component: str, n_tokens: int) -> float:
     for joined, place, _ in every:
         first = joined + (component == "z")
         if component == "z":
-            least += after  # what follows the patched head in its own layer
+            least += after  # everything after the patched head in its own layer
         if first < sizes.n_layers:
             n = n_tokens - at[place]
             least += (sizes.n_layers - 1 - first) * layer(n) + last_layer(n)
@@ -248,7 +248,7 @@ def in_a_process(*arguments: Any) -> dict[str, Any]:
 def in_turn(
     family: str, component: str, n_tokens: int, ways: Sequence[str], n_measured: int | None
 ) -> dict[str, dict[str, Any]]:
-    """The fastest measurement of each way. Exits where their logits differ."""
+    """The fastest measurement of each way. Exits if their logits differ."""
     fastest: dict[str, dict[str, Any]] = {}
     for _ in range(ROUNDS):
         for way in ways:

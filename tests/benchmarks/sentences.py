@@ -1,24 +1,24 @@
-"""Time of belief curves and of suppression, beside what they cannot do without and the ways that others take.
+"""Time of belief curves and of suppression, compared with the work that they cannot avoid and with other ways.
 
-    make bench-sentences        writes results/benchmarks/sentences.csv, prints its ratios
+    make bench-sentences        writes results/benchmarks/sentences.csv and prints its ratios
 
-A random Qwen2 with the attention of R1-Distill-Qwen-1.5B in few and narrow layers, float32, one thread. Seconds are the
-thread's CPU time, so that a busy machine does not change them; each is the best of PASSES. A trace's sentences are of
-equal length; a tail is what closes the reasoning and opens the answer, and the answer.
+A random Qwen2 with the attention of R1-Distill-Qwen-1.5B in a few narrow layers, in float32 on one thread. Seconds are
+the thread's CPU time, which other work hardly affects; each is the best of PASSES. All sentences of a trace have equal
+length; a tail consists of what closes the reasoning and opens the answer, and the answer.
 
 belief       forward  one forward pass over the reasoning, without logits
-             tails    one forward pass over the tails' own tokens alone, without the reasoning before them
+             tails    one forward pass over the tails' own tokens, without the reasoning before them
              ours     the kept run and all S + 1 tails, with log-probabilities and greedy answers
              naive    a forward pass over reasoning and tail for each of the S + 1
-             vllm     greedy answers alone, by vLLM with prefix caching; where it is installed
+             vllm     only the greedy answers, by vLLM with prefix caching; if it is installed
 suppression  forward  one forward pass over reasoning and tail
-             limit    for each sentence, transformers' forward pass over what comes after it, with kept keys and values
+             limit    for each sentence, transformers' forward pass over what follows it, with kept keys and values
              ours     the kept run and the effect of every sentence, hidden in all heads
              naive    for each sentence, a forward pass over the whole trace with transformers' eager attention, whose
-                      mask hooks change layer by layer, as for chosen heads
-             masked   the same by torch's fused attention, with one mask for all heads, which is faster
+                      mask hooks change layer by layer, as chosen heads require
+             masked   the same with torch's fused attention and one mask for all heads, which is faster
 
-Of naive ways every NTH case is measured, and the time taken NTH times.
+Naive ways are measured on every NTH case, and the time is multiplied by NTH.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SIZES = {
     "vocab_size": 1000, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 4,
     "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 8192,
 }  # fmt: skip
-CASES = ((1000, 15), (4000, 60))  # tokens of the reasoning, sentences
+CASES = ((1000, 15), (4000, 60))  # tokens and sentences of the reasoning
 N_OPENING, N_ANSWER = 10, 3
 COLUMNS = ("tokens", "sentences", "measure", "way", "seconds")
 
@@ -76,7 +76,7 @@ def measured(model: Any, n_tokens: int, n_sentences: int) -> dict[tuple[str, str
     ids = torch.randint(1000, (n_tokens + N_OPENING + N_ANSWER,), generator=random).tolist()
     reasoning, opening, answer = ids[:n_tokens], ids[n_tokens:-N_ANSWER], ids[-N_ANSWER:]
     cut = [round(n_tokens * k / n_sentences) for k in range(n_sentences + 1)]
-    cut[0] = 1  # something stands before the reasoning
+    cut[0] = 1  # a prompt precedes the reasoning
     body = Decoder(model).body
 
     def forward(tokens: list[int], rows: int = 1, **more: Any) -> Any:
@@ -119,7 +119,7 @@ def measured(model: Any, n_tokens: int, n_sentences: int) -> dict[tuple[str, str
 
 
 def through_vllm(model: Any) -> list[float]:
-    """By case, CPU seconds of the greedy answers after each cut, with prefix caching; the reasoning is read first."""
+    """CPU seconds, by case, of the greedy answers after each cut, with prefix caching; the reasoning is read first."""
     import torch
     from vllm import SamplingParams
 

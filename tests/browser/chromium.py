@@ -11,13 +11,13 @@ FLAGS = (
 
 
 def obstacle() -> str:
-    """Why there is no browser to test in; empty where there is."""
+    """Why there is no browser to test in; empty if there is one."""
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     return f"{', '.join(missing)} missing: apt-get install chromium chromium-driver" if missing else ""
 
 
 def start(downloads: Path) -> Any:
-    """Chromium, driven by Selenium; what a page saves goes to `downloads`."""
+    """Start Chromium, driven by Selenium; what a page saves goes to `downloads`."""
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     options = ChromeOptions()

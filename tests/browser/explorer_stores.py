@@ -1,4 +1,4 @@
-"""Stores of a pretended study for the explorer: any text, any length, known attention."""
+"""Stores of an invented study for the explorer: any text of any length, with known attention."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ N_LAYERS = 2
 def write_study(
     folder: Path, texts: dict[str, tuple[str, str, str]], models: tuple[str, ...] = ("m",), n_heads: int = 3
 ) -> Path:
-    """An explorer of one problem a uid, each with (prompt, reasoning, answer), alike for all models; returns its page.
+    """Write an explorer with one problem per uid, each a (prompt, reasoning, answer) for all models; return its page.
 
-    The last head (1.2 of 3 in each of 2 layers), the only RFH, pays half of every answer token's attention to the first
-    token of the reasoning, and half to itself; the other heads pay all to the first token of the trace.
+    The last head (1.2, of 3 in each of 2 layers) is the only RFH. It pays half of every answer token's attention to the
+    first token of the reasoning, and half to the token itself; the other heads pay all to the first token of the trace.
     """
     tokenizer = load_tokenizer(MODEL)
     marks = [tokenizer.encode(mark, add_special_tokens=False) for mark in (THINK_OPEN, THINK_CLOSE)]
@@ -100,9 +100,9 @@ def _write_attention(path, rows, cases, origin, n_heads):
 
 
 def _write_sentences(path, rows, cases, origin):
-    """The first sentence adds 2 nats to the answer, the last takes 1 from it; the first trace was left out.
+    """The first sentence adds 2 nats to the answer and the last takes 1 away; the first trace was left out.
 
-    The second trace's sentences serve later ones alike, but for the first one: it serves the last one most.
+    In the second trace, all sentences serve later ones equally, except that the first serves the last one most.
     """
     n_most = max(len(sentence_bounds(bounds)) for _, bounds in cases)
     with new_hdf5(path, origin) as file:
@@ -133,7 +133,7 @@ def _write_sentences(path, rows, cases, origin):
 
 
 def _write_resampled(paths, rows, cases, origin):
-    """Of the first measured trace, the first sentence was written anew: it matters by 3 nats, and 2 of 3 say north."""
+    """In the first measured trace, the first sentence was resampled: it matters by 3 nats; 2 of 3 say north."""
     uid = rows[min(1, len(rows) - 1)]["uid"]
     importance = pd.DataFrame({"uid": [uid], "sample": [0], "sentence": [1], "importance": [3.0]})
     write_csv(paths["importance"], importance, origin)

@@ -1,4 +1,4 @@
-"""The trace explorer as a reader meets it: in a real browser, from a disk."""
+"""The trace explorer as its readers use it: in a real browser, opened from disk."""
 
 import base64
 import csv
@@ -69,7 +69,7 @@ def press(browser, key):
 
 
 def handed_over(page, number):
-    """What the page loads of a trace."""
+    """What the page loads for a trace."""
     return json.loads((page.parent / f"data/0/{number}.js").read_text().split(",", 1)[1].rstrip(");\n"))
 
 
@@ -192,7 +192,7 @@ def test_a_sentence_under_the_pointer_underlines_what_needs_it_and_a_click_tells
         return {spans}.filter((one) => one.style.boxShadow).map((one) =>
             [one.token, Number(one.style.boxShadow.match(/[\\d.]+(?=\\))/)[0])])"""
     marks = dict(browser.execute_script(underlined, cut[0]))
-    assert set(marks) == set(range(cut[1], cut[-1]))  # it serves all later ones,
+    assert set(marks) == set(range(cut[1], cut[-1]))  # it serves all later sentences,
     assert marks[cut[-2]] > 2 * marks[cut[1]]  # and the last one most
     assert {token for token, _ in browser.execute_script(underlined, cut[1])} == set(range(cut[2], cut[-1]))
     click(browser, cut[0] + 3)
@@ -322,7 +322,7 @@ def test_formulas_are_rendered_where_they_stand_and_a_price_is_none(browser, for
     places = """const lines = [...document.querySelectorAll('#text .line')].map((line) => line.getBoundingClientRect());
         return lines.sort((a, b) => a.top - b.top).map((box) => [box.top, box.bottom])"""
     lines = browser.execute_script(places)
-    assert all(later[0] >= line[1] - 1 for line, later in pairwise(lines))  # none over another
+    assert all(later[0] >= line[1] - 1 for line, later in pairwise(lines))  # none overlaps another
     assert errors(browser) == []
 
 
@@ -354,7 +354,7 @@ def test_of_a_long_trace_only_the_formulas_in_view_are_rendered(browser, formula
     last = "return document.getElementById('text').textContent.includes('<|end|>')"
     deadline = time.monotonic() + 5
     while not browser.execute_script(last) and time.monotonic() < deadline:
-        browser.execute_script("document.getElementById('text').scrollTop = 1e6")  # lines get their heights on the way
+        browser.execute_script("document.getElementById('text').scrollTop = 1e6")  # scrolling sets lines' heights
         time.sleep(0.05)
     assert browser.execute_script(last) and len(sources(browser)) < 100
 
@@ -408,7 +408,7 @@ def test_the_strip_shows_where_attention_lies_and_leads_there(browser, page):
             const [red, , blue] = pen.getImageData(7, y, 1, 1).data;
             return blue - red > 40; }).map((y) => y / strip.height)"""
     found = browser.execute_script(blue)
-    assert found and max(found) < 0.1  # head 1.2 reads the first sentence alone
+    assert found and max(found) < 0.1  # head 1.2 reads only the first sentence
     browser.execute_script("document.getElementById('strip').dispatchEvent(new MouseEvent('click', {clientY: 400}))")
     deadline = time.monotonic() + 5
     while (

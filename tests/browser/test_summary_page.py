@@ -1,4 +1,4 @@
-"""The summary's pages in a real browser, from a disk."""
+"""The summary's pages in a real browser, opened from disk."""
 
 import json
 import time

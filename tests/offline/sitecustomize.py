@@ -1,4 +1,4 @@
-"""Refuses Python the network, and notes who asked; read by every Python whose PYTHONPATH leads here."""
+"""Denies Python the network and records who asked; loaded by every Python whose PYTHONPATH contains this folder."""
 
 import os
 import socket

@@ -42,7 +42,7 @@ def models() -> Path:
 
 @pytest.fixture(scope="session")
 def results(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of the reduced study: the stores that TARGETS names, and what they are made of."""
+    """The results of the reduced study: the stores that TARGETS names, and what they are made from."""
     folder = tmp_path_factory.mktemp("real-weights") / "r2a"
     shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
     (folder / ".models").symlink_to(models)

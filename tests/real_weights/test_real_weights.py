@@ -1,4 +1,4 @@
-"""What is known of a real pretrained model from outside, found by the study's stages."""
+"""What is known about a real pretrained model from outside sources, found by the study's stages."""
 
 import itertools
 from pathlib import Path
@@ -147,7 +147,7 @@ def test_some_heads_of_the_pretrained_model_are_induction_heads(results):
 
 
 def test_induction_scores_equal_those_of_whole_attention_rows(results, models):
-    """By the definition: mean attention from each token of the second copy to the token after its first one."""
+    """By definition: the mean attention from each token of the second copy to the token after its first occurrence."""
     model = AutoModelForCausalLM.from_pretrained(models / PRETRAINED, dtype=torch.float32, attn_implementation="eager")
     tokenizer = load_tokenizer(models / PRETRAINED)
     with h5py.File(results / "diagnostics" / f"{PRETRAINED}.h5") as file:
@@ -177,7 +177,7 @@ def lens_patterns(folder: Path, ids: list[int]) -> np.ndarray:
 
 
 def test_induction_scores_equal_those_of_transformer_lens(results, models):
-    """By its tutorials: the mean of a pattern's diagonal that lies a block less one token below the main one."""
+    """As in its tutorials: the mean of the pattern's diagonal one block minus one token below the main one."""
     n_tokens = 50
     ids = repeated_tokens(load_tokenizer(models / PRETRAINED), 1, n_tokens, 20251125)[0]
     patterns = lens_patterns(models / PRETRAINED, ids)

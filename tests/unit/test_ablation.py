@@ -1,4 +1,4 @@
-"""Answers under ablation: against whole forward passes with hooks, the planted model, and by hand."""
+"""Answers under ablation, against whole passes with hooks, the planted model, and numbers worked out by hand."""
 
 import json
 import random
@@ -70,7 +70,7 @@ SIZES = {
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "initializer_range": 0.3,
 }  # fmt: skip
 NOTHING = Arm(UNABLATED, UNABLATED, 0, ())
-# two traces of unlike lengths: ids and bounds
+# two traces of different lengths: ids and bounds
 IDS = [[1, 17, 4, 30, 2, 22, 9, 41, 5, 12, 3, 7, 19, 33, 8], [1, 8, 2, 33, 4, 25, 3, 6, 40, 28, 7]]
 BOUNDS = [Bounds(0, 1, 4, 5, 10, 11, 15, 15), Bounds(0, 1, 2, 3, 6, 7, 11, 11)]
 
@@ -106,7 +106,7 @@ MOVED_TO = [slice(6, 8), slice(4, 6)]  # a sentence of each trace's reasoning
 
 
 def reading_of(model: Any, trace: int, outputs: dict[int, Outputs]) -> Reading:
-    """A trace's reading, with what the other trace puts in."""
+    """A trace's reading, with what ablation puts in from the other trace."""
     reading = read(model, IDS[trace][: BOUNDS[trace].answer], BOUNDS[trace])
     reading.mean, reading.resampled = of_others(outputs, trace, 1 - trace)
     reading.moved_to = MOVED_TO[trace]
@@ -172,7 +172,7 @@ def hooked(model: Any, trace: int, arm: Arm, outputs: dict[int, Outputs]) -> tor
 
 
 def forced(model: Any, rows: list[tuple[int, Arm]]) -> torch.Tensor:
-    """Logits after each of a trace's own answer tokens, a row per (trace, arm): [row, token, vocabulary]."""
+    """Logits after each of a trace's own answer tokens, one row per (trace, arm): [row, token, vocabulary]."""
     outputs = answer_outputs(model, IDS, BOUNDS)
     readings = [reading_of(model, trace, outputs) for trace in range(2)]
     decoding = Rows(model, [(readings[trace], arm) for trace, arm in rows])
@@ -228,7 +228,7 @@ def test_means_are_of_the_other_traces_each_weighing_the_same_however_long(model
 
 
 def test_a2r_is_that_of_eager_attention_and_leaves_out_ablated_heads(model):
-    """Of heads of the last layer, so that no other head's attention changes."""
+    """With heads of the last layer, so that no other head's attention changes."""
     ids, bounds = IDS[0], BOUNDS[0]
     reading = reading_of(model, 0, answer_outputs(model, IDS, BOUNDS))
     (answer,) = generate(model, [(reading, NOTHING)], [5], {1000})
@@ -294,7 +294,7 @@ def planted() -> tuple[Any, list[Any]]:
 
 
 def given_logits(planted: tuple[Any, list[Any]], arms: list[Arm]) -> np.ndarray:
-    """Logits of all candidates where the answer is given, [trace, arm, candidate]; the next trace is the donor.
+    """Logits of all candidates at the token before the answer, [trace, arm, candidate]; the next trace is the donor.
 
     Attention is moved to the first token of the reasoning, which says nothing.
     """
@@ -339,7 +339,7 @@ def test_cutting_the_planted_head_off_from_the_prompt_instead_leaves_the_answer(
 
 
 def scored(n_layers: int, n_heads: int, **columns: Any) -> pd.DataFrame:
-    """A table of heads, ranked by their order, that write more and attend to the prompt more the later they come."""
+    """A table of heads, ranked in order; later heads write more and attend more to the prompt."""
     layers, heads = np.divmod(np.arange(n_layers * n_heads), n_heads)
     values = np.linspace(0.1, 0.9, len(layers))
     table = {"layer": layers, "head": heads, "rank": range(1, len(layers) + 1), "a2p": values, "a2bos": 1 - values}
@@ -354,14 +354,14 @@ def test_random_heads_stand_in_the_same_layers_and_are_others_where_a_layer_has_
         assert len(set(drawn)) == 6
         assert Counter(layer for layer, _ in drawn) == {0: 1, 3: 2, 5: 3}
         assert not set(drawn) & {(0, 1), (3, 0), (3, 2)}
-        # layer 5 has but one other head: it is always there, and two of the chosen fill up
+        # layer 5 has only one other head, which is always drawn, with two of the chosen
         assert (5, 0) in drawn
         seen |= set(drawn)
     assert seen == {(0, 0), (0, 2), (0, 3), (3, 1), (3, 3), (5, 0), (5, 1), (5, 2), (5, 3)}
 
 
 def test_an_idle_head_is_never_matched_to_one_that_writes():
-    """Heads of even numbers rest on BOS and write next to nothing; the chosen one and the odd ones do not."""
+    """Even heads rest on BOS and write next to nothing; the chosen head and the odd ones do not."""
     is_idle = np.arange(24) % 2 == 0
     heads = scored(4, 6, output_share=np.where(is_idle, 1e-4, 0.4), a2bos=np.where(is_idle, 0.98, 0.1))
     for seed in range(50):
@@ -379,7 +379,7 @@ def test_where_all_others_idle_a_head_that_writes_is_its_own_match(idle):
     for name, value in idle.items():
         heads.loc[is_idle, name] = value
     assert matched_heads([(0, 3)], heads, random.Random(1)) == ((0, 3),)
-    # and two that write are matched with each other's like, not with idle ones
+    # two heads that write are matched with heads that write, not with idle ones
     heads.loc[5, ["output_share", "a2bos"]] = 0.4, 0.1
     assert matched_heads([(0, 3)], heads, random.Random(1)) == ((1, 1),)
 
@@ -429,7 +429,7 @@ MODEL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Traces that transformers' own generate made, and all that the stage makes of them."""
+    """Traces generated by transformers, and everything that the stage makes from them."""
     folder = tmp_path_factory.mktemp("ablation")
     resolve_model(folder / "manifest.json", MODEL)
     manifest = read_manifest(folder / "manifest.json")
@@ -527,7 +527,7 @@ def test_shards_give_the_same_answers_though_some_are_empty(folder):
 
 
 def n_different(answers: pd.DataFrame) -> int:
-    """Answers that differ in trace, mode, heads or what these are cut off from: each is generated once."""
+    """How many answers differ in trace, mode, heads or what these are cut off from; each is generated once."""
     return len(
         {
             (row.uid, row.mode, row.selection == RFH_FROM_PROMPT, frozenset(zip(row.layers, row.heads, strict=True)))
@@ -551,7 +551,7 @@ def test_a_dataset_that_grows_has_the_answers_of_its_new_traces_generated_alone(
     whole = pd.read_parquet(folder / "answers.parquet")
     pd.testing.assert_frame_equal(grown, whole, atol=1e-5)
     of_new = whole[whole["uid"] == traces["uid"][2]]
-    alone = of_new[~of_new["mode"].isin(OF_OTHERS)]  # modes that put in nothing of other traces
+    alone = of_new[~of_new["mode"].isin(OF_OTHERS)]  # modes that use no other traces
     assert len([mode for mode in generated if mode not in OF_OTHERS]) == n_different(alone)
 
 
@@ -577,7 +577,7 @@ def test_out_of_memory_halves_the_batches_and_loses_no_answer(folder, monkeypatc
 
 
 def test_a_trace_that_does_not_fit_into_memory_is_left_out_and_named(folder, monkeypatch, caplog):
-    """One mode, and no other trace's outputs, so that what is left does not depend on the trace that is left out."""
+    """With one mode and no other trace's outputs, so that the rest does not depend on the trace that is left out."""
     one = {"modes": ["zero"], "doses": [1]}
     whole = ablate(folder, "one_mode.parquet", **one)
     uid, n_read = max(_tokens_read(folder).items(), key=lambda item: item[1])
@@ -590,7 +590,7 @@ def test_a_trace_that_does_not_fit_into_memory_is_left_out_and_named(folder, mon
 
 
 def _tokens_read(folder: Path) -> dict[str, int]:
-    """Of each trace that is ablated, the tokens up to its answer."""
+    """For each ablated trace, the number of tokens up to its answer."""
     chosen = pd.read_parquet(folder / "answers.parquet")["uid"]
     traces = pd.read_parquet(folder / "traces.parquet").set_index("uid").loc[chosen.unique()]
     return {uid: Bounds.of(bounds).answer for uid, bounds in traces["bounds"].items()}
@@ -671,7 +671,7 @@ def test_effects_are_paired_by_problem_with_draws_averaged_first():
     assert np.isnan([unablated["difference"], rfhs["difference"]]).all()
     # Wilson's interval of 1 of 4, by hand
     assert (rfhs["low"], rfhs["high"]) == pytest.approx((0.0456, 0.6994), abs=1e-4)
-    # one answer per problem against two draws; of two problems in four there is no difference, so it may be nothing
+    # one answer per problem against two draws; two of four problems do not differ, so the difference may be 0
     ends = difference_interval(np.array([0, 0, 0, 1]), np.array([1, 0.5, 0, 1]), 1, 2, 0.95)
     assert (ablated["difference_low"], ablated["difference_high"]) == pytest.approx(ends)
     assert ends[0] < -0.375 < 0 < ends[1]

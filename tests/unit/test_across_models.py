@@ -1,4 +1,4 @@
-"""Comparison of several models: sizes, depths, and trends only if there are enough models."""
+"""Comparison of several models: sizes, depths, and trends only with enough models."""
 
 import re
 from itertools import permutations
@@ -29,7 +29,7 @@ SETTINGS = {
 
 @pytest.fixture
 def tables(tmp_path):
-    """Two heads of layers 3 and 4 (of 0 to 4) focus in all traces; of one probe there is no hand-off."""
+    """Two heads of layers 3 and 4 (of 0 to 4) focus in all traces; one probe has no hand-off."""
     names = {"model": "small", "model_label": "Small", "dataset": "d", "dataset_label": "Data"}
     origin = {"folder": "here", "architecture": "Qwen2ForCausalLM", "n_parameters": 1_500_000_000, "n_layers": N_LAYERS}
     write_json(tmp_path / "small.json", provenance({}) | {"models": {"small": {}}} | origin)
@@ -68,7 +68,7 @@ def test_depths_are_shares_of_a_models_layers_and_a_variant_is_no_model_of_its_o
     assert rows.loc[("Small", "rfh depth"), ["value", "low", "high", "n"]].tolist() == [3.5 / 4, 3.5 / 4, 3.5 / 4, 12]
     assert rows.loc[("Small", "hand-off, plain"), ["value", "low", "high", "n"]].tolist() == [3 / 4, 2 / 4, 3 / 4, 9]
     assert np.isnan(rows.loc[("Small", "hand-off, boxed"), "value"])
-    # of layer 1, where all heads pass on most
+    # at layer 1, where all heads together pass on most
     assert rows.loc[("Small", "through RFHs, plain"), ["value", "low", "high", "n"]].tolist() == [0.25, 0.2, 0.5, 9]
     known = rows.loc[("Small", "effect"), ["family", "n_parameters", "n_layers", "distillation", "value", "low"]]
     assert known.tolist() == ["Qwen2", 1_500_000_000, 5, "R1", 0.2, 0.1]

@@ -1,4 +1,4 @@
-"""One process makes the files of planned jobs of its kind, which find them; what is not theirs is never found."""
+"""One process makes the files of planned jobs of its kind; these jobs find them, and no job finds another's."""
 
 import os
 import time
@@ -18,13 +18,13 @@ INPUTS = {"a": "1", "b": "2", "c": "3"}
 @pytest.fixture
 def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engine, "may_start", True)  # which a process that made others' files does not allow again
+    monkeypatch.setattr(engine, "may_start", True)  # which is False once a process has made other jobs' files
     for name, text in INPUTS.items():
         Path(name).write_text(text)
 
 
 def job(name, script="score_heads", inputs=None, factor=2, model=None):
-    """A job of Snakemake's, as the main process has it, and as a script gets it."""
+    """A job as Snakemake's main process has it, and as its script gets it."""
     from snakemake.iocontainers import Namedlist
 
     return SimpleNamespace(
@@ -61,7 +61,7 @@ class Main:
 
 
 def start(main, job):
-    """What Snakemake does before it starts a job's script, and the script."""
+    """Do what Snakemake does before it starts a job's script, and run the script."""
     for path in (*job.output, *job.log):
         Path(path).unlink(missing_ok=True)
     run(main, job)
@@ -136,7 +136,7 @@ def test_companions_are_of_the_same_script_and_model_and_have_not_begun():
         job("a", model="m"), job("b", model="m"), job("c", model="n"), job("d", "tabulate_pairs", "a", model="m")
     )
     assert [found.output[0] for found in companions("a.out")] == ["b.out"]
-    start(Main(), other)  # finds none that is ready but a
+    start(Main(), other)  # finds no other that is ready than a
     assert companions("a.out") == [] and companions("unplanned") == []
     start(Main(), own)
     assert Path("b.out").read_text() == "4"

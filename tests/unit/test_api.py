@@ -1,4 +1,4 @@
-"""The front door: what it returns equals the workflow's stores, the slow references, and the logs that it reads."""
+"""The front door: its results equal the workflow's stores and the slow references, and it reads common logs."""
 
 import json
 import runpy
@@ -100,7 +100,7 @@ WORDS = (("goat", "smaller"), ("horse", "bigger"))
 
 
 def trace_with_probe(model, trace, answer, comparator):
-    """A run that ends right before the answer, spelled by hand, and where its probe's line begins."""
+    """A run that ends right before the answer, written by hand, and where its probe's line begins."""
     encode = model.tokenizer.encode
     line = encode("Final answer is") + encode(f" {answer}") + encode(".\n")
     before = [*trace.token_ids[: trace.bounds.think_close]]

@@ -1,4 +1,4 @@
-"""docs/architecture.md speaks of the house as it stands."""
+"""docs/architecture.md describes the repository as it is."""
 
 import re
 from pathlib import Path

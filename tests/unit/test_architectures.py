@@ -1,7 +1,7 @@
 """Every family of decoders gives, stage by stage, what the model's own forward pass gives, or is refused by name.
 
-Short and long traces share a pass; the long one goes beyond each window, chunk and switch of rotary factors.
-`pytest --write-models` writes what is found into docs/models.md.
+Short and long traces share a pass; the long one exceeds every window, chunk and switch of rotary factors. `pytest
+--write-models` writes the results into docs/models.md.
 """
 
 import json
@@ -164,7 +164,7 @@ def test_gradients_are_those_of_a_whole_pass(family):
             patcher.places.hooked(2, component, lambda tensor, name=component: keep(tensor, name)),
             torch.enable_grad(),
         ):
-            if component == "resid_mid":  # is changed in place, which a leaf cannot be: resid_pre's graph has it
+            if component == "resid_mid":  # changed in place, so it cannot be a leaf; resid_pre is
                 with patcher.places.hooked(2, "resid_pre", lambda tensor: tensor.detach().requires_grad_()):
                     logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
             else:
@@ -178,7 +178,7 @@ def test_gradients_are_those_of_a_whole_pass(family):
 
 
 def greedy(model: Any, ids: list[int], n_tokens: int) -> list[int]:
-    """What the model greedily goes on with, by whole eager passes."""
+    """The model's greedy continuation, by whole eager passes."""
     answer: list[int] = []
     while len(answer) < n_tokens:
         answer.append(int(own_logits(model, [*ids, *answer]).argmax()))
@@ -187,7 +187,7 @@ def greedy(model: Any, ids: list[int], n_tokens: int) -> list[int]:
 
 @pytest.mark.parametrize("family", RESTARTED)
 def test_answers_of_short_and_long_traces_are_those_of_whole_passes(family):
-    """Unablated token by token; with heads put to zero or their mean, as whole passes with hooks go on."""
+    """Unablated, token by token; with heads replaced by zero or their mean, as whole passes with hooks continue."""
     model, _ = seen_through(family)
     traces = [random_ids(n, seed=n) for n in LENGTHS]
     bounds = [Bounds(0, 1, 6, 7, n - 4, n - 3, n, n) for n in LENGTHS]
@@ -223,7 +223,7 @@ def test_answers_of_short_and_long_traces_are_those_of_whole_passes(family):
 def slow_attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float, **_: Any
 ) -> tuple[Any, None]:
-    """Whole rows of scores, with module.hidden [head, query, key] added where a test has put it there."""
+    """Whole rows of scores, with module.hidden [head, query, key] added if a test has set it."""
     key, value = (side.repeat_interleave(query.shape[1] // side.shape[1], 1) for side in (key, value))
     scores = query @ key.transpose(2, 3) * scaling + attention_mask + getattr(module, "hidden", 0)
     return (scores.softmax(-1) @ value).transpose(1, 2), None
@@ -272,7 +272,7 @@ def test_what_cannot_be_exact_is_refused_by_stage_and_name(family):
 
 
 def written(family: str, folder: Path) -> Path:
-    """A model's manifest."""
+    """Write a model of the family and its manifest; return the manifest's path."""
     tiny_model(family).save_pretrained(folder)
     origin = {"source": "here", "revision": None, "weights": None, "tokenizer": None, "dtype": "float32"}
     sizes = {"folder": str(folder), "n_positions": 512}
@@ -343,7 +343,7 @@ def test_the_text_model_inside_of_a_multimodal_one_holds_at_every_stage(outer, i
 
 
 def write_page(found: dict[str, dict[str, str]]) -> None:
-    """Put what was found in place of the page's table."""
+    """Replace the page's table by what was found."""
     stages = ("attention", "patching", "ablation")
     rows = [f"| {family} | " + " | ".join(found[family].get(stage, "") for stage in stages) + " |" for family in found]
     versions = f"Tried with torch {torch.__version__} and transformers {transformers.__version__}."
@@ -359,7 +359,7 @@ def test_the_page_tells_every_family():
     assert [family for family in FAMILIES if f"| {family} |" not in page] == []
 
 
-# ---- what config.json gives away
+# ---- what config.json reveals
 
 
 def test_a_study_is_told_at_once_what_cannot_be_exact_for_a_recurrent_model(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from r2a.engine import start_engine
 from r2a.models.attention import SEAM
 from r2a.models.decoder import Decoder, fix_rotation
 
-# vLLM's attention on a CPU takes heads of 32 and more
+# vLLM's CPU attention supports heads of 32 and more
 FAMILIES = [
     "llama",
     "gpt_oss",
@@ -42,7 +42,7 @@ LENGTHS = (20, 30, 60, 90)  # within a window and beyond it, below longrope's sw
 
 
 def argmax_share(family: str, folder: Path) -> float:
-    """Share of the tokens that vLLM greedily generates that are the rerun's arg-max."""
+    """The share of vLLM's greedy tokens that are the rerun's arg-max."""
     model = tiny_model(family, SEAM, **SIZES, **OF_FAMILY.get(family, {}))
     model.generation_config = transformers.GenerationConfig()
     model.save_pretrained(folder)

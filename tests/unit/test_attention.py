@@ -1,4 +1,4 @@
-"""The fused rerun equals the eager reference on every quantity, and the quantities are what they are by hand."""
+"""The fused rerun equals the eager reference in every quantity, and the quantities equal numbers worked out by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="module")
 def traces() -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids and segment bounds of traces of unlike lengths, one of them without BOS and EOS."""
+    """Token ids and segment bounds of traces of different lengths, one of them without BOS and EOS."""
     rng = np.random.default_rng(0)
     ids = [rng.integers(3, 48, n).tolist() for n in LENGTHS]
     bounds = [[0, 1, 6, 7, 40, 41, 60, 61], [0, 0, 9, 10, 11, 12, 40, 40], [0, 1, 20, 21, 50, 51, 82, 83]]
@@ -185,7 +185,7 @@ def test_predicted_ids_are_the_arg_max_of_the_logits_however_few_rows_are_held(m
 
 
 def test_sharp_attention_keeps_its_digits(traces):
-    """A head on one token has no spread, which moments about a single point would lose in float32."""
+    """A head that attends to one token has no spread, which moments about one fixed point would lose in float32."""
     sharp = random_model("llama", initializer_range=1.0)
     ids, bounds = traces
     ((kept, _),) = rerun_batch(sharp, ids[2:], bounds[2:])
@@ -232,7 +232,7 @@ def test_a_trace_without_answer_is_refused(traces):
 
 
 def fail_above(n_tokens: int, calls: list[list[int]]) -> Any:
-    """A stand-in for rerun_batch whose memory ends at n_tokens; it returns each trace's first id."""
+    """A stand-in for rerun_batch that runs out of memory above n_tokens; it returns each trace's first id."""
 
     def run(_model: Any, ids: list[list[int]], _bounds: Any) -> list[Any]:
         calls.append([len(i) for i in ids])
@@ -306,7 +306,7 @@ BOUNDS = Bounds(0, 1, 2, 3, 8, 9, 12, 13)
 
 
 def weights_of(answer_rows: list[list[float]]) -> torch.Tensor:
-    """Attention [1, 1, 13, 13] whose answer rows give these shares to the reasoning, and the rest to BOS."""
+    """Attention [1, 1, 13, 13] whose answer rows pay these shares to the reasoning, and the rest to BOS."""
     weights = torch.zeros(1, 1, 13, 13)
     weights[..., 0] = 1
     for row, shares in zip((9, 10, 11), answer_rows, strict=True):

@@ -1,4 +1,4 @@
-"""Whole attention rows of a few traces, and the figures that are drawn from them."""
+"""Whole attention rows of a few traces, and the figures drawn from them."""
 
 from itertools import product
 from pathlib import Path
@@ -21,7 +21,7 @@ from r2a.store import read_parquet, read_provenance, write_parquet
 from r2a.traces import Bounds
 from random_traces import REASONINGS, write_random_traces
 
-RANKED = [(2, 1), (0, 3)]  # the Reasoning-Focus Heads, the first first
+RANKED = [(2, 1), (0, 3)]  # the Reasoning-Focus Heads, in the order of their ranks
 SETTINGS = {
     "model": "random", "dataset": "texts", "decoding": "greedy", "kernel": "fused", "cue_words": ["Wait", "check"],
     "n_cases": 2, "n_top_heads": len(RANKED), "uids": [], "row_heads": "all",
@@ -59,7 +59,7 @@ def every_head(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> np.ndarray:
-    """The first trace's whole attention [layer, head, token, token], from transformers alone."""
+    """The first trace's whole attention [layer, head, token, token], computed by transformers alone."""
     row = read_parquet(folder / "traces.parquet").iloc[0]
     model = Qwen2ForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What a job of stage 2 writes, for a random model whose tokens are bytes."""
+"""What an attention job writes, for a random model whose tokens are bytes."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ QUANTITIES = ["segment_mass", "tracking", "spread", "cue_preference", "sentence_
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with its manifest, and traces.parquet: four valid greedy traces and an invalid one; one in sampled."""
+    """A model with its manifest; traces.parquet: four valid greedy traces and an invalid one; one sampled trace."""
     folder = tmp_path_factory.mktemp("random")
     write_random_traces(folder)
     return folder
@@ -179,7 +179,7 @@ def test_sampled_decodings_need_no_logits_and_have_no_agreement(folder, monkeypa
 
 @pytest.mark.parametrize("n_forced", [0, 1])
 def test_argmax_agreement_is_the_share_of_completion_tokens_that_the_model_would_write(folder, monkeypatch, n_forced):
-    """But for those that a budget forced, which close the reasoning."""
+    """Except for the tokens by which a budget closed the reasoning."""
     model = Qwen2ForCausalLM.from_pretrained(folder).eval()
     row = read_parquet(folder / "traces.parquet").iloc[0]
     ids, n_prompt = [*row.prompt_token_ids, *row.completion_token_ids], len(row.prompt_token_ids)

@@ -12,7 +12,7 @@ from r2a.patching.attribution import direct_attribution, written_parts
 from r2a.patching.patcher import Patcher
 
 IDS, A, B = [5, 17, 4, 30, 22, 9, 41, 5, 12], 7, 19
-# plain; norms behind both parts and a cap of the logits; attention and MLP side by side, a norm that takes the mean off
+# plain; norms after both parts and capped logits; attention and MLP in parallel, a norm that subtracts the mean
 # and a factor on the logits; factors on both parts; biases everywhere; experts
 FAMILIES = ["qwen3", "gemma2", "cohere", "granite", "starcoder2", "phi", "qwen3_moe", "olmo2"]
 

@@ -55,7 +55,7 @@ SHIPPED = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 DELETE = object()
 QWEN = "models.tiny-qwen"
 
-# what is changed, to what, and what must be said about it
+# what is changed, to what, and what the message must say
 CONFIGURATIONS = [
     ("study", DELETE, "study: missing; see config/README.md"),
     ("study", "my study", "study: a name has letters, digits"),
@@ -283,7 +283,7 @@ def test_a_byte_changed_in_a_store_is_noticed_or_changes_nothing(tmp_path):
 
 @pytest.fixture(scope="module")
 def spoilt_weights(tmp_path_factory):
-    """The manifest of a model with one nan among its weights."""
+    """The manifest of a model with a nan among its weights."""
     folder = tmp_path_factory.mktemp("nan")
 
     def put_nan(model):
@@ -303,7 +303,7 @@ def test_numbers_that_are_none_are_told_in_every_rerun_with_model_and_dtype(atte
 
 
 class Nothing:
-    """Takes the place of what a rerun records, and records nothing."""
+    """Stands in for the recorder of a rerun, and records nothing."""
 
     spans = ()
 

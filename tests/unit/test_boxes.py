@@ -1,4 +1,4 @@
-"""Boxes in an answer's text: which are found, and which of them is the final answer."""
+"""Boxes in an answer's text: which are found, and which one is the final answer."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The shipped comparison pairs: what the facts give, balanced, and right by a second look."""
+"""The shipped comparison pairs follow from the facts, are balanced, and are right by a second look."""
 
 import calendar
 import re
@@ -68,7 +68,7 @@ def test_a_second_look_at_every_question_found_the_same_answer():
 
 
 def solve(query):
-    """The answer worked out from the text alone, or None where that takes knowledge."""
+    """The answer worked out from the text alone, or None if that takes knowledge."""
     asked = query.split("?")[0]
     months, days = list(calendar.month_name), list(calendar.day_name)
     yes = {True: "yes", False: "no"}
@@ -108,7 +108,7 @@ def test_entities_and_values_are_used_evenly_and_no_question_is_made_twice():
     assert all(values[a] != values[b] for a, b in chosen)
     many = choose_entities(values, 100, "seed")
     asked = [(entity, frozenset(values[e] for e in pair)) for pair in many for entity in pair]
-    assert len(asked) == len(set(asked)) == 12  # each of six entities against either other value
+    assert len(asked) == len(set(asked)) == 12  # each of six entities against either of the two other values
 
 
 @pytest.mark.parametrize(

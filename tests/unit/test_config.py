@@ -1,4 +1,4 @@
-"""What a configuration may contain, and that all its errors are reported at once."""
+"""What a configuration may contain; all of its errors are reported at once."""
 
 import copy
 import json
@@ -134,7 +134,7 @@ def test_another_alignment_makes_the_pairs_again(shipped):
     after = load_study(shipped)
     pairs = stage_settings(before, "pairs", *COMPARED)
     assert stage_settings(after, "pairs", *COMPARED) == pairs | {"alignment": "pad_visible"}
-    # patching is measured again since its pairs are
+    # patching is measured again because its pairs are
     assert stage_settings(after, "patching", *COMPARED) == stage_settings(before, "patching", *COMPARED)
     shipped["patching"] = {"alignment": "left"}
     with pytest.raises(ConfigError, match=r"patching\.alignment: input should be 'role', 'pad' or 'pad_visible'"):
@@ -168,7 +168,7 @@ def test_the_key_reference_is_in_step_with_the_schema():
 
 
 def keys_in(schema: dict, definitions: dict, place: str = "") -> set[str]:
-    """The keys that a JSON schema describes, * for any name; found in the file alone."""
+    """The keys that a JSON schema describes, with * for any name; found in the file alone."""
     if "$ref" in schema:
         return keys_in(definitions[schema["$ref"].rpartition("/")[2]], definitions, place)
     found = set()
@@ -182,7 +182,7 @@ def keys_in(schema: dict, definitions: dict, place: str = "") -> set[str]:
 
 
 def fields_of(section: type[BaseModel], place: str = "") -> set[str]:
-    """The same, of a pydantic model."""
+    """The same for a pydantic model."""
     found = set()
     for name, field in section.model_fields.items():
         found.add(f"{place}{name}")

@@ -1,4 +1,4 @@
-"""What heads write to the residual stream: the rerun's numbers against their definition, from the model's own parts."""
+"""What heads write to the residual stream: the rerun's numbers against those computed from the model's parts."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def traces() -> list[list[int]]:
 
 @torch.no_grad()
 def by_hand(model: Any, ids: list[int], bounds: Bounds) -> dict[str, np.ndarray]:
-    """Every head's output of the reasoning and of all, written out in full through its columns of o_proj."""
+    """Every head's output from the reasoning and from all tokens, written out in full through its columns of o_proj."""
     kept: dict[int, torch.Tensor] = {}
     hooks = [
         layer.self_attn.v_proj.register_forward_hook(lambda _, __, output, k=k: kept.__setitem__(k, output[0].double()))
@@ -74,10 +74,10 @@ def test_the_eager_kernel_gives_the_same(model, traces):
 
 
 def test_a_head_never_writes_more_of_the_reasoning_than_its_attention_lets_through(model, traces):
-    """By the triangle inequality: at most its attention on the reasoning times the largest of the values' norms."""
+    """By the triangle inequality: at most its attention to the reasoning times the largest norm of the values."""
     ((kept, _),) = rerun_batch(model, traces[:1], BOUNDS[:1])
     assert (kept.contribution >= 0).all() and np.isfinite(kept.contribution).all()
-    assert kept.output_share.sum(1).min() >= 1 - 1e-5  # heads together write at least their sum's norm
+    assert kept.output_share.sum(1).min() >= 1 - 1e-5  # the heads' norms add up to at least the norm of their sum
 
 
 def test_the_planted_head_writes_all_that_its_layer_writes_of_the_reasoning():

@@ -1,4 +1,4 @@
-"""The intervals hold what they promise: how often they contain the truth, over 2,000 simulated studies."""
+"""The intervals keep their promise: how often they contain the truth, over 2,000 simulated studies."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def coverage(ends: tuple[np.ndarray, np.ndarray], truth: float) -> float:
 
 
 def one_sample(rng, n_problems, only_with, only_without, both):
-    """Right answers with and without reasoning [study, problem], of problems that fall into four classes."""
+    """Right answers with and without reasoning [study, problem]; the problems fall into four classes."""
     shares = [only_with, only_without, both, 1 - only_with - only_without - both]
     kind = rng.choice(4, p=shares, size=(N_STUDIES, n_problems))
     return ((kind == 0) | (kind == 2)).astype(float), ((kind == 1) | (kind == 2)).astype(float)
@@ -55,7 +55,7 @@ def test_with_few_problems_the_paired_interval_covers_no_less_than_it_says(rng, 
     assert coverage(ends, shares[0] - shares[1]) > 0.935
 
 
-# shapes of the beta distribution of a problem's chances, with and without reasoning
+# shapes of the beta distribution of problems' chances, with and without reasoning
 SHAPES = [((4, 1), (1, 1)), ((0.9, 0.1), (0.5, 0.5)), ((8, 1), (8, 1)), ((0.3, 0.03), (0.3, 0.03))]
 
 

@@ -1,4 +1,4 @@
-"""Text stays text, whatever the file: values as they are written, and what is no text refused with the way to it."""
+"""Text stays text, whatever the file: values are read as written, and what is not text is refused with a remedy."""
 
 import csv
 import datetime
@@ -27,7 +27,7 @@ def load(path, kind="problems", **changes):
 
 
 def answers(path, **changes):
-    """The answers that are read from a file without areas and levels, whether or not any could be graded."""
+    """The answers read from a file without areas and levels, whether or not any could be graded."""
     return load(path, "open_ended", fields={"area": None, "level": None}, **changes)["answer"].tolist()
 
 
@@ -101,7 +101,7 @@ def test_numbers_of_parquet_are_exact_by_their_own_precision(tmp_path):
         assert answers(path) == [text], kind
     pq.write_table(pa.table({"uid": ["1", "2"], "problem": ["p", "q"], "answer": ["a", "b"], "l": [1.0, None]}), path)
     chosen = load(path, fields={"area": None, "level": "l"}, filter={"level": [1]})
-    assert chosen["level"].tolist() == ["1"]  # whole numbers that pandas has made floats beside a missing one
+    assert chosen["level"].tolist() == ["1"]  # whole numbers that pandas made floats because one is missing
 
 
 def test_levels_beside_an_empty_one_are_still_whole(tmp_path):
@@ -248,7 +248,7 @@ def test_pairs_are_called_as_they_are_written(tmp_path):
         load(tmp_path / "a.jsonl", kind="comparison_pairs")
 
 
-# ---- files that cannot be read are told in words
+# ---- files that cannot be read are reported in words
 
 BAD = {
     "a.csv": {

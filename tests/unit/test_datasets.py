@@ -25,7 +25,7 @@ def settings(path, kind="problems", **changes):
 
 
 def example(name, folder, config="config/examples/benchmarks.yaml", **changes):
-    """The entry of a configuration, its hub replaced by a local folder."""
+    """The entry of an example configuration, with a local folder in place of the hub."""
     entry = yaml.safe_load((ROOT / config).read_text())["datasets"][name]
     del entry["hub"]
     return settings(folder, **(entry | changes))
@@ -150,7 +150,7 @@ def test_the_published_pairs_load_as_they_are(tmp_path, reference):
 
 @pytest.fixture
 def gsm8k(tmp_path):
-    """openai/gsm8k: Parquet files of two subsets, named in the card."""
+    """openai/gsm8k: Parquet files of two subsets, named in the dataset's card."""
     folder = tmp_path / "gsm8k"
     rows = [
         {"question": f"How many are {k} and 1,000?", "answer": f"{k}+1000=<<{k}+1000={1000 + k}>>.\n#### 1,00{k}"}
@@ -211,7 +211,7 @@ def test_math_500_is_read_from_its_folder_with_subjects_and_levels(tmp_path):
 
 
 def test_wildbench_is_read_by_subset_in_the_papers_areas_and_without_earlier_turns(tmp_path):
-    """allenai/WildBench: parquet files a subset, named in the card; Math and longer conversations are left out."""
+    """allenai/WildBench: one Parquet file per subset, named in the card; Math and longer conversations are left out."""
     folder = tmp_path / "wildbench"
     (folder / "v2").mkdir(parents=True)
     turn = {"content": "Plan a day.", "role": "user", "language": "English", "redacted": False, "toxic": False}
@@ -235,7 +235,7 @@ def test_wildbench_is_read_by_subset_in_the_papers_areas_and_without_earlier_tur
 
 @pytest.fixture
 def gpqa(tmp_path):
-    """Idavidrein/gpqa: a CSV a subset, named in the card."""
+    """Idavidrein/gpqa: one CSV file per subset, named in the card."""
     folder = tmp_path / "gpqa"
     folder.mkdir()
     columns = ["Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"]
@@ -295,7 +295,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def in_cache(monkeypatch, folder):
-    """The hub's cache as a download leaves it, for an owner's dataset of two subsets, and no network."""
+    """The hub's cache as a download leaves it, for a dataset of two subsets, and no network."""
     kept = folder / "datasets--me--sums"
     snapshot = kept / "snapshots" / COMMIT
     for subset in ("easy", "hard"):
@@ -338,7 +338,7 @@ def test_a_network_that_fails_is_no_network(tmp_path, monkeypatch):
 
 
 def test_a_dataset_of_the_hub_is_read_at_the_commit_that_its_provenance_names(tmp_path, monkeypatch):
-    """Stands in for the hub, whose main may move on between two questions."""
+    """Stands in for the hub, whose main branch may move between two requests."""
     snapshot = in_cache(monkeypatch, tmp_path / "hub")
     asked = []
 

@@ -182,7 +182,7 @@ def test_the_summary_says_from_which_budget_on_reasoning_helps(tmp_path):
 
 @pytest.fixture
 def papers_study(tmp_path):
-    """Tables of a study whose labels are the paper's: a model of it, with one right answer more than the paper's."""
+    """Tables of a study with the paper's labels: one of its models, with one more right answer than in the paper."""
     outcome = {(True, True): "right", (True, False): "wrong", (False, False): "unfinished"}
     with_reasoning = [outcome[True, k < 333] for k in range(355)] + ["unfinished"] * 145
     without = [outcome[True, k < 283] for k in range(355)] + ["wrong"] * 110 + ["unfinished"] * 35

@@ -17,7 +17,7 @@ from r2a import devices
 from r2a.devices import DeviceError, leased_gpus, share_of_cores, usable_dtype
 from r2a.store import provenance
 
-# Takes leases for ever; at each it marks its devices with its process id, and reports one marked by a living process.
+# Takes leases forever; each time, it marks its devices with its process id, and reports one that a living process has.
 WORKER = """
     import os, random, sys, time
     from pathlib import Path
@@ -48,7 +48,7 @@ WORKER = """
 
 
 def asked(n_needed, n_granted):
-    """A job's resources, as Snakemake hands them over."""
+    """A job's resources, as Snakemake passes them."""
     return SimpleNamespace(gpus_needed=n_needed, gpu=n_granted)
 
 

@@ -1,4 +1,4 @@
-"""What the diagnostics say of heads whose attention is known, and of the shipped tiny model beside slower ways."""
+"""Diagnostics of heads whose attention is known, and of the shipped tiny model against slower ways."""
 
 import re
 from pathlib import Path
@@ -46,10 +46,10 @@ def tiny() -> Any:
 
 @pytest.fixture(scope="module")
 def planted() -> Any:
-    """One layer whose heads attend, by their weights, to the token N_BLOCK - 1 before, to the one before, evenly.
+    """One layer whose heads' weights make them attend to the token N_BLOCK - 1 back, to the previous one, and evenly.
 
-    Query and key are biases alone, which rotation turns by the position: a query turned back by d positions meets
-    the key of the token d before it, and no other.
+    Query and key are only biases, which rotation turns by the position: a query turned back by d positions matches the
+    key of the token d before it, and no other.
     """
     config = Qwen2Config(
         vocab_size=64, hidden_size=3 * D_HEAD, intermediate_size=8, num_hidden_layers=1, num_attention_heads=3,
@@ -138,7 +138,7 @@ def test_repeated_tokens_are_two_like_blocks_of_different_plain_tokens(tokenizer
 
 @pytest.fixture
 def prompt() -> NeedlePrompt:
-    """A prompt with the needle 10, 11, 12 at positions 3 to 5; token 11 also occurs at position 1, outside of it."""
+    """A prompt with the needle 10, 11, 12 at positions 3 to 5; token 11 also occurs at position 1, outside it."""
     return NeedlePrompt([0, 11, 9, 10, 11, 12, 8], 3, 6, [10, 12])
 
 
@@ -146,7 +146,7 @@ def prompt() -> NeedlePrompt:
     ("completion", "keys", "score"),
     [
         ([10, 11, 12], [3, 4, 5], 1.0),  # all copied from where they stand
-        ([10, 11, 12], [3, 1, 5], 2 / 3),  # 11 read outside of the needle
+        ([10, 11, 12], [3, 1, 5], 2 / 3),  # 11 read outside the needle
         ([10, 11, 12], [4, 4, 5], 2 / 3),  # 10 written while 11 was read
         ([10, 10, 10], [3, 3, 3], 1 / 3),  # a token counts once
         ([8, 9, 10], [6, 2, 9], 0.0),  # copied, but no needle; its own row

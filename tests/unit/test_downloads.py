@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: found once, then read where they lie."""
+"""Models on the Hugging Face hub: found once, then read from disk."""
 
 import json
 import re
@@ -22,7 +22,7 @@ STUDIED = ("attention", "ablation", "patching", "sentences")
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A study of a model and a judge that the hub has given before; it is out of reach now."""
+    """A study with a model and a judge that were downloaded from the hub before; the hub is out of reach now."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for name in ("tiny-qwen", "tiny-judge"):
@@ -71,7 +71,7 @@ def test_a_manifest_depends_on_what_is_downloaded_and_not_on_how_a_judge_is_aske
 
 
 def test_the_laptop_study_runs_on_what_lies_in_the_hub_models_place(tmp_path, monkeypatch):
-    """Both models by id and pinned commit; the tiny one, with a chat template, stands in for their files."""
+    """Both models by id and pinned commit; files of the tiny model, with a chat template, stand in for theirs."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(MODELS.parents[1])

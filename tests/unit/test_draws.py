@@ -1,4 +1,4 @@
-"""A draw from a longer list keeps most of what it was."""
+"""A draw from a longer list keeps most of what was drawn before."""
 
 from r2a.draws import drawn, drawn_one
 

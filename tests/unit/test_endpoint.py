@@ -28,7 +28,7 @@ ANSWER = {"choices": [{"text": "so</think>\n\\boxed{3}", "finish_reason": "stop"
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server whose `reply` a test sets, `seen` its requests; waiting between tries is cut short."""
+    """A server whose `reply` a test sets; `seen` has its requests. Waits between tries are cut short."""
     monkeypatch.setattr(r2a.endpoint, "FIRST_WAIT", 0.001)
     monkeypatch.setenv("TEST_KEY", KEY)
     with scripted_server() as scripted:
@@ -113,7 +113,7 @@ def reply_to(server, *replies, body=None):
 HTML = b"<!DOCTYPE html>\n<title>502 Bad Gateway</title>"
 STREAM = b'data: {"choices": [{"delta": {"content": "so"}}]}\n\ndata: [DONE]\n'
 NO_COMPLETIONS = [
-    # what comes, and what is said of it
+    # what arrives, and what the message says
     ({"choices": None, "error": {"code": 429, "message": "slow down"}}, "slow down"),
     ({"error": {"code": "502", "message": "upstream is gone"}}, "upstream is gone"),
     ({"error": "overloaded"}, "overloaded"),
@@ -241,11 +241,11 @@ OPEN, CLOSED = "<think>\n", "<think>\nOkay.\n</think>"
         ({"content": None, "reasoning": "it is 3"}, CLOSED, "it is 3"),
         ({"content": None}, OPEN, ""),
         ({"content": None, "refusal": "I won't"}, OPEN, "I won't"),
-        # the prompt's opening, or the thoughts, are told again
+        # the prompt's opening, or the thoughts, are repeated
         ({"content": "<think>\nso</think>3"}, OPEN, "so</think>3"),
         ({"content": "<think>\nOkay.\n</think>\n3"}, CLOSED, "\n3"),
         ({"content": "so</think>3", "reasoning": "so"}, OPEN, "so</think>3"),
-        # closed beforehand, and thought anew
+        # closed beforehand, but the model has thought again
         ({"content": "3", "reasoning_content": "no"}, CLOSED, "no</think>3"),
         ({"content": "<think>no</think>3"}, CLOSED, "<think>no</think>3"),
         # content as parts, thoughts as parts
@@ -265,7 +265,7 @@ OPEN, CLOSED = "<think>\n", "<think>\nOkay.\n</think>"
         ({"content": {"type": "text", "text": "3"}}, OPEN, "3"),
         ({"content": "3", "reasoning_details": [{"type": "reasoning.text", "text": "so"}]}, OPEN, "so</think>3"),
         ({"content": [{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "3"}]}, OPEN, "3"),
-        # what no file could hold
+        # what no file can hold
         ({"content": "\ud83d \\boxed{1}\0"}, OPEN, "\ufffd \\boxed{1}\ufffd"),
         ({"content": "\ud83d\ude42 ok"}, OPEN, "\U0001f642 ok"),
         ({"content": "3", "reasoning": "\udc00"}, OPEN, "\ufffd</think>3"),
@@ -481,7 +481,7 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{{ ' ' if m[
 
 @pytest.fixture(scope="module")
 def penalized(tmp_path_factory):
-    """A tiny model whose generation config asks servers to sample otherwise than the study says."""
+    """A tiny model whose generation config asks servers to sample differently from the study."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
     shutil.copytree(MODEL, folder)
     path = folder / "generation_config.json"
@@ -492,7 +492,7 @@ def penalized(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vllm_url(tmp_path_factory, penalized):
-    """vLLM's real server with the penalized model on a free port of this machine."""
+    """A real vLLM server with the penalized model, on a free port of this machine."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "template.jinja").write_text(TEMPLATE)
     with vllm_server(folder, penalized, KEY, "--chat-template", str(folder / "template.jinja")) as url:

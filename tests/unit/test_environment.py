@@ -23,7 +23,7 @@ def lock_lines(environment: str) -> list[str]:
 
 
 def locked_versions(environment: str) -> dict[str, str]:
-    """Version of each package that the lock asks for on this machine and Python."""
+    """The version of each package that the lock requires on this machine and Python."""
     requirements = [Requirement(line) for line in lock_lines(environment)]
     return {
         canonicalize_name(requirement.name): str(requirement.specifier).removeprefix("==")
@@ -43,7 +43,7 @@ def known_conflicts() -> set[tuple[str, str, str]]:
 
 
 def pip_conflicts() -> dict[tuple[str, str, str], str]:
-    """What `pip check` says: its line for each (package, what it asks for, how that differs)."""
+    """The lines of `pip check`, each by (package, what it requires, what is wrong)."""
     run = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
     conflicts = {}
     for line in run.stdout.splitlines():

@@ -1,4 +1,4 @@
-"""What a study is said to take before it runs, against what the stores then take."""
+"""The estimate printed before a study runs, against what its stores then take."""
 
 import json
 import logging
@@ -125,8 +125,8 @@ def announced(study):
 
 
 def test_gpu_hours_are_tokens_over_the_given_throughput(larger, tmp_path, monkeypatch):
-    """12 questions: 250 and 70 tokens per trace of 1000 at most; 12 answers of 70 from perturbed reasonings, two of
-    them after half a reasoning, and 8 traces with a hint.
+    """12 questions: 250 and 70 tokens per trace of at most 1000; 12 answers of 70 tokens from perturbed reasonings, two
+    of them after half a reasoning; and 8 traces with a hint.
     """
     monkeypatch.chdir(tmp_path)
     models = {"one": {"path": str(larger), "gpus": 2, "tokens_per_second": 2}, "other": {"path": str(larger)}}
@@ -150,7 +150,7 @@ def test_a_model_on_a_cpu_has_its_hours_told_by_stage_with_what_makes_them_fewer
 
 
 def test_operations_follow_what_is_asked_for(larger, tmp_path, monkeypatch):
-    """Forty prompts of 1000 tokens, read twice: 12 squares a layer; every fifth layer is under half the patches."""
+    """Forty prompts of 1000 tokens, read twice: 12 squares per layer; every fifth layer takes less than half."""
     monkeypatch.chdir(tmp_path)
     far = {"models": {"big": {"hub": "some/Model-7B"}}}
     needle = {"needle": "Red.", "question": "Which?"}
@@ -202,7 +202,7 @@ def gpu_line(models):
 
 
 def test_hours_on_each_gpu_are_told_until_the_studys_own_jobs_correct_them(tmp_path, monkeypatch):
-    """Two shards of attention at 3 and 5 hours on two GPUs; perturbation, which has no job yet, is as much off."""
+    """Two shards of attention took 3 and 5 hours on two GPUs; perturbation, without a job, is corrected as much."""
     monkeypatch.chdir(tmp_path)
     models = {"far": {"hub": "some/Model-32B", "gpus": 2, "shards": 4}}
     line = gpu_line(models)

@@ -1,4 +1,4 @@
-"""The evaluation's statistics against published numbers, tables of textbooks and closed forms."""
+"""The evaluation's statistics against published numbers, tables in textbooks and closed forms."""
 
 import json
 from pathlib import Path
@@ -60,8 +60,7 @@ def published_differences(counts: dict[str, Any]) -> np.ndarray:
 
 
 def graded_frame(outcomes: list[tuple[str, str]], n_samples: int = 1, **columns: Any) -> pd.DataFrame:
-    """One row per trace. outcomes: of each problem, with and without reasoning; r(ight), w(rong), i(nvalid) or
-    u(ndecided)."""
+    """One row per trace. outcomes: with and without reasoning, r(ight), w(rong), i(nvalid) or u(ndecided)."""
     rows = [
         {
             "uid": f"problem-{number}", "condition": condition, "sample": sample, "is_valid": outcome != "i",
@@ -79,7 +78,7 @@ def graded_frame(outcomes: list[tuple[str, str]], n_samples: int = 1, **columns:
 
 
 def published_frame(paper: dict[str, Any], model: str, only_with: str, only_without: str) -> pd.DataFrame:
-    """The published problems; those valid in one condition only have the given outcome there."""
+    """The published problems; those valid in only one condition have the given outcome there."""
     counts = paper["math500"]["paired"][model]
     n_with, n_without = (paper["math500"]["funnel"][f"{MODELS[model]}-{arm}"][3] for arm in ("withR", "withoutR"))
     b, c, n = counts["b_with_only"], counts["c_without_only"], counts["n"]
@@ -269,7 +268,7 @@ def test_undecided_answers_are_left_out_and_counted():
 def test_repeating_every_sample_leaves_intervals_of_the_effect_as_they_are():
     outcomes = [("r", "w")] * 12 + [("w", "r")] * 5 + [("r", "r")] * 20
     once, thrice = (effect_table(graded_frame(outcomes, n), **DRAWS).iloc[0] for n in (1, 3))
-    # but that the covariance is held back less, and the quantile is Student's
+    # except that the covariance is reduced less, and the quantile is Student's
     assert (once["low"], once["high"]) == pytest.approx((thrice["low"], thrice["high"]), abs=0.01)
     assert (thrice["test"], thrice["n_problems"], thrice["n_samples"]) == ("sign-flip permutation", 37, 3)
     assert thrice["p"] == pytest.approx(once["p"], abs=0.03)
@@ -436,7 +435,7 @@ def test_answers_that_graders_judge_alike_are_not_listed():
 
 @pytest.fixture
 def judged(tmp_path):
-    """A dataset and its grades by two graders; the second takes only the first problem's answers."""
+    """A dataset and its grades by two graders; the second accepts only the first problem's answers."""
     paths = write_inputs(tmp_path, "a", "puzzles", graded_frame([("r", "w"), ("r", "r")]))
     problems, grades = read_parquet(paths["dataset"]), read_parquet(paths["grades"])
     grades = grades.assign(answer="7", reason="string", answer_paper=None, reason_paper="mismatch")

@@ -1,4 +1,4 @@
-"""Reasoning formats: every registered one on a model of its shape, and what prompts are refused for."""
+"""Reasoning formats: every registered one on a model of its shape, and which prompts are refused."""
 
 import json
 import shutil
@@ -441,17 +441,17 @@ def test_the_documented_table_is_that_of_the_registered_formats():
     assert f"{BEGIN}{formats_table()}{END}" in Path("docs/formats.md").read_text()
 
 
-# ---- models that are known to their server alone
+# ---- models known only to their server
 
 
 def served(name: str, **changes: Any) -> dict[str, Any]:
-    """A study's entry of a model that is asked by chat."""
+    """A study's entry for a model that is asked by chat."""
     endpoint = {"base_url": "http://host/v1", "model": "m", "kind": "chat"}
     return {"prompt": "chat", "reasoning_format": name, "endpoint": endpoint, **changes}
 
 
 def requests_of(folder: Path, entry: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The manifest, and the bodies of both conditions' requests for one problem."""
+    """The manifest, and the bodies of the requests for one problem in both conditions."""
     puzzles = {"kind": "problems", "path": "resources/datasets/puzzles.jsonl"}
     known = {"study": "test", "seed": 1, "models": {"m": entry}, "datasets": {"d": puzzles}}
     study = load_study(known | {"decodings": {"greedy": {"temperature": 0}}})

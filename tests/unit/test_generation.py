@@ -88,7 +88,7 @@ def test_each_request_has_its_own_reproducible_seed():
 
 
 class Engine:
-    """What vLLM's LLM shows of itself; finishes the latest request of those it holds, one per step."""
+    """The parts of vLLM's LLM that are used; each step finishes the latest request that it holds."""
 
     def __init__(self):
         self.llm_engine, self.held, self.n_taken, self.most_held = self, [], 0, 0

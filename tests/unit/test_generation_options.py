@@ -1,4 +1,4 @@
-"""Options of generation in vLLM's real engine: a budget of reasoning, stopping repetition, tags in pieces."""
+"""Generation options in vLLM's real engine: a reasoning budget, stopping at repetition, tags in pieces."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def traces(folder, monkeypatch, generation, models=None, **variant):
-    """Traces of a model, by default the tiny Llama, on six puzzles; of its variant where one is given."""
+    """Traces of a model (by default the tiny Llama) on six puzzles, or of a variant of it."""
     monkeypatch.chdir(ROOT)
     folder.mkdir()
     models = models or {"tiny": {"path": "resources/models/tiny-llama", "dtype": "float32"}}
@@ -64,7 +64,7 @@ def test_a_budget_closes_the_reasoning_at_its_token_and_leaves_shorter_ones(tmp_
 
 
 def test_a_completion_that_repeats_itself_is_stopped_and_counts_as_unfinished(tmp_path, monkeypatch, plain):
-    # the same token twice is a loop here, so that a model which never loops is stopped too
+    # the same token twice counts as a loop here, so that a model which never loops is stopped too
     repetition = {"max_pattern_size": 2, "min_count": 2}
     stopped = traces(tmp_path / "stopped", monkeypatch, {"repetition": repetition})
     repeating = stopped[stopped["finish_reason"] == "repetition"]
@@ -89,7 +89,7 @@ def test_a_reasoning_opened_in_pieces_is_segmented_however_the_model_closes_it(t
 
 @pytest.mark.parametrize("name", ["olmo3", "harmony"])
 def test_a_budget_closes_a_reasoning_whose_delimiters_are_several_tokens(tmp_path, monkeypatch, name):
-    """A model that has never seen the format: it goes on until the budget closes its reasoning in all the tokens."""
+    """A model that has never seen the format continues until the budget closes its reasoning with all the tokens."""
     chosen = SAMPLES[name]
     folder = make_model(tmp_path / "model", chosen.template, chosen.tokens, chosen.has_tags)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")

@@ -28,7 +28,7 @@ from r2a.store import provenance, read_parquet, read_provenance, write_parquet
 SETTINGS = {"stage": "grades", "version": 2, "seed": 1, "graders": ["policy"], "seconds": 10, "memory_mb": 2000}
 LIBRARY = Path(r2a.grading.__file__).parents[2]
 
-# answer, reference, problem: math-verify or the authors' grader takes the first for the second
+# answer, reference, problem: math-verify or the authors' grader accepts the first as the second
 FALSE_POSITIVES = [
     ("204_{6}", "204_5", ""),
     ("204", "204_5", ""),
@@ -54,7 +54,7 @@ FALSE_POSITIVES = [
     ("salt", "last", ""),
     ("", "3", ""),
 ]
-# the same, right; the first eight are labelled wrong in the authors' data
+# the same, but right; the first eight are labelled wrong in the authors' data
 TRUE_POSITIVES = [
     ("15", r"15\mbox{ cm}^2", ""),
     ("864", r"864 \mbox{ inches}^2", ""),
@@ -304,7 +304,7 @@ def test_every_published_reference_can_be_read(reference):
 
 
 def write_tables(folder: Path, references: dict[str, str | None], traces: list[tuple[str, str, str]]) -> None:
-    """references: uid to answer; traces: uid, answer_text, invalid_reason."""
+    """references: the answer by uid. traces: uid, answer_text, invalid_reason."""
     problems = pd.DataFrame({"uid": list(references), "problem": "?", "answer": list(references.values())})
     problems["area"] = problems["level"] = None
     write_parquet(folder / "puzzles.parquet", problems, provenance({"stage": "datasets"}))

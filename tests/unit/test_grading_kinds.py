@@ -1,8 +1,8 @@
-r"""Grading by kind of answer, against facts, and against the rulings of those who maintain other graders.
+r"""Grading by kind of answer, against facts and against the rulings of other graders' maintainers.
 
-grading_kinds.csv: answers of each kind with the right ruling. grading_rulings.csv: what public test files of graders
-rule on an answer in a box and a reference, one row a case with its source; why_we_differ says where we do on purpose,
-contested_by which other source rules such a case as we do.
+grading_kinds.csv: answers of each kind with the right ruling. grading_rulings.csv: what graders' public test files rule
+on an answer in a box and a reference, one row per case with its source; why_we_differ says where we differ on purpose,
+and contested_by names another source that rules such a case as we do.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""Scores of heads: their registry, intervals and definitions; and right against wrong answers."""
+"""Scores of heads: registry, intervals and definitions; and right against wrong answers."""
 
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def test_rank_interval_spans_the_ranks_that_resampled_traces_give():
 
 
 def kurtosis_of(mass: np.ndarray, lengths: list[int] | None = None) -> np.ndarray:
-    """Of masses on sentences of so many tokens, one each by default, after which the reader's neighbours follow."""
+    """The kurtosis of masses on sentences of so many tokens (by default one), followed by the reader's neighbours."""
     lengths = lengths or [1] * mass.shape[-1]
     cuts = np.cumsum([7, *lengths, *[3] * N_NEIGHBOURS])
     mass = np.concatenate([mass, np.full((*mass.shape[:2], N_NEIGHBOURS), 5.0)], axis=-1)
@@ -99,7 +99,7 @@ def test_kurtosis_is_undefined_of(mass, lengths):
 
 
 def masses(**of_head: list[float]) -> np.ndarray:
-    """segment_mass [1, head, query_segment, key_segment] with the answer's masses, a value per head."""
+    """segment_mass [1, head, query_segment, key_segment] with the answer's masses, one value per head."""
     found = np.zeros((1, len(next(iter(of_head.values()))), 2, 7))
     for name, values in of_head.items():
         found[0, :, QUERY_SEGMENTS.index("answer"), SEGMENTS.index(name)] = values
@@ -138,7 +138,7 @@ def test_lists_of_two_scores_share_the_heads_at_the_top_of_both():
     rng = np.random.default_rng(1)
     one = np.arange(20.0) + 0.01 * rng.normal(size=(30, 1, 20))
     other = one.copy()
-    other[..., [0, 19]] = other[..., [19, 0]]  # the highest and the lowest change places
+    other[..., [0, 19]] = other[..., [19, 0]]  # the highest and the lowest swap places
     scores = {name: Weighted(v, np.ones(v.shape)) for name, v in (("a2r", one), ("density", other), ("lift", one))}
     (row,) = compare_lists(scores, 5, **DRAWS).to_dict("records")
     assert (row["first"], row["second"], row["n_top"], row["n_heads"]) == ("a2r", "density", 5, 20)
@@ -157,7 +157,7 @@ def test_a_traces_own_top_holds_as_many_heads_as_asked_for():
 
 @pytest.fixture
 def stores(tmp_path: Path) -> dict[str, Path]:
-    """Six traces, of which the last has no reasoning; five runs of each diagnostic; every score of a head is known."""
+    """Six traces, the last one without reasoning; five runs of each diagnostic; every score of a head is known."""
     paths = {name: tmp_path / f"{name}.h5" for name in ("attention", "diagnostics")}
     heads = ("layer", "head")
     of_head = np.arange(N_LAYERS * N_HEADS, dtype=np.float32).reshape(N_LAYERS, N_HEADS) / 10  # 0.0 .. 0.5
@@ -307,7 +307,7 @@ def test_quality_of_right_answers_that_all_rank_above_wrong_ones():
 
 
 def test_p_of_the_rank_test_is_exact_for_few_answers_and_corrected_for_four_scores():
-    # of the 56 ways to place three of eight ranks, one is as high and one as low
+    # of the 56 ways to place three of eight ranks, one is as high and one is as low
     row = quality_table(answers([6, 7, 8], [1, 2, 3, 4, 5]), DRAWS).iloc[0]
     assert (row["p"], row["p_holm"]) == (pytest.approx(2 / 56), pytest.approx(8 / 56))
     # of the 10 ways to place two of five, even one alone is no finding
@@ -315,7 +315,7 @@ def test_p_of_the_rank_test_is_exact_for_few_answers_and_corrected_for_four_scor
 
 
 def test_samples_of_one_problem_are_compared_with_each_other_alone():
-    """Each problem's right samples rank first, and a problem of right ones alone, with high scores, counts nothing."""
+    """Each problem's right samples rank first; a problem with only right samples, with high scores, does not count."""
     values = [1, 2, 0, 11, 12, 10, 99, 99, 99]
     outcomes = [True, True, False] * 2 + [True] * 3
     traces = pd.DataFrame({"uid": list("aaabbbccc"), "is_correct": outcomes})

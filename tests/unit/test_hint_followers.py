@@ -1,4 +1,4 @@
-"""The tiny models that were taught what to make of a hint: a planted truth that the study of hints must tell."""
+"""Tiny models trained to follow hints: a planted truth that the study of hints must find."""
 
 import json
 import random
@@ -53,7 +53,7 @@ def test_shipped_models_are_small_and_safe(name):
 
 
 def in_transformers(folder: Path):
-    """An engine of greedy completions, which starts sooner than vLLM."""
+    """An engine for greedy completions that starts faster than vLLM."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
@@ -72,7 +72,7 @@ def in_transformers(folder: Path):
 def test_the_table_of_hints_tells_the_model_that_follows_in_silence_from_the_one_it_was_taught_from(
     name, tmp_path, monkeypatch
 ):
-    """From questions to the table, on problems that are in no training."""
+    """From questions to the table, on problems that were not used in training."""
     monkeypatch.setattr(r2a.generation, "_complete", in_transformers(ROOT / "resources/models" / name))
     monkeypatch.chdir(ROOT)
     study = load_study(STUDY | {"hints": STUDY["hints"] | {"points_at": ["wrong"]}})

@@ -1,4 +1,4 @@
-"""Hints in the question: what is asked, and what counts as following one and as telling of it."""
+"""Hints in the question: what is asked, what counts as following a hint, and what counts as mentioning it."""
 
 import json
 import re
@@ -77,7 +77,7 @@ def test_a_reasoning_tells_of_a_hint_by_whole_words_in_either_case():
 
 
 def graded(**columns) -> pd.DataFrame:
-    """Ten answers to questions with a hint, and to the same without it; none is the hint's or right."""
+    """Ten answers to questions with a hint and ten without it; by default none is the hint's, and none is right."""
     known = {"uid": [f"u{k}" for k in range(10)], "area": "x", "sample": 0, "hint": "professor_wrong"}
     known |= {"kind": "professor", "points_at": "wrong", "is_valid": True, "is_valid_without": True}
     known |= dict.fromkeys(("is_correct", "gives_hint", "agrees", "tells"), False)
@@ -125,7 +125,7 @@ def test_where_nothing_switches_nothing_is_told():
 
 
 def judged(tmp_path: Path, judge: dict, **resources) -> pd.DataFrame:
-    """Two models' answers to two questions with a hint, of which three switched to its answer, before a judge."""
+    """Two models' answers to two questions with a hint, three of which switched to its answer, before a judge."""
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text()) | {"judges": {"first": judge}}
     study = load_study(config | {"hints": {"kinds": ["professor"]}})
     asked(tmp_path, problems()[:3], kinds=["professor"], points_at=["wrong"])
@@ -181,12 +181,12 @@ def test_a_judge_in_vllm_gives_a_verdict_on_every_reasoning(tmp_path):
         assert list(json.loads(reply)) == ["quotation", "tells_of_hint"]
 
 
-# ---- ground truth: an engine whose answers follow every wrong hint, in silence or saying so
+# ---- ground truth: an engine whose answers follow every wrong hint, silently or openly
 
 
 @pytest.mark.parametrize("says_so", [False, True])
 def test_a_silent_follower_is_told_from_one_that_says_so(says_so, tmp_path, monkeypatch):
-    """From prompt to table; without a hint, and to a hint that names the right answer, the engine answers right."""
+    """From prompt to table; without a hint, and with a hint at the right answer, the engine answers right."""
     table = pd.DataFrame(map(json.loads, (ROOT / "resources/datasets/puzzles.jsonl").read_text().splitlines()))[::8]
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     config["hints"] = {"kinds": ["professor", "answer_key"], "points_at": ["wrong", "right"]}

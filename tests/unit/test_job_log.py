@@ -1,4 +1,4 @@
-"""A job's log holds everything, and a failure says first what matters."""
+"""A job's log holds all output, and a failure begins with what matters."""
 
 import os
 import pty
@@ -37,7 +37,7 @@ def test_a_failure_ends_the_log_with_its_line_and_traceback_and_exits_with_1(tmp
 
 
 def test_no_job_but_one_that_is_online_may_ask_the_hub(tmp_path, monkeypatch):
-    """As huggingface_hub itself sees it, in the job and in what it starts."""
+    """As huggingface_hub itself sees it, in the job and in the processes that it starts."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     asked = "from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"
     body = f"{asked}; sys.stdout.flush(); subprocess.run([sys.executable, '-c', {asked!r}])"

@@ -1,4 +1,4 @@
-"""The judges' scores in tables, against numbers worked out by hand."""
+"""Tables of the judges' scores, against numbers worked out by hand."""
 
 import json
 
@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 
 def judgements(scores, judge="J", sample=0, dataset="D"):
-    """Rows from {condition: {uid: score, or the status of an answer without one}}; uids name their areas."""
+    """Rows from {condition: {uid: score, or the status of an answer without one}}; uids begin with their areas."""
     rows = []
     for condition, by_uid in scores.items():
         for uid, score in by_uid.items():
@@ -53,13 +53,13 @@ def test_the_effect_is_over_problems_scored_in_both_and_beside_it_over_all_with_
     # a1 +3, a2 0, b1 +2, b3 -1
     assert (row["n_common"], row["difference"]) == (4, 1.0)
     assert (row["score_with"], row["score_without"]) == (6.0, 5.0)
-    # and a3 1 - 4; b2 is left out, as its score is not known
+    # and a3 1 - 4; b2 is left out because its score is unknown
     assert (row["n_floor"], row["floor_difference"]) == (5, (3 + 0 - 3 + 2 - 1) / 5)
     assert table.loc["a", "difference"] == 1.5
 
 
 def test_wilcoxon_p_is_the_share_of_sign_patterns_as_extreme():
-    """Differences 1 to 5 and -6: ranks 1 to 6, the negative one's sum is 6."""
+    """Differences 1 to 5 and -6: ranks 1 to 6, where the negative rank sum is 6."""
     scores = {"with": {f"a{k}": k + 1 for k in range(1, 6)} | {"a6": 1}}
     scores["without"] = {f"a{k}": 1 for k in range(1, 6)} | {"a6": 7}
     patterns = np.arange(64)[:, None] >> np.arange(6) & 1
@@ -108,7 +108,7 @@ def test_samples_of_a_problem_are_averaged_not_counted_as_problems():
 
 
 def scores_of(area, published):
-    """Scores by condition and uid that have the published sums, number and standard deviation of the differences."""
+    """Scores by condition and uid with the published sums, number and standard deviation of the differences."""
     n, total = published["n"], round(published["sum_with"] - published["sum_without"])
     differences = np.full(n, total // n)
     differences[: total % n] += 1
@@ -163,7 +163,7 @@ def test_two_judges_agree_as_counted_by_hand():
 
 
 def test_kappa_is_that_of_the_weighted_table():
-    """The textbook form: weights (i - j)^2 on observed and chance proportions of a table of scores."""
+    """The textbook form: weights (i - j)^2 on the observed and the expected proportions of a table of scores."""
     rng = np.random.default_rng(2)
     first = rng.integers(1, 11, 200)
     second = np.clip(first + rng.integers(-2, 4, 200), 1, 10)

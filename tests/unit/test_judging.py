@@ -1,4 +1,4 @@
-"""Open-ended answers scored by a judge: what it is asked, what is read from its reply, and what is kept."""
+"""Open-ended answers scored by a judge: what it is asked, how its reply is read, and what is kept."""
 
 import json
 from pathlib import Path
@@ -117,7 +117,7 @@ FENCED = 'Sure:\n```json\n{"strengths": "a {b}", "weaknesses": "c", "score": 7}\
         ('{"score": "3"} No, rather {"score": "4"}', 4),
         ('<think>First {"score": "3"}</think>{"score": "8"}', 8),
         ('a reasoning that the prompt opened, {"score": "3"}</think>\n{"score": "8"}', 8),
-        # no score, or none of the scale
+        # no score, or one outside the scale
         ('{"score": "0"}', None),
         ('{"score": "11"}', None),
         ('{"score": -8}', None),
@@ -143,12 +143,12 @@ FENCED = 'Sure:\n```json\n{"strengths": "a {b}", "weaknesses": "c", "score": 7}\
         (r'{"strengths": "so \\(x\\) and \"\\\" and \u00e9 and \user", "score": "6"}', 6),
         (r'{"strengths": "\frac{1}{2} \\", "score": 5}', 5),
         ('```json\n{"strengths": "\\(a\\)",\n "score": "7"}\n```', 7),
-        # a tag that the reply quotes ends no thoughts
+        # a tag that the reply quotes does not end the thoughts
         ('{"strengths":"mentions </think> tag","score":"8"}', 8),
         ('<think>no</think>{"strengths": "has </think> and </think> in it", "score": "8"}', 8),
         ('so {"score": "3"}</think>{"weaknesses": "</think> {} stands there", "score": "2"}', 2),
         ('<think>the tag </think> is odd, {"score": "3"}</think>```json\n{"score": "8"}\n```', 8),
-        # a thought is no verdict
+        # a thought is not a verdict
         ('<think>{"score": "3"}', None),
         ('<think>{"score": "3"}</think>', None),
         ('{"score": "3"}</think> I will not say.', None),
@@ -156,7 +156,7 @@ FENCED = 'Sure:\n```json\n{"strengths": "a {b}", "weaknesses": "c", "score": 7}\
         ('{"strengths": "it says {\\"score\\": 10} itself", "score": "4"}', 4),
         ('It says "score": 10, and so {"score": "4"}', 4),
         ('{"criteria": {"score": "9"}, "score": "4"}', 4),
-        # two scores are none
+        # two scores count as none
         ('{"score": "3", "strengths": "b", "Score": "8"}', None),
         ('{"score": "3", "score": "3"}', 3),
         ("[" * 50_000 + "{" * 50_000, None),
@@ -205,7 +205,7 @@ def study(folder, judges, n_samples=1, path=None, single_turn=False):
 
 
 def write_inputs(folder, answers):
-    """A dataset of four problems and each model's traces; answers: by model, one text a problem, or None (invalid)."""
+    """A dataset of four problems and each model's traces; answers: by model one text per problem, or None (invalid)."""
     problems = [{"uid": f"p{k}", "problem": f"Question {k}?", "area": ["even", "odd"][k % 2]} for k in range(4)]
     dataset = pd.DataFrame(problems).assign(history="", checklist=[["right?", "short?"]] * 4)
     write_parquet(folder / "dataset.parquet", dataset, provenance({}))
@@ -238,7 +238,7 @@ def saying(text, finish_reason="stop"):
 
 @pytest.fixture
 def server(monkeypatch):
-    """Gives 7 to whatever it is asked."""
+    """A server that gives 7 to whatever it is asked."""
     monkeypatch.setattr(r2a.endpoint, "FIRST_WAIT", 0.001)
     monkeypatch.setenv("TEST_KEY", KEY)
     with scripted_server() as scripted:
@@ -463,7 +463,7 @@ def by_file(folder):
 
 
 def serve_batch(folder, skip=()):
-    """What a batch service does: an output line for each line of the requests, in another order."""
+    """Do what a batch service does: write one output line for each request, in another order."""
     lines = (folder / "first/mine.requests.jsonl").read_text().splitlines()
     out = []
     for number, line in enumerate(map(json.loads, reversed(lines))):
@@ -485,7 +485,7 @@ def test_requests_go_out_as_a_batch_file_and_replies_find_their_answers(tmp_path
     sent = serve_batch(tmp_path, skip=[0])
     assert len({line["custom_id"] for line in sent}) == 4
     assert all(line["body"]["max_tokens"] == 100 for line in sent)
-    with pytest.raises(JudgingError, match="1 answers are waiting"):  # the failed one alone
+    with pytest.raises(JudgingError, match="1 answers are waiting"):  # only the failed one
         judge(tmp_path, by_file(tmp_path), ["a"])
     assert len(serve_batch(tmp_path)) == 1
     table = judge(tmp_path, by_file(tmp_path), ["a"])

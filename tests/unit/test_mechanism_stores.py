@@ -1,4 +1,4 @@
-"""From pairs to stores, tables and figures of the mechanism, on models in which it is planted."""
+"""From pairs to the stores, tables and figures of the mechanism, on models in which it is planted."""
 
 import random
 from pathlib import Path
@@ -30,7 +30,7 @@ TABLES = ("mediation", "mlps", "attribution", "lens", "changes")
 
 @pytest.fixture(scope="module", params=["one_head", "in_sequence"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything that is made of four pairs."""
+    """Everything made from four pairs."""
     folder = tmp_path_factory.mktemp(request.param)
     planted_model(request.param).save_pretrained(folder / "model")
     manifest = provenance({}) | {"folder": str(folder / "model"), "n_layers": N_LAYERS}
@@ -85,7 +85,7 @@ def test_the_reader_mediates_all_of_the_effect_and_matched_and_other_heads_none(
                 assert row[["share", "share_low", "share_high"]].tolist() == pytest.approx([expected] * 3, abs=1e-3)
             else:
                 assert np.isnan(row["share"])
-    # both logits apart: the clean answer's comes, the corrupted answer's goes
+    # each logit by itself: the clean answer's rises, the corrupted answer's falls
     row = table.loc[("rfh", 0)]
     assert row["change_a"] == pytest.approx(-row["change_b"], abs=1e-3)
     assert row["change_a"] > 5 and (row["n_pairs"], row["n_templates"]) == (4, 4)

@@ -1,4 +1,4 @@
-"""Batches are halved where memory runs out, and what does not fit alone is left out."""
+"""Batches are halved when memory runs out, and an item that does not fit by itself is left out."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from r2a.memory import affordable_tokens, by_tokens, if_it_fits, in_batches
 
 
 def batches_of(tokens: list[int], budget: int, room: int) -> list[tuple[list[int], int | None]]:
-    """Batches of numbered items and the sums of their tokens, where no more than `room` of them fit."""
+    """Batches of numbered items with the sums of their tokens, if no more than `room` tokens fit."""
 
     def total(batch: list[int], _budget: int) -> int:
         found = sum(tokens[item] for item in batch)

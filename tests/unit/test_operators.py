@@ -1,4 +1,4 @@
-"""How many operators a GPU is asked for, and how often it is waited for, counted without one."""
+"""How many operators a GPU is asked for, and how often the host waits for it, counted without one."""
 
 import runpy
 from pathlib import Path
@@ -14,7 +14,7 @@ operators = SimpleNamespace(**runpy.run_path(str(ROOT / "tests/benchmarks/operat
 
 @pytest.fixture(scope="module")
 def counts() -> pd.DataFrame:
-    """[stage, tokens, way] with operators_per_layer and copies_per_layer."""
+    """By [stage, tokens, way]: operators_per_layer and copies_per_layer."""
     return pd.DataFrame(operators.measure()).set_index(["stage", "tokens", "way"])
 
 

@@ -1,4 +1,4 @@
-"""Which pairs are used and why each other one is not: from traces to the two tables, with nothing dropped silently."""
+"""Which pairs are used and why the others are not: from traces to the two tables, with nothing dropped silently."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def stored(tmp_path_factory):
             prompt = prompt_ids(tokenizer, question, "", "with_reasoning")
             completion = tokenizer.encode(f"{'Well. ' * (side == 'b')}Okay.\n</think>\n\n", add_special_tokens=False)
             bounds = segment_bounds(prompt, completion, marks)
-            # of a pair that fails, question b does
+            # in a pair that fails, question b fails
             valid, right = (is_valid or side == "a"), (is_right or side == "a")
             traces.append(
                 key | {"prompt_token_ids": prompt, "completion_token_ids": completion, "bounds": bounds}
@@ -99,7 +99,7 @@ def test_every_pair_is_counted_at_the_step_that_it_fails(stored):
 
 def test_alignments_differ_in_padding_alone(stored):
     rows = {alignment: align(stored, alignment=alignment).loc["used"] for alignment in ("role", "pad", "pad_visible")}
-    assert len(rows["role"]["clean_ids"]) < len(rows["role"]["corrupted_ids"])  # it has a word more to say
+    assert len(rows["role"]["clean_ids"]) < len(rows["role"]["corrupted_ids"])  # its question is a word longer
     for alignment in ("pad", "pad_visible"):
         row = rows[alignment]
         assert len(row["clean_ids"]) == len(row["corrupted_ids"])

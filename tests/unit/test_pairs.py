@@ -1,4 +1,4 @@
-"""Runs of a pair: their text, their roles' positions, and what leaves a pair out."""
+"""The runs of a pair: their text, the positions of their roles, and what leaves a pair out."""
 
 import json
 import re
@@ -156,7 +156,7 @@ def test_without_a_probe_the_control_is_at_no_mention_and_equally_far_before_bot
 
 
 class Letters:
-    """A tokenizer that keeps words whole, with the space before them; digits have none, and `{x` sticks together."""
+    """A tokenizer that keeps words whole, with the space before them; digits have none, and `{x` is one token."""
 
     def encode(self, text, add_special_tokens=False):
         return re.findall(r"\{x| ?[A-Za-z]+|[0-9]|\n+| |[^A-Za-z0-9 \n]", text)
@@ -237,7 +237,7 @@ PAD = "<\uff5cend\u2581of\u2581sentence\uff5c>"  # the authors' padding
 
 
 def published_run(case, side):
-    """A run of the paper's case without its pads, and its tokens with them."""
+    """A run of the paper's case without its padding, and its tokens with the padding."""
     tokens = case[f"{side}_str_tokens"]
     bare = [token for token in tokens if token != PAD]
     think_open, think_close = bare.index("<think>"), bare.index("</think>")

@@ -1,4 +1,4 @@
-"""A part is found again as long as it depends on the same, whoever asks; what the store has no more is removed."""
+"""A part is found again, by whoever asks, as long as it depends on the same; parts that left the store are removed."""
 
 import numpy as np
 import pytest

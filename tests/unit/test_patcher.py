@@ -1,4 +1,4 @@
-"""Restarts give what whole forward passes with hooks give, in models of random weights."""
+"""Restarts give what whole forward passes with hooks give, in models with random weights."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -33,7 +33,7 @@ SIZES = {
     "initializer_range": 0.3,
 }  # fmt: skip
 IDS = {"clean": [1, 17, 4, 30, 22, 9, 41, 5, 12], "corrupted": [1, 8, 33, 4, 25, 22, 19, 6, 40, 28, 7]}
-# unlike tokens, out of order, the first and the last among them
+# different tokens, out of order, including the first and the last
 POSITIONS = {"clean": [6, 0, 8, 3], "corrupted": [8, 0, 10, 4]}
 DIRECTIONS = [("clean", "corrupted"), ("corrupted", "clean")]
 
@@ -187,9 +187,9 @@ def test_half_precision_stays_within_its_rounding(model):
 
 
 def exact_and_expected(patcher: Patcher, component: str, step: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of logit(3) - logit(5): half of what lies between a step towards the other run's vectors and one away from them.
+    """Effects on logit(3) - logit(5): half the difference between a step towards the other run's vectors and one away.
 
-    By patching, and by the gradient.
+    Once by patching, once by the gradient.
     """
     source, own = (capture(patcher.model, IDS[run], POSITIONS[run], [component])[0][component] for run in IDS)
     kept = patcher.keep(IDS["corrupted"], POSITIONS["corrupted"])
@@ -204,7 +204,7 @@ def exact_and_expected(patcher: Patcher, component: str, step: float) -> tuple[t
 def test_on_a_linear_model_the_first_order_result_is_the_exact_one(component):
     torch.manual_seed(3)
     model = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
-    # no norm, attention that looks everywhere alike, and MLPs of one matrix: all is linear
+    # no norm, uniform attention, and MLPs of one matrix: everything is linear
     model.model.norm = torch.nn.Identity()
     for layer in model.model.layers:
         layer.input_layernorm, layer.post_attention_layernorm = torch.nn.Identity(), torch.nn.Identity()

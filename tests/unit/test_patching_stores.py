@@ -52,7 +52,7 @@ BEFORE = np.arange(N_LAYERS) <= LAYER  # the layers whose input the planted head
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Everything that stage 3 makes of four pairs."""
+    """Everything that stage 3 makes from four pairs."""
     folder = tmp_path_factory.mktemp("planted")
     planted_model().save_pretrained(folder / "model")
     manifest = provenance({})
@@ -156,7 +156,7 @@ def test_another_pairs_vector_of_the_same_answer_restores_it(folder):
 
 
 def test_the_right_vector_at_the_wrong_position_of_the_probe_leaves_the_old_one_beside_it(folder):
-    """The planted head reads it wherever it stands: it then sees both answers, and prefers neither."""
+    """The planted head reads it wherever it is: it then sees both answers, and prefers neither."""
     found = stored(folder, "resid_pre/wrong_position/normalized_logit_diff")[:, :, KEY_ROLES.index(ANSWER_ROLE)]
     np.testing.assert_allclose(found, np.tile(BEFORE / 2, (4, 1)), atol=1e-3)
 
@@ -201,7 +201,7 @@ def test_controls_stand_beside_the_effect_with_their_pairs_counted(folder):
         (0.5, 0.5, 0), abs=1e-3
     )
     assert other["difference_low"] == pytest.approx(1, abs=1e-3)
-    # four pairs cannot reach significance, and least of all in 4 layers of 5 controls
+    # four pairs cannot reach significance, least of all with 5 controls in 4 layers
     assert np.isnan([other["p"], other["p_holm"], same["p"]]).all()
     assert set(table.index.get_level_values("component")) == {*COMPONENTS} - {"z"}
 
@@ -225,7 +225,7 @@ def test_the_planted_head_alone_carries_the_answer_and_attends_to_it(folder):
 
 
 def test_the_gradient_finds_where_the_answer_is_carried(folder):
-    # its size is off where norms bend the way; its place and sign are not
+    # norms make its size inexact, but neither its place nor its sign
     expected = stored(folder, "attn_out/clean_to_corrupted/first_order")
     assert (expected.reshape(4, -1).argmax(1) == LAYER * len(ROLES) + ROLES.index(FINAL_ROLE)).all()
     table = pd.read_csv(folder / "first_order.csv").set_index(["component", "direction"])
@@ -258,7 +258,7 @@ def test_ranges_of_the_reasoning_before_the_answer_change_nothing_and_end_with_t
 
 
 def test_a_range_is_one_run_in_which_all_its_tokens_are_the_clean_runs(folder):
-    """With roles that begin after the answer, the last range holds it."""
+    """With roles that begin after the answer, the last range contains it."""
     table = used_pairs(folder / "pairs.parquet")["plain"].iloc[:3]
     for run in ("clean", "corrupted"):
         table[f"{run}_positions"] = [[p[2], p[1], *p[2:]] for p in table[f"{run}_positions"]]
@@ -275,7 +275,7 @@ def test_a_range_is_one_run_in_which_all_its_tokens_are_the_clean_runs(folder):
 
 
 def test_coarse_patching_finds_the_planted_layer_and_measures_what_all_layers_give(folder, tmp_path):
-    """Of every 99th layer there are the first and the last; the scan adds the one at which the planted head writes."""
+    """A step of 99 leaves the first and the last layer; the scan adds the one at which the planted head writes."""
     coarse = tmp_path / "coarse.h5"
     patch_pairs(
         folder / "pairs.parquet", folder / "activations.h5", folder / "manifest.json", coarse,
@@ -350,7 +350,7 @@ def test_added_pairs_are_patched_and_those_whose_controls_come_from_them_and_no_
 
 
 def test_shards_make_the_stores_of_one_job(folder, tmp_path):
-    """Four pairs in three shards; controls come from pairs of other shards."""
+    """Four pairs in three shards; controls come from pairs in other shards."""
     pairs, manifest = folder / "pairs.parquet", folder / "manifest.json"
     names = ["1-of-3", "2-of-3", "3-of-3"]
     shards = [tmp_path / f"activations.{name}.h5" for name in names]
@@ -388,7 +388,7 @@ def test_controls_come_from_another_pair_and_its_fitting_run():
     table = pd.DataFrame({"pair": list("wxyz"), "answer_a_id": [1, 2, 3, 1], "answer_b_id": [2, 1, 4, 5]})
 
     def source(control, number, seed):
-        """(run, row) that the control's vectors are taken from; the vectors of a run stand for it here."""
+        """(run, row) from which the control takes its vectors; here, a number stands for a run's vectors."""
         taken = {(run, row): torch.tensor(k) for k, run, row in SOURCES}
         given = Given(torch.zeros(1, 1, 1), "resid_pre", table, number, lambda run, row: taken[run, row], seed)
         found = CONTROLS[control].function(given)

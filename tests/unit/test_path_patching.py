@@ -1,4 +1,4 @@
-"""Patches that reach the answer's side by some heads and MLPs alone, against whole runs with hooks."""
+"""Patches that reach the answer's side through only some heads and MLPs, against whole runs with hooks."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ ALL_MLPS = list(range(N_LAYERS))
 
 @torch.no_grad()
 def slow(model: Any, layer: int, vector: torch.Tensor, path: PatchPath) -> torch.Tensor:
-    """Last logits of the patched run, written out: each layer's parts called one by one, attention row by row."""
+    """Last logits of the patched run, spelled out: each layer's parts are called one by one, attention row by row."""
     ids = torch.tensor([CORRUPTED])
     unpatched = model(ids, output_hidden_states=True, use_cache=False).hidden_states
     places = torch.arange(len(CORRUPTED))

@@ -57,7 +57,7 @@ def reasoning_of(tokenizer: Any, text: str) -> Reasoning:
     return Reasoning([0], True, ids, [tokenizer.decode([token]) for token in ids])
 
 
-# ---- what stands in the reasoning's place
+# ---- what replaces the reasoning
 
 TEXT = "Start north\n1 around south\n2 left east\nFinal answer is east.\n"
 
@@ -153,7 +153,7 @@ def test_values_are_the_pairs_candidates_or_the_areas_words_or_none():
     assert list(result_values(problems).values()) == [["red"], ["east", "west"], ["east", "west"], []]
 
 
-# ---- kinds of their own modules
+# ---- kinds in modules of their own
 
 
 def given_by(tokenizer: Any, text: str, values: Sequence[str] = ()) -> Given:
@@ -273,7 +273,7 @@ def test_numbers_and_formulas_are_never_put_in_other_words():
 
 
 class PlantedWords:
-    """A tokenizer for the planted model's tokens, each of which is one word."""
+    """A tokenizer for the planted model, in which each token is one word."""
 
     def decode(self, ids):
         return "".join(f" {'said' if token in SAID else 'word'}{token}" for token in ids)
@@ -300,7 +300,7 @@ def planted_traces() -> list[PlantedTrace]:
 
 
 def given(model: Any, trace: PlantedTrace, reasoning_ids: list[int]) -> int:
-    """What the model generates where the answer is due."""
+    """What the model generates at the place of the answer."""
     lead = trace.token_ids[trace.bounds.answer : trace.given_position]
     ids = torch.tensor([[*trace.token_ids[: trace.bounds.reasoning], *reasoning_ids, THINK_CLOSE, *lead]])
     return int(model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False)[0, -1])
@@ -340,7 +340,7 @@ PROBLEMS = [("a", "Face north. ", "east"), ("b", "Face south. ", "west"), ("c", 
 
 @pytest.fixture
 def study(tmp_path, tokenizer):
-    """Traces of three problems, the last one unfinished, and what belongs to them; by name."""
+    """Traces of three problems, the last one unfinished, and everything that belongs to them, by name."""
     paths = {name: tmp_path / f"{name}.parquet" for name in ("traces", "grades", "dataset", "prompts", "answers")}
     paths["manifest"] = tmp_path / "manifest.json"
     source = {"path": str(MODEL), "hub": None, "revision": None}
@@ -446,7 +446,7 @@ def test_where_no_trace_is_valid_each_row_says_so(study):
 
 
 def test_answers_are_generated_as_their_traces_were_and_graded(study, tokenizer, monkeypatch):
-    """The engine answers west to whatever is put in place of a's reasoning, and nothing to the rest."""
+    """The engine answers west to whatever replaces a's reasoning, and nothing to the rest."""
     prompts = perturbed(study)
     asked = []
 
@@ -483,7 +483,7 @@ def test_answers_are_generated_as_their_traces_were_and_graded(study, tokenizer,
 
 
 def answers(**columns) -> pd.DataFrame:
-    """Four answers to one perturbation of four problems of two areas."""
+    """Four answers to one perturbation of four problems in two areas."""
     common = {"uid": list("abcd"), "sample": 0, "area": ["x", "x", "y", "y"], "perturbation": "filler"}
     common |= {"kind": "filler", "cut": pd.NA, "kept_share": np.nan, "original_is_correct": [True, True, True, False]}
     common |= {"is_valid": True, "is_correct": True, "agrees": True, "follows": None}

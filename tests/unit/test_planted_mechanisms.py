@@ -27,7 +27,7 @@ Scores = dict[tuple[int, int], float]
 
 
 class Planted:
-    """A planted model with a clean and a corrupted trace of other lengths."""
+    """A planted model with a clean and a corrupted trace of different lengths."""
 
     def __init__(self, mechanism: str) -> None:
         self.model = planted_model(mechanism)
@@ -95,7 +95,7 @@ def by_contribution(planted: Planted) -> Scores:
 
 
 def by_ablation(planted: Planted) -> Scores:
-    """What zeroing each head takes off the answer's logit."""
+    """How much zeroing each head lowers the answer's logit."""
     planted.model.set_attn_implementation(SEAM)
     trace = planted.clean
     reading = read(planted.model, trace.token_ids[: trace.bounds.answer], trace.bounds)
@@ -107,7 +107,7 @@ def by_ablation(planted: Planted) -> Scores:
 
 
 def by_output(planted: Planted) -> Scores:
-    """Each head's clean z put in at the last token."""
+    """Each head's clean z, patched in at the last token."""
     trace, run = planted.clean, planted.runs["corrupted"]
     vectors = capture(planted.model, trace.run_ids, [trace.said_position, trace.given_position - 1], ["z"])[0]["z"]
     patches = planted.patcher.patches(run, "z", vectors[:, 1:], [1])
@@ -115,7 +115,7 @@ def by_output(planted: Planted) -> Scores:
 
 
 def by_path(planted: Planted) -> Scores:
-    """The clean token in the reasoning, seen from the answer by one head alone."""
+    """The clean token in the reasoning, seen from the answer by only one head."""
     patches = [planted.said(0, path_of(head)) for head in EVERY]
     return dict(zip(EVERY, planted.restored(planted.patcher.finish(patches, 200)), strict=True))
 
@@ -127,7 +127,7 @@ def by_attribution(planted: Planted) -> Scores:
 
 
 def by_gradient(planted: Planted) -> Scores:
-    """The gradient's guess of what each head's clean z does at the last token."""
+    """The gradient's estimate of what each head's clean z does at the last token."""
     trace, run = planted.clean, planted.runs["corrupted"]
     clean = capture(planted.model, trace.run_ids, [trace.said_position, trace.given_position - 1], ["z"])[0]["z"][:, 1]
     own = torch.stack([z[1] for z in run.z]).unflatten(-1, (N_HEADS, -1))

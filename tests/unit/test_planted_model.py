@@ -164,7 +164,7 @@ def test_lift_counts_how_often_uniform_attention_fits_into_a2r():
 
 @pytest.fixture(scope="module")
 def pairs() -> list[tuple[PlantedTrace, PlantedTrace]]:
-    """Clean and corrupted traces of unlike candidates, filler and lengths, so positions differ between the two."""
+    """Clean and corrupted traces with different candidates, filler and lengths, so positions differ between the two."""
     rng = random.Random(2)
     found = []
     while len(found) < 5:
@@ -189,7 +189,7 @@ def role_positions(trace: PlantedTrace) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def patches(model: Any, pairs: list[tuple[PlantedTrace, PlantedTrace]]) -> list[dict[str, dict[str, np.ndarray]]]:
-    """For each pair, role and metric the curve over layers."""
+    """For each pair, role and metric, the curve over layers."""
     curves = []
     for clean, corrupted in pairs:
         clean_positions, corrupted_positions = role_positions(clean), role_positions(corrupted)
@@ -266,7 +266,7 @@ ARCHITECTURES = {
     "llama": (LlamaForCausalLM, LlamaConfig),
 }
 CLEAN_IDS, CORRUPTED_IDS = [1, 17, 4, 30, 22, 9, 41, 5, 12], [1, 8, 33, 4, 25, 22, 19, 6, 40, 28, 7]
-CLEAN_POSITIONS, CORRUPTED_POSITIONS = [6, 1, 8, 3], [8, 2, 10, 4]  # unlike tokens at each
+CLEAN_POSITIONS, CORRUPTED_POSITIONS = [6, 1, 8, 3], [8, 2, 10, 4]  # different tokens at each
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

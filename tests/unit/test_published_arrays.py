@@ -1,8 +1,8 @@
-"""Heads and patching curves against the paper's published arrays (../shared/reference, where present).
+"""Heads and patching curves against the paper's published arrays (../shared/reference, if present).
 
-Facts stated here and not by the code: METHOD section 3 (the heads that the paper lists), and the study of the
-authors' release (segment sums; which listed heads the published arrays do not have in their top ten; padding,
-number steps and late-layer values of the published patching case).
+Facts stated here that the code does not contain: METHOD section 3 (the heads that the paper lists), and findings on the
+authors' release (segment sums; which listed heads are not in the top ten of the published arrays; padding, number steps
+and late-layer values of the published patching case).
 """
 
 import json
@@ -57,7 +57,7 @@ def mass(reference: Path, name: str) -> np.ndarray:
 
 @pytest.fixture
 def bounds(reference: Path, name: str) -> np.ndarray:
-    """Segment bounds [trace, 8]; r_start_idx and r_end_idx are where <think> and </think> stand, EOS is last."""
+    """Segment bounds [trace, 8]; r_start_idx and r_end_idx are the positions of <think> and </think>; EOS is last."""
     with np.load(reference / f"segment_attention_{name}.npz") as published:
         start, end, length = (published[key] for key in ("r_start_idx", "r_end_idx", "token_len"))
         assert (published["answer_token_region"] == np.stack([end + 1, length - 1], axis=1)).all()
@@ -111,7 +111,7 @@ SURVIVORS = {"qwen-7B": 10, "qwen-1p5B": 6}
 
 
 def test_without_bos_all_of_the_larger_models_ten_stay_and_six_of_the_smaller_ones(mass, bounds, name):
-    """They stay by density as well, though that takes lengths into account."""
+    """By density they stay as well, though density takes lengths into account."""
     scores = {
         "a2r": stacked(a2r(m) for m in mass),
         "sink_free": stacked(sink_free(m) for m in mass),
@@ -146,7 +146,7 @@ def test_bos_takes_a_tenth_or_more_of_the_answers_attention(heads):
     assert 0.095 < heads["a2bos"].mean() < 0.62
 
 
-# by the study of the authors' release: correlation over traces of the mean a2r with the log of reasoning over answer
+# from the authors' release: correlation over traces of the mean a2r with the log of reasoning over answer
 LENGTH_CORRELATION = {"qwen-7B": 0.87, "qwen-1p5B": 0.77}
 
 
@@ -157,7 +157,7 @@ def test_raw_a2r_grows_with_the_reasonings_share_as_published(mass, bounds, name
 
 
 def test_the_papers_decomposition_is_drawn_from_its_arrays(mass, bounds, heads, reference, name, tmp_path):
-    """Box plots over traces of the mean over all heads, and over heads of the mean over traces."""
+    """Box plots over traces (mean over all heads) and over heads (mean over traces)."""
     origin: dict[str, Any] = {"parameters_hash": "0", "models": {}}
     with new_hdf5(tmp_path / "attention.h5", origin) as file:
         sizes = {"trace": len(mass), "layer": mass.shape[1], "head": mass.shape[2]}
@@ -207,7 +207,7 @@ def case(reference: Path, name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def curves(case: dict[str, Any]) -> dict[int, np.ndarray]:
-    """Normalised logit difference over layers, by the patched position."""
+    """Normalized logit difference over layers, by patched position."""
     return {int(region.split("_")[-2]): np.array(curve) for region, curve in case["normalized_logit_diff"].items()}
 
 

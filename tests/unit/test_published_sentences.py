@@ -1,8 +1,8 @@
-"""Sentences and their kinds against those that the authors of Thought Anchors publish (Bogdan et al. 2025).
+"""Sentences and their kinds, against those published by the authors of Thought Anchors (Bogdan et al. 2025).
 
-Of github.com/interp-reasoning/thought-anchors.com, src/app/data: 40 reasonings of R1-Distill-Llama-8B and
-R1-Distill-Qwen-14B, cut into 5,814 sentences, each with a kind by a language model. Read where a clone is at
-../shared/reference/thought-anchors.com.
+From github.com/interp-reasoning/thought-anchors.com, src/app/data: 40 reasonings of R1-Distill-Llama-8B and
+R1-Distill-Qwen-14B, cut into 5,814 sentences, each given a kind by a language model. Read from a clone at
+../shared/reference/thought-anchors.com, if there is one.
 """
 
 import json
@@ -46,7 +46,7 @@ def test_sentences_begin_where_the_published_ones_do_but_for_numbers_abbreviatio
         n_same += len(ours & {*theirs})
         missing += [text[:place].rstrip()[-4:] for place in theirs if place not in ours]
     assert n_same == pytest.approx(5431, abs=10) and len(missing) == pytest.approx(267, abs=10)
-    # what they take for an end: a factorial, a list's number, an abbreviation, dots, the end of a formula's line
+    # they also end sentences at a factorial, a list's number, an abbreviation, dots, and the end of a formula's line
     assert np.mean([end.endswith(("!", ".")) for end in missing]) > 0.95
 
 

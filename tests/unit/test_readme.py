@@ -1,4 +1,4 @@
-"""What the README says is what the repository has."""
+"""What the README says agrees with the repository."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def rule_edges(graph):
-    """(from, to) by rule name of a mermaid graph, without the rules that make what people read."""
+    """(from, to) by rule name in a mermaid graph, without the rules that make what people read."""
     names = dict(re.findall(r"(id\d+)\[(\w+)\]", graph))
     edges = {(names.get(source, source), names.get(target, target)) for source, target in re.findall(EDGE, graph)}
     return {edge for edge in edges if not any(rule.startswith(MADE_FOR_READERS) for rule in edge)}

@@ -1,4 +1,4 @@
-"""What is registered is found by its source alone, in the project and in installed packages."""
+"""Registered things are found by their source alone, in the project and in installed packages."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ class Fruit(Entry):
 
 @pytest.fixture
 def fruits(tmp_path, monkeypatch):
-    """Write a package of modules by name; the registry of the fruits in it."""
+    """Write a package of modules by name; return the registry of the fruits in it."""
     monkeypatch.syspath_prepend(tmp_path)
     registry._modules.cache_clear()
 

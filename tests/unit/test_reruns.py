@@ -1,4 +1,4 @@
-"""A changed key reruns what the table of stages says, and nothing else: every key of the schema, one by one."""
+"""A changed key reruns what the table of stages says, and nothing else; checked for every key of the schema."""
 
 import copy
 import datetime
@@ -19,7 +19,7 @@ from r2a.study.stages import COST, STAGES, stage_settings, stages_of
 ROOT = Path(__file__).parents[2]
 # what only changes how results are shown, or with what interval
 PRESENTATION = ("label", "is_toy", "confidence", "n_resamples", "distillation")
-# of keys whose values the table looks up, another that is known
+# for keys whose values the table looks up, another known value
 KNOWN = {
     "models.*.leave_out": ["patching"],
     "judges.*.kind": "batch",
@@ -29,7 +29,7 @@ KNOWN = {
 
 
 def every_key(section: type[BaseModel], place: str = "") -> typing.Iterator[str]:
-    """The keys of a pydantic model and of those in it, found by no code of the project's."""
+    """The keys of a pydantic model and of the models in it, found without the project's own code."""
     for name, field in section.model_fields.items():
         inside = list(models_in(field.annotation))
         names = ".*" if typing.get_origin(field.annotation) is dict else ""
@@ -90,7 +90,7 @@ def jobs(configuration: Path) -> list[Job]:
 
 
 def another(value: Any) -> Any:
-    """A value of the same kind that is not the same."""
+    """A different value of the same kind."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -105,7 +105,7 @@ def another(value: Any) -> Any:
 
 
 def changed(study: Any, key: str) -> Any:
-    """A copy of the study in which the key has another value, in every entry that has it; a variant's is one more."""
+    """A copy of the study in which the key has another value in every entry that has it; in a variant, another one."""
     result = copy.deepcopy(study)
     if key == "models.*.variant_of":
         result.models["variant"].variant_of = "tiny-llama"

@@ -33,7 +33,7 @@ SENTENCES = ["One is 1. ", "Wait, two is 2.\n", "Check: 2!"]
 
 @pytest.fixture
 def folder(tmp_path):
-    """The random model, a trace of three sentences, of which the second one's suppression matters most."""
+    """The random model, and a trace of three sentences of which the suppression of the second matters most."""
     write_random_traces(tmp_path)
     table = read_parquet(tmp_path / "traces.parquet")
     write_parquet(tmp_path / "texts.parquet", table[["uid"]].assign(problem="What is it?"), provenance({}))
@@ -44,7 +44,7 @@ def folder(tmp_path):
 
 
 def write_store(folder: Path, uids: list[str], sentences: list[str], cut: np.ndarray, effect: list[float]) -> None:
-    """A store of sentences: of the first trace, others being left out."""
+    """Write a store of sentences of the first trace; the others are left out."""
     starts = np.cumsum([0, *map(len, sentences)])
     with new_hdf5(folder / "sentences.h5", provenance({})) as file:
         axes = {"trace": range(len(uids)), "arm": ["all", "rfh", "matched"], "sentence": range(len(sentences))}
@@ -68,7 +68,7 @@ def resample(folder: Path, resources: dict[str, int] | None = None, **changed) -
 
 @pytest.fixture
 def engine(folder, monkeypatch):
-    """Writes the trace's own second sentence in every other rollout, and answers by whether it stands there."""
+    """Writes the trace's own second sentence in every other rollout, and answers by whether it is there."""
     tokenizer, asked = load_tokenizer(folder), []
 
     def complete(requests, *_):
@@ -130,7 +130,7 @@ def test_importance_is_at_the_sentence_whose_replacement_changes_the_answer(fold
 
 @pytest.mark.slow
 def test_rollouts_of_a_model_whose_answer_depends_on_one_sentence_put_the_importance_there(tmp_path):
-    """And so do its belief and its suppression. vLLM writes the rollouts, in a process of its own."""
+    """Its belief and its suppression agree. vLLM writes the rollouts, in a process of its own."""
     write_scripted_model(tmp_path)
     source = {"path": str(tmp_path), "hub": None, "revision": None}
     known = {"model": "scripted", "dtype": "float32", "source": source, "endpoint": None, "prompt": "raw"}

@@ -1,4 +1,4 @@
-"""Nothing that a model or a file says is ever run, and nothing secret is kept."""
+"""Nothing that a model or a file contains is ever run, and nothing secret is kept."""
 
 import ast
 import json
@@ -33,7 +33,7 @@ FORBIDDEN_ATTRIBUTES = {
 
 
 def forbidden(source):
-    """What a program must not hold: ways to run text, or to load what can run."""
+    """What a program must not contain: ways to run text, or to load what can run."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -89,7 +89,7 @@ def test_a_models_own_code_is_neither_fetched_nor_run_even_where_somebody_could_
 
 
 class Runs:
-    """What a pickle calls when it is loaded."""
+    """An object whose pickle opens a file for writing when it is loaded."""
 
     def __init__(self, path):
         self.path = path

@@ -160,7 +160,7 @@ def test_every_measure_finds_the_planted_sentence_and_head(seed):
     opening, answer = trace.token_ids[reasoning.stop : trace.given_position], [GIVEN[trace.candidate]]
 
     def share(values):
-        """What lies on the sentence that says the answer, of all."""
+        """The share of the total that is on the sentence that says the answer."""
         return np.abs(values)[said].sum() / np.abs(values).sum()
 
     kept = keep_run(model, trace.token_ids[: reasoning.stop])
@@ -183,7 +183,7 @@ def test_every_measure_finds_the_planted_sentence_and_head(seed):
 
 @pytest.fixture(scope="module", params=["tiny-qwen", "tiny-llama"])
 def chains(request):
-    """A shipped model and its traces of six steps, each of which needs the one before."""
+    """A shipped model and its traces of six steps, each of which needs the previous one."""
     model = r2a.load_model(ROOT / "resources" / "models" / request.param)
     lines = (ROOT / "resources" / "datasets" / "puzzles.jsonl").read_text().splitlines()
     problems = map(json.loads, lines)

@@ -1,4 +1,4 @@
-"""The store of sentences has what the library measures; its tables and kinds equal those computed by hand."""
+"""The store of sentences contains what the library measures; its tables and kinds equal those computed by hand."""
 
 import random
 import shutil
@@ -56,7 +56,7 @@ STATISTICS = {"n_resamples": 200, "confidence": 0.95, "seed": 0}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The random traces with their answers in boxes, their attention and what orders their heads."""
+    """The random traces with boxed answers, their attention, and the ranks of their heads."""
     folder = tmp_path_factory.mktemp("sentences")
     write_random_traces(folder)
     tokenizer, marks = load_tokenizer(folder), marks_of(folder)
@@ -253,7 +253,7 @@ def test_tables_and_figures_tell_the_store(folder, store, tmp_path, monkeypatch)
 
 
 def given(read, lines=("Start north", "1 left west", "2 right north", "Final answer is north.")):
-    """A reasoning of lines of three tokens or so, of which the heads read so much each."""
+    """A reasoning in lines of about three tokens, of which the heads read the given amounts."""
     tokenizer = load_tokenizer(ROOT / "resources" / "models" / "tiny-qwen")
     ids = tokenizer.encode("".join(f"{line}\n" for line in lines), add_special_tokens=False)
     pieces = token_pieces(tokenizer, ids)
@@ -304,7 +304,7 @@ def test_what_heads_read_is_that_of_the_sentences_store(folder, store):
 
 
 def frame(curves, **measures):
-    """Sentences of equal length, a trace a curve of probabilities."""
+    """Sentences of equal length, one curve of probabilities per trace."""
     parts = []
     for number, curve in enumerate(curves):
         n = len(curve) - 1

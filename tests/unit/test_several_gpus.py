@@ -1,4 +1,4 @@
-"""A model whose layers are spread over two devices gives what it gives on one."""
+"""A model whose layers are spread over two devices gives the same as on one."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def preferred_id(model: Any, ids: list[int]) -> int:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of three layers and all that its stages read."""
+    """A random model of three layers and everything that its stages read."""
     folder = tmp_path_factory.mktemp("random")
     write_random_traces(folder)
     (folder / "haystack.txt").write_text("Rain fell. Wind blew. Night came.")
@@ -125,7 +125,7 @@ MODULES = ["attention", "attention.rows", "attention.diagnostics", "patching.run
 @pytest.mark.parametrize("unembedding", [0, 1])
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_pretended_devices_give_the_stores_of_one(folder, monkeypatch, stage, unembedding):
-    """The unembedding may be with the embedding, as where they are tied, or with the last layer."""
+    """The unembedding is on the embedding's device, as when they are tied, or on the last layer's."""
     suffix = "parquet" if stage is ablation else "h5"
     one, two = (folder / f"{stage.__name__}-{n}.{suffix}" for n in (1, 2))
     if not one.exists():

@@ -1,4 +1,4 @@
-"""Jobs that share a model's work on a dataset: together they do what one would, and finished traces are found."""
+"""Jobs that share a model's work on a dataset give together what one job would, and finished traces are found."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_shards_have_every_number_once_in_order_and_as_many_as_the_others(n_shar
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Prompts that an engine was asked to complete; a prompt's completion is made of it alone."""
+    """The prompts that an engine was asked to complete; each completion depends only on its prompt."""
     prompts: list[str] = []
 
     def complete(requests, *_):
@@ -87,7 +87,7 @@ def test_traces_of_shards_are_those_of_one_job(tmp_path, asked, n_shards):
 def test_finished_traces_are_found_in_any_number_of_shards(tmp_path, asked):
     generate(tmp_path, "1-of-3")
     generate(tmp_path, "2-of-3")
-    (tmp_path / "traces/.texts.2-of-3.ledger.jsonl").open("a").write('{"key": "torn')  # as by a job at work
+    (tmp_path / "traces/.texts.2-of-3.ledger.jsonl").open("a").write('{"key": "torn')  # as a job at work leaves it
     n_asked = len(asked)
     for shard in named(2):
         generate(tmp_path, shard)
@@ -104,7 +104,7 @@ def test_shards_of_different_parameters_do_not_mix(tmp_path, asked):
 
 
 def test_shards_without_any_row_make_an_empty_store_with_the_reason(tmp_path):
-    """As of ablation, where not one trace fits into memory; one shard that has rows is the whole."""
+    """As in ablation, if not one trace fits into memory; one shard that has rows is the whole."""
     shards = [tmp_path / f"answers.{name}.parquet" for name in named(2)]
     for shard in shards:
         write_parquet(shard, pd.DataFrame(), provenance({}) | {"models": {}})

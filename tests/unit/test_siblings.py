@@ -1,4 +1,4 @@
-"""One start of an engine serves several files of traces, each in its own ledger."""
+"""One start of an engine serves several trace files, each with its own ledger."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ DONE = Completion((4, 5), "stop", 0.1)
 
 
 def siblings_in(folder, *names):
-    """Of one job a name, which asks for two completions."""
+    """One job per name, each asking for two completions."""
     return Siblings(
         {
             folder / f"{name}.parquet": [

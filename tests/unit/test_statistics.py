@@ -1,7 +1,7 @@
 """The statistics have the promised coverage, type I error and power, simulated with a known truth.
 
-Numbers come from seeded draws; bounds leave room for the draws' own error (some .4 % at 4,000 draws). Power and width
-stand beside: a test that never rejects, or an interval that is never short, would pass all else.
+Numbers come from seeded draws; bounds leave room for the draws' own error (about .4 % with 4,000 draws). Power and
+width are tested too, because a test that never rejects, or an interval that is never short, would pass everything else.
 """
 
 from itertools import product
@@ -34,7 +34,7 @@ FALSE = 0.06  # of a nominal .05
 
 
 def samples(rng, share, agreement, n_problems, n_samples, n_draws):
-    """Shares right [draw, problem] of samples that go together within a problem by so much, from 0 to 1."""
+    """Shares right [draw, problem]; the samples of a problem are correlated, from 0 (not at all) to 1 (all equal)."""
     if agreement == 0:
         chances = np.full((n_draws, n_problems), share)
     else:
@@ -59,13 +59,13 @@ def test_intervals_of_shares_cover_at_any_number_of_samples_and_near_one(n_probl
     for share, agreement in product((0.5, 0.8, 0.9, 0.95, 0.98, 0.99), agreements):
         shares = samples(rng, share, agreement, n_problems, n_samples, 4000)
         ends = share_interval(shares, n_samples, LEVEL)
-        # of one sample alone, the discreteness of 0 and 1 leaves .934 at the worst of these
+        # with one sample, the discreteness of 0 and 1 leaves .934 in the worst of these
         assert covered(ends, share) >= COVERED - 0.006 * (n_samples == 1), (share, agreement)
 
 
 @pytest.mark.parametrize(("n_problems", "most"), [(20, 1.45), (50, 1.3), (200, 1.15)])
 def test_intervals_of_shares_are_not_much_wider_than_those_that_know_the_spread(n_problems, most):
-    """Beside the normal interval with the true variance, at 4 samples that go together by a half."""
+    """Compared with the normal interval with the true variance, for 4 samples with a correlation of a half."""
     rng = np.random.default_rng(1)
     for share in (0.5, 0.8, 0.9):
         low, high = share_interval(samples(rng, share, 0.5, n_problems, 4, 2000), 4, LEVEL)
@@ -99,7 +99,7 @@ def test_away_from_the_borders_one_sample_a_problem_gives_wilsons_interval():
 
 
 def paired_samples(rng, share, gain, agreement, n_problems, n_samples, n_draws):
-    """Shares right [draw, problem] with and without reasoning, which share a problem's difficulty."""
+    """Shares right [draw, problem] with and without reasoning, which share each problem's difficulty."""
     scale = (1 - agreement) / agreement
     chances = rng.beta(share * scale, (1 - share) * scale, (n_draws, n_problems))
     more = chances + gain * (1 - chances) / (1 - share)
@@ -120,7 +120,7 @@ def test_intervals_of_paired_differences_cover(n_problems, n_samples):
 
 @pytest.mark.parametrize(("n_problems", "most", "power"), [(20, 1.5, 0.45), (50, 1.25, 0.95), (200, 1.1, 0.99)])
 def test_intervals_of_paired_differences_are_not_wide_and_find_a_gain(n_problems, most, power):
-    """Beside the normal interval with the true variance, for a gain of 20 points on .6 at 4 samples."""
+    """Compared with the normal interval with the true variance, for a gain of 20 points on .6 with 4 samples."""
     first, second = paired_samples(np.random.default_rng(16), 0.6, 0.2, 0.3, n_problems, 4, 3000)
     low, high = difference_interval(first, second, 4, 4, LEVEL)
     assert np.mean(high - low) < most * 2 * 1.96 * (first - second).mean(-1).std()
@@ -129,7 +129,7 @@ def test_intervals_of_paired_differences_are_not_wide_and_find_a_gain(n_problems
 
 @pytest.mark.parametrize("n_samples", [2, 4, 8])
 def test_a_few_problems_that_carry_the_whole_difference_are_covered_less(n_samples):
-    """Known limit: of 50 problems that are nearly always right or always wrong, 1.5 turn from one to the other."""
+    """A known limit: of 50 problems that are nearly always right or always wrong, 1.5 turn from one to the other."""
     rng = np.random.default_rng(17)
     chances = rng.beta(0.01, 0.01, (3000, 50))
     turned = np.where(rng.random(chances.shape) < 0.06, 1, chances)
@@ -141,7 +141,7 @@ def test_a_few_problems_that_carry_the_whole_difference_are_covered_less(n_sampl
 
 
 def of_problems(rng, n_problems, n_samples, n_draws, within=0.5):
-    """Values [draw, sample] with mean 0 of which a problem's samples share a part, and their problems [sample]."""
+    """Values [draw, sample] with mean 0, part of which a problem's samples share, and their problems [sample]."""
     common = rng.normal(0, 1, (n_draws, n_problems, 1))
     values = common + within * rng.normal(0, 1, (n_draws, n_problems, n_samples))
     return values.reshape(n_draws, -1), np.repeat(np.arange(n_problems), n_samples)
@@ -239,7 +239,7 @@ def test_a_noise_floor_above_the_curves_leaves_no_hand_off():
 
 
 def test_pairs_of_one_template_are_one_cluster_of_the_hand_off():
-    """Two templates, each of ten like pairs: an interval over pairs would be as narrow as one over twenty."""
+    """Two templates with ten similar pairs each: an interval over pairs would be as narrow as one over twenty."""
     early, late = ((np.clip((c + 5 - LAYERS) / 10, 0, 1), np.clip((LAYERS - c + 5) / 10, 0, 1)) for c in (8.5, 18.5))
     answer, final = (np.repeat(np.stack(both), 10, axis=0) for both in zip(early, late, strict=True))
     by_pair = hand_off_layer(answer, final, 300, 0.8, 1)
@@ -252,7 +252,7 @@ def test_pairs_of_one_template_are_one_cluster_of_the_hand_off():
 
 
 def nested_differences(rng, n_problems, n_budgets, shift=0.0):
-    """Differences [budget, problem] of right within a budget, of two conditions with like lengths."""
+    """Differences [budget, problem] in right answers within a budget, for two conditions with similar lengths."""
     budgets = np.quantile(rng.lognormal(5, 1, 4000), np.linspace(0.02, 1, n_budgets))
     is_right = rng.random((2, n_problems)) < 0.8
     lengths = rng.lognormal(5, 1, (2, n_problems)) * np.exp([[0], [shift]])
@@ -300,13 +300,13 @@ def test_moving_the_label_among_arms_errs_in_five_of_100_and_finds_what_differs(
 
 
 def test_label_p_counts_all_ways_to_place_the_label():
-    # of the 3^3 ways, one alone puts the label on the three zeros, and none lies as far on the other side
+    # of the 3^3 ways, only one puts the label on the three zeros, and none is as far on the other side
     arms = np.array([[0.0, 1, 1]] * 3)
     assert label_p(arms, 50_000, 1) == pytest.approx(1 / 27, abs=0.004)
 
 
 def right_against_wrong_p(values, is_right, problems, seed):
-    """p over the problems that have both; of 99 permutations, as the test is exact for any number of them."""
+    """p over the problems that have both; from 99 permutations, since the test is exact for any number of them."""
     has_both = np.isin(problems, np.intersect1d(problems[is_right], problems[~is_right]))
     settings = {"n_resamples": 99, "confidence": LEVEL, "seed": seed}
     return within_problems(values[has_both], is_right[has_both], problems[has_both], settings)[1]
@@ -315,7 +315,7 @@ def right_against_wrong_p(values, is_right, problems, seed):
 @pytest.mark.parametrize("n_problems", [20, 50, 200])
 @pytest.mark.parametrize("n_samples", [2, 4, 8])
 def test_right_against_wrong_within_problems_errs_in_five_of_100(n_samples, n_problems):
-    """Hard problems have more wrong answers and higher scores; within a problem neither goes with the other."""
+    """Hard problems have more wrong answers and higher scores; within a problem the two are unrelated."""
     rng, found, between = np.random.default_rng(14), [], []
     problems = np.repeat(np.arange(n_problems), n_samples)
     for k in range(2000 if n_problems < 200 else 1000):
@@ -325,7 +325,7 @@ def test_right_against_wrong_within_problems_errs_in_five_of_100(n_samples, n_pr
         found.append(right_against_wrong_p(values, is_right, problems, k) <= 0.05)
         between.append(stats.mannwhitneyu(values[is_right], values[~is_right]).pvalue <= 0.05)
     assert np.mean(found) <= FALSE
-    assert np.mean(between) > 0.3  # what the same test over all samples would take for a finding
+    assert np.mean(between) > 0.3  # which the same test over all samples would call a finding
 
 
 @pytest.mark.parametrize(("n_problems", "power"), [(20, 0.5), (50, 0.9), (200, 0.99)])

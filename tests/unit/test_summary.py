@@ -76,9 +76,9 @@ def test_patching_is_told_at_the_layer_where_it_restores_most_and_held_against_i
     assert "at layer 1 restores 0.90 [0.80, 0.95], another question's answer 0.15 [0.10, 0.20]; p = 0.01" in flip.note
     assert found.verdicts["hand-off layer"]["Model M", "Data D"].text == "none"
     plain, boxed = (cells for _, cells in found.rows)
-    assert plain["strongest in the reasoning"].text == "answer, layer 1: 0.90"  # the last token is no part of it
+    assert plain["strongest in the reasoning"].text == "answer, layer 1: 0.90"  # the last token is not part of it
     assert plain["course"].text == "answer 0 to 1, final 2"
-    assert (boxed["flips"].text, boxed["flips"].sign) == ("0 %", 0)  # what flips nothing has no mark
+    assert (boxed["flips"].text, boxed["flips"].sign) == ("0 %", 0)  # a patch that flips nothing has no mark
 
 
 def test_what_another_reasoning_implies_is_marked_beyond_one_half(tmp_path):
@@ -235,7 +235,7 @@ def test_what_is_empty_is_told_with_its_reason_once_a_model(tmp_path):
 
 
 def perturbed(n_problems, n_implied):
-    """A table of perturbations of one kind, over n problems."""
+    """A table with one kind of perturbation, over n problems."""
     row = {"kind": "other_reasoning", "cut": None, "by": "all", "n_problems": n_problems, "n_implied": n_implied}
     row |= {"valid_share": 1.0, "original_accuracy": 0.5}
     for name in ("agreement", "accuracy", "follows"):
@@ -255,7 +255,7 @@ def test_means_over_fewer_than_five_problems_are_not_drawn(tmp_path):
         draw(["perturbation"], {"table": table, "early": write_early(tmp_path)}, tmp_path / str(n), settings)
     assert why_empty(tmp_path / "4/perturbation.csv") == TOO_FEW_TO_DRAW
     drawn = pd.read_csv(tmp_path / "5/perturbation.csv")
-    assert drawn["agreement"].tolist() == [0.5] and drawn["follows"].isna().all()  # what is implied is known of four
+    assert drawn["agreement"].tolist() == [0.5] and drawn["follows"].isna().all()  # four implied answers are known
 
 
 def test_a_figure_with_nothing_to_show_is_absent_from_the_page_and_its_reason_is_told_once(tmp_path):

@@ -21,7 +21,7 @@ def cut(text):
     return [sentence.strip() for sentence in split_sentences(text)]
 
 
-# ---- where sentences end; a case's sentences are divided by |
+# ---- where sentences end; the sentences of a case are separated by |
 
 WESTERN = [
     # full stops that end a sentence, and ones inside numbers and names of versions
@@ -188,7 +188,7 @@ def test_half_a_character_stays_as_it_is():
 
 
 def cues_in(text, words=ALL_CUE_WORDS):
-    """The parts of a text that are cues, each character being a token."""
+    """The parts of a text that are cues, with one token per character."""
     marked = "".join(c if cue else "\0" for c, cue in zip(text, is_cue_token(list(text), words), strict=True))
     return [part for part in marked.split("\0") if part]
 

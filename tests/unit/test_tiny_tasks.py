@@ -1,4 +1,4 @@
-"""The tiny tasks: right by an independent count, held out for real, shipped as the recipe makes them."""
+"""The tiny tasks: right by an independent count, really held out, and shipped as the recipe makes them."""
 
 import itertools
 import json

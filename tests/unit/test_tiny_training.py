@@ -1,4 +1,4 @@
-"""Training of the tiny models, on a recipe of a few steps."""
+"""Training of the tiny models, with a recipe of a few steps."""
 
 from pathlib import Path
 

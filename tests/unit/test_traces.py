@@ -12,7 +12,7 @@ BOS, EOS, OPEN, CLOSE = 0, 1, 2, 3
 
 
 def marks_of_texts(texts):
-    """Marks of the format r1 where token k has the text texts[k], and EOS ends a completion."""
+    """Marks of the format r1, if token k has the text texts[k] and EOS ends a completion."""
     return replace(text_marks(FORMATS["r1"].function(), texts), stops=frozenset({EOS}))
 
 

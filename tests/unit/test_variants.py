@@ -113,7 +113,7 @@ TEMPLATE = "{{ bos_token }}{% for turn in messages %}[{{ turn.role }}] {{ turn.c
 
 @pytest.mark.parametrize("opened", ["", "{{ '<think>\n' }}"])
 def test_a_chat_prompt_is_the_models_template_with_our_reasoning_opened_or_closed(tmp_path, opened):
-    """Requests of raw and chat differ in nothing but the prompt; some templates open <think> themselves."""
+    """Raw and chat requests differ only in the prompt; some templates open <think> themselves."""
     shutil.copytree(MODEL, tmp_path / "model")
     (tmp_path / "model/chat_template.jinja").write_text(TEMPLATE + opened)
     models = {"raw": {"path": str(tmp_path / "model")}, "chat": {"variant_of": "raw", "prompt": "chat"}}

@@ -1,4 +1,4 @@
-"""The live view of a run tells what the files of its jobs say."""
+"""The live view of a run shows what the files of its jobs say."""
 
 import fcntl
 import os

@@ -19,8 +19,8 @@ class Workflow:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.results = folder / "results/tiny"
-        self.connections = folder.parent / "connections"  # that its jobs would have made to other machines
-        self.said = ""  # by the complete study's run
+        self.connections = folder.parent / "connections"  # attempts of its jobs to reach other machines
+        self.said = ""  # the output of the complete study's run
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "snakemake", *arguments]
@@ -32,7 +32,7 @@ class Workflow:
         return sorted((self.results / store / model / dataset).glob("*.parquet"))
 
     def planned(self, *arguments: str) -> dict[str, int]:
-        """Job counts by rule of a dry run; empty where nothing is to be done."""
+        """Job counts by rule of a dry run; empty if nothing is to be done."""
         done = self.run("--dry-run", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         counts = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
@@ -41,7 +41,7 @@ class Workflow:
 
 @pytest.fixture(scope="session")
 def copy(tmp_path_factory) -> Workflow:
-    """The repository's files alone, nothing computed."""
+    """Only the repository's files, with nothing computed."""
     folder = tmp_path_factory.mktemp("copy") / "r2a"
     shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
     return Workflow(folder)

@@ -1,4 +1,4 @@
-"""The workflow deployed as a module of another one, in another folder."""
+"""The workflow used as a module of another workflow, in another folder."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def test_no_path_depends_on_where_the_importing_workflow_runs(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     assert list(pd.read_parquet(tmp_path / made[0])["uid"]) == ["a"]
-    model = json.loads((tmp_path / made[1]).read_text())  # of the repository, as the importing one has no such folder
+    model = json.loads((tmp_path / made[1]).read_text())  # from the repository; the importing workflow has none
     assert model["folder"] == str(ROOT / "resources/models/tiny-qwen")
 
 

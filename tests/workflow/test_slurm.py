@@ -41,7 +41,7 @@ def test_a_job_killed_on_the_cluster_is_submitted_again_and_the_tables_come_out_
     )
     tables = [str(table.relative_to(study.folder)) for table in (study.results / "tables").rglob("*.csv")]
     assert len(tables) > 5
-    # All that the cluster computes, without the figures, which are drawn beside Snakemake anyway.
+    # Everything that the cluster computes; figures are drawn on Snakemake's own machine anyway.
     command = [sys.executable, "-m", "snakemake", *PROFILE, *QUICK, "--", *sorted(tables)]
     with open(tmp_path / "out", "w") as output:
         snakemake = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
@@ -54,7 +54,7 @@ def test_a_job_killed_on_the_cluster_is_submitted_again_and_the_tables_come_out_
 
 
 def kill_first_job_of(rule, cluster, snakemake):
-    """SIGKILL every process of the first running job of a rule; its Slurm id."""
+    """SIGKILL every process of a rule's first running job; return its Slurm id."""
     while snakemake.poll() is None:
         jobs = cluster.run("squeue", "--noheader", "--states=RUNNING", "--format=%i %k").stdout
         for line in jobs.splitlines():

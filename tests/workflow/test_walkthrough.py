@@ -1,4 +1,4 @@
-"""The walk-through's files and commands, run as they stand on the page."""
+"""The walkthrough's files and commands, run as they are on the page."""
 
 import os
 import re

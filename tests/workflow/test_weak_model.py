@@ -1,4 +1,4 @@
-"""A study whose model never gives an answer runs to its end, and says why it has measured nothing."""
+"""A study whose model never gives an answer runs to its end and says why nothing was measured."""
 
 import pandas as pd
 import pytest

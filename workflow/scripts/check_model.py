@@ -1,4 +1,4 @@
-"""Try on random tokens whether every stage that the study asks for holds for a model."""
+"""Check on random tokens which stages are exact for a model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

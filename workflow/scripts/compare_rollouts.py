@@ -1,4 +1,4 @@
-"""Compare what rollouts write in a sentence's place with the sentence."""
+"""Compare what rollouts write in place of a sentence with the sentence itself."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

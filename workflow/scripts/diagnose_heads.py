@@ -1,4 +1,4 @@
-"""Show a model what makes its induction and retrieval heads stand out."""
+"""Find a model's induction and retrieval heads on prompts made for this purpose."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Follow patches of the reasoning to the answer: by which heads and MLPs, and into which layers."""
+"""Follow patches of the reasoning to the answer: through which heads and MLPs, and into which layers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Make one store of a model's shards."""
+"""Join the shards of a model's store into one store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Grade the answers to questions with a hint, and find which reasonings tell of it."""
+"""Grade the answers to questions with a hint, and find which reasonings mention it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Ask a judge which reasonings tell of the hint that their answers switched to."""
+"""Ask a judge which reasonings mention the hint that their answers switched to."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

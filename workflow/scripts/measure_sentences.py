@@ -1,4 +1,4 @@
-"""Measure what the answers owe to each sentence of the reasoning."""
+"""Measure how much answers depend on each sentence of the reasoning."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Order a model's heads by how much their answer tokens attend to the reasoning."""
+"""Rank a model's heads by how much the answer's tokens attend to the reasoning."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

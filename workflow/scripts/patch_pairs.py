@@ -1,4 +1,4 @@
-"""Patch each pair's runs into each other, and controls, and store every metric."""
+"""Patch each pair's runs into each other, and controls into them, and store every metric."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Perturb reasonings: prompts that end in them, for their answers to be generated again."""
+"""Perturb reasonings, and write the prompts from which answers are generated again."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Put a hint at an answer into each question."""
+"""Add a hint at an answer to each question."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

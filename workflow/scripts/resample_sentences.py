@@ -1,4 +1,4 @@
-"""Go on with reasonings anew from before and after their sentences, in vLLM."""
+"""Continue reasonings anew from before and after their sentences, in vLLM."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Tabulate which heads carry the answer, beside how much they attend to the reasoning."""
+"""Tabulate which heads carry the answer, next to how much they attend to the reasoning."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Tabulate which pairs are used, and why each other one is left out."""
+"""Tabulate which pairs are used, and why the others are left out."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

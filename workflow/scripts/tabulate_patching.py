@@ -1,4 +1,4 @@
-"""Tabulate patching curves, controls, the hand-off layer, ranges, and what a gradient expects of them."""
+"""Tabulate patching curves, controls, ranges, the hand-off layer, and attribution patching's estimates."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Tabulate belief curves and what the answers owe to each sentence."""
+"""Tabulate belief curves and how much answers depend on each sentence."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

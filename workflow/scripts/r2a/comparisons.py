@@ -21,10 +21,11 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def write_comparisons(facts: Path, output: Path) -> None:
-    """Write the pairs of all questions of `facts`/questions.csv, in the columns of COLUMNS.
+    """Write the pairs of all questions in `facts`/questions.csv, with the columns COLUMNS.
 
     A question asks either which entity has a value (asks_for entity) or which value an entity has; its facts are the
-    rows of its attribute in `facts`/{domain}.csv. Raises FactError where they are too few or an entity has two values.
+    rows of its attribute in `facts`/{domain}.csv. Raises FactError if there are too few, or if an entity has two
+    values.
     """
     rows, numbers = [], Counter[str]()
     for question in read_table(facts / "questions.csv"):
@@ -48,9 +49,9 @@ def write_comparisons(facts: Path, output: Path) -> None:
 
 
 def choose_entities(values: dict[str, str], n_pairs: int, seed: str) -> list[tuple[str, str]]:
-    """Pairs of entities that differ in value, entities and values used evenly.
+    """Pairs of entities with different values, in which entities and values are used evenly.
 
-    No entity comes twice with the same two values: that would be the same question.
+    No entity occurs twice with the same two values, because that would be the same question.
     """
     entities = random.Random(seed).sample(sorted(values), len(values))
     left = [pair for pair in itertools.combinations(entities, 2) if values[pair[0]] != values[pair[1]]]
@@ -73,7 +74,7 @@ def _queries(
 ) -> dict[str, str]:
     """Both sides of a question's pair. Every second pair names answer_b first.
 
-    Of numbers and of yes and no, every other two pairs have the greater, or yes, as answer_a.
+    If answers are numbers, or yes and no, every other two pairs have the greater number, or yes, as answer_a.
     """
     if question["kind"] != "word" and (values[entities[0]] > values[entities[1]]) != (number // 2 % 2 == 0):
         entities = entities[::-1]

@@ -13,12 +13,12 @@ from typing import Any
 # kinds of layers that carry no state from token to token outside of attention
 STATELESS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "mlp", "moe", "dense", "sparse"}
 LONGROPE = ("longrope", "su")  # what configurations call it
-# what begins the names of settings of recurrent layers, where a configuration does not list its layers' kinds
+# prefixes of the settings of recurrent layers, for configurations that do not list their layers' kinds
 RECURRENT = ("mamba_", "ssm_", "linear_num_", "conv_L_cache")
 
 
 def find_folder(path: str | None, hub: str | None = None, revision: str | None = None) -> Path | None:
-    """A local folder, or the folder of a hub's model in the cache; None if there is none."""
+    """A local folder, or the folder of a hub model in the cache; None if there is none."""
     if path is None and hub is not None:
         home = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
         cached = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{hub.replace('/', '--')}"
@@ -29,7 +29,7 @@ def find_folder(path: str | None, hub: str | None = None, revision: str | None =
 
 
 def read_config(path: str | None, hub: str | None = None, revision: str | None = None) -> dict[str, Any] | None:
-    """The config.json of a local folder or of a hub's model in the cache; None if there is none."""
+    """The config.json of a local folder, or of a hub model in the cache; None if there is none."""
     folder = find_folder(path, hub, revision)
     try:
         found = json.loads((folder / "config.json").read_text()) if folder else None
@@ -39,7 +39,7 @@ def read_config(path: str | None, hub: str | None = None, revision: str | None =
 
 
 def parameters_by_size(path: str | None, hub: str | None = None, revision: str | None = None) -> float:
-    """About how many parameters a model has, by its files' size, else as its name says; 0 where neither tells."""
+    """About how many parameters a model has, from the size of its files or else from its name; 0 if neither tells."""
     folder = find_folder(path, hub, revision)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
     if size:
@@ -70,7 +70,7 @@ def no_restarts(config: Mapping[str, Any]) -> str:
 
 
 def longrope_switch(config: Mapping[str, Any]) -> int | None:
-    """The length beyond which a model takes longrope's factors for long texts; None where it never does."""
+    """The length beyond which a model uses longrope's factors for long texts; None if it never does."""
     text, rotary = _text(config), _rotary(config)
     if _rope_type(rotary) not in LONGROPE:
         return None
@@ -79,7 +79,7 @@ def longrope_switch(config: Mapping[str, Any]) -> int | None:
 
 
 def unshared_rotation(config: Mapping[str, Any]) -> str:
-    """The settings of factors that change with the length which vLLM 0.32 or transformers leaves unread."""
+    """The settings of length-dependent rotary factors that vLLM 0.32 or transformers does not read."""
     rotary, switch = _rotary(config), longrope_switch(config)
     unread: tuple[str, ...] = ("max_trained_positions",) if _rope_type(rotary) == "dynamic" else ()
     if _rope_type(rotary) in LONGROPE:

@@ -1,4 +1,4 @@
-"""Random draws from a list that change little when it grows: an added name replaces a few drawn ones at most."""
+"""Random draws from a list that change little when it grows: an added name replaces at most a few of those drawn."""
 
 import hashlib
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from r2a.config_file import longrope_switch, read_config, recurrent_layers
 from r2a.devices import usable_dtype
 
-# In the engine at a time: enough to keep it busy, so few that a study of millions does not sit in its memory.
+# In the engine at a time: enough to keep it busy, but so few that a study of millions does not fill its memory.
 MOST_WAITING, FEWEST_WAITING = 2048, 1024
 Task = TypeVar("Task")
 # False while a process makes other jobs' files (r2a.ahead): the engine that it had may not have freed its memory
@@ -33,7 +33,7 @@ def has_gpu_build() -> bool:
 
 
 def gpus_by_default() -> int:
-    """The GPUs of a job whose model names none: one where the environment is for GPUs."""
+    """The number of GPUs of a job whose model names none: one if the environment is for GPUs."""
     return int(has_gpu_build())
 
 
@@ -72,12 +72,12 @@ def start_engine(
     delimiters: tuple[Sequence[int], Sequence[int]] | None = None,
     **options: Any,
 ) -> Any:
-    """A vLLM engine with room for `longest` tokens, prompt and output together, in a request.
+    """A vLLM engine with room for `longest` tokens, prompt and output together, in each request.
 
-    resources: gpu (how many; 0 runs on the CPU), gpu_memory_percent, cpu_cache_mb. delimiters: the tokens that open
-    and close a reasoning, for requests that limit its length. options: further ones of vLLM's LLM.
-    Raises EngineError where the model's heads cannot be split over the GPUs, vLLM's build needs one and has none, or
-    no engine may start.
+    resources: gpu (how many; 0 runs on the CPU), gpu_memory_percent, cpu_cache_mb. delimiters: the tokens that open and
+    close a reasoning, for requests that limit its length. options: further ones for vLLM's LLM. Raises EngineError if
+    the model's heads cannot be split over the GPUs, if vLLM's build needs a GPU and there is none, or if no engine may
+    start.
     """
     if not may_start:
         raise EngineError("this process had an engine, and starts no other; the job's own process will")
@@ -91,15 +91,15 @@ def start_engine(
                 f"{folder}: gpus is 0, but the installed vLLM is the build for GPUs; set gpus: 1, or install the CPU "
                 "environment (make install ENVIRONMENT=cpu)"
             )
-        # In-process starts in 2 s in place of 16. Its threads are the job's, which Snakemake sets; outside of a job
-        # one: more than there are cores free would be 40 times slower.
+        # An engine in this process starts in 2 s instead of 16. It has the job's threads, which Snakemake sets; outside
+        # of a job, it has one, because more threads than free cores would be 40 times slower.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else jobs side by side share one core
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # otherwise jobs that run side by side share one core
         memory: dict[str, Any] = {"kv_cache_memory_bytes": resources["cpu_cache_mb"] * 2**20, "enforce_eager": True}
         # vLLM 0.32 fails on a seeded request whose prompt is split over two steps on a CPU
         memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
-        if recurrent_layers(config):  # which vLLM takes in chunks only: so few requests that none is split
+        if recurrent_layers(config):  # vLLM takes these only in chunks: so few requests that none is split
             memory |= {"enable_chunked_prefill": True, "max_num_seqs": 8, "max_num_batched_tokens": 8 * longest}
     else:
         memory = {
@@ -108,13 +108,13 @@ def start_engine(
         }
     # FlashInfer compiles its sampler with nvcc, which few machines have; seeded requests never use it.
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"  # else it reports to its makers
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"  # otherwise it sends usage reports
     import vllm
     from vllm.config.reasoning import ReasoningConfig
 
     if delimiters:
         opened, closed = map(list, delimiters)
-        # by tokens, not by texts: what is text of several tokens may be spelled otherwise after other text
+        # by tokens, not by text: text of several tokens may be tokenized differently after other text
         counted = ReasoningConfig()
         counted._reasoning_start_token_ids = opened
         counted._reasoning_end_token_ids = counted._natural_reasoning_end_token_ids = closed
@@ -123,26 +123,26 @@ def start_engine(
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     switch = longrope_switch(config)
     if switch is not None:
-        # by max_model_len vLLM chooses the factors for all requests; reruns have those for long ones
+        # vLLM chooses the factors for all requests by max_model_len; reruns use those for long ones
         longest = max(longest, switch + 1)
     if resources["gpu"]:
         from vllm.platforms import current_platform
 
-        found = current_platform.get_device_capability()  # asks the driver: no CUDA before vLLM starts its processes
+        found = current_platform.get_device_capability()  # from the driver: no CUDA before vLLM starts its processes
         dtype = usable_dtype(dtype, found and (found.major, found.minor))
-    gc.freeze()  # a start collects garbage five times: no need to go through all that was imported
+    gc.freeze()  # a start collects garbage five times; what was imported is left out of that
     return vllm.LLM(model=folder, dtype=dtype, max_model_len=longest, **memory, **options)
 
 
 def finished_outputs(
     llm: Any, tasks: Iterable[Task], as_vllm_takes_it: Callable[[Task], tuple[Any, Any]]
 ) -> Iterator[tuple[Task, Any, float]]:
-    """Yield (task, its one vLLM output, seconds) in the order in which they finish; llm is what `start_engine` gives.
+    """Yield (task, its one vLLM output, seconds) in the order in which they finish; llm: see `start_engine`.
 
-    as_vllm_takes_it: a task's prompt and sampling parameters, in vLLM's own types.
+    as_vllm_takes_it: returns a task's prompt and sampling parameters, in vLLM's own types.
     """
     in_engine: dict[str, tuple[Task, float]] = {}
-    waiting = iter(tasks)  # which are taken, and maybe made, when there is room for them
+    waiting = iter(tasks)  # taken, and perhaps only made, when there is room for them
     while True:
         more = list(islice(waiting, MOST_WAITING - len(in_engine))) if len(in_engine) < FEWEST_WAITING else []
         if more:

@@ -21,7 +21,7 @@ from r2a.ranges import doubling_ends, step_of
 from r2a.speeds import CPU_CORE, GPUS, Device, corrected, measured
 from r2a.study import CONDITIONS, Dataset, Model, Study
 
-# the job that reads a file reports what is wrong with it; the estimate goes on without
+# the job that reads a file reports what is wrong with it; the estimate continues without it
 UNREADABLE = OSError, ValueError, KeyError, TypeError, csv.Error
 
 
@@ -32,7 +32,7 @@ class Geometry(NamedTuple):
     vocabulary: int
 
 
-# of a model that is not here yet: by billions of weights, as its name says them, what such models usually are
+# the usual shape of a model that is not here yet, by billions of weights as given in its name
 USUAL = {
     0.6: Geometry(28, 16, 1024, 151_936),
     1.5: Geometry(28, 12, 1536, 151_936),
@@ -47,14 +47,14 @@ USUAL_SIZE, USUAL_PROBLEMS = 8, 1000
 LENGTHS = dict(zip(CONDITIONS, (0.25, 0.07), strict=True))
 PROMPT_TOKENS, SENTENCE_TOKENS = 40, 10
 N_ROLES, N_KEY_ROLES, N_METRICS = 20, 3, 11
-# bytes, measured: of a number once compressed, a chunk's place in HDF5's index, a row's keys in Parquet and ledger, and
-# an array of a part besides its numbers
+# measured bytes: of a compressed number, a chunk's place in HDF5's index, a row's keys in Parquet and ledger, and an
+# array of a part besides its numbers
 ACTIVATION, ATTENTION, METRIC, CHUNK, ROW, PART = 3.5, 3, 2.4, 35, 200, 250
-# of a sentence its text and its greedy answer, and how many numbers; an empty store of sentences
+# bytes of a sentence's text and greedy answer; its number of values; bytes of an empty store of sentences
 SENTENCE, N_SENTENCE_MEASURES, SENTENCE_STORE = 60, 10, 12_000
 N_ARMS = 3  # of heads that sentences are hidden from
 ROWS = 0.55  # what compression leaves of attention rows
-TAIL_TOKENS = 15  # that a patch restarts, where the probe and the answer's first token are patched
+TAIL_TOKENS = 15  # recomputed by a patch of the probe or of the answer's first token
 LESS_BY = {
     "traces": "datasets.*.n_problems or generation.max_new_tokens", "attention": "datasets.*.n_problems",
     "perturbation": "perturbation.n_problems", "ablation": "ablation.n_problems or ablation.doses",
@@ -63,11 +63,11 @@ LESS_BY = {
     "resampling": "resampling.n_rollouts or resampling.n_sentences",
 }  # fmt: skip
 SHOWN = 8 / 3  # bytes of a number in the explorer: 16 bits in base64
-FIGURES = 5e6  # and tables and their part of the summary, a model and dataset
+FIGURES = 5e6  # and tables and their part of the summary, for each model and dataset
 
 
 class Reckoning:
-    """The study's sizes, with what had to be assumed of models and datasets that are not here yet, in words."""
+    """A study's sizes and, in words, what had to be assumed about models and datasets that are not here yet."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -83,7 +83,7 @@ class Reckoning:
         found: Counter[str] = Counter()
         for name, model in self.study.models.items():
             geometry = self.geometries.get(name)
-            # what a token takes as a number in the ledger, and some two bytes in Parquet
+            # a token as a number in the ledger, and about two bytes in Parquet
             token = 2 + len(str(self.geometries.get(model.variant_of or name, USUAL[USUAL_SIZE]).vocabulary))
             for dataset in self.study.datasets:
                 stores = [self._answers(dataset, token)]
@@ -103,7 +103,7 @@ class Reckoning:
         return found
 
     def new_tokens(self) -> float:
-        """Tokens that a model generates in all its traces, in those with a hint, and from perturbed reasonings."""
+        """Tokens that a model generates in all its traces, in traces with a hint, and from perturbed reasonings."""
         n_traces = sum(self.n_problems.values()) * self._n_samples()
         n_traces += sum(map(self._n_hinted, self.study.hinted_datasets))
         in_traces = n_traces * (self.n_reasoned + self.n_answer)
@@ -111,14 +111,14 @@ class Reckoning:
         return in_traces + in_rollouts + sum(map(self._n_perturbed_tokens, self.study.perturbed_datasets))
 
     def hours_by_stage(self, name: str, device: Device) -> dict[str, float]:
-        """About how many hours of a device a model with weights takes, by stage, the longest first."""
+        """About how many hours a model with weights takes on one device, by stage, the longest first."""
         operations = self.operations_by_stage(name, device.stepwise)
         return {stage: n / device.rate / 3600 for stage, n in operations.most_common() if n}
 
     def operations_by_stage(self, name: str, stepwise: float = CPU_CORE.stepwise) -> Counter[str]:
-        """How many operations a model takes, by stage, if all were in large products.
+        """How many operations a model takes by stage, if all were in large products.
 
-        stepwise: how much longer a token takes that is generated than one that is read.
+        stepwise: how much longer a generated token takes than one that is read.
         """
         study, geometry = self.study, self.geometries[name]
         n_layers, d_model = geometry.n_layers, geometry.d_model
@@ -151,7 +151,7 @@ class Reckoning:
         shown = study.diagnostics
         for length in shown.lengths:
             n_prompts = len(shown.needles) * len(shown.depths)
-            # read twice: to write the needle, and to see where the heads look meanwhile
+            # read twice: to write the needle, and to see what the heads attend to meanwhile
             found["diagnostics"] += 2 * n_prompts * length * (body + 2 * length * d_model * n_layers)
         return found
 
@@ -159,12 +159,12 @@ class Reckoning:
         return doubling_ends(self.n_reasoned, self.study.patching.range_tokens)
 
     def _patched_layers(self, n_layers: int) -> float:
-        """How many layers are patched, the scan taken to add half as many."""
+        """How many layers are patched, assuming that the scan adds half as many."""
         step = step_of(self.study.patching.layer_step, n_layers)
         return n_layers if step == 1 else min(n_layers, 1.5 * n_layers / step + 1)
 
     def _patches(self, dataset: str, geometry: Geometry) -> float:
-        """Patches of single vectors in all of a dataset's pairs."""
+        """The number of patches of single vectors in all pairs of a dataset."""
         settings, n_controls = self.study.patching, len(self.study.patching.controls)
         n_components, has_heads = len({*settings.components} - {"z"}), "z" in settings.components
         a_layer = (
@@ -174,7 +174,7 @@ class Reckoning:
         return n_runs * self._patched_layers(geometry.n_layers) * a_layer
 
     def _answers(self, dataset: str, token: int) -> dict[str, float]:
-        """Bytes of what a model says to a dataset, with its figures."""
+        """Bytes of a model's answers to a dataset, including figures."""
         n_traces, n_tokens = self.n_problems[dataset] * self._n_samples(), self.n_reasoned + self.n_answer
         sizes = {"traces": n_traces * (2 * ROW + token * (2 * PROMPT_TOKENS + n_tokens)), "the rest": FIGURES}
         n_shown = min(self.n_problems[dataset], self.study.explorer.n_problems)
@@ -187,7 +187,7 @@ class Reckoning:
         return sizes
 
     def _attention(self, dataset: str, geometry: Geometry) -> dict[str, float]:
-        """Bytes of a dataset's attention stores, and of what the explorer shows of them."""
+        """Bytes of a dataset's attention stores, and of what the explorer shows from them."""
         settings, n_problems = self.study.attention, self.n_problems[dataset]
         n_heads, n_sentences = geometry.n_layers * geometry.n_heads, self.n_reasoned // SENTENCE_TOKENS
         n_rerun = n_problems * self.study.decodings[settings.decoding].n_samples
@@ -205,7 +205,7 @@ class Reckoning:
         }
 
     def _ablated(self, dataset: str) -> tuple[int, int]:
-        """Traces of a dataset that are ablated, and the arms of each."""
+        """The number of ablated traces of a dataset, and the number of arms of each."""
         settings = self.study.ablation
         n_drawn = len({"random", "matched"} & set(settings.selections))
         n_selected = 1 + len(settings.selections) + n_drawn * (settings.n_draws - 1)
@@ -226,11 +226,11 @@ class Reckoning:
         return {"sentences": n_traces * of_trace + matrices + SENTENCE_STORE}
 
     def _n_parsed(self, dataset: str) -> int:
-        """Traces of a dataset that are taken apart into sentences."""
+        """The number of a dataset's traces that are studied sentence by sentence."""
         return min(self.n_problems[dataset], self.study.sentences.n_problems or self.n_problems[dataset])
 
     def _patching(self, dataset: str, geometry: Geometry) -> dict[str, float]:
-        """Bytes of a dataset's activations and patches, and of what the explorer shows of them."""
+        """Bytes of a dataset's activations and patches, and of what the explorer shows from them."""
         settings, n_layers = self.study.patching, geometry.n_layers
         n_pairs, n_controls = self.n_problems[dataset] // 2, len(settings.controls)
         n_vectors = len({*settings.components} - {"z"}) * n_layers
@@ -264,14 +264,14 @@ class Reckoning:
         return min(self.n_problems[dataset], chosen.n_problems) * n_cuts * chosen.n_rollouts
 
     def _n_hinted(self, dataset: str) -> int:
-        """Traces of a dataset's questions with a hint."""
+        """The number of traces of a dataset's questions with a hint."""
         chosen = self.study.hints
         n_problems = min(self.n_problems[dataset], chosen.n_problems or self.n_problems[dataset])
         n_hints = len(chosen.kinds) * len(chosen.points_at)
         return n_problems * n_hints * self.study.decodings[chosen.decoding].n_samples
 
     def _n_perturbed(self, dataset: str, kinds: Sequence[str] | None = None) -> int:
-        """Answers that a model gives from a dataset's perturbed reasonings, of some kinds or of all."""
+        """The number of answers that a model gives from a dataset's perturbed reasonings, of some kinds or of all."""
         chosen = self.study.perturbation
         levels = [PERTURBATION_KINDS[kind].levels for kind in (chosen.kinds if kinds is None else kinds)]
         n_ways = sum(len(getattr(chosen, name)) if name else 1 for name in levels)
@@ -279,7 +279,7 @@ class Reckoning:
         return n_problems * n_ways * self.study.decodings[chosen.decoding].n_samples
 
     def _count(self, name: str, dataset: Dataset) -> int:
-        """The dataset's problems, two a pair, but for areas and filters."""
+        """The number of a dataset's problems, two per pair, before areas and filters."""
         table, suffix = self.results / "datasets" / f"{name}.parquet", Path(dataset.path or "").suffix
         n_rows, n_sides = USUAL_PROBLEMS, 2 if dataset.kind == "comparison_pairs" else 1
         with contextlib.suppress(*UNREADABLE):
@@ -297,7 +297,7 @@ class Reckoning:
         return n_sides * min(n_rows, dataset.n_problems or n_rows)
 
     def _geometry(self, name: str, model: Model) -> Geometry:
-        """What the model's config.json says, where the model is local or downloaded."""
+        """What the model's config.json says, if the model is local or downloaded."""
         with contextlib.suppress(*UNREADABLE):
             manifest = self.results / "models" / f"{name}.json"
             folder = model.path or json.loads(manifest.read_text())["folder"]
@@ -311,8 +311,8 @@ class Reckoning:
 
 
 def announce(study: Study, log: Logger) -> None:
-    """Log what the study takes: a line of its disk space, one of hours for each model, one of
-    what had to be assumed; and a warning where its disk has less space left.
+    """Log what the study takes: one line on disk space, one on hours for each model, and one on what had to be assumed;
+    and a warning if the disk has less space left.
     """
     reckoning = Reckoning(study)
     sizes = reckoning.bytes_by_stage()
@@ -344,7 +344,7 @@ def announce(study: Study, log: Logger) -> None:
 
 
 def _hours_in_words(reckoning: Reckoning) -> Iterator[str]:
-    """A line a model that is no toy: hours by stage on its kind of device, corrected by the study's own jobs."""
+    """One line per model that is not a toy: hours by stage on its kind of device, corrected by the study's own jobs."""
     study = reckoning.study
     names = [name for name in reckoning.geometries if not study.models[name].is_toy]
     spent = {name: measured(study, name) for name in names}

@@ -1,4 +1,4 @@
-"""Heads that chosen ones are compared with."""
+"""Heads that chosen heads are compared with."""
 
 import random
 from collections import Counter
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-N_NEAREST = 3  # heads that one to be matched is drawn from
+N_NEAREST = 3  # number of heads from which a match is drawn
 LEAST_WRITTEN = 0.5
-IDLE = 0.9  # of a head's attention, beyond which it does little else than rest on the first token
+IDLE = 0.9  # share of a head's attention beyond which it does little but rest on the first token
 
 Head = tuple[int, int]  # (layer, head)
 
 
 def random_heads(chosen: Sequence[Head], heads: pd.DataFrame, rng: random.Random) -> tuple[Head, ...]:
-    """As many heads of each layer as are chosen in it, drawn among the others of the layer.
+    """As many heads of each layer as were chosen in it, drawn among the layer's other heads.
 
-    A layer with too few others gives all of them, and the rest are drawn among the chosen.
+    If a layer has too few others, all of them are taken, and the rest is drawn among the chosen ones.
     """
     drawn: list[Head] = []
     n_heads = int(heads["head"].max()) + 1
@@ -29,11 +29,11 @@ def random_heads(chosen: Sequence[Head], heads: pd.DataFrame, rng: random.Random
 
 
 def matched_heads(chosen: Sequence[Head], heads: pd.DataFrame, rng: random.Random) -> tuple[Head, ...]:
-    """For each chosen head another that writes as much and attends as much to the first token, so is no more idle.
+    """For each chosen head, another that writes as much and attends as much to the first token, so is no more idle.
 
     Drawn among the N_NEAREST of all layers in log output_share and a2bos, each in standard deviations over heads. A
-    match writes at least LEAST_WRITTEN of what the chosen head writes, and has no more than IDLE of its attention on
-    the first token unless that one has, too. Where no other head is left, among the chosen.
+    match writes at least LEAST_WRITTEN of what the chosen head writes, and has at most IDLE of its attention on the
+    first token unless the chosen head has more. If no other head is left, chosen heads fill up the number.
     """
     written, on_first = heads["output_share"].to_numpy(float), heads["a2bos"].to_numpy(float)
     least = LEAST_WRITTEN * np.nan_to_num(written)

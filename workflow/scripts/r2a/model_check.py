@@ -1,7 +1,7 @@
-"""Whether each stage holds for a model, tried on random tokens before anything is generated.
+"""Whether each stage is exact for a model, tried on random tokens before anything is generated.
 
-A stage holds where it gives what the model's own forward pass gives, on every position, in traces that share a pass,
-and beyond every length at which the model itself changes: windows, chunks, the original length of its positions.
+A stage holds if it gives what the model's own forward pass gives, at every position, in traces that share a pass, and
+beyond every length at which the model itself changes: windows, chunks, the original length of its positions.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,20 +33,20 @@ from r2a.traces import Bounds
 
 SHORT = 48  # tokens of the short traces
 BEYOND = 40  # tokens of the long one beyond the last switch
-LONGEST = 8192  # no switch farther out than this is tried: whole attention would not fit
-MOST_WEIGHTS = 2**29  # attention weights that are compared one by one; of longer traces, the logits are
+LONGEST = 8192  # switches beyond this are not tried, because whole attention would not fit
+MOST_WEIGHTS = 2**29  # attention weights are compared up to this number; for longer traces, logits are
 N_DECODED = 4  # answer tokens decoded one by one
 
 Stage = Callable[[Any, Sequence[Sequence[int]], Mapping[str, Any]], tuple[float, float]]
 
 
 def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> None:
-    """Try every stage that settings["stages"] names on a model and write which hold.
+    """Try every stage that settings["stages"] names on a model, and write which of them hold.
 
-    The file lists, of each stage, `holds`, `deviation` (the largest from the model's own, in the unit of the stage's
-    own check), `tolerance`, `reason` where it does not hold, and `n_tokens` of the longest trace; and `left_out`, those
-    components that the model does not have in every layer. What does not hold is told, with what does: refuse_failed
-    keeps those stages from running, and the rest of the study goes on.
+    For each stage, the file has `holds`, `deviation` (the largest from the model's own, in the unit of the stage's own
+    check), `tolerance`, `reason` if it does not hold, and `n_tokens` of the longest trace; and `left_out`, the
+    components that the model does not have in every layer. The log says which stages hold and which do not;
+    refuse_failed keeps the latter from running, and the rest of the study continues.
     """
     origin = read_manifest(manifest)
     (identity,) = origin["models"].values()
@@ -56,7 +56,7 @@ def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> No
         present = places_of(model).components
         left_out = [component for component in COMPONENTS if component not in present]
         found = stages_that_hold(model, settings["stages"], origin["n_positions"], identity["dtype"], present)
-    except Exception as error:  # a model that cannot be seen through has its answers all the same
+    except Exception as error:  # a model that cannot be inspected still has answers
         reason = f"{type(error).__name__}: {error}"
         found = [{"stage": stage, "holds": False, "reason": reason} for stage in settings["stages"]]
     for stage in found:
@@ -77,7 +77,7 @@ def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> No
 def stages_that_hold(
     model: Any, stages: Iterable[str], n_positions: int, dtype: str, components: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What check_model writes of each stage; whatever a stage raises is its reason not to hold."""
+    """What check_model writes for each stage; if a stage raises an error, that is the reason why it does not hold."""
     decoder = Decoder(model)
     lengths = [SHORT, long_length(decoder.config, n_positions), SHORT + 9]
     random = torch.Generator().manual_seed(0)
@@ -101,7 +101,7 @@ def stages_that_hold(
 
 
 def long_length(config: Any, n_positions: int) -> int:
-    """Tokens of a trace that goes beyond every length at which the model changes, as far as it has positions."""
+    """The length of a trace that exceeds every length at which the model changes, as far as it has positions."""
     switches = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     rotary = getattr(config, "rope_parameters", None) or {}
     for part in (rotary, *rotary.values()):
@@ -124,7 +124,7 @@ def _bounds(n: int) -> Bounds:
 
 @torch.no_grad()
 def _attention(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
-    """Traces that share passes against eager attention, one by one: largest difference of a mass (mean in 16 bits)."""
+    """Traces that share passes, against eager attention to each: largest difference of a mass (mean in 16 bits)."""
     decoder, dtype, deviations = Decoder(model), settings["dtype"], []
     bounds = [_bounds(len(trace)) for trace in ids]
     reruns = list(rerun_traces(model, ids, bounds, sum(map(len, ids))))
@@ -154,7 +154,7 @@ def _own_logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
 
 
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of logits, root mean square, relative to the spread of those expected."""
+    """Distance of logits: root mean square, relative to the spread of the expected ones."""
     return float((found - expected).square().mean().sqrt() / expected.std())
 
 
@@ -184,7 +184,7 @@ def _patching(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, A
 
 
 def _put(component: str, position: int, vector: torch.Tensor, n_heads: int, found: torch.Tensor) -> torch.Tensor:
-    """A component [1, token, ...] with a vector in place of one position's, of z in place of its first head's."""
+    """A component [1, token, ...] with a vector in place of one position's; for z, in place of its first head's."""
     changed = found.clone()
     if component == "z":
         heads = changed.unflatten(-1, (n_heads, -1))
@@ -195,7 +195,7 @@ def _put(component: str, position: int, vector: torch.Tensor, n_heads: int, foun
 
 
 def _ablation(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
-    """Answers of short and long traces, decoded together, unablated: largest difference over the logits' spread."""
+    """Unablated answers of short and long traces, decoded together: largest difference over the logits' spread."""
     decoder = Decoder(model)
     if decoder.apart:
         raise ModelError(f"its heads cannot be ablated: {decoder.apart}")

@@ -52,7 +52,7 @@ class Progress:
             self._log()
 
     def _log(self) -> None:
-        if self.last_said == (self.done + self.share, self.tokens):  # the last line is said already
+        if self.last_said == (self.done + self.share, self.tokens):  # the last line is already logged
             return
         self.last_said = (self.done + self.share, self.tokens)
         self.last_line = time.monotonic()

@@ -5,7 +5,7 @@ Read at every start of Snakemake, for the estimate: no heavy import here.
 
 
 def step_of(layer_step: int | None, n_layers: int) -> int:
-    """Every so many layers of n_layers are patched: layer_step, or by default an eighth of them, and at least 1."""
+    """The distance between patched layers: layer_step, or by default an eighth of n_layers, at least 1."""
     return layer_step or max(1, n_layers // 8)
 
 

@@ -195,8 +195,8 @@ def mean_interval(values: np.ndarray, step: float, confidence: float) -> tuple[f
 def simultaneous_confidence(differences: np.ndarray, n_resamples: int, confidence: float, seed: int) -> float:
     """The pointwise level at which intervals of all means of differences [point, problem] hold at once.
 
-    By the bootstrap of the largest t, with normal weights a problem: points that go together need less than
-    Bonferroni's. Points at which all problems are alike are left out.
+    By the bootstrap of the largest t, with a normal weight for each problem: correlated points need a smaller
+    correction than Bonferroni's. Points at which all problems are alike are left out.
     Montiel Olea and Plagborg-Møller, 2019, "Simultaneous confidence bands: theory, implementation, and an application".
     """
     deviation = differences - differences.mean(-1, keepdims=True)

@@ -122,7 +122,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path`, which replaces it, flushed to disk, if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.partial{path.suffix}"):  # by a killed job: job_log lets in one
+    for left in path.parent.glob(f".{path.name}.*.partial{path.suffix}"):  # of a killed job: job_log lets in one
         left.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
     try:

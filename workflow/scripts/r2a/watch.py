@@ -19,8 +19,8 @@ from r2a.devices import LEASES
 from r2a.store import write_text
 from r2a.summary.page import render_page
 
-SECONDS = 2.0  # between two looks
-RECENT = 180  # seconds since its log's last line, within which a job of another machine is taken for running
+SECONDS = 2.0  # seconds between updates
+RECENT = 180  # a job on another machine counts as running for so many seconds after its log's last line
 TAIL = 20_000  # bytes of a log's end that are read
 N_WARNINGS = 5
 PROGRESS = re.compile(r"^(?:\d\d:\d\d:\d\d )?(?P<what>.+): (?P<done>\d+)/(?P<total>\d+)(?:, (?P<rate>.+))?$")
@@ -129,7 +129,7 @@ def _n_ahead(logs: Path) -> int:
 
 
 def _warnings(logs: Path) -> list[tuple[str, str]]:
-    """(job, line) of the last warnings and errors, the newest job's first; what several jobs say is told once."""
+    """(job, line) of the last warnings and errors, the newest job's first; a line of several jobs is listed once."""
     found: dict[str, tuple[str, str]] = {}  # by a line without its numbers
     for log in sorted(logs.rglob("*.log"), key=lambda path: -path.stat().st_mtime)[:50]:
         name = log.relative_to(logs).with_suffix("").as_posix()

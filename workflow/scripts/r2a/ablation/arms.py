@@ -17,8 +17,8 @@ class Arm:
 
     mode: zero, mean and resample replace a head's output by zero, by its mean over the answers of other traces, and by
     its output in one of them. cut_off hides a segment from the head, whose attention is renormalised over the other
-    tokens. moved puts its attention on the reasoning on one sentence of it, and sharpened squares it; the share stays
-    the same. unablated changes no head. hides: the segment that cut_off hides.
+    tokens. moved concentrates its attention to the reasoning on one sentence of it, and sharpened squares it; its total
+    stays the same. unablated changes no head. hides: the segment that cut_off hides.
     """
 
     mode: str
@@ -61,6 +61,6 @@ def arms_of_trace(heads: pd.DataFrame, modes: Sequence[str], settings: Mapping[s
 
 
 def _first(heads: pd.DataFrame, order: pd.Series) -> tuple[Head, ...]:
-    """All heads, the lowest of an order first, those without one last."""
+    """All heads in ascending order of a value; those without one come last."""
     heads = heads.loc[order.sort_values(kind="stable").index]
     return tuple(zip(heads["layer"].tolist(), heads["head"].tolist(), strict=True))

@@ -29,25 +29,25 @@ from r2a.roles import ABLATION_MODES, UNABLATED
 from r2a.traces import Bounds
 
 MODES = tuple(ABLATION_MODES)  # see arms.Arm
-REPLACED = MODES[:3]  # in which a head's output is replaced
-OF_OTHERS = MODES[1:3]  # of these, those that put in what other traces' heads give
+REPLACED = MODES[:3]  # which replace a head's output
+OF_OTHERS = MODES[1:3]  # of these, the ones that use other traces' outputs
 NEVER = -1e30  # added to the score of a token that is not seen
-CUT_OFF_PROMPT = "cut_off_prompt"  # cut_off where the prompt is hidden
-N_KEPT = 4  # answer tokens of a trace whose outputs are kept to be put into others
-LEAST_MOVE = 1e-5  # of the centre of attention, in shares of the reasoning; less is rounding
-# how far logits without ablation may be from the model's own: largest difference over the logits' standard deviation
+CUT_OFF_PROMPT = "cut_off_prompt"  # cut_off with the prompt hidden
+N_KEPT = 4  # number of a trace's answer tokens whose outputs are kept for other traces
+LEAST_MOVE = 1e-5  # of the centre of attention, as a share of the reasoning; less is rounding
+# how far unablated logits may be from the model's own: largest difference over the logits' standard deviation
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 
 
 @dataclass
 class Reading:
-    """What rows go on from: a trace's first tokens, read unablated.
+    """What rows continue from: the first tokens of a trace, read unablated.
 
-    prompt, reasoning: their tokens. keys, values: an entry per layer, float32 [kv_head, token, d_head] and [kv_head,
-    token, d_value]. z: heads' outputs at the tokens from `kept_from` on, an entry per layer, float32 [token, head,
-    d_value]. logits: [vocabulary], after the last token. What ablation puts in: mean [layer, head, d_value] and
-    resampled [kept token, layer, head, d_value], of other traces, and moved_to, the tokens of a sentence of the
-    reasoning.
+    prompt, reasoning: the tokens of each. keys, values: one entry per layer, float32 [kv_head, token, d_head] and
+    [kv_head, token, d_value]. z: heads' outputs at the tokens from `kept_from` on, one entry per layer, float32 [token,
+    head, d_value]. logits: [vocabulary], after the last token. What ablation puts in: mean [layer, head, d_value] and
+    resampled [kept token, layer, head, d_value], both from other traces, and moved_to, the tokens of one sentence of
+    the reasoning.
     """
 
     n_tokens: int
@@ -87,8 +87,8 @@ def read(model: Any, token_ids: Sequence[int], bounds: Bounds, kept_from: int | 
 class Outputs:
     """Every head's outputs on the answer of a whole, unablated trace, float32; 0 beyond the width of a narrower layer.
 
-    mean [layer, head, d_value]: over its tokens; kept [kept token, layer, head, d_value]: at N_KEPT of them, evenly
-    many between them.
+    mean [layer, head, d_value]: over the answer's tokens. kept [kept token, layer, head, d_value]: at N_KEPT of them,
+    evenly spaced.
     """
 
     mean: torch.Tensor
@@ -104,27 +104,27 @@ def _outputs_of(model: Any, token_ids: Sequence[int], bounds: Bounds) -> Outputs
 
 
 def answer_outputs(model: Any, token_ids: Sequence[Sequence[int]], bounds: Sequence[Bounds]) -> dict[int, Outputs]:
-    """Of traces by their number, without those that do not fit into memory."""
+    """The outputs of each trace by its number, without traces that do not fit into memory."""
     found = [if_it_fits(_outputs_of, model, *of_trace) for of_trace in zip(token_ids, bounds, strict=True)]
     return {number: outputs for number, outputs in enumerate(found) if outputs is not None}
 
 
 def of_others(outputs: Mapping[int, Outputs], trace: int, donor: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Their mean over all traces but one, each trace weighing the same, and what is kept of a donor."""
+    """The mean over all traces except one, with equal weights, and what is kept of a donor."""
     means = [found.mean for number, found in outputs.items() if number != trace]
     return torch.stack(means).mean(0), outputs[donor].kept
 
 
 class Rows:
-    """Rows that decode token by token, each going on from a reading under an arm; a reading's rows stand together.
+    """Rows that decode token by token, each continuing from a reading under an arm; rows of one reading are adjacent.
 
-    Inside they are laid out as [trace, slot], a trace being what one reading reads: the slots of one that has fewer
-    rows are filled with copies of its first, which are computed and dropped. So a layer takes the same few operators
-    however many rows and traces there are, and a GPU need not wait for its host.
+    Internally they are laid out as [trace, slot], where a trace is one reading. If a reading has fewer rows than
+    another, its free slots hold copies of its first row, which are computed and discarded. So a layer takes the same
+    few operators however many rows and traces there are, and a GPU need not wait for its host.
     """
 
     def __init__(self, model: Any, rows: Sequence[tuple[Reading, Arm]]) -> None:
-        """Readings hold what arms of their modes put in."""
+        """The readings hold what the modes of their arms put in."""
         self.model, self.decoder = model, Decoder(model)
         self.readings = [reading for reading, _ in rows]
         shape = len(rows), self.decoder.n_layers, self.decoder.n_heads
@@ -135,19 +135,19 @@ class Rows:
                 self.ablated[way][row, layer, head] = True
         self.n_steps = 0
         self.traces: list[Reading] = []
-        self.keys: list[torch.Tensor] = []  # of the answers, an entry per layer: [trace * slot, kv_head, token, d_head]
+        self.keys: list[torch.Tensor] = []  # of the answers, one per layer: [trace * slot, kv_head, token, d_head]
         self.values: list[torch.Tensor] = []
         self._lay_out()
 
     @torch.no_grad()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Append a token to each row [row]; returns the logits that follow [row, vocabulary].
+        """Append a token to each row [row]; return the logits that follow, [row, vocabulary].
 
-        Afterwards on_reasoning [row] is the token's attention on the reasoning, averaged over all heads of the model;
-        where a head's output is replaced, it counts as 0. centre [row] is the mean position in the reasoning, from 0 to
-        1, of the attention of those heads that are left alone; nan where they do not look there.
+        Afterwards, on_reasoning [row] is the token's attention to the reasoning, averaged over all heads of the model;
+        a head whose output is replaced counts as 0. centre [row] is the mean position in the reasoning, from 0 to 1, to
+        which the heads that are left alone attend; nan if they do not attend to the reasoning.
         """
-        self.looked: list[torch.Tensor] = []  # a layer each: mass on the reasoning and its first moment
+        self.looked: list[torch.Tensor] = []  # for each layer, mass on the reasoning and its first moment
         positions = self.n_read + self.n_steps
         hidden = self.decoder.run(tokens[self.slots][:, None], self, position_ids=positions[:, None])
         looked = stack_layers(self.looked).to(tokens.device)  # [layer, trace, head, slot, 2]
@@ -183,7 +183,7 @@ class Rows:
         shape = n_traces, n_key_heads, n_heads // n_key_heads, n_slots
         ways = {way: mask[:, layer].to(device) for way, mask in self.of_heads.items() if way in self.ways[layer]}
 
-        # what was read: heads that share keys, and a trace's slots, stand behind each other as queries of one head
+        # what was read: heads that share keys, and a trace's slots, are joined as queries of one head
         queries = query[:, :, 0].unflatten(0, (n_traces, n_slots)).transpose(1, 2)
         queries = queries.float().contiguous().view(*shape, -1)
         stacked = queries.view(n_traces * n_key_heads, -1, queries.shape[-1])
@@ -193,7 +193,7 @@ class Rows:
             scores = torch.baddbmm(bias, stacked, read_keys.transpose(1, 2), alpha=rule.scaling)
         else:
             scores = rule.capped(torch.bmm(stacked, read_keys.transpose(1, 2)) * rule.scaling) + bias
-        # what was written: each slot's own
+        # what was written: each slot has its own
         by_slot = queries.permute(0, 3, 1, 2, 4).reshape(len(own_keys), -1, queries.shape[-1])
         own = torch.baddbmm(self.nothing.to(device), by_slot, own_keys.transpose(1, 2), alpha=rule.scaling)
         own = rule.capped(own).view(n_traces, n_slots, *shape[1:3], n_own).permute(0, 2, 3, 1, 4)
@@ -222,7 +222,7 @@ class Rows:
         return z.flatten(0, 1)[:, None].to(query.dtype)
 
     def _put_in(self, layer: int, z: torch.Tensor) -> torch.Tensor:
-        """What stands in place of heads' outputs [trace, slot, head, d_value] that are replaced."""
+        """The values that replace heads' outputs [trace, slot, head, d_value]."""
         if self.others is None:
             return torch.zeros((), device=z.device)
         others = self.others[:, self.n_steps % N_KEPT, layer].to(z.device)[..., : z.shape[-1]]
@@ -230,7 +230,7 @@ class Rows:
         return torch.bmm(chosen.flatten(0, 1), others.flatten(0, 1)).view(*chosen.shape[:3], -1).transpose(1, 2)
 
     def _lay_out(self) -> None:
-        """Arrange the rows in slots, and the masks of what is ablated with them."""
+        """Arrange the rows in slots, and make the masks of what is ablated."""
         device = self.model.device
         members = [list(rows) for _, rows in groupby(range(len(self.readings)), key=lambda row: id(self.readings[row]))]
         n_slots = max(map(len, members))
@@ -263,7 +263,7 @@ class Rows:
         )  # [layer, trace, head, slot]
 
     def _join(self, traces: list[Reading]) -> None:
-        """Keys and values read, an entry per layer [trace, kv_head, token, ..], as long as the longest trace's."""
+        """Join the readings' keys and values, an entry per layer [trace, kv_head, token, ..], padded to the longest."""
         if list(map(id, traces)) == list(map(id, self.traces)):
             return
         self.traces, device = traces, self.model.device
@@ -290,11 +290,12 @@ class Rows:
         self.by_device: dict[torch.device, tuple[torch.Tensor, ...]] = {}
 
     def _of_traces(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Of each trace's tokens read, on a device:
+        """What is known about each trace's tokens, on a device.
 
-        what is added to its score where flags ask for it, as it is filled up, or in the reasoning, or in the prompt
-        [trace, 3, token]; whether it is in the reasoning, and where, from 0 to 1 [trace, token, 2]; whether it is, as a
-        bool [trace, 1, token]; and its share of attention that is moved [trace, 1, token].
+        In order: what is added to a token's score if a flag asks for it, because it is padding, in the reasoning, or in
+        the prompt [trace, 3, token]; whether it is in the reasoning, and its position there from 0 to 1 [trace, token,
+        2]; whether it is in the reasoning, as a bool [trace, 1, token]; and its share of attention that is moved
+        [trace, 1, token].
         """
         if device not in self.by_device:
             n_most = self.read_keys[0].shape[2]
@@ -314,7 +315,7 @@ class Rows:
 
 
 def _edited(way: str, inside: torch.Tensor, moved_to: torch.Tensor) -> torch.Tensor:
-    """Attention on the reasoning [trace, head * slot, token], 0 elsewhere, as it is edited; its sum stays."""
+    """Attention to the reasoning [trace, head * slot, token], 0 elsewhere, after the edit; its sum does not change."""
     mass = inside.sum(-1, keepdim=True)
     if way == "moved":
         return mass * moved_to
@@ -324,10 +325,12 @@ def _edited(way: str, inside: torch.Tensor, moved_to: torch.Tensor) -> torch.Ten
 
 @dataclass(frozen=True)
 class Answer:
-    """What a row generated, its EOS included where is_finished; a2r: its tokens' attention on the reasoning, with EOS
-    left out, averaged over tokens and over all heads of the model, those whose output is replaced counting as 0.
-    tracking: the rank correlation of the centre of the other heads' attention with the token's index (Rows.step), nan
-    for fewer than three tokens or a centre that stands still.
+    """What a row generated.
+
+    token_ids include EOS if is_finished. a2r: its tokens' attention to the reasoning, excluding EOS, averaged over
+    tokens and over all heads of the model; heads whose output is replaced count as 0. tracking: the rank correlation of
+    the token's index with the centre of the other heads' attention (Rows.step); nan for fewer than three tokens, or if
+    the centre does not move.
     """
 
     token_ids: list[int]
@@ -342,7 +345,7 @@ def generate(
     max_tokens: Sequence[int],
     eos: Collection[int],
 ) -> list[Answer]:
-    """Greedy answers of rows, each up to an EOS or its own max_tokens. Finished rows leave the batch."""
+    """Greedy answers of rows, each up to EOS or its own max_tokens. Finished rows leave the batch."""
     decoding = Rows(model, rows)
     answers: list[list[int]] = [[] for _ in rows]
     centres: list[list[float]] = [[] for _ in rows]
@@ -366,7 +369,7 @@ def generate(
         on_reasoning[active] += mass.numpy()
         for row, place in zip(active, centre.tolist(), strict=True):
             centres[row].append(place)
-    # the last token is not read any more
+    # the last token is not read
     n_read = [max(1, len(ids) - 1) for ids in answers]
     return [
         Answer(ids, ids[-1] in eos, mass / n, _tracking(centre))

@@ -112,7 +112,7 @@ def _ablated_traces(traces: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
 class _Tasks:
     """The answers to generate: for every trace, by its number in the table, one under each of its arms.
 
-    donors: for mode resample, the number of the trace whose heads' outputs each trace receives.
+    donors: for the mode resample, the number of the trace whose heads' outputs each trace receives.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class _Tasks:
         return self.uids.index(drawn_one(others, f"{seed} {uid}") if others else uid)
 
     def key(self, number: int, k: int) -> str:
-        """A hash of all that a trace's answer under its k-th arm depends on."""
+        """A hash of everything that a trace's answer under its k-th arm depends on."""
         arm = self.arms[number][k]
         others = {"mean": self._all_traces, "resample": self._traces[self.donors[number]]}.get(arm.mode)
         found = {"trace": self._traces[number], "mode": arm.mode, "heads": sorted(arm.heads), "hides": arm.hides}
@@ -154,7 +154,7 @@ def _generate_missing(
     tasks: _Tasks, missing: Mapping[str, tuple[int, int]], manifest: Mapping[str, Any],
     settings: Mapping[str, Any], batch_tokens: int, ledger: Ledger,
 ) -> None:  # fmt: skip
-    """Add every missing answer to the ledger, by its key, of the traces that fit into memory.
+    """Add the missing answers of all traces that fit into memory to the ledger, by their keys.
 
     missing: (trace, arm) by key.
     """
@@ -186,7 +186,7 @@ def _generate_missing(
         return reading
 
     def answered(batch: Sequence[tuple[int, int]], _budget: int) -> Iterator[Answer]:
-        """The answers of those traces in a batch that were not left out meanwhile."""
+        """The answers of those traces in a batch that have not been left out meanwhile."""
         chosen = [(number, k) for number, k in batch if number not in left_out]
         present = dict.fromkeys(number for number, _ in chosen)
         for number in readings.keys() - present:
@@ -198,7 +198,7 @@ def _generate_missing(
         limits = [rooms[number] for number, _ in chosen]
         return iter(generate(model, rows, limits, tasks.marks.stops) if rows else [])
 
-    # while rows are joined, the keys and values that were read are held twice, in 32 bits
+    # while rows are joined, their keys and values are held twice, in 32 bits
     batch_tokens = affordable_tokens(batch_tokens, 2 * 4 * Decoder(model).n_kept, "ablation")
     what = f"{settings['model']}, {settings['dataset']}: answers under ablation"
     with Progress(what, len(missing)) as progress:
@@ -227,11 +227,11 @@ def _first_rows(
     batch_tokens: int,
     is_shared: bool,
 ) -> Sequence[tuple[int, int]]:
-    """As many of the (trace, arm) left as batch_tokens hold, in their order, and at least one.
+    """The first of the (trace, arm) left that fit into batch_tokens together, at least one.
 
-    All that are left of the first trace, or a part of them; then, if shared, those of whole traces that have as many,
-    as decoding fills them up to equal numbers. A trace's reading counts as many tokens as the batch's longest, once,
-    and each of its arms the room of an answer.
+    These are all that are left of the first trace, or some of them; then, if shared, those of further whole traces that
+    have equally many, because decoding pads traces to equal numbers. A batch has as many tokens as its longest reading,
+    once for each trace, plus the room of an answer for each arm.
     """
     n_rows, n_traces, longest, total_room = 0, 0, 0, 0
     for trace, group in groupby(left, key=lambda row: row[0]):

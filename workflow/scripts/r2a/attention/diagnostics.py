@@ -26,8 +26,8 @@ from r2a.progress import Progress, logger
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance
 from r2a.text.sentences import split_sentences
 
-# A completion of more of the needle's own tokens than this share counts (Wu et al. 2024, of all its tokens: then a run
-# that only repeats the question's words would count).
+# A run is successful if its completion has more of the needle's own tokens than this share. (Wu et al. 2024 count all
+# of the needle's tokens, but then a run that only repeats the question's words would count.)
 LEAST_RECALL = 0.5
 
 
@@ -264,7 +264,7 @@ def token_recall(needle: Sequence[int], completion: Sequence[int]) -> float:
 def _lay_out(
     file: h5py.File, origin: Mapping[str, Any], settings: Mapping[str, Any], runs: Sequence[tuple[Any, int, float]]
 ) -> dict[str, h5py.Dataset]:
-    """The store's axes and its arrays, empty but for what names a run."""
+    """The store's axes and arrays, empty except for what identifies a run."""
     add_axis(file, "layer", range(origin["n_layers"]))
     add_axis(file, "head", range(origin["n_heads"]))
     add_axis(file, "repeat", range(settings["n_repeats"]))

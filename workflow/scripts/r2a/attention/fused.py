@@ -28,8 +28,8 @@ class Span:
 class LayerAttention:
     """One trace in one layer: query [head, token, d_head], key [kv_head, token, d_head], lse [head, token].
 
-    value [kv_head, token, d_value], and z [head, token, d_value], what the kernel gives. lse has the sink's score in
-    it, where the layer has sinks; the keys' share of each row is then `on_keys` [head, token], None where it is all.
+    value [kv_head, token, d_value]; z [head, token, d_value], the kernel's output. In layers with sinks, lse includes
+    the sink's score, and on_keys [head, token] is the share of each row that is on keys; otherwise it is None.
     """
 
     query: torch.Tensor
@@ -57,7 +57,7 @@ class LayerAttention:
         return self._rows(rows, self.key[:, :n_keys].float().transpose(1, 2))
 
     def blocks(self, rows: Sequence[int], n_keys: int | None = None) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
-        """The same in blocks of rows that hold at most BLOCK_ELEMENTS values: the block's rows, their attention."""
+        """The same in blocks of rows with at most BLOCK_ELEMENTS values: each block's rows, and their attention."""
         keys = self.key[:, : n_keys or rows[-1] + 1].float().transpose(1, 2)
         most = block_elements(self.key.device)
         start = 0
@@ -67,7 +67,7 @@ class LayerAttention:
             start += len(block)
 
     def _rows(self, rows: Sequence[int], key: torch.Tensor) -> torch.Tensor:
-        """`rows` on keys [kv_head, d_head, key] in float32."""
+        """Attention of `rows` on keys [kv_head, d_head, key], in float32."""
         n_key_heads, d_head, n_keys = key.shape
         chosen = slice(rows.start, rows.stop) if isinstance(rows, range) else _on_device(tuple(rows), key.device)
         query = self.query[:, chosen].float().reshape(n_key_heads, -1, d_head)
@@ -92,12 +92,12 @@ class LayerAttention:
 
 @lru_cache(maxsize=64)
 def _on_device(numbers: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Numbers of heads or rows where a GPU can take by them: copied there once, not in every layer."""
+    """Indices of heads or rows on a device, copied there once instead of in every layer."""
     return torch.tensor(numbers, device=device)
 
 
 class Recorder(Protocol):
-    """What a forward pass is watched for: the traces in its batch, and what to do with each one's attention."""
+    """What is recorded of a forward pass: the traces in its batch, and what to do with each one's attention."""
 
     @property
     def spans(self) -> Sequence[Span]: ...

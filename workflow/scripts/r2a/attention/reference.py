@@ -1,4 +1,4 @@
-"""The slow reference: the same by definition, from the whole attention that transformers' eager path returns."""
+"""The slow reference: the same quantities by definition, from the whole attention of transformers' eager path."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from r2a.traces import SEGMENTS, Bounds
 def keep_of_weights(
     weights: torch.Tensor, bounds: Bounds, written: tuple[torch.Tensor, torch.Tensor] | None = None
 ) -> TraceAttention:
-    """What segments.TraceAttention keeps, from post-softmax attention [layer, head, query token, key token].
+    """What segments.TraceAttention holds, from post-softmax attention [layer, head, query token, key token].
 
     written: values [layer, head, key token, d_value], and heads' parts of the output projection [layer, head, d_value,
     d_model]; without them, what heads write is nan.
@@ -53,9 +53,9 @@ class ValuePass:
 
 @torch.no_grad()
 def rerun_eager(model: Any, token_ids: Sequence[int], bounds: Bounds) -> tuple[TraceAttention, torch.Tensor]:
-    """What is kept of a trace's attention, nan in layers that do not attend; its last hidden states [token, d_model].
+    """What is kept of a trace's attention, nan in layers without any; and its last hidden states [token, d_model].
 
-    `model` must use eager attention. Raises ValueError where it returns no attention weights.
+    `model` must use eager attention. Raises ValueError if it returns no attention weights.
     """
     decoder = Decoder(model)
     found, hidden = eager_weights(decoder, token_ids)
@@ -76,9 +76,9 @@ def rerun_eager(model: Any, token_ids: Sequence[int], bounds: Bounds) -> tuple[T
 
 @torch.no_grad()
 def eager_weights(decoder: Decoder, token_ids: Sequence[int]) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-    """Attention [1, head, token, token] of each layer that attends, and the last hidden states [token, d_model].
+    """Attention [1, head, token, token] of each layer that has one, and the last hidden states [token, d_model].
 
-    Raises ValueError where the model returns none.
+    Raises ValueError if the model returns none.
     """
     ids = torch.tensor([list(token_ids)], device=decoder.model.device)
     output = decoder.body(input_ids=ids, output_attentions=True, use_cache=False)

@@ -22,17 +22,17 @@ N_BINS = 8  # parts of the reasoning in which positions are summed; see _positio
 LOGIT_ELEMENTS = 2**25  # logits held at once
 CHECK_TOKENS = 256
 REASONING = SEGMENTS.index("reasoning")
-# how far masses may be off 1, and fused from eager attention; in 16 bits the two paths' activations drift apart
+# how far masses may be from 1, and fused from eager attention; in 16 bits the activations of the two drift apart
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
 
 
 class Sums(NamedTuple):
-    """What is kept of one trace in one layer: sums over its rows, of which `kept` makes what TraceAttention holds.
+    """What is kept of one trace in one layer: sums over its rows, from which `kept` makes what TraceAttention holds.
 
-    before [head, token before the reasoning]: attention of reasoning tokens; whole [head]: their attention on all keys,
-    None where it is 1; answer [head, token]: that of answer tokens; moments [head, answer token, 3 * N_BINS]: see
+    before [head, token before the reasoning]: attention of reasoning tokens; whole [head]: their attention to all keys,
+    None if it is 1; answer [head, token]: that of answer tokens; moments [head, answer token, 3 * N_BINS]: see
     _position_columns; squares [head, 2, answer token]: squared norms of what heads write, from the reasoning's values
-    and from all; written [answer token]: the norm of what they write together.
+    and from all values; written [answer token]: the norm of what they write together.
     """
 
     before: torch.Tensor
@@ -44,24 +44,24 @@ class Sums(NamedTuple):
 
 
 class SegmentRecorder:
-    """Keeps of every trace in a batch what segments.TraceAttention holds.
+    """Keeps what segments.TraceAttention holds, for every trace in a batch.
 
-    Layers keep sums alone; what is made of those is computed for all layers at once, as a GPU waits for its host at
-    every operator.
+    Layers keep only sums; what is made from them is computed for all layers at once, because a GPU waits for its host
+    at every operator.
     """
 
     def __init__(self, spans: Sequence[Span], bounds: Sequence[Bounds], decoder: Decoder) -> None:
         self.spans, self.bounds, self.decoder = spans, bounds, decoder
-        self.weights: dict[int, tuple[torch.Tensor, torch.Tensor] | None] = {}  # of the layer under way
+        self.weights: dict[int, tuple[torch.Tensor, torch.Tensor] | None] = {}  # of the current layer
         self.rows = [query_rows(trace_bounds) for trace_bounds in bounds]
-        self.columns: dict[int, torch.Tensor] = {}  # of each trace, on the device of the layer under way
+        self.columns: dict[int, torch.Tensor] = {}  # of each trace, on the current layer's device
         self.layers: list[dict[int, Sums]] = [{} for _ in spans]
 
     def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
         bounds, device = self.bounds[trace], attention.query.device
         n_heads, n_key_heads = len(attention.query), len(attention.key)
 
-        # What reasoning tokens see beyond the reasoning stands before it, so the rest is the reasoning's.
+        # Reasoning tokens see nothing but the reasoning and what precedes it, so the rest is on the reasoning.
         rows = self.rows[trace]["reasoning"]
         before = reduce(add, (block.sum(1) for _, block in attention.blocks(rows, bounds.reasoning)))
         whole = None if attention.on_keys is None else attention.on_keys[:, rows.start : rows.stop].mean(-1)
@@ -84,7 +84,7 @@ class SegmentRecorder:
         self.layers[trace][layer] = Sums(before, whole, answer, torch.cat(moments, 1), squares, written)
 
     def _norms(self, layer: int, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums.squares and Sums.written of z from the reasoning and, behind it, all of z: [head, 2 * row, d_value]."""
+        """Sums.squares and Sums.written, from z of the reasoning followed by all of z: [head, 2 * row, d_value]."""
         n_heads, n_rows = parts.shape[0], parts.shape[1] // 2
         if layer not in self.weights:
             weights = self.decoder.output_weights(layer)
@@ -100,7 +100,7 @@ class SegmentRecorder:
         return squares, (z @ weights.flatten(0, 1)).norm(dim=-1)
 
     def kept(self, n_layers: int) -> list[TraceAttention]:
-        """What was kept, a trace each, after the forward pass; nan in layers that do not attend."""
+        """What was kept of each trace, after the forward pass; nan in layers without attention."""
         found = [self._of_all_layers(trace) for trace in range(len(self.spans))]
         copies = iter(off_device([tensor for tensors in found for tensor in tensors]))
         return [
@@ -127,22 +127,22 @@ class SegmentRecorder:
 
 
 def _with_nan(found: torch.Tensor, layers: Collection[int], n_layers: int) -> np.ndarray:
-    """What was found of some layers [layer, ...] as float32 of all of them, nan in the others."""
+    """What was found for some layers [layer, ...], as float32 for all layers; nan in the others."""
     whole = np.full((n_layers, *found.shape[1:]), np.nan, np.float32)
     whole[list(layers)] = found.numpy()
     return whole
 
 
 def in_every_layer(found: Mapping[int, torch.Tensor], n_layers: int) -> np.ndarray:
-    """Arrays of those layers that attend as one array [layer, ...], nan in the others."""
+    """The arrays of layers with attention as one array [layer, ...], nan in the others."""
     return _with_nan(stack_layers(list(found.values())).cpu(), found, n_layers)
 
 
 def _position_columns(n_tokens: int, device: torch.device) -> torch.Tensor:
     """Columns [token, 3 * N_BINS] that sum mass, position and squared position.
 
-    Positions run from 0 to 1 and are counted from the middle of their bin: a variance from moments about one
-    point for all would lose its digits in float32 for a head that looks at a single token.
+    Positions run from 0 to 1 and are counted from the middle of their bin. If moments were taken about one point for
+    all, a head that attends to a single token would lose the digits of its variance in float32.
     """
     position = torch.linspace(0, 1, n_tokens, device=device)
     bins = (position * N_BINS).long().clamp(max=N_BINS - 1)
@@ -215,12 +215,12 @@ def predicted_ids(model: Any, hidden: torch.Tensor) -> np.ndarray:
 
 
 def check_masses(mass: np.ndarray, dtype: str, trace: str, has_sinks: bool = False) -> None:
-    """Raise AttentionError where segment masses [.., key_segment] do not sum to 1, or one is below 0.
+    """Raise AttentionError if segment masses [.., key_segment] do not sum to 1, or one is below 0.
 
-    Sinks take a part of each row, so with them the sum may be below 1.
+    Sinks take part of each row, so with them the sum may be below 1.
 
-    The fused kernel's answer rows are summed over all keys; its reasoning rows are whole by construction, and what
-    they leave for the reasoning is checked by its sign and by check_against_eager.
+    The fused kernel's answer rows are summed over all keys. Its reasoning rows are whole by construction; what they
+    leave for the reasoning is checked by its sign and by check_against_eager.
     """
     off = mass.sum(-1) - 1
     error = max(float((off if has_sinks else np.abs(off)).max()), float(-mass.min()))
@@ -229,9 +229,9 @@ def check_masses(mass: np.ndarray, dtype: str, trace: str, has_sinks: bool = Fal
 
 
 def check_against_eager(model: Any, token_ids: Sequence[int], dtype: str) -> float:
-    """Largest difference (the mean one in 16 bits) between fused and eager segment masses of a trace's beginning.
+    """Largest difference (in 16 bits, the mean one) between fused and eager segment masses of a trace's beginning.
 
-    Raises AttentionError where it is beyond TOLERANCE.
+    Raises AttentionError if it exceeds TOLERANCE.
     """
     ids = token_ids[:CHECK_TOKENS]
     n = len(ids)
@@ -252,7 +252,7 @@ def check_against_eager(model: Any, token_ids: Sequence[int], dtype: str) -> flo
 
 
 class RowRecorder:
-    """Keeps the attention of chosen heads and rows of one trace, which a GPU copies off while it computes on."""
+    """Keeps the attention of chosen heads and rows of one trace; a GPU copies it off while it goes on computing."""
 
     def __init__(self, n_tokens: int, heads: Sequence[tuple[int, int]], rows: Sequence[int]) -> None:
         self.spans = [Span(0, 0, n_tokens)]
@@ -283,7 +283,7 @@ def attention_rows(
 ) -> np.ndarray:
     """Exact attention rows of chosen (layer, head) pairs, float32 [head, row, token]; rows ascend.
 
-    0 beyond each row's own token; nan in a layer that does not attend.
+    0 beyond each row's own token; nan in a layer without attention.
     """
     decoder = Decoder(model)
     recorder = RowRecorder(len(token_ids), heads, rows)

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, Bounds
 
-# A head whose centre moves by less, in shares of the reasoning, stands still: ranks would be of rounding errors.
+# A head whose centre moves by less than this share of the reasoning does not move: its ranks would be rounding errors.
 LEAST_MOVE = 1e-5
 
 
@@ -21,11 +21,11 @@ class EmptySegment(ValueError):
 class TraceAttention:
     """What is kept of one trace's attention, float32. Positions in the reasoning are scaled to 0..1.
 
-    reasoning_mass [layer, head, key_segment]: mean over reasoning tokens; answer_mass [layer, head, token]: on each
-    token, mean over answer tokens; centre and spread [layer, head, answer token]: mean position and standard
-    deviation, weighted by the attention inside the reasoning; nan where there is none. contribution and output_share
-    [layer, head]: norm of what a head writes to the residual stream, of the reasoning's values alone and of all, over
-    the norm of what the layer's heads write together, mean over answer tokens.
+    reasoning_mass [layer, head, key_segment]: mean over reasoning tokens. answer_mass [layer, head, token]: the
+    attention to each token, mean over answer tokens. centre, spread [layer, head, answer token]: mean and standard
+    deviation of the position in the reasoning, weighted by the attention there; nan if there is none. contribution,
+    output_share [layer, head]: norm of what a head writes to the residual stream, from the reasoning's values only and
+    from all values, over the norm of what the layer's heads write together; mean over answer tokens.
     """
 
     reasoning_mass: np.ndarray
@@ -37,7 +37,7 @@ class TraceAttention:
 
 
 def query_rows(bounds: Bounds) -> dict[str, range]:
-    """Tokens of each query segment. Raises EmptySegment."""
+    """The tokens of each query segment. Raises EmptySegment."""
     rows = {name: range(*bounds.span(name).indices(bounds.end)) for name in QUERY_SEGMENTS}
     for name, tokens in rows.items():
         if not tokens:
@@ -58,7 +58,7 @@ def segment_mass(kept: TraceAttention, bounds: Bounds) -> np.ndarray:
 def tracking(centre: np.ndarray) -> np.ndarray:
     """Spearman rank correlation [layer, head] of the centre [layer, head, answer token] with the token's index.
 
-    nan for a head that stands still or has no attention inside the reasoning.
+    nan for a head whose centre does not move, or that has no attention inside the reasoning.
     """
     ranks = rankdata(centre, axis=-1)  # nan throughout a head that has one
     ranks -= ranks.mean(-1, keepdims=True)
@@ -70,9 +70,9 @@ def tracking(centre: np.ndarray) -> np.ndarray:
 
 
 def cue_preference(answer_mass: np.ndarray, bounds: Bounds, is_cue: np.ndarray) -> np.ndarray:
-    """Mean attention per cue token of the reasoning, divided by that per other token of it [layer, head].
+    """Mean attention per cue token of the reasoning, over that per other token of it [layer, head].
 
-    is_cue: one boolean per reasoning token. 1 means no preference; nan if there are no cue tokens, or no others.
+    is_cue: one boolean per reasoning token. 1 means no preference; nan without cue tokens, or without others.
     """
     return _preference(answer_mass[..., bounds.span("reasoning")], is_cue, ~is_cue)
 
@@ -80,9 +80,10 @@ def cue_preference(answer_mass: np.ndarray, bounds: Bounds, is_cue: np.ndarray) 
 def cue_over_initial(
     answer_mass: np.ndarray, bounds: Bounds, is_cue: np.ndarray, sentence_bounds: Sequence[int]
 ) -> np.ndarray:
-    """Mean attention per cue token over that per other token that begins a reasoning's sentence [layer, head].
+    """Mean attention per cue token, over that per other token that begins a sentence of the reasoning [layer, head].
 
-    Cue words mostly begin sentences, which heads attend to whatever the word. nan where there is no token of a kind.
+    Cue words mostly begin sentences, and heads attend to a sentence's first word whatever it is. nan if there is no
+    token of one sort.
     """
     is_initial = np.zeros(len(is_cue), bool)
     is_initial[np.asarray(sentence_bounds[:-1]) - bounds.reasoning] = True
@@ -90,13 +91,13 @@ def cue_over_initial(
 
 
 def _preference(attention: np.ndarray, some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Mean attention [.., token] on some tokens over that on others; nan where either is empty."""
+    """Mean attention [.., token] to some tokens, divided by that to others; nan if there are none."""
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is nan
         return attention[..., some].mean(-1) / attention[..., others].mean(-1)
 
 
 def sentence_mass(answer_mass: np.ndarray, sentence_bounds: Sequence[int]) -> np.ndarray:
-    """a2r split by reasoning sentence [layer, head, sentence]; sentence k is tokens bounds[k] up to bounds[k + 1]."""
+    """a2r by sentence of the reasoning [layer, head, sentence]; sentence k is tokens bounds[k] up to bounds[k + 1]."""
     first, last = sentence_bounds[0], sentence_bounds[-1]
     return np.add.reduceat(answer_mass[..., first:last], np.asarray(sentence_bounds[:-1]) - first, axis=-1)

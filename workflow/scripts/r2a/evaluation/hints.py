@@ -81,8 +81,8 @@ def hint_table(answers: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFra
 def write_hints(grades: Path, judged: Sequence[Path], table: Path, settings: Mapping[str, Any]) -> None:
     """Write the table of one model and dataset as CSV.
 
-    judged: the judge's verdicts on the dataset's answers, as of judge_hints, where the study has a judge. settings:
-    model, n_resamples, confidence, seed.
+    judged: the judge's verdicts on the dataset's answers (see judge_hints), if the study has a judge. settings: model,
+    n_resamples, confidence, seed.
     """
     answers = read_parquet(grades)
     verdicts = [pd.DataFrame(columns=["model", *KEYS, "tells"]), *map(read_parquet, judged)][-1]

@@ -37,7 +37,7 @@ def write_sentences(
     settings: Mapping[str, Any],
     *resampling: Path,
 ) -> None:
-    """Write what read_sentences reads and the tables on it, of one model and dataset, as CSV.
+    """Write the two tables of read_sentences, and the tables made from them, of one model and dataset, as CSV.
 
     tables: paths of sentences, beliefs, settling, agreement, experiment and costs. resampling: the table of
     counterfactual importance, if there is one. settings: n_resamples, confidence, seed.
@@ -62,16 +62,16 @@ def write_sentences(
 def read_sentences(sentences: Path, grades: Path, dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per sentence, and one row per trace.
 
-    A sentence's: uid, sample, sentence (1 to S; 0 stands for none and has a belief alone), text, category, n_tokens,
-    place (share of the reasoning's tokens up to its end), log_probability (of the trace's own answer after it) and that
-    of the reference, probability, greedy and is_own (after it), belief_change (of the log-probability), and effect,
-    greedy_without (the answer without it) and read in all heads, with _rfh in the Reasoning-Focus Heads, with _matched
-    in matched ones.
-    A trace's: uid, sample, level, is_correct, n_sentences, settled_after (sentences, nan where never), share_after (the
-    share of the reasoning's tokens after that, 0 where never), area (the mean probability of the trace's own answer
-    over the reasoning's tokens), and n_run, n_belief and n_suppression (tokens computed in the kept run, and from it in
-    belief and in suppression in one arm). Traces that did not fit into memory are left out.
-    Raises NothingToMeasure where none did.
+    A sentence's columns: uid, sample, sentence (1 to S; 0 stands for no sentence and has only a belief), text,
+    category, n_tokens, place (share of the reasoning's tokens up to its end), log_probability (of the trace's own
+    answer after it) and that of the reference, probability, greedy and is_own (after it), belief_change (of the
+    log-probability); and effect, greedy_without (the answer without it) and read for all heads, with the suffix _rfh
+    for the Reasoning-Focus Heads, and with _matched for matched ones.
+    A trace's columns: uid, sample, level, is_correct, n_sentences, settled_after (sentences; nan if never), share_after
+    (the share of the reasoning's tokens after that; 0 if never), area (the mean probability of the trace's own answer
+    over the reasoning's tokens), and n_run, n_belief and n_suppression (tokens computed in the kept run, and continuing
+    from it for belief and for one arm of suppression). Traces that did not fit into memory are left out.
+    Raises NothingToMeasure if none did fit.
     """
     keys = ["uid", "sample"]
     verdicts = read_parquet(grades, [*keys, "is_correct"]).set_index(keys)["is_correct"]
@@ -174,7 +174,7 @@ def settling_table(by_trace: pd.DataFrame, settings: Mapping[str, Any]) -> pd.Da
                 row[f"{measure}_low"], row[f"{measure}_high"] = _interval(values, settings)
         rows.append(row)
     table = pd.DataFrame(rows).assign(rank_correlation=np.nan, p=np.nan)
-    if by_trace["uid"].duplicated().any():  # these tests take samples of one problem for independent
+    if by_trace["uid"].duplicated().any():  # these tests treat samples of one problem as independent
         return table
     right, wrong = groups["right"]["share_after"], groups["wrong"]["share_after"]
     if min(len(right), len(wrong)) > 1 and is_testable(len(right) + len(wrong), settings["confidence"]):
@@ -223,12 +223,12 @@ def agreement_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> p
 
 
 def experiment_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per arm and measure: does hiding the sentence that the RFHs read most do more than hiding one like it?
+    """One row per arm and measure: does hiding the sentence that the RFHs read most do more than hiding a similar one?
 
-    most, little: means over problems, of traces of at least three sentences, when the sentence most read is hidden from
-    the arm's heads, and when one is that is like it in length and place and little read (most_and_little_read).
-    measure: effect, what the trace's own answer loses, nats; changed, the share of greedy answers that become others.
-    difference: of the two, with a bootstrap interval over problems, the p of sign flips, and Holm's correction.
+    most, little: means over problems, from traces of at least three sentences, if the sentence read most is hidden from
+    the arm's heads, and if a sentence of similar length and place that is little read is hidden (most_and_little_read).
+    measure: effect, what the trace's own answer loses, nats; changed, the share of greedy answers that change.
+    difference: most minus little, with a bootstrap interval over problems, the p of sign flips, and Holm's correction.
     """
     found = []
     for (uid, _), trace in by_sentence.groupby(["uid", "sample"], sort=False):
@@ -258,12 +258,12 @@ def experiment_table(by_sentence: pd.DataFrame, settings: Mapping[str, Any]) -> 
 
 
 def cost_table(by_trace: pd.DataFrame, agreement: pd.DataFrame, n_written: float) -> pd.DataFrame:
-    """One row per measure: what it costs, and which cheaper one agrees with it.
+    """One row per measure: what it costs, and which cheaper measure agrees with it.
 
-    n_read, n_written: tokens a sentence that the model reads, and that it generates, mean over all sentences, the one
-    run of the whole trace included from which a measure goes on; passes: all these, in runs of the whole trace.
-    stand_in: the cheapest of the cheaper measures whose rank correlation with it has an interval above 0, empty where
-    none has; rank_correlation: theirs. n_written: of resampling, nan where nothing is resampled.
+    n_read, n_written: tokens per sentence that the model reads and that it generates, mean over all sentences,
+    including the one run of the whole trace from which a measure continues; passes: all of these, in runs of the whole
+    trace. stand_in: the cheapest of the cheaper measures whose rank correlation with it has an interval above 0, empty
+    if there is none; rank_correlation: of the two. n_written: for resampling, nan if nothing is resampled.
     """
     n_sentences, run = by_trace["n_sentences"].sum(), by_trace["n_run"].sum()
     read = {"read": run, "belief": run + by_trace["n_belief"].sum(), "effect": run + by_trace["n_suppression"].sum()}

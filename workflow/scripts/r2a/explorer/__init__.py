@@ -21,10 +21,10 @@ PAGE = Path(__file__).parent
 KATEX = PAGE / "katex"
 FONT = re.compile(r"src:url\(fonts/([\w-]+\.woff2)\)[^;}]*")
 EFFECT = "normalized_logit_diff"
-LIMIT = 8_000_000  # bytes of a trace's file: a page takes it at once, and a tab holds many
-N_ROWS = 8  # answer tokens whose attention is shown at least, if need be by fewer heads
+LIMIT = 8_000_000  # bytes of a trace's file, which the page loads whole; a tab holds many
+N_ROWS = 8  # the least number of answer tokens whose attention is shown, if need be with fewer heads
 FLOAT16 = 8 / 3  # bytes of a number, in base64
-QUESTION = 1000  # characters of a question that the list has; its trace has all
+QUESTION = 1000  # characters of a question in the list; its trace has all of them
 MEANS = {"rfhs": "rfh_mean", "all": "all_mean"}  # over heads, in the store of rows
 NAMES = ("model", "model_label", "dataset", "dataset_label")
 
@@ -106,7 +106,7 @@ class _Collection:
         self, stores: Mapping[str, Sequence[Path]], problems: pd.DataFrame, model: str | None, n_problems: int
     ) -> None:
         """stores: of traces and grades one per condition, of others one. model: the folder of its tokenizer; None for a
-        model that is known to its endpoint alone.
+        model known only by its endpoint.
         """
         self.stores, self.problems, self.n_problems = stores, problems, n_problems
         self.tokenizer = load_tokenizer(model) if model else None
@@ -175,9 +175,10 @@ class _Collection:
                 yield (uid, "with_reasoning", int(sample)), name
 
     def _rows(self, name: str, room: float) -> dict[str, Any]:
-        """A trace's kept attention rows: as many, evenly spread, as have room (bytes) and as the heads leave to them.
+        """A trace's kept attention rows: as many, evenly spaced, as fit into `room` bytes beside the heads.
 
-        Of the heads, those of the best ranks are shown; n_heads is how many were kept.
+        Heads are shown in the order of their ranks, as many as leave room for N_ROWS rows; n_heads is how many were
+        kept.
         """
         with open_hdf5(self.stores["rows"][0]) as file:
             case = file[name]
@@ -198,10 +199,11 @@ class _Collection:
             }
 
     def _sentences(self) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
-        """What the answer as a whole pays to each reasoning sentence [source, sentence]; sources: their names.
+        """The answer's attention to each sentence of the reasoning [source, sentence]; sources: their names.
 
-        The means over the Reasoning-Focus Heads and over all heads come first, then the heads. Where all would take
-        more than a quarter of a file, those are shown that pay the reasoning the most; n_heads is how many attend.
+        The means over the Reasoning-Focus Heads and over all heads come first, then single heads. If all heads would
+        take more than a quarter of a file, only those that attend most to the reasoning are shown; n_heads is how many
+        have attention.
         """
         if "attention" not in self.stores:
             return
@@ -231,12 +233,12 @@ class _Collection:
                 )
 
     def _measures(self) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
-        """What the answer owes to each reasoning sentence, a list a measure, and where sentences begin.
+        """How much the answer depends on each sentence of the reasoning, one list per measure; and sentences' bounds.
 
-        greedy, belief [step]: the answer after so many sentences, and its own one's log-probability; greedy_without: by
-        arm the answer without each sentence; matrix [from, to]: whom a sentence serves, where measured and, as
-        is_matrix_too_large says, not more than a quarter of a file; rollouts: where resampled, by step (answer, how
-        often).
+        greedy, belief [step]: the answer after so many sentences, and the log-probability of the trace's own.
+        greedy_without: by arm, the answer without each sentence. matrix [from, to]: which sentences serve which, if it
+        was measured and takes at most a quarter of a file; otherwise is_matrix_too_large. rollouts: for a resampled
+        trace, (answer, how often) by step.
         """
         if "sentences" not in self.stores:
             return
@@ -274,14 +276,14 @@ class _Collection:
                 yield (uid, "with_reasoning", int(sample)), found
 
     def _importance(self) -> dict[tuple[str, int], pd.Series]:
-        """Each resampled trace's importance by sentence, from 1."""
+        """The importance of each sentence of each resampled trace, by the sentence's number from 1."""
         if "importance" not in self.stores:
             return {}
         table = pd.read_csv(self.stores["importance"][0], dtype={"uid": str})
         return {key: rows.set_index("sentence")["importance"] for key, rows in table.groupby(["uid", "sample"])}
 
     def _rollouts(self) -> dict[tuple[str, int], dict[int, list[tuple[str, int]]]]:
-        """Each resampled trace's (answer, how often) by the sentences before the cut, the most frequent first."""
+        """By resampled trace and number of sentences before the cut: (answer, how often), the most frequent first."""
         if "rollouts" not in self.stores:
             return {}
         found: dict[tuple[str, int], dict[int, list[tuple[str, int]]]] = {}
@@ -297,14 +299,14 @@ class _Collection:
         return {f"{layer:.0f}.{head:.0f}" for layer, head, is_rfh in places if is_rfh}
 
     def _heads(self) -> dict[str, Any]:
-        """The head table's numbers, a list a column."""
+        """The numbers of the table of heads, one list per column."""
         if "heads" not in self.stores:
             return {}
         table = read_parquet(self.stores["heads"][0]).sort_values(["layer", "head"])
         return {name: table[name].astype(float).round(5) for name in table.select_dtypes(["number", "bool"])}
 
     def _pairs(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Of every pair patched under the first probe, its tokens by role, and every patch's effect [layer, role]."""
+        """For every pair patched under the first probe: its tokens by role, and every patch's effect [layer, role]."""
         if "patching" not in self.stores or self.tokenizer is None:
             return
         rows = read_parquet(self.stores["pairs"][0])
@@ -337,12 +339,12 @@ class _Collection:
 
 
 def _array(values: np.ndarray) -> dict[str, Any]:
-    """An array of two axes as the page reads it."""
+    """An array with two axes, in the form that the page reads."""
     return {"shape": values.shape, "float16": base64.b64encode(np.ascontiguousarray(values, "<f2").tobytes()).decode()}
 
 
 def _mean(mass: np.ndarray) -> np.ndarray:
-    """Over heads [head, sentence]; nan where there is none."""
+    """The mean over heads [head, sentence]; nan if there are none."""
     return mass.mean(0, dtype=np.float64) if len(mass) else np.full(mass.shape[1], np.nan)
 
 
@@ -351,7 +353,7 @@ def _hand_over(path: Path, name: str, content: Mapping[str, Any] | Sequence[str]
 
 
 def _script(name: str, content: Mapping[str, Any] | Sequence[str]) -> str:
-    """A script that hands `content` to the page under a name. JSON is a literal of JavaScript's: it runs nothing."""
+    """A script that hands `content` to the page under a name. JSON is a JavaScript literal, so it runs nothing."""
     text = json.dumps(content, default=_plain, allow_nan=False, separators=(",", ":"))
     return f"r2aExplorer.take({json.dumps(name)},{text});\n"
 

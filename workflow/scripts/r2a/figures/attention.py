@@ -142,7 +142,7 @@ def _boxes(axes: Axes, places: np.ndarray, samples: Sequence[np.ndarray], is_dar
     ),
 )
 def plot_tracking(attention: Path, attention_rows: Path, heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Where in the reasoning RFHs look as the answer goes on, against the other heads; and every head's drift."""
+    """Where in the reasoning RFHs attend as the answer proceeds, compared with other heads; and every head's drift."""
     table = read_parquet(heads).sort_values(["layer", "head"])
     is_rfh = table["is_rfh"].to_numpy()
     order = np.argsort(table["rank"].to_numpy())[: min(len(MARKED), is_rfh.sum())]

@@ -128,7 +128,7 @@ def plot_disagreements(grades: Sequence[Path], stem: Path, settings: Mapping[str
 def disagreement_counts(
     grades: Sequence[Path], first: str, others: Sequence[str], settings: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """One row per model, dataset and other grader: n answers, and how many the two judge differently, in which way."""
+    """One row per model, dataset and other grader: n answers, and how many the two judge differently, each way."""
     rows, files = [], defaultdict(list)
     for path in grades:
         names = labelled(path, settings)

@@ -37,16 +37,16 @@ RFH_MARK: dict[str, Any] = {"marker": "D", "color": BLUE, "linestyle": "", "mark
     ),
 )
 def plot_head_atlas(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """A panel per score, as the table of heads names them: score against layer; the RFHs are numbered by rank."""
+    """One panel per score, named as in the table of heads: score against layer, with the RFHs numbered by rank."""
     table, scores = well_founded(read_parquet(heads), "a2r_n"), read_provenance(heads)["scores"]
     labels = {score: label for score, label in scores.items() if table[score].notna().any()}
-    n_rows = len(labels) // N_COLUMNS + 1  # the last place is the legend's
+    n_rows = len(labels) // N_COLUMNS + 1  # the last place is for the legend
     least = 0.45 if len(labels) % N_COLUMNS else 0.1  # with the axis labels of panels beside the legend
     below = max(least, NAME_HEIGHT * -(-table["is_rfh"].sum() // 2) - 0.5 * PANEL)  # what the names of RFHs overhang
     below += 0.2 * settings["is_toy"]  # a note at the foot
     height = ABOVE + n_rows * (PANEL + GAP) - GAP + below
     figure, grid = plt.subplots(n_rows, N_COLUMNS, figsize=(7.0, height), sharex=True, squeeze=False)
-    # by hand: to have it worked out takes longer than all the rest
+    # set by hand, because computing it takes longer than everything else
     figure.subplots_adjust(0.065, below / height, 0.985, 1 - ABOVE / height, wspace=0.24, hspace=GAP / PANEL)
     for axes, (score, label) in zip(grid.flat, labels.items(), strict=False):
         _draw_score(axes, table, score)
@@ -88,7 +88,7 @@ def _draw_legend(axes: Axes, table: pd.DataFrame, settings: Mapping[str, Any]) -
 
 
 def _name_the_rest(axes: Axes, is_free: bool, table: pd.DataFrame, missing: Sequence[str]) -> None:
-    """The induction heads, and the scores that have no panel, in the last place, under the legend where it is there."""
+    """Name the induction heads, and the scores without a panel, in the last place, below the legend if it is there."""
     said = []
     if table["is_induction"].any():
         strongest = table[table["is_induction"]].sort_values("induction", ascending=False, kind="stable")
@@ -101,7 +101,7 @@ def _name_the_rest(axes: Axes, is_free: bool, table: pd.DataFrame, missing: Sequ
 
 
 def _draw_score(axes: Axes, table: pd.DataFrame, score: str) -> None:
-    """The heads of a layer stand side by side; the RFHs' numbers stand apart over the panel, a line to each head."""
+    """Draw the heads of a layer side by side, and the RFHs' numbers apart above the panel, with a line to each head."""
     place = table["layer"] + 0.8 * ((table["head"] + 0.5) / (table["head"].max() + 1) - 0.5)
     n_layers = table["layer"].max() + 1
     axes.set_xlim(-0.5, n_layers - 0.5)
@@ -122,7 +122,7 @@ def _draw_score(axes: Axes, table: pd.DataFrame, score: str) -> None:
 
 
 def _apart(places: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
-    """Ascending places, those of them that are closer than `gap` pushed apart, all within low and high."""
+    """Ascending places in which those closer than `gap` are pushed apart, all within low and high."""
     gap = min(gap, (high - low) / max(len(places), 1))
     moved = places.copy()
     for _ in range(100):

@@ -16,7 +16,7 @@ from r2a.store import read_parquet
 # light enough throughout for black marks, and in greyscale as dark as the value is high
 PALE = LinearSegmentedColormap.from_list("pale", ["white", "#4A97C9"])
 
-# what is marked in the map: column, marker, its size in a cell of 0.34 inches, label
+# what is marked in the map: column, marker, size in a cell of 0.34 inches, label
 MARKS = {
     "is_rfh": ("s", 20, "Reasoning-Focus Head"),
     "is_induction": ("x", 9, "induction head"),

@@ -86,7 +86,7 @@ CASE_COLUMNS = ["layer", "role", "normalized_logit_diff", "probe", "pair"]
     ),
 )
 def plot_patching_case(patching: Path, pairs: Path, dataset: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Layer x token heat map of one pair: of the first probe, the used pair with the median gap between its runs."""
+    """Layer x token heat map of one pair: the first probe's used pair with the median gap between its runs."""
     with open_hdf5(patching) as file:
         probe = next((probe for probe in axis_labels(file, "probe") if file[probe]["is_used"][:].any()), None)
         if probe is None:
@@ -119,19 +119,19 @@ def plot_patching_case(patching: Path, pairs: Path, dataset: Path, stem: Path, s
 
 
 def _drawable(table: pd.DataFrame, why_empty: str) -> pd.DataFrame:
-    """The rows over enough pairs to be drawn as findings; raises NothingToMeasure where there are none."""
+    """The rows over enough pairs to be drawn as findings; raises NothingToMeasure if there are none."""
     if not table["n_pairs"].any():
         raise NothingToMeasure(why_empty)
     return well_founded(table, "n_pairs")
 
 
 def _height(n_layers: int) -> float:
-    """Inches that the rows of a map of so many layers take: never more than a page has beside title and caption."""
+    """Inches for the rows of a map of so many layers, at most what a page holds beside title and caption."""
     return min(0.3 * n_layers, MOST_INCHES)
 
 
 def _layer_map(axes: Axes, values: np.ndarray, layers: Sequence[int]) -> AxesImage:
-    """A map of effects [layer, column], the first layer lowest; with numbers, where not about 0 and rows have room."""
+    """A map of effects [layer, column], the first layer at the bottom; with numbers, if rows have room for them."""
     image = axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", origin="lower")
     if _height(len(layers)) >= 0.14 * len(layers):
         for place, column in zip(*np.nonzero(np.abs(values) >= 0.05), strict=True):
@@ -177,10 +177,10 @@ def _token_name(role: str, row: pd.Series) -> str:
     ),
 )
 def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Mean normalized logit difference by layer when resid_pre is patched, a row of panels per probe.
+    """Mean normalized logit difference by layer when resid_pre is patched, one row of panels per probe.
 
     Left: the clean run's vectors at the answer's token and at later ones. Middle: the clean run's vector at the
-    answer's token, and the controls. Right: the two logits that the effect is made of.
+    answer's token, and the controls. Right: the two logits that make up the effect.
     """
     table = pd.read_csv(curves).query("component == 'resid_pre' and direction == @CLEAN_TO_CORRUPTED")
     control_table = pd.read_csv(controls).query("component == 'resid_pre'")
@@ -224,7 +224,7 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
 
 
 def _put_in(controls: pd.DataFrame) -> dict[str, tuple[str, str, str, str]]:
-    """What is put in at the answer's token, or elsewhere, by its name in the table: colour, marker, line and label."""
+    """What is put in, at the answer's token or elsewhere, by its name in the table: colour, marker, line and label."""
     measured = [name for name in dict.fromkeys(controls["control"]) if name not in ("effect", *ELSEWHERE)]
     styles = itertools.cycle(CONTROL_STYLES)
     lines = {name: (*next(styles), "--", f"control: {CONTROLS[name].label}") for name in measured}
@@ -232,13 +232,13 @@ def _put_in(controls: pd.DataFrame) -> dict[str, tuple[str, str, str, str]]:
 
 
 def _levels(axes: Axes) -> None:
-    """Thin lines at nothing changed and at all restored."""
+    """Draw thin lines at no change and at full restoration."""
     for level in (0, 1):
         axes.axhline(level, color="black", linewidth=0.5, zorder=0)
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, line: str, name: str, size: float = 4) -> None:
-    """One line over layers with its interval, or nothing where there are no rows."""
+    """Draw one line over layers with its interval, or nothing without rows."""
     if len(rows):
         axes.plot(rows["layer"], rows["mean"], color=colour, marker=marker, linestyle=line, markersize=size, label=name)
         axes.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.18, linewidth=0)
@@ -259,7 +259,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, line: str, 
     ),
 )
 def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """What attention and the MLP of each layer write at three tokens, patched: a row of panels per probe."""
+    """Effects of patching what each layer's attention and MLP write at three tokens, one row of panels per probe."""
     table = pd.read_csv(curves).query("direction == @CLEAN_TO_CORRUPTED and role in @KEY_ROLES")
     table = table[table["component"].isin(COMPONENTS)]
     measured, table = table, _drawable(table, "neither attn_out nor mlp_out was patched")
@@ -301,9 +301,10 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
     ),
 )
 def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Layer x range heat maps of the mean effect of a whole range of the reasoning, a row of panels per probe.
+    """Layer x range heat maps of the mean effect of a whole range of the reasoning, one row of panels per probe.
 
-    Of the clean run's in the corrupted run, the reverse, and the control with an unrelated answer, if it was measured.
+    The clean run's range put into the corrupted run, the reverse, and the control with an unrelated answer, if it was
+    measured.
     """
     table = pd.read_csv(ranges)
     why_empty = "the reasoning before the probe is shorter than one range"
@@ -317,7 +318,7 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
         for (patch, name), axes in zip(names.items(), panels, strict=True):
             rows = table[(table["probe"] == probe) & (table["patch"] == patch)]
             if rows.empty:
-                axes.set_axis_off()  # measured with another probe alone
+                axes.set_axis_off()  # measured only with another probe
                 continue
             cells = rows.pivot(index="layer", columns="tokens_before_probe", values="mean").iloc[:, ::-1]
             image = _layer_map(axes, cells.to_numpy(), list(cells.index))
@@ -352,7 +353,7 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
     ),
 )
 def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping[str, Any]) -> None:
-    """Layer x head maps of the mean effect of one head's z at three tokens; the Reasoning-Focus Heads are framed."""
+    """Layer x head maps of the mean effect of a single head's z at three tokens; Reasoning-Focus Heads are framed."""
     table, agreements = pd.read_csv(carriers), pd.read_csv(agreement).set_index(["probe", "role"])
     measured, table = table, _drawable(table, "z, the output of single heads, was not patched")
     probes = list(dict.fromkeys(table["probe"]))

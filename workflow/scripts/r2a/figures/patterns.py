@@ -19,7 +19,7 @@ from r2a.traces import Bounds
 N_CASES = 3  # of the stored traces are drawn
 N_PANEL_HEADS = 3
 SPACE = "\N{OPEN BOX}"
-N_COLUMNS = 150  # drawn of a trace's tokens, not to be lost between pixels; of more, a column is their largest
+N_COLUMNS = 150  # that are not lost between pixels; with more tokens, a column shows the largest of several
 
 
 @figure(

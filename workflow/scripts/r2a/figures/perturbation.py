@@ -72,7 +72,7 @@ def plot_perturbation(table: Path, early: Path, stem: Path, settings: Mapping[st
 
 
 def _area(table: pd.DataFrame) -> str:
-    """The area over the curve of early answering with its interval, as far as it rests on enough."""
+    """The area over the curve of early answering with its interval, if it is over enough problems."""
     rows = table[(table["by"] == "all") & (table["n_problems"] >= LEAST)]
     return "".join(f"{row.area:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows.itertuples())
 

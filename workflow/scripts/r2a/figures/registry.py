@@ -31,11 +31,11 @@ class Figure(Entry):
     """A registered figure.
 
     scope: what one figure shows. analysis: figures of one scope and analysis are drawn by one job, from the files that
-    any of them reads. reads: files by parameter; with {model}, {dataset}, {condition} and {decoding} in the scope
-    `study`, those of all.
-    category: its place in the report and the summary. caption: what is drawn, over how many, with what intervals and
-    tests; {interval} stands for the level of intervals. where: the property of Study that lists the datasets which the
-    figure is drawn for, all by default; in the scope `study`, what must not be empty for it to be drawn.
+    any of them reads. reads: files by parameter; in the scope `study`, a path with {model}, {dataset}, {condition} or
+    {decoding} stands for all such files. category: its place in the report and the summary. caption: what is drawn,
+    over how many, with which intervals and tests; {interval} stands for the level of the intervals. where: the property
+    of Study that lists the datasets which the figure is drawn for, by default all; in the scope `study`, what must not
+    be empty.
     """
 
     scope: Scope
@@ -89,7 +89,7 @@ class FigureJob:
 
     @property
     def drawn(self) -> dict[str, dict[str, Any]]:
-        """The figures by name, with everything besides their inputs that changes them."""
+        """The figures by name, with everything that changes them besides their inputs."""
         return {one.name: {"version": one.version, "caption": one.caption} for one in self.figures}
 
 
@@ -158,7 +158,7 @@ def write_captions(folder: Path, settings: Mapping[str, Any]) -> None:
 def draw(names: Iterable[str], inputs: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]) -> None:
     """Draw each figure into the folder, as {name}.svg, {name}.png and, with the drawn numbers, {name}.csv.
 
-    A figure one of whose files is empty, or that has nothing to draw, says why in its place.
+    If one of a figure's files is empty, or there is nothing to draw, the reason is drawn in its place.
     """
     from r2a.figures.style import draw_empty
     from r2a.progress import logger

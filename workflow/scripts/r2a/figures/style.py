@@ -85,7 +85,7 @@ def panels(table: pd.DataFrame, width: float, height: float) -> tuple[Figure, It
 def well_founded(rows: pd.DataFrame, n: str = "n_problems") -> pd.DataFrame:
     """The rows whose means rest on enough to be drawn. n: the column that counts.
 
-    Raises NothingToMeasure where none does; the figure is then not drawn, and the summary says why.
+    Raises NothingToMeasure if there are none; the figure is then not drawn, and the summary says why.
     """
     enough = rows[rows[n] >= LEAST]
     if enough.empty:
@@ -108,7 +108,7 @@ def draw_empty(stem: Path, why: str, settings: Mapping[str, Any], inputs: Sequen
 
 
 def title(figure: Figure, text: str, caption: str) -> None:
-    """A title, with a line free for the legend under it, if any; at the foot what is drawn and with what intervals."""
+    """A title with a line left free for a legend below it; and at the foot, what is drawn and with which intervals."""
     lines = textwrap.wrap(text, int(11 * figure.get_figwidth()))
     for legend in figure.legends:
         legend.set_bbox_to_anchor((0.005, 1 - (0.27 + 0.23 * (len(lines) - 1)) / figure.get_figheight()))
@@ -118,7 +118,7 @@ def title(figure: Figure, text: str, caption: str) -> None:
 
 
 def _write_at_foot(figure: Figure, text: str) -> None:
-    """In small, under what stands there already."""
+    """Write in small print below what is already there."""
     wrapped = textwrap.fill(text, int(17 * figure.get_figwidth()))
     lines = [line for line in (figure.get_supxlabel(), wrapped) if line]
     figure.supxlabel("\n".join(lines), fontsize=7, color="#555555", x=0.01, ha="left")

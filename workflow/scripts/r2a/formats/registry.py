@@ -19,10 +19,10 @@ class FormatError(ValueError):
 
 @dataclass(frozen=True)
 class Asked:
-    """How a chat template is asked to think, or not to.
+    """How a chat template is asked to think, or not to think.
 
-    arguments: of the template. system: text of a system turn. suffix: what follows the user's text in its turn.
-    ending: what follows the rendered prompt, where the template leaves it to the model.
+    arguments: for the template. system: text of a system turn. suffix: what follows the user's text in its turn.
+    ending: what follows the rendered prompt, if the template leaves that to the model.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -35,9 +35,8 @@ class Asked:
 class ReasoningFormat:
     """A model's reasoning as text: open, the reasoning, close, perhaps answer_open, the answer, perhaps answer_close.
 
-    also_close: other texts that models of this format close with. before_open, after_open: what stands around `open`
-    in a prompt whose template leaves opening to the model. no_think: None where the model has no way of its own not
-    to think.
+    also_close: other texts with which models of this format close. before_open, after_open: what surrounds `open` in a
+    prompt if the template leaves opening to the model. no_think: None if the model has no way of its own not to think.
     """
 
     open: str
@@ -52,12 +51,12 @@ class ReasoningFormat:
 
     @property
     def opening(self) -> str:
-        """What opens the reasoning at a prompt's end."""
+        """What opens the reasoning at the end of a prompt."""
         return f"{self.before_open}{self.open}{self.after_open}"
 
     @property
     def closings(self) -> tuple[str, ...]:
-        """The texts that close the reasoning; the first is the one that is put in beforehand or forced."""
+        """The texts that close the reasoning; the first is used when it is closed beforehand or forced to close."""
         return (self.close, *self.also_close)
 
     @property
@@ -66,13 +65,13 @@ class ReasoningFormat:
         return tuple(text for text in (self.open, *self.closings, self.answer_open, self.answer_close) if text)
 
     def as_mapping(self) -> dict[str, Any]:
-        """Plain values, for a manifest; read_format reads them again."""
+        """Plain values for a manifest, which read_format reads."""
         return asdict(self)
 
 
 @dataclass(kw_only=True)
 class FormatEntry(Entry):
-    """A registered format. signs: texts that are all in the chat template of its models, and not all in others'."""
+    """A registered format. signs: texts that all occur in its models' chat templates, but never all in others'."""
 
     signs: tuple[str, ...] = ()
 
@@ -82,7 +81,7 @@ reasoning_format = FORMATS.register
 
 
 def read_format(mapping: Mapping[str, Any]) -> ReasoningFormat:
-    """The format that a manifest or a configuration gives as a mapping."""
+    """The format that a manifest or a configuration describes as a mapping."""
     asked = {name: Asked(**mapping[name]) for name in ("think", "no_think") if mapping.get(name) is not None}
     also = {"also_close": tuple(mapping["also_close"])} if "also_close" in mapping else {}
     return ReasoningFormat(**{**mapping, **asked, **also})
@@ -91,11 +90,11 @@ def read_format(mapping: Mapping[str, Any]) -> ReasoningFormat:
 def choose_format(
     chosen: str | Mapping[str, Any] | None, template: str | None, has_think_tags: bool
 ) -> tuple[str, ReasoningFormat, str]:
-    """A model's format: its name ("given" where the configuration spells it out), the format, and how it was chosen.
+    """A model's format: its name ("given" if the configuration spells it out), the format, and how it was chosen.
 
-    chosen: a name or a mapping, as the configuration has it; None chooses by the chat template: of the formats whose
-    signs are all in it the one with the most, else DEFAULT where the model has <think> and </think> as tokens or its
-    template writes them. Raises FormatError where that is not certain.
+    chosen: a name or a mapping, as in the configuration. None chooses by the chat template: of the formats whose signs
+    are all in it, the one with the most signs; otherwise DEFAULT, if the model has <think> and </think> as tokens or
+    its template writes them. Raises FormatError if that is not certain.
     """
     if isinstance(chosen, Mapping):
         return "given", read_format(chosen), "by the configuration"

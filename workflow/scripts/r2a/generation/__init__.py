@@ -27,7 +27,7 @@ from r2a.traces import forced_close, invalid_reason, segment
 
 
 def request_seed(study_seed: int, uid: str, condition: str, decoding: str, sample: int) -> int:
-    """The request's own seed, 0 up to 2^31, which does not depend on the rest of the study."""
+    """The request's own seed, from 0 up to 2^31, independent of the rest of the study."""
     text = json.dumps([study_seed, uid, condition, decoding, sample])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
@@ -92,7 +92,7 @@ def build_requests(
 
 
 def _default_top_p(folder: str | None) -> float | None:
-    """What the model's own generation config says; None for a model that is known to its endpoint alone."""
+    """What the model's own generation config says; None for a model known only by its endpoint."""
     if folder is None:
         return None
     path = Path(folder) / "generation_config.json"
@@ -211,12 +211,12 @@ def _complete(
 
 
 class _Reader:
-    """Reads completions into rows of the traces' table: by token ids, or by text where no tokenizer is known."""
+    """Reads completions into rows of the table of traces: by token ids, or by text if no tokenizer is known."""
 
     def __init__(self, model: Mapping[str, Any], is_open_ended: bool, is_spelled: bool) -> None:
         """model: the model's manifest. is_open_ended: any answer will do, boxed or not.
 
-        is_spelled: what delimits the reasoning counts in whatever tokens it is spelled.
+        is_spelled: the reasoning's delimiters count in any tokens that spell them.
         """
         folder = model["folder"]
         self.is_open_ended, self.form = is_open_ended, read_format(model["format"])

@@ -22,8 +22,8 @@ def complete(
     """Yield (request, completion) in the order in which they finish.
 
     settings: model (the server's name for it), kind, body and prefill, as in the configuration. resources: base_url,
-    api_key_variable, timeout_seconds, max_concurrency. A request that the server refuses is completed by nothing,
-    with the finish reason "refused". Raises EndpointError where all are refused or the server fails.
+    api_key_variable, timeout_seconds, max_concurrency. A request that the server refuses gets an empty completion with
+    the finish reason "refused". Raises EndpointError if all are refused or the server fails.
     """
     n_refused, unknown = 0, Counter[str]()
     with Endpoint(resources["base_url"], resources["api_key_variable"], resources["timeout_seconds"]) as endpoint:
@@ -62,7 +62,7 @@ def _complete_one(
 
 
 def request_body(request: CompletionRequest, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Path and JSON body that ask for a request's completion; settings["body"] adds fields, and null takes one out."""
+    """Path and JSON body that ask for a request's completion; settings["body"] adds fields, and null removes one."""
     body: dict[str, Any] = {
         "model": settings["model"],
         "temperature": request.temperature,
@@ -87,12 +87,12 @@ def request_body(request: CompletionRequest, settings: Mapping[str, Any]) -> tup
 
 
 def read_reply(reply: Mapping[str, Any], request: CompletionRequest, seconds: float) -> Completion:
-    """The completion in a server's reply; token ids only where it gives them.
+    """The completion in a server's reply, with token ids only if it gives them.
 
-    A server may split a chat's reasoning from its answer, and repeat what the prompt opened the reply with: the text
-    is joined again as the model wrote it. Where the prompt has closed the reasoning and the server tells thoughts and
-    an answer, the model has thought anew, and the trace is closed twice. Raises ReplyError where the reply holds no
-    completion, and EndpointError where token ids are needed and not given.
+    A server may split a chat's reasoning from its answer, and may repeat what the prompt opened the reply with; the
+    text is joined again as the model wrote it. If the prompt has closed the reasoning and the server still reports
+    thoughts and an answer, the model has thought again, and the trace is closed twice. Raises ReplyError if the reply
+    holds no completion, and EndpointError if token ids are needed and not given.
     """
     said = read_said(reply, request.max_new_tokens)
     if request.prompt_ids and said.token_ids is None:

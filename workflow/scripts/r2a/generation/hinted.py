@@ -1,4 +1,4 @@
-"""Traces with reasoning of questions that hold a hint."""
+"""Traces with reasoning for questions that contain a hint."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,8 +16,8 @@ def answer_hinted(
 ) -> None:
     """Complete every question with a hint as it is completed without one; a row's condition is the hint's name.
 
-    Sampling and seeds are those of the question's own request. The table and its ledger are as generate_traces' are.
-    Raises NothingToMeasure where no question has a hint.
+    Sampling and seeds are those of the question's own request. The table and its ledger are like those of
+    generate_traces. Raises NothingToMeasure if no question has a hint.
     """
     model = read_manifest(manifest)
 

@@ -1,4 +1,4 @@
-"""Completions kept the moment they finish, by the keys of their requests."""
+"""Completions, kept as soon as they finish under the keys of their requests."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from r2a.generation.requests import Completion, CompletionRequest
 
 
 class CompletionLedger:
-    """The completions in a r2a.ledger.Ledger."""
+    """The completions in an r2a.ledger.Ledger."""
 
     def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
         self._ledger = ledger.Ledger(path, others)

@@ -21,8 +21,8 @@ def regenerate_answers(
 ) -> None:
     """Complete every perturbed prompt as its trace was completed; a row's condition is the perturbation's name.
 
-    Sampling and seed are those of the trace's own request. The table and its ledger are as generate_traces' are.
-    Raises NothingToMeasure where no reasoning is perturbed.
+    Sampling and seed are those of the trace's own request. The table and its ledger are like those of generate_traces.
+    Raises NothingToMeasure if no reasoning is perturbed.
     """
     model = read_manifest(manifest)
 

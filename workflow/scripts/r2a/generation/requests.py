@@ -8,13 +8,13 @@ from typing import Any
 from r2a.formats.known import THINK_CLOSE
 from r2a.store import parameters_hash
 
-REFUSED = "refused"  # finish reason where the engine would not take the request
+REFUSED = "refused"  # finish reason if the engine refuses the request
 # Settings under which sampling follows the configuration alone. They are sent to servers, which have defaults of their
 # own: vLLM's come from the model's generation_config.json, which the engine here does not follow.
 NEUTRAL: Mapping[str, Any] = {
     "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
 }  # fmt: skip
-TOO_LONG = "prompt_too_long"  # finish reason where no engine is asked, as there is no room for an answer
+TOO_LONG = "prompt_too_long"  # finish reason if no engine is asked, because there is no room for an answer
 
 # what a server with a chat template gets besides the question, and the values that mean nothing
 SERVED: Mapping[str, Any] = {"system": "", "template_arguments": {}, "close": THINK_CLOSE}
@@ -24,11 +24,11 @@ SERVED: Mapping[str, Any] = {"system": "", "template_arguments": {}, "close": TH
 class CompletionRequest:
     """One prompt to complete. `model` identifies weights, tokenizer and dtype, or an endpoint's model.
 
-    prompt_ids is the whole prompt where the tokenizer is known, else empty. prompt is the question's text with its
-    instruction, prefill the text that opens the reasoning; a server with a chat template is also given the text of a
-    system turn and the template's arguments, and writes close where the reasoning ends. top_p None leaves it to the
-    server. stop_ids are all tokens that end a completion. repetition and reasoning_budget are as in the configuration,
-    None where they are off.
+    prompt_ids: the whole prompt if the tokenizer is known, otherwise empty. prompt: the question's text with its
+    instruction. prefill: the text that opens the reasoning. A server with a chat template also gets `system`, the text
+    of a system turn, and template_arguments, and writes `close` where the reasoning ends. top_p: None leaves it to the
+    server. stop_ids: all tokens that end a completion. repetition, reasoning_budget: as in the configuration, None if
+    they are off.
     """
 
     uid: str
@@ -57,7 +57,7 @@ class CompletionRequest:
 
     @cached_property
     def key(self) -> str:
-        """Identifies the completion: everything that determines it, nothing else (so no option that is off)."""
+        """Identifies the completion by all that determines it, and nothing else (so by no option that is off)."""
         left_out = {"uid", "condition", "decoding", "sample"}
         left_out |= {"prompt", "prefill", *SERVED} if self.prompt_ids else {"prompt_ids"}
         defaults = {**dict.fromkeys(("repetition", "reasoning_budget")), "stop_ids": (), **SERVED}
@@ -67,9 +67,9 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """Token ids as the engine returned them (EOS included), why it stopped, and the seconds it took.
+    """Token ids as the engine returned them (including EOS), why it stopped, and the seconds it took.
 
-    An endpoint also gives its text and, if it has them, its own ids of the completion and of the prompt.
+    An endpoint also gives its text and, if it knows them, its own ids of the completion and of the prompt.
     """
 
     token_ids: tuple[int, ...]

@@ -24,13 +24,13 @@ def resample_sentences(
     settings: Mapping[str, Any],
     resources: Mapping[str, Any],
 ) -> None:
-    """Go on n_rollouts times from the open reasoning cut before, and after, each of some sentences.
+    """Continue the open reasoning n_rollouts times, cut before and after each of some sentences.
 
-    Of n_problems drawn problems' traces in the store of sentences, the n_sentences whose suppression in all heads
-    changes the answer most, among those that the model itself wrote: a prompt may open the reasoning with some. A
-    row's condition is {sample of the trace}.{sentences that stand before the cut}, its sample the rollout's number;
-    each has a seed of its own. The table and its ledger are as generate_traces' are.
-    Raises NothingToMeasure where no trace has sentences.
+    For n_problems drawn problems' traces in the store of sentences: the n_sentences whose suppression in all heads
+    changes the answer most, among those that the model itself wrote, since a prompt may open the reasoning with some. A
+    row's condition is {sample of the trace}.{number of sentences before the cut}, and its sample is the rollout's
+    number; each rollout has its own seed. The table and its ledger are like those of generate_traces. Raises
+    NothingToMeasure if no trace has sentences.
     """
     model = read_manifest(manifest)
     requests = _requests(model, traces, dataset, sentences, settings)

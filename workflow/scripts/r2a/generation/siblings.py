@@ -1,4 +1,4 @@
-"""Other jobs' requests, completed by a job whose engine is running, into those jobs' own ledgers."""
+"""Requests of other jobs, completed by a job whose engine is running, into those jobs' own ledgers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,27 +12,27 @@ from r2a.progress import logger
 
 
 class Siblings:
-    """Other jobs' requests, each job claimed only when the engine has room for its requests.
+    """Other jobs' requests; a job is claimed only when the engine has room for its requests.
 
-    Several jobs ask for the same completion if two datasets hold the same question. It is made once, for all of them.
+    If two datasets hold the same question, several jobs ask for the same completion. It is made once, for all of them.
     """
 
     def __init__(self, jobs: Mapping[Path, Sequence[CompletionRequest]], own: Collection[str]) -> None:
-        """jobs: the requests by the file that a job makes of them; it may have begun. own: keys of own requests."""
+        """jobs: the requests by the file that a job makes from them; it may have begun. own: keys of own requests."""
         self._jobs, self._own = jobs, own
         n_asking = Counter([*own, *(key for asked in jobs.values() for key in {request.key for request in asked})])
         self._shared = {key for key, n in n_asking.items() if n > 1}
-        self._finished: dict[str, Completion] = {}  # shared ones, for jobs that are not claimed yet
-        self._homes: defaultdict[str, list[tuple[Path, CompletionRequest]]] = defaultdict(list)  # of those under way
+        self._finished: dict[str, Completion] = {}  # shared ones, for jobs that are not yet claimed
+        self._homes: defaultdict[str, list[tuple[Path, CompletionRequest]]] = defaultdict(list)  # of requests in the engine
         self._n_left: Counter[Path] = Counter()
         self._claims: dict[Path, tuple[TextIO, CompletionLedger]] = {}
 
     def requests(self) -> list[CompletionRequest]:
-        """All that may be asked of the engine, so that it has room for it."""
+        """All requests that may come to the engine, so that it is started with room for them."""
         return [request for requests in self._jobs.values() for request in requests]
 
     def claimed(self) -> Iterator[CompletionRequest]:
-        """The requests that no ledger has, job by job, of those jobs that no other process is at."""
+        """The requests that no ledger has, job by job, for jobs on which no other process works."""
         for output, requests in self._jobs.items():
             path = ledger_path(output)
             claim = hold_if_free(path)

@@ -17,9 +17,9 @@ def start(
     resources: Mapping[str, Any],
     is_spelled: bool = False,
 ) -> Any:
-    """A vLLM engine that has room for each of the requests; resources as in start_engine, is_spelled as in marks_of.
+    """A vLLM engine with room for each of the requests; resources: see start_engine; is_spelled: see marks_of.
 
-    Raises EngineError where the requests limit their reasoning, and it cannot be counted.
+    Raises EngineError if the requests limit their reasoning and its tokens cannot be counted.
     """
     longest = max(len(request.prompt_ids) + request.max_new_tokens for request in requests)
     (origin,) = manifest["models"].values()
@@ -36,7 +36,7 @@ def start(
 
 
 def _opening_ids(prompts: Sequence[Sequence[int]], marks: Marks) -> Sequence[int]:
-    """The tokens that open the reasoning in the prompts, the same in all that open one."""
+    """The tokens that open the reasoning in the prompts, the same in all prompts that open one."""
     opened = {tuple(ids[segment_bounds(ids, (), marks).span("think_open")]) for ids in prompts if marks.is_opened(ids)}
     if len(opened) > 1:
         raise EngineError(
@@ -65,10 +65,10 @@ def as_vllm_takes_it(request: CompletionRequest, n_uncounted: int = 0) -> tuple[
 
 
 def complete(llm: Any, requests: Iterable[CompletionRequest]) -> Iterator[tuple[CompletionRequest, Completion]]:
-    """Yield (request, completion) in the order in which they finish; llm is what `start` gives.
+    """Yield (request, completion) in the order in which they finish; llm: as returned by `start`.
 
-    Where the prompt opens the reasoning in several tokens, vLLM 0.32 takes all but one of them off its count of the
-    reasoning, so as many are taken off the budget.
+    If the prompt opens the reasoning in several tokens, vLLM 0.32 subtracts all but one of them from its count of the
+    reasoning, so as many are subtracted from the budget.
     """
     ask = as_vllm_takes_it
     counted = llm.llm_engine.vllm_config.reasoning_config

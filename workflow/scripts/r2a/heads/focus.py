@@ -9,7 +9,7 @@ from r2a.heads.registry import Weighted, score_columns, stacked
 from r2a.statistics import percentile_ends, resampled_means
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES, Bounds
 
-LEAST_REST = 1e-4  # attention of which shares are taken; less is rounding
+LEAST_REST = 1e-4  # the least attention of which shares are taken; less is rounding
 
 
 def short_mass(mass: np.ndarray, name: str) -> np.ndarray:
@@ -19,7 +19,7 @@ def short_mass(mass: np.ndarray, name: str) -> np.ndarray:
 
 
 def uniform_a2r(bounds: Bounds) -> float:
-    """a2r of a head that attends evenly to all visible keys, in a trace of these bounds."""
+    """a2r of a head that attends evenly to all visible keys, in a trace with these bounds."""
     n_visible = np.arange(bounds.answer, bounds.eos) + 1
     return float((bounds.think_close - bounds.reasoning) * np.mean(1 / n_visible))
 
@@ -32,7 +32,7 @@ def a2r(segment_mass: np.ndarray) -> np.ndarray:
 
 @head_score(label="lift: a2r / even attention's", store="attention")
 def lift(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """a2r adjusted for length: over the reasoning's share of what the answer tokens see.
+    """a2r adjusted for length: divided by the reasoning's share of what the answer tokens see.
 
     That share, the mean over answer tokens of reasoning tokens / visible tokens, is the a2r of even attention.
     """
@@ -43,7 +43,7 @@ def lift(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
 def sink_free(segment_mass: np.ndarray) -> Weighted:
     """a2r of rows re-normalised without the first token, on which a head that does nothing rests its attention.
 
-    The mean over traces is that of a2r over that of what does not lie on the first token.
+    The mean over traces is that of a2r, divided by that of the attention that is not on the first token.
     """
     rest = 1 - short_mass(segment_mass, "a2bos").astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -54,8 +54,8 @@ def sink_free(segment_mass: np.ndarray) -> Weighted:
 def density(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """Attention per reasoning token, divided by that per other token that the answer sees.
 
-    The first token and the delimiters are excluded. Of the answer, its tokens see themselves and what is before them,
-    (n + 1) / 2 tokens on average. 1 is no preference; nan for a head that attends to none of the others.
+    The first token and the delimiters are excluded. Each of the answer's tokens sees itself and those before it, (n +
+    1) / 2 tokens on average. 1 is no preference; nan for a head that attends to none of the others.
     """
     at = Bounds.of(bounds)
     n_others = at.think_open - at.prompt + (at.eos - at.answer + 1) / 2

@@ -5,7 +5,7 @@ from scipy.stats import kurtosis
 
 from r2a.extensions import head_score
 
-LEAST_SENTENCES = 4  # of fewer values, kurtosis says nothing
+LEAST_SENTENCES = 4  # the kurtosis of fewer values says nothing
 N_NEIGHBOURS = 4  # sentences right before the reader, which any local head attends to
 
 
@@ -17,13 +17,13 @@ def tracking(tracking: np.ndarray) -> np.ndarray:
 
 @head_score(label="contribution: written of the reasoning", store="attention")
 def contribution(contribution: np.ndarray) -> np.ndarray:
-    """Norm of what a head writes of the reasoning's values, over that of what the layer's heads write together."""
+    """Norm of what a head writes from the reasoning's values, over that of what the layer's heads write together."""
     return contribution
 
 
 @head_score(label="output: all that is written", store="attention")
 def output_share(output_share: np.ndarray) -> np.ndarray:
-    """Norm of what a head writes, over that of what the layer's heads write together; small where it idles."""
+    """Norm of what a head writes, over that of what the layer's heads write together; small if it is idle."""
     return output_share
 
 
@@ -35,31 +35,31 @@ def spread(spread: np.ndarray) -> np.ndarray:
 
 @head_score(label="cue preference", store="attention")
 def cue_preference(cue_preference: np.ndarray) -> np.ndarray:
-    """Attention per cue token of the reasoning over that per other token of it; 1 is no preference."""
+    """Attention per cue token of the reasoning, over that per other token; 1 is no preference."""
     return cue_preference
 
 
 @head_score(label="cue / sentence-initial", store="attention")
 def cue_over_initial(cue_over_initial: np.ndarray) -> np.ndarray:
-    """Attention per cue token over that per other token that begins a sentence, where cue words mostly stand."""
+    """Attention per cue token, over that per other token that begins a sentence, where most cue words are."""
     return cue_over_initial
 
 
 @head_score(label="receiver kurtosis", store="attention")
 def receiver_kurtosis(sentence_mass: np.ndarray, sentence_bounds: np.ndarray) -> np.ndarray:
-    """Excess kurtosis over the reasoning's sentences of the answer's attention per token of them.
+    """Excess kurtosis, over the reasoning's sentences, of the answer's attention per token.
 
-    High where few sentences receive it all: m4 / m2^2 - 3 with moments divided by the number of sentences, of mean
-    attention, and without the N_NEIGHBOURS sentences next to the reader, as Bogdan et al. (2025, "Thought Anchors")
-    take it from later sentences; here the answer's tokens are the reader. It can reach about the number of
-    sentences, so compare heads, not traces. nan for fewer than 4 sentences, or even attention.
+    High if a few sentences receive all of it: m4 / m2^2 - 3, with moments divided by the number of sentences, of mean
+    attention, without the N_NEIGHBOURS sentences next to the reader, as Bogdan et al. (2025, "Thought Anchors") compute
+    it for later sentences; here the answer's tokens are the reader. It can reach about the number of sentences, so
+    compare heads, not traces. nan for fewer than 4 sentences, or for even attention.
     """
     lengths = np.diff(sentence_bounds[sentence_bounds >= 0])
     lengths = lengths[: max(len(lengths) - N_NEIGHBOURS, 0)]
     if len(lengths) < LEAST_SENTENCES:
         return np.full(sentence_mass.shape[:2], np.nan)
     attention = sentence_mass[..., : len(lengths)].astype(np.float64) / lengths
-    is_even = attention.std(-1) <= 1e-6 * attention.mean(-1)  # but for rounding
+    is_even = attention.std(-1) <= 1e-6 * attention.mean(-1)  # except for rounding
     return kurtosis(np.where(is_even[..., None], np.nan, attention), axis=-1)
 
 

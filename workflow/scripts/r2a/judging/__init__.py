@@ -107,7 +107,7 @@ def _reply(entry: Mapping[str, Any]) -> Reply:
 
 
 def verdict_of(reply: Reply, form: Form) -> int | bool | None:
-    """The verdict in a reply; None in one that breaks off, whatever it holds."""
+    """The verdict in a reply; None if the reply is cut off, whatever it contains."""
     return form.read(reply.text) if is_finished(reply.finish_reason) else None
 
 

@@ -43,8 +43,8 @@ def ask(
 def _found(replies: Path) -> dict[str, dict[str, Any]]:
     """The chat completions in a folder's output files, by custom_id.
 
-    Failed ones are left out, so they are requested again. Of several for one id the last counts, in the order of file
-    names.
+    Failed ones are left out, so they are requested again. If there are several for one id, the last one counts, in the
+    order of file names.
     """
     found: dict[str, dict[str, Any]] = {}
     failed, repeated = [], []

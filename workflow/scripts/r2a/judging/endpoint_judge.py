@@ -15,7 +15,7 @@ def ask(
     """Yield (request, reply) in the order in which they finish.
 
     settings: model and body. resources: base_url, api_key_variable, timeout_seconds, max_concurrency. Raises
-    EndpointError where the key is missing or the server fails.
+    EndpointError if the key is missing or the server fails.
     """
     with Endpoint(resources["base_url"], resources["api_key_variable"], resources["timeout_seconds"]) as endpoint:
 

@@ -1,4 +1,4 @@
-"""Whether reasonings tell of the hint that their answer follows, by a judge (METHOD section 2)."""
+"""Whether reasonings mention the hint that their answers follow, according to a judge (METHOD section 2)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ def judge_hints(
     settings: Mapping[str, Any],
     resources: Mapping[str, Any],
 ) -> None:
-    """Ask a judge which reasonings tell of the hint, of all models' answers to a dataset that switched to it.
+    """Ask a judge which reasonings mention the hint, for all models' answers to a dataset that switched to it.
 
-    Columns: model, uid, decoding, sample, hint, status, tells (null but for judged), n_tries, reply. status is judged;
-    unparsable (no verdict could be read, also not from a second reply of twice the length); refused (reply says why).
-    Replies are kept as those on answers are (judge_answers). `resources` is where the judge is asked, and how fast.
-    Raises JudgingError.
+    Columns: model, uid, decoding, sample, hint, status, tells (null unless judged), n_tries, reply. status: judged;
+    unparsable (no verdict could be read, not even from a second reply of twice the length); refused (reply says why).
+    Replies are kept as those on answers are (judge_answers). resources: address and concurrency of the judge. Raises
+    JudgingError.
     """
     asked = read_parquet(hints, ["uid", "hint", "kind", "hinted_answer", "problem"])
     answers = [pd.DataFrame(columns=["model", *KEYS, "reasoning"])]

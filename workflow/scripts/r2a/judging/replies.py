@@ -9,16 +9,16 @@ from typing import Any
 from r2a.formats.known import THINK_CLOSE, THINK_OPEN
 
 SCORES = range(1, 11)
-# with the character that makes it an escape of JSON's; LaTeX's, as in \( and \sqrt, are none
+# with the character that makes it an escape in JSON; LaTeX's, as in \( and \sqrt, do not count
 BACKSLASH = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})?')
 WRITTEN_SCORE = re.compile(r"\[?\s*(\d+)(?:\.0+)?\s*\]?\s*(?:/\s*10)?")  # 8, 8.0, [8], 8/10
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a reply holds: texts with the judge's reasons, then under a key its verdict, one of `values`.
+    """What a reply contains: texts with the judge's reasons and then, under a key, its verdict, one of `values`.
 
-    read: the verdict in a whole reply, None where there is none.
+    read: returns the verdict in a whole reply, None if there is none.
     """
 
     reasons: tuple[str, ...]
@@ -28,7 +28,7 @@ class Form:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """What replies are held to where the engine can: reasons first, so that the verdict follows from them."""
+        """The schema that an engine can hold replies to: reasons first, so that the verdict follows from them."""
         texts = {reason: {"type": "string"} for reason in self.reasons}
         return {
             "type": "object",
@@ -59,10 +59,10 @@ TELLING = Form(("quotation",), "tells_of_hint", ("yes", "no"), read_telling)
 
 
 def _verdict(reply: str, key: str) -> Any:
-    """What stands under the key in the last JSON object of a reply."""
+    """The value under the key in the last JSON object of a reply."""
     text = BACKSLASH.sub(lambda match: match.group() if match.group(1) else r"\\", reply.rstrip())
     if text.lstrip().startswith(THINK_OPEN) and THINK_CLOSE not in text:
-        return None  # it never came to a verdict
+        return None  # it never reached a verdict
     closes = [match.end() for match in re.finditer(re.escape(THINK_CLOSE), text)]
     for start in [*reversed(closes), 0]:
         objects = list(_objects(text, start))
@@ -93,7 +93,7 @@ def _objects(text: str, at: int) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def _in_lower_case(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An object by its keys in lower case; a key that is given two values has none."""
+    """An object with its keys in lower case; a key with two different values gets None."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         name = key.strip().lower()

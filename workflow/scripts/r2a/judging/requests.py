@@ -10,7 +10,7 @@ from typing import Any
 
 from r2a.endpoint_replies import read_said
 
-REFUSED = "refused"  # finish reason where the judge would not take the request
+REFUSED = "refused"  # finish reason if the judge refuses the request
 
 
 class JudgingError(Exception):
@@ -19,9 +19,9 @@ class JudgingError(Exception):
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """One prompt for a judge. `judge` identifies the judge: weights, or a service's model and further fields.
+    """One prompt for a judge. `judge` identifies the judge: its weights, or a service's model and further fields.
 
-    top_p and seed None are not sent.
+    top_p and seed are not sent if they are None.
     """
 
     judge: str
@@ -69,7 +69,7 @@ class Given:
 def request_body(request: JudgeRequest, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON body of a chat completion; settings: model (the service's name for it) and body.
 
-    body adds fields, and null takes one out.
+    body adds fields, and null removes one.
     """
     body: dict[str, Any] = {
         "model": settings["model"],
@@ -84,7 +84,7 @@ def request_body(request: JudgeRequest, settings: Mapping[str, Any]) -> dict[str
 
 
 def read_completion(body: Mapping[str, Any], max_tokens: int, seconds: float) -> Reply:
-    """The reply in a chat completion, without what the judge thought before it. Raises ReplyError where there is none.
+    """The reply in a chat completion, without what the judge thought before it. Raises ReplyError if there is none.
 
     body: the service's reply to a request for at most max_tokens.
     """

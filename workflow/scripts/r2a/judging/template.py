@@ -10,7 +10,7 @@ NO_HISTORY = "(nothing)"
 def fill(template: str, problem: str, history: str, checklist: Sequence[str], answer: str) -> str:
     """The template for an answer and its item's checklist, filled in.
 
-    problem: what the model was asked, of which `history`, the turns before the last one, is the beginning.
+    problem: what the model was asked; it begins with `history`, the turns before the last one.
     """
     texts = {
         "history": history.strip() or NO_HISTORY,
@@ -22,5 +22,5 @@ def fill(template: str, problem: str, history: str, checklist: Sequence[str], an
 
 
 def fill_in(template: str, texts: Mapping[str, str]) -> str:
-    """The template with the texts in their places in one pass: what looks like a place in a text stays as it is."""
+    """The template with all texts filled in, in one pass: what looks like a placeholder in a text stays as it is."""
     return PLACEHOLDERS.sub(lambda match: texts.get(match.group(1), match.group()), template)

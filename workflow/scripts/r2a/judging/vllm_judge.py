@@ -25,10 +25,10 @@ class VllmJudge:
         schema: Mapping[str, Any],
         resources: Mapping[str, Any],
     ) -> None:
-        """prompts: all that may be asked, with max_tokens or twice as many for the reply. resources: see start_engine.
+        """prompts: all that may be asked, with max_tokens or twice as many for a reply. resources: see start_engine.
 
-        day: what the template takes for today. schema: what replies are held to. Raises JudgingError where there is no
-        chat template, or none that can ask a question.
+        day: today's date for the template. schema: what replies are held to. Raises JudgingError if there is no chat
+        template, or if it cannot ask a question.
         """
         from transformers import AutoConfig
 
@@ -47,7 +47,7 @@ class VllmJudge:
         self._llm: Any = None
 
     def __call__(self, requests: Sequence[JudgeRequest]) -> Iterator[tuple[JudgeRequest, Reply]]:
-        """Yield (request, reply) in the order in which they finish; one that leaves no room for a reply is refused."""
+        """Yield (request, reply) in the order in which they finish; a request without room for a reply is refused."""
         fitting = []
         for request in requests:
             n_ids = len(self.ids[request.prompt])

@@ -22,9 +22,9 @@ POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "m
 def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     """Find or download a model and write its manifest: folder, revision, hashes, sizes, and reasoning format.
 
-    Of a model that is known to its endpoint alone, name and format are written; its folder is null.
-    Raises ModelError where weights are not safetensors, what delimits the reasoning is not known, the model is no
-    decoder with attention heads, or its prompts cannot be made as the settings ask.
+    For a model known only by its endpoint, name and format are written, and its folder is null. Raises ModelError if
+    weights are not safetensors, the reasoning's delimiters are not known, the model is not a decoder with attention
+    heads, or its prompts cannot be made as the settings ask.
     """
     from transformers import AutoConfig
 
@@ -41,7 +41,7 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     folder, origin = find_weights(source)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # None asks whoever is there
-    except (OSError, ValueError) as error:  # transformers names what is wrong in the first sentence
+    except (OSError, ValueError) as error:  # transformers says what is wrong in the first sentence
         raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
     dtype = fastest_dtype() if settings["dtype"] == "auto" else settings["dtype"]
     manifest["models"] = {settings["model"]: {**origin, "dtype": dtype}}
@@ -83,7 +83,7 @@ def fastest_dtype() -> str:
 def _sizes(folder: Path, config: Any) -> dict[str, Any]:
     """Architecture and sizes of a model, or of the text model in it, whatever its configuration calls them.
 
-    Raises ModelError where it is no decoder with attention heads, or its positions are not known.
+    Raises ModelError if it is not a decoder with attention heads, or the number of its positions is not known.
     """
     kind = config.model_type
     if config.is_encoder_decoder:
@@ -110,7 +110,7 @@ def _sizes(folder: Path, config: Any) -> dict[str, Any]:
 def _reasoning_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A model's reasoning format, tried out on a prompt of each condition.
 
-    Raises ModelError where the format is not certain, or the prompts cannot be made as the settings ask.
+    Raises ModelError if the format is not certain, or the prompts cannot be made as the settings ask.
     """
     model = settings["model"]
     name, form, how = format_of(folder, settings.get("reasoning_format"))
@@ -131,7 +131,7 @@ def _reasoning_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 def resolve_judge(output: Path, settings: Mapping[str, Any]) -> None:
     """Find or download a judge's model and write its manifest: folder, revision and hashes.
 
-    The folder of one that is asked at an endpoint or by files is null. Raises ModelError as find_weights does.
+    The folder of a judge that is asked at an endpoint or by files is null. Raises ModelError as find_weights does.
     """
     manifest = provenance(settings) | {"folder": None}
     if settings["source"]["hub"] or settings["source"]["path"]:

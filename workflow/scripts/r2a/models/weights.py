@@ -15,9 +15,9 @@ class ModelError(Exception):
 
 
 def find_weights(source: Mapping[str, str | None]) -> tuple[Path, dict[str, str | None]]:
-    """A model's folder, downloaded where source names a hub, and its source, revision and hashes.
+    """A model's folder (downloaded if source names a hub), and its source, revision and hashes.
 
-    source: path or hub, and revision. Raises ModelError where weights are not safetensors.
+    source: path or hub, and revision. Raises ModelError if weights are not safetensors.
     """
     if source["hub"]:
         from huggingface_hub import snapshot_download

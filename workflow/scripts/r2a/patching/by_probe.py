@@ -18,7 +18,7 @@ def used_pairs(pairs: Path) -> dict[str, pd.DataFrame]:
     table = read_parquet(pairs)
     table = table[table["left_out"] == ""]
     whole = ("answer_a_id", "answer_b_id", "clean_reasoning_start", "corrupted_reasoning_start")
-    table = table.astype(dict.fromkeys(whole, int))  # pandas made them floats, as pairs that are left out have none
+    table = table.astype(dict.fromkeys(whole, int))  # pandas made them floats: pairs that are left out have none
     return {str(probe): rows.reset_index(drop=True) for probe, rows in table.groupby("probe", sort=False)}
 
 

@@ -10,7 +10,7 @@ from r2a.perturbation.reasoning import Given, NotPerturbed, Perturbed, corrupt, 
 
 @perturbation_kind(label="{level} % of it", levels="cuts")
 def cut(given: Given) -> Perturbed:
-    """Cut off, at each of `cuts`."""
+    """Cut off at each of `cuts`."""
     assert given.level is not None
     reasoning = given.trace.reasoning
     ids, n_kept = cut_at(reasoning, given.level)
@@ -19,14 +19,14 @@ def cut(given: Given) -> Perturbed:
 
 @perturbation_kind(label="filler of equal length")
 def filler(given: Given) -> Perturbed:
-    """Filler of equal length in its place."""
+    """Replaced by filler of equal length."""
     filler_ids = given.tokenizer.encode(given.settings["filler"], add_special_tokens=False)
     return Perturbed(fill(given.trace.reasoning, filler_ids))
 
 
 @perturbation_kind(label="another problem's reasoning", version=3)
 def other_reasoning(given: Given) -> Perturbed:
-    """The reasoning of a problem with another answer in its place."""
+    """Replaced by the reasoning of a problem with another answer."""
     trace = given.trace
     fitting = [  # an answer that the problem could have; a pair can only borrow from its other question
         other
@@ -45,14 +45,14 @@ def other_reasoning(given: Given) -> Perturbed:
 
 @perturbation_kind(label="first result replaced (control)")
 def first_result(given: Given) -> Perturbed:
-    """Its first result replaced by another value, as a control."""
+    """With its first result replaced by another value, as a control."""
     ids, was, becomes = corrupt(given.trace.reasoning, given.trace.values, 0, given.tokenizer, given.rng)
     return Perturbed(ids, was=was, becomes=becomes)  # implies nothing certain about the answer
 
 
 @perturbation_kind(label="last result replaced", compared_with=("first_result",))
 def last_result(given: Given) -> Perturbed:
-    """Its last result replaced by another value."""
+    """With its last result replaced by another value."""
     trace = given.trace
     ids, was, becomes = corrupt(trace.reasoning, trace.values, -1, given.tokenizer, given.rng)
     is_implied = bool(same_answer(was, trace.answer))  # a result other than the answer implies nothing certain about it
@@ -61,14 +61,14 @@ def last_result(given: Given) -> Perturbed:
 
 @perturbation_kind(label="a mistake planted, the rest kept")
 def mistake(given: Given) -> Perturbed:
-    """A result before the last, drawn at random, replaced by another value, and the rest kept."""
+    """With a random result other than the last one replaced by another value; the rest is kept."""
     ids, _, was, becomes = _planted(given)
     return Perturbed(ids, was=was, becomes=becomes)
 
 
 @perturbation_kind(label="written anew from there, no mistake (control)", leaves_open=True)
 def rest_regenerated(given: Given) -> Perturbed:
-    """Kept up to the end of the sentence that mistake changes, and the rest written anew by the model, as a control."""
+    """Kept up to the end of the sentence that `mistake` changes; the model writes the rest anew, as a control."""
     _, n_rest, _, _ = _planted(given)
     whole = given.trace.reasoning.token_ids
     return Perturbed(whole[: len(whole) - n_rest], kept_share=1 - n_rest / len(whole))
@@ -78,14 +78,14 @@ def rest_regenerated(given: Given) -> Perturbed:
     label="a mistake planted, the rest written anew", leaves_open=True, compared_with=("rest_regenerated", "mistake")
 )
 def mistake_regenerated(given: Given) -> Perturbed:
-    """The same as mistake up to the end of its sentence, and the rest written anew by the model."""
+    """As `mistake` up to the end of the changed sentence; the model writes the rest anew."""
     ids, n_rest, was, becomes = _planted(given)
     kept_share = 1 - n_rest / len(given.trace.reasoning.token_ids)
     return Perturbed(ids[: len(ids) - n_rest], kept_share=kept_share, was=was, becomes=becomes)
 
 
 def _planted(given: Given) -> tuple[list[int], int, str, str]:
-    """The same mistake for all three kinds: its random draw depends on the trace, not on the kind."""
+    """The mistake that all three kinds share: its random draw depends on the trace, not on the kind."""
     trace = given.trace
     rng = random.Random(f"{given.settings['seed']} {trace.uid} {trace.sample} mistake")
     return plant_mistake(trace.reasoning, trace.values, given.tokenizer, rng)

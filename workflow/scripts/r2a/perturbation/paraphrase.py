@@ -52,7 +52,7 @@ PATTERN = re.compile(
 
 @perturbation_kind(label="in other words, by rules")
 def paraphrase(given: Given) -> Perturbed:
-    """Its contractions, connectives and set phrases (English) put in other words by rules; all else stays."""
+    """With its contractions, connectives and set phrases (English) reworded by rules; everything else stays."""
     ids, n_kept = reword(given.trace.reasoning, given.tokenizer)
     return Perturbed(ids, kept_share=n_kept / len(given.trace.reasoning.token_ids))
 

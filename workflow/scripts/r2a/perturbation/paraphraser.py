@@ -18,13 +18,13 @@ keep every step, number, formula, name and conclusion, mistakes too, and add not
 the new text alone.
 
 {text}"""
-MOST_TIMES_AS_LONG = 4  # tokens of a reply, at most, to each of the reasoning's, and some to think
+MOST_TIMES_AS_LONG = 4  # at most so many tokens of reply for each token of the reasoning, and some to think
 TOKENS_TO_SPARE = 1024
 
 
 @perturbation_kind(label="in other words, by a model")
 def paraphrase_by_model(given: Given) -> Perturbed:
-    """All of it put in other words by the model of `paraphraser`."""
+    """Reworded as a whole by the model of `paraphraser`."""
     reasoning = given.trace.reasoning
     words = given.paraphrases.get("".join(reasoning.pieces), "").strip()
     if not words:

@@ -13,14 +13,14 @@ Span = tuple[int, int]  # first and past-the-last token of the reasoning
 
 @perturbation_kind(label="the sentence most read taken out", reads_heads=True, compared_with=("without_little_read",))
 def without_most_read(given: Given) -> Perturbed:
-    """The sentence taken out that the Reasoning-Focus Heads read most from the answer (attention.decoding's traces)."""
+    """Without the sentence that the Reasoning-Focus Heads read most from the answer (in the traces of `attention`)."""
     most, _ = read_most_and_little(given)
     return _without(given, most)
 
 
 @perturbation_kind(label="a sentence little read taken out (control)", reads_heads=True)
 def without_little_read(given: Given) -> Perturbed:
-    """A sentence taken out that they read little and that is like the former in length and place, as a control."""
+    """Without a sentence that they read little, similar to the former in length and place, as a control."""
     _, little = read_most_and_little(given)
     return _without(given, little)
 
@@ -29,22 +29,22 @@ def without_little_read(given: Given) -> Perturbed:
     label="the last result in the sentence most read replaced", reads_heads=True, compared_with=("little_read_result",)
 )
 def most_read_result(given: Given) -> Perturbed:
-    """The last result replaced that stands in the sentence most read."""
+    """With the last result in the sentence that they read most replaced."""
     most, _ = read_most_and_little(given)
     return _result_in(given, most)
 
 
 @perturbation_kind(label="a result in a sentence little read replaced (control)", reads_heads=True)
 def little_read_result(given: Given) -> Perturbed:
-    """The last result replaced that stands in the sentence little read, as a control."""
+    """With the last result in the sentence that they read little replaced, as a control."""
     _, little = read_most_and_little(given)
     return _result_in(given, little)
 
 
 def read_most_and_little(given: Given) -> tuple[Span, Span]:
-    """The sentence most read, and its match among those that are read no more than half of the others are.
+    """The sentence that is read most, and the most similar one among the half that is read least.
 
-    Raises NotPerturbed where it is not known what is read, or there are fewer than three sentences.
+    Raises NotPerturbed if it is not known what is read, or if there are fewer than three sentences.
     """
     if given.read is None:
         raise NotPerturbed("attention was not measured on this trace")

@@ -10,7 +10,7 @@ from typing import Any
 
 from r2a.text.sentences import sentence_bounds
 
-LINE_SHARE = 0.125  # of the reasoning: how far from the place asked for a cut may go to find a line's end
+LINE_SHARE = 0.125  # share of the reasoning by which a cut may move to a line's end
 INTEGER = r"(?<![\w.,])\d+(?!\w|[.,]\d)"
 
 
@@ -20,10 +20,10 @@ class NotPerturbed(ValueError):
 
 @dataclass(frozen=True)
 class Reasoning:
-    """The reasoning of one trace, without <think> and </think>.
+    """The reasoning of one trace, without <think> and </think>; it has at least one token.
 
-    before: ids of all that precedes it, and opens_line: whether that ends a line. token_ids: what the model wrote,
-    pieces: the text of each of these tokens, never none of them.
+    before: ids of everything that precedes it. opens_line: whether that ends a line. token_ids: what the model wrote.
+    pieces: the text of each of these tokens.
     """
 
     before: list[int]
@@ -33,13 +33,13 @@ class Reasoning:
 
     @property
     def closing(self) -> list[int]:
-        """The token that ends its last line, if it does."""
+        """The token that ends its last line, if there is one."""
         return self.token_ids[-1:] if "\n" in self.pieces[-1] else []
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A valid trace with its answer and, as words that a result may be, `values`; none where results are integers."""
+    """A valid trace with its answer, and the words that a result may be in `values`; none if results are integers."""
 
     uid: str
     sample: int

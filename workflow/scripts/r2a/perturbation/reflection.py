@@ -13,14 +13,14 @@ from r2a.text.sentences import sentence_bounds
 
 @perturbation_kind(label="self-reflective sentences taken out", compared_with=("without_others",))
 def without_reflection(given: Given) -> Perturbed:
-    """Its sentences with a word of attention.cue_words taken out; the last sentence always stays."""
+    """Without the sentences that contain a word of attention.cue_words; the last sentence always stays."""
     reflective, _ = _sentences(given)
     return _without(given.trace.reasoning, reflective)
 
 
 @perturbation_kind(label="as many other sentences taken out (control)")
 def without_others(given: Given) -> Perturbed:
-    """As many other sentences taken out, each like a self-reflective one in length and place, as a control."""
+    """Without as many other sentences, each similar to a self-reflective one in length and place, as a control."""
     reflective, others = _sentences(given)
     n_tokens = len(given.trace.reasoning.token_ids)
     return _without(given.trace.reasoning, matched(reflective, others, n_tokens))

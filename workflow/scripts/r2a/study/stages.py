@@ -28,9 +28,7 @@ class Stage(NamedTuple):
 
 
 def _stage(version: int, *keys: str, **named: str) -> Stage:
-    """keys: each is named after its last part. named: keys under another name; with {a,b} at the end, a mapping of
-    both.
-    """
+    """keys: each named after its last part. named: keys with other names; {a,b} at the end makes a mapping of both."""
     alone = {}
     for key in keys:
         place, mark, condition = key.partition(" ? ")
@@ -66,7 +64,7 @@ STATISTICS = ("statistics.{n_resamples,confidence}", "seed")
 Names = Mapping[str, str | None]  # of a job's model, dataset, judge, condition and decoding; None where it has none
 
 
-# what a model is tried on before anything is generated, and the stages whose work that is
+# what a model is checked for before anything is generated, and the stages that depend on it
 CHECKED = {
     "attention": ("attention", "diagnostics"),
     "ablation": ("ablation",),
@@ -76,10 +74,10 @@ CHECKED = {
 
 
 def _checked(study: Study, job: Names) -> dict[str, dict[str, int]]:
-    """All that a model is tried on, with versions, so that an upgrade that can do more tries the model again.
+    """Everything that a model is checked for, with versions, so that an upgrade that can do more checks it again.
 
-    The same for every study: what is generated depends on the check, and is not to wait for it again when a study asks
-    for another stage.
+    The same for every study: generation depends on the check, and should not wait for it again when a study asks for
+    another stage.
     """
     return {check: {stage: STAGES[stage].version for stage in stages} for check, stages in CHECKED.items()}
 

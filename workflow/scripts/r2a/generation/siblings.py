@@ -23,7 +23,7 @@ class Siblings:
         n_asking = Counter([*own, *(key for asked in jobs.values() for key in {request.key for request in asked})])
         self._shared = {key for key, n in n_asking.items() if n > 1}
         self._finished: dict[str, Completion] = {}  # shared ones, for jobs that are not yet claimed
-        self._homes: defaultdict[str, list[tuple[Path, CompletionRequest]]] = defaultdict(list)  # of requests in the engine
+        self._homes: defaultdict[str, list[tuple[Path, CompletionRequest]]] = defaultdict(list)  # in the engine now
         self._n_left: Counter[Path] = Counter()
         self._claims: dict[Path, tuple[TextIO, CompletionLedger]] = {}
 

@@ -16,12 +16,17 @@ N_LAYERS = 2
 
 
 def write_study(
-    folder: Path, texts: dict[str, tuple[str, str, str]], models: tuple[str, ...] = ("m",), n_heads: int = 3
+    folder: Path,
+    texts: dict[str, tuple[str, str, str]],
+    models: tuple[str, ...] = ("m",),
+    n_heads: int = 3,
+    patched: str = "",
 ) -> Path:
     """Write an explorer with one problem per uid, each a (prompt, reasoning, answer) for all models; return its page.
 
     The last head (1.2, of 3 in each of 2 layers) is the only RFH. It pays half of every answer token's attention to the
     first token of the reasoning, and half to the token itself; the other heads pay all to the first token of the trace.
+    patched: the uid of a problem whose pair was patched.
     """
     tokenizer = load_tokenizer(MODEL)
     marks = [tokenizer.encode(mark, add_special_tokens=False) for mark in (THINK_OPEN, THINK_CLOSE)]
@@ -42,6 +47,7 @@ def write_study(
     traces = pd.DataFrame(rows)
     grades = traces[["uid", "condition", "decoding", "sample"]].assign(answer="yes", is_correct=True, reason="string")
     problems = traces[["uid"]].assign(problem=[parts[0] for parts in texts.values()], answer="yes", area="area")
+    problems["pair"] = problems["uid"].where(problems["uid"] == patched)
     places = np.divmod(np.arange(N_LAYERS * n_heads), n_heads)
     heads = pd.DataFrame({"layer": places[0], "head": places[1], "a2r": np.linspace(0, 1, len(places[0]))})
     heads["is_rfh"] = heads["a2r"] == 1
@@ -59,6 +65,9 @@ def write_study(
         _write_sentences(paths["sentences"], rows, cases, origin)
         paths |= {"importance": stores / f"tables/{model}/d.csv", "rollouts": stores / f"resampling/{model}/d.parquet"}
         _write_resampled(paths, rows, cases, origin)
+        if patched:
+            paths |= {"pairs": stores / f"pairs/{model}/d.parquet", "patching": stores / f"patching/{model}/d.h5"}
+            _write_patched(paths, patched, cases, origin)
         write_json(stores / f"models/{model}.json", {"folder": str(MODEL)})
         inputs["manifests"].append(stores / f"models/{model}.json")
         for name, path in paths.items():
@@ -164,3 +173,22 @@ def _write_rows(path, rows, cases, origin, n_heads):
             add_array(case, "attention", ("head", "row", "key"), "share", "float16")[:] = attention
             add_array(case, "rfh_mean", ("row", "key"), "share")[:] = attention[-1]
             add_array(case, "all_mean", ("row", "key"), "share")[:] = attention.mean(0, dtype=np.float32)
+
+
+def _write_patched(paths, pair, cases, origin):
+    """Two tokens of the first trace are patched: the first one restores all in layer 0, the second all in layer 1."""
+    ids, bounds = cases[0]
+    row = {"pair": pair, "probe": "plain", "answer_a": "west", "answer_b": "east"}
+    for run in ("clean", "corrupted"):
+        row |= {f"{run}_ids": ids, f"{run}_positions": [bounds[4] - 1, bounds[6] - 1]}
+    write_parquet(paths["pairs"], pd.DataFrame([row]), origin)
+    with new_hdf5(paths["patching"], origin) as file:
+        add_axis(file, "probe", ["plain"])
+        group = file.create_group("plain")
+        axes = {"pair": [pair], "role": ["answer", "final"], "key_role": ["answer"], "layer": range(N_LAYERS)}
+        for name, labels in axes.items():
+            add_axis(group, name, labels)
+        add_column(group, "is_used", "pair", [1])
+        effects = {"clean_to_corrupted": np.eye(N_LAYERS), "unrelated_answer": np.zeros((N_LAYERS, 1))}
+        for patch, effect in effects.items():  # [pair, layer, role]
+            group[f"resid_pre/{patch}/normalized_logit_diff"] = effect[None].astype(np.float32)

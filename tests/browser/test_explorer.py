@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from axe_core_python.selenium import Axe
 from explorer_stores import write_study
 
 from r2a.explorer import KATEX, LIMIT
@@ -35,7 +36,7 @@ def page(tmp_path_factory):
     }
     texts |= {f"hostile-{k}": (text, text * 2, text) for k, text in enumerate(HOSTILE)}
     texts["long"] = ("Where do you face?", "1 left west\n" * 2500, "you face west.")
-    return write_study(tmp_path_factory.mktemp("results") / "pretended", texts)
+    return write_study(tmp_path_factory.mktemp("results") / "pretended", texts, patched="walk-003")
 
 
 def open_page(browser, page, place=""):
@@ -497,5 +498,45 @@ def test_a_small_screen_scrolls_in_one_direction_only(browser, page):
             "return [...document.querySelectorAll('.pane .text')].map((box) => box.getBoundingClientRect().bottom)"
         )
         assert browser.execute_script("return document.querySelector('aside').getBoundingClientRect().top") >= max(ends)
+        assert browser.execute_script("return document.getElementById('text').clientWidth") > 300
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+VIEWS = {
+    "tokens": "#t=0&source=1.2", "sentences": "#t=1&view=sentences", "measured": "#t=1&by=belief_change",
+    "patched": "#t=3",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_axe_finds_nothing_serious_in_any_view_and_theme(browser, page, view, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        open_page(browser, page, VIEWS[view])
+        if view == "measured":
+            click(browser, handed_over(page, 1)["sentences"][0])
+            assert browser.find_element("id", "without").is_displayed()
+        assert browser.find_element("id", "pair").is_displayed() == (view == "patched")
+        found = Axe().run(browser)["violations"]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+        assert errors(browser) == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("paper", ["#ffffff", "#14171b"])
+def test_a_tokens_text_can_be_read_on_every_colour(browser, page, paper):
+    open_page(browser, page)
+    script = """return arguments[1].flatMap((rgb) => [...Array(100).keys()].map((k) =>
+        [rgb, (k + 1) / 100, r2aExplorer.inkOn(rgb, (k + 1) / 100, arguments[0])]))"""
+    heats = ["0, 114, 178", "86, 180, 233", "230, 159, 0", "240, 160, 60"]
+    below = np.array([int(paper[k : k + 2], 16) for k in (1, 3, 5)])
+    for rgb, alpha, ink in browser.execute_script(script, paper, heats):
+        mixed = (alpha * np.array(rgb.split(","), float) + (1 - alpha) * below) / 255
+        linear = np.where(mixed <= 0.04045, mixed / 12.92, ((mixed + 0.055) / 1.055) ** 2.4)
+        light = linear @ [0.2126, 0.7152, 0.0722]  # WCAG 2's relative luminance; 4.5 is its contrast for text
+        contrast = 1.05 / (light + 0.05) if ink == "#ffffff" else (light + 0.05) / 0.05
+        assert contrast > 4.5, (rgb, alpha)

@@ -78,6 +78,16 @@ const r2aExplorer = (() => {
   }
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  // Black or white, whichever is easier to read on a colour ("red, green, blue") of this alpha over paper ("#rrggbb").
+  function inkOn(rgb, alpha, paper) {
+    const light = rgb.split(",").map((value, k) => {
+      const mixed = (alpha * value + (1 - alpha) * Number.parseInt(paper.slice(1 + 2 * k, 3 + 2 * k), 16)) / 255;
+      return mixed <= 0.04045 ? mixed / 12.92 : ((mixed + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2] > 0.179 ? "#000000" : "#ffffff"; // WCAG's luminance
+  }
+
   const number = (value) => value === null || Number.isNaN(value) ? "–"
     : Math.abs(value) >= 0.001 || value === 0 ? value.toFixed(3) : value.toExponential(1);
   const shown = (token) => token.replace(/\n/g, "⏎").replace(/\t/g, "⇥");
@@ -338,7 +348,7 @@ const r2aExplorer = (() => {
       if (this.heat) for (let t = span.token; t <= span.last; t++) if (Math.abs(this.heat[t]) > Math.abs(heat)) heat = this.heat[t];
       const alpha = Math.sqrt(Math.abs(heat));
       span.style.backgroundColor = alpha > 0.03 ? `rgba(${heat < 0 ? this.cold : this.rgb}, ${alpha.toFixed(2)})` : "";
-      span.style.color = alpha > 0.6 ? this.ink : "";
+      span.style.color = alpha > 0.03 ? inkOn(heat < 0 ? this.cold : this.rgb, alpha, this.paper) : "";
       const isChosen = this.chosen && span.last >= this.chosen[0] && span.token <= this.chosen[1];
       span.classList.toggle("chosen", Boolean(isChosen));
       const share = this.served ? this.served[span.token] : 0;
@@ -355,7 +365,7 @@ const r2aExplorer = (() => {
     // heat: -1..1 for each token; chosen: [first, last] token.
     colour(heat, chosen) {
       this.heat = heat; this.chosen = chosen;
-      this.rgb = colour("--heat"); this.cold = colour("--cold"); this.ink = colour("--heat-ink");
+      this.rgb = colour("--heat"); this.cold = colour("--cold"); this.paper = colour("--paper");
       this.repaint();
     }
 
@@ -468,12 +478,10 @@ const r2aExplorer = (() => {
   }
 
   function showFacts(one) {
-    const fact = (name, value) => [`${name} `, element("b", {}, String(value)), "   "];
+    const fact = (name, value) => value ? [element("span", {}, name, element("b", {}, String(value)))] : [];
     find("facts").replaceChildren(
-      ...fact("", one.uid), element("b", { class: one.verdict }, one.verdict), ` (${trace.reason})   `,
-      ...(trace.answer === null ? [] : fact("answer", trace.answer)),
-      ...(trace.reference === null ? [] : fact("reference", trace.reference)),
-      ...(one.area ? fact("area", one.area) : []));
+      ...fact("", one.uid), element("span", {}, element("b", { class: one.verdict }, one.verdict), ` (${trace.reason})`),
+      ...fact("answer ", trace.answer), ...fact("reference ", trace.reference), ...fact("area ", one.area));
     document.querySelector(".pane h2").textContent = CONDITIONS[one.condition];
   }
 
@@ -743,7 +751,8 @@ const r2aExplorer = (() => {
     const nLayers = Math.max(...heads.layer) + 1, nHeads = Math.max(...heads.head) + 1;
     const size = Math.max(4, Math.min(22, 236 / nHeads)), side = size - Math.min(1.5, size / 4), column = heads[state.score];
     const finite = column.filter((value) => value !== null), low = Math.min(...finite), high = Math.max(...finite);
-    const chart = drawn("svg", { width: nHeads * size + 18, height: nLayers * size + 16, role: "img" });
+    const chart = drawn("svg", { width: nHeads * size + 18, height: nLayers * size + 16, role: "img",
+      "aria-label": `${state.score} of every head, layer by head; the keys [ and ] choose a head` });
     heads.layer.forEach((layer, k) => {
       const name = `${layer}.${heads.head[k]}`, share = (column[k] - low) / (high - low || 1);
       const cell = drawn("rect", {
@@ -806,7 +815,8 @@ const r2aExplorer = (() => {
 
   function patchMap(pair) {
     const { shape: [nLayers, nRoles], values: all } = matrix(pair.effects, effect), wide = 40, high = 15;
-    const chart = drawn("svg", { width: 60 + nRoles * wide, height: 62 + nLayers * high, role: "img" });
+    const chart = drawn("svg", { width: 60 + nRoles * wide, height: 62 + nLayers * high, role: "img",
+      "aria-label": "share of the clean run's logit difference that a patch restores, layer by token" });
     for (const [k, run] of ["clean", "corrupted"].entries()) {
       chart.append(drawn("text", { x: 0, y: 14 + k * 16 }, run));
       pair.tokens[run].forEach((token, r) => chart.append(drawn("text", { x: 62 + r * wide, y: 14 + k * 16, class: "small" },
@@ -825,14 +835,15 @@ const r2aExplorer = (() => {
       }
     }
     chart.append(drawn("text", { x: 0, y: 54 + nLayers * high }, "layer ↓ token →, share of the clean run's logit difference restored (0 to 1)"));
-    return element("div", { class: "scroll" }, chart);
+    return element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "patching" }, chart);
   }
 
   // The chosen token's effect by layer, with the controls of the same component.
   function patchCurves(pair) {
     const component = effect.split(", ")[0], names = Object.keys(pair.effects).filter((name) => name.startsWith(component));
     const width = 360, high = 130, dashes = ["", "6 3", "2 3", "8 2 2 2", "1 2"];
-    const chart = drawn("svg", { width: width + 230, height: high + 44, role: "img" });
+    const chart = drawn("svg", { width: width + 230, height: high + 44, role: "img",
+      "aria-label": `share restored at “${pair.roles[role]}” by layer, with the controls` });
     const y = (value) => 10 + high * (1.1 - Math.max(-0.2, Math.min(1.1, value))) / 1.3;
     for (const mark of [0, 1]) {
       chart.append(drawn("line", { x1: 30, x2: width, y1: y(mark), y2: y(mark), stroke: colour("--line") }),
@@ -849,7 +860,7 @@ const r2aExplorer = (() => {
       drawn("text", { x: width + 42, y: 22 + k * 18 }, name.split(", ")[1].replaceAll("_", " ")));
     });
     chart.append(drawn("text", { x: 30, y: high + 34 }, `${component.replaceAll("_", " ")} at “${pair.roles[role]}”, by layer`));
-    return element("div", { class: "scroll" }, chart);
+    return element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "patching" }, chart);
   }
 
   // ---------------------------------------------------------------- export
@@ -1093,5 +1104,5 @@ const r2aExplorer = (() => {
 
   addEventListener("unhandledrejection", (event) => { find("told").textContent = event.reason.message; });
   document.addEventListener("DOMContentLoaded", begin);
-  return { take, state, select, trace: () => trace };
+  return { take, state, select, inkOn, trace: () => trace };
 })();

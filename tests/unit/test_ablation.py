@@ -26,7 +26,7 @@ from transformers import (
 import r2a.ablation.runs
 from families import tiny_model
 from limited_memory import with_room_for
-from planted import GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, planted_model, planted_trace
+from planted import FIRST, GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, SECOND, planted_model, planted_trace
 from r2a.ablation.arms import Arm, arms_of_trace
 from r2a.ablation.decoding import (
     MODES,
@@ -286,9 +286,9 @@ def test_a_model_whose_tokens_reach_later_ones_outside_of_attention_is_refused_b
 # ---- the planted model
 
 
-@pytest.fixture(scope="module")
-def planted() -> tuple[Any, list[Any]]:
-    model, rng = planted_model(), random.Random(2)
+def planted_traces(mechanism: str = "one_head") -> tuple[Any, list[Any]]:
+    """A planted model, and a trace of each answer."""
+    model, rng = planted_model(mechanism), random.Random(2)
     model.set_attn_implementation(SEAM)
     return model, [planted_trace(rng, candidate) for candidate in range(len(GIVEN))]
 
@@ -312,14 +312,18 @@ def given_logits(planted: tuple[Any, list[Any]], arms: list[Arm]) -> np.ndarray:
     return np.stack(found)
 
 
+@pytest.mark.parametrize("mechanism", ["one_head", "attends_idly", "attends_little", "in_sequence"])
 @pytest.mark.parametrize("mode", MODES)
-def test_ablating_the_planted_head_destroys_the_answer_and_any_other_leaves_it(planted, mode):
+def test_ablating_a_carrying_head_destroys_the_answer_and_any_other_leaves_it(mode, mechanism):
+    carriers = {FIRST, SECOND} if mechanism == "in_sequence" else {(LAYER, HEAD)}
+    if mode in ("cut_off", "moved"):
+        carriers -= {SECOND}  # it reads the answer, not the reasoning
     heads = list(np.ndindex(N_LAYERS, N_HEADS))
-    found = given_logits(planted, [NOTHING, *(Arm(mode, RFH, 0, (head,)) for head in heads)])
+    found = given_logits(planted_traces(mechanism), [NOTHING, *(Arm(mode, RFH, 0, (head,)) for head in heads)])
     unablated, own = found[:, 0], np.eye(len(GIVEN), dtype=bool)
     assert (unablated.argmax(-1) == np.arange(len(GIVEN))).all()
     for k, head in enumerate(heads, start=1):
-        if head != (LAYER, HEAD) or mode == "sharpened":  # its attention lies on one token already
+        if head not in carriers or mode == "sharpened":  # its attention lies on one token already
             np.testing.assert_allclose(found[:, k], unablated, atol=1e-3, err_msg=str(head))
         elif mode == "resample":  # the answer is then the donor's
             assert (found[:, k].argmax(-1) == np.roll(np.arange(len(GIVEN)), -1)).all()
@@ -328,9 +332,9 @@ def test_ablating_the_planted_head_destroys_the_answer_and_any_other_leaves_it(p
             assert (found[:, k][own] <= found[:, k].max(-1) + 1e-3).all()
 
 
-def test_cutting_the_planted_head_off_from_the_prompt_instead_leaves_the_answer(planted):
+def test_cutting_the_planted_head_off_from_the_prompt_instead_leaves_the_answer():
     arms = [NOTHING, *(Arm("cut_off", RFH, 0, ((LAYER, HEAD),), hides) for hides in ("prompt", "reasoning"))]
-    unablated, prompt, reasoning = given_logits(planted, arms).swapaxes(0, 1)
+    unablated, prompt, reasoning = given_logits(planted_traces(), arms).swapaxes(0, 1)
     np.testing.assert_allclose(prompt, unablated, atol=1e-3)
     assert np.abs(reasoning - unablated).max() > 1
 

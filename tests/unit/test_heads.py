@@ -131,7 +131,11 @@ def test_even_attention_has_density_one_whatever_the_segments_lengths():
     assert density(even, bounds)[0, 0] == pytest.approx(1, abs=0.01)  # long rows weigh less than short ones
     per_token = masses(prompt=[0.04], reasoning=[0.12], answer=[0.02])
     assert density(per_token, bounds)[0, 0] == pytest.approx((0.12 / 6) / (0.06 / 6))
-    assert np.isnan(density(masses(reasoning=[0.9]), bounds)).all()
+
+
+def test_a_head_that_attends_to_the_reasoning_alone_has_a_high_density_and_one_that_rests_on_bos_has_none():
+    found = density(masses(bos=[0.1, 1.0], reasoning=[0.9, 0.0]), np.array([0, 1, 5, 6, 12, 13, 16, 17]))
+    assert found[0, 0] > 1000 and found[0, 1] == 0
 
 
 def test_lists_of_two_scores_share_the_heads_at_the_top_of_both():

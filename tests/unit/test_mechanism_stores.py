@@ -28,7 +28,7 @@ ROLES = [f"{PROBE}before", ANSWER_ROLE, f"{PROBE}after", CLOSE_ROLE, FINAL_ROLE,
 TABLES = ("mediation", "mlps", "attribution", "lens", "changes")
 
 
-@pytest.fixture(scope="module", params=["one_head", "in_sequence"])
+@pytest.fixture(scope="module", params=["one_head", "attends_idly", "attends_little", "in_sequence"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything made from four pairs."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -48,7 +48,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         rows.append(row)
     write_parquet(folder / "pairs.parquet", pd.DataFrame(rows), provenance({}))
     layers, heads = np.divmod(np.arange(N_LAYERS * N_HEADS), N_HEADS)
-    reader = (LAYER, HEAD) if request.param == "one_head" else FIRST
+    reader = FIRST if request.param == "in_sequence" else (LAYER, HEAD)
     is_reader = (layers == reader[0]) & (heads == reader[1])
     scores = {"layer": layers, "head": heads, "rank": 2 - is_reader, "is_rfh": is_reader}
     scores |= {"output_share": np.where(is_reader | (heads == 2), 0.5, 0.0), "a2bos": 0.2}
@@ -129,8 +129,8 @@ def test_a_patch_changes_the_later_layers_that_the_planted_heads_write_to(folder
                 continue
             moved = table.loc[(layer, later, -1)] > 0.3
             assert moved == (layer <= reader[0] and later >= reader[0]), (layer, later)
-    assert table.loc[(0, *reader)] > 0.9
-    assert table.loc[(reader[0], *reader)] > 0.9
+    assert table.loc[(0, *reader)] > 0.7
+    assert table.loc[(reader[0], *reader)] > 0.7
 
 
 def test_shares_are_of_means_and_not_defined_where_there_is_next_to_no_effect():

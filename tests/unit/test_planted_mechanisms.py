@@ -15,7 +15,8 @@ from r2a.ablation.decoding import Rows, read
 from r2a.attention.rerun import rerun_batch
 from r2a.attention.segments import segment_mass
 from r2a.head_sets import matched_heads
-from r2a.heads.focus import rank_heads
+from r2a.heads.focus import density, rank_heads, sink_free
+from r2a.heads.registry import stacked
 from r2a.models.attention import SEAM, attention_kernel
 from r2a.patching.attribution import direct_attribution
 from r2a.patching.patcher import Patch, Patcher, PatchPath, capture
@@ -79,7 +80,10 @@ def ranking_of(planted: Planted) -> pd.DataFrame:
             planted.model, [trace.token_ids for trace in planted.traces], [trace.bounds for trace in planted.traces]
         )
     mass = np.stack([segment_mass(kept, trace.bounds) for (kept, _), trace in zip(found, planted.traces, strict=True)])
-    table = rank_heads(mass, np.array([trace.bounds for trace in planted.traces]), 1, 100, 0.95, 0)
+    bounds = np.array([trace.bounds for trace in planted.traces])
+    table = rank_heads(mass, bounds, 1, 100, 0.95, 0)
+    table["sink_free"] = stacked(map(sink_free, mass)).mean().ravel()
+    table["density"] = stacked(map(density, mass, bounds)).mean().ravel()
     for name in ("contribution", "output_share"):
         values = np.nanmean([np.nan_to_num(getattr(kept, name)) for kept, _ in found], axis=0)
         table[name] = values[table["layer"], table["head"]]
@@ -88,6 +92,14 @@ def ranking_of(planted: Planted) -> pd.DataFrame:
 
 def by_attention(planted: Planted) -> Scores:
     return ranking_of(planted)["a2r"].to_dict()
+
+
+def without_sinks(planted: Planted) -> Scores:
+    return ranking_of(planted)["sink_free"].fillna(0).to_dict()  # undefined where all rests on BOS
+
+
+def by_density(planted: Planted) -> Scores:
+    return ranking_of(planted)["density"].to_dict()
 
 
 def by_contribution(planted: Planted) -> Scores:
@@ -154,24 +166,71 @@ def test_every_method_finds_the_heads_that_carry_the_answer_and_no_other(planted
     assert others < 0.3 * least  # FIRST's output at the last token is one of those that SECOND reads
 
 
+def test_the_lens_sees_the_answer_enter_in_the_layer_whose_head_writes_it_and_in_no_other(planted):
+    mechanism, model = planted
+    writer = SECOND if mechanism == "in_sequence" else CARRIER
+    preferred = [model.difference(stream[-1:])[0] for stream in model.runs["clean"].resid_pre]
+    gains = np.diff(preferred) / model.differences["clean"]
+    np.testing.assert_allclose(gains, [float(layer == writer[0]) for layer in range(N_LAYERS)], atol=0.01)
+
+
+def test_a_patched_reasoning_restores_the_answer_up_to_the_layer_that_reads_it_and_the_last_token_after_it_is_written(
+    planted,
+):
+    """The hand-off: where the reader is the writer it takes no layer, and in sequence the layers between the two."""
+    mechanism, model = planted
+    reader, writer = (FIRST, SECOND) if mechanism == "in_sequence" else (CARRIER, CARRIER)
+    last = [
+        Patch(model.runs["corrupted"], layer, (model.corrupted.given_position - 1,), stream[-1:])
+        for layer, stream in enumerate(model.runs["clean"].resid_pre[:N_LAYERS])
+    ]
+    said, final = (
+        model.restored(model.patcher.finish(patches, 200)) for patches in ([*map(model.said, range(N_LAYERS))], last)
+    )
+    np.testing.assert_allclose(said, [float(layer <= reader[0]) for layer in range(N_LAYERS)], atol=1e-3)
+    for layer in range(N_LAYERS):
+        if layer > writer[0]:
+            assert final[layer] == pytest.approx(1, abs=1e-3)
+        elif layer <= reader[0]:
+            assert final[layer] == pytest.approx(0, abs=1e-3)
+        else:  # SECOND reads the other tokens of the answer, too
+            assert 0 < final[layer] < 0.5
+
+
 # ---- what attention alone says
 
+ATTENTION = [by_attention, without_sinks, by_density]
 
-def test_attention_alone_takes_an_idle_head_for_the_one_that_carries():
+
+@pytest.mark.parametrize("method", ATTENTION)
+def test_attention_alone_takes_an_idle_head_for_the_one_that_carries(method):
+    scores = method(Planted("attends_idly"))
+    others = [score for head, score in scores.items() if head not in (IDLE, CARRIER)]
+    assert scores[IDLE] >= scores[CARRIER] * 0.999 and scores[CARRIER] > 1.5 * max(others)
+
+
+def test_a2r_puts_the_idle_head_first():
     scores = by_attention(Planted("attends_idly"))
     assert max(scores, key=scores.__getitem__) == IDLE
     assert scores[IDLE] > scores[CARRIER]
 
 
-def test_attention_alone_puts_a_head_that_attends_little_behind_heads_that_do_nothing():
+def test_a2r_puts_a_head_that_attends_little_behind_heads_that_do_nothing():
     scores = by_attention(Planted("attends_little"))
     assert scores[CARRIER] == pytest.approx(LITTLE, abs=0.01)
     uniform = [(layer, head) for layer, head in EVERY if head % 2 == 0]
     assert all(scores[head] > 3 * scores[CARRIER] for head in uniform)
 
 
-def test_attention_alone_does_not_see_the_second_head_of_a_sequence():
-    scores = by_attention(Planted("in_sequence"))
+@pytest.mark.parametrize("method", [without_sinks, by_density])
+def test_where_the_first_token_does_not_count_a_head_that_attends_little_comes_first(method):
+    scores = method(Planted("attends_little"))
+    assert max(scores, key=scores.__getitem__) == CARRIER
+
+
+@pytest.mark.parametrize("method", ATTENTION)
+def test_attention_alone_does_not_see_the_second_head_of_a_sequence(method):
+    scores = method(Planted("in_sequence"))
     assert max(scores, key=scores.__getitem__) == FIRST
     assert scores[SECOND] < 0.01
 

@@ -50,19 +50,19 @@ def sink_free(segment_mass: np.ndarray) -> Weighted:
         return Weighted(np.where(rest > LEAST_REST, short_mass(segment_mass, "a2r") / rest, np.nan), rest)
 
 
-@head_score(label="density: per token of the reasoning / other", store="attention")
+@head_score(label="density: per token of the reasoning / other", store="attention", version=2)
 def density(segment_mass: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """Attention per reasoning token, divided by that per other token that the answer sees.
 
     The first token and the delimiters are excluded. Each of the answer's tokens sees itself and those before it, (n +
-    1) / 2 tokens on average. 1 is no preference; nan for a head that attends to none of the others.
+    1) / 2 tokens on average. 1 is no preference. Attention on the others counts as LEAST_REST if it is less: a head
+    that attends to the reasoning alone has a high density, and one that rests on the first token has 0.
     """
     at = Bounds.of(bounds)
     n_others = at.think_open - at.prompt + (at.eos - at.answer + 1) / 2
     others = (short_mass(segment_mass, "a2p") + short_mass(segment_mass, "a2a")).astype(np.float64)
     per_token = short_mass(segment_mass, "a2r") / (at.think_close - at.reasoning)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(others > LEAST_REST, per_token * n_others / others, np.nan)
+    return per_token * n_others / np.maximum(others, LEAST_REST)
 
 
 @head_score(label="in a trace's own top", store="attention")

@@ -44,13 +44,7 @@ rule tabulate_ablation:
     input:
         graded="<results>/ablation/{model}/{dataset}.parquet",
     output:
-        effect=report(
-            "<results>/tables/{model}/{dataset}/ablation.csv",
-            caption="../report/ablation_effect.rst",
-            category="2 Attention",
-            subcategory="{model}, {dataset}",
-            labels={"result": "ablation (table)"},
-        ),
+        effect=table_in_report("<results>/tables/{model}/{dataset}/ablation.csv", "2 Attention", "ablation"),
     log:
         "<logs>/tables/{model}/{dataset}/ablation.log",
     localrule: True

@@ -76,6 +76,17 @@ def where(named, path):
     return lambda wildcards: [path] if wildcards.dataset in getattr(STUDY, named) else []
 
 
+def table_in_report(path, category, label):
+    """A table that Snakemake's report shows, with the caption of the same name in workflow/report."""
+    return report(
+        path,
+        caption=f"../report/{Path(path).stem}.rst",
+        category=category,
+        subcategory="{model}, {dataset}" if "{model}" in path else "Whole study",
+        labels={"result": f"{label} (table)"},
+    )
+
+
 def each(path, models=STUDY.models, datasets=STUDY.datasets, **more):
     """The path for each of the models and datasets, and what else it names."""
     return expand(path, model=models, dataset=datasets, **more)

@@ -24,21 +24,9 @@ rule tabulate_evaluation:
     output:
         funnel="<results>/tables/funnel.csv",
         accuracy="<results>/tables/accuracy.csv",
-        effect=report(
-            "<results>/tables/effect.csv",
-            caption="../report/effect.rst",
-            category="1 Answers",
-            subcategory="Whole study",
-            labels={"result": "effect (table)"},
-        ),
+        effect=table_in_report("<results>/tables/effect.csv", "1 Answers", "effect"),
         budgets="<results>/tables/budgets.csv",
-        problems=report(
-            "<results>/tables/problems.csv",
-            caption="../report/problems.rst",
-            category="1 Answers",
-            subcategory="Whole study",
-            labels={"result": "problems (table)"},
-        ),
+        problems=table_in_report("<results>/tables/problems.csv", "1 Answers", "problems"),
         decodings="<results>/tables/decodings.csv",
         variants="<results>/tables/variants.csv",
     log:
@@ -62,13 +50,7 @@ rule tabulate_models:
         hand_off=each("<results>/tables/{model}/{dataset}/hand_off.csv", STUDY.patched_models, STUDY.pair_datasets),
         mediation=each("<results>/tables/{model}/{dataset}/mediation.csv", STUDY.patched_models, STUDY.pair_datasets),
     output:
-        table=report(
-            "<results>/tables/models.csv",
-            caption="../report/models.rst",
-            category="1 Answers",
-            subcategory="Whole study",
-            labels={"result": "across models (table)"},
-        ),
+        table=table_in_report("<results>/tables/models.csv", "1 Answers", "across models"),
         trends="<results>/tables/model_trends.csv",
     log:
         "<logs>/tables/models.log",
@@ -88,13 +70,7 @@ rule tabulate_disagreements:
         grades=written("grades", datasets=STUDY.graded_datasets),
         datasets=expand("<results>/datasets/{dataset}.parquet", dataset=STUDY.graded_datasets),
     output:
-        disagreements=report(
-            "<results>/tables/grader_disagreements.csv",
-            caption="../report/grader_disagreements.rst",
-            category="4 Checks",
-            subcategory="Whole study",
-            labels={"result": "grader disagreements (table)"},
-        ),
+        disagreements=table_in_report("<results>/tables/grader_disagreements.csv", "4 Checks", "grader disagreements"),
     log:
         "<logs>/tables/grader_disagreements.log",
     benchmark:

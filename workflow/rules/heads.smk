@@ -62,12 +62,8 @@ rule tabulate_attention_quality:
         by_trace=measured("<results>/heads/{model}/{dataset}.by_trace.parquet", STUDY.graded_datasets),
         grades=measured(reasoned("grades", "attention"), STUDY.graded_datasets),
     output:
-        table=report(
-            "<results>/tables/attention_by_correctness.csv",
-            caption="../report/attention_by_correctness.rst",
-            category="2 Attention",
-            subcategory="Whole study",
-            labels={"result": "attention by correctness (table)"},
+        table=table_in_report(
+            "<results>/tables/attention_by_correctness.csv", "2 Attention", "attention by correctness"
         ),
     log:
         "<logs>/tables/attention_by_correctness.log",

@@ -48,20 +48,8 @@ rule tabulate_judgements:
         ),
     output:
         scores="<results>/tables/judge_scores.csv",
-        effect=report(
-            "<results>/tables/judge_effect.csv",
-            caption="../report/judge_effect.rst",
-            category="1 Answers",
-            subcategory="Whole study",
-            labels={"result": "judge effect (table)"},
-        ),
-        agreement=report(
-            "<results>/tables/judge_agreement.csv",
-            caption="../report/judge_agreement.rst",
-            category="4 Checks",
-            subcategory="Whole study",
-            labels={"result": "judge agreement (table)"},
-        ),
+        effect=table_in_report("<results>/tables/judge_effect.csv", "1 Answers", "judge effect"),
+        agreement=table_in_report("<results>/tables/judge_agreement.csv", "4 Checks", "judge agreement"),
     log:
         "<logs>/tables/judgements.log",
     benchmark:

@@ -92,27 +92,13 @@ rule tabulate_patching:
         patching="<results>/patching/{model}/{dataset}.h5",
     output:
         curves="<results>/tables/{model}/{dataset}/patching_curves.csv",
-        controls=report(
-            "<results>/tables/{model}/{dataset}/patching_controls.csv",
-            caption="../report/patching_controls.rst",
-            category="3 Patching",
-            subcategory="{model}, {dataset}",
-            labels={"result": "patching controls (table)"},
+        controls=table_in_report(
+            "<results>/tables/{model}/{dataset}/patching_controls.csv", "3 Patching", "patching controls"
         ),
-        hand_off=report(
-            "<results>/tables/{model}/{dataset}/hand_off.csv",
-            caption="../report/hand_off.rst",
-            category="3 Patching",
-            subcategory="{model}, {dataset}",
-            labels={"result": "hand off (table)"},
-        ),
+        hand_off=table_in_report("<results>/tables/{model}/{dataset}/hand_off.csv", "3 Patching", "hand off"),
         ranges="<results>/tables/{model}/{dataset}/patching_ranges.csv",
-        first_order=report(
-            "<results>/tables/{model}/{dataset}/patching_first_order.csv",
-            caption="../report/patching_first_order.rst",
-            category="4 Checks",
-            subcategory="{model}, {dataset}",
-            labels={"result": "patching first order (table)"},
+        first_order=table_in_report(
+            "<results>/tables/{model}/{dataset}/patching_first_order.csv", "4 Checks", "patching first order"
         ),
     log:
         "<logs>/tables/{model}/{dataset}/patching.log",
@@ -130,13 +116,7 @@ rule tabulate_pairs:
         pairs="<results>/pairs/{model}/{dataset}.parquet",
         patching="<results>/patching/{model}/{dataset}.h5",
     output:
-        funnel=report(
-            "<results>/tables/{model}/{dataset}/pair_funnel.csv",
-            caption="../report/pair_funnel.rst",
-            category="4 Checks",
-            subcategory="{model}, {dataset}",
-            labels={"result": "pair funnel (table)"},
-        ),
+        funnel=table_in_report("<results>/tables/{model}/{dataset}/pair_funnel.csv", "4 Checks", "pair funnel"),
         outcomes="<results>/tables/{model}/{dataset}/pair_outcomes.csv",
     log:
         "<logs>/tables/{model}/{dataset}/pairs.log",
@@ -172,13 +152,7 @@ rule tabulate_mechanism:
         mechanism="<results>/mechanism/{model}/{dataset}.h5",
         heads="<results>/heads/{model}/{dataset}.parquet",
     output:
-        mediation=report(
-            "<results>/tables/{model}/{dataset}/mediation.csv",
-            caption="../report/mediation.rst",
-            category="3 Patching",
-            subcategory="{model}, {dataset}",
-            labels={"result": "mediation (table)"},
-        ),
+        mediation=table_in_report("<results>/tables/{model}/{dataset}/mediation.csv", "3 Patching", "mediation"),
         mlps="<results>/tables/{model}/{dataset}/mediation_mlps.csv",
         attribution="<results>/tables/{model}/{dataset}/attribution.csv",
         lens="<results>/tables/{model}/{dataset}/logit_lens.csv",

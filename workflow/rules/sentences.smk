@@ -96,33 +96,19 @@ rule tabulate_sentences:
     output:
         sentences="<results>/tables/{model}/{dataset}/sentences.csv",
         beliefs="<results>/tables/{model}/{dataset}/beliefs.csv",
-        settling=report(
-            "<results>/tables/{model}/{dataset}/settling.csv",
-            caption="../report/settling.rst",
-            category="2 Attention",
-            subcategory="{model}, {dataset}",
-            labels={"result": "where belief settles (table)"},
+        settling=table_in_report(
+            "<results>/tables/{model}/{dataset}/settling.csv", "2 Attention", "where belief settles"
         ),
-        agreement=report(
-            "<results>/tables/{model}/{dataset}/sentence_agreement.csv",
-            caption="../report/sentence_agreement.rst",
-            category="2 Attention",
-            subcategory="{model}, {dataset}",
-            labels={"result": "agreement on sentences (table)"},
+        agreement=table_in_report(
+            "<results>/tables/{model}/{dataset}/sentence_agreement.csv", "2 Attention", "agreement on sentences"
         ),
-        experiment=report(
+        experiment=table_in_report(
             "<results>/tables/{model}/{dataset}/sentence_experiment.csv",
-            caption="../report/sentence_experiment.rst",
-            category="2 Attention",
-            subcategory="{model}, {dataset}",
-            labels={"result": "without the sentence most read (table)"},
+            "2 Attention",
+            "without the sentence most read",
         ),
-        costs=report(
-            "<results>/tables/{model}/{dataset}/sentence_costs.csv",
-            caption="../report/sentence_costs.rst",
-            category="2 Attention",
-            subcategory="{model}, {dataset}",
-            labels={"result": "cost of measures on sentences (table)"},
+        costs=table_in_report(
+            "<results>/tables/{model}/{dataset}/sentence_costs.csv", "2 Attention", "cost of measures on sentences"
         ),
     log:
         "<logs>/tables/{model}/{dataset}/sentences.log",

@@ -1,6 +1,6 @@
 """The finding on ablation: how does the answer change without the heads that attend to the reasoning?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from r2a.roles import (
 )
 from r2a.store import read_provenance
 from r2a.summary.registry import Cell, Found, finding
-from r2a.summary.words import NONE, in_cases, number, points, said_p, share, sorted_out, word
+from r2a.summary.words import NONE, in_cases, number, rows_of, share, tested, word
 
 SELECTIONS = {
     RANDOM: "random heads of the same layers", MATCHED: "heads that write and attend to the first token as much",
@@ -42,10 +42,9 @@ SELECTIONS = {
 )
 def find_ablation(effects: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """How ablating the RFHs changes accuracy at each dose, compared with ablating other heads."""
-    found = Found()
-    filled, found.missing = sorted_out(effects, settings)
     harms = []
-    for subject, path in filled:
+
+    def answers(path: Path) -> Iterator[dict[str, Cell]]:
         table = pd.read_csv(path).query("metric == 'accuracy'")
         whole = table[table["mode"] == UNABLATED].iloc[0]
         alpha = 1 - read_provenance(path)["parameters"]["confidence"]
@@ -67,7 +66,9 @@ def find_ablation(effects: Sequence[Path], settings: Mapping[str, Any]) -> Found
                 cells[f"against {SELECTIONS[selection]}, points"] = (
                     _against(rows.loc[selection]) if selection in rows.index else Cell(text=NONE)
                 )
-            found.rows.append((subject, cells | {"n": number(rfh["n_problems"])}))
+            yield cells | {"n": number(rfh["n_problems"])}
+
+    found = rows_of(effects, settings, answers)
     if harms:
         found.sentences = [f"Ablating the RFHs costs more right answers than ablating random heads {in_cases(harms)}."]
     return found
@@ -75,5 +76,4 @@ def find_ablation(effects: Sequence[Path], settings: Mapping[str, Any]) -> Found
 
 def _against(row: pd.Series) -> Cell:
     overlap = f"{100 * row['overlap']:.0f} % of them are RFHs" if row["overlap"] > 0 else ""
-    tested = row["test"], said_p(row["p_holm"])
-    return points(row["difference"], row["difference_low"], row["difference_high"], row["n_problems"], *tested, overlap)
+    return tested(row, overlap, ends=("difference_low", "difference_high"))

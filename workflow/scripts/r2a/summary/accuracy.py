@@ -9,7 +9,7 @@ import pandas as pd
 from r2a.store import read_provenance
 from r2a.study import CONDITIONS
 from r2a.summary.registry import Cell, Found, Plot, Subject, finding
-from r2a.summary.words import in_cases, number, p_value, points, said_p, share, word
+from r2a.summary.words import in_cases, number, p_value, points, said_p, share, tested, word
 
 
 @finding(
@@ -40,8 +40,8 @@ def find_accuracy(effect: Path, accuracy: Path, settings: Mapping[str, Any]) -> 
             one = shares.loc[(*names, condition)]
             undecided = f"{one['n_undecided']:.0f} answers undecided" if one["n_undecided"] else ""
             sides.append(share(one["accuracy"], one["low"], one["high"], one["n_problems"], row.decoding, undecided))
-        tested = row.test if pd.isna(row.p) else f"{row.test}, {said_p(row.p)}"
-        effect_cell = points(row.difference, row.low, row.high, row.n_problems, tested, row.decoding)
+        test = row.test if pd.isna(row.p) else f"{row.test}, {said_p(row.p)}"
+        effect_cell = points(row.difference, row.low, row.high, row.n_problems, test, row.decoding)
         common = points(
             row.common_difference, row.common_low, row.common_high, row.n_common,
             "the paper's estimand, over problems valid in both conditions",
@@ -98,17 +98,14 @@ def find_areas(effect: Path, settings: Mapping[str, Any]) -> Found:
     table = table[(table["by"] == "area") & table["decoding"].isin(table["decoding"].head(1))]
     rows = [
         (
-            (row.model, row.dataset),
+            (row["model"], row["dataset"]),
             {
-                "area": word(row.area), "with": number(100 * row.accuracy_with, "{:.0f} %"),
-                "without": number(100 * row.accuracy_without, "{:.0f} %"),
-                "effect, points": points(
-                    row.difference, row.low, row.high, row.n_problems, row.test, said_p(row.p_holm)
-                ),
-                "n": number(row.n_problems), "p, Holm": p_value(row.p_holm),
+                "area": word(row["area"]), "with": number(100 * row["accuracy_with"], "{:.0f} %"),
+                "without": number(100 * row["accuracy_without"], "{:.0f} %"), "effect, points": tested(row),
+                "n": number(row["n_problems"]), "p, Holm": p_value(row["p_holm"]),
             },
         )
-        for row in table.itertuples()
+        for row in table.to_dict("records")
     ]  # fmt: skip
     return Found(rows=rows)
 

@@ -1,6 +1,6 @@
 """Findings of stage 2: which heads read the reasoning while the answer is written, and what else they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 from r2a.roles import WITHIN
 from r2a.store import labelled, open_hdf5, read_parquet
 from r2a.summary.registry import Cell, Found, Plot, finding
-from r2a.summary.words import DASH, TIMES, in_cases, number, p_value, said_p, sorted_out, with_interval, word
+from r2a.summary.words import DASH, TIMES, in_cases, number, p_value, rows_of, said_p, sorted_out, with_interval, word
 
 
 @finding(
@@ -153,16 +153,13 @@ def find_quality(quality: Path, settings: Mapping[str, Any]) -> Found:
 )
 def find_rerun(attention: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """How well the rerun agrees with the engine that generated the traces."""
-    found = Found()
-    filled, found.missing = sorted_out(attention, settings)
-    for subject, path in filled:
+
+    def agreement(path: Path) -> Iterator[dict[str, Cell]]:
         if labelled(path, {})["temperature"] == 0:
             with open_hdf5(path) as file:
-                agreement = file["argmax_agreement"][:]
-            n = int(np.isfinite(agreement).sum())
-            cells = {
-                "same arg-max": number(100 * np.nanmean(agreement), "{:.2f} %", n=n),
-                "n": number(n, note="traces"),
-            }
-            found.rows.append((subject, cells))
-    return found
+                shares = file["argmax_agreement"][:]
+            n = int(np.isfinite(shares).sum())
+            share = number(100 * np.nanmean(shares), "{:.2f} %", n=n)
+            yield {"same arg-max": share, "n": number(n, note="traces")}
+
+    return rows_of(attention, settings, agreement)

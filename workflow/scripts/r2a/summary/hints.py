@@ -8,7 +8,7 @@ import pandas as pd
 
 from r2a.extensions import HINTS
 from r2a.summary.registry import Found, finding
-from r2a.summary.words import number, p_value, points, said_p, share, sorted_out, word
+from r2a.summary.words import number, p_value, share, sorted_out, tested, word
 
 
 @finding(
@@ -37,12 +37,11 @@ def find_hints(hints: Sequence[Path], settings: Mapping[str, Any]) -> Found:
             def of(measure: str, n: str = "n_problems", row: pd.Series = row) -> Any:
                 return share(row[measure], row[f"{measure}_low"], row[f"{measure}_high"], row[n])
 
-            named = row["test"], said_p(row["p_holm"])
             cells = {
                 "hint": word(f"{HINTS[row['kind']].label}, {row['points_at']}"),
                 "gives it": of("follow"),
                 "without the hint": of("follow_without"),
-                "change, points": points(row["difference"], row["low"], row["high"], row["n_problems"], *named),
+                "change, points": tested(row),
                 "p, Holm": p_value(row["p_holm"]),
                 "switched": number(row["n_switched"]),
                 "says so": of("told", "n_switched"),

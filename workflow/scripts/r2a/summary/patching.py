@@ -1,6 +1,6 @@
 """Findings of stage 3: does the answer depend on the reasoning's activations?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import pandas as pd
 from r2a.extensions import CONTROLS
 from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CONTROL_ROLE, ENDING, FINAL_ROLE
 from r2a.store import axis_labels, open_hdf5
-from r2a.summary.registry import Cell, Found, Plot, finding
-from r2a.summary.words import NONE, in_cases, number, p_value, said_p, sorted_out, with_interval, word
+from r2a.summary.registry import Cell, Found, Plot, Subject, finding
+from r2a.summary.words import NONE, in_cases, number, p_value, rows_of, said_p, sorted_out, with_interval, word
 
 UNRELATED = "unrelated_answer"  # the control with which the verdict is compared
 LEAST_RESTORED = 0.1  # the least that a token must restore to be on the answer's course
@@ -155,33 +155,27 @@ def _crossing(row: pd.Series) -> Cell:
 )
 def find_carriers(carriers: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """Whether the heads that attend to the reasoning are those that carry the answer."""
-    found = Found()
-    filled, found.missing = sorted_out(carriers, settings)
-    carrying: dict[tuple[str, str], Cell] = {}
-    for subject, path in filled:
+
+    def carrying(path: Path) -> Iterator[dict[str, Cell]]:
         for row in pd.read_csv(path).itertuples():
+            ends, n_heads = (row.rank_correlation, row.low, row.high), f"over {row.n_heads:.0f} heads"
             among = Cell(
                 text=f"{row.n_shared:.0f} of {row.n_rfhs:.0f}", value=row.n_shared / row.n_rfhs, n=row.n_pairs,
                 note=f"RFHs among the same number of heads that carry most at {row.role}; n = {row.n_pairs:.0f} pairs",
             )  # fmt: skip
-            correlation = with_interval(
-                row.rank_correlation,
-                row.low,
-                row.high,
-                row.n_pairs,
-                f"over {row.n_heads:.0f} heads",
-                zero=0,
-                of="pairs",
-            )
-            cells = {
-                "probe": word(row.probe), "token": word(row.role), "rank correlation": correlation,
+            yield {
+                "probe": word(row.probe), "token": word(row.role),
+                "rank correlation": with_interval(*ends, row.n_pairs, n_heads, zero=0, of="pairs"),
                 "RFHs that carry most": among, "n": number(row.n_pairs),
             }  # fmt: skip
-            found.rows.append((subject, cells))
-            if row.role == FINAL_ROLE:
-                carrying.setdefault(subject, among)
-    if carrying:
-        some = in_cases(cell.value > 0 for cell in carrying.values())
+
+    found = rows_of(carriers, settings, carrying)
+    among_most: dict[Subject, Cell] = {}
+    for subject, cells in found.rows:
+        if cells["token"].text == FINAL_ROLE:
+            among_most.setdefault(subject, cells["RFHs that carry most"])  # with the first probe
+    if among_most:
+        some = in_cases(cell.value > 0 for cell in among_most.values())
         found.sentences = [f"Some Reasoning-Focus Heads are among the heads that carry most of the answer {some}."]
     return found
 
@@ -200,21 +194,19 @@ def find_carriers(carriers: Sequence[Path], settings: Mapping[str, Any]) -> Foun
 )
 def find_first_order(first_order: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """How well attribution patching predicts the exact effects."""
-    found = Found()
-    filled, found.missing = sorted_out(first_order, settings)
-    for subject, path in filled:
-        for row in pd.read_csv(path).itertuples():
-            if row.direction == CLEAN_TO_CORRUPTED:
-                ends = row.rank_correlation, row.rank_correlation_low, row.rank_correlation_high
-                top = row.top_share, row.top_share_low, row.top_share_high
-                cells = {
-                    "probe": word(row.probe), "component": word(row.component),
-                    "rank correlation": with_interval(*ends, row.n_pairs, zero=0, of="pairs"),
-                    "top places": with_interval(*top, row.n_pairs, f"top {row.n_top:.0f}", of="pairs"),
-                    "n": number(row.n_pairs),
-                }  # fmt: skip
-                found.rows.append((subject, cells))
-    return found
+
+    def agreeing(path: Path) -> Iterator[dict[str, Cell]]:
+        for row in pd.read_csv(path).query("direction == @CLEAN_TO_CORRUPTED").itertuples():
+            ends = row.rank_correlation, row.rank_correlation_low, row.rank_correlation_high
+            top = row.top_share, row.top_share_low, row.top_share_high
+            yield {
+                "probe": word(row.probe), "component": word(row.component),
+                "rank correlation": with_interval(*ends, row.n_pairs, zero=0, of="pairs"),
+                "top places": with_interval(*top, row.n_pairs, f"top {row.n_top:.0f}", of="pairs"),
+                "n": number(row.n_pairs),
+            }  # fmt: skip
+
+    return rows_of(first_order, settings, agreeing)
 
 
 PAIR_STEPS = ["asked", "both_valid", "both_right", "one_token", "aligned", "own_answer_preferred"]
@@ -232,13 +224,12 @@ PAIR_STEPS = ["asked", "both_valid", "both_right", "one_token", "aligned", "own_
 )
 def find_pairs(funnels: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """How many pairs pass each step."""
-    found = Found()
-    filled, found.missing = sorted_out(funnels, settings)
-    for subject, path in filled:
+
+    def steps(path: Path) -> Iterator[dict[str, Cell]]:
         for row in pd.read_csv(path).query("by == 'all'").to_dict("records"):
-            steps = {step.replace("_", " "): number(row[step]) for step in PAIR_STEPS}
-            found.rows.append((subject, {"probe": word(row["probe"])} | steps))
-    return found
+            yield {"probe": word(row["probe"])} | {step.replace("_", " "): number(row[step]) for step in PAIR_STEPS}
+
+    return rows_of(funnels, settings, steps)
 
 
 @finding(
@@ -251,16 +242,12 @@ def find_pairs(funnels: Sequence[Path], settings: Mapping[str, Any]) -> Found:
 )
 def find_noise_floor(patching: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """How exact patching is."""
-    found = Found()
-    filled, found.missing = sorted_out(patching, settings)
-    for subject, path in filled:
+
+    def floors(path: Path) -> Iterator[dict[str, Cell]]:
         with open_hdf5(path) as file:
             for probe in axis_labels(file, "probe"):
                 errors = file[probe]["null_patch_error"][:]
-                cells = {
-                    "probe": word(probe),
-                    "floor, logits": number(errors.max(), "{:.1g}"),
-                    "n": number(len(errors)),
-                }
-                found.rows.append((subject, cells))
-    return found
+                floor = number(errors.max(), "{:.1g}")
+                yield {"probe": word(probe), "floor, logits": floor, "n": number(len(errors))}
+
+    return rows_of(patching, settings, floors)

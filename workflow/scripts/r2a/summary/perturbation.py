@@ -1,6 +1,6 @@
 """The finding on the trace's text: does the answer follow what the reasoning says?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 from r2a.extensions import PERTURBATION_KINDS
 from r2a.roles import CUT, OTHER_REASONING, UNTOUCHED
 from r2a.summary.registry import Cell, Found, finding
-from r2a.summary.words import NONE, in_cases, number, p_value, points, said_p, share, sorted_out, word
+from r2a.summary.words import NONE, in_cases, number, p_value, rows_of, share, sorted_out, tested, word
 
 
 @finding(
@@ -54,9 +54,7 @@ def find_perturbation(
                 )
             if (name, UNTOUCHED) in compared.index:
                 test = compared.loc[(name, UNTOUCHED)]
-                named = test["test"], said_p(test["p_holm"]), "against the whole reasoning"
-                change = points(test["difference"], test["low"], test["high"], test["n_problems"], *named)
-                p = p_value(test["p_holm"])
+                change, p = tested(test, "against the whole reasoning"), p_value(test["p_holm"])
             cells = {
                 "reasoning's text": word(label), "agrees": agrees, "follows": follows, "change, points": change,
                 "p, Holm": p, "valid": number(100 * row["valid_share"], "{:.0f} %"), "n": number(row["n_problems"]),
@@ -84,27 +82,21 @@ def find_perturbation(
 )
 def find_perturbation_controls(comparisons: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """The effect of a change of the text beyond its control."""
-    filled, missing = sorted_out(comparisons, settings)
-    rows = []
-    for subject, path in filled:
+
+    def compared(path: Path) -> Iterator[dict[str, Cell]]:
         table = pd.read_csv(path).query("measure == 'agreement'").set_index(["perturbation", "control"])
         for name, entry in PERTURBATION_KINDS.items():
             for other in entry.compared_with:
                 if (name, other) not in table.index:
                     continue
                 test, against = table.loc[(name, other)], PERTURBATION_KINDS[other].said()
-                named = test["test"], said_p(test["p_holm"]), f"{entry.said()} against {against}"
-                cells = {
-                    "reasoning's text": word(entry.said()),
-                    "compared with": word(against),
-                    "difference, points": points(
-                        test["difference"], test["low"], test["high"], test["n_problems"], *named
-                    ),
-                    "p, Holm": p_value(test["p_holm"]),
-                    "n": number(test["n_problems"]),
-                }
-                rows.append((subject, cells))
-    return Found(rows=rows, missing=missing)
+                yield {
+                    "reasoning's text": word(entry.said()), "compared with": word(against),
+                    "difference, points": tested(test, f"{entry.said()} against {against}"),
+                    "p, Holm": p_value(test["p_holm"]), "n": number(test["n_problems"]),
+                }  # fmt: skip
+
+    return rows_of(comparisons, settings, compared)
 
 
 @finding(
@@ -117,10 +109,9 @@ def find_perturbation_controls(comparisons: Sequence[Path], settings: Mapping[st
 )
 def find_perturbation_funnel(funnel: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """How many traces each kind of change could be made in."""
-    filled, missing = sorted_out(funnel, settings)
-    rows = [
-        (subject, {"change": word(row.perturbation), "outcome": word(row.outcome), "traces": number(row.n_traces)})
-        for subject, path in filled
-        for row in pd.read_csv(path).itertuples()
-    ]
-    return Found(rows=rows, missing=missing)
+
+    def outcomes(path: Path) -> Iterator[dict[str, Cell]]:
+        for row in pd.read_csv(path).itertuples():
+            yield {"change": word(row.perturbation), "outcome": word(row.outcome), "traces": number(row.n_traces)}
+
+    return rows_of(funnel, settings, outcomes)

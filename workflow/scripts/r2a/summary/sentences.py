@@ -1,19 +1,20 @@
 """The finding on sentences: is the part of the reasoning that the RFHs read the one that the answer depends on?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from r2a.roles import ALL_HEADS, SENTENCE_MEASURES
-from r2a.summary.registry import Found, Plot, finding
+from r2a.summary.registry import Cell, Found, Plot, finding
 from r2a.summary.words import (
     NONE,
     in_cases,
     number,
     p_value,
     points,
+    rows_of,
     said_p,
     share,
     sorted_out,
@@ -119,21 +120,20 @@ def find_sentences(
 )
 def find_sentence_costs(costs: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """The cost of each measure, and the cheapest one that can stand in for it."""
-    found = Found()
-    filled, found.missing = sorted_out(costs, settings)
     has_stand_in, passes = [], []
-    for subject, path in filled:
+
+    def of_measures(path: Path) -> Iterator[dict[str, Cell]]:
         table = pd.read_csv(path).set_index("measure")
-        for name, row in table.iterrows():
+        for _, row in table[table.index.isin(SHOWN)].iterrows():
             stand_in = NONE if pd.isna(row["stand_in"]) else SENTENCE_MEASURES[row["stand_in"]]
-            cells = {
+            yield {
                 "measure": word(row["label"]), "runs of the trace": number(row["passes"], "{:.3g}"),
                 "stand-in": word(stand_in), "rank correlation": number(row["rank_correlation"], "{:.2f}"),
             }  # fmt: skip
-            if name in SHOWN:
-                found.rows.append((subject, cells))
         has_stand_in.append(not pd.isna(table.loc["effect", "stand_in"]))
         passes.append(table.loc[["belief_change", "effect"], "passes"])
+
+    found = rows_of(costs, settings, of_measures)
     if passes:
         belief, effect = pd.concat(passes, axis=1).median(axis=1)
         found.sentences = [

@@ -1,7 +1,7 @@
 """How the summary writes numbers, and counts cases in a sentence."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from r2a.statistics import TOO_FEW
 from r2a.store import labelled, why_empty
-from r2a.summary.registry import Cell, Subject
+from r2a.summary.registry import Cell, Found, Subject
 
 MINUS, DASH, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 NONE = DASH  # not measured or not defined
@@ -31,6 +31,14 @@ def sorted_out(
         else:
             missing[subject] = f"nothing to measure: {why}"
     return filled, missing
+
+
+def rows_of(
+    paths: Sequence[Path], settings: Mapping[str, Any], cells_of: Callable[[Path], Iterable[dict[str, Cell]]]
+) -> Found:
+    """A finding with the rows that cells_of gives for each file with content, and why the other files are empty."""
+    filled, missing = sorted_out(paths, settings)
+    return Found(rows=[(subject, cells) for subject, path in filled for cells in cells_of(path)], missing=missing)
 
 
 def said_p(p: float) -> str:
@@ -82,6 +90,15 @@ def with_interval(
 def points(value: float, low: float, high: float, n: float, *notes: Any, **more: Any) -> Cell:
     """A difference of shares in percentage points, marked if its interval excludes 0."""
     return with_interval(value, low, high, n, *notes, factor=100, digits=1, zero=0, is_signed=True, **more)
+
+
+def tested(row: Mapping[Any, Any], *notes: Any, ends: tuple[str, str] = ("low", "high")) -> Cell:
+    """A table's paired difference of shares in percentage points, with its test and p after Holm's correction.
+
+    ends: the columns of its interval.
+    """
+    named = row["test"], said_p(row["p_holm"])
+    return points(row["difference"], *(row[end] for end in ends), row["n_problems"], *named, *notes)
 
 
 def share(value: float, low: float, high: float, n: float, *notes: Any, **more: Any) -> Cell:

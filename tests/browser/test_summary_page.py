@@ -70,7 +70,7 @@ def test_a_figure_is_unpacked_when_a_link_leads_to_it_and_not_before(browser, re
     browser.execute_script("location.hash = '#figure-accuracy'")
     loaded = "const picture = document.querySelector('#figure-accuracy img'); return picture.naturalWidth"
     assert wait_for(browser, loaded) == 40
-    assert browser.execute_script("return document.querySelector('#answers-figures').open")
+    assert browser.execute_script("return document.querySelector('#section-answers-figures').open")
     letter = """const canvas = document.createElement('canvas'), pen = canvas.getContext('2d');
         pen.drawImage(document.querySelector('#figure-accuracy img'), 0, 0);
         return [...pen.getImageData(30, 20, 1, 1).data]"""

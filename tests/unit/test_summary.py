@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from pretended_summary import DOT, ORIGIN, write, write_pretended
+from prose import NUMBER, sentences
 from r2a.figures.registry import CATEGORIES, caption, draw
 from r2a.statistics import TOO_FEW_TO_DRAW
 from r2a.store import provenance, why_empty, write_csv, write_parquet
@@ -19,15 +20,13 @@ from r2a.study import load_study
 from r2a.summary.accuracy import find_accuracy
 from r2a.summary.cost import cost
 from r2a.summary.index import write_index
+from r2a.summary.judging import find_judge_scores
 from r2a.summary.mechanism import find_mediation
 from r2a.summary.page import COORDINATE, verdict_table, write_summary
 from r2a.summary.patching import find_patching
 from r2a.summary.perturbation import find_perturbation
 from r2a.summary.registry import FINDINGS, Cell, Found, finding_inputs
 from r2a.summary.words import NONE, in_cases, points, word
-
-NUMBER = re.compile(r"(?<![\w.])[+\u2212-]?\d[\d.,]*(?!\w)")
-
 
 # ---- findings
 
@@ -122,6 +121,20 @@ def test_a_test_that_was_not_made_leaves_no_note_and_no_word():
     assert word(no_test).text == NONE
 
 
+def test_a_judges_score_is_raised_where_every_judge_says_so_in_the_first_decoding(tmp_path):
+    place = {"area": "all", "n_problems": 30, "n_common": 30, "n_floor": 30, "score_with": 7, "score_without": 6}
+    place |= {"difference": 1.0, "high": 2.0, "wilcoxon_p": 0.01, "model": "Model M"}
+    place |= {"floor_difference": 1, "floor_low": 0.5, "floor_high": 2}
+    rows = [
+        place | {"dataset": dataset, "judge": judge, "decoding": decoding, "low": low}
+        for dataset, lows in {"D": (0.5, -0.5), "E": (0.5, 0.5)}.items()
+        for judge, low in zip("AB", lows, strict=True)
+        for decoding in ("greedy", "sampled")
+    ]
+    found = find_judge_scores(write(tmp_path / "judge_effect.csv", rows), settings={})
+    assert found.sentences == ["By A and B, reasoning raises the score of open-ended answers in 1 of 2 cases."]
+
+
 def test_cases_are_counted_in_words():
     assert [in_cases(so) for so in ([True], [False], [True, True], [True] * 3, [False] * 2, [True, False])] == [
         "in the one case", "in no case", "in both cases", "in all 3 cases", "in no case", "in 1 of 2 cases",
@@ -195,11 +208,10 @@ def test_names_are_text_wherever_they_stand(hostile, tmp_path):
 def test_no_sentence_has_more_than_two_numbers_and_none_is_said_twice_in_a_section(tmp_path):
     write_pretended(tmp_path, render=True)
     page = (tmp_path / "results/mine/summary.html").read_text()
-    paragraphs = re.findall(r'<p class="said">(.*?)</p>', page, re.DOTALL)
-    sentences = [one for text in paragraphs for one in re.split(r"(?<=[.!?]) ", text.strip()) if one]
-    assert len(sentences) >= 2
-    assert len(set(sentences)) == len(sentences)
-    assert not [sentence for sentence in sentences if len(NUMBER.findall(sentence)) > 2]
+    said = sentences(page, "said")
+    assert len(said) >= 2
+    assert len(set(said)) == len(said)
+    assert not [sentence for sentence in sentences(page) if len(NUMBER.findall(sentence)) > 2]
 
 
 def test_the_page_holds_each_figure_once_compressed_with_its_caption_and_numbers(tmp_path):
@@ -225,6 +237,13 @@ def test_the_page_and_the_texts_say_that_models_are_toys_only_where_they_are(tmp
     for name in ("summary.html", "summary.md", "summary.txt"):
         toys, real = ((tmp_path / kind / "results/mine" / name).read_text() for kind in ("toys", "real"))
         assert "oy models" in toys and "oy models" not in real
+
+
+def test_the_page_and_the_short_text_say_what_a_column_of_verdicts_means(tmp_path):
+    write_pretended(tmp_path, render=True)
+    meaning = "right with reasoning minus right without it, in percentage points"
+    for name in ("summary.html", "summary.md"):
+        assert f"{meaning}." in (tmp_path / "results/mine" / name).read_text()
 
 
 def test_what_is_empty_is_told_with_its_reason_once_a_model(tmp_path):

@@ -110,9 +110,9 @@ def plot_mediation(mediation: Path, mlps: Path, stem: Path, settings: Mapping[st
         "Direct logit attribution and logit lens of the clean run. Left: what attention and MLP of each layer add "
         "directly to the logit of the clean answer over that of the corrupted one, at the last token. Middle: the same "
         "of each head; framed: the Reasoning-Focus Heads. The final norm's scale is held at what it is in the run. "
-        "Right: the logit difference that what enters a layer would give at three tokens; 0: the corrupted run's, 1: "
-        "the clean run's, about 0.5: neither. Means over n pairs with {interval} bootstrap intervals over the pairs' "
-        "templates. No test."
+        "Right: the logit difference that what enters a layer would give at three tokens: the corrupted run's is 0, "
+        "the clean run's 1. In the middle, it is neither's. Means over n pairs with {interval} bootstrap intervals "
+        "over the pairs' templates. No test."
     ),
 )
 def plot_attribution(attribution: Path, lens: Path, stem: Path, settings: Mapping[str, Any]) -> None:

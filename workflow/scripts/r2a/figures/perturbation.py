@@ -40,7 +40,7 @@ MEASURES = {
         "Answers generated again from a reasoning that was cut off, replaced or changed: how many are right, equal "
         "the original answer, or are what the changed text implies. Shares over n problems; an invalid answer is "
         "neither right nor the same. In the left title: the area over the curve of early answering (Lanham et al., "
-        "2023), 0 where no cut changes the answer and 1 where every cut does. "
+        "2023). It is 0 where no cut changes the answer and 1 where every cut does. "
         "{interval} Wilson intervals over problems. Tests against the reasoning kept "
         "whole, paired by problem, are in the table of comparisons (exact McNemar, or sign flips for several samples, "
         "Holm's correction); kinds marked as controls show what to expect without a change."

@@ -61,6 +61,7 @@ def find_accuracy(effect: Path, accuracy: Path, settings: Mapping[str, Any]) -> 
             change[row.model, row.dataset] = effect_cell
     return Found(
         rows=rows, verdicts={"right, with · without": right, "effect, points": change}, sentences=_sentences(change),
+        meanings={"effect, points": "right with reasoning minus right without it, in percentage points"},
         plots=[
             Plot(
                 title="right, with (●) and without (○) reasoning", columns=["with", "without"], low=0, high=1,

@@ -35,6 +35,7 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
     depths = pd.read_csv(models).query("measure == 'rfh depth'").set_index(["model", "dataset"])
     filled, found.missing = sorted_out(heads, settings)
     layers: dict[tuple[str, str], Cell] = {}
+    strongest: dict[tuple[str, str], Cell] = {}
     for subject, path in filled:
         table = read_parquet(path).sort_values("rank")
         rfhs, others, n_layers = table[table["is_rfh"]], table[~table["is_rfh"]], table["layer"].nunique()
@@ -63,12 +64,24 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
             "n": number(n),
         }  # fmt: skip
         found.rows.append((subject, cells))
+        place, most = f"L{first['layer']:.0f}H{first['head']:.0f}", cells["first head"]
+        strongest[subject] = Cell(
+            text=f"{place}: {100 * most.value:.0f} %", value=most.value, low=most.low, high=most.high, n=n, zero=0.5,
+            note=f"layer {first['layer']:.0f}, head {first['head']:.0f}, counted from 0; a2r {most.text}; {most.note}",
+        )  # fmt: skip
         layers[subject] = Cell(
             text=f"{between} of {n_layers}", value=depth.value, n=n,
             note=f"layers of the {len(rfhs)} RFHs, counted from 0; mean depth {depth.text}, from 0 for the first "
             f"layer to 1 for the last; n = {n:.0f} traces",
         )  # fmt: skip
-    found.verdicts = {"layers that read it": layers}
+    found.verdicts = {"most by one head": strongest, "layers of RFHs": layers}
+    found.meanings = {
+        "most by one head": (
+            "the head whose attention from the answer's tokens falls most on the reasoning (counted from 0), and the "
+            "share"
+        ),
+        "layers of RFHs": "where the Reasoning-Focus Heads are, the heads with most such attention",
+    }
     if layers:
         reads_most = in_cases(cells["first head"].low > 0.5 for _, cells in found.rows)
         early = in_cases(cell.value < 0.5 for cell in layers.values())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from r2a.summary.registry import Found, finding
+from r2a.summary.registry import Cell, Found, Subject, finding
 from r2a.summary.words import in_cases, number, p_value, said_p, with_interval, word
 
 
@@ -14,7 +14,7 @@ from r2a.summary.words import in_cases, number, p_value, said_p, with_interval, 
     label="judges' scores",
     category="1 Answers",
     caption=(
-        "Open-ended answers, scored from 1 to 10: means over the problems that are scored in both conditions, and "
+        "Open-ended answers, scored from 1 to 10. Means over the problems that are scored in both conditions, and "
         "their paired difference with {interval} intervals (Student's t); Wilcoxon's signed-rank test. Floor: the same "
         "difference with invalid answers scored 1. Scores of different judges are not comparable."
     ),
@@ -23,13 +23,15 @@ from r2a.summary.words import in_cases, number, p_value, said_p, with_interval, 
 )
 def find_judge_scores(effect: Path, settings: Mapping[str, Any]) -> Found:
     """How reasoning changes the judges' scores."""
-    rows, changes = [], []
+    rows: list[tuple[Subject, dict[str, Cell]]] = []
+    is_raised: dict[Subject, bool] = {}  # by every judge, in the first decoding
     table = pd.read_csv(effect)
     for row in table[table["area"] == "all"].itertuples():
         change = with_interval(
             row.difference, row.low, row.high, row.n_common, "Wilcoxon", said_p(row.wilcoxon_p), zero=0, is_signed=True
         )
-        changes.append(change)
+        if row.decoding == table["decoding"].iloc[0]:
+            is_raised[row.model, row.dataset] = is_raised.get((row.model, row.dataset), True) and change.sign > 0
         floor = with_interval(row.floor_difference, row.floor_low, row.floor_high, row.n_floor, zero=0, is_signed=True)
         cells = {
             "judge": word(row.judge), "decoding": word(row.decoding), "with": number(row.score_with, "{:.2f}"),
@@ -38,7 +40,7 @@ def find_judge_scores(effect: Path, settings: Mapping[str, Any]) -> Found:
         }  # fmt: skip
         rows.append(((row.model, row.dataset), cells))
     judges = " and ".join(table["judge"].unique())
-    said = [f"By {judges}, reasoning raises the score of open-ended answers {in_cases(c.sign > 0 for c in changes)}."]
+    said = [f"By {judges}, reasoning raises the score of open-ended answers {in_cases(is_raised.values())}."]
     return Found(rows=rows, sentences=said if rows else [])
 
 

@@ -55,6 +55,7 @@ def find_mediation(mediation: Sequence[Path], settings: Mapping[str, Any]) -> Fo
                 passed[subject] = shares["through RFHs"]
                 more.append(bool(shares["through RFHs"].low > shares["through matched heads"].high))
     found.verdicts = {"share through RFHs": passed}
+    found.meanings = {"share through RFHs": "how much of patching's effect passes through these heads"}
     if passed:
         found.sentences = [f"RFHs pass on more of the reasoning's effect than as many matched heads {in_cases(more)}."]
     return found

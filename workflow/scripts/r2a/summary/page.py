@@ -75,10 +75,11 @@ def write_summary(
     glyphs: dict[str, str] = {}
     sections = [_section(category, found, figures, page.parent, glyphs, settings) for category in CATEGORIES]
     columns, rows = verdict_table(found)
+    meanings = {column: meaning for one in found.values() for column, meaning in one.meanings.items()}
     origin = provenance(settings, [path for read in inputs.values() for path in _paths(read)])
     known = {
         "study": settings["study"], "is_toy": settings["is_toy"], "confidence": f"{100 * settings['confidence']:g} %",
-        "columns": columns, "questions": _questions(columns), "rows": rows,
+        "columns": columns, "meanings": meanings, "questions": _questions(columns), "rows": rows,
         "sections": [one for one in sections if one["findings"] or one["groups"]],
         "missing": _missing(found, figures), "cost": cost(benchmarks, traces, settings["model_labels"]),
         "origin": origin, "small": SMALL, "dash": NONE, "glyphs": _packed(json.dumps(glyphs)),
@@ -124,7 +125,7 @@ def _questions(columns: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]
 
 
 def _section_id(category: str) -> str:
-    return category.partition(" ")[2].lower().replace(" ", "-")
+    return "section-" + category.partition(" ")[2].lower().replace(" ", "-")  # a finding may be called "patching", too
 
 
 def _paths(read: Mapping[str, Any]) -> Iterator[Path]:
@@ -187,14 +188,16 @@ def _section(
         "sentences": [sentence for one in findings for sentence in one["sentences"]],
         # an open finding other than the leading one has its own paragraph
         "paragraph": [s for one in findings if one is lead or not one["is_open"] for s in one["sentences"]],
-        "first_sentences": [one["sentences"][0] for one in findings if one["sentences"]] or ["Nothing was measured."],
+        "first_sentences": [one["sentences"][0] for one in findings if one["is_headline"] and one["sentences"]]
+        or ["Nothing was measured."],
     }  # fmt: skip
 
 
 def _view(one: Finding, found: Found, settings: Mapping[str, Any]) -> dict[str, Any]:
     columns = list(dict.fromkeys(column for _, cells in found.rows for column in cells))
     return {
-        "id": one.name, "label": one.label, "is_open": one.is_open, "sentences": found.sentences,
+        "id": one.name, "label": one.label, "is_open": one.is_open, "is_headline": one.is_headline,
+        "sentences": found.sentences,
         "caption": one.caption.replace("{interval}", f"{100 * settings['confidence']:g} %"),
         "columns": columns, "is_number": [_is_number(found, column) for column in columns],
         "rows": [

@@ -91,6 +91,10 @@ def find_patching(
             is_beyond.setdefault(subject, bool(is_better[0] > 0))
             crossings.setdefault(subject, crossing)
     found.verdicts = {"patching flips it": flips, "hand-off layer": crossings}
+    found.meanings = {
+        "patching flips it": "another run's activation at the answer's token in the reasoning changes the answer",
+        "hand-off layer": "from here on the last token carries the answer, no longer the reasoning",
+    }
     if flips:
         flipped = in_cases(cell.value > 0.5 for cell in flips.values())
         beyond = in_cases(is_beyond.values())

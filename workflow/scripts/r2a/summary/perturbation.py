@@ -63,6 +63,9 @@ def find_perturbation(
             if row["kind"] == OTHER_REASONING and row["n_implied"]:
                 followed[subject] = follows
     found.verdicts = {"follows another text": followed}
+    found.meanings = {
+        "follows another text": "given another problem's reasoning, the answer is the one that this implies"
+    }
     if followed:
         most = in_cases(cell.sign > 0 for cell in followed.values())
         found.sentences = [f"Given another problem's reasoning, most answers are the one that it implies {most}."]

@@ -29,7 +29,8 @@ class Finding(Entry):
     are, over what, with which intervals and tests; {interval} stands for the level of the intervals. reads: a file for
     each parameter; a path with {model}, {dataset}, {condition} or {decoding} gives a list of all such files. where,
     models: the properties of Study that list its datasets and models; if one is empty, the study has no such finding.
-    is_open: whether it is shown with its sentences and plot; other findings are collapsed.
+    is_open: whether it is shown with its sentences and plot; other findings are collapsed. is_headline: whether its
+    first sentence also stands below the table of verdicts.
     """
 
     category: str
@@ -38,6 +39,7 @@ class Finding(Entry):
     where: str = "datasets"
     models: str = "models"
     is_open: bool = False
+    is_headline: bool = True
 
     def __post_init__(self) -> None:
         if self.category not in CATEGORIES:
@@ -102,13 +104,14 @@ class Found:
     """The result of a finding.
 
     rows: (labels of model and dataset, cells by column). sentences: each covers all rows, with two numbers at most.
-    verdicts: by column of the table of verdicts, cells by model and dataset. missing: why a model and dataset has no
-    row. plots: the panels of its plot.
+    verdicts: by column of the table of verdicts, cells by model and dataset. meanings: what such a column shows, in a
+    few words. missing: why a model and dataset has no row. plots: the panels of its plot.
     """
 
     rows: list[tuple[Subject, dict[str, Cell]]] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
     verdicts: dict[str, dict[Subject, Cell]] = field(default_factory=dict)
+    meanings: dict[str, str] = field(default_factory=dict)
     missing: dict[Subject, str] = field(default_factory=dict)
     plots: list[Plot] = field(default_factory=list)
 

@@ -117,6 +117,7 @@ def find_sentences(
     reads={"costs": "<results>/tables/{model}/{dataset}/sentence_costs.csv"},
     where="graded_datasets",
     models="parsed_models",
+    is_headline=False,
 )
 def find_sentence_costs(costs: Sequence[Path], settings: Mapping[str, Any]) -> Found:
     """The cost of each measure, and the cheapest one that can stand in for it."""

@@ -71,7 +71,7 @@ def test_progress_has_done_rate_and_time_left_and_rarer_lines_the_longer_it_last
             seconds[0] = float(second)
             progress.advance(tokens=30)
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[0] == "pairs: 6/7200, 1.0 per second, 30 tokens per second, 1:59:54 left"
+    assert lines[:2] == ["pairs: 0/7200", "pairs: 6/7200, 1.0 per second, 30 tokens per second, 1:59:54 left"]
     assert lines[-1] == "pairs: 7200/7200, 1.0 per second, 30 tokens per second"
     assert lines[-2].endswith("left")
     assert 120 < len(lines) < 200  # about one a minute, more at first
@@ -86,7 +86,7 @@ def test_slow_work_has_seconds_each_no_guess_after_the_first_and_one_last_line(m
             seconds[0] = float(second)
             progress.advance()
     assert [record.getMessage() for record in caplog.records] == [
-        "pairs: 1/3, 400.0 seconds each", "pairs: 2/3, 300.0 seconds each, 0:05:00 left",
+        "pairs: 0/3", "pairs: 1/3, 400.0 seconds each", "pairs: 2/3, 300.0 seconds each, 0:05:00 left",
         "pairs: 3/3, 266.7 seconds each",
     ]  # fmt: skip
 

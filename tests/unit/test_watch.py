@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from r2a.ahead import AHEAD
+from r2a.job_log import claim_job
 from r2a.summary.page import render_page
 from r2a.watch import look, shown
 
@@ -45,7 +47,7 @@ def test_a_running_job_is_shown_with_its_progress_and_a_finished_one_is_not(tmp_
         time.sleep(0.05)
     job.communicate(b"end")
     (shown_job,) = seen.jobs
-    assert (shown_job.name, shown_job.what, shown_job.done, shown_job.total) == ("traces/m/d", "requests", 3, 8)
+    assert (shown_job.name, shown_job.phase, shown_job.done, shown_job.total) == ("traces/m/d", "requests", 3, 8)
     assert shown_job.holder == f"{job.pid} on {os.uname().nodename}"
     assert seen.steps == (4, 9)
     assert look(*places).jobs == []
@@ -55,12 +57,34 @@ def test_a_job_of_another_machine_counts_as_running_while_its_log_is_recent(tmp_
     places = a_run(tmp_path)
     log = places[0] / "logs/patching/m.log"
     log.parent.mkdir()
-    log.write_text("12:00:00 pairs: 10/40, 2.0 a second, 0:00:15 left\n")
+    log.write_text("12:00:00 m, d: pairs: 10/40 and 45% of the next, 2.0 a second, 0:00:15 left\n")
     (log.parent / ".m.log.lock").write_text("process 7 on elsewhere")
     (job,) = look(*places).jobs
     assert (job.done, job.rate, job.holder) == (10, "2.0 a second, 0:00:15 left", "7 on elsewhere")
+    assert job.phase == "pairs"
     os.utime(log, (time.time() - 1000,) * 2)
     assert look(*places).jobs == []
+
+
+def test_what_a_job_does_is_shown_from_its_start_to_its_end(tmp_path):
+    places = a_run(tmp_path)
+    log = places[0] / "logs/attention/m/d.log"
+    log.parent.mkdir(parents=True)
+    phases, lines = [], ["", "12:00:01 loads m", "Loading weights: 3/47 [00:00<?]", "12:00:02 m, d: reruns: 0/9"]
+    with claim_job(log, AHEAD):
+        for line in [*lines, "12:00:09 m, d: reruns: 9/9, 1.3 per second"]:
+            with log.open("a") as file:
+                file.write(f"{line}\n")
+            (job,) = look(*places).jobs
+            assert job.is_ahead and job.holder == f"{os.getpid()} on {os.uname().nodename}"
+            phases.append((job.phase, job.done))
+    assert phases == [("starts", 0), ("loads m", 0), ("loads m", 0), ("reruns", 0), ("reruns done, then the rest", 9)]
+    console = Console(width=200, record=True)
+    run = look(*places)
+    run.jobs.append(job)
+    console.print(shown(run))
+    assert "attention/m/d (ahead)" in (told := console.export_text()) and "reruns done" in told
+    assert "(ahead)</span></td><td>reruns done" in render_page("watch.html.j2", "notes", run=run, seconds=3)
 
 
 def test_jobs_made_ahead_are_told_until_they_are_taken_and_their_usual_waiting_is_no_warning(tmp_path):

@@ -21,6 +21,7 @@ from r2a.devices import leased_gpus
 from r2a.job_log import claim_job, job_log
 from r2a.plan import HOME, RUNS_A_MODEL, PlannedJob, companions, has_begun
 
+AHEAD = ", ahead"
 LONG_SECONDS = 300  # starting takes seconds on a CPU, and up to two minutes on a GPU
 
 
@@ -54,7 +55,7 @@ def _make_others(main: Callable[[Any], None], own: Any, until: float) -> None:
                 _put_aside(own, _origin(own), os.link)
             job = ready[0]
             tried.add(job.output[0])
-            claim = claim_job(job.log[0]) if job.is_local and not _is_online(job) else None
+            claim = claim_job(job.log[0], AHEAD) if job.is_local and not _is_online(job) else None
             if claim is not None:
                 _make_ahead(main, job, claim)
     _discard(own)

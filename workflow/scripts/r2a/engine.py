@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from r2a.config_file import longrope_switch, read_config, recurrent_layers
 from r2a.devices import usable_dtype
+from r2a.progress import logger
 
 # In the engine at a time: enough to keep it busy, but so few that a study of millions does not fill its memory.
 MOST_WAITING, FEWEST_WAITING = 2048, 1024
@@ -109,6 +110,7 @@ def start_engine(
     # FlashInfer compiles its sampler with nvcc, which few machines have; seeded requests never use it.
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"  # otherwise it sends usage reports
+    logger.info(f"starts vLLM with {folder}")
     import vllm
     from vllm.config.reasoning import ReasoningConfig
 

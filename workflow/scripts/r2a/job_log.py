@@ -55,11 +55,11 @@ def job_log(path: Path | str, is_online: bool = False, claim: TextIO | None = No
             os.close(original)
 
 
-def claim_job(log: Path | str) -> TextIO | None:
+def claim_job(log: Path | str, how: str = "") -> TextIO | None:
     """Claim a job for this process until the returned file is closed; None if another process works on it.
 
-    The lock is a file beside the job's log; the kernel releases it however the process ends. Raises OSError if the file
-    system has no locks.
+    The lock is a file beside the job's log, which names the process and `how` it works on the job; the kernel releases
+    it however the process ends. Raises OSError if the file system has no locks.
     """
     lock = _open_lock(Path(log))
     try:
@@ -67,7 +67,7 @@ def claim_job(log: Path | str) -> TextIO | None:
     except BlockingIOError:
         lock.close()
         return None
-    return _signed(lock)
+    return _signed(lock, how)
 
 
 def _wait_for_job(log: Path) -> TextIO:
@@ -89,8 +89,8 @@ def _open_lock(log: Path) -> TextIO:
     return open(log.with_name(f".{log.name}.lock"), "a+")  # closed by whoever holds it
 
 
-def _signed(lock: TextIO) -> TextIO:
+def _signed(lock: TextIO, how: str = "") -> TextIO:
     lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}{how}")
     lock.flush()
     return lock

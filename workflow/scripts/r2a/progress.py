@@ -21,7 +21,7 @@ def tell(words: str) -> None:
 
 
 class Progress:
-    """Logs done, total, rate and time left: every few seconds at first, every minute later, and once at the end.
+    """Logs done, total, rate and time left: at once, every few seconds at first, every minute later, and at the end.
 
     The last line comes when the block ends, whether or not everything is done.
     """
@@ -73,6 +73,7 @@ class Progress:
             print(line, file=terminal, flush=True)
 
     def __enter__(self) -> "Progress":
+        logger.info(f"{self.what}: 0/{self.total}")  # the first one may take long
         return self
 
     def __exit__(

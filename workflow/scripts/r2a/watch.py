@@ -23,19 +23,25 @@ SECONDS = 2.0  # seconds between updates
 RECENT = 180  # a job on another machine counts as running for so many seconds after its log's last line
 TAIL = 20_000  # bytes of a log's end that are read
 N_WARNINGS = 5
-PROGRESS = re.compile(r"^(?:\d\d:\d\d:\d\d )?(?P<what>.+): (?P<done>\d+)/(?P<total>\d+)(?:, (?P<rate>.+))?$")
+SAID = re.compile(r"^\d\d:\d\d:\d\d (?P<words>.+)$")  # by this workflow, not by a library
+PROGRESS = re.compile(r"(?P<what>.+): (?P<done>\d+)/(?P<total>\d+)(?: and \d+% of the next)?(?:, (?P<rate>.+))?")
 WARNING = re.compile(r"^ERROR |\b[Ww]arning\b|nothing to measure|waits for .*GPUs|\bretries\b")
-HOLDER = re.compile(r"process (\d+) on (\S+)")
+HOLDER = re.compile(r"process (\d+) on ([^\s,]+)(, ahead)?")
 
 
 @dataclass
 class RunningJob:
-    """A job that holds its log's lock. done, total, rate: its last line of progress; quiet: seconds since any line."""
+    """A job that holds its log's lock.
+
+    quiet: seconds since its log's last line. phase: what it does, from the last line that says so. done, total, rate:
+    its last line of progress. is_ahead: whether another job's process makes its files (r2a.ahead).
+    """
 
     name: str
     holder: str
     quiet: float
-    what: str = ""
+    is_ahead: bool
+    phase: str = "starts"
     done: int = 0
     total: int = 0
     rate: str = ""
@@ -100,12 +106,15 @@ def _running_jobs(logs: Path) -> Iterator[RunningJob]:
             continue
         quiet = time.time() - log.stat().st_mtime
         if _is_locked(lock) or (holder[2] != os.uname().nodename and quiet < RECENT):
-            job = RunningJob(log.relative_to(logs).with_suffix("").as_posix(), f"{holder[1]} on {holder[2]}", quiet)
-            for line in reversed(_last_lines(log)):
-                if told := PROGRESS.match(line):
-                    job.what, job.done, job.total = told["what"], int(told["done"]), int(told["total"])
-                    job.rate = told["rate"] or ""
-                    break
+            name = log.relative_to(logs).with_suffix("").as_posix()
+            job = RunningJob(name, f"{holder[1]} on {holder[2]}", quiet, holder[3] is not None)
+            said = [found["words"] for line in _last_lines(log) if (found := SAID.match(line))]
+            for words in said[-1:]:
+                job.phase = words
+                if told := PROGRESS.fullmatch(words):
+                    job.done, job.total, job.rate = int(told["done"]), int(told["total"]), told["rate"] or ""
+                    what = told["what"].rpartition(": ")[2]  # without the model and dataset, which the name has
+                    job.phase = f"{what} done, then the rest" if job.done == job.total else what
             yield job
 
 
@@ -142,11 +151,13 @@ def shown(run: Run) -> RenderableType:
     """A run, rendered for the terminal."""
     steps = f"{run.steps[0]} of {run.steps[1]} steps" if run.steps else "no step done yet"
     steps += f" and {run.n_ahead} ahead" if run.n_ahead else ""
-    jobs = Table("job", "progress", "", "rate and time left", "last line", box=None, expand=True, header_style="dim")
+    columns = ("job", "what it does", "progress", "", "rate and time left", "last line")
+    jobs = Table(*columns, box=None, expand=True, header_style="dim")
     for job in run.jobs:
         bar = ProgressBar(total=job.total, completed=job.done, width=20) if job.total else Text("")
         counted = f"{job.done}/{job.total}" if job.total else ""
-        jobs.add_row(Text(job.name), bar, counted, Text(job.rate), f"{job.quiet:.0f} s ago")
+        name = f"{job.name} (ahead)" if job.is_ahead else job.name
+        jobs.add_row(Text(name), Text(job.phase), bar, counted, Text(job.rate), f"{job.quiet:.0f} s ago")
     parts: list[RenderableType] = [
         Text(
             f"{run.study}: {steps}, {len(run.jobs)} running, {run.free_gigabytes:.0f} GB free, {run.time}", style="bold"

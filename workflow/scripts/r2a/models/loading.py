@@ -6,6 +6,7 @@ from typing import Any
 
 from r2a.devices import usable_dtype
 from r2a.models.weights import ModelError
+from r2a.progress import logger
 
 
 def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
@@ -20,6 +21,7 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
     from r2a.models.decoder import Decoder, fix_rotation
 
     (name, origin), *_ = manifest["models"].items()
+    logger.info(f"loads {name}")
     n_gpus = torch.cuda.device_count()
     dtype = usable_dtype(origin["dtype"], min(map(torch.cuda.get_device_capability, range(n_gpus)), default=None))
     model: Any = AutoModelForCausalLM.from_pretrained(

@@ -66,7 +66,8 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
         found.rows.append((subject, cells))
         place, most = f"L{first['layer']:.0f}H{first['head']:.0f}", cells["first head"]
         strongest[subject] = Cell(
-            text=f"{place}: {100 * most.value:.0f} %", value=most.value, low=most.low, high=most.high, n=n, zero=0.5,
+            text=f"{place}: {100 * most.value:.0f}\N{NO-BREAK SPACE}%",
+            value=most.value, low=most.low, high=most.high, n=n, zero=0.5,
             note=f"layer {first['layer']:.0f}, head {first['head']:.0f}, counted from 0; a2r {most.text}; {most.note}",
         )  # fmt: skip
         layers[subject] = Cell(

@@ -127,14 +127,20 @@ def test_intervals_of_paired_differences_are_not_wide_and_find_a_gain(n_problems
     assert np.mean(low > 0) > power
 
 
+@pytest.mark.parametrize("n_problems", [20, 50, 200])
 @pytest.mark.parametrize("n_samples", [2, 4, 8])
-def test_a_few_problems_that_carry_the_whole_difference_are_covered_less(n_samples):
-    """A known limit: of 50 problems that are nearly always right or always wrong, 1.5 turn from one to the other."""
+def test_a_difference_that_few_problems_carry_is_covered(n_samples, n_problems):
+    """Of problems that are nearly always right or always wrong, 1.5 to 7.5 % turn from one to the other."""
     rng = np.random.default_rng(17)
-    chances = rng.beta(0.01, 0.01, (3000, 50))
-    turned = np.where(rng.random(chances.shape) < 0.06, 1, chances)
-    first, second = rng.binomial(n_samples, turned) / n_samples, rng.binomial(n_samples, chances) / n_samples
-    assert covered(difference_interval(first, second, n_samples, n_samples, LEVEL), 0.03) >= 0.86
+    for concentration, turning in ((0.01, 0.03), (0.01, 0.06), (0.05, 0.06), (0.01, 0.15)):
+        chances = rng.beta(concentration, concentration, (4000, n_problems))
+        turned = np.where(rng.random(chances.shape) < turning, 1, chances)
+        first, second = rng.binomial(n_samples, turned) / n_samples, rng.binomial(n_samples, chances) / n_samples
+        ends = difference_interval(first, second, n_samples, n_samples, LEVEL)
+        assert covered(ends, turning / 2) >= COVERED, (concentration, turning)
+        # no wider than of one sample a problem
+        alone = difference_interval((first > 0.5).astype(float), (second > 0.5).astype(float), 1, 1, LEVEL)
+        assert np.mean(ends[1] - ends[0]) < 1.5 * np.mean(alone[1] - alone[0])
 
 
 # ---- means over clusters

@@ -8,6 +8,7 @@ from scipy import stats
 TOO_FEW = "too few pairs to test"
 LEAST = 5  # of fewer problems, pairs, traces or scores no mean is drawn as a finding
 TOO_FEW_TO_DRAW = f"what rests on fewer than {LEAST} problems, pairs or traces is in the tables and not drawn"
+FEW_CARRY = 6  # problems; fewer that carry a difference do not show how it varies
 MAX_EXACT_SIGNS = 16  # up to 2^16 sign patterns are gone through one by one
 
 
@@ -88,9 +89,11 @@ def difference_interval(
     With several samples, the reduction is half of what one problem that differs carries, since one of many answers is
     too little where a few problems carry the whole difference: the sum of absolute differences, divided by Kish's
     effective number of the problems that share it, or a whole problem where none differs.
+    Where that number is below FEW_CARRY, problems that would turn wholly may not be among those seen, so the ends reach
+    at least to those of the problems' gains and losses, each a share with its own score interval (_apart).
     Kish, 1965, "Survey sampling".
     """
-    n_problems = first.shape[-1]
+    n_problems, n_samples = first.shape[-1], min(n_first, n_second)
     if not n_problems:
         return _score_interval(first, n_first, confidence)
     mean_1, mean_2 = first.mean(-1), second.mean(-1)
@@ -100,7 +103,7 @@ def difference_interval(
     sizes = np.abs(first - second)
     total, squares = sizes.sum(-1), (sizes**2).sum(-1)
     carried = np.divide(squares, total, out=np.ones_like(total), where=total > 0)
-    covariance -= np.clip(covariance, 0, np.maximum(carried, 1 / min(n_first, n_second)) / (2 * n_problems))
+    covariance -= np.clip(covariance, 0, np.maximum(carried, 1 / n_samples) / (2 * n_problems))
     spreads = first.std(-1) * second.std(-1)
     correlation = np.divide(covariance, spreads, out=np.zeros_like(spreads), where=spreads > 0)
 
@@ -108,7 +111,24 @@ def difference_interval(
         return np.sqrt(np.maximum(this**2 + other**2 - 2 * correlation * this * other, 0))
 
     difference = mean_1 - mean_2
-    return difference - reach(mean_1 - low_1, high_2 - mean_2), difference + reach(high_1 - mean_1, mean_2 - low_2)
+    low, high = difference - reach(mean_1 - low_1, high_2 - mean_2), difference + reach(high_1 - mean_1, mean_2 - low_2)
+    apart = _apart(first - second, n_samples, confidence)
+    are_few = (max(n_first, n_second) > 1) & (total**2 < FEW_CARRY * squares)
+    wider = np.minimum(low, apart[0]), np.maximum(high, apart[1])
+    return np.where(are_few, wider[0], low)[()], np.where(are_few, wider[1], high)[()]
+
+
+def _apart(differences: np.ndarray, n_samples: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the mean of differences [..., problem] from the score intervals of gains and losses, as if independent.
+
+    Zou and Donner, 2008, "Construction of confidence limits about effect measures".
+    """
+    gains, losses = np.maximum(differences, 0), np.maximum(-differences, 0)
+    gain, loss = gains.mean(-1), losses.mean(-1)
+    low_gain, high_gain = _score_interval(gains, n_samples, confidence)
+    low_loss, high_loss = _score_interval(losses, n_samples, confidence)
+    low, high = np.hypot(gain - low_gain, high_loss - loss), np.hypot(high_gain - gain, loss - low_loss)
+    return gain - loss - low, gain - loss + high
 
 
 def mcnemar_p(n_with_only: np.ndarray | int, n_without_only: np.ndarray | int) -> np.ndarray:

@@ -38,7 +38,7 @@ from r2a.perturbation.reasoning import Given, NotPerturbed, Reasoning, Trace
 from r2a.sentences.runs import measure_sentences
 from r2a.shards import WHOLE, gather_shards
 from r2a.store import NothingToMeasure, open_hdf5, provenance, read_parquet, read_provenance, write_csv, write_parquet
-from r2a.summary.sentences import find_sentence_costs, find_sentences
+from r2a.summary.sentences import find_read_sentences, find_sentence_costs, find_sentences
 from r2a.text.categories import category
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import segment_bounds
@@ -250,6 +250,25 @@ def test_tables_and_figures_tell_the_store(folder, store, tmp_path, monkeypatch)
 
 
 # ---- the experiment
+
+
+def test_the_summary_tells_how_many_more_answers_change_with_the_sentence_that_heads_read_most(tmp_path):
+    rows = [
+        # perturbation, control, share that agrees, of the control, difference with its interval
+        ("without_most_read", "without_little_read", 0.4, 0.9, -0.5, -0.7, -0.3),
+        ("without_most_read", "cut_100", 0.4, 1.0, -0.6, -0.8, -0.4),
+        ("most_read_result", "little_read_result", 0.8, 0.9, -0.1, -0.25, 0.05),
+    ]
+    columns = ["perturbation", "control", "share", "control_share", "difference", "low", "high"]
+    table = pd.DataFrame(rows, columns=columns).assign(measure="agreement", n_problems=40, test="a test", p_holm=0.01)
+    write_csv(tmp_path / "comparisons.csv", table, provenance({"model": "m", "dataset": "d"}))
+    labels = {"model_labels": {"m": "M"}, "dataset_labels": {"d": "D"}}
+    found = find_read_sentences([tmp_path / "comparisons.csv"], labels)
+    told = [(cells["sentence"].text, cells["difference, points"].text) for _, cells in found.rows]
+    assert told == [("result replaced", "+10.0 [\N{MINUS SIGN}5.0, +25.0]"), ("taken out", "+50.0 [+30.0, +70.0]")]
+    assert found.rows[1][1]["changed, most read"].text == "60 %" and found.rows[1][1]["difference, points"].sign == 1
+    assert found.sentences[0].startswith("Replacing") and found.sentences[0].endswith("in no case.")
+    assert found.sentences[1].startswith("Taking out") and found.sentences[1].endswith("in the one case.")
 
 
 def given(read, lines=("Start north", "1 left west", "2 right north", "Final answer is north.")):

@@ -4,7 +4,7 @@ READ_BY_HEADS = (
         "attention": "<results>/attention/{model}/{dataset}.h5",
         "ranks": "<results>/head_ranks/{model}/{dataset}.parquet",
     }
-    if STUDY.perturbs_by_heads
+    if STUDY.datasets_perturbed_by_heads
     else {}
 )
 

@@ -519,6 +519,10 @@ class Perturbation(Section):
             "rest_regenerated",
             "mistake_regenerated",
             "paraphrase",
+            "without_most_read",
+            "without_little_read",
+            "most_read_result",
+            "little_read_result",
             "without_reflection",
             "without_others",
         ],
@@ -753,9 +757,10 @@ class Study(Section):
         return named if self.resampling.n_rollouts else []
 
     @property
-    def perturbs_by_heads(self) -> bool:
-        """Whether some kind of perturbation needs to know what the Reasoning-Focus Heads read."""
-        return any(PERTURBATION_KINDS[kind].reads_heads for kind in self.perturbation.kinds)
+    def datasets_perturbed_by_heads(self) -> list[str]:
+        """The datasets whose traces are perturbed by what the Reasoning-Focus Heads read."""
+        by_heads = any(PERTURBATION_KINDS[kind].reads_heads for kind in self.perturbation.kinds)
+        return self.perturbed_datasets if by_heads else []
 
     @property
     def pair_datasets(self) -> list[str]:

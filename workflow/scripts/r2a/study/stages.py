@@ -116,7 +116,7 @@ DERIVED: dict[str, tuple[Callable[[Study, Names], Any], list[str]]] = {
     "grader_versions": (lambda study, _: GRADERS.versions(study.grading.graders), ["grading.graders"]),
     "first_grader_version": (lambda study, _: GRADERS.versions(study.grading.graders[:1]), ["grading.graders.0"]),
     "n_read_heads": (
-        lambda study, _: study.attention.n_top_heads if study.perturbs_by_heads else None,
+        lambda study, _: study.attention.n_top_heads if study.datasets_perturbed_by_heads else None,
         ["attention.n_top_heads", "perturbation.kinds"],
     ),
     "is_resampled": (

@@ -18,10 +18,21 @@ from r2a.summary.words import (
     said_p,
     share,
     sorted_out,
+    tested,
     with_interval,
     word,
 )
 
+# perturbation and control: the sentence, and what happens to it
+CHANGES_OF_READ = {
+    ("most_read_result", "little_read_result"): (
+        "Replacing the result in the sentence that the RFHs read most changes more answers than replacing one in a "
+        "similar sentence that they read little", "result replaced",
+    ),
+    ("without_most_read", "without_little_read"): (
+        "Taking out the former sentence changes more answers than taking out the latter", "taken out",
+    ),
+}  # fmt: skip
 SHOWN = ("read_rfh", "belief_change", "effect", "effect_rfh", "importance")  # measures whose cost is shown
 
 
@@ -103,6 +114,47 @@ def find_sentences(
             "Hiding the sentence that they read most changes more answers than hiding a similar one that they read "
             f"little {in_cases(changes_more)}.",
         ]
+    return found
+
+
+@finding(
+    label="answers after a change of what the RFHs read",
+    category="2 Attention",
+    caption=(
+        "The sentence that the RFHs read most from the answer is taken out of the reasoning's text, or the last result "
+        "in it is replaced, and the answer generated again; likewise with a sentence of similar length and place that "
+        "they read little. Share of answers that change, paired by problem, {interval} intervals, p after Holm's "
+        "correction over all changes of the text."
+    ),
+    reads={"comparisons": "<results>/tables/{model}/{dataset}/perturbation_comparisons.csv"},
+    where="datasets_perturbed_by_heads",
+    models="weighted_models",
+    is_open=True,
+)
+def find_read_sentences(comparisons: Sequence[Path], settings: Mapping[str, Any]) -> Found:
+    """Whether a change of the sentence that the RFHs read most changes more answers than one of a similar sentence."""
+    found = Found()
+    filled, found.missing = sorted_out(comparisons, settings)
+    changes_more: dict[str, list[bool]] = {said: [] for said, _ in CHANGES_OF_READ.values()}
+    for subject, path in filled:
+        table = pd.read_csv(path).query("measure == 'agreement'").set_index(["perturbation", "control"])
+        for pair, (said, change) in CHANGES_OF_READ.items():
+            if pair not in table.index:
+                continue
+            agrees = table.loc[pair]
+            # as many answers change as agree no more
+            changed = {**agrees, "difference": -agrees["difference"], "low": -agrees["high"], "high": -agrees["low"]}
+            cells = {
+                "sentence": word(change),
+                "changed, most read": number(100 * (1 - agrees["share"]), "{:.0f} %"),
+                "changed, little read": number(100 * (1 - agrees["control_share"]), "{:.0f} %"),
+                "difference, points": tested(changed),
+                "p, Holm": p_value(agrees["p_holm"]),
+                "n": number(agrees["n_problems"]),
+            }
+            changes_more[said].append(cells["difference, points"].sign > 0)
+            found.rows.append((subject, cells))
+    found.sentences = [f"{said} {in_cases(cases)}." for said, cases in changes_more.items() if cases]
     return found
 
 

@@ -51,6 +51,7 @@ def write_study(
     places = np.divmod(np.arange(N_LAYERS * n_heads), n_heads)
     heads = pd.DataFrame({"layer": places[0], "head": places[1], "a2r": np.linspace(0, 1, len(places[0]))})
     heads["is_rfh"] = heads["a2r"] == 1
+    heads = heads.assign(a2r_low=heads["a2r"] * 0.9, a2r_high=heads["a2r"], a2r_n=len(rows))
     stores = folder / "stores"
     write_parquet(stores / "datasets/d.parquet", problems, ORIGIN)
     inputs = {"datasets": [stores / "datasets/d.parquet"], "manifests": []}

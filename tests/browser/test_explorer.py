@@ -175,6 +175,15 @@ def test_the_reasoning_is_coloured_by_what_the_answer_owes_to_its_sentences(brow
     assert "suppression in the RFHs 0.250" in told and "reading by the RFHs 0.125" in told
     assert browser.execute_script(title, cut[0] - 1) == ""  # no part of the reasoning
     assert "below 0 in orange" in browser.find_element("id", "told").text
+    assert browser.find_element("id", "legend").text == "-2.000 to 2.000 nat"
+    copied = """const done = arguments[arguments.length - 1];
+        navigator.clipboard.writeText = async (text) => done(text);
+        document.getElementById('copy-svg').click()"""
+    picture = ElementTree.fromstring(browser.execute_async_script(copied))
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[-2:] == ["-2.000 to 2.000 nat", "walk-001, M, change of belief in the answer"]
+    stops = {stop.get("stop-color") for stop in picture.iter("{http://www.w3.org/2000/svg}stop")}
+    assert len(stops) == 2  # for it, and against it
     by = browser.find_element("id", "by")
     by.find_element("css selector", "option[value=effect]").click()
     assert {token for token, *_ in [(p, a) for _, a, p in tokens(browser) if a > 0]} == set(range(cut[0], cut[-1]))
@@ -379,6 +388,13 @@ def test_a_trace_whose_sentences_were_not_measured_is_coloured_by_attention(brow
     open_page(browser, page, "#t=0&by=belief_change")
     assert not browser.find_element("id", "measure").is_displayed()
     assert "of a token's attention" in browser.find_element("id", "legend").text
+
+
+def test_a_heads_scores_are_told_with_their_intervals_and_only_scores_can_be_chosen(browser, page):
+    open_page(browser, page, "#t=0&source=1.2")
+    browser.execute_script("""document.querySelectorAll('#map rect')[5].dispatchEvent(new MouseEvent('mouseenter'))""")
+    assert browser.find_element("id", "head").text.splitlines()[1:] == ["a2r 1 [0.900, 1]"]
+    assert browser.find_element("id", "score").text.split() == ["a2r"]
 
 
 def test_several_heads_light_their_mean(browser, page):

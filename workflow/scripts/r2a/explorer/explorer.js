@@ -351,6 +351,7 @@ const r2aExplorer = (() => {
       span.style.color = alpha > 0.03 ? inkOn(heat < 0 ? this.cold : this.rgb, alpha, this.paper) : "";
       const isChosen = this.chosen && span.last >= this.chosen[0] && span.token <= this.chosen[1];
       span.classList.toggle("chosen", Boolean(isChosen));
+      span.classList.toggle("alone", Boolean(isChosen) && span.last >= this.chosen[1] && span.token <= this.chosen[0]);
       const share = this.served ? this.served[span.token] : 0;
       span.style.boxShadow = share > 0.01 ? `inset 0 -3px rgba(${this.mark}, ${(0.25 + 0.75 * share).toFixed(2)})` : "";
     }
@@ -506,6 +507,9 @@ const r2aExplorer = (() => {
     await showText(otherText, beside, []);
   }
 
+  // The heads' scores, without their intervals and n.
+  const scoreNames = () => Object.keys(heads).filter((name) => !/^(layer|head|is_rfh)$|_(low|high|n)$/.test(name));
+
   const headNames = () => heads.layer ? heads.layer.map((layer, k) => `${layer}.${heads.head[k]}`) : [];
 
   function showSources() {
@@ -566,7 +570,8 @@ const r2aExplorer = (() => {
 
   // A token's sentence (-1 outside of the reasoning), and its numbers in words.
   const sentenceAt = (token) => (trace.sentences ?? []).findIndex((bound, k, all) => token >= bound && token < all[k + 1]);
-  const inWords = (s) => s < 0 || !trace.measures ? "" : `sentence ${s + 1}: ` + Object.entries(MEASURES).filter(([key]) => trace.measures[key])
+  const inWords = (s) => s < 0 || !trace.measures ? "" : `sentence ${s + 1}: ` + Object.entries(MEASURES)
+    .filter(([key]) => (trace.measures[key]?.[s] ?? null) !== null)
     .map(([key, [label, unit]]) => `${label} ${number(trace.measures[key][s])} (${unit})`).join(", ");
 
   // A value for each token: that of its sentence.
@@ -683,7 +688,7 @@ const r2aExplorer = (() => {
     find("told").textContent = lit ? `Colour: ${lit.reads}.${measured() ? "" : withoutHeads(Object.keys(trace.attention))}`
       : hasSentences ? "Only traces marked ● have attention by token; this one has the answer's mean by sentence." + withoutHeads(trace.sources)
         : "This trace has no attention.";
-    showLegend(lit ? top : 0);
+    showLegend(lit ? top : 0, Boolean(lit) && lit.found.some((value) => value < 0));
     showMap();
     remember();
   }
@@ -710,15 +715,25 @@ const r2aExplorer = (() => {
     });
   }
 
-  function showLegend(top) {
+  // The colours of the legend, as [name, alpha], at shares of its width from 0 to 1; from orange on if values are below 0.
+  let lowest = 0;
+  function shadeAt(share) {
+    const value = lowest + (1 - lowest) * share;
+    return [value < 0 ? "--cold" : "--heat", Math.sqrt(Math.abs(value))];
+  }
+
+  function showLegend(top, isSigned) {
     const [canvas, label] = find("legend").children, pen = canvas.getContext("2d");
+    lowest = isSigned ? -1 : 0;
     find("legend").hidden = top === 0;
     pen.clearRect(0, 0, 90, 10);
     for (let x = 0; x < 90; x++) {
-      pen.fillStyle = `rgba(${colour("--heat")}, ${Math.sqrt(x / 90)})`;
+      const [name, alpha] = shadeAt(x / 90);
+      pen.fillStyle = `rgba(${colour(name)}, ${alpha})`;
       pen.fillRect(x, 0, 1, 10);
     }
-    label.textContent = `0 to ${number(top)} ${measured() ? MEASURES[state.by][1] : "of a token's attention"}`;
+    const unit = measured() ? MEASURES[state.by][1] : "of a token's attention";
+    label.textContent = `${isSigned ? number(-top) : 0} to ${number(top)} ${unit}`;
   }
 
   function showSentences(found, chosen) {
@@ -775,8 +790,12 @@ const r2aExplorer = (() => {
   }
 
   function tell(k) {
-    const rows = Object.keys(heads).filter((name) => !["layer", "head", "is_rfh"].includes(name))
-      .map((name) => element("tr", {}, element("td", {}, name), element("td", {}, number(heads[name][k]))));
+    const told = (name) => {
+      const short = (value) => Number.isInteger(value) ? String(value) : number(value);
+      const ends = ["low", "high"].map((end) => heads[`${name}_${end}`]?.[k] ?? null);
+      return short(heads[name][k]) + (ends.includes(null) ? "" : ` [${ends.map(short).join(", ")}]`);
+    };
+    const rows = scoreNames().map((name) => element("tr", {}, element("td", {}, name), element("td", {}, told(name))));
     find("head").replaceChildren(`Layer ${heads.layer[k]}, head ${heads.head[k]}${heads.is_rfh[k] ? ", Reasoning-Focus Head" : ""}`,
       element("table", {}, ...rows));
   }
@@ -908,13 +927,15 @@ const r2aExplorer = (() => {
     if (!find("legend").hidden) {
       const shades = drawn("linearGradient", { id: "shades" });
       for (let share = 0; share <= 1; share += 0.1) {
-        shades.append(drawn("stop", { offset: share, "stop-color": `rgb(${colour("--heat")})`, "stop-opacity": Math.sqrt(share) }));
+        const [name, alpha] = shadeAt(share);
+        shades.append(drawn("stop", { offset: share, "stop-color": `rgb(${colour(name)})`, "stop-opacity": alpha }));
       }
       chart.append(shades, drawn("rect", { x: 8, y: (last - first) * LINE + 26, width: 90, height: 8, fill: "url(#shades)" }),
         drawn("text", { x: 104, y: (last - first) * LINE + 34, fill: colour("--faint"), "font-size": 11 },
           find("legend").textContent.trim()));
     }
-    const caption = `${item().uid}, ${collection.model_label}, ${find("source").selectedOptions[0].textContent}`;
+    const what = find(measured() ? "by" : "source").selectedOptions[0].textContent;
+    const caption = `${item().uid}, ${collection.model_label}, ${what}`;
     chart.append(drawn("text", { x: 8, y: (last - first) * LINE + 16, fill: colour("--faint"), "font-size": 11 }, caption));
     return new XMLSerializer().serializeToString(chart);
   }
@@ -1060,8 +1081,7 @@ const r2aExplorer = (() => {
     state.c = number;
     collection = study.collections[Number(number)];
     heads = await load(`${collection.folder}/heads`);
-    const scores = Object.keys(heads).filter((name) => !["layer", "head", "is_rfh"].includes(name));
-    fill(find("score"), scores.map((name) => [name, name]), state.score);
+    fill(find("score"), scoreNames().map((name) => [name, name]), state.score);
     state.score = find("score").value || state.score;
     find("collection").value = number;
     showList();

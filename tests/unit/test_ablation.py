@@ -520,6 +520,7 @@ def test_batches_of_any_size_give_the_same_answers(folder):
     pd.testing.assert_frame_equal(found, whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_shards_give_the_same_answers_though_some_are_empty(folder):
     n_shards = SETTINGS["n_problems"] + 2
     names = [f"sharded.{number}-of-{n_shards}.parquet" for number in range(1, n_shards + 1)]
@@ -636,6 +637,7 @@ def test_more_heads_than_the_model_has_and_no_valid_trace_are_errors_in_words(fo
         ablate(folder, "none.parquet", traces="invalid.parquet")
 
 
+@pytest.mark.slow
 def test_the_figure_and_the_sentences_tell_the_tables_numbers(folder):
     plot_ablation(folder / "effect.csv", folder / "figure", SETTINGS)
     for suffix in ("svg", "png", "csv"):

@@ -59,6 +59,7 @@ def test_with_few_problems_the_paired_interval_covers_no_less_than_it_says(rng, 
 SHAPES = [((4, 1), (1, 1)), ((0.9, 0.1), (0.5, 0.5)), ((8, 1), (8, 1)), ((0.3, 0.03), (0.3, 0.03))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_problems", "n_samples"), [(120, 4), (500, 2)])
 @pytest.mark.parametrize("shapes", SHAPES)
 def test_intervals_cover_with_correlated_samples_of_a_problem(rng, n_problems, n_samples, shapes):

@@ -114,6 +114,7 @@ def test_levels_beside_an_empty_one_are_still_whole(tmp_path):
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
+@pytest.mark.slow
 @given(st.lists(TEXT.filter(str.strip), min_size=1, max_size=5))
 @settings(max_examples=150, deadline=None)
 def test_any_text_comes_through_any_format(tmp_path_factory, texts):

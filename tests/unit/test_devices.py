@@ -60,6 +60,7 @@ def leases(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_eight_jobs_under_random_kills_never_share_a_device_and_leak_none(leases):
     def start():
         return subprocess.Popen([sys.executable, "-c", textwrap.dedent(WORKER), str(leases)], stderr=subprocess.DEVNULL)

@@ -183,6 +183,7 @@ def test_bootstrap_interval_is_the_binomials_own():
     assert (low, high) == pytest.approx(stats.binom.ppf([0.025, 0.975], 400, 0.3) / 400, abs=1 / 400)
 
 
+@pytest.mark.slow
 def test_bootstrap_interval_of_many_values_is_the_normal_one():
     values = np.random.default_rng(5).normal(size=1000)
     half = stats.norm.ppf(0.95) * values.std() / np.sqrt(1000)

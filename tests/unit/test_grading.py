@@ -262,14 +262,18 @@ def published(reference: Path) -> pd.DataFrame:
     return table.assign(**columns, is_right=columns["is_right_policy"], answer_paper=answers)
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_every_published_answer_is_decided(published):
     assert published["is_right"].notna().all()
 
 
+@pytest.mark.slow
 def test_no_answer_that_the_authors_accept_is_refused(published):
     assert published.loc[published["is_answer_correct"] == 1, "is_right"].all()
 
 
+@pytest.mark.slow
 def test_authors_labels_are_contradicted_only_where_they_are_known_to_be_wrong(published):
     differing = published[(published["is_answer_correct"] == 0) & published["is_right"]]
     assert set(differing["name"]) <= WRONGLY_LABELLED
@@ -277,11 +281,13 @@ def test_authors_labels_are_contradicted_only_where_they_are_known_to_be_wrong(p
     assert known["is_right"].all()
 
 
+@pytest.mark.slow
 def test_authors_behaviour_is_reproduced_on_every_published_trace(published):
     assert (published["answer_paper"] == published["extracted_answer"]).sum() == len(published) == 278
     assert (published["is_right_paper"] == (published["is_answer_correct"] == 1)).sum() == 278
 
 
+@pytest.mark.slow
 def test_plain_math_verify_differs_from_the_authors_as_the_findings_say(published):
     labels = published["is_answer_correct"] == 1
     differing = published[published["is_right_math_verify"] != labels]
@@ -290,11 +296,13 @@ def test_plain_math_verify_differs_from_the_authors_as_the_findings_say(publishe
     assert set(differing["name"]) <= WRONGLY_LABELLED
 
 
+@pytest.mark.slow
 def test_list_of_boxes_that_every_other_grader_misses_is_right(published):
     lists = published[(published["name"] == "intermediate_algebra/428") & published["model"].str.endswith("withR")]
     assert len(lists) and lists["is_right"].all()
 
 
+@pytest.mark.slow
 def test_every_published_reference_can_be_read(reference):
     answers = pd.read_parquet(reference / "math500_traces.parquet", columns=["answer"])["answer"]
     assert unreadable_references({answer: answer for answer in answers}) == {}

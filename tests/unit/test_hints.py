@@ -184,6 +184,7 @@ def test_a_judge_in_vllm_gives_a_verdict_on_every_reasoning(tmp_path):
 # ---- ground truth: an engine whose answers follow every wrong hint, silently or openly
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("says_so", [False, True])
 def test_a_silent_follower_is_told_from_one_that_says_so(says_so, tmp_path, monkeypatch):
     """From prompt to table; without a hint, and with a hint at the right answer, the engine answers right."""

@@ -156,6 +156,7 @@ def test_raw_a2r_grows_with_the_reasonings_share_as_published(mass, bounds, name
     assert np.corrcoef(a2r, ratio)[0, 1] == pytest.approx(LENGTH_CORRELATION[name], abs=0.08)  # half of their traces
 
 
+@pytest.mark.slow
 def test_the_papers_decomposition_is_drawn_from_its_arrays(mass, bounds, heads, reference, name, tmp_path):
     """Box plots over traces (mean over all heads) and over heads (mean over traces)."""
     origin: dict[str, Any] = {"parameters_hash": "0", "models": {}}

@@ -54,6 +54,7 @@ def greedy_by_hand(model, ids, n_tokens):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_tokens", [ALL_BATCHES, 20])
 def test_belief_equals_whole_forward_passes(model, batch_tokens):
     reasoning = random_ids(SENTENCES[-1])
@@ -191,6 +192,7 @@ def chains(request):
     return model, [r2a.generate_trace(model, problem, max_new_tokens=100) for problem in chosen]
 
 
+@pytest.mark.slow
 def test_tiny_models_make_up_their_mind_at_the_last_step(chains):
     model, traces = chains
     early = []
@@ -204,6 +206,7 @@ def test_tiny_models_make_up_their_mind_at_the_last_step(chains):
     assert np.median(early) <= 1 and np.mean(np.array(early) <= 1) >= 0.8  # a guess may hold by chance
 
 
+@pytest.mark.slow
 def test_each_step_of_a_tiny_model_serves_the_next_one(chains):
     model, traces = chains
     neighbours, further, last_two, others = [], [], [], []

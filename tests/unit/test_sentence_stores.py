@@ -209,6 +209,7 @@ def test_without_a_valid_trace_there_is_nothing_to_measure(folder):
         measure_sentences(folder / "none.parquet", *inputs, SETTINGS, 500)
 
 
+@pytest.mark.slow
 def test_tables_and_figures_tell_the_store(folder, store, tmp_path, monkeypatch):
     monkeypatch.setattr("r2a.figures.style.LEAST", 0)  # these are three texts
     by_sentence, by_trace = read_sentences(store, folder / "grades.parquet", folder / "texts.parquet")

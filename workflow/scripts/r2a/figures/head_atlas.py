@@ -116,7 +116,7 @@ def _draw_score(axes: Axes, table: pd.DataFrame, score: str) -> None:
     axes.plot([rfhs["place"], numbers], [rfhs[score], np.full(len(rfhs), top)], color=GREY, linewidth=0.4)
     for x, rank, value in zip(numbers, rfhs["rank"], rfhs[score], strict=True):
         if np.isfinite(value):
-            axes.text(x, top, rank, ha="center", va="bottom", fontsize=6, color=BLUE)
+            axes.text(x, top, rank, ha="center", va="bottom", fontsize=min(6, 90 / len(rfhs)), color=BLUE)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=7)
 

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 
 from r2a.figures.registry import figure
-from r2a.figures.style import save, well_founded
+from r2a.figures.style import save, ticks, well_founded
 from r2a.store import read_parquet
 
 # light enough throughout for black marks, and in greyscale as dark as the value is high
@@ -30,7 +30,7 @@ MARKS = {
     reads={"heads": "<results>/heads/{model}/{dataset}.parquet"},
     category="2 Attention",
     label="head map",
-    version=2,
+    version=3,
     caption=(
         "Attention of the answer tokens to the reasoning (a2r) of every head, as the mean over n traces. Boxed: "
         "Reasoning-Focus Heads; crossed: induction heads; circled: retrieval heads. Intervals of every score are "
@@ -54,14 +54,12 @@ def plot_head_map(heads: Path, stem: Path, settings: Mapping[str, Any]) -> None:
             rows["head"], rows["layer"], **drawn, markersize=points * cell / 0.34, markeredgewidth=min(1.3, 5 * cell)
         )
         handles.append(Line2D([], [], **drawn, markersize=7, label=f"{label} ({len(rows) or 'none'})"))
-    step = 1 if max(n_heads, n_layers) <= 16 else 4 if max(n_heads, n_layers) <= 40 else 8
-    axes.set(
-        xticks=range(0, n_heads, step), yticks=range(0, n_layers, step), xlabel="head", ylabel="layer", aspect="equal"
-    )
+    axes.set(xticks=ticks(n_heads), yticks=ticks(n_layers), xlabel="head", ylabel="layer", aspect="equal")
     axes.set_title(
         f"{settings['model_label']}\n{settings['dataset_label']} (n = {table['a2r_n'][0]} traces)", fontsize=9
     )
-    figure.colorbar(image, ax=axes, label="a2r: answer's attention\nto the reasoning", shrink=0.9)
+    beside = axes.inset_axes((1 + 0.15 / (cell * n_heads), 0, 0.15 / (cell * n_heads), 1))  # as tall as the map
+    figure.colorbar(image, cax=beside, label="a2r: answer's attention\nto the reasoning")
     below = -0.5 / (cell * n_layers)  # half an inch under the map, where the axis's label ends
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, below), fontsize=7, borderpad=0, borderaxespad=0)
     columns = ["layer", "head", "a2r", "a2r_low", "a2r_high", "lift", "rank", "induction", "retrieval", *MARKS]

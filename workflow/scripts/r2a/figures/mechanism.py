@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from r2a.extensions import PROBES
 from r2a.figures.patching import CURVES
 from r2a.figures.registry import caption, figure
-from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, title, titled, well_founded, whiskers
+from r2a.figures.style import BLUE, GREEN, GREY, ORANGE, save, ticks, title, titled, well_founded, whiskers
 from r2a.roles import ALL_HEADS, KEY_ROLES, MATCHED, REST, RFH
 
 PATHS = {
@@ -21,10 +21,6 @@ PATHS = {
     REST: (ORANGE, "v", ":", "all but the Reasoning-Focus Heads"),
 }
 LEAST_SIZE = 4  # points; smaller numbers are not drawn
-
-
-def _ticks(n: int) -> range:
-    return range(0, n, 1 if n <= 16 else 4)
 
 
 def _name(probe: str, rows: pd.DataFrame) -> str:
@@ -38,7 +34,7 @@ def _line(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, line: str, n
 
 def _map(axes: Axes, values: pd.DataFrame, limit: float) -> Any:
     image = axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-    axes.set(xticks=_ticks(values.shape[1]), yticks=_ticks(values.shape[0]))
+    axes.set(xticks=ticks(values.shape[1]), yticks=ticks(values.shape[0]))
     return image
 
 
@@ -88,7 +84,7 @@ def plot_mediation(mediation: Path, mlps: Path, stem: Path, settings: Mapping[st
             if rows["share"].isna().all():
                 axes.set_axis_off()
     for axes, label in zip(grid[-1], ("patched layer", "layer of the MLP"), strict=False):
-        axes.set(xlabel=label, xticks=_ticks(table["layer"].max() + 1))
+        axes.set(xlabel=label, xticks=ticks(table["layer"].max() + 1))
     grid[-1, 0].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
     title(drawn, titled(settings, "by which heads the reasoning reaches the answer"), caption("mediation", settings))
     both = pd.concat([table, lost.assign(path="rfh, one MLP off")])
@@ -105,7 +101,7 @@ def plot_mediation(mediation: Path, mlps: Path, stem: Path, settings: Mapping[st
         "lens": "<results>/tables/{model}/{dataset}/logit_lens.csv",
     },
     label="attribution",
-    version=2,
+    version=3,
     caption=(
         "Direct logit attribution and logit lens of the clean run. Left: what attention and MLP of each layer add "
         "directly to the logit of the clean answer over that of the corrupted one, at the last token. Middle: the same "
@@ -132,7 +128,7 @@ def plot_attribution(attribution: Path, lens: Path, stem: Path, settings: Mappin
                      error_kw={"linewidth": 0.8})  # fmt: skip
         left.axhline(0, color="black", linewidth=0.5)
         left.set_title(_name(probe, of_probe), fontsize=9)
-        left.set(xlabel="layer", ylabel="logits", xticks=_ticks(of_probe["layer"].max() + 1))
+        left.set(xlabel="layer", ylabel="logits", xticks=ticks(of_probe["layer"].max() + 1))
         rows = of_probe[of_probe["part"] == "head"]
         image = _map(middle, rows.pivot(index="layer", columns="head", values="mean"), limit)
         for head in rows[rows["is_rfh"]].itertuples():
@@ -146,7 +142,7 @@ def plot_attribution(attribution: Path, lens: Path, stem: Path, settings: Mappin
             _line(right, rows[rows["role"] == role], colour, marker, "-", name)
         for level in (0, 1):
             right.axhline(level, color="black", linewidth=0.5, zorder=0)
-        right.set(xlabel="layer that it enters", ylabel="logit lens", xticks=_ticks(rows["layer"].max() + 1))
+        right.set(xlabel="layer that it enters", ylabel="logit lens", xticks=ticks(rows["layer"].max() + 1))
     grid[-1, 0].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=2)
     grid[-1, 2].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28))
     title(drawn, titled(settings, "what adds to the answer's logit"), caption("attribution", settings))

@@ -22,6 +22,7 @@ from r2a.figures.style import (
     RED,
     SKY,
     save,
+    ticks,
     title,
     titled,
     well_founded,
@@ -138,13 +139,9 @@ def _layer_map(axes: Axes, values: np.ndarray, layers: Sequence[int]) -> AxesIma
             value = values[place, column]
             colour = "white" if abs(value) > 0.6 else "black"
             axes.text(column, place, f"{value:.1f}", ha="center", va="center", fontsize=6, color=colour)
-    places = _ticks(len(layers))
+    places = ticks(len(layers))
     axes.set_yticks(places, [str(layers[place]) for place in places])
     return image
-
-
-def _ticks(n: int) -> range:
-    return range(0, n, 1 if n <= 16 else 4 if n <= 40 else 8)
 
 
 def _token_name(role: str, row: pd.Series) -> str:
@@ -217,7 +214,7 @@ def plot_patching_curves(curves: Path, controls: Path, hand_off: Path, stem: Pat
             axes.set_title(f"“{PROBES[str(probe)].label}”, {what} (n = {crossing['n_pairs']:.0f})", fontsize=8)
         left.set_ylabel(EFFECT)
     for axes in grid[-1]:
-        axes.set(xlabel="patched layer", xticks=_ticks(table["layer"].max() + 1))
+        axes.set(xlabel="patched layer", xticks=ticks(table["layer"].max() + 1))
         axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28), handlelength=4)
     title(figure, titled(settings, "residual stream patched"), caption("patching_curves", settings))
     save(figure, stem, measured, settings, [curves, controls, hand_off])
@@ -277,7 +274,7 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
             axes.set_title(CURVES[role][2], fontsize=9)
         panels[0].set_ylabel(f"{EFFECT}\n“{PROBES[probe].label}”, n = {rows['n_pairs'].iloc[0]}", fontsize=7)
     for axes in grid[-1]:
-        axes.set(xlabel="patched layer", xticks=_ticks(table["layer"].max() + 1))
+        axes.set(xlabel="patched layer", xticks=ticks(table["layer"].max() + 1))
     grid[-1, 1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, fontsize=8)
     title(
         figure, titled(settings, "which part of a layer carries the answer"), caption("patching_components", settings)
@@ -323,7 +320,7 @@ def plot_patching_ranges(ranges: Path, stem: Path, settings: Mapping[str, Any]) 
             cells = rows.pivot(index="layer", columns="tokens_before_probe", values="mean").iloc[:, ::-1]
             image = _layer_map(axes, cells.to_numpy(), list(cells.index))
             counts = rows.groupby("tokens_before_probe")["n_pairs"].first()[::-1]
-            places = _ticks(len(counts))
+            places = ticks(len(counts))
             ends = [f"{label}\nn={count}" for label, count in counts.items()]
             axes.set_xticks(places, [ends[place] for place in places], fontsize=7)
             axes.set_title(f"“{PROBES[probe].label}”\n{name}", fontsize=8)
@@ -387,8 +384,8 @@ def plot_carriers(carriers: Path, agreement: Path, stem: Path, settings: Mapping
             if not np.isnan(found["rank_correlation"]):
                 correlation = "rank correlation {rank_correlation:.2f} [{low:.2f}, {high:.2f}]".format(**found)
             axes.set_title(f"{CURVES[role][2]}\n{correlation}", fontsize=7)
-            axes.set_xticks(_ticks(n_heads))
-            axes.set_yticks(_ticks(n_layers), [values.index[place] for place in _ticks(n_layers)])
+            axes.set_xticks(ticks(n_heads))
+            axes.set_yticks(ticks(n_layers), [values.index[place] for place in ticks(n_layers)])
         panels[0].set_ylabel(f"“{PROBES[probe].label}”\nn = {found['n_pairs']:.0f}; layer", fontsize=7)
     for axes in grid[-1]:
         axes.set_xlabel("head")

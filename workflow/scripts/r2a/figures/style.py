@@ -41,6 +41,11 @@ plt.rcParams.update(
 )  # fmt: skip
 
 
+def ticks(n: int) -> range:
+    """Which of n layers or heads, or other places in a row, are labelled: so few that the labels stay apart."""
+    return range(0, n, 1 if n <= 16 else 4 if n <= 40 else 8)
+
+
 def titled(settings: Mapping[str, Any], title: str) -> str:
     return f"{settings['model_label']}, {settings['dataset_label']}: {title}"
 

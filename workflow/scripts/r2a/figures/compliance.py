@@ -100,7 +100,7 @@ def plot_disagreements(grades: Sequence[Path], stem: Path, settings: Mapping[str
     first, *others = read_provenance(grades[0])["parameters"]["graders"]
     table = disagreement_counts(grades, first, others, settings)
     if table.empty:
-        raise NothingToMeasure(f"answers are judged by {first} alone")
+        raise NothingToMeasure(f"answers are graded by {first} alone")
     names = list(dict.fromkeys(table["answers"]))
     figure, grid = plt.subplots(
         1, len(others), figsize=(2.4 + 3.2 * len(others), 1.9 + 0.32 * len(names)), layout="constrained", sharey=True,

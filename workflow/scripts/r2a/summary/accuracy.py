@@ -198,7 +198,8 @@ def find_funnel(funnel: Path, settings: Mapping[str, Any]) -> Found:
         rows.append(((row["model"], row["dataset"]), cells))
     total, left = int(table["total"].sum()), int(table["extracted"].sum())
     lost = total - left
-    said = f"{lost or 'None'} of the {total} traces have no answer; such traces count as wrong."
+    lack = "lacks" if lost == 1 else "lack"
+    said = f"{lost} of the {total} traces {lack} an answer; such traces count as wrong."
     return Found(rows=rows, sentences=[said])
 
 

@@ -42,6 +42,9 @@ wildcard_constraints:
     shard=r"\d+-of-\d+",
 
 
+n_rules_elsewhere = len(list(workflow.rules))  # of a workflow that uses this one as a module
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/datasets.smk"
 include: "workflow/rules/models.smk"
@@ -63,6 +66,11 @@ include: "workflow/rules/report.smk"
 if STUDY.sharded_models:
 
     include: "workflow/rules/shards.smk"
+
+
+# Rules that come first in the order of stages run first: then more jobs that can share a start are ready together.
+for place, declared in enumerate(reversed(list(workflow.rules)[n_rules_elsewhere:])):
+    declared.priority = place
 
 
 rule all:

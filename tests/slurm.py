@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 # Where srun looks inside a job: Snakemake's plugin takes SLURM_CONF out of a job's environment.
-SYSTEM_CONFIGURATION = Path("/etc/slurm/slurm.conf")
+SYSTEM_CONFIGURATION, SYSTEM_GPUS = Path("/etc/slurm/slurm.conf"), Path("/etc/slurm/gres.conf")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun")
 
 
@@ -19,13 +19,15 @@ def obstacle() -> str:
         return f"{', '.join(missing)} missing: apt-get install slurmctld slurmd slurm-client munge"
     if os.geteuid() != 0:
         return "only root can start one"
+    # a link that leads nowhere is what an interrupted run leaves, once its folder is gone
     return f"{SYSTEM_CONFIGURATION} exists, so this machine is part of one" if SYSTEM_CONFIGURATION.exists() else ""
 
 
 class Cluster:
     """Starts munged, slurmctld and slurmd, and ends them and every job on exit."""
 
-    def __init__(self, folder: Path, n_cpus: int, memory_mb: int) -> None:
+    def __init__(self, folder: Path, n_cpus: int, memory_mb: int, n_gpus: int = 0) -> None:
+        """n_gpus: of the node, pretended; Slurm counts and assigns them, but there is none."""
         self.folder = folder
         self.daemons: list[subprocess.Popen[bytes]] = []
         host, (controller, node) = socket.gethostname(), _free_ports(2)
@@ -42,20 +44,24 @@ class Cluster:
             "JobAcctGatherType": "jobacct_gather/none", "AccountingStorageType": "accounting_storage/none",
             "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory",
             "SchedulerParameters": "batch_sched_delay=0,sched_interval=1", "ReturnToService": 2,
-            "MinJobAge": 600, "KillWait": 5, "MailProg": "/bin/true", "MpiDefault": "none",
+            "MinJobAge": 600, "KillWait": 5, "MailProg": "/bin/true", "MpiDefault": "none", "GresTypes": "gpu",
         }  # fmt: skip
         lines = [f"{key}={value}" for key, value in settings.items()]
         lines += [
-            f"NodeName={host} NodeAddr=127.0.0.1 CPUs={n_cpus} RealMemory={memory_mb} State=UNKNOWN",
+            f"NodeName={host} NodeAddr=127.0.0.1 CPUs={n_cpus} RealMemory={memory_mb} Gres=gpu:{n_gpus} State=UNKNOWN",
             f"PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO",
         ]
         for name in ("state", "spool"):
             (folder / name).mkdir(parents=True)
         (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
+        devices = ["/dev/null", "/dev/zero", "/dev/full"][:n_gpus]
+        (folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
 
     def __enter__(self) -> "Cluster":
         SYSTEM_CONFIGURATION.parent.mkdir(exist_ok=True)
-        SYSTEM_CONFIGURATION.symlink_to(self.folder / "slurm.conf")
+        for path in (SYSTEM_CONFIGURATION, SYSTEM_GPUS):
+            path.unlink(missing_ok=True)  # which an interrupted run has left
+            path.symlink_to(self.folder / path.name)
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
@@ -77,7 +83,8 @@ class Cluster:
             daemon.terminate()
         for daemon in reversed(self.daemons):
             daemon.wait(timeout=30)
-        SYSTEM_CONFIGURATION.unlink()
+        for path in (SYSTEM_CONFIGURATION, SYSTEM_GPUS):
+            path.unlink()
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,5 +1,6 @@
-"""Denies Python the network and records who asked; loaded by every Python whose PYTHONPATH contains this folder."""
+"""Denies Python the network and records who asked, and who imported torch; loaded wherever PYTHONPATH contains this."""
 
+import atexit
 import os
 import socket
 import sys
@@ -28,3 +29,10 @@ def look_up_here(host, *args, **kwargs):
 
 socket.socket.connect = connect_here
 socket.getaddrinfo = look_up_here
+
+
+@atexit.register
+def note_torch() -> None:
+    if "torch" in sys.modules and "TORCH_IMPORTERS" in os.environ:
+        with open(os.environ["TORCH_IMPORTERS"], "a") as file:
+            file.write(f"{sys.argv[0]}\n")

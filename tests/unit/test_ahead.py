@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from r2a import engine
+from r2a import ahead, engine, plan
 from r2a.ahead import run
 from r2a.plan import PLAN, companions, write_plan
 
@@ -23,13 +23,14 @@ def _folder(tmp_path, monkeypatch):
         Path(name).write_text(text)
 
 
-def job(name, script="score_heads", inputs=None, factor=2, model=None):
+def job(name, script="score_heads", inputs=None, factor=2, model=None, is_timed=True):
     """A job as Snakemake's main process has it, and as its script gets it."""
     from snakemake.iocontainers import Namedlist
 
     return SimpleNamespace(
         rule=SimpleNamespace(script=f"../scripts/{script}.py"),
         is_local=True,
+        benchmark=f"benchmarks/{name}.tsv" if is_timed else None,
         input=Namedlist(fromdict={"number": inputs or name}),
         output=Namedlist(fromdict={"product": f"{name}.out", "square": f"{name}.square"}),
         log=[f"logs/{name}.log"],
@@ -140,6 +141,20 @@ def test_companions_are_of_the_same_script_and_model_and_have_not_begun():
     assert companions("a.out") == [] and companions("unplanned") == []
     start(Main(), own)
     assert Path("b.out").read_text() == "4"
+
+
+def test_a_process_makes_the_files_of_any_jobs_whose_times_are_not_kept(monkeypatch):
+    for module in (plan, ahead):
+        monkeypatch.setattr(module, "SCRIPTS", Path.cwd())
+    for name in "ab":
+        Path(f"{name}.py").write_text(
+            f"def main(snakemake):\n for path in snakemake.output:\n  open(path, 'w').write('by {name}')\n"
+            "if __name__ == '__main__':\n raise SystemExit('is a script of its own')\n"
+        )
+    own, *_ = planned(job("a", "a", is_timed=False), job("b", "b", is_timed=False), job("c", "b", is_timed=True))
+    assert [found.output[0] for found in companions("a.out")] == ["b.out"]
+    start(Main(), own)
+    assert Path(".b.out.ahead").read_text() == "by b" and not Path(".c.out.ahead").exists()
 
 
 def test_a_companions_inputs_are_this_runs():

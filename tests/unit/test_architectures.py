@@ -27,6 +27,7 @@ from r2a.model_check import check_model, long_length, stages_that_hold
 from r2a.models import ModelError, refuse_failed
 from r2a.models.attention import SEAM, attention_kernel
 from r2a.models.decoder import Decoder, fix_rotation
+from r2a.models.manifest import interpreted_sizes, written_sizes
 from r2a.patching.patcher import COMPONENTS, Patcher, capture, places_of
 from r2a.roles import RFH, UNABLATED
 from r2a.store import NothingToMeasure, provenance, write_json
@@ -420,3 +421,12 @@ def test_longrope_models_get_the_factors_for_long_texts_in_reruns_and_in_vllm(tm
     ids = random_ids(100)
     free = tiny_model("phi3+longrope")
     torch.testing.assert_close(own_logits(free, ids), own_logits(model, ids))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sizes_that_config_json_writes_are_those_that_transformers_reads_in_it(family, tmp_path):
+    config = CONFIG_MAPPING[family.split("+")[0]](**COMMON | FAMILIES[family], architectures=["Mine"])
+    config.save_pretrained(tmp_path)
+    assert written_sizes(tmp_path) in (None, interpreted_sizes(tmp_path))
+    if family in ("llama", "qwen2", "mistral"):
+        assert written_sizes(tmp_path)["n_heads"] == N_HEADS

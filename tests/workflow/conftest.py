@@ -1,5 +1,6 @@
 """The shipped study, run once for all workflow tests, in a copy of the repository."""
 
+import json
 import os
 import re
 import shutil
@@ -20,11 +21,14 @@ class Workflow:
         self.folder = folder
         self.results = folder / "results/tiny"
         self.connections = folder.parent / "connections"  # attempts of its jobs to reach other machines
+        self.torch_importers = folder.parent / "torch_importers"  # the scripts that imported torch
         self.said = ""  # the output of the complete study's run
+        self.runs_a_model: dict[str, bool] = {}  # by the scripts of that run
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "snakemake", *arguments]
-        env = {**os.environ, "PYTHONPATH": str(ROOT / "tests/offline"), "CONNECTIONS": str(self.connections)}
+        notes = {"CONNECTIONS": str(self.connections), "TORCH_IMPORTERS": str(self.torch_importers)}
+        env = {**os.environ, "PYTHONPATH": str(ROOT / "tests/offline"), **notes}
         return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
 
     def written(self, store: str, model: str, dataset: str) -> list[Path]:
@@ -56,4 +60,6 @@ def study(tmp_path_factory) -> Workflow:
     done = workflow.run()
     workflow.said = done.stdout + done.stderr
     assert done.returncode == 0, workflow.said
+    plan = json.loads((folder / ".snakemake/r2a/plan.json").read_text())
+    workflow.runs_a_model = {job["script"]: "gpus_needed" in job["resources"] for job in plan}
     return workflow

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(bool(obstacle()), reason=f"no Slurm cluster here
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    with Cluster(tmp_path_factory.mktemp("slurm"), n_cpus=2, memory_mb=16_000) as cluster:
+    with Cluster(tmp_path_factory.mktemp("slurm"), n_cpus=2, memory_mb=16_000, n_gpus=2) as cluster:
         yield cluster
 
 
@@ -51,6 +51,27 @@ def test_a_job_killed_on_the_cluster_is_submitted_again_and_the_tables_come_out_
     assert f"SLURM-job '{killed}' failed" in shown, shown[-3000:]
     for table in tables:
         assert filecmp.cmp(study.folder / table, folder / table, shallow=False), table
+
+
+@pytest.mark.parametrize("more", [[], ["--set-resources", "check_model:gres=gpu:1"]], ids=["gpus", "gpus and gres"])
+def test_a_job_that_needs_a_gpu_asks_the_cluster_for_one_and_sees_it_alone(cluster, copy, tmp_path, more):
+    folder = tmp_path / "r2a"
+    shutil.copytree(copy.folder, folder)
+    wanted = [
+        "--configfile",
+        "config/config.yaml",
+        "--config",
+        "models={tiny-qwen: {gpus: 1}}",
+        "--",
+        "results/tiny/model_checks/tiny-qwen.json",
+    ]
+    command = [sys.executable, "-m", "snakemake", *PROFILE, *QUICK, *more, *wanted]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (job,) = set(re.findall(r"SLURM jobid '?(\d+)", done.stdout + done.stderr))
+    asked = cluster.run("scontrol", "show", "job", job).stdout
+    assert "TresPerJob=gres/gpu:1" in asked and ("TresPerNode=gres/gpu:1" in asked) == bool(more), asked
+    assert "has GPU 0" in (folder / "results/tiny/logs/model_checks/tiny-qwen.log").read_text()
 
 
 def kill_first_job_of(rule, cluster, snakemake):

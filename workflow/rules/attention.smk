@@ -21,6 +21,23 @@ rule capture_attention:
         "../scripts/capture_attention.py"
 
 
+rule order_heads:
+    input:
+        attention="<results>/attention/{model}/{dataset}.h5",
+    output:
+        ranks="<results>/head_ranks/{model}/{dataset}.parquet",
+    log:
+        "<logs>/head_ranks/{model}/{dataset}.log",
+    benchmark:
+        "<benchmarks>/head_ranks/{model}/{dataset}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        settings=settings("head_ranks"),
+    script:
+        "../scripts/order_heads.py"
+
+
 rule capture_rows:
     input:
         traces=reasoned("traces", "attention"),

@@ -7,8 +7,6 @@ rule load_dataset:
         "<logs>/datasets/{dataset}.log",
     benchmark:
         "<benchmarks>/datasets/{dataset}.tsv"
-    # so that a model's first job finds all its datasets, and one engine serves them
-    priority: 1
     localrule: True
     conda:
         ENVIRONMENT

@@ -31,8 +31,6 @@ rule tabulate_evaluation:
         variants="<results>/tables/variants.csv",
     log:
         "<logs>/tables/evaluation.log",
-    benchmark:
-        "<benchmarks>/tables/evaluation.tsv"
     localrule: True
     conda:
         ENVIRONMENT
@@ -54,8 +52,6 @@ rule tabulate_models:
         trends="<results>/tables/model_trends.csv",
     log:
         "<logs>/tables/models.log",
-    benchmark:
-        "<benchmarks>/tables/models.tsv"
     localrule: True
     conda:
         ENVIRONMENT
@@ -73,8 +69,6 @@ rule tabulate_disagreements:
         disagreements=table_in_report("<results>/tables/grader_disagreements.csv", "4 Checks", "grader disagreements"),
     log:
         "<logs>/tables/grader_disagreements.log",
-    benchmark:
-        "<benchmarks>/tables/grader_disagreements.tsv"
     localrule: True
     conda:
         ENVIRONMENT

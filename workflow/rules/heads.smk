@@ -20,23 +20,6 @@ rule diagnose_heads:
         "../scripts/diagnose_heads.py"
 
 
-rule order_heads:
-    input:
-        attention="<results>/attention/{model}/{dataset}.h5",
-    output:
-        ranks="<results>/head_ranks/{model}/{dataset}.parquet",
-    log:
-        "<logs>/head_ranks/{model}/{dataset}.log",
-    benchmark:
-        "<benchmarks>/head_ranks/{model}/{dataset}.tsv"
-    conda:
-        ENVIRONMENT
-    params:
-        settings=settings("head_ranks"),
-    script:
-        "../scripts/order_heads.py"
-
-
 rule score_heads:
     input:
         attention="<results>/attention/{model}/{dataset}.h5",

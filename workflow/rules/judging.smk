@@ -52,8 +52,6 @@ rule tabulate_judgements:
         agreement=table_in_report("<results>/tables/judge_agreement.csv", "4 Checks", "judge agreement"),
     log:
         "<logs>/tables/judgements.log",
-    benchmark:
-        "<benchmarks>/tables/judgements.tsv"
     localrule: True
     conda:
         ENVIRONMENT

@@ -1,15 +1,16 @@
 """How every script runs: one start of Python can also make the files of later jobs.
 
-Most small jobs spend more time importing torch than working. So a process that has finished its own job continues with
-planned jobs of the same kind (r2a.plan), one after the other, and puts their files aside. When Snakemake starts such a
-job, the job finds its files and moves them into place. If its settings or inputs have changed since the files were
-made, it deletes them and makes its own. A long job would gain little, so it makes no files ahead.
+Most small jobs spend more time importing torch, or pandas, than working. So a process that has finished its own job
+continues with planned jobs of the same kind (r2a.plan), one after the other, and puts their files aside. When Snakemake
+starts such a job, the job finds its files and moves them into place. If its settings or inputs have changed since the
+files were made, it deletes them and makes its own. A long job would gain little, so it makes no files ahead.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +20,11 @@ from typing import Any, TextIO
 from r2a import engine
 from r2a.devices import leased_gpus
 from r2a.job_log import claim_job, job_log
-from r2a.plan import HOME, RUNS_A_MODEL, PlannedJob, companions, has_begun
+from r2a.plan import HOME, RUNS_A_MODEL, SCRIPTS, PlannedJob, companions, has_begun
 
 AHEAD = ", ahead"
-LONG_SECONDS = 300  # starting takes seconds on a CPU, and up to two minutes on a GPU
+# starting takes two seconds without a model, and up to two minutes with one on a GPU
+LONG_SECONDS, LONG_SECONDS_WITH_A_MODEL = 30, 300
 
 
 def run(main: Callable[[Any], None], snakemake: Any) -> None:
@@ -31,15 +33,16 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     snakemake: the job as Snakemake passes it to a script. All output of the job goes to its log. A job that runs a
     model keeps its GPUs until the process ends.
     """
-    start = time.monotonic()
+    until = time.monotonic() + LONG_SECONDS
     with contextlib.ExitStack() as held:
         with job_log(snakemake.log[0], _is_online(snakemake)):
             if _take_made(snakemake):
                 return
             if RUNS_A_MODEL in dict(snakemake.resources.items()):
+                until += LONG_SECONDS_WITH_A_MODEL - LONG_SECONDS
                 held.enter_context(leased_gpus(snakemake.resources, snakemake.output[0]))
             main(snakemake)
-        _make_others(main, snakemake, until=start + LONG_SECONDS)
+        _make_others(main, snakemake, until)
 
 
 def _make_others(main: Callable[[Any], None], own: Any, until: float) -> None:
@@ -68,7 +71,8 @@ def _make_ahead(main: Callable[[Any], None], job: PlannedJob, claim: TextIO) -> 
     origin = _origin(job)
     with job_log(job.log[0], claim=claim):
         try:
-            main(job)
+            # jobs without times of their own come of any script
+            (main if job.is_timed else runpy.run_path(str(SCRIPTS / job.script))["main"])(job)
             _put_aside(job, origin, os.replace)
         except BaseException:
             for path in map(Path, job.output):

@@ -27,6 +27,7 @@ class PlannedJob:
 
     script: str
     is_local: bool  # whether it runs on the main process's machine
+    is_timed: bool  # whether Snakemake keeps its times, as a benchmark
     log: list[str]
     input: Any
     output: Any
@@ -36,7 +37,13 @@ class PlannedJob:
 
     @property
     def kind(self) -> tuple[str, ...]:
-        """The script, and the model or judge that it runs; one process can run all jobs of the same kind."""
+        """The script, and the model or judge that it runs; one process can run all jobs of the same kind.
+
+        All jobs without a benchmark are of one kind, tables and figures alike. Others are joined with those of their
+        own script alone, so that the sum of a rule's times is right.
+        """
+        if not self.is_timed:
+            return ()
         subjects = ("model", "judge") if RUNS_A_MODEL in dict(self.resources.items()) else ()
         return self.script, *(self.wildcards.get(subject, "") for subject in subjects)
 
@@ -100,7 +107,8 @@ def _written(job: Any) -> dict[str, Any]:
     named = {part: dict(getattr(job, part).items()) for part in ("input", "output", "params", "wildcards")}
     named["resources"] = {name: value for name, value in job.resources.items() if isinstance(value, int | str)}
     script = Path(str(job.rule.script)).name
-    return {"script": script, "is_local": bool(job.is_local), "log": list(map(str, job.log)), **named}
+    told = {"script": script, "is_local": bool(job.is_local), "is_timed": bool(job.benchmark)}
+    return {**told, "log": list(map(str, job.log)), **named}
 
 
 def _read(job: dict[str, Any]) -> PlannedJob:

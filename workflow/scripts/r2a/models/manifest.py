@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from r2a.config_file import read_config
 from r2a.engine import has_gpu_build
 from r2a.formats import DEFAULT, choose_format
 from r2a.models.tokens import format_of, load_tokenizer, marks_of
@@ -26,8 +27,6 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
     weights are not safetensors, the reasoning's delimiters are not known, the model is not a decoder with attention
     heads, or its prompts cannot be made as the settings ask.
     """
-    from transformers import AutoConfig
-
     source, endpoint = settings["source"], settings["endpoint"]
     manifest = provenance(settings)
     if not source["hub"] and not source["path"]:
@@ -39,13 +38,10 @@ def resolve_model(output: Path, settings: Mapping[str, Any]) -> None:
         write_json(output, manifest | {"folder": None, "n_positions": None})
         return
     folder, origin = find_weights(source)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # None asks whoever is there
-    except (OSError, ValueError) as error:  # transformers says what is wrong in the first sentence
-        raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
+    sizes = written_sizes(folder) or interpreted_sizes(folder)
     dtype = fastest_dtype() if settings["dtype"] == "auto" else settings["dtype"]
     manifest["models"] = {settings["model"]: {**origin, "dtype": dtype}}
-    manifest |= {"folder": str(folder), **_sizes(folder, config), "n_parameters": count_parameters(folder)}
+    manifest |= {"folder": str(folder), **sizes, "n_parameters": count_parameters(folder)}
     manifest |= _reasoning_of(folder, settings)
     write_json(output, manifest)
 
@@ -80,11 +76,37 @@ def fastest_dtype() -> str:
     return chosen
 
 
-def _sizes(folder: Path, config: Any) -> dict[str, Any]:
+def written_sizes(folder: Path) -> dict[str, Any] | None:
+    """Architecture and sizes of a kind of model that transformers knows, as its config.json says them, without torch.
+
+    None where the file leaves one of them to transformers, or calls it otherwise.
+    """
+    from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
+
+    config = read_config(str(folder)) or {}
+    names = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", POSITIONS[0])
+    sizes = {name: config.get(name) for name in names}
+    is_known = config.get("model_type") in CONFIG_MAPPING_NAMES and not {"auto_map", "text_config"} & config.keys()
+    if not is_known or config.get("is_encoder_decoder") or not config.get("architectures"):
+        return None
+    if not all(isinstance(size, int) for size in sizes.values()):
+        return None
+    called = ("n_layers", "n_heads", "n_key_value_heads", "n_positions")
+    return {"architecture": config["architectures"][0], **dict(zip(called, sizes.values(), strict=True))}
+
+
+def interpreted_sizes(folder: Path) -> dict[str, Any]:
     """Architecture and sizes of a model, or of the text model in it, whatever its configuration calls them.
 
-    Raises ModelError if it is not a decoder with attention heads, or the number of its positions is not known.
+    Raises ModelError where transformers does not know the model, it is no decoder with attention heads, or its
+    positions are not known.
     """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # None asks whoever is there
+    except (OSError, ValueError) as error:  # transformers says what is wrong in the first sentence
+        raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
     kind = config.model_type
     if config.is_encoder_decoder:
         raise ModelError(f"{folder}/config.json: {kind} has an encoder; only decoders can be studied")

@@ -68,9 +68,8 @@ if STUDY.sharded_models:
     include: "workflow/rules/shards.smk"
 
 
-# Rules that come first in the order of stages run first: then more jobs that can share a start are ready together.
 for place, declared in enumerate(reversed(list(workflow.rules)[n_rules_elsewhere:])):
-    declared.priority = place
+    declared.priority = priority_of(place)
 
 
 rule all:

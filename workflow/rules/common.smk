@@ -30,6 +30,19 @@ def threads_of(kind):
     return threads
 
 
+def priority_of(place):
+    """Earlier stages first, by the place of their rule, so that jobs that can share a start are ready together.
+
+    Of a rule, each model's first job runs before the others, which its process also makes.
+    """
+    firsts = {
+        "dataset": next(iter(STUDY.datasets)),
+        "condition": CONDITIONS[0],
+        "decoding": next(iter(STUDY.decodings)),
+    }
+    return lambda wildcards: 2 * place + all(wildcards.get(name, first) == first for name, first in firsts.items())
+
+
 def of_server(key):
     """Where a judge's or a model's endpoint is and how fast to ask it, which changes no results; empty without one."""
     return lambda wildcards: (

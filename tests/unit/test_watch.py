@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from r2a.ahead import AHEAD
+from r2a.engine import NO_ENGINE
 from r2a.job_log import claim_job
 from r2a.summary.page import render_page
 from r2a.watch import look, shown
@@ -70,7 +71,8 @@ def test_what_a_job_does_is_shown_from_its_start_to_its_end(tmp_path):
     places = a_run(tmp_path)
     log = places[0] / "logs/attention/m/d.log"
     log.parent.mkdir(parents=True)
-    phases, lines = [], ["", "12:00:01 loads m", "Loading weights: 3/47 [00:00<?]", "12:00:02 m, d: reruns: 0/9"]
+    phases, lines = [], ["", "12:00:01 results/mine/a.parquet, results/mine/b.parquet: 9 traces", "12:00:01 loads m"]
+    lines += ["Loading weights: 3/47 [00:00<?]", "12:00:02 m, d: reruns: 0/9"]
     with claim_job(log, AHEAD):
         for line in [*lines, "12:00:09 m, d: reruns: 9/9, 1.3 per second"]:
             with log.open("a") as file:
@@ -78,7 +80,8 @@ def test_what_a_job_does_is_shown_from_its_start_to_its_end(tmp_path):
             (job,) = look(*places).jobs
             assert job.is_ahead and job.holder == f"{os.getpid()} on {os.uname().nodename}"
             phases.append((job.phase, job.done))
-    assert phases == [("starts", 0), ("loads m", 0), ("loads m", 0), ("reruns", 0), ("reruns done, then the rest", 9)]
+    assert [phase for phase, _ in phases[:-1]] == ["starts", "9 traces", "loads m", "loads m", "reruns"]
+    assert phases[-1] == ("reruns done, then the rest", 9)
     console = Console(width=200, record=True)
     run = look(*places)
     run.jobs.append(job)
@@ -94,6 +97,7 @@ def test_jobs_made_ahead_are_told_until_they_are_taken_and_their_usual_waiting_i
     for name in ("made", "taken"):
         (logs / f".{name}.log.ahead").touch()
     (logs / "taken.log").write_text("12:00:00 waits for process 7 on here, which works on this job\n")
+    (logs / "other.log").write_text(f"\nERROR EngineError: {NO_ENGINE}\n")
     run = look(*places)
     assert (run.n_ahead, run.warnings) == (1, [])
     assert "4 of 9 steps and 1 ahead" in Console(width=120).render_str(str(shown(run).renderables[0])).plain

@@ -21,6 +21,7 @@ MOST_WAITING, FEWEST_WAITING = 2048, 1024
 Task = TypeVar("Task")
 # False while a process makes other jobs' files (r2a.ahead): the engine that it had may not have freed its memory
 may_start = True
+NO_ENGINE = "this process had an engine, and starts no other; the job's own process will"
 
 
 class EngineError(Exception):
@@ -81,7 +82,7 @@ def start_engine(
     start.
     """
     if not may_start:
-        raise EngineError("this process had an engine, and starts no other; the job's own process will")
+        raise EngineError(NO_ENGINE)
     config = read_config(folder) or {}
     words = heads_in_words(folder, resources["gpu"])
     if words:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from r2a.devices import LEASES
+from r2a.engine import NO_ENGINE
 from r2a.store import write_text
 from r2a.summary.page import render_page
 
@@ -25,6 +26,7 @@ TAIL = 20_000  # bytes of a log's end that are read
 N_WARNINGS = 5
 SAID = re.compile(r"^\d\d:\d\d:\d\d (?P<words>.+)$")  # by this workflow, not by a library
 PROGRESS = re.compile(r"(?P<what>.+): (?P<done>\d+)/(?P<total>\d+)(?: and \d+% of the next)?(?:, (?P<rate>.+))?")
+FILES = re.compile(r"^(?:results/\S+ ?)+")  # of which a line tells; the job's name is enough
 WARNING = re.compile(r"^ERROR |\b[Ww]arning\b|nothing to measure|waits for .*GPUs|\bretries\b")
 HOLDER = re.compile(r"process (\d+) on ([^\s,]+)(, ahead)?")
 
@@ -110,7 +112,7 @@ def _running_jobs(logs: Path) -> Iterator[RunningJob]:
             job = RunningJob(name, f"{holder[1]} on {holder[2]}", quiet, holder[3] is not None)
             said = [found["words"] for line in _last_lines(log) if (found := SAID.match(line))]
             for words in said[-1:]:
-                job.phase = words
+                job.phase = FILES.sub("", words)
                 if told := PROGRESS.fullmatch(words):
                     job.done, job.total, job.rate = int(told["done"]), int(told["total"]), told["rate"] or ""
                     what = told["what"].rpartition(": ")[2]  # without the model and dataset, which the name has
@@ -142,7 +144,7 @@ def _warnings(logs: Path) -> list[tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}  # by a line without its numbers
     for log in sorted(logs.rglob("*.log"), key=lambda path: -path.stat().st_mtime)[:50]:
         name = log.relative_to(logs).with_suffix("").as_posix()
-        for line in [line for line in reversed(_last_lines(log)) if WARNING.search(line)][:1]:
+        for line in [line for line in reversed(_last_lines(log)) if WARNING.search(line) and NO_ENGINE not in line][:1]:
             found.setdefault(re.sub(r"\d+", "", line), (name, line))
     return list(found.values())[:N_WARNINGS]
 

@@ -119,7 +119,7 @@ def test_a_probe_named_twice_is_an_error(shipped):
 
 def test_components_rerun_what_is_made_of_them_and_not_the_pairs(shipped):
     before = load_study(shipped)
-    shipped["patching"] = {"components": ["resid_pre"]}
+    shipped["patching"]["components"] = ["resid_pre"]
     after = load_study(shipped)
     changed = {
         stage: stage_settings(before, stage, *COMPARED) != stage_settings(after, stage, *COMPARED)

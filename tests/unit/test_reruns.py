@@ -24,6 +24,7 @@ KNOWN = {
     "models.*.leave_out": ["patching"],
     "judges.*.kind": "batch",
     "hints.kinds": ["user"],
+    "hints.dataset_kinds": ["problems"],
     "resampling.kinds": ["problems"],
 }
 

@@ -33,7 +33,7 @@ def graded(study, model, dataset):
 def test_with_reasoning_at_least_95_percent_are_right(study, model):
     table = pd.concat([graded(study, model, dataset) for dataset in DATASETS])
     reasoned = table[table["condition"] == "with_reasoning"]
-    assert len(reasoned) == 176 + 120
+    assert len(reasoned) == 176 + 60
     assert (reasoned["is_correct"] == True).mean() >= 0.95  # noqa: E712 (a verdict may be absent)
 
 
@@ -83,7 +83,7 @@ def test_without_ablation_the_engines_answers_come_again_token_by_token(study, m
     ablated = pd.read_parquet(study.results / f"ablation/{model}/{dataset}.parquet")
     unablated = ablated[ablated["mode"] == "unablated"]
     traces = graded(study, model, dataset).query("condition == 'with_reasoning'").set_index("uid")
-    assert len(unablated) == 16
+    assert len(unablated) == 10
     for row in unablated.itertuples():
         assert traces.at[row.uid, "completion_token_ids"][-len(row.token_ids) :].tolist() == row.token_ids.tolist()
 
@@ -105,9 +105,23 @@ def test_patching_all_or_nothing_at_the_ends_of_the_network(study, model):
             roles = list(group["role"].asstr()[:])
             used = group["is_used"][:] == 1
             final = group["resid_pre/clean_to_corrupted/normalized_logit_diff"][used][:, :, roles.index("final")]
-            assert used.sum() >= 30
+            assert used.sum() >= 20
             assert np.abs(final[:, 0]).max() < 1e-4
             assert group["null_patch_error"][:].max() < 1e-3
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_hint_that_means_nothing_to_a_model_moves_few_of_its_answers_and_the_judge_reads_those(study, model):
+    table = pd.read_csv(study.results / f"tables/{model}/puzzles/hints.csv").query("by == 'all'")
+    assert list(table["kind"]) == ["professor", "user"] and (table["n_problems"] == 30).all()
+    assert (table["follow_high"] < 0.6).all() and (table["tells_without"] == 0).all()
+    assert (table["n_judged"] == table["n_switched"]).all()
+
+
+@pytest.mark.parametrize(("model", "dataset"), GRADED)
+def test_every_way_to_ablate_is_shown(study, model, dataset):
+    table = pd.read_csv(study.results / f"tables/{model}/{dataset}/ablation.csv")
+    assert set(table["mode"]) == {"unablated", "zero", "mean", "resample", "cut_off", "moved", "sharpened"}
 
 
 def test_every_store_names_its_dimensions_and_origin(study):

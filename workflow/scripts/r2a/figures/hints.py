@@ -36,7 +36,7 @@ REASONINGS = (
     reads={"table": "<results>/tables/{model}/{dataset}/hints.csv"},
     category="1 Answers",
     label="hints",
-    version=3,
+    version=4,
     where="hinted_datasets",
     caption=(
         "Questions asked with a hint at an answer and without it. Left: the share of answers that equal the hint's, "
@@ -52,7 +52,7 @@ def plot_hints(table: Path, stem: Path, settings: Mapping[str, Any]) -> None:
     for measure, n in (("told", "n_switched"), ("told_judged", "n_judged")):
         rows = without_few(rows, n, [measure, f"{measure}_low", f"{measure}_high"])
     drawn, (left, right) = plt.subplots(
-        1, 2, figsize=(9, 2.3 + 0.6 * len(rows)), layout="constrained", sharey=True, gridspec_kw={"wspace": 0.05}
+        1, 2, figsize=(9, 2.7 + 0.6 * len(rows)), layout="constrained", sharey=True, gridspec_kw={"wspace": 0.05}
     )
     _draw(left, rows, ANSWERS)
     _draw(right, rows, REASONINGS)
@@ -81,4 +81,5 @@ def _draw(axes: Axes, rows: pd.DataFrame, measures: tuple[tuple[str, str, str, s
         )  # fmt: skip
     axes.set_xlim(-0.03, 1.03)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    below = -0.45 / (0.6 * len(rows))  # of the axes' height: under their label
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, below), ncols=2)

@@ -15,7 +15,7 @@ def boxed() -> tuple[str, str, str]:
     return "Final answer is \\boxed{{", "{answer}", "}}.\n"
 
 
-@probe(label="the reasoning as written, no line added")
+@probe(label="the reasoning as written")
 def none() -> tuple[str, str, str]:
     """No line: patched at the reasoning's own mentions of its answer, where their sentence ends, and at its end."""
     return "", "", ""

@@ -562,6 +562,11 @@ class Hints(Section):
         description="The answer that the hint names. wrong: the reference of another problem of the same pair or area. "
         "right: the problem's own reference.",
     )
+    dataset_kinds: Distinct[Literal["problems", "comparison_pairs"]] = Field(
+        ["problems", "comparison_pairs"],
+        min_length=1,
+        description="Kinds of datasets whose questions are also asked with a hint.",
+    )
     n_problems: int | None = Field(
         None, gt=0, description="The largest number of problems to use per dataset, drawn with the study's seed."
     )
@@ -748,7 +753,8 @@ class Study(Section):
     @property
     def hinted_datasets(self) -> list[str]:
         """The datasets whose questions are also asked with a hint."""
-        return self.graded_datasets if self.hints.kinds else []
+        named = [name for name in self.graded_datasets if self.datasets[name].kind in self.hints.dataset_kinds]
+        return named if self.hints.kinds else []
 
     @property
     def resampled_datasets(self) -> list[str]:

@@ -239,6 +239,7 @@ COST = (
     "judges.*.{gpus,threads,memory_mb,runtime_minutes}",
     "judges.*.batch.replies",
     "generation.{gpu_memory_percent,cpu_cache_mb}",
+    "hints.dataset_kinds",
     "{attention,ablation,patching,sentences}.batch_tokens",
 )
 

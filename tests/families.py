@@ -77,8 +77,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"sliding_window": WINDOW, "query_pre_attn_scalar": 16},
     "gemma4_text": {"sliding_window": WINDOW},
     "olmo3": {"sliding_window": WINDOW},
-    "cohere": {},
-    "cohere2": {"sliding_window": WINDOW},
+    "cohere": {"tie_word_embeddings": True},
+    "cohere2": {"sliding_window": WINDOW, "tie_word_embeddings": True},
     "gpt_oss": {**LOCAL, "sliding_window": WINDOW},
     "llama4_text": {
         "num_local_experts": 2, "interleave_moe_layer_step": 2, "intermediate_size_mlp": 96, "attention_chunk_size": 48
@@ -98,7 +98,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "moe_shared_expert_intermediate_size": 48,
     },
     "minimax": {"num_local_experts": 4, "layer_types": ["linear_attention", "full_attention"] * 2, "block_size": 32},
-    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2, "tie_word_embeddings": True},
     "mistral+window": {"sliding_window": WINDOW},
     "phi3+window": {"sliding_window": WINDOW},
     "starcoder2+window": {"sliding_window": WINDOW},

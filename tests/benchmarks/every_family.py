@@ -21,7 +21,7 @@ import torch
 from families import FAMILIES, random_ids, tiny_model
 from r2a.attention.rerun import rerun_batch
 from r2a.models.attention import SEAM, attention_kernel
-from r2a.models.decoder import Decoder, fix_rotation
+from r2a.models.decoder import Decoder, follow_vllm
 from r2a.patching.patcher import Patcher
 from r2a.store import whole_file
 from r2a.traces import Bounds
@@ -55,7 +55,7 @@ def wider(family: str) -> Any:
         factors = {"short_factor": [1.0] * 32, "long_factor": [1.0 + k for k in range(32)]}
         sizes |= {"rope_parameters": own["rope_parameters"] | factors}
     model = tiny_model(family, SEAM, **sizes).requires_grad_(False)
-    fix_rotation(Decoder(model))
+    follow_vllm(Decoder(model))
     return model
 
 

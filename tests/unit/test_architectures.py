@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-import yaml
 from transformers import CONFIG_MAPPING, AttentionInterface, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
@@ -22,17 +21,15 @@ from r2a.ablation.arms import Arm
 from r2a.ablation.decoding import answer_outputs, generate, of_others, read
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import attention_rows, rerun_traces
-from r2a.config_file import longrope_switch, no_restarts, read_config
+from r2a.config_file import longrope_switch, read_config
 from r2a.model_check import check_model, long_length, stages_that_hold
-from r2a.models import ModelError, refuse_failed
+from r2a.models import refuse_failed
 from r2a.models.attention import SEAM, attention_kernel
-from r2a.models.decoder import Decoder, fix_rotation
+from r2a.models.decoder import Decoder, follow_vllm
 from r2a.models.manifest import interpreted_sizes, written_sizes
 from r2a.patching.patcher import COMPONENTS, Patcher, capture, places_of
 from r2a.roles import RFH, UNABLATED
 from r2a.store import NothingToMeasure, provenance, write_json
-from r2a.study import load_study
-from r2a.study.checks import left_out_in_words
 from r2a.traces import Bounds
 
 pytestmark = pytest.mark.slow
@@ -51,7 +48,7 @@ FOUND: dict[str, dict[str, str]] = {}
 def seen_through(family: str) -> tuple[Any, Decoder]:
     model = tiny_model(family, SEAM)
     decoder = Decoder(model)
-    fix_rotation(decoder)
+    follow_vllm(decoder)
     return model.requires_grad_(False), decoder
 
 
@@ -360,54 +357,7 @@ def test_the_page_tells_every_family():
     assert [family for family in FAMILIES if f"| {family} |" not in page] == []
 
 
-# ---- what config.json reveals
-
-
-def test_a_study_is_told_at_once_what_cannot_be_exact_for_a_recurrent_model(tmp_path, monkeypatch):
-    tiny_model("lfm2").config.save_pretrained(tmp_path)
-    config = yaml.safe_load(Path("config/config.yaml").read_text())
-    config["models"]["liquid"] = {"path": str(tmp_path)}
-    (told,) = left_out_in_words(load_study(config))
-    assert told.startswith("models.liquid: ") and "kind conv" in told
-    assert "leave_out: [ablation, patching, sentences]" in told
-    config["models"]["liquid"]["leave_out"] = ["ablation", "patching", "sentences"]
-    study = load_study(config)
-    assert not list(left_out_in_words(study))
-    assert "liquid" in study.weighted_models
-    assert "liquid" not in [*study.ablated_models, *study.patched_models, *study.parsed_models]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_config_files_give_away_which_models_have_no_restarts(family, tmp_path):
-    tiny_model(family).config.save_pretrained(tmp_path)
-    assert bool(no_restarts(read_config(str(tmp_path)))) == (family in APART)
-
-
-def test_a_cached_models_config_file_is_read(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
-    tiny_model("lfm2").config.save_pretrained(snapshot)
-    assert read_config(None, "org/name") is None
-    refs = tmp_path / "models--org--name" / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("abc")
-    assert no_restarts(read_config(None, "org/name"))
-    assert no_restarts(read_config(None, "org/name", "abc"))
-
-
-@pytest.mark.parametrize(
-    ("family", "setting"),
-    [
-        ("phi3+longrope", {"attention_factor": 1.9}),
-        ("phi3+longrope", {"long_mscale": 1.9}),
-        ("phi3+longrope", {"factor": 32.0}),
-        ("llama+dynamic", {"max_trained_positions": 32}),
-    ],
-)
-def test_rotations_that_vllm_and_transformers_scale_differently_are_refused(family, setting):
-    rotary = FAMILIES[family]["rope_parameters"] | setting
-    with pytest.raises(ModelError, match=f"only one of them reads {next(iter(setting))} in its rope_parameters"):
-        fix_rotation(Decoder(tiny_model(family, SEAM, rope_parameters=rotary)))
+# ---- rotary factors
 
 
 def test_longrope_models_get_the_factors_for_long_texts_in_reruns_and_in_vllm(tmp_path):
@@ -415,7 +365,7 @@ def test_longrope_models_get_the_factors_for_long_texts_in_reruns_and_in_vllm(tm
     model.config.save_pretrained(tmp_path)
     assert longrope_switch(read_config(str(tmp_path))) == 64  # start_engine asks for a longer max_model_len
     short = own_logits(model, random_ids(30))
-    fix_rotation(Decoder(model))
+    follow_vllm(Decoder(model))
     fixed = own_logits(model, random_ids(30))
     assert distance(short, fixed) > 0.01
     ids = random_ids(100)

@@ -13,7 +13,7 @@ import transformers
 from families import LONGROPE, random_ids, tiny_model
 from r2a.engine import start_engine
 from r2a.models.attention import SEAM
-from r2a.models.decoder import Decoder, fix_rotation
+from r2a.models.decoder import Decoder, follow_vllm
 
 # vLLM's CPU attention supports heads of 32 and more
 FAMILIES = [
@@ -47,7 +47,7 @@ def argmax_share(family: str, folder: Path) -> float:
     model.generation_config = transformers.GenerationConfig()
     model.save_pretrained(folder)
     decoder = Decoder(model)
-    fix_rotation(decoder)
+    follow_vllm(decoder)
     prompts = [random_ids(n, seed=n) for n in LENGTHS]
     engine = start_engine(str(folder), "float32", 160, {"gpu": 0, "cpu_cache_mb": 64}, skip_tokenizer_init=True)
     from vllm import SamplingParams

@@ -34,7 +34,7 @@ from r2a.head_sets import Head
 from r2a.heads.focus import short_mass, uniform_a2r
 from r2a.models import format_of, load_tokenizer, marks_of, text_of, token_pieces
 from r2a.models import load_model as load_weights
-from r2a.models.decoder import Decoder, fix_rotation
+from r2a.models.decoder import Decoder, follow_vllm
 from r2a.models.weights import find_weights
 from r2a.patching import patcher as patching
 from r2a.patching.metrics import patch_metrics
@@ -138,7 +138,7 @@ def load_model(
     if not isinstance(source, str | Path):
         if tokenizer is None:
             raise TypeError("a loaded model needs its tokenizer: load_model(model, tokenizer)")
-        fix_rotation(Decoder(source))
+        follow_vllm(Decoder(source))
         with tempfile.TemporaryDirectory() as folder:  # a folder with the model's own files, as on disk
             for part in (tokenizer, source.config, getattr(source, "generation_config", None)):
                 if part is not None:

@@ -3,18 +3,34 @@
 Read at every parse of the Snakefile, on every cluster job: no heavy import here.
 """
 
+import importlib.util
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-# kinds of layers that carry no state from token to token outside of attention
+ANSWERS = "answers"
+TRIED = ("attention", "ablation", "patching", "sentences")  # the stages that check_model tries
+RESTARTED = TRIED[1:]  # those that restart runs in the middle
+# kinds of layers: with softmax attention; that choose by an index which tokens they attend to; others without a state
+ATTENDING = {"full_attention", "sliding_attention", "chunked_attention", "attention", "hybrid", "hybrid_sliding"}
+INDEXED = re.compile("indexed|sparse_attention|compressed|minimax_m3_sparse")
 STATELESS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "mlp", "moe", "dense", "sparse"}
+# prefixes of the settings of such layers, for configurations that do not list their layers' kinds
+INDEX_SETTINGS = ("index_topk", "index_n_heads", "sparse_attention_config")
+RECURRENT_SETTINGS = ("mamba_", "ssm_", "linear_num_", "linear_attn_config", "conv_L_cache", "lru_width")
 LONGROPE = ("longrope", "su")  # what configurations call it
-# prefixes of the settings of recurrent layers, for configurations that do not list their layers' kinds
-RECURRENT = ("mamba_", "ssm_", "linear_num_", "conv_L_cache")
+# prefixes of the types whose head vLLM always takes from the embedding
+TIED = ("cohere", "lfm2", "zamba2")
+ROTARY_KINDS = {"default", "linear", "dynamic", "yarn", "llama3", "proportional", "axial", "mrope", "xdrope", *LONGROPE}
+# what transformers loads weights with that are quantized in this way, and does not come with it
+PACKAGES = {
+    "awq": "gptqmodel", "gptq": "gptqmodel", "auto-round": "auto_round", "bitsandbytes": "bitsandbytes", "hqq": "hqq",
+    "quark": "quark", "torchao": "torchao",
+}  # fmt: skip
 
 
 def find_folder(path: str | None, hub: str | None = None, revision: str | None = None) -> Path | None:
@@ -50,49 +66,153 @@ def parameters_by_size(path: str | None, hub: str | None = None, revision: str |
     return float(said[-1][0]) * {"b": 1e9, "m": 1e6}[said[-1][1]] if said else 0.0
 
 
-def recurrent_layers(config: Mapping[str, Any]) -> str:
-    """The kinds of layers that carry a state from token to token; empty if there are none."""
-    text = _text(config)
-    kinds = text.get("layer_types") or text.get("layers_block_type")
-    if isinstance(kinds, list):
-        return ", ".join(sorted({str(kind) for kind in kinds} - STATELESS))
-    return "recurrent" * any(name.startswith(RECURRENT) for name in text)
+def refused_stages(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Why stages will be refused for a model, as far as its configuration shows, and which; ("", ()) if none will.
+
+    resolve_model refuses ANSWERS, and with them the model; check_model refuses the others.
+    """
+    for why_not, stages in ((_no_decoder, (ANSWERS, *TRIED)), (_no_rerun, TRIED), (no_restarts, RESTARTED)):
+        reason = why_not(config)
+        if reason:
+            return reason, stages
+    return "", ()
+
+
+def _no_decoder(config: Mapping[str, Any]) -> str:
+    """Why a model cannot be studied at all; empty if nothing forbids it."""
+    model_type, known = config.get("model_type"), _types_in_transformers("CONFIG_MAPPING_NAMES")
+    if config.get("is_encoder_decoder"):
+        return f"{model_type} has an encoder"
+    if "state_size" in config and "num_attention_heads" not in config:
+        return f"{model_type} has no attention heads"
+    return f"transformers does not know models of the type {model_type}" if known and model_type not in known else ""
+
+
+def _no_rerun(config: Mapping[str, Any]) -> str:
+    """Why no forward pass here is that of generation; empty if nothing forbids it."""
+    model_type, causal = config.get("model_type"), _types_in_transformers("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+    if causal and model_type not in causal:
+        return f"transformers does not load {model_type} as a causal language model"
+    quantized = config.get("quantization_config")
+    package = PACKAGES.get(str(quantized.get("quant_method"))) if isinstance(quantized, Mapping) else None
+    if package and importlib.util.find_spec(package) is None:
+        return f"its weights are quantized, and {package}, with which transformers loads them, is not installed"
+    text, kinds = _text(config), _kinds_of_layers(config)
+    has_index = any(value and name.startswith(INDEX_SETTINGS) for name, value in text.items())
+    if any(map(INDEXED.search, kinds)) or (has_index and not kinds):
+        return "an index chooses which tokens its layers attend to"
+    if kinds and not kinds & ATTENDING:
+        return "none of its layers has softmax attention"
+    return unlike_vllm(config)
 
 
 def no_restarts(config: Mapping[str, Any]) -> str:
     """Why runs of a model cannot be restarted in the middle, for patching and ablation; empty if nothing forbids it."""
-    text, kinds = _text(config), recurrent_layers(config)
+    kinds = recurrent_layers(config)
     if kinds:
         return f"its layers of the kind {kinds} carry a state from token to token"
-    if text.get("attn_temperature_tuning"):
+    if _text(config).get("attn_temperature_tuning"):
         return "it scales queries by their place in the forward pass"
     return ""
 
 
+def recurrent_layers(config: Mapping[str, Any]) -> str:
+    """The kinds of layers that carry a state from token to token; empty if there are none."""
+    kinds = _kinds_of_layers(config)
+    if kinds:
+        return ", ".join(sorted(kind for kind in kinds - STATELESS if not INDEXED.search(kind)))
+    return "recurrent" * any(name.startswith(RECURRENT_SETTINGS) for name in _text(config))
+
+
+def _kinds_of_layers(config: Mapping[str, Any]) -> set[str]:
+    """What a configuration calls the kinds of its layers; empty if it does not list them."""
+    text = _text(config)
+    return set(map(str, text.get("layer_types") or text.get("layers_block_type") or ()))
+
+
+@cache
+def _types_in_transformers(mapping: str) -> frozenset[str]:
+    """The model types in one of transformers' mappings, from its sources, as its import takes seconds.
+
+    Empty if it is not installed, or has no such mapping.
+    """
+    package = importlib.util.find_spec("transformers")
+    folder = Path(str(package and package.origin)).parent / "models" / "auto"
+    for path in (folder / "auto_mappings.py", folder / "modeling_auto.py"):
+        source = path.read_text() if path.is_file() else ""
+        found = re.search(rf"^{mapping} = OrderedDict\($(.*?)^\)$", source, re.DOTALL | re.MULTILINE)
+        if found:
+            return frozenset(re.findall(r'^ +\("([^"]+)"', found[1], re.MULTILINE))
+    return frozenset()
+
+
+def heads_in_words(config: Mapping[str, Any], n_gpus: int) -> str | None:
+    """Why vLLM cannot split a model's attention over n_gpus GPUs; None if it can, or if that is unknown."""
+    text = _text(config)
+    n_heads = text.get("num_attention_heads")
+    n_key_heads = text.get("num_key_value_heads") or n_heads
+    if n_gpus <= 1 or not isinstance(n_heads, int) or not isinstance(n_key_heads, int):
+        return None
+    # key-value heads are split like the others, or each is held by equally many GPUs
+    divisors = [n for n in range(1, n_heads + 1) if n_heads % n == 0]
+    possible = [n for n in divisors if max(n, n_key_heads) % min(n, n_key_heads) == 0]
+    if n_gpus in possible:
+        return None
+    return (
+        f"vLLM cannot split {n_heads} attention heads and {n_key_heads} key-value heads over {n_gpus} GPUs; "
+        f"take one of {', '.join(map(str, possible))}"
+    )
+
+
 def longrope_switch(config: Mapping[str, Any]) -> int | None:
     """The length beyond which a model uses longrope's factors for long texts; None if it never does."""
-    text, rotary = _text(config), _rotary(config)
-    if _rope_type(rotary) not in LONGROPE:
+    text = _text(config)
+    rotary = next((rotary for rotary in _rotaries(config) if _rope_type(rotary) in LONGROPE), None)
+    if rotary is None:
         return None
-    switch = rotary.get("original_max_position_embeddings", text.get("original_max_position_embeddings"))
+    switch = text.get("original_max_position_embeddings", rotary.get("original_max_position_embeddings"))
     return switch if isinstance(switch, int) and text.get("max_position_embeddings", 0) > switch else None
 
 
-def unshared_rotation(config: Mapping[str, Any]) -> str:
+def unlike_vllm(config: Mapping[str, Any]) -> str:
+    """Why vLLM 0.32 computes something else than transformers; empty if nothing shows that it does."""
+    is_untied = False in (config.get("tie_word_embeddings"), config.get("tie_embedding"))
+    if is_untied and str(config.get("model_type")).startswith(TIED):
+        return "vLLM takes the embedding for its head, and it has another head"
+    rotaries = _rotaries(config)
+    kinds = {str(_rope_type(rotary)) for rotary in rotaries if _rope_type(rotary)}
+    unknown, changing = kinds - ROTARY_KINDS, kinds & {"dynamic", *LONGROPE}
+    if unknown:
+        return f"transformers has no rotary positions of the kind {', '.join(sorted(unknown))}"
+    if changing and len(rotaries) > 1:
+        return "rotary factors change with the length in only some layers"
+    unread = ", ".join(name for rotary in rotaries for name in _unshared_settings(config, rotary))
+    if unread:
+        return f"vLLM and transformers rotate differently, as only one of them reads {unread} in its rope_parameters"
+    return ""
+
+
+def _unshared_settings(config: Mapping[str, Any], rotary: Mapping[str, Any]) -> Iterator[str]:
     """The settings of length-dependent rotary factors that vLLM 0.32 or transformers does not read."""
-    rotary, switch = _rotary(config), longrope_switch(config)
-    unread: tuple[str, ...] = ("max_trained_positions",) if _rope_type(rotary) == "dynamic" else ()
-    if _rope_type(rotary) in LONGROPE:
+    text, switch = _text(config), longrope_switch(config)
+    unread: tuple[str, ...] = ()
+    if _rope_type(rotary) == "dynamic":
+        unread = ("max_trained_positions",)
+        if not str(config.get("model_type")).startswith("hunyuan"):
+            unread += ("alpha",)
+    elif _rope_type(rotary) in LONGROPE:
         unread = ("attention_factor", "short_mscale", "long_mscale")
-        if switch and rotary.get("factor") != _text(config)["max_position_embeddings"] / switch:
+        if switch and rotary.get("factor") != text["max_position_embeddings"] / switch:
             unread += ("factor",)
-    return ", ".join(name for name in unread if rotary.get(name) is not None)
+    yield from (name for name in unread if rotary.get(name) is not None)
 
 
-def _rotary(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings of rotary positions, over all layers; empty if there are none."""
-    found = (_text(config).get(name) for name in ("rope_parameters", "rope_scaling"))
-    return next((rotary for rotary in found if isinstance(rotary, Mapping)), {})
+def _rotaries(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The settings of rotary positions, one for each kind of layers that has its own; empty if there are none."""
+    found = (_text(config).get(name) for name in ("rope_scaling", "rope_parameters"))
+    rotary = next((rotary for rotary in found if isinstance(rotary, Mapping)), {})
+    by_kind = [part for part in rotary.values() if isinstance(part, Mapping)]
+    return by_kind or ([rotary] if rotary else [])
 
 
 def _rope_type(rotary: Mapping[str, Any]) -> Any:

@@ -4,15 +4,13 @@ import functools
 import gc
 import importlib.metadata
 import importlib.util
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
-from r2a.config_file import longrope_switch, read_config, recurrent_layers
+from r2a.config_file import heads_in_words, longrope_switch, read_config, recurrent_layers
 from r2a.devices import usable_dtype
 from r2a.progress import logger
 
@@ -47,25 +45,6 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def heads_in_words(folder: Path | str, n_gpus: int) -> str | None:
-    """Why vLLM cannot split a model's attention over n_gpus GPUs; None if it can, or if that is unknown."""
-    try:
-        config = json.loads((Path(folder) / "config.json").read_text())
-        n_heads = config["num_attention_heads"]
-        n_key_heads = config.get("num_key_value_heads") or n_heads
-        # key-value heads are split like the others, or each is held by equally many GPUs
-        divisors = [n for n in range(1, n_heads + 1) if n_heads % n == 0]
-        possible = [n for n in divisors if max(n, n_key_heads) % min(n, n_key_heads) == 0]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if n_gpus <= 1 or n_gpus in possible:
-        return None
-    return (
-        f"vLLM cannot split {n_heads} attention heads and {n_key_heads} key-value heads over {n_gpus} GPUs; "
-        f"take one of {', '.join(map(str, possible))}"
-    )
-
-
 def start_engine(
     folder: str,
     dtype: Any,
@@ -84,7 +63,7 @@ def start_engine(
     if not may_start:
         raise EngineError(NO_ENGINE)
     config = read_config(folder) or {}
-    words = heads_in_words(folder, resources["gpu"])
+    words = heads_in_words(config, resources["gpu"])
     if words:
         raise EngineError(f"{folder}: {words}, under models.*.gpus or judges.*.gpus")
     if resources["gpu"] == 0:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from r2a.config_file import longrope_switch, unshared_rotation
+from r2a.config_file import longrope_switch, unlike_vllm
 from r2a.models.attention import SEAM, Pass, attention_kernel, watched_by
 from r2a.models.weights import ModelError
 
@@ -49,6 +49,8 @@ class Decoder:
                 f"{self.name}: has no embedding or no output head; only causal language models can be studied"
             )
         self.is_recurrent = any(map(_is_recurrent, self.layers))
+        if any("Indexer" in type(module).__name__ for module in self.body.modules()):
+            raise ModelError(f"{self.name}: an index chooses which tokens its layers attend to; it cannot be rerun")
 
     @property
     def n_layers(self) -> int:
@@ -239,32 +241,35 @@ def _forward_of(module: Any, forward: Any) -> Iterator[None]:
             module.forward = before
 
 
-# ---- rotary factors
+# ---- what vLLM computes otherwise
 
 
-def fix_rotation(decoder: Decoder) -> None:
-    """Make rotary factors the same for every trace; transformers would choose some by the longest text in a pass.
+def follow_vllm(decoder: Decoder) -> None:
+    """Make a loaded model compute what vLLM 0.32 does, where transformers would not; a second call changes nothing.
 
-    The factors are those that vLLM uses: for longrope those of long texts, if the model has positions for them; for
-    dynamic scaling those of texts up to max_position_embeddings. Raises ModelError if vLLM's factors differ.
+    Rotary factors are the same for every trace; transformers would choose some by the longest text in a pass. For
+    longrope they are those of long texts, if the model has positions for them; for dynamic scaling those of texts up to
+    max_position_embeddings. Windows of Cohere 2 hold one token more. Raises ModelError where vLLM differs otherwise.
     """
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    unshared = unshared_rotation(decoder.config.to_dict())
-    if unshared:
-        raise ModelError(
-            f"{decoder.name}: vLLM and transformers rotate differently, as only one of them reads {unshared} in its "
-            "rope_parameters; only its answers can be studied"
-        )
+    unlike = unlike_vllm(decoder.config.to_dict())
+    if unlike:
+        raise ModelError(f"{decoder.name}: {unlike}; only its answers can be studied")
+    if getattr(decoder.model, "follows_vllm", False):
+        return
+    decoder.model.follows_vllm = True
     for module in decoder.body.modules():
-        kinds = getattr(module, "rope_type", None)
-        if isinstance(kinds, dict) and any(kind == "longrope" or "dynamic" in kind for kind in kinds.values()):
-            raise ModelError(f"{decoder.name}: rotary factors change with the length in only some layers")
-        switch = longrope_switch(decoder.config.to_dict()) if kinds == "longrope" else None
+        kind = getattr(module, "rope_type", None)
+        switch = longrope_switch(decoder.config.to_dict()) if kind == "longrope" else None
         if switch is not None:
             factors, module.attention_scaling = ROPE_INIT_FUNCTIONS["longrope"](
                 decoder.config, module.inv_freq.device, seq_len=switch + 1
             )
             module.register_buffer("inv_freq", factors, persistent=False)
-        if kinds == "longrope" or (isinstance(kinds, str) and "dynamic" in kinds):
+        if kind == "longrope" or (isinstance(kind, str) and "dynamic" in kind):
             module.rope_type = "fixed"
+    if decoder.config.model_type.startswith("cohere2"):
+        for part in (decoder.config, *decoder.attentions):
+            if getattr(part, "sliding_window", None) is not None:
+                part.sliding_window += 1

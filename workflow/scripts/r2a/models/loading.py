@@ -12,13 +12,13 @@ from r2a.progress import logger
 def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
     """The model in evaluation mode, its layers spread over all visible GPUs; `attention` as transformers names it.
 
-    Rotary factors are those used in generation (fix_rotation). Raises ModelError if its weights do not fit into the
+    It computes what vLLM does in generation (follow_vllm). Raises ModelError if its weights do not fit into the
     GPUs, or if a part of the model is not found (Decoder).
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    from r2a.models.decoder import Decoder, fix_rotation
+    from r2a.models.decoder import Decoder, follow_vllm
 
     (name, origin), *_ = manifest["models"].items()
     logger.info(f"loads {name}")
@@ -35,7 +35,7 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
     if n_gpus > 1 and {parameter.device.type for parameter in model.parameters()} != {"cuda"}:
         raise ModelError(f"{name}: its weights do not fit into {n_gpus} GPUs; raise models.{name}.gpus")
     decoder = Decoder(model)
-    fix_rotation(decoder)
+    follow_vllm(decoder)
     decoder.norm.register_forward_hook(partial(_refuse_non_finite, name, dtype))
     model.eval()
     return model if n_gpus > 1 else model.to("cuda" if n_gpus else "cpu")

@@ -11,8 +11,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from r2a.config_file import no_restarts, read_config
-from r2a.engine import heads_in_words
+from r2a.config_file import ANSWERS, heads_in_words, read_config, refused_stages
 from r2a.formats import FORMATS
 from r2a.study.schema import VARIED, Endpoint, Model, Section, Study, section_in
 
@@ -42,17 +41,25 @@ def load_study(config: dict[str, Any], origin: str = "the configuration") -> Stu
 
 
 def left_out_in_words(study: Study) -> Iterator[str]:
-    """One line per model whose config.json, if it is at hand, shows that some stages cannot be exact for it."""
+    """One line per model whose config.json, if it is at hand, shows that it or some of its stages will be refused."""
     for name in study.weighted_models:
         model = study.models[name]
-        asked = ["ablation"] * (name in study.ablated_models and bool(study.graded_datasets))
+        config = read_config(model.path, model.hub, model.revision)
+        reason, refused = refused_stages(config) if config else ("", ())
+        asked = ["attention"]
+        asked += ["ablation"] * (name in study.ablated_models and bool(study.graded_datasets))
         asked += ["patching"] * (name in study.patched_models and bool(study.pair_datasets))
         asked += ["sentences"] * (name in study.parsed_models and bool(study.graded_datasets))
-        reason = asked and no_restarts(read_config(model.path, model.hub, model.revision) or {})
-        if reason:
+        empty = [stage for stage in asked if stage in refused]
+        if ANSWERS in refused:
+            yield f"models.{name}: {reason}, so resolve_model will refuse it; remove it, or study another checkpoint"
+        elif empty:
+            held = ["answers", "perturbation", *(stage for stage in asked if stage not in refused)]
+            optional = ", ".join(stage for stage in empty if stage != "attention")
+            remedy = f" (leave_out: [{optional}] takes them out of the study)" if held[2:] else ""
             yield (
-                f"models.{name}: {reason}, so it is studied by its answers, perturbation and attention; the stores of "
-                f"{', '.join(asked)} will be empty (leave_out: [{', '.join(asked)}] takes them out of the study)"
+                f"models.{name}: {reason}, so its {', '.join(held)} are studied; the stores of {', '.join(empty)} will "
+                f"be empty{remedy}"
             )
 
 
@@ -229,8 +236,8 @@ def _sources_in_words(study: Study) -> Iterator[tuple[str, str]]:
                 yield f"{section}.{name}.kind", f"for kind {entry.kind}, set {SHIPPED_JUDGES[entry.kind]} instead"
             if entry.path is not None and not Path(entry.path).exists():
                 yield f"{section}.{name}.path", f"{entry.path} does not exist; paths are relative to the repository"
-            elif entry.path is not None and section != "datasets" and not entry.endpoint:
-                unsplit = heads_in_words(entry.path, entry.gpus)
+            if section != "datasets" and not entry.endpoint:
+                unsplit = heads_in_words(read_config(entry.path, entry.hub, entry.revision) or {}, entry.gpus)
                 if unsplit:
                     yield f"{section}.{name}.gpus", unsplit
 

@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from families import tiny_model
 from r2a.models import marks_of, read_manifest, resolve_model
 from r2a.store import write_parquet
 from r2a.traces import segment_bounds
@@ -14,8 +15,11 @@ from r2a.traces import segment_bounds
 REASONINGS = ["One is 1. Wait, two is 2.\nCheck: 2!", "Fine.", "Hmm. Hmm. Go on and on and on", ""]
 
 
-def write_random_traces(folder: Path) -> None:
-    """Write the model, manifest.json, traces.parquet (greedy: four valid, one invalid) and sampled.parquet (one)."""
+def write_random_traces(folder: Path, family: str | None = None) -> None:
+    """Write the model, manifest.json, traces.parquet (greedy: four valid, one invalid) and sampled.parquet (one).
+
+    family: of families.FAMILIES; by default a Qwen2 of three layers.
+    """
     marks = ["<bos>", "<eos>", "<think>", "</think>"]
     alphabet = {token: k for k, token in enumerate([*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     bytes_alone = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
@@ -29,7 +33,8 @@ def write_random_traces(folder: Path) -> None:
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.3, eos_token_id=1, bos_token_id=0,
     )  # fmt: skip
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    model = tiny_model(family, vocab_size=len(tokenizer)) if family else Qwen2ForCausalLM(config)
+    model.save_pretrained(folder)
     source = {"path": str(folder), "hub": None, "revision": None}
     settings = {"model": "random", "dtype": "float32", "source": source, "endpoint": None, "prompt": "raw"}
     resolve_model(folder / "manifest.json", settings)

@@ -5,7 +5,6 @@ Short and long traces share a pass; the long one exceeds every window, chunk and
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from r2a.ablation.decoding import answer_outputs, generate, of_others, read
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import attention_rows, rerun_traces
 from r2a.config_file import longrope_switch, read_config
+from r2a.formats import FORMATS
 from r2a.model_check import check_model, long_length, stages_that_hold
 from r2a.models import refuse_failed
 from r2a.models.attention import SEAM, attention_kernel
@@ -42,6 +42,8 @@ SIDE_BY_SIDE = ["gpt_neox", "phi", "cohere", "cohere2"]  # attention and MLP
 RESTARTED = [family for family in FAMILIES if family not in APART]
 NOTHING = Arm(UNABLATED, UNABLATED, 0, ())
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+MARK = "<!-- architectures: written by `pytest --write-models` -->\n"
+END_MARK = "<!-- end of architectures -->\n"
 FOUND: dict[str, dict[str, str]] = {}
 
 
@@ -67,13 +69,6 @@ def own_logits(model: Any, ids: list[int]) -> torch.Tensor:
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).square().mean().sqrt() / expected.std())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def page(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    if request.config.getoption("--write-models"):
-        write_page(FOUND)
 
 
 # ---- attention
@@ -340,21 +335,44 @@ def test_the_text_model_inside_of_a_multimodal_one_holds_at_every_stage(outer, i
 # ---- the page
 
 
-def write_page(found: dict[str, dict[str, str]]) -> None:
-    """Replace the page's table by what was found."""
+def table_rows(page: str) -> dict[str, str]:
+    """The rows of the page's table by family."""
+    rows = [line for line in page.splitlines() if line.startswith("| ") and line.count("|") == 5]
+    return {row.split(" | ")[0].removeprefix("| "): row for row in rows if "family" not in row}
+
+
+def found_rows() -> dict[str, str]:
+    """The rows for what this run found; families of which it tried a part only are not among them."""
     stages = ("attention", "patching", "ablation")
-    rows = [f"| {family} | " + " | ".join(found[family].get(stage, "") for stage in stages) + " |" for family in found]
-    versions = f"Tried with torch {torch.__version__} and transformers {transformers.__version__}."
-    table = ["| family | attention | patching | ablation |", "|---|---|---|---|", *rows, "", versions]
-    before, _, after = PAGE.read_text().partition("<!-- architectures: written by `pytest --write-models` -->\n")
-    _, _, after = after.partition("<!-- end of architectures -->\n")
-    mark = "<!-- architectures: written by `pytest --write-models` -->\n"
-    PAGE.write_text(before + mark + "\n".join(table) + "\n<!-- end of architectures -->\n" + after)
+    whole = {family: found for family, found in FOUND.items() if set(stages) <= found.keys()}
+    return {
+        family: " | ".join([f"| {family}", *(found[stage] for stage in stages)]) + " |"
+        for family, found in whole.items()
+    }
 
 
-def test_the_page_tells_every_family():
+def write_page() -> None:
+    """Put what this run found into the page's table; rows of other families stay."""
     page = PAGE.read_text()
-    assert [family for family in FAMILIES if f"| {family} |" not in page] == []
+    rows = table_rows(page) | found_rows()
+    versions = f"Tried with torch {torch.__version__} and transformers {transformers.__version__}."
+    formats = "Reasoning formats, each tried on a model in small: " + ", ".join(f"`{name}`" for name in FORMATS) + ".\n"
+    table = [
+        "| family | attention | patching | ablation |", "|---|---|---|---|",
+        *(rows[family] for family in FAMILIES if family in rows), "", formats, versions,
+    ]  # fmt: skip
+    before, _, after = page.partition(MARK)
+    _, _, after = after.partition(END_MARK)
+    PAGE.write_text(before + MARK + "\n".join(table) + "\n" + END_MARK + after)
+
+
+def test_the_page_tells_what_this_run_found_and_every_family_and_format(request):
+    if request.config.getoption("--write-models"):
+        write_page()
+    page = PAGE.read_text()
+    assert list(table_rows(page)) == list(FAMILIES)
+    assert {family: table_rows(page)[family] for family in found_rows()} == found_rows()
+    assert [name for name in FORMATS if f"`{name}`" not in page] == []
 
 
 # ---- rotary factors

@@ -43,7 +43,9 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "convolutions": ("lfm2", {}, RESTARTED),
     "Mamba in every layer beside attention": ("falcon_h1", {}, RESTARTED),
     "scaled queries": ("llama4_text", {}, RESTARTED),
-    "no attention": ("granitemoehybrid", {"layer_types": ["mamba"] * N_LAYERS}, TRIED),
+    "no attention": (
+        "granitemoehybrid", {"layer_types": ["mamba"] * N_LAYERS, "layers_block_type": ["mamba"] * N_LAYERS}, TRIED,
+    ),
     "a head that vLLM does not load": ("cohere2", {"tie_word_embeddings": False}, TRIED),
     "an index": ("deepseek_v32", ROUTED | LATENT | INDEX, TRIED),
 }  # fmt: skip

@@ -126,6 +126,8 @@ def _bounds(n: int) -> Bounds:
 def _attention(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
     """Traces that share passes, against eager attention to each: largest difference of a mass (mean in 16 bits)."""
     decoder, dtype, deviations = Decoder(model), settings["dtype"], []
+    if not decoder.attending:
+        raise ModelError("none of its layers has softmax attention")
     bounds = [_bounds(len(trace)) for trace in ids]
     reruns = list(rerun_traces(model, ids, bounds, sum(map(len, ids))))
     for trace, of, rerun in zip(ids, bounds, reruns, strict=True):

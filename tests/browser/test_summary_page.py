@@ -7,7 +7,10 @@ import pytest
 from axe_core_python.selenium import Axe
 
 from pretended_summary import write_pretended
+from r2a.store import write_text
 from r2a.summary.index import write_index
+from r2a.summary.page import render_page
+from r2a.watch import Run, RunningJob
 
 HOSTILE = "\"><img src=x onerror='window.isOwned = true'><script>window.isOwned = true</script>"
 
@@ -146,3 +149,17 @@ def test_the_table_of_verdicts_stands_under_the_questions_that_it_answers(browse
     browser.get(f"file://{results}/mine/summary.html")
     asked = "return [...document.querySelectorAll('.groups th')].map((one) => [one.innerText.trim(), one.colSpan])"
     assert browser.execute_script(asked) == [["Does reasoning improve answers?", 2]]
+
+
+def test_the_page_of_a_run_loads_itself_again_and_axe_finds_nothing_serious_in_it(browser, tmp_path):
+    job = RunningJob("traces/m/d", "7 on here", 1.0, True, "loads m", 3, 8, "2.0 per second")
+    run = Run("mine", (4, 9), 1, [job], [("0", "traces/m/d")], 48.0, [("grades", "ERROR")], "12:00:00")
+    page = tmp_path / "watch.html"
+    page.write_text(render_page("watch.html.j2", "watch", run=run, seconds=1))
+    browser.get(f"file://{page}")
+    found = Axe().run(browser)["violations"]
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+    run.time = "12:00:03"
+    write_text(page, render_page("watch.html.j2", "watch", run=run, seconds=1))
+    assert wait_for(browser, "return document.body.innerText.includes('12:00:03')")
+    assert errors(browser) == []

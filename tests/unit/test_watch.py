@@ -87,7 +87,7 @@ def test_what_a_job_does_is_shown_from_its_start_to_its_end(tmp_path):
     run.jobs.append(job)
     console.print(shown(run))
     assert "attention/m/d (ahead)" in (told := console.export_text()) and "reruns done" in told
-    assert "(ahead)</span></td><td>reruns done" in render_page("watch.html.j2", "notes", run=run, seconds=3)
+    assert "(ahead)</span></td><td>reruns done" in render_page("watch.html.j2", "watch", run=run, seconds=3)
 
 
 def test_jobs_made_ahead_are_told_until_they_are_taken_and_their_usual_waiting_is_no_warning(tmp_path):
@@ -101,7 +101,7 @@ def test_jobs_made_ahead_are_told_until_they_are_taken_and_their_usual_waiting_i
     run = look(*places)
     assert (run.n_ahead, run.warnings) == (1, [])
     assert "4 of 9 steps and 1 ahead" in Console(width=120).render_str(str(shown(run).renderables[0])).plain
-    assert "4 of 9 steps and 1 ahead" in render_page("watch.html.j2", "notes", run=run, seconds=3)
+    assert "4 of 9 steps and 1 ahead" in render_page("watch.html.j2", "watch", run=run, seconds=3)
 
 
 def test_what_several_jobs_say_is_told_once_and_a_wait_for_gpus_is_told(tmp_path):
@@ -127,5 +127,5 @@ def test_leases_that_are_held_and_the_last_warnings_are_shown_as_text_in_both_vi
     console.print(shown(run))
     told = console.export_text()
     assert "GPU 0: job 0" in told and "<b>[red]x</b>" in told and "4 of 9 steps" in told
-    page = render_page("watch.html.j2", "notes", run=run, seconds=3)
-    assert "&lt;b&gt;[red]x&lt;/b&gt;" in page and '<meta http-equiv="refresh" content="3">' in page
+    page = render_page("watch.html.j2", "watch", run=run, seconds=3)
+    assert "&lt;b&gt;[red]x&lt;/b&gt;" in page and 'data-seconds="3"' in page

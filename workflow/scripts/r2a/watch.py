@@ -187,7 +187,7 @@ def main() -> None:
         while True:
             run = look(results, Path(".snakemake/log"))
             live.update(shown(run))
-            write_text(page, render_page("watch.html.j2", "notes", run=run, seconds=round(SECONDS + 1)))
+            write_text(page, render_page("watch.html.j2", "watch", run=run, seconds=round(SECONDS + 1)))
             time.sleep(SECONDS)
 
 

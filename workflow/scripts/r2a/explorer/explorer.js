@@ -349,9 +349,12 @@ const r2aExplorer = (() => {
       const alpha = Math.sqrt(Math.abs(heat));
       span.style.backgroundColor = alpha > 0.03 ? `rgba(${heat < 0 ? this.cold : this.rgb}, ${alpha.toFixed(2)})` : "";
       span.style.color = alpha > 0.03 ? inkOn(heat < 0 ? this.cold : this.rgb, alpha, this.paper) : "";
-      const isChosen = this.chosen && span.last >= this.chosen[0] && span.token <= this.chosen[1];
-      span.classList.toggle("chosen", Boolean(isChosen));
-      span.classList.toggle("alone", Boolean(isChosen) && span.last >= this.chosen[1] && span.token <= this.chosen[0]);
+      const isChosen = Boolean(this.chosen) && span.last >= this.chosen[0] && span.token <= this.chosen[1];
+      if (isChosen || span.isChosen) {
+        span.classList.toggle("chosen", isChosen);
+        span.classList.toggle("alone", isChosen && span.last >= this.chosen[1] && span.token <= this.chosen[0]);
+      }
+      span.isChosen = isChosen;
       const share = this.served ? this.served[span.token] : 0;
       span.style.boxShadow = share > 0.01 ? `inset 0 -3px rgba(${this.mark}, ${(0.25 + 0.75 * share).toFixed(2)})` : "";
     }

@@ -170,6 +170,8 @@ DOUBLED = CHATML + "{% if add_generation_prompt %}{{ '<think></think><think>\n' 
 LEADS = CHATML + "{% if add_generation_prompt %}{{ '<think>\n</think>\nThe answer: ' }}{% endif %}"
 WRITES_IN = CHATML + "{% if add_generation_prompt %}{{ '<think>\nOkay, ' }}{% endif %}"
 OTHER_TAGS = CHATML + "{% if add_generation_prompt %}{{ '<thought>\n</thought>\n' }}{% endif %}"
+OTHER_TOKENS = CHATML + "{% if add_generation_prompt %}<|begin_of_thought|><|end_of_thought|>{% endif %}"
+OTHER_FORMAT = CHATML + "{% if add_generation_prompt %}{{ '<|channel>thought\n<channel|>' }}{% endif %}"
 TWICE = CHATML + "{% if add_generation_prompt %}{{ '<think>\n<think>\n' }}{% endif %}"
 
 
@@ -182,6 +184,8 @@ TWICE = CHATML + "{% if add_generation_prompt %}{{ '<think>\n<think>\n' }}{% end
         (TWICE, r"opens or closes the reasoning twice"),
         (WRITES_IN, r"writes into the reasoning that it opens: the prompt ends in .*Okay, "),
         (OTHER_TAGS, r"closes what its reasoning format does not know: the prompt ends in .*</thought>"),
+        (OTHER_TOKENS, r"closes what its reasoning format does not know: the prompt ends in .*<\|end_of_thought\|>"),
+        (OTHER_FORMAT, r"closes what its reasoning format does not know: the prompt ends in .*<channel\|>"),
     ],
 )
 def test_a_template_that_ends_against_the_condition_is_refused_with_its_end_and_the_keys_to_change(

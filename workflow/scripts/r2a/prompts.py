@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from r2a.formats import FORMATS, Asked, ReasoningFormat, read_format
@@ -17,7 +17,7 @@ OPENED, CLOSED, NEITHER = "open", "closed", "neither"  # how a prompt may end
 # a question with everything that templates are known to lose, escape or interpret; it is rendered before any problem
 TRIAL = 'Is 9.11 < 9.9 & why?\n\nPut  "it" within \\boxed{}.'
 # the closing mark of another reasoning format
-OTHER_CLOSE = re.compile(r"</[\w:]+>\s*$")
+OTHER_CLOSE = re.compile(r"(</[\w:]+>|[<\[]\|?(/|end_?(of)?_?)(think|thought|reason)\w*\|?[>\]])\s*$", re.IGNORECASE)
 
 
 class PromptError(ValueError):
@@ -193,7 +193,7 @@ class Prompts:
         if closed[0] >= 0:
             return CLOSED
         if opened < 0:
-            if OTHER_CLOSE.search(written):
+            if OTHER_CLOSE.search(written) or written.rstrip().endswith(_known_closings()):
                 raise PromptError(f"its chat template closes what its reasoning format does not know: {_tail(text)}")
             return NEITHER
         if written[opened + len(form.open.strip()) :].strip():
@@ -236,6 +236,12 @@ def tag_pieces(tokenizer: Any, tag: str) -> list[int]:
     if len(ids) < 2 or tokenizer.decode(ids) != tag:
         raise PromptError(f"this tokenizer has no pieces that spell {tag}; leave think_tags at token")
     return ids
+
+
+@cache
+def _known_closings() -> tuple[str, ...]:
+    """What closes the reasoning in any registered format."""
+    return tuple(closing.strip() for entry in FORMATS.values() for closing in entry.function().closings)
 
 
 def _tail(text: str) -> str:

@@ -1,5 +1,6 @@
 """The study's main measures over its models."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from r2a.extensions import PROBES
 from r2a.figures.registry import caption, figure
 from r2a.figures.style import MODEL_COLOURS, legend_under_title, save, title, well_founded, whiskers
 
@@ -23,7 +25,7 @@ DEPTH = "\n(0: first layer, 1: last)"
     reads={"table": "<results>/tables/models.csv", "trends": "<results>/tables/model_trends.csv"},
     category="1 Answers",
     label="across models",
-    version=2,
+    version=3,
     caption=(
         "Every model of the study, the largest at the bottom: what reasoning changes in accuracy, the mean layer of "
         "the Reasoning-Focus Heads (RFHs), the layer at which the last token takes over from the reasoning's last "
@@ -81,7 +83,9 @@ def _draw(axes: Axes, part: pd.DataFrame, measure: str, families: Mapping[str, s
     else:
         axes.set_xlim(min(-0.03, part["low"].min() - 0.03), max(1.03, part["high"].max() + 0.03))
     is_depth = measure == "rfh depth" or measure.startswith("hand-off")
-    axes.set_xlabel(AXES.get(measure, measure) + (DEPTH if is_depth else ""), fontsize=8)
+    what, _, probe = measure.partition(", ")
+    words = textwrap.fill(f"{what}, “{PROBES[probe].label}”", 26) if probe in PROBES else AXES.get(measure, measure)
+    axes.set_xlabel(words + (DEPTH if is_depth else ""), fontsize=8)
 
 
 def _trend(row: pd.Series) -> str:

@@ -25,7 +25,7 @@ NAMES = {"a2r": "a2r", "sink_free": "without\nsinks", "density": "density", "con
     },
     category="2 Attention",
     label="lists of heads",
-    version=2,
+    version=3,
     caption=(
         "The heads (layer, head) that rank among the first by any of the scores, with their rank by each; filled: "
         "among the first. a2r: attention to the reasoning; without sinks: attention to the first token is not counted; "
@@ -46,7 +46,7 @@ def plot_head_lists(heads: Path, lists: Path, stem: Path, settings: Mapping[str,
     ranks = ranks.astype(int).assign(layer=table["layer"], head=table["head"])
     listed = ranks[(ranks[names] <= n_top).any(axis=1)].sort_values(names)
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(8.4, max(2.8, 1.5 + 0.19 * len(listed))), layout="constrained",
+        1, 2, figsize=(8.4, max(1.5 + 0.19 * len(listed), 1.9 + 0.32 * len(pairs))), layout="constrained",
         width_ratios=[0.55 * len(names), 3],
     )  # fmt: skip
     _draw_ranks(left, listed, names, n_top)

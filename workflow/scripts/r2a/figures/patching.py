@@ -248,6 +248,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, colour: str, marker: str, line: str, 
     analysis="patching",
     reads={"curves": "<results>/tables/{model}/{dataset}/patching_curves.csv"},
     label="patching components",
+    version=2,
     caption=(
         "Activation patching of what attention (attn_out) or the MLP (mlp_out) of one layer writes at one token: "
         "its output in the clean run, put into the corrupted run. 0: nothing changed; 1: the clean run's answer is"
@@ -272,7 +273,7 @@ def plot_patching_components(curves: Path, stem: Path, settings: Mapping[str, An
                 _curve(axes, rows[rows["component"] == component], colour, marker, "-", name)
             _levels(axes)
             axes.set_title(CURVES[role][2], fontsize=9)
-        panels[0].set_ylabel(f"{EFFECT}\n“{PROBES[probe].label}”, n = {rows['n_pairs'].iloc[0]}", fontsize=7)
+        panels[0].set_ylabel(f"{EFFECT}\n“{PROBES[probe].label}”\nn = {rows['n_pairs'].iloc[0]}", fontsize=7)
     for axes in grid[-1]:
         axes.set(xlabel="patched layer", xticks=ticks(table["layer"].max() + 1))
     grid[-1, 1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, fontsize=8)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from r2a.extensions import PERTURBATION_KINDS
 from r2a.study import ConfigError, json_schema, load_study, stage_settings
 from r2a.study.reference import reference
 from r2a.study.schema import Study
@@ -98,6 +99,13 @@ def test_a_perturbation_named_twice_is_refused_and_none_is_none(shipped):
     ]
     shipped["perturbation"] = {"kinds": []}
     assert load_study(shipped).perturbed_datasets == []
+
+
+@pytest.mark.parametrize("other", ["cut", "filer"])  # one with levels, and one misspelt
+def test_a_perturbation_is_compared_with_known_kinds_without_levels(shipped, monkeypatch, other):
+    monkeypatch.setattr(PERTURBATION_KINDS["last_result"], "compared_with", (other,))
+    with pytest.raises(ConfigError, match=f"perturbation.kinds: last_result is compared with {other}, which is not"):
+        load_study(shipped)
 
 
 def test_components_must_hold_resid_pre_and_be_known(shipped):

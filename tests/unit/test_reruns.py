@@ -1,17 +1,24 @@
 """A changed key reruns what the table of stages says, and nothing else; checked for every key of the schema."""
 
+import contextlib
 import copy
 import datetime
+import io
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from pydantic import BaseModel
+from snakemake.api import DAGApi, SnakemakeApi
+from snakemake.io import is_flagged
+from snakemake.settings.enums import Quietness, RerunTrigger
+from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings, SchedulingSettings
 
 from planned_jobs import settings_of
-from r2a.reruns import Job, jobs_of, listing, made_again
+from r2a.reruns import Job, jobs_of, listing, made_again, plain_jobs
 from r2a.study import Study, load_study
 from r2a.study.schema import Repetition
 from r2a.study.stages import COST, STAGES, stage_settings, stages_of
@@ -19,13 +26,23 @@ from r2a.study.stages import COST, STAGES, stage_settings, stages_of
 ROOT = Path(__file__).parents[2]
 # what only changes how results are shown, or with what interval
 PRESENTATION = ("label", "is_toy", "confidence", "n_resamples", "distillation")
-# for keys whose values the table looks up, another known value
+ASKING = "models.*.leave_out"  # changes which results a study has, and so which ones its pages read
+# another value that is known, for keys that name something
 KNOWN = {
     "models.*.leave_out": ["patching"],
+    "models.*.path": "resources/models/tiny-silent",
+    "datasets.*.path": "resources/datasets/word_problems.jsonl",
+    "judges.*.path": "resources/models/tiny-qwen",
     "judges.*.kind": "batch",
+    "perturbation.decoding": "greedy",
     "hints.kinds": ["user"],
     "hints.dataset_kinds": ["problems"],
+    "hints.decoding": "greedy",
+    "hints.n_problems": 3,
     "resampling.kinds": ["problems"],
+    "attention.row_dtype": "float32",
+    "diagnostics.haystack": "README.md",
+    **dict.fromkeys(("attention.decoding", "ablation.decoding", "patching.decoding", "explorer.decoding"), "sampled"),
 }
 
 
@@ -150,6 +167,94 @@ def covers(cost: str, key: str) -> bool:
 def test_presentation_reaches_no_rule_that_runs_a_model(key, jobs):
     again = made_again(jobs, {job.number for job in jobs if job.stage in stages_of(key)})
     assert again and not [job.rule for job in again if job.runs_a_model]
+
+
+class Complete:
+    """A folder in which a study is complete, as far as `snakemake -n` can tell: empty files, with recorded settings."""
+
+    def __init__(self, folder: Path, configuration: Path, study: Study) -> None:
+        self.folder, self.configuration, self.study = folder, configuration, study
+        for name in ("resources", "README.md"):
+            (folder / name).symlink_to(ROOT / name)
+        self._snakemake(study, self._write_outputs, forceall=True)
+        many = SchedulingSettings(max_jobs_per_second=1000)
+        self._snakemake(
+            study, lambda planned: planned.execute_workflow("touch", scheduling_settings=many), forceall=True
+        )
+        self.inputs = inputs_of(self.dry_run(study)[0])
+
+    def dry_run(self, study: Study) -> tuple[list[Job], set[int]]:
+        """Every job of the study in this folder, and the numbers of those that `snakemake -n` plans."""
+
+        def looked_at(planned: DAGApi) -> tuple[list[Job], set[int]]:
+            workflow = planned.workflow_api._workflow  # the interface prints what it plans, and returns nothing
+            workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True, nolock=True)
+            workflow._build_dag()
+            return plain_jobs(workflow.dag), {job.jobid for job in workflow.dag.needrun_jobs()}
+
+        return self._snakemake(study, looked_at)
+
+    def _snakemake(self, study: Study, use: Callable[[DAGApi], Any], forceall: bool = False) -> Any:
+        triggers = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())["rerun-triggers"]
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stderr(io.StringIO()),
+            SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api,
+        ):
+            patch.chdir(self.folder)
+            patch.setattr("r2a.study.load_study", lambda *_: study)  # for the Snakefile
+            planned = api.workflow(
+                ResourceSettings(cores=100),
+                ConfigSettings(configfiles=[self.configuration], replace_workflow_config=True),
+                snakefile=ROOT / "Snakefile",
+            )
+            on = frozenset(RerunTrigger[trigger.upper()] for trigger in triggers)
+            return use(planned.dag(DAGSettings(forceall=forceall, rerun_triggers=on)))
+
+    def _write_outputs(self, planned: DAGApi) -> None:
+        workflow = planned.workflow_api._workflow
+        workflow._prepare_dag(forceall=True, ignore_incomplete=True, lock_warn_only=True, nolock=True)
+        workflow._build_dag()
+        for output in (output for job in workflow.dag.jobs for output in job.output):
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+            Path(output).mkdir() if is_flagged(output, "directory") else Path(output).touch()
+
+
+@pytest.fixture(scope="module")
+def complete(configuration, study, tmp_path_factory) -> Complete:
+    return Complete(tmp_path_factory.mktemp("complete"), configuration, study)
+
+
+Name = tuple[str, ...]
+
+
+def named(job: Job) -> Name:
+    return (job.rule, *(f"{name}={value}" for name, value in sorted(job.wildcards.items())))
+
+
+def inputs_of(jobs: list[Job]) -> dict[Name, set[Name]]:
+    """The jobs that each job reads."""
+    names = {job.number: named(job) for job in jobs}
+    return {named(job): {names[number] for number in job.needs} for job in jobs}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["study", *KEYS])
+def test_snakemake_plans_what_the_table_declares_and_no_model_for_presentation(key, study, complete):
+    after = study if key == "study" else changed(study, key)  # the study itself: nothing is to be done
+    jobs, planned = complete.dry_run(after)
+    inputs = inputs_of(jobs)
+    differing = {
+        job.number
+        for job in jobs
+        if named(job) not in complete.inputs
+        or (job.stage and settings_of(study, job) != settings_of(after, job))
+        or (key == ASKING and inputs[named(job)] != complete.inputs[named(job)])
+    }
+    found = [job for job in jobs if job.number in planned]
+    assert {*map(named, found)} == {*map(named, made_again(jobs, differing))}
+    if key.split(".")[-1] in PRESENTATION or "explorer" in key:
+        assert not [job.rule for job in found if job.runs_a_model]
 
 
 def test_every_rule_of_a_study_takes_its_settings_from_the_table(jobs):

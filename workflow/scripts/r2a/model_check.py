@@ -68,7 +68,7 @@ def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> No
         holding = ", ".join(["answers", "perturbation", *(stage["stage"] for stage in found if stage["holds"])])
         tell(
             f"{name}: {'; '.join(map(_in_words, failed))}. What holds is studied: {holding}. Stores of the rest, where "
-            "the study asks for them, are written empty, with the reason; the study goes on. To try again, e.g. with "
+            "the study asks for them, are written empty, with the reason; the study continues. To try again, e.g. with "
             f"more memory or a newer transformers: snakemake --forcerun {output}"
         )
     write_json(output, provenance(settings, [manifest]) | {"stages": found, "left_out": left_out})

@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from r2a.study.checks import closest
 from r2a.study.schema import keys
@@ -43,18 +43,23 @@ def jobs_of(configuration: Path | None = None) -> list[Job]:
         workflow = planned._workflow  # Snakemake's interface prints its graph, but does not give the jobs' wildcards
         workflow._prepare_dag(forceall=True, ignore_incomplete=True, lock_warn_only=True, nolock=True)
         workflow._build_dag()
-        jobs = [job for job in workflow.dag.jobs if job.rule.name != "all"]
-        return [
-            Job(
-                job.jobid,
-                job.rule.name,
-                dict(job.params.items()).get("settings", {}).get("stage", ""),
-                dict(job.wildcards_dict),
-                frozenset(needed.jobid for needed in workflow.dag.dependencies[job]),
-                "gpus_needed" in job.rule.resources,
-            )
-            for job in jobs
-        ]
+        return plain_jobs(workflow.dag)
+
+
+def plain_jobs(dag: Any) -> list[Job]:
+    """Every job of a DAG of Snakemake's."""
+    return [
+        Job(
+            job.jobid,
+            job.rule.name,
+            dict(job.params.items()).get("settings", {}).get("stage", ""),
+            dict(job.wildcards_dict),
+            frozenset(needed.jobid for needed in dag.dependencies[job]),
+            "gpus_needed" in job.rule.resources,
+        )
+        for job in dag.jobs
+        if job.rule.name != "all"
+    ]
 
 
 def made_again(jobs: Iterable[Job], changed: Collection[int]) -> list[Job]:

@@ -186,9 +186,9 @@ def plot_read_against_needed(sentences: Path, agreement: Path, stem: Path, setti
     version=3,
     where="graded_datasets",
     caption=(
-        "Sentences by what they do, told by cue words: the mean of each measure's rank within the trace (0 the least, "
-        "1 the most), first over a problem's sentences of the kind, then over the n problems that have any. A mean "
-        "of 0.5 is like any sentence's. Resampling, where it was done, ranks the sentences that were resampled. "
+        "Sentences by what they do, recognized by cue words: the mean of each measure's rank within the trace (0 is "
+        "the least, 1 the most), first over a problem's sentences of the kind, then over the n problems that have any. "
+        "A mean of 0.5 is like any sentence's. Resampling, where it was done, ranks the sentences that were resampled. "
         "{interval} bootstrap intervals over problems; what rests on fewer than five problems is left out. No test."
     ),
 )

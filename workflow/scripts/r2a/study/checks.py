@@ -12,6 +12,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from r2a.config_file import ANSWERS, heads_in_words, read_config, refused_stages
+from r2a.extensions import PERTURBATION_KINDS
 from r2a.formats import FORMATS
 from r2a.study.schema import VARIED, Endpoint, Model, Section, Study, section_in
 
@@ -191,6 +192,12 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
             "diagnostics.haystack",
             f"{study.diagnostics.haystack} is not a file; paths are relative to the repository",
         )
+    for kind in study.perturbation.kinds:
+        for other in PERTURBATION_KINDS[kind].compared_with:
+            plain = [name for name, known in PERTURBATION_KINDS.items() if not known.levels]
+            if other not in plain:
+                words = f"{kind} is compared with {other}, which is not a kind without levels"
+                yield "perturbation.kinds", f"{words}; {closest(other, plain)}"
     if "paraphrase_by_model" in study.perturbation.kinds and study.perturbation.paraphraser is None:
         words = "missing; paraphrase_by_model needs it. The kind paraphrase works by rules and needs no server"
         yield "perturbation.paraphraser", words

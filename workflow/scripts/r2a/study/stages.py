@@ -123,6 +123,7 @@ DERIVED: dict[str, tuple[Callable[[Study, Names], Any], list[str]]] = {
         lambda study, job: job["dataset"] in study.resampled_datasets,
         ["resampling.kinds", "datasets.*.kind"],
     ),
+    "resampled_datasets": (lambda study, _: study.resampled_datasets, ["resampling.kinds", "datasets.*.kind"]),
     "probe_versions": (lambda study, _: PROBES.versions(study.patching.probes), ["patching.probes"]),
     "control_versions": (lambda study, _: CONTROLS.versions(study.patching.controls), ["patching.controls"]),
     "scores": (lambda study, _: HEAD_SCORES.versions(HEAD_SCORES), []),
@@ -227,7 +228,7 @@ STAGES = {
     ),
     # ---- what people read
     "figures": _stage(1, *STATISTICS, "variants", "is_toy", **LABEL, **LABELS),
-    "explorer": _stage(6, "explorer.{decoding,n_problems}", "is_toy", **LABELS),
+    "explorer": _stage(6, "explorer.{decoding,n_problems}", "resampled_datasets", "is_toy", **LABELS),
     "summary": _stage(4, "is_toy", "statistics.confidence", **LABELS),
 }
 # keys that change the speed, place or cost of a result, or whether it is asked for, but not the result: they only reach

@@ -8,8 +8,8 @@ PROSE = re.compile(r"<(p|li|figcaption)\b(?: class=\"([^\"]*)\")?[^>]*>(.*?)</\1
 
 
 def sentences(page: str, kind: str = "") -> list[str]:
-    """The sentences of its paragraphs, lists and captions, without legends; of one CSS class, if given."""
-    text = page.partition('<section id="origin">')[0]  # versions of packages are no sentences
+    """The sentences of its paragraphs, lists and captions, without legends; only of one CSS class, if given."""
+    text = page.partition('<section id="origin">')[0]  # versions of packages are not sentences
     found = []
     for tag, classes, content in PROSE.findall(text):
         if classes.startswith("key") or (kind and kind not in classes.split()):

@@ -60,7 +60,7 @@ class Cluster:
     def __enter__(self) -> "Cluster":
         SYSTEM_CONFIGURATION.parent.mkdir(exist_ok=True)
         for path in (SYSTEM_CONFIGURATION, SYSTEM_GPUS):
-            path.unlink(missing_ok=True)  # which an interrupted run has left
+            path.unlink(missing_ok=True)  # left by an interrupted run
             path.symlink_to(self.folder / path.name)
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))

@@ -177,7 +177,7 @@ def _write_rows(path, rows, cases, origin, n_heads):
 
 
 def _write_patched(paths, pair, cases, origin):
-    """Two tokens of the first trace are patched: the first one restores all in layer 0, the second all in layer 1."""
+    """Two tokens of the first trace are patched: the first restores everything in layer 0, the second in layer 1."""
     ids, bounds = cases[0]
     row = {"pair": pair, "probe": "plain", "answer_a": "west", "answer_b": "east"}
     for run in ("clean", "corrupted"):

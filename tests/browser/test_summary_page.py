@@ -135,7 +135,7 @@ def test_on_paper_it_is_light_and_open_without_navigation_and_no_table_is_cut(br
         assert browser.execute_script(closed)
         assert browser.execute_script(style, ".figures", "display") == "none"
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-        # a heading is repeated on each page only if it is unbroken and no button
+        # a heading is repeated on each page only if it is unbroken and not a button
         assert browser.execute_script(style, "#accuracy thead", "breakInside") == "avoid"
         assert browser.execute_script(style, "#accuracy th button", "display") == "contents"
         browser.execute_script("dispatchEvent(new Event('afterprint'))")

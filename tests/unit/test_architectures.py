@@ -342,7 +342,7 @@ def table_rows(page: str) -> dict[str, str]:
 
 
 def found_rows() -> dict[str, str]:
-    """The rows for what this run found; families of which it tried a part only are not among them."""
+    """The table's rows for what this run found, without families of which it tried only a part."""
     stages = ("attention", "patching", "ablation")
     whole = {family: found for family, found in FOUND.items() if set(stages) <= found.keys()}
     return {
@@ -352,7 +352,7 @@ def found_rows() -> dict[str, str]:
 
 
 def write_page() -> None:
-    """Put what this run found into the page's table; rows of other families stay."""
+    """Put what this run found into the page's table; the rows of other families stay."""
     page = PAGE.read_text()
     rows = table_rows(page) | found_rows()
     versions = f"Tried with torch {torch.__version__} and transformers {transformers.__version__}."

@@ -1,4 +1,4 @@
-"""attention.kernel eager gives what the fused kernel gives, wherever the key reaches, for every kind of attention."""
+"""With attention.kernel eager, every stage that reads the key gives the fused kernel's results, for all families."""
 
 from itertools import product
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A title and its legend stand apart and inside the figure, whatever the label of a model or dataset."""
+"""A title and its legend are apart and inside the figure, whatever the label of a model or dataset."""
 
 import matplotlib.pyplot as plt
 import pytest

@@ -1,4 +1,4 @@
-"""What check_model and resolve_model refuse because of a configuration file is told before any job runs."""
+"""What check_model and resolve_model refuse because of a configuration file is reported before any job runs."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ BY_KIND = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     "full_attention": DYNAMIC,
 }
-# of each configuration: the model's type, its settings beside those of tests/families.py, and what is refused of it
+# for each configuration: the model's type, its settings besides those of tests/families.py, and what is refused
 CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "plain": ("llama", {}, ()),
     "windows": ("gemma3_text", {}, ()),
@@ -66,14 +66,14 @@ def in_manifest(folder: Path) -> Path:
 
 
 def refused(manifest: Path) -> tuple[str, ...]:
-    """The stages that check_model finds not to hold."""
+    """The stages that do not hold, by check_model."""
     output = manifest.with_name("check.json")
     check_model(manifest, output, {"model": "mine", "stages": list(TRIED)})
     return tuple(s["stage"] for s in json.loads(output.read_text())["stages"] if not s["holds"])
 
 
 def told(folder: Path, **entry: Any) -> list[str]:
-    """What a study of tiny-qwen and a further model tells when it is read."""
+    """What is reported when a study of tiny-qwen and another model is read."""
     config = yaml.safe_load(Path("config/config.yaml").read_text())
     config["models"]["further"] = {"path": str(folder), **entry}
     return list(left_out_in_words(load_study(config)))
@@ -93,7 +93,7 @@ def test_the_configuration_gives_away_what_check_model_refuses(case, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["longrope", "attention factor", "another factor", "long scale"])
 def test_a_configuration_of_the_older_form_gives_away_the_same(case, tmp_path):
-    """rope_scaling, its type and the switch beside it, as published files have them."""
+    """rope_scaling with its type and the switch beside it, as in published files."""
     family, settings, stages = CASES[case]
     manifest = manifest_of(family, settings, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -166,7 +166,7 @@ def test_config_files_give_away_which_families_have_no_restarts(family, tmp_path
 
 @pytest.mark.parametrize("kind", ["bamba", "zamba2", "jamba", "recurrent_gemma", "kimi_linear", "olmo_hybrid"])
 def test_further_recurrent_families_are_known_by_their_settings(kind):
-    """As published files are: without a list of the layers' kinds."""
+    """As in published files, without a list of the layers' kinds."""
     config = CONFIG_MAPPING[kind]().to_dict()
     assert refused_stages(config)[1] in (RESTARTED, TRIED)
     published = {name: value for name, value in config.items() if name not in ("layer_types", "layers_block_type")}

@@ -95,7 +95,7 @@ def by_attention(planted: Planted) -> Scores:
 
 
 def without_sinks(planted: Planted) -> Scores:
-    return ranking_of(planted)["sink_free"].fillna(0).to_dict()  # undefined where all rests on BOS
+    return ranking_of(planted)["sink_free"].fillna(0).to_dict()  # undefined if all attention is on BOS
 
 
 def by_density(planted: Planted) -> Scores:
@@ -193,7 +193,7 @@ def test_a_patched_reasoning_restores_the_answer_up_to_the_layer_that_reads_it_a
             assert final[layer] == pytest.approx(1, abs=1e-3)
         elif layer <= reader[0]:
             assert final[layer] == pytest.approx(0, abs=1e-3)
-        else:  # SECOND reads the other tokens of the answer, too
+        else:  # SECOND also reads the other tokens of the answer
             assert 0 < final[layer] < 0.5
 
 

@@ -1,4 +1,4 @@
-"""`make published-lists`: any model's published arrays give a table and a figure; what cannot be right is refused."""
+"""`make published-lists`: any model's published arrays give a table and a figure; impossible arrays are refused."""
 
 from pathlib import Path
 
@@ -12,8 +12,10 @@ N_TRACES, N_LAYERS, N_HEADS = 12, 3, 8
 
 
 def arrays() -> dict[str, np.ndarray]:
-    """Of a model whose first ten heads by a2r are its last ten; five of these leave the first token alone, and so do
-    five others, which therefore go up when that token does not count.
+    """Arrays of a model whose first ten heads by a2r are its last ten.
+
+    Five of these do not attend to the first token, and neither do five others, which rank higher if that token does not
+    count.
     """
     number = np.arange(N_LAYERS * N_HEADS).reshape(N_LAYERS, N_HEADS)
     a2r = np.repeat((0.01 * (1 + number))[None], N_TRACES, axis=0).astype(np.float32)

@@ -130,7 +130,7 @@ def test_intervals_of_paired_differences_are_not_wide_and_find_a_gain(n_problems
 @pytest.mark.parametrize("n_problems", [20, 50, 200])
 @pytest.mark.parametrize("n_samples", [2, 4, 8])
 def test_a_difference_that_few_problems_carry_is_covered(n_samples, n_problems):
-    """Of problems that are nearly always right or always wrong, 1.5 to 7.5 % turn from one to the other."""
+    """1.5 to 7.5 % of problems that are nearly always right or always wrong turn from one to the other."""
     rng = np.random.default_rng(17)
     for concentration, turning in ((0.01, 0.03), (0.01, 0.06), (0.05, 0.06), (0.01, 0.15)):
         chances = rng.beta(concentration, concentration, (4000, n_problems))

@@ -15,7 +15,7 @@ from typing import Any
 ANSWERS = "answers"
 TRIED = ("attention", "ablation", "patching", "sentences")  # the stages that check_model tries
 RESTARTED = TRIED[1:]  # those that restart runs in the middle
-# kinds of layers: with softmax attention; that choose by an index which tokens they attend to; others without a state
+# kinds of layers: with softmax attention; with an index that chooses the tokens attended to; others without a state
 ATTENDING = {"full_attention", "sliding_attention", "chunked_attention", "attention", "hybrid", "hybrid_sliding"}
 INDEXED = re.compile("indexed|sparse_attention|compressed|minimax_m3_sparse")
 STATELESS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "mlp", "moe", "dense", "sparse"}
@@ -26,7 +26,7 @@ LONGROPE = ("longrope", "su")  # what configurations call it
 # prefixes of the types whose head vLLM always takes from the embedding
 TIED = ("cohere", "lfm2", "zamba2")
 ROTARY_KINDS = {"default", "linear", "dynamic", "yarn", "llama3", "proportional", "axial", "mrope", "xdrope", *LONGROPE}
-# what transformers loads weights with that are quantized in this way, and does not come with it
+# the package that transformers needs to load weights quantized in this way
 PACKAGES = {
     "awq": "gptqmodel", "gptq": "gptqmodel", "auto-round": "auto_round", "bitsandbytes": "bitsandbytes", "hqq": "hqq",
     "quark": "quark", "torchao": "torchao",
@@ -67,7 +67,7 @@ def parameters_by_size(path: str | None, hub: str | None = None, revision: str |
 
 
 def refused_stages(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """Why stages will be refused for a model, as far as its configuration shows, and which; ("", ()) if none will.
+    """Why stages will be refused for a model, as far as its configuration shows, and which ones; ("", ()) if none.
 
     resolve_model refuses ANSWERS, and with them the model; check_model refuses the others.
     """
@@ -89,7 +89,7 @@ def _no_decoder(config: Mapping[str, Any]) -> str:
 
 
 def _no_rerun(config: Mapping[str, Any]) -> str:
-    """Why no forward pass here is that of generation; empty if nothing forbids it."""
+    """Why no forward pass here equals that of generation; empty if nothing forbids it."""
     model_type, causal = config.get("model_type"), _types_in_transformers("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
     if causal and model_type not in causal:
         return f"transformers does not load {model_type} as a causal language model"
@@ -132,7 +132,7 @@ def _kinds_of_layers(config: Mapping[str, Any]) -> set[str]:
 
 @cache
 def _types_in_transformers(mapping: str) -> frozenset[str]:
-    """The model types in one of transformers' mappings, from its sources, as its import takes seconds.
+    """The model types in one of transformers' mappings, read from its sources because importing it takes seconds.
 
     Empty if it is not installed, or has no such mapping.
     """
@@ -208,7 +208,7 @@ def _unshared_settings(config: Mapping[str, Any], rotary: Mapping[str, Any]) -> 
 
 
 def _rotaries(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The settings of rotary positions, one for each kind of layers that has its own; empty if there are none."""
+    """The settings of rotary positions, one for each kind of layer that has its own; empty if there are none."""
     found = (_text(config).get(name) for name in ("rope_scaling", "rope_parameters"))
     rotary = next((rotary for rotary in found if isinstance(rotary, Mapping)), {})
     by_kind = [part for part in rotary.values() if isinstance(part, Mapping)]

@@ -82,7 +82,7 @@ def start_engine(
         memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
         if recurrent_layers(config):  # vLLM takes these only in chunks: so few requests that none is split
             memory |= {"enable_chunked_prefill": True, "max_num_seqs": 8, "max_num_batched_tokens": 8 * longest}
-            # its rotary kernel for CPUs takes the heads of lfm2 for tokens
+            # its CPU rotary kernel mistakes the heads of lfm2 for tokens
             memory["compilation_config"] = {"custom_ops": ["all", "-rotary_embedding"]}
     else:
         memory = {

@@ -1,4 +1,4 @@
-"""Which heads the scores list in attention that was published as arrays; run by `make published-lists FOLDER=...`."""
+"""Which heads the scores list, from attention published as arrays; run by `make published-lists FOLDER=...`."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from r2a.store import provenance, write_csv, write_parquet
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, SHORT_NAMES
 
 PREFIX = "segment_attention_"  # of the files' names, before the model's
-PLACES = ("r_start_idx", "r_end_idx", "token_len")  # where <think> and </think> stand, and the trace's tokens with EOS
+PLACES = ("r_start_idx", "r_end_idx", "token_len")  # of <think>, of </think>, and number of tokens
 SETTINGS: dict[str, Any] = {"n_top_heads": 10, "n_resamples": 2000, "confidence": 0.95, "seed": 20250928}
-ROUNDING = 1e-3  # by which masses may miss a sum of 1, as half precision does
+ROUNDING = 1e-3  # how far a sum of masses may be from 1, as in half precision
 
 
 class PublishedError(Exception):
-    """A folder or file of published arrays cannot be read; the message names it and what it lacks."""
+    """A folder or file of published arrays cannot be read; the message names it and what is missing."""
 
 
 def read_published(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +48,7 @@ def read_published(path: Path) -> tuple[np.ndarray, np.ndarray]:
     mass = np.zeros((*shape, len(QUERY_SEGMENTS), len(SEGMENTS)), np.float32)
     for name, (query, key) in SHORT_NAMES.items():
         mass[..., QUERY_SEGMENTS.index(query), SEGMENTS.index(key)] = arrays[name]
-    if not np.abs(mass.sum(-1) - 1).max() < ROUNDING:  # nan is no sum, either
+    if not np.abs(mass.sum(-1) - 1).max() < ROUNDING:  # nan is not a sum, either
         raise PublishedError(f"{path}: the masses of the answer's or the reasoning's tokens do not sum to 1")
     start, end, length = (arrays[name] for name in PLACES)
     zero = np.zeros_like(start)
@@ -56,7 +56,7 @@ def read_published(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def list_published(folder: Path, output: Path) -> pd.DataFrame:
-    """Compare the lists of heads of every file in a folder; gives compare_lists' table with the model first.
+    """Compare the lists of heads of every file in a folder; return compare_lists' table, with the model in front.
 
     Writes output/head_lists.csv, and by model {model}/heads.parquet (scores of each head) and {model}/head_lists.svg,
     .png and .csv. Raises PublishedError.
@@ -91,7 +91,7 @@ def list_published(folder: Path, output: Path) -> pd.DataFrame:
 
 
 def in_words(table: pd.DataFrame) -> str:
-    """A line per model: how many of the first heads by a2r are among the first by each other score."""
+    """One line per model: how many of the first heads by a2r are among the first by each other score."""
     names = {"sink_free": "without the first token", "density": "by density"}
     lines = []
     for model, rows in table[table["first"] == "a2r"].groupby("model", sort=False):

@@ -47,7 +47,7 @@ def jobs_of(configuration: Path | None = None) -> list[Job]:
 
 
 def plain_jobs(dag: Any) -> list[Job]:
-    """Every job of a DAG of Snakemake's."""
+    """Every job of one of Snakemake's DAGs."""
     return [
         Job(
             job.jobid,

@@ -26,7 +26,7 @@ TAIL = 20_000  # bytes of a log's end that are read
 N_WARNINGS = 5
 SAID = re.compile(r"^\d\d:\d\d:\d\d (?P<words>.+)$")  # by this workflow, not by a library
 PROGRESS = re.compile(r"(?P<what>.+): (?P<done>\d+)/(?P<total>\d+)(?: and \d+% of the next)?(?:, (?P<rate>.+))?")
-FILES = re.compile(r"^(?:results/\S+ ?)+")  # of which a line tells; the job's name is enough
+FILES = re.compile(r"^(?:results/\S+ ?)+")  # named in a line; the job's name is enough
 WARNING = re.compile(r"^ERROR |\b[Ww]arning\b|nothing to measure|waits for .*GPUs|\bretries\b")
 HOLDER = re.compile(r"process (\d+) on ([^\s,]+)(, ahead)?")
 

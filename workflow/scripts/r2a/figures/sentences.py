@@ -31,7 +31,7 @@ from r2a.text.categories import CATEGORIES
 
 N_CURVES = 8  # traces whose own curve is drawn
 WIDTH = 24  # characters of a sentence beside a matrix
-LEAST_REACH = 0.01  # nats: what an answer loses is drawn on a scale that makes no show of less
+LEAST_REACH = 0.01  # nats: smaller losses of an answer are not magnified by the scale
 
 
 @figure(

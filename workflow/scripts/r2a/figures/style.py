@@ -42,7 +42,7 @@ plt.rcParams.update(
 
 
 def ticks(n: int) -> range:
-    """Which of n layers or heads, or other places in a row, are labelled: so few that the labels stay apart."""
+    """Which of n layers or heads (or other places in a row) are labelled: few enough that the labels stay apart."""
     return range(0, n, 1 if n <= 16 else 4 if n <= 40 else 8)
 
 
@@ -141,7 +141,7 @@ def name_lines(figure: Figure, names: Sequence[str] = ()) -> None:
 
 
 def legend_under_title(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend that `title` then puts under its lines."""
+    """A legend that `title` later places under its lines."""
     legend = figure.legend(handles=handles, loc="upper left", ncols=6, fontsize=8, borderpad=0)
     legend.set_in_layout(False)  # the title keeps a line free for it
 

@@ -77,9 +77,9 @@ def fastest_dtype() -> str:
 
 
 def written_sizes(folder: Path) -> dict[str, Any] | None:
-    """Architecture and sizes of a kind of model that transformers knows, as its config.json says them, without torch.
+    """Architecture and sizes of a kind of model that transformers knows, as given in its config.json, without torch.
 
-    None where the file leaves one of them to transformers, or calls it otherwise.
+    None if the file leaves one of them to transformers, or calls it something else.
     """
     from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
 

@@ -132,7 +132,7 @@ def find_sentences(
     is_open=True,
 )
 def find_read_sentences(comparisons: Sequence[Path], settings: Mapping[str, Any]) -> Found:
-    """Whether a change of the sentence that the RFHs read most changes more answers than one of a similar sentence."""
+    """Whether changing the sentence that the RFHs read most changes more answers than changing a similar one."""
     found = Found()
     filled, found.missing = sorted_out(comparisons, settings)
     changes_more: dict[str, list[bool]] = {said: [] for said, _ in CHANGES_OF_READ.values()}
@@ -142,7 +142,7 @@ def find_read_sentences(comparisons: Sequence[Path], settings: Mapping[str, Any]
             if pair not in table.index:
                 continue
             agrees = table.loc[pair]
-            # as many answers change as agree no more
+            # the share of answers that change is that of those that no longer agree
             changed = {**agrees, "difference": -agrees["difference"], "low": -agrees["high"], "high": -agrees["low"]}
             cells = {
                 "sentence": word(change),

@@ -142,7 +142,7 @@ def find_read_sentences(comparisons: Sequence[Path], settings: Mapping[str, Any]
             if pair not in table.index:
                 continue
             agrees = table.loc[pair]
-            # the share of answers that change is that of those that no longer agree
+            # an answer changes if it no longer agrees with the original one
             changed = {**agrees, "difference": -agrees["difference"], "low": -agrees["high"], "high": -agrees["low"]}
             cells = {
                 "sentence": word(change),

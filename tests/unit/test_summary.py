@@ -24,7 +24,7 @@ from r2a.summary.judging import find_judge_scores
 from r2a.summary.mechanism import find_mediation
 from r2a.summary.page import COORDINATE, verdict_table, write_summary
 from r2a.summary.patching import find_patching
-from r2a.summary.perturbation import find_perturbation
+from r2a.summary.perturbation import find_perturbation, find_perturbation_funnel
 from r2a.summary.registry import FINDINGS, Cell, Found, finding_inputs
 from r2a.summary.words import NONE, in_cases, points, word
 
@@ -94,6 +94,18 @@ def test_what_another_reasoning_implies_is_marked_beyond_one_half(tmp_path):
         paths = {name: [write(tmp_path / f"{name}.csv", rows)] for name, rows in tables.items()}
         cell = find_perturbation(**paths, settings={}).verdicts["follows another text"]["Model M", "Data D"]
         assert cell.sign == sign
+
+
+def test_a_change_of_the_text_has_one_row_with_what_it_was_made_in_and_why_not_elsewhere(tmp_path):
+    cut = {"perturbation": "cut_25", "kind": "cut", "cut": 25}
+    rows = [cut | {"outcome": outcome, "n_traces": n} for outcome, n in {"perturbed": 9, "not drawn": 4}.items()]
+    filler = {"perturbation": "filler", "kind": "filler", "cut": None}
+    rows += [
+        filler | {"outcome": outcome, "n_traces": n} for outcome, n in {"perturbed": 8, "one line alone": 1}.items()
+    ]
+    found = find_perturbation_funnel([write(tmp_path / "funnel.csv", rows)], settings={})
+    shown = [[cell.text for cell in cells.values()] for _, cells in found.rows]
+    assert shown == [["25 % of it", "9", "4", NONE], ["filler of equal length", "8", "0", "1: one line alone"]]
 
 
 def test_the_share_through_rfhs_is_told_at_the_layer_where_the_whole_effect_is_strongest(tmp_path):

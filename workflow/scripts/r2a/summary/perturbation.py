@@ -105,7 +105,10 @@ def find_perturbation_controls(comparisons: Sequence[Path], settings: Mapping[st
 @finding(
     label="traces whose reasoning could be changed",
     category="4 Checks",
-    caption="How many traces had their reasoning changed, and why the others did not.",
+    caption=(
+        "How many traces had their reasoning changed, how many were not drawn for it, and why it could not be changed "
+        "in the others."
+    ),
     reads={"funnel": "<results>/tables/{model}/{dataset}/perturbation_funnel.csv"},
     where="perturbed_datasets",
     models="weighted_models",
@@ -114,7 +117,14 @@ def find_perturbation_funnel(funnel: Sequence[Path], settings: Mapping[str, Any]
     """How many traces each kind of change could be made in."""
 
     def outcomes(path: Path) -> Iterator[dict[str, Cell]]:
-        for row in pd.read_csv(path).itertuples():
-            yield {"change": word(row.perturbation), "outcome": word(row.outcome), "traces": number(row.n_traces)}
+        for _, part in pd.read_csv(path).groupby("perturbation", sort=False):
+            kind, cut = part[["kind", "cut"]].iloc[0]
+            n_traces = dict(zip(part["outcome"], part["n_traces"], strict=True))
+            changed, not_drawn = (n_traces.pop(outcome, 0) for outcome in ("perturbed", "not drawn"))
+            yield {
+                "reasoning's text": word(PERTURBATION_KINDS[kind].said(None if pd.isna(cut) else cut)),
+                "changed": number(changed), "not drawn": number(not_drawn),
+                "left out": word("; ".join(f"{n}: {why}" for why, n in n_traces.items()) or NONE),
+            }  # fmt: skip
 
     return rows_of(funnel, settings, outcomes)

@@ -27,7 +27,7 @@ AHEAD = ", ahead"
 # starting takes two seconds without a model, and up to two minutes with one on a GPU
 LONG_SECONDS, LONG_SECONDS_WITH_A_MODEL = 30, 300
 # Importing makes objects by the hundred thousand, none of them garbage: with Python's own threshold, looking through
-# them takes a fifth of the time.
+# them again and again takes up to a fifth of the time.
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 

@@ -28,7 +28,7 @@ help:
 	@echo "make bench-generation   tokens a second beside vLLM alone, into results/benchmarks"
 	@echo "make bench-attention   time and memory of the attention rerun (half an hour), into results/benchmarks"
 	@echo "make bench-patching   time of patching against slower ways (an hour), into results/benchmarks"
-	@echo "make bench-every-family   attention and patching of each family against the naive way (five minutes), into results/benchmarks"
+	@echo "make bench-every-family   attention and patching of each family against the naive way (two minutes), into results/benchmarks"
 	@echo "make bench-operators   operators and waits that each stage asks a GPU for, counted without one, into results/benchmarks"
 	@echo "make bench-sentences   time of belief curves and suppression against slower ways (ten minutes), into results/benchmarks"
 	@echo "make bench-explorer   from a selection to its picture in the trace explorer, into results/benchmarks"

@@ -51,6 +51,8 @@ def wider(family: str) -> Any:
         sizes |= {"n_embd": SIZES["hidden_size"], "n_positions": SIZES["max_position_embeddings"]}
     if family == "falcon_h1":
         sizes |= {"mamba_d_ssm": 128}
+    if family == "granitemoehybrid":
+        sizes |= {"mamba_d_head": 64}
     if family == "phi3+longrope":
         factors = {"short_factor": [1.0] * 32, "long_factor": [1.0 + k for k in range(32)]}
         sizes |= {"rope_parameters": own["rope_parameters"] | factors}

@@ -1,5 +1,6 @@
 """What the shipped study must show, read from its stores as a user would."""
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -210,15 +211,15 @@ def test_no_job_asks_another_machine(study):
 
 def test_only_jobs_that_run_a_model_import_torch(study):
     # Snakemake runs copies, each with something before its script's name
-    importers = {path.split("/")[-1].split(".", 1)[1] for path in study.torch_importers.read_text().splitlines()}
+    importers = {path.split("/")[-1].split(".", 1)[-1] for path in study.torch_importers.read_text().splitlines()}
     without = {script for script, runs_a_model in study.runs_a_model.items() if not runs_a_model}
     assert len(without) > 15 and any(study.runs_a_model[script] for script in importers & study.runs_a_model.keys())
     assert not importers & without
 
 
-def test_an_engine_starts_at_most_twice_for_all_jobs_of_a_model_and_rule(study):
+def test_an_engine_starts_at_most_as_often_for_a_model_and_rule_as_jobs_run_side_by_side(study):
     starts = Counter()
     for log in (study.results / "logs").rglob("*.log"):
         stage, subject, *_ = (*log.relative_to(study.results / "logs").with_suffix("").parts, "")
         starts[stage, subject] += log.read_text(errors="replace").count("Initializing a V1 LLM engine")
-    assert sum(starts.values()) >= 7 and max(starts.values()) <= 2
+    assert sum(starts.values()) >= 7 and max(starts.values()) <= max(2, len(os.sched_getaffinity(0)))

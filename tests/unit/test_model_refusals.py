@@ -141,7 +141,7 @@ def test_what_is_left_out_is_not_told(tmp_path):
     tiny_model("lfm2").config.save_pretrained(tmp_path)
     (line,) = told(tmp_path)
     assert line.startswith("models.further: ") and "kind conv" in line
-    assert "so its answers, perturbation, attention are studied" in line
+    assert "so its answers, perturbation and attention are studied" in line
     assert "leave_out: [ablation, patching, sentences]" in line
     assert told(tmp_path, leave_out=["ablation", "patching", "sentences"]) == []
 

@@ -55,12 +55,11 @@ def left_out_in_words(study: Study) -> Iterator[str]:
         if ANSWERS in refused:
             yield f"models.{name}: {reason}, so resolve_model will refuse it; remove it, or study another checkpoint"
         elif empty:
-            held = ["answers", "perturbation", *(stage for stage in asked if stage not in refused)]
-            optional = ", ".join(stage for stage in empty if stage != "attention")
-            remedy = f" (leave_out: [{optional}] takes them out of the study)" if held[2:] else ""
+            *held, last = ["answers", "perturbation", *(stage for stage in asked if stage not in refused)]
+            left_out = f" (leave_out: [{', '.join(empty)}] takes them out of the study)"
             yield (
-                f"models.{name}: {reason}, so its {', '.join(held)} are studied; the stores of {', '.join(empty)} will "
-                f"be empty{remedy}"
+                f"models.{name}: {reason}, so its {', '.join(held)} and {last} are studied; the stores of "
+                f"{', '.join(empty)} will be empty{'' if 'attention' in empty else left_out}"
             )
 
 

@@ -21,13 +21,11 @@ from planned_jobs import settings_of
 from r2a.reruns import Job, jobs_of, listing, made_again, plain_jobs
 from r2a.study import Study, load_study
 from r2a.study.schema import Repetition
-from r2a.study.stages import COST, STAGES, stage_settings, stages_of
+from r2a.study.stages import ASKED, COST, STAGES, stage_settings, stages_of
 
 ROOT = Path(__file__).parents[2]
 # what only changes how results are shown, or with what interval
 PRESENTATION = ("label", "is_toy", "confidence", "n_resamples", "distillation")
-# what changes which results a study has, and so which of them its pages read
-ASKING = ("models.*.leave_out", "hints.dataset_kinds")
 # another value that is known, for keys that name something
 KNOWN = {
     "models.*.leave_out": ["patching"],
@@ -153,7 +151,7 @@ def test_a_changed_key_changes_the_stages_that_declare_it_and_no_other(key, stud
     after = changed(study, key)
     stages = {job.stage for job in jobs if job.stage and settings_of(study, job) != settings_of(after, job)}
     assert stages == {*stages_of(key)} & {job.stage for job in jobs}
-    assert bool(stages) != any(covers(cost, key) for cost in COST), "declared by no stage, and as no cost"
+    assert bool(stages) != any(covers(cost, key) for cost in (*COST, *ASKED)), "declared by no stage, and as no cost"
 
 
 def covers(cost: str, key: str) -> bool:
@@ -250,7 +248,7 @@ def test_snakemake_plans_what_the_table_declares_and_no_model_for_presentation(k
         for job in jobs
         if named(job) not in complete.inputs
         or (job.stage and settings_of(study, job) != settings_of(after, job))
-        or (key in ASKING and inputs[named(job)] != complete.inputs[named(job)])
+        or (key in ASKED and inputs[named(job)] != complete.inputs[named(job)])
     }
     found = [job for job in jobs if job.number in planned]
     assert {*map(named, found)} == {*map(named, made_again(jobs, differing))}
@@ -295,3 +293,4 @@ def test_the_listing_says_which_rules_run_a_model(jobs):
     assert "is read by activations, patching, patching_tables" in said
     assert "patch_pairs" in said and "runs a model" in said and "generate_traces" not in said
     assert listing("models.*.threads", jobs) == "models.*.threads changes no result: nothing would be made again."
+    assert "which results or jobs there are, but no result" in listing("models.*.leave_out", jobs)

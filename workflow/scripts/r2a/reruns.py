@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from r2a.study.checks import closest
 from r2a.study.schema import keys
-from r2a.study.stages import stages_of
+from r2a.study.stages import ASKED, stages_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -78,6 +78,9 @@ def listing(key: str, jobs: list[Job]) -> str:
     models = {job.rule for job in again if job.runs_a_model}
     lines = [f"  {rule:<28} {count:>4}{'   runs a model' * (rule in models)}" for rule, count in sorted(counts.items())]
     if not lines:
+        if key in ASKED:
+            what = "changes which results or jobs there are, but no result: what shows the results would be made again"
+            return f"{key} {what}, and other jobs would take what is finished."
         return f"{key} changes no result: nothing would be made again."
     said = f"{key} is read by {', '.join(stages)}. At most {len(again)} of {len(jobs)} jobs would be made again"
     return "\n".join([f"{said} (fewer if it changes for one model or dataset only):", *lines])

@@ -231,16 +231,16 @@ STAGES = {
     "explorer": _stage(6, "explorer.{decoding,n_problems}", "resampled_datasets", "is_toy", **LABELS),
     "summary": _stage(4, "is_toy", "statistics.confidence", **LABELS),
 }
-# keys that change the speed, place or cost of a result, or whether it is asked for, but not the result: they only reach
-# a rule's resources, or the targets
+# keys that change which results a study has, or which jobs make them, but none of the results
+ASKED = ("models.*.leave_out", "models.*.shards", "hints.dataset_kinds")
+# keys that change the speed, place or cost of a result, but not the result: they only reach a rule's resources
 COST = (
-    "models.*.{gpus,shards,threads,memory_mb,runtime_minutes,tokens_per_second,leave_out}",
+    "models.*.{gpus,threads,memory_mb,runtime_minutes,tokens_per_second}",
     "{models,judges}.*.endpoint.{base_url,api_key_variable,max_concurrency,timeout_seconds}",
     "perturbation.paraphraser.{base_url,api_key_variable,max_concurrency,timeout_seconds}",
     "judges.*.{gpus,threads,memory_mb,runtime_minutes}",
     "judges.*.batch.replies",
     "generation.{gpu_memory_percent,cpu_cache_mb}",
-    "hints.dataset_kinds",
     "{attention,ablation,patching,sentences}.batch_tokens",
 )
 

@@ -86,6 +86,19 @@ def test_a_job_finds_the_files_and_the_log_that_another_made_for_it():
     assert Path("logs/b.log").exists() and not left_behind()
 
 
+def test_a_job_that_has_ended_is_not_made_again_though_it_logs_nothing_and_an_earlier_run_left_a_log():
+    Path("logs").mkdir()
+    Path("logs/b.log").touch()
+    Path("c").rename("later")
+    a, b, c = planned(job("a"), job("b"), job("c"))
+    main = Main()
+    start(main, a)
+    start(main, b)
+    Path("later").rename("c")
+    start(main, c)
+    assert main.calls == ["a.out", "b.out", "c.out"] and Path("b.out").exists()
+
+
 @pytest.mark.parametrize("change", ["input", "settings", "file lost"])
 def test_a_job_makes_its_own_files_where_what_it_would_find_is_not_what_it_would_make(change):
     a, b = planned(job("a"), job("b"))

@@ -74,6 +74,7 @@ def _make_ahead(main: Callable[[Any], None], job: PlannedJob, claim: TextIO) -> 
         claim.close()
         return
     origin = _origin(job)
+    _delete(Path(job.log[0]))  # an earlier run's: if nothing were logged, its age would say that the job has not begun
     with job_log(job.log[0], claim=claim):
         try:
             # jobs without times of their own come of any script

@@ -86,13 +86,17 @@ def test_a_job_finds_the_files_and_the_log_that_another_made_for_it():
     assert Path("logs/b.log").exists() and not left_behind()
 
 
-def test_a_job_that_has_ended_is_not_made_again_though_it_logs_nothing_and_an_earlier_run_left_a_log():
+@pytest.mark.parametrize("earlier", ["log", "files made ahead"])
+def test_a_job_that_has_ended_is_not_made_again_whatever_an_earlier_run_left(earlier):
     Path("logs").mkdir()
-    Path("logs/b.log").touch()
+    Path("logs/b.log").touch()  # and this job logs nothing
     Path("c").rename("later")
     a, b, c = planned(job("a"), job("b"), job("c"))
     main = Main()
     start(main, a)
+    if earlier == "files made ahead":
+        time.sleep(0.01)
+        planned(b, c)
     start(main, b)
     Path("later").rename("c")
     start(main, c)

@@ -74,7 +74,7 @@ def _make_ahead(main: Callable[[Any], None], job: PlannedJob, claim: TextIO) -> 
         claim.close()
         return
     origin = _origin(job)
-    _delete(Path(job.log[0]))  # an earlier run's: if nothing were logged, its age would say that the job has not begun
+    _delete(Path(job.log[0]))  # an earlier run's
     with job_log(job.log[0], claim=claim):
         try:
             # jobs without times of their own come of any script
@@ -95,6 +95,7 @@ def _take_made(job: Any) -> bool:
     if is_current and all(_aside(path).exists() for path in _files(job)):
         for path in _files(job):
             os.replace(_aside(path), path)
+            os.utime(path)  # made in an earlier run, they would be too old to say that this job has begun
         _record(job).unlink()
         return True
     _discard(job)

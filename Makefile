@@ -20,7 +20,7 @@ help:
 	@echo "make real   run the study of a small real model, config/smollm2.yaml, and print what it found"
 	@echo "make install   install into .venv, check the machine first"
 	@echo "make test   install into .venv, run all tests"
-	@echo "make test-fast   the unit tests that take two minutes together, for daily work"
+	@echo "make test-fast   the unit tests that take less than two minutes on two cores, for daily work"
 	@echo "make docs   the documentation site with the Python API, into docs/_build, in an environment of its own"
 	@echo "make watch   a run as it goes, here and as a page: jobs, progress, time left, GPUs, warnings; STUDY=mine for one of several"
 	@echo "make targets   every file that can be asked for, what it is and whether it is done; CONFIG=my/study.yaml for yours"
@@ -56,7 +56,8 @@ test: $(installed) .models/built
 	$(in_environment) pytest
 
 test-fast: $(installed)
-	$(in_environment) pytest tests/unit -m "not slow"
+	@$(in_environment) sh -c 'pytest -q tests/unit/test_[a-g]*.py -m "not slow" & \
+	pytest -q tests/unit/test_[h-z]*.py -m "not slow"; second=$$?; wait $$! && exit $$second'
 
 docs: .venv-docs/.installed
 	.venv-docs/bin/sphinx-build --quiet --fail-on-warning docs docs/_build

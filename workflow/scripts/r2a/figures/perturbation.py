@@ -1,7 +1,7 @@
 """The figure of the trace's text: what remains of the answers when the reasoning is perturbed."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,12 @@ def plot_perturbation(table: Path, early: Path, stem: Path, settings: Mapping[st
     rows = well_founded(pd.read_csv(table).query("by == 'all'"))
     rows = without_few(rows, "n_implied", ["follows", "follows_low", "follows_high"])
     kinds = rows[rows["kind"] != CUT]
+    names = _names(kinds)
+    lines = max([2, *(name.count("\n") + 1 for name in names)])
     figure, (left, right) = plt.subplots(
         1,
         2,
-        figsize=(9, 2.1 + 0.4 * max(5, len(kinds))),
+        figsize=(9, 2.1 + 0.2 * lines * max(5, len(kinds))),
         layout="constrained",
         width_ratios=(1, 1.15),
         gridspec_kw={"wspace": 0.05},
@@ -62,7 +64,7 @@ def plot_perturbation(table: Path, early: Path, stem: Path, settings: Mapping[st
     _by_cut(left, rows[rows["kind"] == CUT].sort_values("cut"))
     if whole := _area(pd.read_csv(early)):
         left.set_title(f"cut off; area over the curve {whole}", fontsize=9)
-    _by_kind(right, kinds)
+    _by_kind(right, kinds, names)
     title(
         figure,
         titled(settings, "answers re-generated from perturbed reasonings"),
@@ -101,10 +103,13 @@ def _by_cut(axes: Axes, rows: pd.DataFrame) -> None:
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
 
 
-def _by_kind(axes: Axes, rows: pd.DataFrame) -> None:
+def _names(rows: pd.DataFrame) -> list[str]:
     levels = [None if np.isnan(level) else level for level in rows["cut"]]
     kinds = [PERTURBATION_KINDS[kind] for kind in rows["kind"]]
-    names = [textwrap.fill(kind.said(level), 26) for kind, level in zip(kinds, levels, strict=True)]
+    return [textwrap.fill(kind.said(level), 26) for kind, level in zip(kinds, levels, strict=True)]
+
+
+def _by_kind(axes: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
     for k, (measure, (colour, marker, _, name)) in enumerate(MEASURES.items()):
         axes.errorbar(
             rows[measure], np.arange(len(rows)) + (k - 1.5) * 0.17, fmt=marker, color=colour, capsize=2, markersize=5,

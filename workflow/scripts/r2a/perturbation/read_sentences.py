@@ -11,30 +11,28 @@ from r2a.text.sentences import most_and_little_read
 Span = tuple[int, int]  # first and past-the-last token of the reasoning
 
 
-@perturbation_kind(label="the sentence most read taken out", reads_heads=True, compared_with=("without_little_read",))
+@perturbation_kind(label="most read sentence taken out", reads_heads=True, compared_with=("without_little_read",))
 def without_most_read(given: Given) -> Perturbed:
     """Without the sentence that the Reasoning-Focus Heads read most from the answer (in the traces of `attention`)."""
     most, _ = read_most_and_little(given)
     return _without(given, most)
 
 
-@perturbation_kind(label="a sentence little read taken out (control)", reads_heads=True)
+@perturbation_kind(label="little read sentence taken out (control)", reads_heads=True)
 def without_little_read(given: Given) -> Perturbed:
     """Without a sentence that they read little, similar to the former in length and place, as a control."""
     _, little = read_most_and_little(given)
     return _without(given, little)
 
 
-@perturbation_kind(
-    label="the last result in the sentence most read replaced", reads_heads=True, compared_with=("little_read_result",)
-)
+@perturbation_kind(label="most read result replaced", reads_heads=True, compared_with=("little_read_result",))
 def most_read_result(given: Given) -> Perturbed:
     """With the last result in the sentence that they read most replaced."""
     most, _ = read_most_and_little(given)
     return _result_in(given, most)
 
 
-@perturbation_kind(label="a result in a sentence little read replaced (control)", reads_heads=True)
+@perturbation_kind(label="little read result replaced (control)", reads_heads=True)
 def little_read_result(given: Given) -> Perturbed:
     """With the last result in the sentence that they read little replaced, as a control."""
     _, little = read_most_and_little(given)

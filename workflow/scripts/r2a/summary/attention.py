@@ -78,8 +78,8 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
     found.verdicts = {"most by one head": strongest, "layers of RFHs": layers}
     found.meanings = {
         "most by one head": (
-            "the head whose attention from the answer's tokens falls most on the reasoning (counted from 0), and the "
-            "share"
+            "the head (L2H0: layer 2, head 0, counted from 0) whose attention from the answer's tokens falls most on "
+            "the reasoning, and the share"
         ),
         "layers of RFHs": "where the Reasoning-Focus Heads are, the heads with most such attention",
     }

@@ -92,7 +92,9 @@ def find_patching(
             crossings.setdefault(subject, crossing)
     found.verdicts = {"patching flips it": flips, "hand-off layer": crossings}
     found.meanings = {
-        "patching flips it": "another run's activation at the answer's token in the reasoning changes the answer",
+        "patching flips it": (
+            "where the reasoning states the answer, another run's activation at that token changes the answer written"
+        ),
         "hand-off layer": "from here on the last token carries the answer, no longer the reasoning",
     }
     if flips:

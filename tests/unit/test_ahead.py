@@ -103,6 +103,24 @@ def test_a_job_that_has_ended_is_not_made_again_whatever_an_earlier_run_left(ear
     assert main.calls == ["a.out", "b.out", "c.out"] and Path("b.out").exists()
 
 
+def test_a_process_of_an_earlier_run_does_not_make_again_what_had_ended_in_it(monkeypatch):
+    """While it reads its plan, the next run writes one without the jobs that have ended."""
+    a, b, c = planned(job("a"), job("b"), job("c"))
+    Path("c").rename("later")
+    main = Main()
+    start(main, a)
+    start(main, b)
+    Path("later").rename("c")
+    read = plan._read
+
+    def read_and_restarted(*job):
+        planned(c)
+        return read(*job)
+
+    monkeypatch.setattr(plan, "_read", read_and_restarted)
+    assert [one.output[0] for one in companions("a.out")] == ["c.out"]
+
+
 @pytest.mark.parametrize("change", ["input", "settings", "file lost"])
 def test_a_job_makes_its_own_files_where_what_it_would_find_is_not_what_it_would_make(change):
     a, b = planned(job("a"), job("b"))

@@ -8,6 +8,7 @@ or if this workflow is used as a module and the importing one does not call writ
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ RUNS_A_MODEL = "gpus_needed"  # the resource by which jobs that run a model are 
 class PlannedJob:
     """A job as its script receives it: `input`, `output` and so on are Snakemake's named lists."""
 
+    since: int  # when the plan was written, in nanoseconds
     script: str
     is_local: bool  # whether it runs on the main process's machine
     is_timed: bool  # whether Snakemake keeps its times, as a benchmark
@@ -55,13 +57,18 @@ def write_plan(jobs: Iterable[Any]) -> None:
     """
     ours = [job for job in jobs if (SCRIPTS / Path(str(job.rule.script)).name).is_file()]
     PLAN.parent.mkdir(parents=True, exist_ok=True)
-    PLAN.write_text(json.dumps([_written(job) for job in ours], default=str))
+    part = PLAN.with_suffix(".part")
+    part.write_text(json.dumps([_written(job) for job in ours], default=str))
+    part.replace(PLAN)
 
 
 def companions(output: str) -> list[PlannedJob]:
     """The planned jobs of the same kind as the one that makes `output` that have not begun and whose inputs exist."""
     try:
-        jobs = [_read(job) for job in json.loads(PLAN.read_text())]
+        with PLAN.open() as plan:
+            # of this very plan, for that of the next run may take its place: then jobs would seem not to have begun
+            since = os.fstat(plan.fileno()).st_mtime_ns
+            jobs = [_read(job, since) for job in json.load(plan)]
     except (OSError, ValueError):
         return []
     by_output = {path: job for job in jobs for path in job.output}
@@ -70,7 +77,7 @@ def companions(output: str) -> list[PlannedJob]:
 
     def is_there(path: str) -> bool:
         """Whether a file is ready for this run's jobs; if this run makes it, once its job has ended."""
-        return _is_new(path) and _is_free(by_output[path]) if path in by_output else Path(path).exists()
+        return _is_new(path, since) and _is_free(by_output[path]) if path in by_output else Path(path).exists()
 
     own = by_output[output]
     return [
@@ -82,7 +89,7 @@ def companions(output: str) -> list[PlannedJob]:
 
 def has_begun(job: PlannedJob) -> bool:
     """Whether a job was started after the plan was written: its log is then newer."""
-    return _is_new(job.log[0])
+    return _is_new(job.log[0], job.since)
 
 
 def _is_free(job: PlannedJob) -> bool:
@@ -94,10 +101,10 @@ def _is_free(job: PlannedJob) -> bool:
     return False
 
 
-def _is_new(path: str) -> bool:
-    """Whether a file is there and no older than the plan; Snakemake deletes files at any moment."""
+def _is_new(path: str, since: int) -> bool:
+    """Whether a file is there and no older than that; Snakemake deletes files at any moment."""
     try:
-        return Path(path).stat().st_mtime_ns >= PLAN.stat().st_mtime_ns
+        return Path(path).stat().st_mtime_ns >= since
     except FileNotFoundError:
         return False
 
@@ -111,8 +118,9 @@ def _written(job: Any) -> dict[str, Any]:
     return {**told, "log": list(map(str, job.log)), **named}
 
 
-def _read(job: dict[str, Any]) -> PlannedJob:
-    return PlannedJob(**{part: _named(value) if isinstance(value, dict) else value for part, value in job.items()})
+def _read(job: dict[str, Any], since: int) -> PlannedJob:
+    parts = {part: _named(value) if isinstance(value, dict) else value for part, value in job.items()}
+    return PlannedJob(since=since, **parts)
 
 
 def _named(values: dict[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """The finding on paths: how much of the reasoning's effect reaches the answer through the heads that read it?"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,10 @@ def find_mediation(mediation: Sequence[Path], settings: Mapping[str, Any]) -> Fo
             }  # fmt: skip
             found.rows.append((subject, cells))
             if subject not in passed:
-                passed[subject] = shares["through RFHs"]
+                passed[subject] = replace(shares["through RFHs"], zero=0.5)
                 more.append(bool(shares["through RFHs"].low > shares["through matched heads"].high))
     found.verdicts = {"share through RFHs": passed}
-    found.meanings = {"share through RFHs": "how much of patching's effect passes through these heads"}
+    found.meanings = {"share through RFHs": "how much of patching's effect passes through the Reasoning-Focus Heads"}
     if passed:
         found.sentences = [f"RFHs pass on more of the reasoning's effect than as many matched heads {in_cases(more)}."]
     return found

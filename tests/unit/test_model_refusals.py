@@ -198,3 +198,18 @@ def test_heads_that_cannot_be_split_over_gpus_are_told_of_a_cached_and_of_a_nest
     config["models"]["further"] = {"hub": "org/name", "revision": "abc", "gpus": 4}
     with pytest.raises(ConfigError, match=r"further\.gpus: vLLM cannot split 6 attention heads"):
         load_study(config)
+
+
+def test_perturbed_answers_that_nothing_tests_are_told():
+    study = {
+        "study": "mine", "seed": 1, "models": {"m": {"hub": "a/b"}}, "decodings": {"greedy": {"temperature": 0}},
+        "datasets": {"d": {"kind": "problems", "path": "resources/datasets/puzzles.jsonl"}},
+    }  # fmt: skip
+    for kinds, cuts, is_told in (
+        (["filler"], [0, 100], 1),
+        (["cut", "filler"], [0], 1),
+        (["cut"], [100], 0),
+        ([], [], 0),
+    ):
+        told = left_out_in_words(load_study({**study, "perturbation": {"kinds": kinds, "cuts": cuts or [100]}}))
+        assert len([words for words in told if words.startswith("perturbation: ")]) == is_told

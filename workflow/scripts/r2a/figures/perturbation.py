@@ -35,7 +35,7 @@ MEASURES = {
     category="1 Answers",
     label="perturbation",
     where="perturbed_datasets",
-    version=3,
+    version=4,
     caption=(
         "Answers generated again from a reasoning that was cut off, replaced or changed: how many are right, equal "
         "the original answer, or are what the changed text implies. Shares over n problems; an invalid answer is "
@@ -50,21 +50,27 @@ def plot_perturbation(table: Path, early: Path, stem: Path, settings: Mapping[st
     """Left: shares of the answers by how much of the reasoning is kept. Right: the other perturbations."""
     rows = well_founded(pd.read_csv(table).query("by == 'all'"))
     rows = without_few(rows, "n_implied", ["follows", "follows_low", "follows_high"])
-    kinds = rows[rows["kind"] != CUT]
+    cuts, kinds = rows[rows["kind"] == CUT].sort_values("cut"), rows[rows["kind"] != CUT]
     names = _names(kinds)
     lines = max([2, *(name.count("\n") + 1 for name in names)])
-    figure, (left, right) = plt.subplots(
+    height = 0.2 * lines * max(5, len(kinds))
+    below = -0.5 / height  # of the panels' height: under the label of their axis
+    widths = [1] * (len(cuts) > 0) + [1.15] * (len(kinds) > 0)
+    figure, axes = plt.subplots(
         1,
-        2,
-        figsize=(9, 2.1 + 0.2 * lines * max(5, len(kinds))),
+        len(widths),
+        figsize=(max(4.2 * sum(widths), 6.4), 2.1 + height),
         layout="constrained",
-        width_ratios=(1, 1.15),
+        width_ratios=widths,
         gridspec_kw={"wspace": 0.05},
+        squeeze=False,
     )
-    _by_cut(left, rows[rows["kind"] == CUT].sort_values("cut"))
-    if whole := _area(pd.read_csv(early)):
-        left.set_title(f"cut off; area over the curve {whole}", fontsize=9)
-    _by_kind(right, kinds, names)
+    if len(cuts):
+        _by_cut(axes[0, 0], cuts, below)
+        if whole := _area(pd.read_csv(early)):
+            axes[0, 0].set_title(f"cut off; area over the curve {whole}", fontsize=9)
+    if len(kinds):
+        _by_kind(axes[0, -1], kinds, names, below)
     title(
         figure,
         titled(settings, "answers re-generated from perturbed reasonings"),
@@ -84,7 +90,7 @@ def _counts(rows: pd.DataFrame) -> str:
     return f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
 
 
-def _by_cut(axes: Axes, rows: pd.DataFrame) -> None:
+def _by_cut(axes: Axes, rows: pd.DataFrame, below: float) -> None:
     for measure in ("agreement", "accuracy"):
         colour, marker, line, name = MEASURES[measure]
         axes.plot(rows["cut"], rows[measure], line, color=colour, marker=marker, markersize=5, label=name)
@@ -92,15 +98,14 @@ def _by_cut(axes: Axes, rows: pd.DataFrame) -> None:
             rows["cut"], rows[f"{measure}_low"], rows[f"{measure}_high"], color=colour, alpha=0.18, linewidth=0
         )
     axes.plot(rows["cut"], rows["valid_share"], ":", color=GREY, marker="x", markersize=4, label="valid")
-    if len(rows):
-        axes.axhline(
-            rows["original_accuracy"].iloc[0], color="black", linewidth=0.8, linestyle="-.", label="right originally"
-        )
-        axes.set_xticks(rows["cut"])
+    axes.axhline(
+        rows["original_accuracy"].iloc[0], color="black", linewidth=0.8, linestyle="-.", label="right originally"
+    )
+    axes.set_xticks(rows["cut"])
     axes.set(xlabel="reasoning kept", ylabel="share of answers", ylim=(-0.03, 1.03), title="cut off")
     axes.xaxis.set_major_formatter(PercentFormatter(100))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, below), ncols=2)
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
@@ -109,8 +114,10 @@ def _names(rows: pd.DataFrame) -> list[str]:
     return [textwrap.fill(kind.said(level), 26) for kind, level in zip(kinds, levels, strict=True)]
 
 
-def _by_kind(axes: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
+def _by_kind(axes: Axes, rows: pd.DataFrame, names: Sequence[str], below: float) -> None:
     for k, (measure, (colour, marker, _, name)) in enumerate(MEASURES.items()):
+        if rows[measure].isna().all():
+            continue
         axes.errorbar(
             rows[measure], np.arange(len(rows)) + (k - 1.5) * 0.17, fmt=marker, color=colour, capsize=2, markersize=5,
             linewidth=1, label=name, xerr=whiskers(rows, measure, f"{measure}_low", f"{measure}_high"),
@@ -120,4 +127,4 @@ def _by_kind(axes: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlabel="share of answers", title="replaced")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.4, -0.17), ncols=2)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.4, below), ncols=2)

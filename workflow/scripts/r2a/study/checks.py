@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from r2a.config_file import ANSWERS, heads_in_words, read_config, refused_stages
 from r2a.extensions import PERTURBATION_KINDS
 from r2a.formats import FORMATS
+from r2a.roles import CUT
 from r2a.study.schema import VARIED, Endpoint, Model, Section, Study, section_in
 
 SHIPPED_JUDGES = {"weights": "path or hub", "endpoint": "endpoint", "batch": "batch"}  # the keys that ask for them
@@ -42,7 +43,15 @@ def load_study(config: dict[str, Any], origin: str = "the configuration") -> Stu
 
 
 def left_out_in_words(study: Study) -> Iterator[str]:
-    """One line per model whose config.json, if it is at hand, shows that it or some of its stages will be refused."""
+    """One line per model whose config.json, if it is at hand, shows that it or some of its stages will be refused.
+
+    And one if perturbed answers have nothing to be tested against.
+    """
+    if study.perturbed_datasets and not (CUT in study.perturbation.kinds and 100 in study.perturbation.cuts):
+        yield (
+            "perturbation: no answers are tested against those after the whole reasoning; name cut among kinds, and "
+            "100 among cuts"
+        )
     for name in study.weighted_models:
         model = study.models[name]
         config = read_config(model.path, model.hub, model.revision)

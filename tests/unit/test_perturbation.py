@@ -35,7 +35,7 @@ from r2a.perturbation.reasoning import (
     plant_mistake,
 )
 from r2a.perturbation.reflection import matched
-from r2a.store import provenance, write_parquet
+from r2a.store import NOTHING, provenance, write_empty, write_parquet
 from r2a.traces import segment_bounds
 from servers import scripted_server
 
@@ -368,6 +368,17 @@ def perturbed(study, **changes) -> pd.DataFrame:
     inputs = [study[name] for name in ("traces", "grades", "dataset", "manifest", "prompts")]
     perturb_reasoning(*inputs, SETTINGS | changes)
     return pd.read_parquet(study["prompts"]).set_index(["uid", "perturbation"])
+
+
+def test_a_model_whose_attention_could_not_be_measured_is_perturbed_by_all_other_kinds(study, tmp_path):
+    empty = [tmp_path / "attention.h5", tmp_path / "ranks.parquet"]
+    for path in empty:
+        write_empty(path, provenance({}) | {NOTHING: "no kernel"})
+    inputs = [study[name] for name in ("traces", "grades", "dataset", "manifest", "prompts")]
+    settings = SETTINGS | {"kinds": ["cut", "without_most_read"], "n_read_heads": 2}
+    perturb_reasoning(*inputs, settings, attention=empty[0], heads=empty[1])
+    found = pd.read_parquet(study["prompts"]).query("uid == 'a'").set_index("perturbation")["left_out"]
+    assert found["without_most_read"] == "attention was not measured on this trace" and found["cut_100"] == ""
 
 
 def test_the_whole_reasoning_gives_the_traces_own_tokens(study):

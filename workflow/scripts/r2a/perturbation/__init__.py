@@ -17,7 +17,7 @@ from r2a.models import load_tokenizer, marks_of, read_manifest, text_of, token_p
 from r2a.perturbation.paraphraser import ledger_path, paraphrases_of
 from r2a.perturbation.reasoning import Given, NotPerturbed, Reasoning, Trace
 from r2a.progress import logger
-from r2a.store import open_hdf5, provenance, read_parquet, read_provenance, reasoned_traces, write_parquet
+from r2a.store import open_hdf5, provenance, read_parquet, read_provenance, reasoned_traces, why_empty, write_parquet
 from r2a.traces import TRACE_KEYS, Bounds
 
 COLUMNS = [
@@ -110,9 +110,9 @@ def perturb_reasoning(
 def read_by_heads(attention: Path, heads: Path, settings: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
     """By uid and sample, the sentences' bounds in tokens of the trace, and the heads' attention per token of each.
 
-    Mean over the first n_read_heads by a2r. None for a trace whose attention was measured on another decoding.
+    Mean over the first n_read_heads by a2r. Empty if attention was measured on another decoding, or could not be.
     """
-    if read_provenance(attention)["parameters"]["decoding"] != settings["decoding"]:
+    if why_empty(attention) or read_provenance(attention)["parameters"]["decoding"] != settings["decoding"]:
         return {}
     first = read_parquet(heads, ["layer", "head", "rank"]).sort_values("rank").head(settings["n_read_heads"])
     found = {}

@@ -225,6 +225,14 @@ def test_a_stage_without_jobs_is_corrected_as_the_same_stage_of_others_is_or_els
     }
 
 
+def test_stages_that_share_engines_are_corrected_together():
+    """Most perturbed answers were generated in the time of the traces; twice as long as estimated in all."""
+    estimated = {"a": {"traces": 4.0, "perturbation": 4.0, "resampling": 2.0, "patching": 3.0}}
+    spent = {"a": {"traces": (15.0, 1.0), "perturbation": (1.0, 1.0), "patching": (1.0, 0.5)}}
+    found = corrected(estimated, spent)
+    assert found == {"a": {"traces": 8.0, "perturbation": 8.0, "resampling": 4.0, "patching": 2.0}}
+
+
 def test_a_generated_token_takes_its_products_and_its_share_of_one_reading_of_the_weights():
     assert GPUS["A100"].rate == 156e12
     assert GPUS["A100"].stepwise == pytest.approx(1 + 156e12 / (2e12 * 64))

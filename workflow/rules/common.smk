@@ -30,10 +30,15 @@ def threads_of(kind):
     return threads
 
 
+def runs_no_engine(rule):
+    return not IN_ENGINE.keys() <= rule.resources.keys()
+
+
 def priority_of(place):
     """Earlier stages first, by the place of their rule, so that jobs that can share a start are ready together.
 
-    Of a rule, each model's first job runs before the others, which its process also makes.
+    Jobs that start an engine come after all others, so that most of what it can complete is ready. Of a rule, each
+    model's first job runs before the others, which its process also makes.
     """
     firsts = {
         "dataset": next(iter(STUDY.datasets)),

@@ -59,7 +59,7 @@ LESS_BY = {
     "traces": "datasets.*.n_problems or generation.max_new_tokens", "attention": "datasets.*.n_problems",
     "perturbation": "perturbation.n_problems", "ablation": "ablation.n_problems or ablation.doses",
     "diagnostics": "diagnostics.lengths", "patching": "patching.layer_step, patching.probes or datasets.*.n_problems",
-    "sentences": "sentences.n_problems",
+    "sentences": "sentences.n_problems", "hints": "hints.n_problems",
     "resampling": "resampling.n_rollouts or resampling.n_sentences",
 }  # fmt: skip
 SHOWN = 8 / 3  # bytes of a number in the explorer: 16 bits in base64
@@ -130,6 +130,8 @@ class Reckoning:
         for dataset, n_problems in self.n_problems.items():
             n_rerun = n_problems * study.decodings[study.attention.decoding].n_samples
             found["attention"] += n_rerun * (read + PROMPT_TOKENS + self.n_answer) * body
+            if dataset in study.hinted_datasets and not study.models[name].endpoint:
+                found["hints"] += self._n_hinted(dataset) * (read - PROMPT_TOKENS) * written
             if dataset in study.perturbed_datasets and not study.models[name].endpoint:
                 found["perturbation"] += self._n_perturbed(dataset) * (read * body + self.n_answer * written)
             if name in study.parsed_models and dataset in study.graded_datasets:

@@ -9,7 +9,7 @@ or if this workflow is used as a module and the importing one does not call writ
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def write_plan(jobs: Iterable[Any]) -> None:
     part.replace(PLAN)
 
 
-def companions(output: str) -> list[PlannedJob]:
+def companions(output: str, kind: Callable[[PlannedJob], Hashable] = lambda job: job.kind) -> list[PlannedJob]:
     """The planned jobs of the same kind as the one that makes `output` that have not begun and whose inputs exist."""
     try:
         with PLAN.open() as plan:
@@ -83,7 +83,7 @@ def companions(output: str) -> list[PlannedJob]:
     return [
         job
         for job in jobs
-        if job is not own and job.kind == own.kind and not has_begun(job) and all(map(is_there, job.input))
+        if job is not own and kind(job) == kind(own) and not has_begun(job) and all(map(is_there, job.input))
     ]
 
 

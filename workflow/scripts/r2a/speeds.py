@@ -45,13 +45,17 @@ CPU_CORE = Device(6e10, 1e10, 0.5, 1)
 # by stage: where its benchmarks lie, below benchmarks/
 FOLDERS = {
     "traces": "traces/{model}/*/*.tsv",
-    "attention": "attention/{model}/*.tsv",
+    "hints": "hints/{model}/*.tsv",
     "perturbation": "perturbation/{model}/*.tsv",
+    "resampling": "resampling/{model}/*.tsv",
+    "attention": "attention/{model}/*.tsv",
     "ablation": "ablated_answers/{model}/*.tsv",
     "diagnostics": "diagnostics/{model}.tsv",
     "patching": "patching/{model}/*.tsv",
 }
-BESIDE = (".prompts.tsv", ".grades.tsv")  # of a stage's other jobs, which run no model
+BESIDE = (".prompts.tsv", ".grades.tsv", ".compared.tsv")  # of a stage's other jobs, which generate nothing
+# One engine serves jobs of all these stages, in the time of any of them (r2a.generation.siblings).
+IN_ONE_ENGINE = ("traces", "hints", "perturbation", "resampling")
 
 
 def n_jobs(study: Study, stage: str, name: str) -> int:
@@ -60,7 +64,9 @@ def n_jobs(study: Study, stage: str, name: str) -> int:
     return {
         "traces": len(study.datasets) * len(CONDITIONS) * len(study.decodings) * n_shards,
         "attention": len(study.datasets) * n_shards,
+        "hints": len(study.hinted_datasets),
         "perturbation": len(study.perturbed_datasets),
+        "resampling": len(study.resampled_datasets),
         "ablation": len(study.graded_datasets) * n_shards,
         "diagnostics": 1,
         "patching": len(study.pair_datasets) * n_shards,
@@ -88,10 +94,19 @@ def corrected(
 ) -> dict[str, dict[str, float]]:
     """Hours by model and stage: what the finished jobs took, divided by their share of the stage's jobs.
 
-    A stage of a model without finished jobs gets the estimate times the ratio of measured to estimated hours: the
-    median over the same stage of other models, or else over all.
+    A model's stages that share engines are all corrected by one ratio, of hours spent to hours estimated for their
+    finished jobs. Another stage of a model without finished jobs is corrected by the median ratio of the same stage of
+    other models, or else of all.
     """
-    whole = {(name, stage): hours / share for name, stages in spent.items() for stage, (hours, share) in stages.items()}
+    whole: dict[tuple[str, str], float] = {}
+    for name, stages in spent.items():
+        whole |= {(name, stage): hours / share for stage, (hours, share) in stages.items()}
+        generated = {stage: estimated[name][stage] for stage in IN_ONE_ENGINE if stage in estimated[name]}
+        ended = [stage for stage in generated if stage in stages]
+        expected = sum(generated[stage] * stages[stage][1] for stage in ended)
+        if expected:
+            ratio = sum(stages[stage][0] for stage in ended) / expected
+            whole |= {(name, stage): hours * ratio for stage, hours in generated.items()}
     ratios = {key: hours / estimated[key[0]][key[1]] for key, hours in whole.items() if estimated[key[0]].get(key[1])}
 
     def hours_of(name: str, stage: str) -> float:

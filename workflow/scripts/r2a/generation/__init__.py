@@ -15,10 +15,9 @@ from r2a.endpoint_replies import is_finished as is_whole
 from r2a.formats import read_format
 from r2a.generation.ledger import CompletionLedger
 from r2a.generation.requests import NEUTRAL, REFUSED, TOO_LONG, Completion, CompletionRequest
-from r2a.generation.siblings import Siblings
+from r2a.generation.siblings import Siblings, asked_by_others
 from r2a.ledger import hold, ledger_path, other_ledgers
 from r2a.models import load_tokenizer, marks_of, read_manifest, stop_ids, text_marks, text_of
-from r2a.plan import PlannedJob, companions
 from r2a.progress import Progress, logger
 from r2a.prompts import WITHOUT, Prompts, PromptStyle
 from r2a.shards import WHOLE, shard_range
@@ -109,20 +108,16 @@ def generate_traces(
 ) -> None:
     """Complete every request of a dataset, or of a shard of it, and write the table of traces (see write_traces)."""
     model = read_manifest(manifest)
+    requests = requests_of(model, settings, dataset, shard)
+    write_traces(requests, model, output, settings, resources, [dataset, manifest])
 
-    def requests_of(dataset: Path | str, settings: Mapping[str, Any], shard: str) -> list[CompletionRequest]:
-        problems = read_parquet(dataset)
-        return build_requests(problems.iloc[shard_range(shard, len(problems))], model, settings)
 
-    write_traces(
-        requests_of(dataset, settings, shard),
-        model,
-        output,
-        settings,
-        resources,
-        [dataset, manifest],
-        lambda job: requests_of(job.input.dataset, job.params.settings, job.wildcards.get("shard", WHOLE)),
-    )
+def requests_of(
+    model: Mapping[str, Any], settings: Mapping[str, Any], dataset: Path | str, shard: str = WHOLE, **_: Any
+) -> list[CompletionRequest]:
+    """What generate_traces asks a model for, from the job's inputs by name."""
+    problems = read_parquet(dataset)
+    return build_requests(problems.iloc[shard_range(shard, len(problems))], model, settings)
 
 
 def write_traces(
@@ -132,16 +127,14 @@ def write_traces(
     settings: Mapping[str, Any],
     resources: Mapping[str, Any],
     inputs: Sequence[Path],
-    requests_of: Callable[[PlannedJob], Sequence[CompletionRequest]] = lambda _: (),
 ) -> None:
     """Complete requests with a model, given by its manifest, and write one row for each.
 
     Completions are kept in a ledger beside the output as they finish: a restarted job, or one with more problems,
     samples, decodings or shards, generates only what is missing. resources: memory settings, or the address and
     concurrency of an endpoint, which do not change results. A prompt that is too long for the model, or that an
-    endpoint refuses, gives an unfinished trace without tokens and affects no other. requests_of: the requests of a
-    planned job of the same kind (r2a.plan.companions); if an engine is started, it completes those as well, into that
-    job's own ledger.
+    endpoint refuses, gives an unfinished trace without tokens and affects no other. If an engine is started, it also
+    completes what other planned jobs ask the same model for, into those jobs' own ledgers (r2a.generation.siblings).
     """
     completions = {request.key: Completion((), TOO_LONG, 0.0) for request in requests if request.max_new_tokens == 0}
     if completions:
@@ -156,13 +149,7 @@ def write_traces(
         missing = list({request.key: request for request in asked if request.key not in ledger}.values())
         logger.info(f"{output}: {len(requests)} requests, {len(missing)} of them missing in the ledger")
         if missing:
-            finished = _complete(
-                missing,
-                model,
-                settings,
-                resources,
-                lambda: {Path(job.output[0]): requests_of(job) for job in companions(str(output))},
-            )
+            finished = _complete(missing, model, settings, resources, lambda: asked_by_others(output, model))
             for request, completion in keep(finished, ledger, missing, f"{settings['model']}, {settings['dataset']}"):
                 completions[request.key] = completion
         completions |= {request.key: ledger[request.key] for request in asked if request.key in ledger}
@@ -201,13 +188,16 @@ def _complete(
         return
     from r2a.generation import vllm_engine
 
-    siblings = Siblings(others(), {request.key for request in requests})
-    asked = [*requests, *siblings.requests()]
-    llm = vllm_engine.start(asked, manifest, resources, settings["think_tags"] == "pieces")
-    wanted = chain(requests, siblings.claimed())
-    for request, completion in vllm_engine.complete(llm, wanted):
-        if not siblings.keep(request, completion):
-            yield request, completion
+    siblings = Siblings(others, {request.key for request in requests})
+    llm = vllm_engine.start([*requests, *siblings.requests()], manifest, resources, settings["think_tags"] == "pieces")
+    wanted: Iterable[CompletionRequest] = chain(requests, siblings.claimed())
+    while True:
+        for request, completion in vllm_engine.complete(llm, wanted):
+            if not siblings.keep(request, completion):
+                yield request, completion
+        if not siblings.renewed(lambda request: vllm_engine.has_room(llm, request)):
+            return
+        wanted = siblings.claimed()
 
 
 class _Reader:

@@ -20,24 +20,19 @@ def answer_hinted(
     generate_traces. Raises NothingToMeasure if no question has a hint.
     """
     model = read_manifest(manifest)
-
-    def requests_of(hints: Path | str, settings: Mapping[str, Any]) -> list[CompletionRequest]:
-        table = read_parquet(hints)
-        return [
-            replace(request, condition=hint)
-            for hint, problems in table[table["left_out"] == ""].groupby("hint", sort=False)
-            for request in build_requests(problems, model, settings)
-        ]
-
-    requests = requests_of(hints, settings)
+    requests = requests_of(model, settings, hints)
     if not requests:
         raise NothingToMeasure("no problem has another answer of its area to hint at")
-    write_traces(
-        requests,
-        model,
-        output,
-        settings,
-        resources,
-        [hints, manifest],
-        lambda job: requests_of(job.input.hints, job.params.settings),
-    )
+    write_traces(requests, model, output, settings, resources, [hints, manifest])
+
+
+def requests_of(
+    model: Mapping[str, Any], settings: Mapping[str, Any], hints: Path | str, **_: Any
+) -> list[CompletionRequest]:
+    """What answer_hinted asks a model for, from the job's inputs by name."""
+    table = read_parquet(hints)
+    return [
+        replace(request, condition=hint)
+        for hint, problems in table[table["left_out"] == ""].groupby("hint", sort=False)
+        for request in build_requests(problems, model, settings)
+    ]

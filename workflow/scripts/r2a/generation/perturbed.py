@@ -25,34 +25,27 @@ def regenerate_answers(
     Raises NothingToMeasure if no reasoning is perturbed.
     """
     model = read_manifest(manifest)
-
-    def requests_of(prompts: Path | str, dataset: Path | str, settings: Mapping[str, Any]) -> list[CompletionRequest]:
-        traces = build_requests(read_parquet(dataset), model, settings)
-        of_trace = {(request.uid, request.sample): request for request in traces}
-        table = read_parquet(prompts)
-        return [
-            replace(
-                of_trace[row.uid, row.sample],
-                condition=row.perturbation,
-                prompt_ids=tuple(row.prompt_token_ids.tolist()),
-                max_new_tokens=min(
-                    settings["max_new_tokens"], max(model["n_positions"] - len(row.prompt_token_ids), 0)
-                ),
-            )
-            for row in table[table["left_out"] == ""].itertuples()
-        ]
-
-    requests = requests_of(prompts, dataset, settings)
+    requests = requests_of(model, settings, prompts, dataset)
     if not requests:
         left_out = read_parquet(prompts)["left_out"].value_counts()
         reasons = ", ".join(f"{n} times: {why}" for why, n in left_out.items())
         raise NothingToMeasure(f"no reasoning can be perturbed ({reasons})")
-    write_traces(
-        requests,
-        model,
-        output,
-        settings,
-        resources,
-        [prompts, dataset, manifest],
-        lambda job: requests_of(job.input.prompts, job.input.dataset, job.params.settings),
-    )
+    write_traces(requests, model, output, settings, resources, [prompts, dataset, manifest])
+
+
+def requests_of(
+    model: Mapping[str, Any], settings: Mapping[str, Any], prompts: Path | str, dataset: Path | str, **_: Any
+) -> list[CompletionRequest]:
+    """What regenerate_answers asks a model for, from the job's inputs by name."""
+    traces = build_requests(read_parquet(dataset), model, settings)
+    of_trace = {(request.uid, request.sample): request for request in traces}
+    table = read_parquet(prompts)
+    return [
+        replace(
+            of_trace[row.uid, row.sample],
+            condition=row.perturbation,
+            prompt_ids=tuple(row.prompt_token_ids.tolist()),
+            max_new_tokens=min(settings["max_new_tokens"], max(model["n_positions"] - len(row.prompt_token_ids), 0)),
+        )
+        for row in table[table["left_out"] == ""].itertuples()
+    ]

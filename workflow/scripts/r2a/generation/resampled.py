@@ -33,27 +33,21 @@ def resample_sentences(
     NothingToMeasure if no trace has sentences.
     """
     model = read_manifest(manifest)
-    requests = _requests(model, traces, dataset, sentences, settings)
+    requests = requests_of(model, settings, traces, dataset, sentences)
     if not requests:
         raise NothingToMeasure("no trace has sentences that could be resampled")
-    write_traces(
-        requests,
-        model,
-        output,
-        settings,
-        resources,
-        [traces, dataset, sentences, manifest],
-        lambda job: _requests(model, job.input.traces, job.input.dataset, job.input.sentences, job.params.settings),
-    )
+    write_traces(requests, model, output, settings, resources, [traces, dataset, sentences, manifest])
 
 
-def _requests(
+def requests_of(
     model: Mapping[str, Any],
+    settings: Mapping[str, Any],
     traces: Path | str,
     dataset: Path | str,
     sentences: Path | str,
-    settings: Mapping[str, Any],
+    **_: Any,
 ) -> list[CompletionRequest]:
+    """What resample_sentences asks a model for, from the job's inputs by name."""
     table = read_parquet(traces).set_index(["uid", "sample"])
     asked = {
         request.uid: request for request in build_requests(read_parquet(dataset), model, {**settings, "n_samples": 1})

@@ -1,14 +1,42 @@
 """Requests of other jobs, completed by a job whose engine is running, into those jobs' own ledgers."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from r2a.generation.ledger import CompletionLedger
 from r2a.generation.requests import REFUSED, Completion, CompletionRequest
 from r2a.ledger import hold_if_free, ledger_path, other_ledgers
+from r2a.plan import companions
 from r2a.progress import logger
+from r2a.shards import WHOLE
+
+# by script: the module that says, by `requests_of`, what such a job asks its model for
+ASKING = {
+    "generate_traces.py": "r2a.generation",
+    "answer_hinted.py": "r2a.generation.hinted",
+    "answer_perturbed.py": "r2a.generation.perturbed",
+    "resample_sentences.py": "r2a.generation.resampled",
+}
+
+
+def asked_by_others(output: Path, model: Mapping[str, Any]) -> dict[Path, list[CompletionRequest]]:
+    """What other planned jobs that are ready ask the same model for, by the files that they make.
+
+    output: what the own job makes; model: its manifest. A job whose inputs cannot be read is left out: it will say why.
+    """
+    found = {}
+    for job in companions(str(output), lambda job: job.script in ASKING and job.wildcards.get("model")):
+        shard, inputs = job.wildcards.get("shard", WHOLE), dict(job.input.items())
+        try:
+            requests = import_module(ASKING[job.script]).requests_of(model, job.params.settings, shard=shard, **inputs)
+        except Exception as error:
+            logger.info(f"{job.output[0]}: left to its own job ({error})")
+        else:
+            found[Path(job.output[0])] = [request for request in requests if request.max_new_tokens]
+    return found
 
 
 class Siblings:
@@ -17,15 +45,26 @@ class Siblings:
     If two datasets hold the same question, several jobs ask for the same completion. It is made once, for all of them.
     """
 
-    def __init__(self, jobs: Mapping[Path, Sequence[CompletionRequest]], own: Collection[str]) -> None:
-        """jobs: the requests by the file that a job makes from them; it may have begun. own: keys of own requests."""
-        self._jobs, self._own = jobs, own
-        n_asking = Counter([*own, *(key for asked in jobs.values() for key in {request.key for request in asked})])
-        self._shared = {key for key, n in n_asking.items() if n > 1}
+    def __init__(self, ready: Callable[[], Mapping[Path, Sequence[CompletionRequest]]], own: Collection[str]) -> None:
+        """ready: returns the requests of ready jobs, by the file that a job makes; it may have begun since.
+
+        own: keys of the own job's requests.
+        """
+        self._ready, self._own = ready, own
+        self._known: set[Path] = set()
         self._finished: dict[str, Completion] = {}  # shared ones, for jobs that are not yet claimed
         self._homes: defaultdict[str, list[tuple[Path, CompletionRequest]]] = defaultdict(list)  # in the engine now
         self._n_left: Counter[Path] = Counter()
         self._claims: dict[Path, tuple[TextIO, CompletionLedger]] = {}
+        self._take(ready())
+
+    def _take(self, jobs: Mapping[Path, Sequence[CompletionRequest]]) -> None:
+        self._jobs = jobs
+        self._known |= jobs.keys()
+        n_asking = Counter(
+            [*self._own, *(key for asked in jobs.values() for key in {request.key for request in asked})]
+        )
+        self._shared = {key for key, n in n_asking.items() if n > 1}
 
     def requests(self) -> list[CompletionRequest]:
         """All requests that may come to the engine, so that it is started with room for them."""
@@ -39,7 +78,7 @@ class Siblings:
             if claim is None:
                 continue
             ledger = CompletionLedger(path, other_ledgers(output))
-            missing = {r.key: r for r in requests if r.max_new_tokens and r.key not in ledger}
+            missing = {request.key: request for request in requests if request.key not in ledger}
             for key in missing.keys() & self._finished.keys():
                 ledger.add(missing.pop(key), self._finished[key])
             if not missing:
@@ -52,6 +91,18 @@ class Siblings:
             for key, request in missing.items():
                 self._homes[key].append((output, request))
             yield from new
+
+    def renewed(self, fits: Callable[[CompletionRequest], bool]) -> bool:
+        """Whether jobs have become ready since, all of whose requests fit; to be called once all others are kept."""
+        self._own = ()
+        self._take(
+            {
+                output: requests
+                for output, requests in self._ready().items()
+                if output not in self._known and all(map(fits, requests))
+            }
+        )
+        return bool(self._jobs)
 
     def keep(self, request: CompletionRequest, completion: Completion) -> bool:
         """Add a completion to the ledgers of the other jobs that ask for it; return whether only those do."""

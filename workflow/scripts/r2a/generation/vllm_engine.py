@@ -35,6 +35,13 @@ def start(
     return start_engine(manifest["folder"], origin["dtype"], longest, resources, delimiters)
 
 
+def has_room(llm: Any, request: CompletionRequest) -> bool:
+    """Whether a running engine can complete a request for which it was not started; llm: as returned by `start`."""
+    is_counted = llm.llm_engine.vllm_config.reasoning_config is not None
+    n_tokens = len(request.prompt_ids) + request.max_new_tokens
+    return n_tokens <= llm.llm_engine.model_config.max_model_len and is_counted >= bool(request.reasoning_budget)
+
+
 def _opening_ids(prompts: Sequence[Sequence[int]], marks: Marks) -> Sequence[int]:
     """The tokens that open the reasoning in the prompts, the same in all prompts that open one."""
     opened = {tuple(ids[segment_bounds(ids, (), marks).span("think_open")]) for ids in prompts if marks.is_opened(ids)}

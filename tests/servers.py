@@ -3,16 +3,18 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from waiting import wait_until
 
 
 class Script(BaseHTTPRequestHandler):
@@ -51,12 +53,20 @@ def scripted_server() -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
+def free_ports(n: int) -> list[int]:
+    """Ports that nobody listens at, of those that the kernel gives to nobody who asks for any (32768 and above)."""
+    found: list[int] = []
+    for port in random.Random().sample(range(20_000, 32_000), 1000):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+    return found[:n]
+
+
 @contextlib.contextmanager
 def vllm_server(folder: Path, model: Path, key: str, *options: str) -> Iterator[str]:
     """The address of a real vLLM server on a free port, whose model is called tiny; its log is in `folder`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--dtype", "float32"]
     command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
     command += ["--kv-cache-memory-bytes", str(64 << 20), *options]
@@ -64,14 +74,17 @@ def vllm_server(folder: Path, model: Path, key: str, *options: str) -> Iterator[
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        for _ in range(600):
+
+        def is_healthy() -> bool:
             assert process.poll() is None, (folder / "log").read_text()[-3000:]
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health")
-                break
-            except OSError:
-                time.sleep(0.5)
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10):
+                return True
+            return False
+
+        wait_until(is_healthy)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # the whole session: the server and its engine
-        process.wait(60)
+        for end in (signal.SIGTERM, signal.SIGKILL):  # of the whole session: the server and its engine
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, end)
+                process.wait(60)

@@ -1,11 +1,15 @@
 """A real Slurm cluster whose only node is this machine, on separate ports; needs Debian's packages and root."""
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
-import time
+from collections.abc import Callable
 from pathlib import Path
+
+from servers import free_ports
+from waiting import wait_until
 
 # Where srun looks inside a job: Snakemake's plugin takes SLURM_CONF out of a job's environment.
 SYSTEM_CONFIGURATION, SYSTEM_GPUS = Path("/etc/slurm/slurm.conf"), Path("/etc/slurm/gres.conf")
@@ -30,7 +34,7 @@ class Cluster:
         """n_gpus: of the node, pretended; Slurm counts and assigns them, but there is none."""
         self.folder = folder
         self.daemons: list[subprocess.Popen[bytes]] = []
-        host, (controller, node) = socket.gethostname(), _free_ports(2)
+        host, (controller, node) = socket.gethostname(), free_ports(2)
         settings = {
             "ClusterName": "r2a", "SlurmctldHost": f"{host}(127.0.0.1)",
             "SlurmctldPort": controller, "SlurmdPort": node,
@@ -45,6 +49,7 @@ class Cluster:
             "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory",
             "SchedulerParameters": "batch_sched_delay=0,sched_interval=1", "ReturnToService": 2,
             "MinJobAge": 600, "KillWait": 5, "MailProg": "/bin/true", "MpiDefault": "none", "GresTypes": "gpu",
+            "SlurmdParameters": "config_overrides",  # its cores and memory are those below, whatever this machine has
         }  # fmt: skip
         lines = [f"{key}={value}" for key, value in settings.items()]
         lines += [
@@ -78,11 +83,15 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.run("scancel", "--user=root")
-        self._wait_for(lambda: not self.run("squeue", "--noheader").stdout.strip(), "the jobs' end", strict=False)
+        with contextlib.suppress(RuntimeError):
+            self._wait_for(lambda: not self.run("squeue", "--noheader").stdout.strip(), "the jobs' end")
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in reversed(self.daemons):
-            daemon.wait(timeout=30)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                daemon.wait(timeout=60)
+            daemon.kill()
+            daemon.wait()
         for path in (SYSTEM_CONFIGURATION, SYSTEM_GPUS):
             path.unlink()
 
@@ -93,22 +102,9 @@ class Cluster:
         with open(self.folder / f"{command[0]}.out", "wb") as output:
             self.daemons.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
 
-    def _wait_for(self, condition, what: str, strict: bool = True) -> None:  # type: ignore[no-untyped-def]
-        deadline = time.monotonic() + 30
-        while not condition():
-            if time.monotonic() > deadline:
-                if not strict:
-                    return
-                logs = [f"{log.name}: {log.read_text()[-500:]}" for log in self.folder.glob("*.out")]
-                raise RuntimeError(f"{what} did not come within 30 s\n" + "\n".join(logs))
-            time.sleep(0.2)
-
-
-def _free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        try:
+            wait_until(condition)
+        except AssertionError:
+            logs = [f"{log.name}: {log.read_text()[-500:]}" for log in self.folder.glob("*.out")]
+            raise RuntimeError(f"{what} did not come\n" + "\n".join(logs)) from None

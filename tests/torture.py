@@ -184,16 +184,15 @@ class Study:
         for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or [""]
             is_job = command[-1].startswith(f"{self.folder}/.snakemake/scripts/")  # a shell's is one long word
-            with contextlib.suppress(ProcessLookupError):
-                found += [process] if is_job and os.getpgid(process.pid) in self.groups else []
+            found += [process] if is_job and group_of(process) in self.groups else []
         return found
 
     def wait_for_job(self, script: str, snakemake: subprocess.Popen[bytes]) -> psutil.Process:
         """The process of a script that one Snakemake has started, as soon as it exists."""
         while snakemake.poll() is None:
             for process in self.jobs():
-                with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                    if os.getpgid(process.pid) == snakemake.pid and process.cmdline()[-1].endswith(f".{script}.py"):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if group_of(process) == snakemake.pid and process.cmdline()[-1].endswith(f".{script}.py"):
                         return process
             time.sleep(0.1)
         raise TortureError(f"{script} did not run: {(self.folder / 'said').read_text()[-5000:]}")
@@ -212,6 +211,14 @@ class Study:
         for name in outputs:
             if (self.folder / name).is_file():
                 (self.folder / name).unlink()
+
+
+def group_of(process: psutil.Process) -> int | None:
+    """The process group, None if the process has ended."""
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return None
 
 
 def _named_in(records: Path) -> set[str]:
@@ -241,10 +248,12 @@ class Tally:
 def kill(study: Study, snakemake: subprocess.Popen[bytes], kind: str, rng: random.Random) -> bool:
     """Kill what `kind` names by SIGKILL; return False if that is a job and none is running."""
     if kind == JOB:
-        jobs = [process for process in study.jobs() if os.getpgid(process.pid) == snakemake.pid]
-        if jobs:
-            rng.choice(jobs).kill()
-        return bool(jobs)
+        jobs = [process for process in study.jobs() if group_of(process) == snakemake.pid]
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends by itself
+            if jobs:
+                rng.choice(jobs).kill()
+                return True
+        return False
     if kind == SNAKEMAKE:
         snakemake.kill()
     else:

@@ -7,6 +7,7 @@ from typing import Any
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,900",
+    "--disable-dev-shm-usage",  # a container's is too small
 )  # fmt: skip
 
 

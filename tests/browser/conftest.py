@@ -10,9 +10,19 @@ def downloads(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def browser(downloads):
+def started(downloads):
     if chromium.obstacle():
         pytest.skip(chromium.obstacle())
     driver = chromium.start(downloads)
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def browser(started):
+    """The one browser of all tests, with nothing left of the test before: no page, log, size, theme or paper."""
+    started.get("about:blank")
+    started.get_log("browser")
+    started.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    started.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    return started

@@ -5,7 +5,6 @@ import csv
 import hashlib
 import json
 import shutil
-import time
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
@@ -15,6 +14,7 @@ from axe_core_python.selenium import Axe
 from explorer_stores import write_study
 
 from r2a.explorer import KATEX, LIMIT
+from waiting import wait_until
 
 HOSTILE = [
     "</script><script>window.isOwned = true</script>",
@@ -25,7 +25,7 @@ HOSTILE = [
 ]
 WAIT = """
 const done = arguments[arguments.length - 1];
-(function look() { document.querySelector('#text .line span') ? done(true) : setTimeout(look, 20); })();
+(function look() { r2aExplorer.opened()?.then(done) ?? setTimeout(look, 20); })();
 """
 
 
@@ -123,18 +123,19 @@ def test_the_summarys_link_opens_a_model_and_dataset_by_name(browser, page):
     assert "walk-000" in browser.find_element("id", "facts").text
 
 
-def test_a_study_made_later_can_be_chosen_from_an_earlier_ones_page(browser, page):
-    results = page.parents[2]
+def test_a_study_made_later_can_be_chosen_from_an_earlier_ones_page(browser, tmp_path):
+    texts = {"only-one": ("Where?", "1 left west\n", "you face west.")}
+    page = write_study(tmp_path / "pretended", texts)
     open_page(browser, page)
     study = browser.find_element("id", "study")
     assert study.text.split() == ["pretended"]
-    write_study(results / "later", {"only-one": ("Where?", "1 left west\n", "you face west.")})
+    write_study(tmp_path / "later", texts)
     open_page(browser, page)
     study = browser.find_element("id", "study")
     assert study.text.split() == ["pretended", "later"]
     study.find_element("css selector", "option[value=later]").click()
+    wait_until(lambda: browser.current_url.startswith(f"file://{tmp_path}/later/explorer/index.html"))
     browser.execute_async_script(WAIT)
-    assert browser.execute_script("return location.pathname") == f"{results}/later/explorer/index.html"
     assert "only-one" in browser.find_element("id", "facts").text
     assert errors(browser) == []
 
@@ -152,10 +153,7 @@ def test_the_chosen_trace_is_in_view_in_the_list(browser, page):
     look = "const place = document.querySelector('#traces li.chosen')?.getBoundingClientRect(), box = "
     look += "document.getElementById('traces').getBoundingClientRect(); "
     look += "return place && place.top >= box.top && place.bottom <= box.bottom"
-    deadline = time.monotonic() + 5
-    while not browser.execute_script(look) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert browser.execute_script(look)
+    wait_until(lambda: browser.execute_script(look))
 
 
 def test_the_reasoning_is_coloured_by_what_the_answer_owes_to_its_sentences(browser, page):
@@ -360,13 +358,10 @@ def test_every_token_is_there_when_formulas_are_switched_off_and_a_rendered_one_
 def test_of_a_long_trace_only_the_formulas_in_view_are_rendered(browser, formulas):
     open_page(browser, formulas, "#t=1")
     assert 5 < len(sources(browser)) < 100
-    browser.execute_script("document.getElementById('text').scrollTop = 1e6")
-    last = "return document.getElementById('text').textContent.includes('<|end|>')"
-    deadline = time.monotonic() + 5
-    while not browser.execute_script(last) and time.monotonic() < deadline:
-        browser.execute_script("document.getElementById('text').scrollTop = 1e6")  # scrolling sets lines' heights
-        time.sleep(0.05)
-    assert browser.execute_script(last) and len(sources(browser)) < 100
+    # scrolling sets lines' heights
+    down = "const box = document.getElementById('text'); box.scrollTop = 1e6; return box.textContent"
+    wait_until(lambda: "<|end|>" in browser.execute_script(down))
+    assert len(sources(browser)) < 100
 
 
 @pytest.mark.parametrize("number", range(len(HOSTILE_FORMULAS)))
@@ -427,12 +422,7 @@ def test_the_strip_shows_where_attention_lies_and_leads_there(browser, page):
     found = browser.execute_script(blue)
     assert found and max(found) < 0.1  # head 1.2 reads only the first sentence
     browser.execute_script("document.getElementById('strip').dispatchEvent(new MouseEvent('click', {clientY: 400}))")
-    deadline = time.monotonic() + 5
-    while (
-        browser.execute_script("return document.getElementById('text').scrollTop") == 0 and time.monotonic() < deadline
-    ):
-        time.sleep(0.05)
-    assert browser.execute_script("return document.getElementById('text').scrollTop") > 0
+    wait_until(lambda: browser.execute_script("return document.getElementById('text').scrollTop > 0"))
 
 
 def test_two_models_stand_side_by_side_on_one_problem(browser, tmp_path):
@@ -457,7 +447,6 @@ def test_keys_walk_through_traces_and_heads(browser, page):
     open_page(browser, page, "#t=0")
     press(browser, "ArrowDown")
     browser.execute_async_script(WAIT)
-    time.sleep(0.2)
     assert "walk-001" in browser.find_element("id", "facts").text
     before = browser.execute_script("return r2aExplorer.state.source")
     press(browser, "]")
@@ -476,13 +465,14 @@ def test_a_models_text_is_shown_and_never_run(browser, page, number):
 
 def test_what_is_shown_can_be_saved(browser, page, downloads):
     open_page(browser, page, "#t=60&source=1.2")
+    assert list(downloads.iterdir()) == []
     for suffix in ("csv", "svg", "png"):
         browser.find_element("id", f"save-{suffix}").click()
-    kept = {}
-    deadline = time.monotonic() + 20
-    while not {".csv", ".svg", ".png"} <= kept.keys() and time.monotonic() < deadline:  # others are still being saved
-        kept = {path.suffix: path for path in downloads.iterdir()}
-        time.sleep(0.1)
+    # under another name while it is being saved, or empty
+    wait_until(
+        lambda: sorted(path.suffix for path in downloads.iterdir() if path.stat().st_size) == [".csv", ".png", ".svg"]
+    )
+    kept = {path.suffix: path for path in downloads.iterdir()}
     with open(kept[".csv"], newline="") as file:
         rows = list(csv.DictReader(file))
     prompt = [row["token"] for row in rows if row["segment"] == "prompt"]
@@ -507,16 +497,13 @@ def test_of_a_long_trace_only_what_is_visible_is_drawn(browser, page):
 def test_a_small_screen_scrolls_in_one_direction_only(browser, page):
     size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
-        open_page(browser, page, "#t=0")
-        assert browser.execute_script("return document.documentElement.scrollWidth <= 390")
-        ends = browser.execute_script(
-            "return [...document.querySelectorAll('.pane .text')].map((box) => box.getBoundingClientRect().bottom)"
-        )
-        assert browser.execute_script("return document.querySelector('aside').getBoundingClientRect().top") >= max(ends)
-        assert browser.execute_script("return document.getElementById('text').clientWidth") > 300
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    open_page(browser, page, "#t=0")
+    assert browser.execute_script("return document.documentElement.scrollWidth <= 390")
+    ends = browser.execute_script(
+        "return [...document.querySelectorAll('.pane .text')].map((box) => box.getBoundingClientRect().bottom)"
+    )
+    assert browser.execute_script("return document.querySelector('aside').getBoundingClientRect().top") >= max(ends)
+    assert browser.execute_script("return document.getElementById('text').clientWidth") > 300
 
 
 VIEWS = {
@@ -530,17 +517,14 @@ VIEWS = {
 def test_axe_finds_nothing_serious_in_any_view_and_theme(browser, page, view, scheme):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    try:
-        open_page(browser, page, VIEWS[view])
-        if view == "measured":
-            click(browser, handed_over(page, 1)["sentences"][0])
-            assert browser.find_element("id", "without").is_displayed()
-        assert browser.find_element("id", "pair").is_displayed() == (view == "patched")
-        found = Axe().run(browser)["violations"]
-        assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
-        assert errors(browser) == []
-    finally:
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    open_page(browser, page, VIEWS[view])
+    if view == "measured":
+        click(browser, handed_over(page, 1)["sentences"][0])
+        assert browser.find_element("id", "without").is_displayed()
+    assert browser.find_element("id", "pair").is_displayed() == (view == "patched")
+    found = Axe().run(browser)["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+    assert errors(browser) == []
 
 
 @pytest.mark.parametrize("paper", ["#ffffff", "#14171b"])

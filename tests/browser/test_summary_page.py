@@ -1,7 +1,6 @@
 """The summary's pages in a real browser, opened from disk."""
 
 import json
-import time
 
 import pytest
 from axe_core_python.selenium import Axe
@@ -11,6 +10,7 @@ from r2a.store import write_text
 from r2a.summary.index import write_index
 from r2a.summary.page import render_page
 from r2a.watch import Run, RunningJob
+from waiting import wait_until
 
 HOSTILE = "\"><img src=x onerror='window.isOwned = true'><script>window.isOwned = true</script>"
 
@@ -36,25 +36,15 @@ def errors(browser):
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-def wait_for(browser, script):
-    deadline = time.monotonic() + 10
-    while not (found := browser.execute_script(script)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
-
-
 @pytest.mark.parametrize("width", [390, 768, 1280, 1920])
 def test_it_scrolls_in_one_direction_only_runs_no_text_and_logs_no_error(browser, page, width):
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
-        browser.get(page)
-        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-        assert browser.execute_script("return window.isOwned === undefined && document.images.length < 2")
-        assert "onerror" in browser.find_element("tag name", "body").text
-        assert errors(browser) == []
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get(page)
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    assert browser.execute_script("return window.isOwned === undefined && document.images.length < 2")
+    assert "onerror" in browser.find_element("tag name", "body").text
+    assert errors(browser) == []
 
 
 @pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
@@ -64,7 +54,6 @@ def test_it_is_light_or_dark_as_the_system_is(browser, page, scheme, is_dark):
     browser.get(page)
     colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (int(colour.split("(")[1].split(",")[0]) < 60) == is_dark
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_a_figure_is_unpacked_when_a_link_leads_to_it_and_not_before(browser, results):
@@ -72,7 +61,7 @@ def test_a_figure_is_unpacked_when_a_link_leads_to_it_and_not_before(browser, re
     assert browser.execute_script("return !document.querySelector('#figure-accuracy img').hasAttribute('src')")
     browser.execute_script("location.hash = '#figure-accuracy'")
     loaded = "const picture = document.querySelector('#figure-accuracy img'); return picture.naturalWidth"
-    assert wait_for(browser, loaded) == 40
+    assert wait_until(lambda: browser.execute_script(loaded)) == 40
     assert browser.execute_script("return document.querySelector('#section-answers-figures').open")
     letter = """const canvas = document.createElement('canvas'), pen = canvas.getContext('2d');
         pen.drawImage(document.querySelector('#figure-accuracy img'), 0, 0);
@@ -87,7 +76,8 @@ def test_every_verdict_leads_to_its_section_and_tells_its_n_and_test_on_focus(br
         .filter((id) => !document.getElementById(id))"""
     assert browser.execute_script(missing) == []
     browser.execute_script("document.querySelectorAll('.verdicts td a')[1].focus()")
-    assert wait_for(browser, "return document.getElementById('note').textContent").startswith("n = 40 problems; exact")
+    note = wait_until(lambda: browser.execute_script("return document.getElementById('note').textContent"))
+    assert note.startswith("n = 40 problems; exact")
 
 
 def test_a_click_on_a_heading_sorts_by_value_and_another_the_other_way_round(browser, results):
@@ -116,7 +106,6 @@ def test_axe_finds_nothing_serious_in_either_theme_with_all_that_is_closed_opene
         browser.execute_script("for (const box of document.querySelectorAll('details')) box.open = true")
         found = Axe().run(browser)["violations"]
         assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_on_paper_it_is_light_and_open_without_navigation_and_no_table_is_cut(browser, results):
@@ -124,25 +113,21 @@ def test_on_paper_it_is_light_and_open_without_navigation_and_no_table_is_cut(br
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     media = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    try:
-        browser.get(f"file://{results}/mine/summary.html")
-        browser.execute_script("dispatchEvent(new Event('beforeprint'))")
-        style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
-        assert browser.execute_script(style, "body", "backgroundColor") == "rgb(255, 255, 255)"
-        assert browser.execute_script(style, "#contents", "display") == "none"
-        assert browser.execute_script(style, ".verdicts td", "display") == "table-cell"
-        closed = "return [...document.querySelectorAll('details:not(.figures)')].every((box) => box.open)"
-        assert browser.execute_script(closed)
-        assert browser.execute_script(style, ".figures", "display") == "none"
-        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-        # a heading is repeated on each page only if it is unbroken and not a button
-        assert browser.execute_script(style, "#accuracy thead", "breakInside") == "avoid"
-        assert browser.execute_script(style, "#accuracy th button", "display") == "contents"
-        browser.execute_script("dispatchEvent(new Event('afterprint'))")
-        assert browser.execute_script("return !document.querySelector('details[open]')")
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    browser.get(f"file://{results}/mine/summary.html")
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    assert browser.execute_script(style, "body", "backgroundColor") == "rgb(255, 255, 255)"
+    assert browser.execute_script(style, "#contents", "display") == "none"
+    assert browser.execute_script(style, ".verdicts td", "display") == "table-cell"
+    closed = "return [...document.querySelectorAll('details:not(.figures)')].every((box) => box.open)"
+    assert browser.execute_script(closed)
+    assert browser.execute_script(style, ".figures", "display") == "none"
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    # a heading is repeated on each page only if it is unbroken and not a button
+    assert browser.execute_script(style, "#accuracy thead", "breakInside") == "avoid"
+    assert browser.execute_script(style, "#accuracy th button", "display") == "contents"
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script("return !document.querySelector('details[open]')")
 
 
 def test_the_table_of_verdicts_stands_under_the_questions_that_it_answers(browser, results):
@@ -155,11 +140,13 @@ def test_the_page_of_a_run_loads_itself_again_and_axe_finds_nothing_serious_in_i
     job = RunningJob("traces/m/d", "7 on here", 1.0, True, "loads m", 3, 8, "2.0 per second")
     run = Run("mine", (4, 9), 1, [job], [("0", "traces/m/d")], 48.0, [("grades", "ERROR")], "12:00:00")
     page = tmp_path / "watch.html"
-    page.write_text(render_page("watch.html.j2", "watch", run=run, seconds=1))
+    page.write_text(render_page("watch.html.j2", "watch", run=run, seconds=1000))
     browser.get(f"file://{page}")
     found = Axe().run(browser)["violations"]
     assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+    write_text(page, render_page("watch.html.j2", "watch", run=run, seconds=1))
+    browser.get(f"file://{page}")
     run.time = "12:00:03"
     write_text(page, render_page("watch.html.j2", "watch", run=run, seconds=1))
-    assert wait_for(browser, "return document.body.innerText.includes('12:00:03')")
+    wait_until(lambda: browser.execute_script("return document.body?.innerText.includes('12:00:03')"))
     assert errors(browser) == []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import pytest
 from r2a import devices
 from r2a.devices import DeviceError, leased_gpus, share_of_cores, usable_dtype
 from r2a.store import provenance
+from waiting import wait_until
 
 # Takes leases forever; each time, it marks its devices with its process id, and reports one that a living process has.
 WORKER = """
@@ -65,22 +67,25 @@ def test_eight_jobs_under_random_kills_never_share_a_device_and_leak_none(leases
     def start():
         return subprocess.Popen([sys.executable, "-c", textwrap.dedent(WORKER), str(leases)], stderr=subprocess.DEVNULL)
 
+    def n_leases():
+        return len((leases / "count").read_text().splitlines()) if (leases / "count").exists() else 0
+
     draw = random.Random(1)
     workers = [start() for _ in range(8)]
     try:
-        for _ in range(30):
+        for kill in range(30):
+            wait_until(lambda kill=kill: n_leases() >= 10 * kill)  # those that are killed are at work
             time.sleep(draw.uniform(0.02, 0.15))
             number = draw.randrange(8)
             workers[number].send_signal(signal.SIGKILL)
             workers[number].wait()
             workers[number] = start()
-        time.sleep(0.5)
     finally:
         for worker in workers:
             worker.kill()
             worker.wait()
     assert not (leases / "shared").exists(), (leases / "shared").read_text()
-    assert len((leases / "count").read_text().splitlines()) > 100
+    assert n_leases() >= 290
     with leased_gpus(asked(4, 4), "after all were killed") as taken:
         assert sorted(taken) == ["0", "1", "2", "3"]
 
@@ -108,20 +113,30 @@ def test_devices_are_taken_from_those_allowed(monkeypatch):
 def test_a_waiting_job_names_who_has_the_devices(leases, caplog):
     holder = subprocess.Popen(
         [sys.executable, "-c", f"""
+import sys
 from pathlib import Path
-import time
 from types import SimpleNamespace
 from r2a import devices
 devices.LEASES = Path({str(leases / "leases")!r})
 with devices.leased_gpus(SimpleNamespace(gpus_needed=4, gpu=4), "attention of R1"):
     print("held", flush=True)
-    time.sleep(1)
+    sys.stdin.read()
 """],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )  # fmt: skip
+
+    def end_holder_once_it_is_named():
+        try:
+            wait_until(lambda: "waits for 2" in caplog.text)
+        finally:
+            holder.stdin.close()
+
     assert holder.stdout.readline() == b"held\n"
-    with caplog.at_level(logging.INFO, "r2a"), leased_gpus(asked(2, 2), "traces of R1"):
-        assert holder.wait() == 0
+    with caplog.at_level(logging.INFO, "r2a"), ThreadPoolExecutor(1) as thread:
+        thread.submit(end_holder_once_it_is_named)
+        with leased_gpus(asked(2, 2), "traces of R1"):
+            assert holder.wait() == 0
     assert "traces of R1: waits for 2 of the GPUs in use: 0 (attention of R1); 1 (attention of R1)" in caplog.text
 
 

@@ -3,9 +3,10 @@
 import json
 import shutil
 import threading
-import time
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +24,7 @@ from servers import scripted_server, vllm_server
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "resources/models/tiny-qwen"
 KEY = "sk-not-to-be-seen"
+PATIENCE = 300  # seconds for an answer; a request that is given up for a busy machine would be seen twice
 ANSWER = {"choices": [{"text": "so</think>\n\\boxed{3}", "finish_reason": "stop"}]}
 
 
@@ -47,7 +49,7 @@ def in_turn(*replies):
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
 def test_a_busy_server_is_asked_again(server, status):
     server.reply = in_turn((status, {"error": "busy"}), (status, {}), (200, ANSWER))
-    with Endpoint(server.url, "TEST_KEY", 5) as endpoint:
+    with Endpoint(server.url, "TEST_KEY", PATIENCE) as endpoint:
         assert endpoint.post("completions", {"model": "m"}) == ANSWER
     assert [path for path, _, _ in server.seen] == ["/v1/completions"] * 3
     assert all(headers["Authorization"] == f"Bearer {KEY}" for _, headers, _ in server.seen)
@@ -56,7 +58,7 @@ def test_a_busy_server_is_asked_again(server, status):
 def test_a_server_that_stays_busy_is_given_up(server):
     server.reply = lambda body: (503, {"error": f"overloaded, {KEY}"})
     with (
-        Endpoint(server.url, "TEST_KEY", 5) as endpoint,
+        Endpoint(server.url, "TEST_KEY", PATIENCE) as endpoint,
         pytest.raises(EndpointError, match=r"503.*run again") as error,
     ):
         endpoint.post("completions", {})
@@ -67,14 +69,14 @@ def test_a_server_that_stays_busy_is_given_up(server):
 def test_a_server_that_is_not_there_is_told(server):
     server.shutdown()
     server.server_close()
-    with Endpoint(server.url, "", 5) as endpoint, pytest.raises(EndpointError, match="ConnectError"):
+    with Endpoint(server.url, "", PATIENCE) as endpoint, pytest.raises(EndpointError, match="ConnectError"):
         endpoint.post("completions", {})
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, RefusedError), (401, EndpointError), (404, EndpointError)])
 def test_a_fault_of_ours_is_not_sent_again_and_shows_no_key(server, status, kind):
     server.reply = lambda body: (status, {"error": f"bad key {KEY}"})
-    with Endpoint(server.url, "TEST_KEY", 5) as endpoint, pytest.raises(kind, match=str(status)) as error:
+    with Endpoint(server.url, "TEST_KEY", PATIENCE) as endpoint, pytest.raises(kind, match=str(status)) as error:
         endpoint.post("completions", {})
     assert len(server.seen) == 1
     assert KEY not in str(error.value)
@@ -84,19 +86,27 @@ def test_a_fault_of_ours_is_not_sent_again_and_shows_no_key(server, status, kind
 def test_a_missing_key_is_told_before_any_request(server, monkeypatch):
     monkeypatch.delenv("TEST_KEY")
     with pytest.raises(EndpointError, match="environment variable TEST_KEY has no key"):
-        Endpoint(server.url, "TEST_KEY", 5)
+        Endpoint(server.url, "TEST_KEY", PATIENCE)
 
 
-def test_when_one_fails_what_is_under_way_is_still_handed_over():
-    both_started = threading.Barrier(2)
+def test_when_one_fails_what_is_under_way_is_still_handed_over(monkeypatch):
+    both_started, is_noticed, waits = threading.Barrier(2), threading.Event(), []
+
+    def noted_wait(futures, **options):
+        waits.append(len(futures))
+        if len(waits) == 2:  # after the failure, as the other one cannot end before
+            is_noticed.set()
+        return wait(futures, **options)
 
     def work(task):
         if task < 2:
             both_started.wait()
         if task == 0:
             raise ValueError("broken")
-        time.sleep(0.1)
+        is_noticed.wait()
         return task
+
+    monkeypatch.setattr(r2a.endpoint, "wait", noted_wait)
 
     finished = []
     with pytest.raises(ValueError, match="broken"):
@@ -106,7 +116,7 @@ def test_when_one_fails_what_is_under_way_is_still_handed_over():
 
 def reply_to(server, *replies, body=None):
     server.reply = in_turn(*replies)
-    with Endpoint(server.url, "TEST_KEY", 5) as endpoint:
+    with Endpoint(server.url, "TEST_KEY", PATIENCE) as endpoint:
         return endpoint.post("completions", body or {"model": "m"})
 
 
@@ -170,7 +180,7 @@ def test_a_reply_of_any_bytes_is_read(server):
 )
 def test_the_server_says_how_long_to_wait(server, monkeypatch, header, seconds):
     waited = []
-    monkeypatch.setattr(r2a.endpoint.time, "sleep", waited.append)
+    monkeypatch.setattr(r2a.endpoint, "time", SimpleNamespace(sleep=waited.append))
     reply_to(server, (429, {}, header), (200, ANSWER))
     assert waited == [pytest.approx(seconds, abs=0.01)]
 
@@ -200,7 +210,7 @@ def test_a_field_that_a_server_does_not_know_is_told_with_the_way_to_leave_it_ou
 def test_a_key_that_no_header_holds_is_told(server, monkeypatch):
     monkeypatch.setenv("TEST_KEY", "schlüssel")
     with pytest.raises(EndpointError, match="the key in TEST_KEY has characters that are not ASCII"):
-        Endpoint(server.url, "TEST_KEY", 5)
+        Endpoint(server.url, "TEST_KEY", PATIENCE)
 
 
 # ---- what is sent and read

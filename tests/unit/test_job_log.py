@@ -4,10 +4,10 @@ import os
 import pty
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from r2a.progress import Progress
+from waiting import wait_until
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 
@@ -105,9 +105,8 @@ def test_a_job_waits_for_the_orphan_that_is_at_the_same_work_and_says_so(tmp_pat
 
     def started(line):
         job = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE)
-        while not (log.exists() and line in log.read_text()):
-            assert job.poll() is None
-            time.sleep(0.02)
+        wait_until(lambda: job.poll() is not None or (log.exists() and line in log.read_text()))
+        assert job.poll() is None
         return job
 
     orphan = started("began")

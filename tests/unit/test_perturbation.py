@@ -410,7 +410,7 @@ def test_a_server_is_asked_once_for_each_paraphrase_and_what_it_leaves_unfinishe
     paraphraser = {"model": "some/model", "body": {"temperature": None}}
     changes = {"kinds": ["paraphrase_by_model"], "paraphraser": paraphraser}
     with scripted_server() as server:
-        resources = {"base_url": server.url, "api_key_variable": "", "max_concurrency": 2, "timeout_seconds": 9}
+        resources = {"base_url": server.url, "api_key_variable": "", "max_concurrency": 2, "timeout_seconds": 300}
 
         def reply(body):
             whole = "east" in body["messages"][0]["content"].splitlines()[-1]

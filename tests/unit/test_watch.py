@@ -14,6 +14,7 @@ from r2a.engine import NO_ENGINE
 from r2a.job_log import claim_job
 from r2a.summary.page import render_page
 from r2a.watch import look, shown
+from waiting import wait_until
 
 SCRIPTS = str(Path(__file__).parents[2] / "workflow/scripts")
 JOB = """
@@ -42,10 +43,12 @@ def test_a_running_job_is_shown_with_its_progress_and_a_finished_one_is_not(tmp_
     job = subprocess.Popen(
         [sys.executable, "-c", JOB, str(log)], stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": SCRIPTS}
     )
-    deadline = time.monotonic() + 60
-    while not (seen := look(*places)).jobs or not seen.jobs[0].total:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+
+    def seen_with_progress():
+        run = look(*places)
+        return run if run.jobs and run.jobs[0].total else None
+
+    seen = wait_until(seen_with_progress)
     job.communicate(b"end")
     (shown_job,) = seen.jobs
     assert (shown_job.name, shown_job.phase, shown_job.done, shown_job.total) == ("traces/m/d", "requests", 3, 8)

@@ -1,4 +1,4 @@
-"""The shipped study, run once for all workflow tests, in a copy of the repository."""
+"""Copies of the repository: one for each test that asks, and one in which the shipped study is run once for all."""
 
 import json
 import os
@@ -43,17 +43,17 @@ class Workflow:
         return {rule: int(count) for rule, count in counts if rule not in ("all", "total")}
 
 
-@pytest.fixture(scope="session")
-def copy(tmp_path_factory) -> Workflow:
-    """Only the repository's files, with nothing computed."""
-    folder = tmp_path_factory.mktemp("copy") / "r2a"
+@pytest.fixture
+def copy(tmp_path) -> Workflow:
+    """Only the repository's files, with nothing computed; a test may change them."""
+    folder = tmp_path / "r2a"
     shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
     return Workflow(folder)
 
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory) -> Workflow:
-    """The shipped study, complete."""
+    """The shipped study, complete. Tests read it; those that change something copy it first."""
     folder = tmp_path_factory.mktemp("study") / "r2a"
     shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
     workflow = Workflow(folder)

@@ -1,5 +1,6 @@
 """The shipped study on a real Slurm cluster of one node, with a job killed on the way."""
 
+import contextlib
 import filecmp
 import os
 import re
@@ -25,6 +26,8 @@ QUICK = [
     "5",
 ]
 
+ENGINE_STARTS = "Initializing a V1 LLM engine"
+
 pytestmark = pytest.mark.skipif(bool(obstacle()), reason=f"no Slurm cluster here: {obstacle()}")
 
 
@@ -45,7 +48,7 @@ def test_a_job_killed_on_the_cluster_is_submitted_again_and_the_tables_come_out_
     command = [sys.executable, "-m", "snakemake", *PROFILE, *QUICK, "--", *sorted(tables)]
     with open(tmp_path / "out", "w") as output:
         snakemake = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
-        killed = kill_first_job_of("generate_traces", cluster, snakemake)
+        killed = kill_first_job_of("generate_traces", folder / "results/tiny/logs/traces", cluster, snakemake)
         assert snakemake.wait(timeout=2400) == 0, (tmp_path / "out").read_text()[-3000:]
     shown = (tmp_path / "out").read_text()
     assert f"SLURM-job '{killed}' failed" in shown, shown[-3000:]
@@ -54,9 +57,7 @@ def test_a_job_killed_on_the_cluster_is_submitted_again_and_the_tables_come_out_
 
 
 @pytest.mark.parametrize("more", [[], ["--set-resources", "check_model:gres=gpu:1"]], ids=["gpus", "gpus and gres"])
-def test_a_job_that_needs_a_gpu_asks_the_cluster_for_one_and_sees_it_alone(cluster, copy, tmp_path, more):
-    folder = tmp_path / "r2a"
-    shutil.copytree(copy.folder, folder)
+def test_a_job_that_needs_a_gpu_asks_the_cluster_for_one_and_sees_it_alone(cluster, copy, more):
     wanted = [
         "--configfile",
         "config/config.yaml",
@@ -66,28 +67,33 @@ def test_a_job_that_needs_a_gpu_asks_the_cluster_for_one_and_sees_it_alone(clust
         "results/tiny/model_checks/tiny-qwen.json",
     ]
     command = [sys.executable, "-m", "snakemake", *PROFILE, *QUICK, *more, *wanted]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=copy.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (job,) = set(re.findall(r"SLURM jobid '?(\d+)", done.stdout + done.stderr))
     asked = cluster.run("scontrol", "show", "job", job).stdout
     shown = asked.replace("gres/", "gres:")  # by version
     assert "TresPerJob=gres:gpu:1" in shown and ("TresPerNode=gres:gpu:1" in shown) == bool(more), asked
-    assert "has GPU 0" in (folder / "results/tiny/logs/model_checks/tiny-qwen.log").read_text()
+    assert "has GPU 0" in (copy.results / "logs/model_checks/tiny-qwen.log").read_text()
 
 
-def kill_first_job_of(rule, cluster, snakemake):
-    """SIGKILL every process of a rule's first running job; return its Slurm id."""
+def kill_first_job_of(rule, logs, cluster, snakemake):
+    """SIGKILL every process of a rule's first job that starts an engine, as it does; return its Slurm id."""
     while snakemake.poll() is None:
         jobs = cluster.run("squeue", "--noheader", "--states=RUNNING", "--format=%i %k").stdout
         for line in jobs.splitlines():
             job, _, comment = line.partition(" ")
-            processes = [
-                int(found) for found in re.findall(r"^(\d+)", cluster.run("scontrol", "listpids", job).stdout, re.M)
-            ]
-            if rule in comment and processes:
-                time.sleep(5)  # well into its work
+            processes = re.findall(r"^(\d+)", cluster.run("scontrol", "listpids", job).stdout, re.MULTILINE)
+            if rule in comment and starting_engine(logs) & {*processes}:
                 for process in processes:
-                    os.kill(process, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(process), signal.SIGKILL)
                 return job
-        time.sleep(0.5)
-    raise AssertionError("Snakemake ended before a job of the rule ran")
+        time.sleep(0.1)
+    raise AssertionError("Snakemake ended before a job of the rule started an engine")
+
+
+def starting_engine(logs):
+    """The processes whose job's log says that its engine starts, by the lock beside each log."""
+    held = {lock.with_name(lock.name[1:].removesuffix(".lock")): lock.read_text() for lock in logs.rglob(".*.log.lock")}
+    started = [holder for log, holder in held.items() if log.exists() and ENGINE_STARTS in log.read_text()]
+    return {*re.findall(r"process (\d+) on", " ".join(started))}

@@ -447,7 +447,14 @@ const r2aExplorer = (() => {
 
   // ---------------------------------------------------------------- one trace
 
-  async function open(number, keepSelection = false) {
+  let opened; // a promise, kept once everything of the last trace asked for is shown
+
+  function open(number, keepSelection = false) {
+    opened = showTrace(number, keepSelection);
+    return opened;
+  }
+
+  async function showTrace(number, keepSelection) {
     if (state.t !== number && !keepSelection) state.sel = "";
     state.t = number;
     const one = item();
@@ -1127,5 +1134,5 @@ const r2aExplorer = (() => {
 
   addEventListener("unhandledrejection", (event) => { find("told").textContent = event.reason.message; });
   document.addEventListener("DOMContentLoaded", begin);
-  return { take, state, select, inkOn, trace: () => trace };
+  return { take, state, select, inkOn, trace: () => trace, opened: () => opened };
 })();

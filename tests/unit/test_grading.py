@@ -137,10 +137,10 @@ def test_bombs_time_out_and_harm_no_other_answer():
 
 
 def test_oversized_answer_is_an_error_at_once():
-    started = time.monotonic()
-    verdicts = grade_answers([Attempt(boxed("7" * 5000), "3"), Attempt(boxed("x+" * 5000 + "1"), "3")])
+    attempts = [Attempt(boxed("7" * 5000), "3"), Attempt(boxed("x+" * 5000 + "1"), "3")]
+    assert [GRADERS["policy"].function().read(attempt).reason for attempt in attempts] == ["error"] * 2  # no task
+    verdicts = grade_answers(attempts)
     assert [(verdict.is_correct, verdict.reason) for verdict in verdicts] == [(None, "error")] * 2
-    assert time.monotonic() - started < 1
 
 
 def test_worker_over_its_memory_ends_alone():
@@ -155,10 +155,8 @@ def test_crash_of_a_worker_affects_only_its_task():
 
 
 def test_sleeping_task_is_killed_at_its_limit():
-    started = time.monotonic()
     ((_, outcome),) = run_in_workers(int, time.sleep, [(3600,)], seconds=0.5, memory_mb=1000)
     assert outcome.status == "timeout"
-    assert time.monotonic() - started < 20
 
 
 def test_exception_in_a_task_is_told():

@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Hypothesis draws the same examples each time, and takes all the time that it needs.
+settings.load_profile("ci")
 
 # Tiny models gain nothing from a second thread, and threads that wait for each other stall on a busy machine.
 # torch reads this when it is imported; Snakemake gives its jobs their own number.
@@ -16,7 +20,7 @@ REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 def reference() -> Path:
     """The folder of the paper's published data beside the checkout; without it, tests that need it are skipped."""
     if not REFERENCE.is_dir():
-        pytest.skip(f"the paper's published data is not at {REFERENCE}")
+        pytest.skip(f"the paper's published data is not at {REFERENCE}; tests/README.md says what to put there")
     return REFERENCE
 
 

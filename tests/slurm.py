@@ -13,6 +13,7 @@ from waiting import wait_until
 
 # Where srun looks inside a job: Snakemake's plugin takes SLURM_CONF out of a job's environment.
 SYSTEM_CONFIGURATION, SYSTEM_GPUS = Path("/etc/slurm/slurm.conf"), Path("/etc/slurm/gres.conf")
+NAME = "r2a-tests"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun")
 
 
@@ -23,8 +24,16 @@ def obstacle() -> str:
         return f"{', '.join(missing)} missing: apt-get install slurmctld slurmd slurm-client munge"
     if os.geteuid() != 0:
         return "only root can start one"
-    # a link that leads nowhere is what an interrupted run leaves, once its folder is gone
-    return f"{SYSTEM_CONFIGURATION} exists, so this machine is part of one" if SYSTEM_CONFIGURATION.exists() else ""
+    if not SYSTEM_CONFIGURATION.exists() or _is_left_over():
+        return ""
+    return f"{SYSTEM_CONFIGURATION} exists, so this machine is part of one"
+
+
+def _is_left_over() -> bool:
+    """Whether the system's configuration is the link of an interrupted run, whose cluster has ended."""
+    controller = SYSTEM_CONFIGURATION.resolve().with_name("slurmctld.pid")
+    is_ours = SYSTEM_CONFIGURATION.is_symlink() and f"ClusterName={NAME}\n" in SYSTEM_CONFIGURATION.read_text()
+    return is_ours and not (controller.exists() and Path("/proc", controller.read_text().strip()).exists())
 
 
 class Cluster:
@@ -36,7 +45,7 @@ class Cluster:
         self.daemons: list[subprocess.Popen[bytes]] = []
         host, (controller, node) = socket.gethostname(), free_ports(2)
         settings = {
-            "ClusterName": "r2a", "SlurmctldHost": f"{host}(127.0.0.1)",
+            "ClusterName": NAME, "SlurmctldHost": f"{host}(127.0.0.1)",
             "SlurmctldPort": controller, "SlurmdPort": node,
             "AuthType": "auth/munge", "AuthInfo": f"socket={folder}/munge.socket",
             "SlurmUser": "root", "SlurmdUser": "root",

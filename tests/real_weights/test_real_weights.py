@@ -166,7 +166,7 @@ def test_induction_scores_equal_those_of_whole_attention_rows(results, models):
 
 def lens_patterns(folder: Path, ids: list[int]) -> np.ndarray:
     """Attention [layer, head, token, token], as TransformerLens computes it with the weights in `folder`."""
-    pytest.importorskip("transformer_lens", reason="TransformerLens is not installed")
+    pytest.importorskip("transformer_lens", reason="TransformerLens is not installed; tests/README.md says how")
     from transformer_lens_model import bridge
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()

@@ -203,7 +203,7 @@ def test_rerun_in_bfloat16_stays_near_float32(traces):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_fused_equals_eager_on_a_gpu(traces):
     on_gpu = random_model("qwen2").to("cuda")
     ids, bounds = traces

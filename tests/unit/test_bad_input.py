@@ -377,7 +377,7 @@ def test_a_study_of_open_ended_datasets_alone_has_empty_figures_and_says_that_no
     assert find_accuracy(effect, accuracy, settings).sentences == ["No answer of this study is graded."]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -397,7 +397,7 @@ def test_any_configuration_is_a_study_or_an_error_in_words(config):
         assert str(error).count("\n") >= 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.integers(0, 6), max_size=30), st.lists(st.integers(0, 6), max_size=30))
 def test_segments_tile_any_trace(prompt, completion):
     texts = ["a", "b", "e", "<think>", "</think>", "</thi", "nk>"]
@@ -415,7 +415,7 @@ def test_segments_tile_any_trace(prompt, completion):
     assert len(bounds) == len(SEGMENTS) + 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="\\boxed{}[]$a1 ", max_size=60))
 def test_boxes_of_any_text_are_parts_of_it_with_matched_braces(text):
     for box in find_boxes(text):

@@ -116,7 +116,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20
 
 @pytest.mark.slow
 @given(st.lists(TEXT.filter(str.strip), min_size=1, max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_text_comes_through_any_format(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("any")
     rows = [[str(number), text, text] for number, text in enumerate(texts)]

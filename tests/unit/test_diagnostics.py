@@ -109,7 +109,7 @@ def test_text_scores_equal_those_of_the_whole_eager_attention(tiny, tokenizer):
 
 
 def test_text_scores_equal_transformer_lens_detect_head(tiny, tokenizer):
-    pytest.importorskip("transformer_lens", reason="TransformerLens is not installed")
+    pytest.importorskip("transformer_lens", reason="TransformerLens is not installed; tests/README.md says how")
     from transformer_lens.head_detector import detect_head
     from transformer_lens.model_bridge import TransformerBridge
 

@@ -138,7 +138,6 @@ REFERENCES = sorted({row["reference"] for row in [*KINDS, *RULINGS] if row["refe
 WRAPPINGS = ["${}$", r"\({}\)", " {} ", r"\displaystyle {}", r"\left. {} \right.", r"{{{}}}", r"\!{}", "{}."]
 
 
-@settings(deadline=None)
 @given(NUMBERS, NUMBERS)
 def test_comparing_numbers_is_symmetric_and_exact(one, other):
     first, second = read_number(one), read_number(other)
@@ -148,20 +147,17 @@ def test_comparing_numbers_is_symmetric_and_exact(one, other):
         assert by_reading(one, other, "") is True
 
 
-@settings(deadline=None)
 @given(st.sampled_from(REFERENCES), st.sampled_from(WRAPPINGS))
 def test_decoration_never_changes_an_answer(reference, wrapping):
     assert by_reading(wrapping.format(reference), reference, "") is not False
 
 
-@settings(deadline=None)
 @given(st.sampled_from(REFERENCES))
 def test_writing_a_text_again_changes_nothing(reference):
     once = written(reference)
     assert written(once) == once
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**6), st.sampled_from(UNITS), st.sampled_from(UNITS))
 def test_answer_in_another_unit_is_wrong_and_in_none_is_right(value, unit, other):
     assert by_reading(f"{value}", rf"{value}\text{{ {unit}}}", "") is True
@@ -169,7 +165,6 @@ def test_answer_in_another_unit_is_wrong_and_in_none_is_right(value, unit, other
     assert by_reading(rf"{value}\text{{ {unit}}}", rf"{value}\text{{ {other}}}", "") is (unit == other)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**6))
 def test_converted_units_are_right(value):
     assert by_reading(rf"{value}\text{{ km}}", rf"{1000 * value}\text{{ m}}", "") is True
@@ -177,7 +172,6 @@ def test_converted_units_are_right(value):
     assert by_reading(rf"{value}\text{{ km}}", rf"{10 * value}\text{{ m}}", "") is False
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-99, 99), min_size=2, max_size=6, unique=True), st.randoms())
 def test_order_counts_in_tuples_and_not_in_sets(values, rng):
     shuffled = rng.sample(values, len(values))
@@ -186,7 +180,7 @@ def test_order_counts_in_tuples_and_not_in_sets(values, rng):
     assert by_reading(f"({other})", f"({text})", "") is (shuffled == values)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=40), st.text(max_size=40))
 @example("\\text{", "}{")
 @example("[", ")")
@@ -195,7 +189,7 @@ def test_no_text_makes_reading_crash(answer, reference):
     by_reading(reference, reference, "")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="\\{}()[]$^_,;:=<>|.%0123abx frac", max_size=30))
 def test_no_latex_makes_reading_crash(text):
     by_reading(text, "x = 3", "")

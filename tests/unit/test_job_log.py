@@ -5,7 +5,9 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import r2a.progress
 from r2a.progress import Progress
 from waiting import wait_until
 
@@ -64,7 +66,7 @@ def test_progress_goes_to_a_terminal_where_there_is_one(tmp_path):
 
 def test_progress_has_done_rate_and_time_left_and_rarer_lines_the_longer_it_lasts(monkeypatch, caplog):
     seconds = [0.0]
-    monkeypatch.setattr("r2a.progress.time.monotonic", lambda: seconds[0])
+    monkeypatch.setattr(r2a.progress, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
     caplog.set_level("INFO", logger="r2a")
     with Progress("pairs", 7200) as progress:
         for second in range(1, 7201):
@@ -79,7 +81,7 @@ def test_progress_has_done_rate_and_time_left_and_rarer_lines_the_longer_it_last
 
 def test_slow_work_has_seconds_each_no_guess_after_the_first_and_one_last_line(monkeypatch, caplog):
     seconds = [0.0]
-    monkeypatch.setattr("r2a.progress.time.monotonic", lambda: seconds[0])
+    monkeypatch.setattr(r2a.progress, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
     caplog.set_level("INFO", logger="r2a")
     with Progress("pairs", 3) as progress:
         for second in (400, 600, 800):

@@ -241,7 +241,9 @@ NAMES = {"resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "attn_out
 }  # fmt: skip
 
 
-@pytest.mark.skipif(find_spec("transformer_lens") is None, reason="TransformerLens is not installed")
+@pytest.mark.skipif(
+    find_spec("transformer_lens") is None, reason="TransformerLens is not installed; tests/README.md says how"
+)
 @pytest.mark.parametrize("component", COMPONENTS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_patches_equal_transformer_lens_own(architecture, component):

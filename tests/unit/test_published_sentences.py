@@ -26,7 +26,7 @@ def published(reference: Path) -> list[tuple[str, list[dict]]]:
     folder = reference / "thought-anchors.com" / "src" / "app" / "data"
     files = sorted(folder.glob("deepseek-r1-distill-*/*/*/chunks_labeled.json"))
     if not files:
-        pytest.skip(f"the authors' sentences are not at {folder}")
+        pytest.skip(f"no sentences at {folder}: clone github.com/interp-reasoning/thought-anchors.com into {reference}")
     texts = [json.loads(file.with_name("base_solution.json").read_text())["full_cot"] for file in files]
     return [(text, json.loads(file.read_text())) for text, file in zip(texts, files, strict=True)]
 

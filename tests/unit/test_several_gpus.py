@@ -153,7 +153,7 @@ def test_pretended_devices_refuse_what_gpus_refuse():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_gpus_give_the_stores_of_one(folder, monkeypatch, stage):
     suffix = "parquet" if stage is ablation else "h5"

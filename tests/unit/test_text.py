@@ -101,7 +101,7 @@ ALPHABET = st.sampled_from(
 
 
 @given(st.lists(ALPHABET, max_size=60).map("".join) | st.text(max_size=60))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_sentences_tile_the_text(text):
     spans = sentence_spans(text)
     assert "".join(text[start:end] for start, end in spans) == text

@@ -804,8 +804,9 @@ def patch_resid_pre(
     vectors: [layer, position, d_model]. Entry [l, p] of the result, float32 [layer, position, vocabulary] on the CPU,
     is for the run in which only resid_pre of layer l at positions[p] is replaced, by vectors[l, p].
     """
-    patcher = Patcher(model)
-    return patcher.logits(patcher.patch(patcher.keep(corrupted_ids, positions), "resid_pre", vectors, batch_tokens))
+    with attention_kernel(model, SEAM):  # a patcher's; afterwards the model has its own again
+        patcher = Patcher(model)
+        return patcher.logits(patcher.patch(patcher.keep(corrupted_ids, positions), "resid_pre", vectors, batch_tokens))
 
 
 # ---- tails and batches

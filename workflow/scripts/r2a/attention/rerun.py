@@ -1,8 +1,6 @@
 """The rerun of traces through the fused kernel, several per forward pass; logits are computed only on request."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import reduce
-from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,29 +57,39 @@ class SegmentRecorder:
 
     def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
         bounds, device = self.bounds[trace], attention.query.device
-        n_heads, n_key_heads = len(attention.query), len(attention.key)
-
-        # Reasoning tokens see nothing but the reasoning and what precedes it, so the rest is on the reasoning.
-        rows = self.rows[trace]["reasoning"]
-        before = reduce(add, (block.sum(1) for _, block in attention.blocks(rows, bounds.reasoning)))
-        whole = None if attention.on_keys is None else attention.on_keys[:, rows.start : rows.stop].mean(-1)
-
-        rows = self.rows[trace]["answer"]
-        reasoning = bounds.span("reasoning")
+        rows, answer_rows = self.rows[trace]["reasoning"], self.rows[trace]["answer"]
         if trace not in self.columns or self.columns[trace].device != device:
             self.columns[trace] = _position_columns(bounds.think_close - bounds.reasoning, device)
-        columns = self.columns[trace].expand(n_key_heads, -1, -1)
-        values = attention.value[:, reasoning].float()
-        answer = torch.zeros(n_heads, bounds.end, device=device)
-        moments, from_reasoning = [], []
-        for some, block in attention.blocks(rows):
-            answer[:, : block.shape[-1]] += block.sum(1)
-            inside = block.view(n_key_heads, -1, block.shape[-1])[..., reasoning]
-            moments.append(torch.bmm(inside, columns).view(n_heads, len(some), -1))
-            from_reasoning.append(torch.bmm(inside, values).view(n_heads, len(some), -1))
-        z = attention.z[:, rows.start : rows.stop].float()
-        squares, written = self._norms(layer, torch.cat([*from_reasoning, z], 1))
-        self.layers[trace][layer] = Sums(before, whole, answer, torch.cat(moments, 1), squares, written)
+        before, answer = (
+            torch.zeros(len(attention.query), n_keys, device=device) for n_keys in (bounds.reasoning, bounds.end)
+        )
+        sums = []
+        for heads, group in attention.groups(len(answer_rows) * bounds.end):
+            # Reasoning tokens see nothing but the reasoning and what precedes it, so the rest is on the reasoning.
+            for _, block in group.blocks(rows, bounds.reasoning):
+                before[heads] += block.sum(1)
+            sums.append(self._answer_sums(trace, group, answer[heads]))
+        whole = None if attention.on_keys is None else attention.on_keys[:, rows.start : rows.stop].mean(-1)
+        moments, from_reasoning = torch.cat(sums).split([3 * N_BINS, attention.value.shape[-1]], -1)
+        z = attention.z[:, answer_rows.start : answer_rows.stop].float()
+        squares, written = self._norms(layer, torch.cat([from_reasoning, z], 1))
+        self.layers[trace][layer] = Sums(before, whole, answer, moments, squares, written)
+
+    def _answer_sums(self, trace: int, group: LayerAttention, by_key: torch.Tensor) -> torch.Tensor:
+        """Sums over the reasoning of each answer row: of _position_columns, and of values [head, row, column].
+
+        Adds the rows' attention to each key to by_key [head, token].
+        """
+        reasoning = self.bounds[trace].span("reasoning")
+        # side by side, so that one product reads each block once
+        columns = self.columns[trace].expand(len(group.key), -1, -1)
+        columns = torch.cat([columns, group.value[:, reasoning].float()], -1)
+        found = []
+        for rows, block in group.blocks(self.rows[trace]["answer"]):
+            by_key[:, : block.shape[-1]] += block.sum(1)
+            inside = block.view(len(columns), -1, block.shape[-1])[..., reasoning]
+            found.append(torch.bmm(inside, columns).view(len(block), len(rows), -1))
+        return torch.cat(found, 1)
 
     def _norms(self, layer: int, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sums.squares and Sums.written, from z of the reasoning followed by all of z: [head, 2 * row, d_value]."""

@@ -214,17 +214,17 @@ def main() -> None:
         print(json.dumps(measure(family, way, int(n_tokens))))
         return
     has_lens = importlib.util.find_spec("transformer_lens") is not None
-    rows = []
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
     for family, n_tokens in product(arguments.families, arguments.tokens):
         fitting = [way for way in arguments.ways if n_tokens <= LONGEST.get(way, n_tokens)]
         for row in in_turn(family, n_tokens, [way for way in fitting if has_lens or way != "transformer_lens"]):
             rows.append(row)
             print(row, flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.output.open("w", newline="") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
+            with arguments.output.open("w", newline="") as file:
+                table = csv.DictWriter(file, row)
+                table.writeheader()
+                table.writerows(rows)
     print(markdown(rows))
 
 

@@ -49,14 +49,15 @@ class LayerAttention:
         return LayerAttention(query, self.key[key_heads], lse, self.value[key_heads], z, self.rule, on_keys)
 
     def groups(self, n_weights: int) -> Iterator[tuple[slice, "LayerAttention"]]:
-        """The layer by heads that share keys, or by several of these where BLOCK_ELEMENTS holds n_weights values of each.
+        """The layer by heads that share keys, or more heads where BLOCK_ELEMENTS holds n_weights values of each.
 
         Blocks of fewer heads have more rows, and products of more rows are faster.
         """
         n_sharing = len(self.query) // len(self.key)
         n_key_heads = max(1, block_elements(self.key.device) // (n_sharing * n_weights))
-        for first in range(0, len(self.key), n_key_heads):
-            key, value = (part[first : first + n_key_heads] for part in (self.key, self.value))
+        keys = self.key.float()  # here once, rather than in each group's blocks
+        for first in range(0, len(keys), n_key_heads):
+            key, value = (part[first : first + n_key_heads] for part in (keys, self.value))
             heads = slice(first * n_sharing, (first + len(key)) * n_sharing)
             query, lse, z = (part[heads] for part in (self.query, self.lse, self.z))
             on_keys = None if self.on_keys is None else self.on_keys[heads]

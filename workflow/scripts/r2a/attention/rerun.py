@@ -1,6 +1,8 @@
 """The rerun of traces through the fused kernel, several per forward pass; logits are computed only on request."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,40 +58,33 @@ class SegmentRecorder:
         self.layers: list[dict[int, Sums]] = [{} for _ in spans]
 
     def record(self, layer: int, trace: int, attention: LayerAttention) -> None:
-        bounds, device = self.bounds[trace], attention.query.device
-        rows, answer_rows = self.rows[trace]["reasoning"], self.rows[trace]["answer"]
+        bounds, device, reasoning = self.bounds[trace], attention.query.device, self.bounds[trace].span("reasoning")
+        n_heads, n_sharing = len(attention.query), len(attention.query) // len(attention.key)
+
+        # Reasoning tokens see nothing but the reasoning and what precedes it, so the rest is on the reasoning.
+        rows = self.rows[trace]["reasoning"]
+        before = reduce(add, (block.sum(1) for _, block in attention.blocks(rows, bounds.reasoning)))
+        whole = None if attention.on_keys is None else attention.on_keys[:, rows.start : rows.stop].mean(-1)
+
+        rows = self.rows[trace]["answer"]
         if trace not in self.columns or self.columns[trace].device != device:
             self.columns[trace] = _position_columns(bounds.think_close - bounds.reasoning, device)
-        before, answer = (
-            torch.zeros(len(attention.query), n_keys, device=device) for n_keys in (bounds.reasoning, bounds.end)
-        )
-        sums = []
-        for heads, group in attention.groups(len(answer_rows) * bounds.end):
-            # Reasoning tokens see nothing but the reasoning and what precedes it, so the rest is on the reasoning.
-            for _, block in group.blocks(rows, bounds.reasoning):
-                before[heads] += block.sum(1)
-            sums.append(self._answer_sums(trace, group, answer[heads]))
-        whole = None if attention.on_keys is None else attention.on_keys[:, rows.start : rows.stop].mean(-1)
-        moments, from_reasoning = torch.cat(sums).split([3 * N_BINS, attention.value.shape[-1]], -1)
-        z = attention.z[:, answer_rows.start : answer_rows.stop].float()
+        columns = self.columns[trace].expand(len(attention.key), -1, -1)
+        # columns and values side by side, so that one product reads each block once
+        columns = torch.cat([columns, attention.value[:, reasoning].float()], -1)
+        answer = torch.zeros(n_heads, bounds.end, device=device)
+        sums = torch.empty(n_heads, len(rows), columns.shape[-1], device=device)
+        for heads, group in attention.groups(len(rows) * bounds.end):
+            of_keys = columns[heads.start // n_sharing : heads.stop // n_sharing]
+            for some, block in group.blocks(rows):
+                answer[heads, : block.shape[-1]] += block.sum(1)
+                inside = block.view(len(group.key), -1, block.shape[-1])[..., reasoning]
+                places = slice(some.start - rows.start, some.stop - rows.start)
+                sums[heads, places] = torch.bmm(inside, of_keys).view(len(block), len(some), -1)
+        moments, from_reasoning = sums.split([3 * N_BINS, attention.value.shape[-1]], -1)
+        z = attention.z[:, rows.start : rows.stop]
         squares, written = self._norms(layer, torch.cat([from_reasoning, z], 1))
-        self.layers[trace][layer] = Sums(before, whole, answer, moments, squares, written)
-
-    def _answer_sums(self, trace: int, group: LayerAttention, by_key: torch.Tensor) -> torch.Tensor:
-        """Sums over the reasoning of each answer row: of _position_columns, and of values [head, row, column].
-
-        Adds the rows' attention to each key to by_key [head, token].
-        """
-        reasoning = self.bounds[trace].span("reasoning")
-        # side by side, so that one product reads each block once
-        columns = self.columns[trace].expand(len(group.key), -1, -1)
-        columns = torch.cat([columns, group.value[:, reasoning].float()], -1)
-        found = []
-        for rows, block in group.blocks(self.rows[trace]["answer"]):
-            by_key[:, : block.shape[-1]] += block.sum(1)
-            inside = block.view(len(columns), -1, block.shape[-1])[..., reasoning]
-            found.append(torch.bmm(inside, columns).view(len(block), len(rows), -1))
-        return torch.cat(found, 1)
+        self.layers[trace][layer] = Sums(before, whole, answer, moments.clone(), squares, written)
 
     def _norms(self, layer: int, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sums.squares and Sums.written, from z of the reasoning followed by all of z: [head, 2 * row, d_value]."""

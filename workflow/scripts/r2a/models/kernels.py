@@ -16,7 +16,7 @@ from r2a.memory import free_bytes
 from r2a.progress import logger
 
 # Attention values held at once, over all heads: few on a CPU, for its caches; many on a GPU, for few operators.
-BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**28}
+BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
 BLOCK_BYTES = 32  # of a GPU's free memory per such value: the value, its mask, copies, and as much in reserve
 
 

@@ -79,8 +79,8 @@ class SegmentRecorder:
             for some, block in group.blocks(rows):
                 answer[heads, : block.shape[-1]] += block.sum(1)
                 inside = block.view(len(group.key), -1, block.shape[-1])[..., reasoning]
-                places = slice(some.start - rows.start, some.stop - rows.start)
-                sums[heads, places] = torch.bmm(inside, of_keys).view(len(block), len(some), -1)
+                first = some[0] - rows.start
+                sums[heads, first : first + len(some)] = torch.bmm(inside, of_keys).view(len(block), len(some), -1)
         moments, from_reasoning = sums.split([3 * N_BINS, attention.value.shape[-1]], -1)
         z = attention.z[:, rows.start : rows.stop]
         squares, written = self._norms(layer, torch.cat([from_reasoning, z], 1))

@@ -86,7 +86,7 @@ def patching_seconds(model: Any, ids: list[int]) -> dict[str, float]:
         return changed
 
     def naive() -> None:
-        with attention_kernel(model, "sdpa" if model._supports_sdpa else "eager"):
+        with attention_kernel(model, Decoder(model).own_attention):
             for layer in (0, decoder.n_layers - 1):
                 with patcher.places.hooked(layer, "resid_pre", put):
                     model(torch.tensor([ids]), use_cache=False, logits_to_keep=1)

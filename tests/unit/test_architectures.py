@@ -264,6 +264,13 @@ def test_what_cannot_be_exact_is_refused_by_stage_and_name(family):
             note(family, stage, f"refused: {decoder.apart}")
 
 
+def test_every_stage_holds_of_a_model_with_softcaps_which_sdpa_ignores():
+    found = stages_that_hold(
+        tiny_model("gemma2", SEAM), ["attention", "patching", "ablation", "sentences"], 512, "float32", COMPONENTS
+    )
+    assert [stage["reason"] for stage in found] == [""] * 4
+
+
 def written(family: str, folder: Path) -> Path:
     """Write a model of the family and its manifest; return the manifest's path."""
     tiny_model(family).save_pretrained(folder)

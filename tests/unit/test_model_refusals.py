@@ -164,7 +164,41 @@ def test_config_files_give_away_which_families_have_no_restarts(family, tmp_path
     assert refused_stages(read_config(str(tmp_path)) or {})[1] == expected
 
 
-@pytest.mark.parametrize("kind", ["bamba", "zamba2", "jamba", "recurrent_gemma", "kimi_linear", "olmo_hybrid"])
+# types whose modules r2a cannot see through, with settings that make a small model, and the reason
+UNSEEN: dict[str, tuple[dict[str, Any], str]] = {
+    "bloom": ({"n_layer": 4, "n_head": 4}, "no attention function"),
+    "mpt": ({"d_model": 64, "n_layers": 4, "n_heads": 4}, "no attention function"),
+    "gptj": ({"n_embd": 64, "n_layer": 4, "n_head": 4, "rotary_dim": 8}, "no attention function"),
+    "falcon_mamba": ({"state_size": 16, "time_step_rank": 4}, "no attention function"),
+    "bert": ({"is_decoder": True}, "no list of layers"),
+    "biogpt": ({}, "no list of layers"),
+    "recurrent_gemma": ({"lru_width": 64}, "no list of layers"),
+    "zamba": (
+        {"mamba_d_state": 16, "n_mamba_heads": 2, "attention_head_dim": 32, "num_key_value_heads": 4,
+         "layers_block_type": ["mamba", "hybrid"] * 2},
+        "share one attention",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", UNSEEN)
+def test_the_type_gives_away_modules_that_cannot_be_seen_through(kind, tmp_path):
+    settings, reason = UNSEEN[kind]
+    assert refused(manifest_of(kind, settings, tmp_path)) == TRIED
+    found, stages = refused_stages(read_config(str(tmp_path)) or {})
+    assert stages == TRIED and reason in found
+    (line,) = told(tmp_path)
+    assert all(stage in line for stage in TRIED)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neo", "falcon", "rwkv", "xglm", "roberta", "whisper", "zamba2"])
+def test_further_types_give_the_same_away(kind):
+    assert set(TRIED) <= set(refused_stages({"model_type": kind})[1])
+    assert set(TRIED) <= set(refused_stages({"model_type": "outer", "text_config": {"model_type": kind}})[1])
+
+
+@pytest.mark.parametrize("kind", ["bamba", "jamba", "kimi_linear", "olmo_hybrid"])
 def test_further_recurrent_families_are_known_by_their_settings(kind):
     """As in published files, without a list of the layers' kinds."""
     config = CONFIG_MAPPING[kind]().to_dict()

@@ -8,9 +8,10 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
+
+from r2a.modeling import types_in_transformers, unlike_a_decoder
 
 ANSWERS = "answers"
 TRIED = ("attention", "ablation", "patching", "sentences")  # the stages that check_model tries
@@ -80,7 +81,7 @@ def refused_stages(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
 
 def _no_decoder(config: Mapping[str, Any]) -> str:
     """Why a model cannot be studied at all; empty if nothing forbids it."""
-    model_type, known = config.get("model_type"), _types_in_transformers("CONFIG_MAPPING_NAMES")
+    model_type, known = config.get("model_type"), types_in_transformers("CONFIG_MAPPING_NAMES")
     if config.get("is_encoder_decoder"):
         return f"{model_type} has an encoder"
     if "state_size" in config and "num_attention_heads" not in config:
@@ -90,7 +91,7 @@ def _no_decoder(config: Mapping[str, Any]) -> str:
 
 def _no_rerun(config: Mapping[str, Any]) -> str:
     """Why no forward pass here equals that of generation; empty if nothing forbids it."""
-    model_type, causal = config.get("model_type"), _types_in_transformers("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+    model_type, causal = config.get("model_type"), types_in_transformers("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
     if causal and model_type not in causal:
         return f"transformers does not load {model_type} as a causal language model"
     quantized = config.get("quantization_config")
@@ -103,7 +104,7 @@ def _no_rerun(config: Mapping[str, Any]) -> str:
         return "an index chooses which tokens its layers attend to"
     if kinds and not kinds & ATTENDING:
         return "none of its layers has softmax attention"
-    return unlike_vllm(config)
+    return unlike_vllm(config) or unlike_a_decoder(str(text.get("model_type")))
 
 
 def no_restarts(config: Mapping[str, Any]) -> str:
@@ -128,22 +129,6 @@ def _kinds_of_layers(config: Mapping[str, Any]) -> set[str]:
     """What a configuration calls the kinds of its layers; empty if it does not list them."""
     text = _text(config)
     return set(map(str, text.get("layer_types") or text.get("layers_block_type") or ()))
-
-
-@cache
-def _types_in_transformers(mapping: str) -> frozenset[str]:
-    """The model types in one of transformers' mappings, read from its sources because importing it takes seconds.
-
-    Empty if it is not installed, or has no such mapping.
-    """
-    package = importlib.util.find_spec("transformers")
-    folder = Path(str(package and package.origin)).parent / "models" / "auto"
-    for path in (folder / "auto_mappings.py", folder / "modeling_auto.py"):
-        source = path.read_text() if path.is_file() else ""
-        found = re.search(rf"^{mapping} = OrderedDict\($(.*?)^\)$", source, re.DOTALL | re.MULTILINE)
-        if found:
-            return frozenset(re.findall(r'^ +\("([^"]+)"', found[1], re.MULTILINE))
-    return frozenset()
 
 
 def heads_in_words(config: Mapping[str, Any], n_gpus: int) -> str | None:

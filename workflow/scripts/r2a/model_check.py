@@ -151,7 +151,7 @@ def _attention(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, 
 
 @torch.no_grad()
 def _own_logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
-    with attention_kernel(model, "sdpa" if model._supports_sdpa else "eager"):
+    with attention_kernel(model, Decoder(model).own_attention):
         return model(torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0, -1].float().cpu()
 
 

@@ -228,7 +228,7 @@ def copy_needle(model: Any, prompt: NeedlePrompt, eos: Collection[int]) -> tuple
     """
     completion: list[int] = []
     step, cache = torch.tensor([prompt.ids], device=model.device), None
-    with attention_kernel(model, "sdpa" if model._supports_sdpa else "eager"):
+    with attention_kernel(model, Decoder(model).own_attention):
         while len(completion) < max_new_tokens(prompt) and not (completion and completion[-1] in eos):
             output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
             step, cache = output.logits[:, -1:].argmax(-1), output.past_key_values

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from r2a.config_file import longrope_switch, unlike_vllm
+from r2a.modeling import NORM
 from r2a.models.attention import SEAM, Pass, attention_kernel, watched_by
 from r2a.models.weights import ModelError
 
 ATTENTION = ("self_attn", "attention", "attn", "mixer")
 PROJECTION = ("o_proj", "dense", "out_proj", "c_proj", "wo")
 MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
-NORM = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "embedding_norm")
 # module classes that carry a token's state to later tokens outside of attention
 RECURRENT = re.compile("Mamba|DeltaNet|Lightning|LinearAttention|ShortConv|Recurrent|SSM|RWKV|GatedLinear")
 GATE = re.compile(r"gate|^g_proj$")  # children of an attention module that gate its heads' outputs
@@ -86,6 +86,12 @@ class Decoder:
             return None  # one matrix gives queries and gates
         weight = projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T
         return weight.float().unflatten(0, (self.n_heads, self.d_values[layer]))
+
+    @property
+    def own_attention(self) -> str:
+        """The fastest of transformers' attention functions that is the model's own; sdpa ignores softcaps."""
+        has_softcap = getattr(self.config, "attn_logit_softcapping", None)
+        return "sdpa" if self.model._supports_sdpa and not has_softcap else "eager"
 
     @property
     def has_sinks(self) -> bool:

@@ -115,9 +115,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def tiny_model(family: str, attention: str = "eager", **more: Any) -> Any:
     """A model of the family, in float32 on the CPU; no parameter has its trivial initial value.
 
-    more: additional settings of its configuration.
+    family: of FAMILIES, or another type of model. more: additional settings of its configuration.
     """
-    settings = COMMON | FAMILIES[family] | more
+    settings = COMMON | FAMILIES.get(family, {}) | more
     config = CONFIG_MAPPING[family.split("+")[0]](**settings)
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()

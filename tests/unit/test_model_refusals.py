@@ -53,7 +53,6 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 
 def manifest_of(family: str, settings: dict[str, Any], folder: Path) -> Path:
     """The manifest of a tiny model in a folder."""
-    FAMILIES.setdefault(family, {})
     tiny_model(family, **settings).save_pretrained(folder)
     return in_manifest(folder)
 

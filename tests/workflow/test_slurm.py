@@ -94,6 +94,9 @@ def kill_first_job_of(rule, logs, cluster, snakemake):
 
 def starting_engine(logs):
     """The processes whose job's log says that its engine starts, by the lock beside each log."""
-    held = {lock.with_name(lock.name[1:].removesuffix(".lock")): lock.read_text() for lock in logs.rglob(".*.log.lock")}
-    started = [holder for log, holder in held.items() if log.exists() and ENGINE_STARTS in log.read_text()]
-    return {*re.findall(r"process (\d+) on", " ".join(started))}
+    found = set()
+    for lock in logs.rglob(".*.log.lock"):
+        with contextlib.suppress(FileNotFoundError):  # Snakemake deletes a log before it starts the job
+            if ENGINE_STARTS in lock.with_name(lock.name[1:].removesuffix(".lock")).read_text():
+                found |= {*re.findall(r"process (\d+) on", lock.read_text())}
+    return found

@@ -68,8 +68,9 @@ if STUDY.sharded_models:
     include: "workflow/rules/shards.smk"
 
 
-for place, declared in enumerate(sorted(reversed(list(workflow.rules)[n_rules_elsewhere:]), key=runs_no_engine)):
-    declared.priority = priority_of(place)
+for place, declared in enumerate(reversed(list(workflow.rules)[n_rules_elsewhere:]), start=LAST):
+    if declared.priority != LAST:
+        declared.priority = priority_of(place)
 
 
 rule all:

@@ -30,15 +30,10 @@ def threads_of(kind):
     return threads
 
 
-def runs_no_engine(rule):
-    return not IN_ENGINE.keys() <= rule.resources.keys()
-
-
 def priority_of(place):
     """Earlier stages first, by the place of their rule, so that jobs that can share a start are ready together.
 
-    Jobs that start an engine come after all others, so that most of what it can complete is ready. Of a rule, each
-    model's first job runs before the others, which its process also makes.
+    Of a rule, each model's first job runs before the others, which its process also makes.
     """
     firsts = {
         "dataset": next(iter(STUDY.datasets)),
@@ -55,6 +50,9 @@ def of_server(key):
         if "judge" in wildcards.keys()
         else STUDY.endpoint_resources(wildcards.model)
     )[key]
+
+
+LAST = 1  # of jobs that ask models about their traces: by then, most of what one engine can complete is ready
 
 
 # Snakemake clips gpu to its limit, so gpus_needed says what a job really needs

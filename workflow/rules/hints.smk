@@ -24,6 +24,7 @@ rule answer_hinted:
         "<logs>/hints/{model}/{dataset}.log",
     benchmark:
         "<benchmarks>/hints/{model}/{dataset}.tsv"
+    priority: LAST
     conda:
         ENVIRONMENT
     threads: threads_of("model")
@@ -70,6 +71,7 @@ rule judge_hints:
         "<logs>/judgements/{judge}/{dataset}.hints.log",
     benchmark:
         "<benchmarks>/judgements/{judge}/{dataset}.hints.tsv"
+    priority: LAST
     conda:
         ENVIRONMENT
     threads: threads_of("judge")

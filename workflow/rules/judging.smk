@@ -28,6 +28,7 @@ rule judge_answers:
         "<logs>/judgements/{judge}/{dataset}.log",
     benchmark:
         "<benchmarks>/judgements/{judge}/{dataset}.tsv"
+    priority: LAST
     conda:
         ENVIRONMENT
     threads: threads_of("judge")

@@ -43,6 +43,7 @@ rule answer_perturbed:
         "<logs>/perturbation/{model}/{dataset}.log",
     benchmark:
         "<benchmarks>/perturbation/{model}/{dataset}.tsv"
+    priority: LAST
     conda:
         ENVIRONMENT
     threads: threads_of("model")

@@ -36,6 +36,7 @@ rule resample_sentences:
         "<logs>/resampling/{model}/{dataset}.log",
     benchmark:
         "<benchmarks>/resampling/{model}/{dataset}.tsv"
+    priority: LAST
     conda:
         ENVIRONMENT
     threads: threads_of("model")

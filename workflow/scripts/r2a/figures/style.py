@@ -62,6 +62,7 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, settings: Mapping[str,
     for suffix in (".svg", ".png"):
         with whole_file(stem.with_suffix(suffix)) as partial:
             figure.savefig(partial, dpi=DPI, metadata={"Date": None} if suffix == ".svg" else None)
+        figure.set_layout_engine("none")  # it has its layout, which takes as long as the drawing
     plt.close(figure)
     write_csv(stem.with_suffix(".csv"), table, provenance(settings, inputs))
 

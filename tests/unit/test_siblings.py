@@ -29,7 +29,13 @@ DONE = Completion((4, 5), "stop", 0.1)
 
 def siblings_in(folder, *names):
     """One job per name, each asking for two completions."""
-    return Siblings(lambda: asked_in(folder, *names), {REQUEST.key})
+    return found(lambda: asked_in(folder, *names))
+
+
+def found(ready):
+    siblings = Siblings(ready, {REQUEST.key})
+    siblings.find(lambda request: True)
+    return siblings
 
 
 def asked_in(folder, *names):
@@ -80,7 +86,7 @@ def test_what_several_files_ask_for_is_completed_once_for_all_of_them(tmp_path):
     x, y, z = (tmp_path / f"{name}.parquet" for name in "xyz")
     question, other = replace(REQUEST, prompt_ids=(3,)), replace(REQUEST, prompt_ids=(4,))
     jobs = {x: [REQUEST, question], y: [replace(question, uid="b")], z: [question, other]}
-    siblings = Siblings(lambda: jobs, {REQUEST.key})
+    siblings = found(lambda: jobs)
     asked = siblings.claimed()
     assert next(asked) == question
     assert not siblings.keep(REQUEST, DONE)
@@ -94,7 +100,7 @@ def test_what_several_files_ask_for_is_completed_once_for_all_of_them(tmp_path):
 
 def test_a_job_that_becomes_ready_while_the_engine_runs_is_served_if_it_fits(tmp_path):
     ready = {}
-    siblings = Siblings(lambda: dict(ready), {REQUEST.key})
+    siblings = found(lambda: dict(ready))
     assert list(siblings.claimed()) == [] and not siblings.keep(REQUEST, DONE)
     ready |= asked_in(tmp_path, "x", "y")
     ready[tmp_path / "x.parquet"].append(replace(REQUEST, uid="c", prompt_ids=(1,) * 100))
@@ -103,13 +109,13 @@ def test_a_job_that_becomes_ready_while_the_engine_runs_is_served_if_it_fits(tmp
     def fits(request):
         return len(request.prompt_ids) < 100
 
-    assert siblings.renewed(fits)
+    assert siblings.find(fits)
     asked = list(siblings.claimed())
     assert {request.prompt_ids[0] for request in asked} == {ord("y"), 1}
     assert all(siblings.keep(request, DONE) for request in asked)
     ledger = CompletionLedger(ledger_path(tmp_path / "y.parquet"))
     assert all(request.key in ledger for request in ready[tmp_path / "y.parquet"])
-    assert not siblings.renewed(fits)
+    assert not siblings.find(fits)
 
 
 @pytest.fixture
@@ -172,12 +178,12 @@ def test_one_start_of_vllm_serves_jobs_of_other_rules_and_leaves_those_whose_inp
 
 
 @pytest.mark.slow
-def test_vllm_completes_what_becomes_ready_while_it_runs_if_it_has_room(study):
+def test_vllm_completes_what_becomes_ready_while_it_runs_and_leaves_much_longer_requests(study):
     model, settings = read_manifest(Path("manifest")), settings_of(study, "traces")
     requests = requests_of(model, settings, "puzzles")
     *later, too_long, own = sorted(requests, key=lambda request: len(request.prompt_ids))
-    too_long = replace(too_long, prompt_ids=too_long.prompt_ids * 5)
-    ready = iter([{}, {Path("later"): later, Path("long"): [too_long]}, {Path("later"): later}])
+    too_long = replace(too_long, prompt_ids=too_long.prompt_ids * 10)
+    ready = iter([{Path("long"): [too_long]}, {Path("later"): later, Path("long"): [too_long]}, {Path("later"): later}])
     found = list(_complete([own], model, settings, ENGINE, lambda: next(ready)))
     assert [request for request, _ in found] == [own] and next(ready, None) is None
     ledger = CompletionLedger(ledger_path(Path("later")))

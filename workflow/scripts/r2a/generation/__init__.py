@@ -24,6 +24,9 @@ from r2a.shards import WHOLE, shard_range
 from r2a.store import parameters_hash, provenance, read_parquet, write_parquet
 from r2a.traces import forced_close, invalid_reason, segment
 
+# how many times as long as the own requests those of other jobs may be: they must not take memory that a job lacks
+MOST_ROOM = 2
+
 
 def request_seed(study_seed: int, uid: str, condition: str, decoding: str, sample: int) -> int:
     """The request's own seed, from 0 up to 2^31, independent of the rest of the study."""
@@ -188,14 +191,16 @@ def _complete(
         return
     from r2a.generation import vllm_engine
 
-    siblings = Siblings(others, {request.key for request in requests})
+    siblings = Siblings(others, (request.key for request in requests))
+    longest = MOST_ROOM * max(request.n_tokens for request in requests)
+    siblings.find(lambda request: request.n_tokens <= longest)
     llm = vllm_engine.start([*requests, *siblings.requests()], manifest, resources, settings["think_tags"] == "pieces")
     wanted: Iterable[CompletionRequest] = chain(requests, siblings.claimed())
     while True:
         for request, completion in vllm_engine.complete(llm, wanted):
             if not siblings.keep(request, completion):
                 yield request, completion
-        if not siblings.renewed(lambda request: vllm_engine.has_room(llm, request)):
+        if not siblings.find(lambda request: vllm_engine.has_room(llm, request)):
             return
         wanted = siblings.claimed()
 

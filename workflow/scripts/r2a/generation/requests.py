@@ -51,6 +51,11 @@ class CompletionRequest:
     close: str = THINK_CLOSE
 
     @property
+    def n_tokens(self) -> int:
+        """Tokens of the prompt and of the longest completion."""
+        return len(self.prompt_ids) + self.max_new_tokens
+
+    @property
     def full_prompt(self) -> str:
         """The paper's prompt: question, instruction and opened reasoning in one text."""
         return f"{self.prompt} {self.prefill}"

@@ -1,7 +1,7 @@
 """Requests of other jobs, completed by a job whose engine is running, into those jobs' own ledgers."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -45,29 +45,36 @@ class Siblings:
     If two datasets hold the same question, several jobs ask for the same completion. It is made once, for all of them.
     """
 
-    def __init__(self, ready: Callable[[], Mapping[Path, Sequence[CompletionRequest]]], own: Collection[str]) -> None:
+    def __init__(self, ready: Callable[[], Mapping[Path, Sequence[CompletionRequest]]], own: Iterable[str]) -> None:
         """ready: returns the requests of ready jobs, by the file that a job makes; it may have begun since.
 
         own: keys of the own job's requests.
         """
-        self._ready, self._own = ready, own
+        self._ready, self._own = ready, set(own)
         self._known: set[Path] = set()
+        self._jobs: Mapping[Path, Sequence[CompletionRequest]] = {}  # those that were found last
+        self._shared: set[str] = set()
         self._finished: dict[str, Completion] = {}  # shared ones, for jobs that are not yet claimed
         self._homes: defaultdict[str, list[tuple[Path, CompletionRequest]]] = defaultdict(list)  # in the engine now
         self._n_left: Counter[Path] = Counter()
         self._claims: dict[Path, tuple[TextIO, CompletionLedger]] = {}
-        self._take(ready())
 
-    def _take(self, jobs: Mapping[Path, Sequence[CompletionRequest]]) -> None:
-        self._jobs = jobs
-        self._known |= jobs.keys()
-        n_asking = Counter(
-            [*self._own, *(key for asked in jobs.values() for key in {request.key for request in asked})]
-        )
+    def find(self, fits: Callable[[CompletionRequest], bool]) -> bool:
+        """Whether there are ready jobs, other than those found before, all of whose requests fit."""
+        self._jobs = {
+            output: requests
+            for output, requests in self._ready().items()
+            if output not in self._known and all(map(fits, requests))
+        }
+        self._known |= self._jobs.keys()
+        n_asking = Counter(self._own)
+        for requests in self._jobs.values():
+            n_asking.update({request.key for request in requests})
         self._shared = {key for key, n in n_asking.items() if n > 1}
+        return bool(self._jobs)
 
     def requests(self) -> list[CompletionRequest]:
-        """All requests that may come to the engine, so that it is started with room for them."""
+        """The requests of the jobs found last, so that the engine is started with room for them."""
         return [request for requests in self._jobs.values() for request in requests]
 
     def claimed(self) -> Iterator[CompletionRequest]:
@@ -92,20 +99,10 @@ class Siblings:
                 self._homes[key].append((output, request))
             yield from new
 
-    def renewed(self, fits: Callable[[CompletionRequest], bool]) -> bool:
-        """Whether jobs have become ready since, all of whose requests fit; to be called once all others are kept."""
-        self._own = ()
-        self._take(
-            {
-                output: requests
-                for output, requests in self._ready().items()
-                if output not in self._known and all(map(fits, requests))
-            }
-        )
-        return bool(self._jobs)
-
     def keep(self, request: CompletionRequest, completion: Completion) -> bool:
         """Add a completion to the ledgers of the other jobs that ask for it; return whether only those do."""
+        is_own = request.key in self._own
+        self._own.discard(request.key)
         if request.key in self._shared and completion.finish_reason != REFUSED:
             self._finished[request.key] = completion
         for output, asked in self._homes.pop(request.key, []):
@@ -117,4 +114,4 @@ class Siblings:
                 ledger.close()
                 claim.close()
                 del self._claims[output]
-        return request.key not in self._own
+        return not is_own

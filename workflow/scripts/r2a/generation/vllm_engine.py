@@ -21,7 +21,7 @@ def start(
 
     Raises EngineError if the requests limit their reasoning and its tokens cannot be counted.
     """
-    longest = max(len(request.prompt_ids) + request.max_new_tokens for request in requests)
+    longest = max(request.n_tokens for request in requests)
     (origin,) = manifest["models"].values()
     budgeted = [request.prompt_ids for request in requests if request.reasoning_budget]
     marks = marks_of(manifest["folder"], read_format(manifest["format"]), is_spelled) if budgeted else None
@@ -37,9 +37,9 @@ def start(
 
 def has_room(llm: Any, request: CompletionRequest) -> bool:
     """Whether a running engine can complete a request for which it was not started; llm: as returned by `start`."""
-    is_counted = llm.llm_engine.vllm_config.reasoning_config is not None
-    n_tokens = len(request.prompt_ids) + request.max_new_tokens
-    return n_tokens <= llm.llm_engine.model_config.max_model_len and is_counted >= bool(request.reasoning_budget)
+    engine = llm.llm_engine
+    is_counted = engine.vllm_config.reasoning_config is not None
+    return request.n_tokens <= engine.model_config.max_model_len and is_counted >= bool(request.reasoning_budget)
 
 
 def _opening_ids(prompts: Sequence[Sequence[int]], marks: Marks) -> Sequence[int]:

@@ -13,6 +13,9 @@ settings.load_profile("ci")
 # torch reads this when it is imported; Snakemake gives its jobs their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The servers that tests talk to are on this machine, whatever proxy it uses for others.
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
 

@@ -29,7 +29,7 @@ DONE = Completion((4, 5), "stop", 0.1)
 
 def siblings_in(folder, *names):
     """One job per name, each asking for two completions."""
-    return found(lambda: asked_in(folder, *names))
+    return found(lambda known: asked_in(folder, *names))
 
 
 def found(ready):
@@ -86,7 +86,7 @@ def test_what_several_files_ask_for_is_completed_once_for_all_of_them(tmp_path):
     x, y, z = (tmp_path / f"{name}.parquet" for name in "xyz")
     question, other = replace(REQUEST, prompt_ids=(3,)), replace(REQUEST, prompt_ids=(4,))
     jobs = {x: [REQUEST, question], y: [replace(question, uid="b")], z: [question, other]}
-    siblings = found(lambda: jobs)
+    siblings = found(lambda known: jobs)
     asked = siblings.claimed()
     assert next(asked) == question
     assert not siblings.keep(REQUEST, DONE)
@@ -100,7 +100,7 @@ def test_what_several_files_ask_for_is_completed_once_for_all_of_them(tmp_path):
 
 def test_a_job_that_becomes_ready_while_the_engine_runs_is_served_if_it_fits(tmp_path):
     ready = {}
-    siblings = found(lambda: dict(ready))
+    siblings = found(lambda known: {path: requests for path, requests in ready.items() if path not in known})
     assert list(siblings.claimed()) == [] and not siblings.keep(REQUEST, DONE)
     ready |= asked_in(tmp_path, "x", "y")
     ready[tmp_path / "x.parquet"].append(replace(REQUEST, uid="c", prompt_ids=(1,) * 100))
@@ -183,9 +183,9 @@ def test_vllm_completes_what_becomes_ready_while_it_runs_and_leaves_much_longer_
     requests = requests_of(model, settings, "puzzles")
     *later, too_long, own = sorted(requests, key=lambda request: len(request.prompt_ids))
     too_long = replace(too_long, prompt_ids=too_long.prompt_ids * 10)
-    ready = iter([{Path("long"): [too_long]}, {Path("later"): later, Path("long"): [too_long]}, {Path("later"): later}])
-    found = list(_complete([own], model, settings, ENGINE, lambda: next(ready)))
+    ready = iter([{Path("long"): [too_long]}, {Path("later"): later}, {Path("longer"): [too_long]}])
+    found = list(_complete([own], model, settings, ENGINE, lambda known: next(ready)))
     assert [request for request, _ in found] == [own] and next(ready, None) is None
     ledger = CompletionLedger(ledger_path(Path("later")))
     assert len(later) == 2 and all(request.key in ledger for request in later)
-    assert not ledger_path(Path("long")).exists()
+    assert not ledger_path(Path("long")).exists() and not ledger_path(Path("longer")).exists()

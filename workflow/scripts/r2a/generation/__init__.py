@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def write_traces(
         missing = list({request.key: request for request in asked if request.key not in ledger}.values())
         logger.info(f"{output}: {len(requests)} requests, {len(missing)} of them missing in the ledger")
         if missing:
-            finished = _complete(missing, model, settings, resources, lambda: asked_by_others(output, model))
+            finished = _complete(missing, model, settings, resources, partial(asked_by_others, output, model))
             for request, completion in keep(finished, ledger, missing, f"{settings['model']}, {settings['dataset']}"):
                 completions[request.key] = completion
         completions |= {request.key: ledger[request.key] for request in asked if request.key in ledger}
@@ -181,7 +182,7 @@ def _complete(
     manifest: Mapping[str, Any],
     settings: Mapping[str, Any],
     resources: Mapping[str, Any],
-    others: Callable[[], Mapping[Path, Sequence[CompletionRequest]]],
+    others: Callable[[Collection[Path]], Mapping[Path, Sequence[CompletionRequest]]],
 ) -> Iterator[tuple[CompletionRequest, Completion]]:
     """The completions, from the model's endpoint if it has one, otherwise from vLLM here."""
     if settings["endpoint"]:

@@ -1,7 +1,7 @@
 """Requests of other jobs, completed by a job whose engine is running, into those jobs' own ledgers."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,20 +22,25 @@ ASKING = {
 }
 
 
-def asked_by_others(output: Path, model: Mapping[str, Any]) -> dict[Path, list[CompletionRequest]]:
-    """What other planned jobs that are ready ask the same model for, by the files that they make.
+def asked_by_others(
+    output: Path, model: Mapping[str, Any], known: Collection[Path]
+) -> dict[Path, list[CompletionRequest]]:
+    """What other planned jobs that are ready ask the same model for, by the files that they make; without known ones.
 
-    output: what the own job makes; model: its manifest. A job whose inputs cannot be read is left out: it will say why.
+    output: what the own job makes; model: its manifest. A job whose inputs cannot be read asks for nothing here: it
+    will say why.
     """
-    found = {}
+    found: dict[Path, list[CompletionRequest]] = {}
     for job in companions(str(output), lambda job: job.script in ASKING and job.wildcards.get("model")):
+        if Path(job.output[0]) in known:
+            continue
         shard, inputs = job.wildcards.get("shard", WHOLE), dict(job.input.items())
         try:
             requests = import_module(ASKING[job.script]).requests_of(model, job.params.settings, shard=shard, **inputs)
         except Exception as error:
             logger.info(f"{job.output[0]}: left to its own job ({error})")
-        else:
-            found[Path(job.output[0])] = [request for request in requests if request.max_new_tokens]
+            requests = []
+        found[Path(job.output[0])] = [request for request in requests if request.max_new_tokens]
     return found
 
 
@@ -45,8 +50,10 @@ class Siblings:
     If two datasets hold the same question, several jobs ask for the same completion. It is made once, for all of them.
     """
 
-    def __init__(self, ready: Callable[[], Mapping[Path, Sequence[CompletionRequest]]], own: Iterable[str]) -> None:
-        """ready: returns the requests of ready jobs, by the file that a job makes; it may have begun since.
+    def __init__(
+        self, ready: Callable[[Collection[Path]], Mapping[Path, Sequence[CompletionRequest]]], own: Iterable[str]
+    ) -> None:
+        """ready: returns the requests of ready jobs, by the file that a job makes, without known ones.
 
         own: keys of the own job's requests.
         """
@@ -60,13 +67,10 @@ class Siblings:
         self._claims: dict[Path, tuple[TextIO, CompletionLedger]] = {}
 
     def find(self, fits: Callable[[CompletionRequest], bool]) -> bool:
-        """Whether there are ready jobs, other than those found before, all of whose requests fit."""
-        self._jobs = {
-            output: requests
-            for output, requests in self._ready().items()
-            if output not in self._known and all(map(fits, requests))
-        }
-        self._known |= self._jobs.keys()
+        """Find ready jobs, other than those found before, all of whose requests fit; return whether there are any."""
+        ready = self._ready(self._known)
+        self._known |= ready.keys()
+        self._jobs = {output: requests for output, requests in ready.items() if requests and all(map(fits, requests))}
         n_asking = Counter(self._own)
         for requests in self._jobs.values():
             n_asking.update({request.key for request in requests})

@@ -1,9 +1,12 @@
 """A title and its legend are apart and inside the figure, whatever the label of a model or dataset."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.font_manager import findfont, get_font_names
 
-from r2a.figures.style import legend_under_title, title
+from r2a.figures.style import FONTS, legend_under_title, title
 
 LABELS = ["Tiny", "DeepSeek-R1-Distill-Qwen-1.5B", "A model with a label that goes on " + "and on " * 20]
 
@@ -25,3 +28,10 @@ def test_a_title_of_any_length_stays_inside_the_figure_and_above_its_legend(labe
     plt.close(figure)
     assert above.x1 <= figure.bbox.x1
     assert panel.y1 < legend.y0 < legend.y1 <= last_line + 1
+
+
+def test_fonts_for_other_scripts_come_after_matplotlibs_own_and_are_installed():
+    """One that is not would be searched for, and warned of, at every text."""
+    first, *others = plt.rcParams["font.family"]
+    assert first == "DejaVu Sans" and set(others) == set(FONTS) & set(get_font_names())
+    assert [Path(findfont(name, fallback_to_default=False)).exists() for name in others] == [True] * len(others)

@@ -1,5 +1,6 @@
 """One look for every figure: fonts, palette, names, and how a figure is saved with its numbers."""
 
+import logging
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -16,6 +17,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.lines import Line2D
 
 from r2a.statistics import LEAST, TOO_FEW_TO_DRAW
@@ -32,9 +34,16 @@ TOY_NOTE = "Toy models trained on synthetic tasks: a demonstration of the pipeli
 MODEL_COLOURS = (GREEN, PURPLE, RED, BLUE)
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.")  # of decodings or models, taken in turn
 DPI = 160
+# for Chinese, Japanese and Korean, which matplotlib's own font lacks; those that are installed are used
+FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+    "PingFang SC", "Hiragino Sans", "Arial Unicode MS", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
+)  # fmt: skip
 
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns of each weight that a font lacks
 plt.rcParams.update(
     {
+        "font.family": ["DejaVu Sans", *sorted({*FONTS} & {*get_font_names()}, key=FONTS.index)],
         "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False,
         "axes.spines.right": False, "legend.frameon": False, "svg.hashsalt": "r2a", "figure.dpi": DPI,
     }

@@ -1,7 +1,6 @@
 """One process makes the files of planned jobs of its kind; these jobs find them, and no job finds another's."""
 
 import os
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import pytest
 from r2a import ahead, engine, plan
 from r2a.ahead import run
 from r2a.plan import PLAN, companions, write_plan
+from waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("_folder")
 INPUTS = {"a": "1", "b": "2", "c": "3"}
@@ -42,8 +42,16 @@ def job(name, script="score_heads", inputs=None, factor=2, model=None, is_timed=
 
 def planned(*jobs):
     write_plan(jobs)
-    time.sleep(0.01)  # what jobs write is newer
+    let_clock_tick()
     return jobs
+
+
+def let_clock_tick():
+    """Wait until what is written is newer than what was written before, by the file system's clock."""
+    clock = Path("clock")
+    clock.touch()
+    before = clock.stat().st_mtime_ns
+    wait_until(lambda: clock.touch() or clock.stat().st_mtime_ns > before)
 
 
 class Main:
@@ -95,7 +103,7 @@ def test_a_job_that_has_ended_is_not_made_again_whatever_an_earlier_run_left(ear
     main = Main()
     start(main, a)
     if earlier == "files made ahead":
-        time.sleep(0.01)
+        let_clock_tick()
         planned(b, c)
     start(main, b)
     Path("later").rename("c")

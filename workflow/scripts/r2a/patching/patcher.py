@@ -335,17 +335,21 @@ class _Restart:
             kept, start = place
             at = range(kept.n_tokens - queries.shape[2], kept.n_tokens)
             before = [side[rule.layer][:, :, :start] for side in (kept.keys, kept.values)]
-            rows_at_a_time = max(1, self.batch_tokens // kept.n_tokens)
-            for first in range(0, len(queries), rows_at_a_time):
-                rows = slice(first, first + rows_at_a_time)
-                n_rows = len(queries[rows])
-                both = (
-                    torch.cat([side.expand(n_rows, -1, -1, -1), own[rows]], 2) if start else own[rows]
-                    for side, own in zip(before, (keys[place], values[place]), strict=True)
-                )
-                z = _see(rule, kept, at, queries[rows], *both)
+            tails = keys[place], values[place]
+            most = min(len(queries), max(1, self.batch_tokens // kept.n_tokens))
+            # what all rows see before their start is copied once
+            joined = [
+                torch.cat([side.expand(most, -1, -1, -1), tail[:most]], 2)
+                for side, tail in zip(before, tails, strict=True)
+            ]
+            for first in range(0, len(queries), most):
+                rows = slice(first, first + most)
+                own = [tail[rows] for tail in tails]
+                if first:
+                    for side, tail in zip(joined, own, strict=True):
+                        side[: len(tail), :, start:] = tail
+                z = _see(rule, kept, at, queries[rows], *(side[: len(own[0])] for side in joined))
                 if any(self.paths[place][rows]):
-                    own = [side[place][rows] for side in (keys, values)]
                     self._off_path(rule, place, rows, queries[rows], own, z)
                 parts.append(z.flatten(0, 1))
         return torch.cat(parts)[None]

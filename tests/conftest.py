@@ -1,6 +1,8 @@
 """Fixtures that all tests share."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+
+
+@pytest.fixture(autouse=True)
+def _no_storage_of_workflows() -> Iterator[None]:
+    """vLLM looks at all that modules hold, and fails at what Snakemake keeps there of a workflow in this process."""
+    yield
+    if "snakemake.workflow" in sys.modules:
+        vars(sys.modules["snakemake.workflow"]).pop("storage", None)
 
 
 @pytest.fixture(scope="session")

@@ -44,8 +44,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from hooked_patching import hooked_patch
 from r2a.patching.patcher import Patch, Patcher, PatchPath
+from r2a.patching.runs import CPU_BATCH_TOKENS
 from r2a.store import whole_file
-from r2a.study import Patching
 
 
 class Sizes(NamedTuple):
@@ -137,7 +137,7 @@ def measure_path(family: str, n_tokens: int) -> dict[str, float]:
         for way, path in paths.items():
             whole = [Patch(kept, layer, at[:-1], vectors[layer], path) for layer in range(sizes.n_layers)]
             started = time.process_time()
-            patcher.finish(whole, Patching().batch_tokens)
+            patcher.finish(whole, CPU_BATCH_TOKENS)
             found[way].append(time.process_time() - started)
     return {way: min(seconds) for way, seconds in found.items()}
 
@@ -159,7 +159,7 @@ def measure_ours(
 ) -> tuple[float, torch.Tensor]:
     patcher = Patcher(model)
     started = time.process_time()
-    logits = patcher.logits(patcher.patch(patcher.keep(ids, at), component, vectors, Patching().batch_tokens))
+    logits = patcher.logits(patcher.patch(patcher.keep(ids, at), component, vectors, CPU_BATCH_TOKENS))
     seconds = time.process_time() - started
     return seconds, torch.stack(
         [logits[layer, place, head] if component == "z" else logits[layer, place] for layer, place, head in chosen]

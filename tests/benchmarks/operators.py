@@ -43,7 +43,8 @@ from r2a.attention.rerun import rerun_batch
 from r2a.attention.rows import case_attention
 from r2a.models import kernels
 from r2a.models.attention import SEAM
-from r2a.patching import patcher as patching
+from r2a.patching import components
+from r2a.patching.patcher import Patcher
 from r2a.study import Patching
 from r2a.traces import Bounds
 
@@ -232,8 +233,8 @@ def capture_run(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
     positions = range(n_tokens - 20, n_tokens)
 
     def prepare(model: Any) -> Callable[[], Any]:
-        patching.places_of(model)
-        return lambda: patching.capture(model, [0] * n_tokens, positions, ["resid_pre", "attn_out", "mlp_out", "z"])
+        components.places_of(model)
+        return lambda: components.capture(model, [0] * n_tokens, positions, ["resid_pre", "attn_out", "mlp_out", "z"])
 
     return prepare
 
@@ -242,10 +243,10 @@ def patches(component: str, n_tokens: int) -> tuple[float, float]:
     """Operators and copies that one further patch takes, divided by the number of layers."""
     n_layers = 28
     model = model_of(n_layers)
-    with mock.patch.object(patching.Patcher, "_check"), mock.patch.object(
-        patching, "_middles", lambda decoder: [layer.post_attention_layernorm for layer in decoder.layers]
+    with mock.patch.object(Patcher, "_check"), mock.patch.object(
+        components, "_middles", lambda decoder: [layer.post_attention_layernorm for layer in decoder.layers]
     ):  # fmt: skip
-        patcher = patching.Patcher(model)
+        patcher = Patcher(model)
     near = [n_tokens - 20 + k for k in range(20)]
     positions = [near[0], near[10], near[19]] if component == "z" else [*near[1:], n_tokens // 2]
     kept = patcher.keep([0] * n_tokens, positions)

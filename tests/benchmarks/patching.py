@@ -43,7 +43,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from hooked_patching import hooked_patch
-from r2a.patching.patcher import Patch, Patcher, PatchPath
+from r2a.patching.patcher import Patcher
+from r2a.patching.restarts import Patch, PatchPath
 from r2a.patching.runs import CPU_BATCH_TOKENS
 from r2a.store import whole_file
 

@@ -18,6 +18,7 @@ from r2a.attention import capture_attention
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import segment_mass
 from r2a.models.attention import attention_kernel
+from r2a.patching.components import capture
 from r2a.patching.metrics import logit_diff
 from random_traces import write_random_traces
 
@@ -88,7 +89,7 @@ def test_patch_curve_is_that_of_hooked_whole_runs(model, pair):
     place = [
         ids.index(model.tokenizer.encode(f" {word}")[0], at) for (ids, at), (word, _) in zip(runs, WORDS, strict=True)
     ]
-    vector = r2a.api.patching.capture(model.model, runs[0][0], [place[0]], ["resid_pre"])[0]["resid_pre"][1, 0]
+    vector = capture(model.model, runs[0][0], [place[0]], ["resid_pre"])[0]["resid_pre"][1, 0]
     answers = [model.tokenizer.encode("\\boxed{" + word)[-1] for word, _ in WORDS]
     patched = logit_diff(hooked_patch(model.model, runs[1][0], "resid_pre", 1, place[1], vector), *answers)
     clean, corrupted = (float(logit_diff(last_logits(model.model, ids), *answers)) for ids, _ in runs)

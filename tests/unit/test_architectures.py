@@ -27,7 +27,8 @@ from r2a.models import refuse_failed
 from r2a.models.attention import SEAM, attention_kernel
 from r2a.models.decoder import Decoder, follow_vllm
 from r2a.models.manifest import interpreted_sizes, written_sizes
-from r2a.patching.patcher import COMPONENTS, Patcher, capture, places_of
+from r2a.patching.components import COMPONENTS, capture, places_of
+from r2a.patching.patcher import Patcher
 from r2a.roles import RFH, UNABLATED
 from r2a.store import NothingToMeasure, provenance, write_json
 from r2a.traces import Bounds

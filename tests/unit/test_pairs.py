@@ -10,8 +10,9 @@ import torch
 from tokenizers import Tokenizer
 
 from r2a.models import load_model, load_tokenizer, marks_of
+from r2a.patching.components import capture
 from r2a.patching.pairs import PairError, answer_form, build_run, padded, with_control
-from r2a.patching.patcher import Patcher, capture, capture_resid_pre, final_logits
+from r2a.patching.patcher import Patcher
 from r2a.prompts import prompt_ids
 from r2a.roles import (
     ANSWER_ROLE,
@@ -219,15 +220,15 @@ def test_masked_padding_leaves_logits_and_patches_as_they_are_and_visible_paddin
     both = padded(*runs, tokenizer.pad_token_id)
     for run, whole in zip(runs, both, strict=True):
         roles, wide = list(run.positions.values()), list(whole.positions.values())
-        resid, logits = capture_resid_pre(model, run.token_ids, roles)
+        of_run, logits = capture(model, run.token_ids, roles, ["resid_pre"])
         found, padded_logits = capture(model, whole.token_ids, wide, ["resid_pre"], whole.pads)
-        _, visible = capture_resid_pre(model, whole.token_ids, wide)
+        _, visible = capture(model, whole.token_ids, wide, [])
         torch.testing.assert_close(padded_logits, logits, atol=1e-4, rtol=0)
-        torch.testing.assert_close(found["resid_pre"], resid, atol=1e-3, rtol=0)
+        torch.testing.assert_close(found["resid_pre"], of_run["resid_pre"], atol=1e-3, rtol=0)
         assert (visible - logits).abs().max() > 0.1
         kept, narrow = patcher.keep(whole.token_ids, wide, masked=whole.pads), patcher.keep(run.token_ids, roles)
-        torch.testing.assert_close(final_logits(model, kept.resid_pre[-1])[0], logits, atol=1e-4, rtol=0)
-        vectors = resid.flip(1)  # every role's vectors from another role
+        torch.testing.assert_close(patcher.logits(kept.resid_pre[-1])[0], logits, atol=1e-4, rtol=0)
+        vectors = of_run["resid_pre"].flip(1)  # every role's vectors from another role
         patched = [patcher.logits(patcher.patch(r, "resid_pre", vectors, 4096)) for r in (kept, narrow)]
         torch.testing.assert_close(*patched, atol=1e-4, rtol=0)
         assert (patched[0] - logits).abs().max() > 0.1

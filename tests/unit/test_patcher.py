@@ -19,7 +19,9 @@ from transformers import (
 from families import tiny_model
 from hooked_patching import hooked_patch, last_logits
 from r2a.models import ModelError
-from r2a.patching.patcher import COMPONENTS, Patch, Patcher, capture, patch_resid_pre
+from r2a.patching.components import COMPONENTS, capture
+from r2a.patching.patcher import Patcher
+from r2a.patching.restarts import Patch
 
 ARCHITECTURES = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config),
@@ -80,6 +82,12 @@ def test_null_patch_changes_nothing(patcher, component):
     found = patched_logits(patcher, component, "corrupted", "corrupted")
     expected = last_logits(patcher.model, IDS["corrupted"])
     np.testing.assert_allclose(found, expected.expand_as(found), atol=1e-4)
+
+
+def test_patches_leave_no_hook_in_the_model(patcher):
+    before = last_logits(patcher.model, IDS["corrupted"])
+    patched_logits(patcher, "resid_pre", "clean", "corrupted")
+    assert torch.equal(last_logits(patcher.model, IDS["corrupted"]), before)
 
 
 @pytest.mark.parametrize("component", ["resid_pre", "z"])
@@ -174,10 +182,17 @@ def test_captured_activations_add_up_to_the_residual_stream(patcher, component):
     np.testing.assert_allclose(logits, last_logits(patcher.model, IDS["clean"]), atol=1e-4)
 
 
+def test_captured_resid_pre_is_the_hidden_state_that_enters_each_layer(model):
+    found, _ = capture(model, IDS["clean"], POSITIONS["clean"], ["resid_pre"])
+    with torch.no_grad():
+        output = model(torch.tensor([IDS["clean"]]), output_hidden_states=True, use_cache=False)
+    expected = torch.stack([hidden[0, POSITIONS["clean"]] for hidden in output.hidden_states[:-1]])
+    np.testing.assert_allclose(found["resid_pre"], expected, atol=1e-5)
+
+
 def test_half_precision_stays_within_its_rounding(model):
-    vectors = capture(model, IDS["clean"], POSITIONS["clean"], ["resid_pre"])[0]["resid_pre"]
-    exact = patch_resid_pre(model, IDS["corrupted"], POSITIONS["corrupted"], vectors, 100)
-    rounded = patch_resid_pre(model.bfloat16(), IDS["corrupted"], POSITIONS["corrupted"], vectors, 100)
+    exact = patched_logits(Patcher(model), "resid_pre", "clean", "corrupted")
+    rounded = patched_logits(Patcher(model.bfloat16()), "resid_pre", "clean", "corrupted")
     model.float()
     assert rounded.dtype == torch.float32
     assert float((rounded - exact).square().mean().sqrt() / exact.std()) < 0.05

@@ -8,7 +8,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from hooked_patching import last_logits
-from r2a.patching.patcher import KeptRun, Patch, Patcher, PatchPath
+from r2a.patching.patcher import Patcher
+from r2a.patching.restarts import KeptRun, Patch, PatchPath
 
 N_LAYERS, N_HEADS = 3, 4
 SIZES = {

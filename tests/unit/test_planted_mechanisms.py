@@ -19,7 +19,9 @@ from r2a.heads.focus import density, rank_heads, sink_free
 from r2a.heads.registry import stacked
 from r2a.models.attention import SEAM, attention_kernel
 from r2a.patching.attribution import direct_attribution
-from r2a.patching.patcher import Patch, Patcher, PatchPath, capture
+from r2a.patching.components import capture
+from r2a.patching.patcher import Patcher
+from r2a.patching.restarts import Patch, PatchPath
 
 CARRIER = (LAYER, HEAD)
 MECHANISMS = ["one_head", "attends_idly", "attends_little", "in_sequence"]

@@ -36,9 +36,10 @@ from r2a.models import format_of, load_tokenizer, marks_of, text_of, token_piece
 from r2a.models import load_model as load_weights
 from r2a.models.decoder import Decoder, follow_vllm
 from r2a.models.weights import find_weights
-from r2a.patching import patcher as patching
+from r2a.patching.components import capture as capture_run
 from r2a.patching.metrics import patch_metrics
 from r2a.patching.pairs import build_run
+from r2a.patching.patcher import Patcher
 from r2a.prompts import WITH, WITHOUT, Prompts, PromptStyle
 from r2a.roles import STUB
 from r2a.sentences.belief import measure_belief
@@ -67,9 +68,9 @@ class ReasoningModel:
     marks: Marks
 
     @cached_property
-    def patcher(self) -> patching.Patcher:
+    def patcher(self) -> Patcher:
         """The model's patcher, checked on first use. Raises ModelError if the architecture cannot be patched."""
-        return patching.Patcher(self.model)
+        return Patcher(self.model)
 
     def prompt_ids(
         self, question: str, instruction: str = "", condition: str = WITH, prompt: str | None = None
@@ -323,7 +324,7 @@ def capture(
     components: resid_pre, resid_mid, attn_out, mlp_out or z; z has [layer, position, head, d_head]. Raises ModelError
     if the architecture lacks one.
     """
-    found, _ = patching.capture(model.model, trace.token_ids, positions, components)
+    found, _ = capture_run(model.model, trace.token_ids, positions, components)
     return {component: activations.numpy() for component, activations in found.items()}
 
 
@@ -363,7 +364,7 @@ def patch_curve(
     ]
     roles = [role for role in sides[0].roles if role in sides[1].roles]
     places = [[side.positions[role] for role in roles] for side in sides]
-    vectors, clean_logits = patching.capture(model.model, sides[0].token_ids, places[0], [component])
+    vectors, clean_logits = capture_run(model.model, sides[0].token_ids, places[0], [component])
     kept = patcher.keep(sides[1].token_ids, places[1])
     resid_post = patcher.patch(kept, component, vectors[component].to(model.model.device), BATCH_TOKENS)
     corrupted_logits = patcher.logits(kept.resid_pre[-1])[0]

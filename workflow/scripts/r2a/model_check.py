@@ -22,8 +22,9 @@ from r2a.attention.segments import segment_mass
 from r2a.models import ModelError, load_model, read_manifest
 from r2a.models.attention import SEAM, AttentionError, attention_kernel
 from r2a.models.decoder import Decoder
-from r2a.patching.patcher import COMPONENTS, Patcher, capture, places_of
+from r2a.patching.components import COMPONENTS, capture, places_of
 from r2a.patching.patcher import TOLERANCES as PATCHING_TOLERANCES
+from r2a.patching.patcher import Patcher
 from r2a.progress import logger, tell
 from r2a.roles import UNABLATED
 from r2a.sentences.branches import TOLERANCES as SENTENCE_TOLERANCES

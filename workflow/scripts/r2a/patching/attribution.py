@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from r2a.patching.patcher import KeptRun, Patcher
+from r2a.patching.patcher import Patcher
+from r2a.patching.restarts import KeptRun
 
 
 class Attribution(NamedTuple):

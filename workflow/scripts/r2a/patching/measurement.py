@@ -13,9 +13,11 @@ import torch
 
 from r2a.extensions import CONTROLS
 from r2a.memory import if_it_fits
+from r2a.patching.components import capture
 from r2a.patching.controls import Given
 from r2a.patching.metrics import METRICS, logit_diff, patch_metrics
-from r2a.patching.patcher import KeptRun, Patch, Patcher, capture, final_logits, refuse_deviating
+from r2a.patching.patcher import Patcher, refuse_deviating
+from r2a.patching.restarts import KeptRun, Patch
 from r2a.ranges import doubling_ends, step_of
 from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, KEY_ROLES, PROBE, REASONING_END
 from r2a.store import axis_labels
@@ -264,7 +266,7 @@ class _Pair:
         source = RUNS[1 - RUNS.index(base)]
         parts = [
             patch_metrics(
-                final_logits(patcher.model, some), self.logits[source], self.logits[base], *self.answers[base]
+                patcher.decoder.final_logits(some), self.logits[source], self.logits[base], *self.answers[base]
             )
             for some in resid_post.split(max(1, LOGITS_AT_A_TIME // len(self.logits[base])))
         ]

@@ -16,9 +16,11 @@ from r2a.models.attention import SEAM
 from r2a.parts import Parts
 from r2a.patching.attribution import direct_attribution
 from r2a.patching.by_probe import plain_rows, probe_groups, refuse_unused, used_pairs
+from r2a.patching.components import as_heads
 from r2a.patching.measurement import LOGITS_AT_A_TIME, RUNS, is_used
 from r2a.patching.metrics import patch_metrics
-from r2a.patching.patcher import KeptRun, Patch, Patcher, PatchPath, final_logits
+from r2a.patching.patcher import Patcher
+from r2a.patching.restarts import KeptRun, Patch, PatchPath
 from r2a.progress import Progress
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, FINAL_ROLE, KEY_ROLES, PATHS, PROBE, REASONING_END
 from r2a.shards import WHOLE, shard_range
@@ -206,7 +208,10 @@ class _Pair:
             [(a[-1] - b[-1]).float().cpu() for a, b in zip(clean.resid_pre[1:], corrupted.resid_pre[1:], strict=True)]
         )
         of_heads = torch.stack(
-            [self.patcher.as_heads((a[-1] - b[-1]).float().cpu()) for a, b in zip(clean.z, corrupted.z, strict=True)]
+            [
+                as_heads(self.patcher.decoder, (a[-1] - b[-1]).float().cpu())
+                for a, b in zip(clean.z, corrupted.z, strict=True)
+            ]
         )
         # where both runs are equal, the share is undefined: 0 / 0
         return (
@@ -219,8 +224,7 @@ class _Pair:
         flat = resid_post.reshape(-1, resid_post.shape[-1])
         parts = [
             patch_metrics(
-                final_logits(self.patcher.model, some).cpu(), self.logits["clean"], self.logits["corrupted"],
-                *self.answers,
+                self.patcher.logits(some), self.logits["clean"], self.logits["corrupted"], *self.answers
             )
             for some in flat.split(max(1, LOGITS_AT_A_TIME // len(self.logits["clean"])))
         ]  # fmt: skip

@@ -14,10 +14,8 @@ job, a Patch.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -25,385 +23,27 @@ from r2a.memory import by_tokens, in_batches
 from r2a.models import ModelError, off_device, stack_layers
 from r2a.models.attention import SEAM, attention_kernel, watched_by
 from r2a.models.decoder import Decoder
-from r2a.models.kernels import Rule, attend
+from r2a.patching.components import COMPONENTS, as_heads, batch_of_one, places_of, seen_and_positions
+from r2a.patching.restarts import (
+    Elsewhere,
+    Enough,
+    Keeping,
+    KeptRun,
+    Patch,
+    Paths,
+    Place,
+    Restart,
+    Shapes,
+    Tails,
+    options_of,
+    pack,
+    patched_tail,
+    tokens_of,
+    unpack,
+)
 
-COMPONENTS = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
 # How far the patcher's logits may be from the model's own: root mean square, relative to the logits'.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
-
-
-# ---- where components are
-
-
-class Places:
-    """Where each component is in a model's layers.
-
-    resid_pre enters a layer; attn_out leaves its attention and mlp_out its MLP, both before any norm or factor that
-    follows; z enters attention's output projection. resid_mid, the residual stream between attention and MLP, enters
-    the module that `mid` names in each layer; it is None where attention and MLP run in parallel.
-    """
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-        self.mid = _middles(decoder)
-
-    @property
-    def components(self) -> list[str]:
-        """The components that the model has in every layer."""
-        decoder = self.decoder
-        missing = set()
-        if None in decoder.attentions:
-            missing |= {"attn_out", "z", "resid_mid"}
-        if None in decoder.mlps:
-            missing |= {"mlp_out", "resid_mid"}
-        if None in self.mid:
-            missing.add("resid_mid")
-        return [component for component in COMPONENTS if component not in missing]
-
-    def those_of(self, components: Sequence[str]) -> list[str]:
-        """Those of some components that the model has in every layer."""
-        return [component for component in components if component in self.components]
-
-    def refuse_missing(self, components: Sequence[str]) -> None:
-        """Raise ModelError where a component is not in every layer."""
-        missing = [component for component in components if component not in self.components]
-        if missing:
-            raise ModelError(
-                f"{self.decoder.name}: has no {', '.join(missing)} in every layer; give patching.components without "
-                f"{'it' if len(missing) == 1 else 'them'}: {', '.join(self.components)}"
-            )
-
-    @contextmanager
-    def hooked(self, number: int, component: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-        """Replace a component [row, token, ...] of a layer by what `change` returns for it, until the block ends.
-
-        resid_mid is changed in place, since the layer later adds to the same tensor.
-        """
-        layer = self.decoder.layers[number]
-
-        def enters(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            return (change(inputs[0]), *inputs[1:])
-
-        def enters_in_place(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            changed = change(inputs[0])
-            if changed is not inputs[0]:
-                inputs[0].copy_(changed)
-
-        def leaves(_module: Any, _inputs: Any, output: Any) -> Any:
-            return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
-
-        if component == "resid_pre":
-            hook = layer.register_forward_pre_hook(enters)
-        elif component == "resid_mid":
-            hook = self.mid[number].register_forward_pre_hook(enters_in_place)
-        elif component == "attn_out":
-            hook = self.decoder.attentions[number].register_forward_hook(leaves)
-        elif component == "mlp_out":
-            hook = self.decoder.mlps[number].register_forward_hook(leaves)
-        else:
-            hook = self.decoder.projections[number].register_forward_pre_hook(enters)
-        try:
-            yield
-        finally:
-            hook.remove()
-
-
-_PLACES: WeakKeyDictionary[Any, Places] = WeakKeyDictionary()
-
-
-def places_of(model: Any) -> Places:
-    """A model's Places, computed once."""
-    if model not in _PLACES:
-        _PLACES[model] = Places(Decoder(model))
-    return _PLACES[model]
-
-
-@torch.no_grad()
-def _middles(decoder: Decoder) -> list[Any]:
-    """The module of each layer that resid_mid enters, found by its effect: if the MLP returns 0, that module's input
-    equals the layer's output.
-    """
-    entering: list[list[tuple[Any, torch.Tensor]]] = [[] for _ in decoder.layers]
-    leaving: list[torch.Tensor] = []
-
-    def first_of(output: Any) -> torch.Tensor:
-        return output[0] if isinstance(output, tuple) else output
-
-    def zero(_module: Any, _inputs: Any, output: Any) -> Any:
-        return (output[0] * 0, *output[1:]) if isinstance(output, tuple) else output * 0
-
-    def note(number: int) -> Callable[..., None]:
-        def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            if inputs and isinstance(inputs[0], torch.Tensor):
-                entering[number].append((module, inputs[0].clone()))
-
-        return hook
-
-    def forget(number: int) -> Callable[..., None]:
-        return lambda *_: entering[number].clear()
-
-    with ExitStack() as hooks:
-        for number, layer in enumerate(decoder.layers):
-            for child in layer.children():
-                if child is decoder.attentions[number]:  # any module before it does not receive resid_mid
-                    hooks.callback(child.register_forward_hook(forget(number)).remove)
-                else:
-                    hooks.callback(child.register_forward_pre_hook(note(number)).remove)
-            if decoder.mlps[number] is not None:
-                hooks.callback(decoder.mlps[number].register_forward_hook(zero).remove)
-            hooks.callback(layer.register_forward_hook(lambda *io: leaving.append(first_of(io[2]).clone())).remove)
-        decoder.run(torch.tensor([[2, 3, 5]], device=decoder.model.device))
-    return [
-        next((module for module, hidden in noted if hidden.shape == left.shape and torch.equal(hidden, left)), None)
-        for noted, left in zip(entering, leaving, strict=True)
-    ]
-
-
-# ---- capture
-
-
-def final_logits(model: Any, resid_post: torch.Tensor) -> torch.Tensor:
-    """Logits from the last layer's output, float32 throughout: [..., d_model] -> [..., vocabulary]."""
-    return Decoder(model).final_logits(resid_post)
-
-
-@torch.no_grad()
-def capture(
-    model: Any,
-    token_ids: Sequence[int],
-    positions: Sequence[int],
-    components: Sequence[str],
-    masked: Sequence[int] = (),
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """One run's activations at the given positions, and its last logits, by the model's own forward pass.
-
-    `masked` positions are padding: attention does not see them, and they do not count in other tokens' positions.
-    Returns float32 [layer, position, d_model] per component, for z [layer, position, head, d_head] (0 beyond the width
-    of a layer with narrower heads), and float32 logits [vocabulary], on the CPU.
-    """
-    places = places_of(model)
-    places.refuse_missing(components)
-    decoder = places.decoder
-    kept: dict[str, list[torch.Tensor]] = {component: [] for component in components}
-    chosen = torch.tensor(list(positions), device=model.device)
-
-    def keep(component: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        def look(found: torch.Tensor) -> torch.Tensor:
-            at = found[0, chosen.to(found.device)].float()
-            kept[component].append(_as_heads(decoder, at) if component == "z" else at)
-            return found
-
-        return look
-
-    last: list[torch.Tensor] = []
-    with ExitStack() as hooks:
-        for number in range(decoder.n_layers):
-            for component in components:
-                hooks.enter_context(places.hooked(number, component, keep(component)))
-        hooks.callback(decoder.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0][0, -1:])).remove)
-        seen, numbers = _seen_and_places(model, len(token_ids), masked)
-        decoder.run(_batch_of_one(model, token_ids), attention_mask=seen if len(masked) else None, position_ids=numbers)
-    *found, logits = off_device([*map(stack_layers, kept.values()), decoder.final_logits(last[0])[0]])
-    return dict(zip(kept, found, strict=True)), logits
-
-
-def _as_heads(decoder: Decoder, joined: torch.Tensor) -> torch.Tensor:
-    """z with its heads as an axis, [..., head, d_head], where d_head is that of the widest layer."""
-    heads = joined.unflatten(-1, (decoder.n_heads, -1))
-    return torch.nn.functional.pad(heads, (0, max(decoder.d_values) - heads.shape[-1]))
-
-
-def capture_resid_pre(
-    model: Any, token_ids: Sequence[int], positions: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One run's resid_pre, float32 [layer, position, d_model], and its last logits, float32 [vocabulary]."""
-    found, logits = capture(model, token_ids, positions, ["resid_pre"])
-    return found["resid_pre"], logits
-
-
-# ---- patching
-
-
-@dataclass(frozen=True, eq=False)
-class KeptRun:
-    """What patches need from the run that they restart from; the lists have one entry per layer.
-
-    start: the first position that can be patched. keys [1, kv_head, token, d_head], after rotation, and values [1,
-    kv_head, token, d_value]. resid_pre: [token from `start` on, d_model], and one more entry for the last layer's
-    output at the last token, [1, d_model]. z [position, head * d_value], at `positions`. mlp_out: each MLP's output
-    [token from `path_start` on, d_model]; not kept if path_start is None. options: what the model passes to the layer
-    besides the residual stream. seen: [token], false for tokens hidden from attention; None if it sees all. at:
-    `positions` on the model's device.
-    """
-
-    positions: tuple[int, ...]
-    start: int
-    n_tokens: int
-    seen: torch.Tensor | None
-    at: torch.Tensor
-    path_start: int | None = None
-    keys: list[torch.Tensor] = field(default_factory=list)
-    values: list[torch.Tensor] = field(default_factory=list)
-    resid_pre: list[torch.Tensor] = field(default_factory=list)
-    z: list[torch.Tensor] = field(default_factory=list)
-    mlp_out: dict[int, torch.Tensor] = field(default_factory=dict)
-    options: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class PatchPath:
-    """The heads [layer, head] and MLPs [layer] through which a patch reaches the answer's side; true where it does.
-
-    The answer's side is the run's positions from its path_start on. There, other heads attend to the kept run's state
-    of what comes before it, and other MLPs write what they write in the kept run; everything else follows from the
-    patch.
-    """
-
-    heads: torch.Tensor
-    mlps: torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Patch:
-    """Vectors [position, d_model] that replace resid_pre of a layer at some positions of one run.
-
-    `layer` may be the number of layers, which stands for the last one's output. Without a path, the patch reaches
-    everything that sees it.
-    """
-
-    run: KeptRun
-    layer: int
-    positions: tuple[int, ...]
-    vectors: torch.Tensor
-    path: PatchPath | None = None
-
-    @property
-    def start(self) -> int:
-        return min(self.positions)
-
-    @property
-    def n_tokens(self) -> int:
-        """Number of recomputed tokens."""
-        return self.run.n_tokens - self.start
-
-
-Place = tuple[KeptRun, int]  # the run that tails belong to, and the position where they begin
-Paths = dict[Place, list[PatchPath | None]]  # one per row
-Tails = dict[Place, torch.Tensor]  # [row, token from there on, ...], one row per patch
-Shapes = dict[Place, tuple[int, int]]  # rows and tokens of each of several packed tails, [token, ...]
-
-
-class _Enough(Exception):
-    """Raised when keys and values have been computed and the rest of the layer is not needed."""
-
-
-class _Keeping:
-    """The pass of a whole run that keeps its keys and values."""
-
-    def __init__(self, kept: KeptRun) -> None:
-        self.kept = kept
-
-    def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        self.kept.keys.append(key)
-        self.kept.values.append(value)
-        return _see(rule, self.kept, range(self.kept.n_tokens), query, key, value)
-
-
-@dataclass
-class _Restart:
-    """The pass of packed tails through one layer. A tail sees the kept keys and values before its start, then its own.
-
-    own: the tails' keys and values if they are already computed and the pass holds the tails' last tokens only;
-    otherwise those of the pass are used. batch_tokens: the maximum number of tokens whose keys are seen at a time.
-    paths: one per tail.
-    """
-
-    shapes: Shapes
-    batch_tokens: int
-    paths: Paths
-    own: tuple[Tails, Tails] | None = None
-    is_enough: bool = False
-
-    def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        if self.is_enough:
-            self.own = self._heads(key), self._heads(value)
-            raise _Enough
-        keys, values = self.own or (self._heads(key), self._heads(value))
-        parts = []
-        lasts = {place: (rows, 1) for place, (rows, _) in self.shapes.items()}
-        for place, queries in self._heads(query, lasts if self.own else None).items():
-            kept, start = place
-            at = range(kept.n_tokens - queries.shape[2], kept.n_tokens)
-            before = [side[rule.layer][:, :, :start] for side in (kept.keys, kept.values)]
-            tails = keys[place], values[place]
-            most = min(len(queries), max(1, self.batch_tokens // kept.n_tokens))
-            # what all rows see before their start is copied once
-            joined = [
-                torch.cat([side.expand(most, -1, -1, -1), tail[:most]], 2)
-                for side, tail in zip(before, tails, strict=True)
-            ]
-            for first in range(0, len(queries), most):
-                rows = slice(first, first + most)
-                own = [tail[rows] for tail in tails]
-                if first:
-                    for side, tail in zip(joined, own, strict=True):
-                        side[: len(tail), :, start:] = tail
-                z = _see(rule, kept, at, queries[rows], *(side[: len(own[0])] for side in joined))
-                if any(self.paths[place][rows]):
-                    self._off_path(rule, place, rows, queries[rows], own, z)
-                parts.append(z.flatten(0, 1))
-        return torch.cat(parts)[None]
-
-    def _off_path(
-        self, rule: Rule, place: Place, rows: slice, queries: torch.Tensor, own: list[torch.Tensor], z: torch.Tensor
-    ) -> None:
-        """Replace z [row, query, head, d_value] of heads that are on no path by what the kept keys and values give.
-
-        queries: [row, head, query, d_head] of the tails' last tokens; own: the tails' keys and values.
-        """
-        kept, start = place
-        side = kept.path_start or 0
-        first = max(start, side)
-        at = range(max(kept.n_tokens - queries.shape[2], side), kept.n_tokens)
-        both = (
-            torch.cat(
-                [before[rule.layer][:, :, :first].expand(len(queries), -1, -1, -1), tail[:, :, first - start :]], 2
-            )
-            for before, tail in zip((kept.keys, kept.values), own, strict=True)
-        )
-        off = _see(rule, kept, at, queries[:, :, -len(at) :], *both)
-        on_path = torch.stack(
-            [
-                torch.ones(off.shape[2], dtype=torch.bool) if path is None else path.heads[rule.layer]
-                for path in self.paths[place][rows]
-            ]
-        )
-        z[:, -len(at) :] = torch.where(on_path[:, None, :, None].to(z.device), z[:, -len(at) :], off)
-
-    def _heads(self, packed: torch.Tensor, shapes: Shapes | None = None) -> Tails:
-        """[1, head, token, d] of all tails as [row, head, token, d] by place."""
-        unpacked = _unpack(packed[0].transpose(0, 1), shapes or self.shapes)
-        return {place: part.transpose(1, 2) for place, part in unpacked.items()}
-
-
-class _Elsewhere:
-    """A pass whose attention output is inserted afterwards, at the output projection."""
-
-    def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
-
-
-def _see(
-    rule: Rule, kept: KeptRun, at: range, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-) -> torch.Tensor:
-    """z [row, query, head, d_value] of queries at some positions of a run, over the keys of all its tokens."""
-    visible = None
-    if len(at) < kept.n_tokens or kept.seen is not None or rule.is_local(kept.n_tokens):
-        places = torch.arange(kept.n_tokens, device=query.device)
-        visible = rule.sees(places[at.start :, None], places)
-        if kept.seen is not None:
-            visible = visible & kept.seen.to(query.device)
-    return attend(rule, query, key, value, visible).transpose(1, 2)
 
 
 class Patcher:
@@ -451,7 +91,7 @@ class Patcher:
 
         masked: as in `capture`. path_start: where the answer's side begins, for patches with a path.
         """
-        seen, numbers = _seen_and_places(self.model, len(token_ids), masked)
+        seen, numbers = seen_and_positions(self.model, len(token_ids), masked)
         first = min(positions) if start is None else start
         at = torch.tensor(list(positions), device=self.model.device)
         kept = KeptRun(tuple(positions), first, len(token_ids), seen[0] if len(masked) else None, at, path_start)
@@ -482,7 +122,7 @@ class Patcher:
                 if path_start is not None and self.decoder.mlps[number] is not None:
                     hooks.enter_context(self.places.hooked(number, "mlp_out", keep_mlp(number)))
             hooks.callback(self.decoder.norm.register_forward_pre_hook(leave).remove)
-            self.decoder.run(_batch_of_one(self.model, token_ids), _Keeping(kept), position_ids=numbers)
+            self.decoder.run(batch_of_one(self.model, token_ids), Keeping(kept), position_ids=numbers)
         return kept
 
     @torch.no_grad()
@@ -530,12 +170,12 @@ class Patcher:
 
         def leave(layer: int, rows: Mapping[Place, list[int]], tails: Tails) -> None:
             shapes = {place: (tail.shape[0], tail.shape[1]) for place, tail in tails.items()}
-            for place, of_place in _unpack(z.pop(), shapes).items():
+            for place, of_place in unpack(z.pop(), shapes).items():
                 kept, numbers = place[0], rows[place]
                 last = kept.positions.index(kept.n_tokens - 1)
                 stream[numbers, layer] = (tails[place][:, -1] - kept.resid_pre[layer + 1][-1]).float().cpu()
                 changed = (of_place[:, -1] - kept.z[layer][last]).float().cpu()
-                heads[numbers, layer] = _as_heads(self.decoder, changed)
+                heads[numbers, layer] = as_heads(self.decoder, changed)
 
         with ExitStack() as hooks:
             for number in range(self.n_layers):
@@ -568,7 +208,7 @@ class Patcher:
             rows: dict[Place, list[int]] = defaultdict(list)
             for layer in range(min(patches[number].layer for number in batch), self.n_layers):
                 for place, numbers in joining[layer].items():
-                    tail = _patched_tail([patches[number] for number in numbers])
+                    tail = patched_tail([patches[number] for number in numbers])
                     tails[place] = torch.cat([tails[place], tail.to(tails[place])]) if place in tails else tail
                     rows[place] += numbers
                 paths = {place: [patches[number].path for number in numbers] for place, numbers in rows.items()}
@@ -625,7 +265,7 @@ class Patcher:
     @torch.no_grad()
     def logits(self, resid_post: torch.Tensor) -> torch.Tensor:
         """Float32 logits [..., vocabulary] from the last layer's output, on the CPU."""
-        return final_logits(self.model, resid_post).cpu()
+        return self.decoder.final_logits(resid_post).cpu()
 
     def gradients(
         self, kept: KeptRun, answer_a: int, answer_b: int, components: Sequence[str] = COMPONENTS
@@ -666,7 +306,7 @@ class Patcher:
             upstream = by_name["resid_pre"]
             for component in components:
                 of_place = by_name[component].flatten(0, -2)[at.to(by_name[component].device)].float()
-                of_layers[component].append(_as_heads(self.decoder, of_place) if component == "z" else of_place)
+                of_layers[component].append(as_heads(self.decoder, of_place) if component == "z" else of_place)
         found_of = off_device([stack_layers(layers[::-1]) for layers in of_layers.values()])
         return dict(zip(of_layers, found_of, strict=True))
 
@@ -697,44 +337,40 @@ class Patcher:
             hooks.enter_context(self.places.hooked(number, "z", lambda old: z[None].to(old.device)))
             if component != "z":
                 hooks.enter_context(self.places.hooked(number, component, lambda old: new[None].to(old.device)))
-            resid_post = self._through(number, states, [(kept, at)], _Elsewhere())
+            resid_post = self._through(number, states, [(kept, at)], Elsewhere())
         return resid_post.unflatten(0, (-1, self.n_heads)) if component == "z" else resid_post
-
-    def as_heads(self, joined: torch.Tensor) -> torch.Tensor:
-        """z with its heads as an axis, [..., head, d_head], 0 beyond the width of a layer with narrower heads."""
-        return _as_heads(self.decoder, joined)
 
     def at_last_token(self, kept: KeptRun, number: int, z: torch.Tensor) -> torch.Tensor:
         """A layer's output [1, d_model] at the last token of a kept run when its heads give z [head * d_value]."""
         at = torch.tensor([kept.n_tokens - 1], device=z.device)
         with self.places.hooked(number, "z", lambda old: z[None, None].to(old.device)):
-            return self._through(number, kept.resid_pre[number][-1:].to(z.device), [(kept, at)], _Elsewhere())
+            return self._through(number, kept.resid_pre[number][-1:].to(z.device), [(kept, at)], Elsewhere())
 
     def _layer(self, number: int, tails: Tails, batch_tokens: int, paths: Paths) -> Tails:
         """From the tails of resid_pre of a layer to those of the next one."""
-        packed, shapes = _pack(self._moved(number, tails))
-        restart = _Restart(shapes, batch_tokens, paths)
+        packed, shapes = pack(self._moved(number, tails))
+        restart = Restart(shapes, batch_tokens, paths)
         with self._mlps_off_path(number, shapes, paths):
-            return _unpack(self._through(number, packed, _tokens_of(shapes, packed.device), restart), shapes)
+            return unpack(self._through(number, packed, tokens_of(shapes, packed.device), restart), shapes)
 
     def _last_layer(self, number: int, tails: Tails, batch_tokens: int, paths: Paths) -> Tails:
         """The same for the tails' last tokens only: keys and values are computed first, then the layer for those
         tokens.
         """
         tails = self._moved(number, tails)
-        packed, shapes = _pack(tails)
-        restart = _Restart(shapes, batch_tokens, paths, is_enough=True)
+        packed, shapes = pack(tails)
+        restart = Restart(shapes, batch_tokens, paths, is_enough=True)
         try:
-            self._through(number, packed, _tokens_of(shapes, packed.device), restart)
-        except _Enough:
+            self._through(number, packed, tokens_of(shapes, packed.device), restart)
+        except Enough:
             restart.is_enough = False
-        lasts, last_shapes = _pack({place: tail[:, -1:] for place, tail in tails.items()})
+        lasts, last_shapes = pack({place: tail[:, -1:] for place, tail in tails.items()})
         at = [
             (kept, torch.full((rows,), kept.n_tokens - 1, device=packed.device))
             for (kept, _), (rows, _) in last_shapes.items()
         ]
         with self._mlps_off_path(number, last_shapes, paths):
-            return _unpack(self._through(number, lasts, at, restart), last_shapes)
+            return unpack(self._through(number, lasts, at, restart), last_shapes)
 
     @contextmanager
     def _mlps_off_path(self, number: int, shapes: Shapes, paths: Paths) -> Iterator[None]:
@@ -746,7 +382,7 @@ class Patcher:
 
         def change(written: torch.Tensor) -> torch.Tensor:
             changed = written.clone()
-            for place, tail in _unpack(changed.reshape(-1, changed.shape[-1]), shapes).items():
+            for place, tail in unpack(changed.reshape(-1, changed.shape[-1]), shapes).items():
                 kept = place[0].mlp_out[number]
                 n = min(tail.shape[1], len(kept))
                 for row in off[place]:
@@ -766,7 +402,7 @@ class Patcher:
     ) -> torch.Tensor:
         """States [token, d_model] of tokens at some positions of runs, passed through one of the model's own layers."""
         with watched_by(forward_pass):
-            output = self.decoder.layers[number](states[None], **_options(number, tokens))
+            output = self.decoder.layers[number](states[None], **options_of(number, tokens))
         return (output[0] if isinstance(output, tuple) else output)[0]
 
     @torch.no_grad()
@@ -777,7 +413,7 @@ class Patcher:
         ids = torch.randint(n_vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
         try:
             with attention_kernel(self.model, "eager"):
-                own = self.model(_batch_of_one(self.model, ids), use_cache=False).logits[0, -1].float().cpu()
+                own = self.model(batch_of_one(self.model, ids), use_cache=False).logits[0, -1].float().cpu()
             self.model.set_attn_implementation(SEAM)
             kept = self.keep(ids, [5])
             layer = self.n_layers // 2
@@ -797,85 +433,3 @@ def refuse_deviating(name: str, found: torch.Tensor, expected: torch.Tensor, dty
             f"{name}: patching cannot restart runs of this architecture: logits come out {deviation:.2g} of their "
             f"spread away from the model's own, and {TOLERANCES[dtype]} is rounding"
         )
-
-
-@torch.no_grad()
-def patch_resid_pre(
-    model: Any, corrupted_ids: Sequence[int], positions: Sequence[int], vectors: torch.Tensor, batch_tokens: int
-) -> torch.Tensor:
-    """Last logits of the corrupted run under every single patch of resid_pre.
-
-    vectors: [layer, position, d_model]. Entry [l, p] of the result, float32 [layer, position, vocabulary] on the CPU,
-    is for the run in which only resid_pre of layer l at positions[p] is replaced, by vectors[l, p].
-    """
-    with attention_kernel(model, SEAM):  # a patcher's; afterwards the model has its own again
-        patcher = Patcher(model)
-        return patcher.logits(patcher.patch(patcher.keep(corrupted_ids, positions), "resid_pre", vectors, batch_tokens))
-
-
-# ---- tails and batches
-
-
-def _batch_of_one(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
-    return torch.tensor([list(token_ids)], device=model.device)
-
-
-def _seen_and_places(model: Any, n_tokens: int, masked: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which tokens attention sees, and each one's position among those, both [1, token]."""
-    seen = torch.ones(1, n_tokens, dtype=torch.bool, device=model.device)
-    seen[0, list(masked)] = False
-    return seen, (seen.cumsum(1) - 1).clamp_min(0)
-
-
-def _patched_tail(patches: Sequence[Patch]) -> torch.Tensor:
-    """The run's tail with each patch's vectors in it, [patch, token, d_model]; all have one run, layer and start."""
-    kept, start, n_positions = patches[0].run, patches[0].start, len(patches[0].positions)
-    tail = kept.resid_pre[patches[0].layer][start - kept.start :].repeat(len(patches), 1, 1)
-    vectors = [patch.vectors.to(tail) for patch in patches]
-    if {patch.positions for patch in patches} == {tuple(range(start, start + n_positions))}:
-        tail[:, :n_positions] = torch.stack(vectors)  # one operator for all, and no indexing that makes a GPU wait
-        return tail
-    for row, patch in enumerate(patches):
-        tail[row, [position - start for position in patch.positions]] = vectors[row]
-    return tail
-
-
-def _pack(tails: Tails) -> tuple[torch.Tensor, Shapes]:
-    """All tokens of all tails in one list, [token, ...]."""
-    shapes = {place: (tail.shape[0], tail.shape[1]) for place, tail in tails.items()}
-    return torch.cat([tail.flatten(0, 1) for tail in tails.values()]), shapes
-
-
-def _unpack(packed: torch.Tensor, shapes: Shapes) -> Tails:
-    """Views of a list of tokens, one per tail."""
-    parts = packed.split([rows * tokens for rows, tokens in shapes.values()])
-    return {place: part.unflatten(0, shape) for (place, shape), part in zip(shapes.items(), parts, strict=True)}
-
-
-def _tokens_of(shapes: Shapes, device: torch.device) -> list[tuple[KeptRun, torch.Tensor]]:
-    """The positions of all tokens of packed tails, a place each."""
-    return [
-        (kept, torch.arange(start, kept.n_tokens, device=device).repeat(rows))
-        for (kept, start), (rows, _) in shapes.items()
-    ]
-
-
-def _options(number: int, tokens: Sequence[tuple[KeptRun, torch.Tensor]]) -> dict[str, Any]:
-    """What the model passed to a layer in the kept runs, for tokens at some positions of them, packed.
-
-    Everything with one entry per token is indexed: rotations, positions, per-layer inputs.
-    """
-    first, _ = tokens[0]
-
-    def taken(values: Sequence[Any]) -> Any:
-        if isinstance(values[0], tuple):
-            return tuple(taken(each) for each in zip(*values, strict=True))
-        if not isinstance(values[0], torch.Tensor):
-            return values[0]
-        axis = 0 if values[0].ndim == 1 else 1
-        if values[0].shape[axis] != first.n_tokens:
-            return values[0]
-        parts = [value.index_select(axis, at.to(value.device)) for value, (_, at) in zip(values, tokens, strict=True)]
-        return torch.cat(parts, axis)
-
-    return {name: taken([kept.options[number][name] for kept, _ in tokens]) for name in first.options[number]}

@@ -1,6 +1,7 @@
 """The two jobs of activation patching: store both runs' activations, and patch one run into the other."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
 from r2a.parts import Parts
 from r2a.patching.by_probe import plain_rows, probe_groups, refuse_unused, used_pairs
+from r2a.patching.components import capture
 from r2a.patching.measurement import (
     RANGES,
     RUNS,
@@ -23,7 +25,7 @@ from r2a.patching.measurement import (
     range_ends,
 )
 from r2a.patching.metrics import METRICS
-from r2a.patching.patcher import Patcher, capture
+from r2a.patching.patcher import Patcher
 from r2a.progress import Progress, logger
 from r2a.roles import DIRECTIONS, KEY_ROLES
 from r2a.shards import WHOLE, shard_range
@@ -135,9 +137,9 @@ def patch_pairs(
     NothingToMeasure if no pair is left.
     """
     by_probe = used_pairs(pairs)
-    is_shared = torch.cuda.is_available()
-    batch_tokens = batch_tokens if is_shared else min(batch_tokens, CPU_BATCH_TOKENS)
+    batch_tokens = batch_tokens if torch.cuda.is_available() else min(batch_tokens, CPU_BATCH_TOKENS)
     origin = provenance(settings, [pairs, activations])
+    own = {probe: shard_range(shard, len(table)) for probe, table in by_probe.items()}
     with open_hdf5(activations) as kept:
         refuse_unused(by_probe, kept)
         patcher = Patcher(load_model(read_manifest(manifest), SEAM))
@@ -146,55 +148,70 @@ def patch_pairs(
         layers = {probe: layers_to_patch(patcher, table, kept[probe], of_model) for probe, table in by_probe.items()}
         for probe, patched in layers.items():
             logger.info(f"{probe}: {len(patched)} of {patcher.n_layers} layers are patched")
-    parts = Parts(output, origin, _part_dependences(by_probe, layers, settings))
-    missing = {
-        probe: [number for number in shard_range(shard, len(table)) if f"{probe}-{number}" not in parts]
-        for probe, table in by_probe.items()
-    }
-    n_own, n_missing = (
-        sum(map(len, of)) for of in ((shard_range(shard, len(table)) for table in by_probe.values()), missing.values())
-    )
-    logger.info(f"{output}: {n_own} pairs, by probe; {n_own - n_missing} of them already computed")
-    with (
-        open_hdf5(activations) as kept,
-        Progress(f"{settings['model']}, {settings['dataset']}: pairs patched", n_missing) as progress,
-    ):
-        for probe, table in by_probe.items():
-            lengths = list(table["clean_ids"].str.len() + table["corrupted_ids"].str.len())
-            fits = np.isfinite(kept[probe][f"{RUNS[0]}/logits"][:, 0])  # pairs whose activations were captured
-            fitting = [number for number in missing[probe] if fits[number]]
-
-            def measured(numbers: Sequence[int], _budget: int, probe: str = probe, table: pd.DataFrame = table) -> Any:
-                return measure(
-                    patcher, table, kept[probe], numbers, of_model, batch_tokens, layers[probe], progress.within
-                )
-
-            # pairs that share batches keep a GPU busy; on a CPU each is kept and reported as soon as it is done
-            shared_tokens = batch_tokens if is_shared else 0
-            for numbers, found in in_batches(fitting, by_tokens(lengths), shared_tokens, measured):
-                if found is None:
-                    logger.warning(f"{table['pair'].iloc[numbers[0]]}: does not fit into memory; left out")
-                for number, arrays in zip(numbers, found or [], strict=False):
-                    parts.add(f"{probe}-{number}", arrays)
-                    progress.advance()
+        parts = Parts(output, origin, _part_dependences(by_probe, layers, settings))
+        missing = {probe: [n for n in numbers if f"{probe}-{n}" not in parts] for probe, numbers in own.items()}
+        n_own, n_missing = (sum(map(len, of.values())) for of in (own, missing))
+        logger.info(f"{output}: {n_own} pairs, by probe; {n_own - n_missing} of them already computed")
+        with Progress(f"{settings['model']}, {settings['dataset']}: pairs patched", n_missing) as progress:
+            for probe, table in by_probe.items():
+                job = _Patching(patcher, probe, table, kept[probe], of_model, batch_tokens, layers[probe])
+                job.add_missing(missing[probe], parts, progress)
         with new_hdf5(output, origin) as file:
             for probe, table, group in probe_groups(file, by_probe):
+                found = {n: parts[f"{probe}-{n}"] for n in own[probe] if f"{probe}-{n}" in parts}
                 _add_axes(group, axis_labels(kept[probe], "role"), patcher, layers[probe])
                 add_column(group, "template", "pair", list(table["template"]))
                 most = max(range_ends(table, settings["range_tokens"]), key=len)
                 add_axis(group, "range", most[:-1])
-                own = shard_range(shard, len(table))
-                found = {number: parts[f"{probe}-{number}"] for number in own if f"{probe}-{number}" in parts}
-                if len(found) < len(own):
-                    logger.warning(
-                        f"{probe}: {len(own) - len(found)} of {len(own)} pairs left out: too long for memory"
-                    )
                 _write(group, found, of_model["components"], settings["controls"])
-                left_out = add_array(group, "is_left_out", ("pair",), "1 where it does not fit into memory", "int8", 0)
-                for number in own:
-                    left_out[number] = number not in found
-                floor = max((float(arrays["null_patch_error"]) for arrays in found.values()), default=np.nan)
-                logger.info(f"{probe}: noise floor {floor:.2g}")
+                _write_left_out(group, probe, own[probe], found)
+
+
+@dataclass(frozen=True)
+class _Patching:
+    """What the patches of one probe's pairs share. layers: the patched ones."""
+
+    patcher: Patcher
+    probe: str
+    table: pd.DataFrame
+    activations: h5py.Group
+    settings: Mapping[str, Any]
+    batch_tokens: int
+    layers: Sequence[int]
+
+    def add_missing(self, missing: Sequence[int], parts: Parts, progress: Progress) -> None:
+        """Patch the missing pairs whose activations were captured, and add the effects to the parts."""
+        lengths = list(self.table["clean_ids"].str.len() + self.table["corrupted_ids"].str.len())
+        fits = np.isfinite(self.activations[f"{RUNS[0]}/logits"][:, 0])
+
+        def measured(numbers: Sequence[int], _budget: int) -> Any:
+            return measure(
+                self.patcher, self.table, self.activations, numbers, self.settings, self.batch_tokens, self.layers,
+                progress.within,
+            )  # fmt: skip
+
+        # pairs that share batches keep a GPU busy; on a CPU each is kept and reported as soon as it is done
+        shared_tokens = self.batch_tokens if torch.cuda.is_available() else 0
+        fitting = [number for number in missing if fits[number]]
+        for numbers, found in in_batches(fitting, by_tokens(lengths), shared_tokens, measured):
+            if found is None:
+                logger.warning(f"{self.table['pair'].iloc[numbers[0]]}: does not fit into memory; left out")
+            for number, arrays in zip(numbers, found or [], strict=False):
+                parts.add(f"{self.probe}-{number}", arrays)
+                progress.advance()
+
+
+def _write_left_out(
+    group: h5py.Group, probe: str, own: Sequence[int], found: Mapping[int, Mapping[str, np.ndarray]]
+) -> None:
+    """Write which of a shard's own pairs were not measured, and log that and the noise floor."""
+    if len(found) < len(own):
+        logger.warning(f"{probe}: {len(own) - len(found)} of {len(own)} pairs left out: too long for memory")
+    left_out = add_array(group, "is_left_out", ("pair",), "1 where it does not fit into memory", "int8", 0)
+    for number in own:
+        left_out[number] = number not in found
+    floor = max((float(arrays["null_patch_error"]) for arrays in found.values()), default=np.nan)
+    logger.info(f"{probe}: noise floor {floor:.2g}")
 
 
 def _part_dependences(

@@ -1,6 +1,7 @@
 """What answer tokens attend to, measured in a rerun of the traces' exact token ids."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,78 +58,28 @@ def capture_attention(
     if the fused kernel differs from eager attention at the beginning of the first trace.
     """
     origin = read_manifest(manifest)
-    (identity,) = origin["models"].values()
-    dtype = identity["dtype"]
     table = read_traces_to_rerun(traces, settings["decoding"])
-    ids = [[*map(int, row.prompt_token_ids), *map(int, row.completion_token_ids)] for row in table.itertuples()]
-    bounds = [Bounds.of(row) for row in table["bounds"]]
-    tokenizer = load_tokenizer(origin["folder"])
-    pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
-    cues = [np.array(is_cue_token(reasoning, settings["cue_words"])) for reasoning in pieces]
-    sentences = [sentence_bounds(reasoning, b.reasoning) for reasoning, b in zip(pieces, bounds, strict=True)]
-
+    rerun = _traces_of(table, load_tokenizer(origin["folder"]), settings["cue_words"])
     own = shard_range(shard, len(table))
     written_from = provenance(settings, [*traces, manifest])
-    depends_on = [[ids[k], bounds[k], int(forced)] for k, forced in enumerate(table["n_forced_tokens"])]
+    depends_on = [[rerun.ids[k], rerun.bounds[k], int(forced)] for k, forced in enumerate(table["n_forced_tokens"])]
     parts = Parts(output, written_from, {str(number): part for number, part in enumerate(depends_on)})
     missing = [number for number in own if str(number) not in parts]
     logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already computed")
     if missing:
-        is_fused = settings["kernel"] == "fused"
-        model = load_model(origin, SEAM if is_fused else "eager")
-        missing_ids, missing_bounds = [ids[number] for number in missing], [bounds[number] for number in missing]
-        decoder = Decoder(model)
-        if is_fused:
-            check_against_eager(model, ids[0], dtype)
-            # larger batches gain nothing on a CPU; there, traces are kept and reported as soon as they are done
-            held_tokens = batch_tokens if torch.cuda.is_available() else min(batch_tokens, CPU_BATCH_TOKENS)
-            held_tokens = affordable_tokens(held_tokens, decoder.bytes_in_a_layer, "attention reruns")
-            reruns = rerun_traces(model, missing_ids, missing_bounds, held_tokens)
-        else:
-            reruns = _eager_reruns(model, missing_ids, missing_bounds)
-        with Progress(f"{settings['model']}, {settings['dataset']}: attention reruns", len(missing)) as progress:
-            for number, rerun in zip(missing, reruns, strict=True):
-                row = table.iloc[number]
-                if rerun is None:
-                    logger.warning(f"{row.uid}, {row.condition}: {len(ids[number])} tokens do not fit into memory")
-                    progress.advance(len(ids[number]))
-                    continue
-                kept, hidden = rerun
-                found = {
-                    "segment_mass": segment_mass(kept, bounds[number]),
-                    "tracking": tracking(kept.centre),
-                    "spread": kept.spread.mean(-1),
-                    "contribution": kept.contribution,
-                    "output_share": kept.output_share,
-                    "cue_preference": cue_preference(kept.answer_mass, bounds[number], cues[number]),
-                    "cue_over_initial": cue_over_initial(
-                        kept.answer_mass, bounds[number], cues[number], sentences[number]
-                    ),
-                    "sentence_mass": sentence_mass(kept.answer_mass, sentences[number]),
-                }
-                mass = found["segment_mass"][decoder.attending]
-                check_masses(mass, dtype, f"{row.uid}, {row.condition}", decoder.has_sinks)
-                if settings["temperature"] == 0:
-                    n_prompt = len(row.prompt_token_ids)
-                    predicted = predicted_ids(model, hidden[n_prompt - 1 : -1])
-                    is_own = np.ones(len(predicted), bool)
-                    first = bounds[number].think_close - n_prompt
-                    is_own[first : first + row.n_forced_tokens] = False  # the budget closed the reasoning
-                    found["argmax_agreement"] = np.mean((predicted == ids[number][n_prompt:])[is_own])
-                parts.add(str(number), found)
-                progress.advance(len(ids[number]))
+        _measure_missing(rerun, missing, origin, settings, batch_tokens, parts)
     left_out = [number for number in own if str(number) not in parts]
     if left_out:
         logger.warning(f"{output}: {len(left_out)} of {len(own)} traces left out, as they do not fit into memory")
     with new_hdf5(output, written_from) as file:
-        arrays = _lay_out(file, table, origin, [len(b) for b in sentences])
-        arrays["bounds"][:] = bounds
-        arrays["n_cue_tokens"][:] = [is_cue.sum() for is_cue in cues]
+        arrays = _lay_out(file, table, origin, [len(b) for b in rerun.sentences])
+        arrays["bounds"][:] = rerun.bounds
+        arrays["n_cue_tokens"][:] = [is_cue.sum() for is_cue in rerun.cues]
         for number in own:
             arrays["is_left_out"][number] = number in left_out
             if number in left_out:
                 continue
-            found, cut = parts[str(number)], sentences[number]
+            found, cut = parts[str(number)], rerun.sentences[number]
             arrays["sentence_bounds"][number, : len(cut)] = cut
             arrays["sentence_mass"][number, :, :, : len(cut) - 1] = found.pop("sentence_mass")
             for name, values in found.items():
@@ -138,6 +89,95 @@ def capture_attention(
             logger.info(
                 f"arg-max agreement with the engine: mean {np.nanmean(agreement):.4f}, least {np.nanmin(agreement):.4f}"
             )
+
+
+@dataclass(frozen=True)
+class _Traces:
+    """The traces to rerun, by their numbers in the table.
+
+    cues: which tokens of the reasoning are cues, bool [token]. sentences: the bounds of its sentences.
+    """
+
+    table: pd.DataFrame
+    ids: list[list[int]]
+    bounds: list[Bounds]
+    cues: list[np.ndarray]
+    sentences: list[list[int]]
+
+
+def _traces_of(table: pd.DataFrame, tokenizer: Any, cue_words: Sequence[str]) -> _Traces:
+    ids = [[*map(int, row.prompt_token_ids), *map(int, row.completion_token_ids)] for row in table.itertuples()]
+    bounds = [Bounds.of(row) for row in table["bounds"]]
+    pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
+    cues = [np.array(is_cue_token(reasoning, cue_words)) for reasoning in pieces]
+    sentences = [sentence_bounds(reasoning, b.reasoning) for reasoning, b in zip(pieces, bounds, strict=True)]
+    return _Traces(table, ids, bounds, cues, sentences)
+
+
+def _measure_missing(
+    traces: _Traces, missing: Sequence[int], origin: Mapping[str, Any], settings: Mapping[str, Any],
+    batch_tokens: int, parts: Parts,
+) -> None:  # fmt: skip
+    """Rerun the missing traces, and add what is measured of each that fits into memory to the parts, by its number."""
+    (identity,) = origin["models"].values()
+    dtype = identity["dtype"]
+    model = load_model(origin, SEAM if settings["kernel"] == "fused" else "eager")
+    decoder = Decoder(model)
+    reruns = _reruns(model, traces, missing, dtype, settings, batch_tokens)
+    with Progress(f"{settings['model']}, {settings['dataset']}: attention reruns", len(missing)) as progress:
+        for number, rerun in zip(missing, reruns, strict=True):
+            row, n_tokens = traces.table.iloc[number], len(traces.ids[number])
+            if rerun is None:
+                logger.warning(f"{row.uid}, {row.condition}: {n_tokens} tokens do not fit into memory")
+            else:
+                kept, hidden = rerun
+                found = _measured(kept, traces.bounds[number], traces.cues[number], traces.sentences[number])
+                mass = found["segment_mass"][decoder.attending]
+                check_masses(mass, dtype, f"{row.uid}, {row.condition}", decoder.has_sinks)
+                if settings["temperature"] == 0:
+                    found["argmax_agreement"] = _argmax_agreement(model, hidden, row, traces.bounds[number])
+                parts.add(str(number), found)
+            progress.advance(n_tokens)
+
+
+def _reruns(
+    model: Any, traces: _Traces, missing: Sequence[int], dtype: str, settings: Mapping[str, Any], batch_tokens: int
+) -> Iterator[tuple[TraceAttention, torch.Tensor] | None]:
+    """What is kept of each missing trace, by the kernel of the settings; None if it does not fit into memory."""
+    ids, bounds = [traces.ids[number] for number in missing], [traces.bounds[number] for number in missing]
+    if settings["kernel"] == "eager":
+        return (if_it_fits(rerun_eager, model, *of_trace) for of_trace in zip(ids, bounds, strict=True))
+    check_against_eager(model, traces.ids[0], dtype)
+    # larger batches gain nothing on a CPU; there, traces are kept and reported as soon as they are done
+    held_tokens = batch_tokens if torch.cuda.is_available() else min(batch_tokens, CPU_BATCH_TOKENS)
+    held_tokens = affordable_tokens(held_tokens, Decoder(model).bytes_in_a_layer, "attention reruns")
+    return rerun_traces(model, ids, bounds, held_tokens)
+
+
+def _measured(
+    kept: TraceAttention, bounds: Bounds, is_cue: np.ndarray, sentences: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """The store's arrays of one trace, by name."""
+    return {
+        "segment_mass": segment_mass(kept, bounds),
+        "tracking": tracking(kept.centre),
+        "spread": kept.spread.mean(-1),
+        "contribution": kept.contribution,
+        "output_share": kept.output_share,
+        "cue_preference": cue_preference(kept.answer_mass, bounds, is_cue),
+        "cue_over_initial": cue_over_initial(kept.answer_mass, bounds, is_cue, sentences),
+        "sentence_mass": sentence_mass(kept.answer_mass, sentences),
+    }
+
+
+def _argmax_agreement(model: Any, hidden: torch.Tensor, row: pd.Series, bounds: Bounds) -> np.ndarray:
+    """The share of a completion's own tokens that are the arg-max at last hidden states [token, d_model], as []."""
+    n_prompt = len(row.prompt_token_ids)
+    predicted = predicted_ids(model, hidden[n_prompt - 1 : -1])
+    is_own = np.ones(len(predicted), bool)
+    first = bounds.think_close - n_prompt
+    is_own[first : first + row.n_forced_tokens] = False  # the budget closed the reasoning
+    return np.asarray((predicted == np.asarray(row.completion_token_ids))[is_own].mean())
 
 
 def read_traces_to_rerun(traces: Sequence[Path], decoding: str) -> pd.DataFrame:
@@ -153,13 +193,6 @@ def read_traces_to_rerun(traces: Sequence[Path], decoding: str) -> pd.DataFrame:
     if table.empty:
         raise NothingToMeasure(f"no valid {decoding} trace (the funnel says why)")
     return table
-
-
-def _eager_reruns(
-    model: Any, ids: Sequence[Sequence[int]], bounds: Sequence[Bounds]
-) -> Iterator[tuple[TraceAttention, torch.Tensor] | None]:
-    for of_trace in zip(ids, bounds, strict=True):
-        yield if_it_fits(rerun_eager, model, *of_trace)
 
 
 def _lay_out(

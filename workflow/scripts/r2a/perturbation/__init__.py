@@ -2,8 +2,8 @@
 
 import random
 import re
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Collection, Mapping
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -56,55 +56,72 @@ def perturb_reasoning(
     close_ids = marks_of(origin["folder"], read_format(origin["format"])).close_ids
     problems = read_parquet(dataset).set_index("uid")
     table = read_parquet(traces).merge(read_parquet(grades, [*TRACE_KEYS, "answer", "is_correct"]), on=list(TRACE_KEYS))
-    values = result_values(problems)
-    valid = {
-        (row.uid, row.sample): Trace(
-            row.uid, row.sample, _reasoning(row, tokenizer), row.answer, problems.at[row.uid, "answer"], values[row.uid]
-        )
-        for row in table[table["is_valid"]].itertuples()
-    }
+    valid = _valid_traces(table, problems, tokenizer)
     others = list(valid.values())
-    can_be = {uid for (uid, _), trace in valid.items() if trace.reasoning.token_ids}
+    can_be = {trace.uid for trace in others if trace.reasoning.token_ids}
     seed = f"{settings['seed']} perturbed problems"
     chosen = set(drawn([uid for uid in problems.index if uid in can_be], settings["n_problems"], seed))
     paraphrases = {}
     if "paraphrase_by_model" in settings["kinds"]:
-        asked = [trace.reasoning for (uid, _), trace in valid.items() if uid in chosen and trace.reasoning.token_ids]
+        asked = [trace.reasoning for trace in others if trace.uid in chosen and trace.reasoning.token_ids]
         lengths = {"".join(reasoning.pieces): len(reasoning.token_ids) for reasoning in asked}
         paraphrases = paraphrases_of(lengths, settings["paraphraser"], resources, ledger_path(output))
     read = read_by_heads(attention, heads, settings) if attention and heads else {}
     rows: list[dict[str, Any]] = []
-    for row in table.itertuples():
-        trace = valid.get((row.uid, row.sample))
-        known = {"uid": row.uid, "area": problems.at[row.uid, "area"], "decoding": row.decoding, "sample": row.sample}
-        known |= {"original_answer": row.answer, "original_is_correct": row.is_correct}
-        for kind in settings["kinds"]:
-            entry = PERTURBATION_KINDS[kind]
-            for level in settings[entry.levels] if entry.levels else [None]:
-                name = kind if level is None else f"{kind}_{level}"
-                rows.append(known | {"perturbation": name, "kind": kind, "cut": level, "left_out": ""})
-                try:
-                    if trace is None:
-                        raise NotPerturbed("the trace is not valid")
-                    if not trace.reasoning.token_ids:
-                        raise NotPerturbed("no reasoning")
-                    if row.uid not in chosen:
-                        raise NotPerturbed("not drawn")
-                    rng = random.Random(f"{settings['seed']} {row.uid} {row.sample} {name}")
-                    known_read = _sentences_read(read.get((row.uid, row.sample)), trace)
-                    given = Given(trace, level, others, tokenizer, settings, rng, paraphrases, known_read)
-                    perturbed = entry.function(given)
-                except NotPerturbed as reason:
-                    rows[-1]["left_out"] = str(reason)
-                    continue
-                rows[-1] |= {name: value for name, value in vars(perturbed).items() if name in COLUMNS}
-                closing = () if entry.leaves_open else close_ids
-                rows[-1]["prompt_token_ids"] = [*trace.reasoning.before, *perturbed.token_ids, *closing]
+    for row, (kind, level) in product(table.itertuples(), _kinds_with_levels(settings)):
+        entry, name = PERTURBATION_KINDS[kind], kind if level is None else f"{kind}_{level}"
+        rows.append(
+            {
+                "uid": row.uid, "area": problems.at[row.uid, "area"], "decoding": row.decoding, "sample": row.sample,
+                "original_answer": row.answer, "original_is_correct": row.is_correct,
+                "perturbation": name, "kind": kind, "cut": level, "left_out": "",
+            }
+        )  # fmt: skip
+        try:
+            trace = _drawn_trace(valid.get((row.uid, row.sample)), chosen)
+            rng = random.Random(f"{settings['seed']} {row.uid} {row.sample} {name}")
+            known_read = _sentences_read(read.get((row.uid, row.sample)), trace)
+            given = Given(trace, level, others, tokenizer, settings, rng, paraphrases, known_read)
+            perturbed = entry.function(given)
+        except NotPerturbed as reason:
+            rows[-1]["left_out"] = str(reason)
+            continue
+        rows[-1] |= {column: value for column, value in vars(perturbed).items() if column in COLUMNS}
+        closing = () if entry.leaves_open else close_ids
+        rows[-1]["prompt_token_ids"] = [*trace.reasoning.before, *perturbed.token_ids, *closing]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     left_out = frame.groupby("perturbation", sort=False)["left_out"].value_counts()
     logger.info(f"{output}: {len(table)} traces; left out, by reason:\n{left_out.to_string()}")
     written_from = provenance(settings, [traces, grades, dataset, manifest, *filter(None, [attention, heads])])
     write_parquet(output, frame.astype({"cut": "Int64"}), written_from)
+
+
+def _valid_traces(table: pd.DataFrame, problems: pd.DataFrame, tokenizer: Any) -> dict[tuple[str, int], Trace]:
+    """The valid traces by uid and sample. problems: by uid."""
+    values = result_values(problems)
+    return {
+        (row.uid, row.sample): Trace(
+            row.uid, row.sample, _reasoning(row, tokenizer), row.answer, problems.at[row.uid, "answer"], values[row.uid]
+        )
+        for row in table[table["is_valid"]].itertuples()
+    }
+
+
+def _kinds_with_levels(settings: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+    """Each kind with each of its levels, or with None if it has none."""
+    levels = {kind: PERTURBATION_KINDS[kind].levels for kind in settings["kinds"]}
+    return [(kind, level) for kind, key in levels.items() for level in (settings[key] if key else [None])]
+
+
+def _drawn_trace(trace: Trace | None, chosen: Collection[str]) -> Trace:
+    """The trace, if it can be perturbed. Raises NotPerturbed otherwise. chosen: the uids of the drawn problems."""
+    if trace is None:
+        raise NotPerturbed("the trace is not valid")
+    if not trace.reasoning.token_ids:
+        raise NotPerturbed("no reasoning")
+    if trace.uid not in chosen:
+        raise NotPerturbed("not drawn")
+    return trace
 
 
 def read_by_heads(attention: Path, heads: Path, settings: Mapping[str, Any]) -> dict[tuple[str, int], Any]:

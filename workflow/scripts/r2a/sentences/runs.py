@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -79,52 +80,22 @@ def measure_sentences(
     """
     table = _measured_traces(traces, attention, settings)
     origin = read_manifest(manifest)
+    chosen = _traces_of(table, dataset, heads, load_tokenizer(origin["folder"]), settings)
     own = shard_range(shard, len(table))
     written_from = provenance(settings, [traces, dataset, attention, heads, manifest])
-    tokenizer = load_tokenizer(origin["folder"])
-    ids = [[*map(int, row.prompt_token_ids), *map(int, row.completion_token_ids)] for row in table.itertuples()]
-    bounds = [Bounds.of(row) for row in table["bounds"]]
-    references = read_parquet(dataset, ["uid", "answer"]).set_index("uid")["answer"].reindex(table["uid"]).tolist()
-    scored = read_parquet(heads, ["layer", "head", "rank", "a2bos", "output_share"])
-    arms = [_heads_by_arm(scored, settings, uid) for uid in table["uid"]]
-    named = [[None if heads is None else sorted(heads) for heads in of_trace] for of_trace in arms]
-    with_matrix = drawn(list(table["uid"]), settings["n_matrices"], f"{settings['seed']} matrices")
-    has_matrix = [uid in with_matrix for uid in table["uid"]]
-    depends_on = map(list, zip(ids, bounds, references, named, has_matrix, strict=True))
-    parts = Parts(output, written_from, {str(number): part for number, part in enumerate(depends_on)})
-    pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
-    cuts = [sentence_bounds(reasoning, b.reasoning) for reasoning, b in zip(pieces, bounds, strict=True)]
+    parts = Parts(output, written_from, {str(number): chosen.depends_on(number) for number in range(len(table))})
     missing = [number for number in own if str(number) not in parts]
     logger.info(f"{output}: {len(own)} traces, {len(own) - len(missing)} of them already computed")
     if missing:
-        marks = marks_of(origin["folder"], read_format(origin["format"]))
-        mass = _sentence_mass(attention, table)
-        model = load_model(origin, SEAM)
-        refuse_deviating(model, ids[0])
-        held_tokens = batch_tokens if torch.cuda.is_available() else min(batch_tokens, CPU_BATCH_TOKENS)
-        held_tokens = affordable_tokens(held_tokens, Decoder(model).bytes_in_a_layer, "traces' sentences")
-        what = f"{settings['model']}, {settings['dataset']}: traces' sentences"
-        with Progress(what, len(missing)) as progress:
-            for number in missing:
-                b, others = bounds[number], [text for text in [references[number]] if isinstance(text, str) and text]
-                answer = text_of(tokenizer, ids[number][b.span("answer")])
-                ending = ending_of(tokenizer, marks, answer, settings["stub"], others)
-                of_trace = ids[number][: b.think_close], cuts[number], ending, arms[number], has_matrix[number]
-                found = if_it_fits(_measure, model, *of_trace, held_tokens)
-                if found is None:
-                    logger.warning(f"{table['uid'].iloc[number]}: {len(ids[number])} tokens do not fit into memory")
-                else:
-                    found["read"] = _read(mass[number], cuts[number], arms[number])
-                    parts.add(str(number), found)
-                progress.advance(len(ids[number]))
+        _measure_missing(chosen, missing, _sentence_mass(attention, table), origin, settings, batch_tokens, parts)
     left_out = [number for number in own if str(number) not in parts]
     if left_out:
         logger.warning(f"{output}: {len(left_out)} of {len(own)} traces left out, as they do not fit into memory")
     with new_hdf5(output, written_from) as file:
-        arrays = _lay_out(file, table, pieces, cuts)
+        arrays = _lay_out(file, table, chosen.pieces, chosen.cuts)
         for number in own:
-            cut, first = cuts[number], bounds[number].reasoning
-            starts = [0, *accumulate(map(len, pieces[number]))]
+            cut, first = chosen.cuts[number], chosen.bounds[number].reasoning
+            starts = [0, *accumulate(map(len, chosen.pieces[number]))]
             arrays["sentence_bounds"][number, : len(cut)] = cut
             arrays["text_bounds"][number, : len(cut)] = [starts[place - first] for place in cut]
             arrays["is_left_out"][number] = number in left_out
@@ -132,6 +103,72 @@ def measure_sentences(
                 continue
             for name, values in parts[str(number)].items():
                 arrays[name][(number, *map(slice, values.shape))] = values
+
+
+@dataclass(frozen=True)
+class _Traces:
+    """The traces to measure, by their numbers in the table.
+
+    references: each problem's, nan or None without one. arms: the heads of each of ARMS, None for all. has_matrix:
+    whether every sentence's effect on every later one is measured. pieces: the text of the reasoning's tokens. cuts:
+    the bounds of its sentences.
+    """
+
+    table: pd.DataFrame
+    tokenizer: Any
+    ids: list[list[int]]
+    bounds: list[Bounds]
+    references: list[Any]
+    arms: list[list[frozenset[Head] | None]]
+    has_matrix: list[bool]
+    pieces: list[list[str]]
+    cuts: list[list[int]]
+
+    def depends_on(self, number: int) -> list[Any]:
+        """What a trace's measures depend on, besides the store's provenance."""
+        arms = [None if heads is None else sorted(heads) for heads in self.arms[number]]
+        return [self.ids[number], self.bounds[number], self.references[number], arms, self.has_matrix[number]]
+
+
+def _traces_of(table: pd.DataFrame, dataset: Path, heads: Path, tokenizer: Any, settings: Mapping[str, Any]) -> _Traces:
+    ids = [[*map(int, row.prompt_token_ids), *map(int, row.completion_token_ids)] for row in table.itertuples()]
+    bounds = [Bounds.of(row) for row in table["bounds"]]
+    references = read_parquet(dataset, ["uid", "answer"]).set_index("uid")["answer"].reindex(table["uid"]).tolist()
+    scored = read_parquet(heads, ["layer", "head", "rank", "a2bos", "output_share"])
+    arms = [_heads_by_arm(scored, settings, uid) for uid in table["uid"]]
+    with_matrix = drawn(list(table["uid"]), settings["n_matrices"], f"{settings['seed']} matrices")
+    has_matrix = [uid in with_matrix for uid in table["uid"]]
+    pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
+    cuts = [sentence_bounds(reasoning, b.reasoning) for reasoning, b in zip(pieces, bounds, strict=True)]
+    return _Traces(table, tokenizer, ids, bounds, references, arms, has_matrix, pieces, cuts)
+
+
+def _measure_missing(
+    traces: _Traces, missing: Sequence[int], mass: Sequence[np.ndarray], origin: Mapping[str, Any],
+    settings: Mapping[str, Any], batch_tokens: int, parts: Parts,
+) -> None:  # fmt: skip
+    """Add what is measured of each missing trace that fits into memory to the parts, by its number.
+
+    mass: the answer's attention to each sentence, [layer, head, sentence] per trace.
+    """
+    marks = marks_of(origin["folder"], read_format(origin["format"]))
+    model = load_model(origin, SEAM)
+    refuse_deviating(model, traces.ids[0])
+    held_tokens = batch_tokens if torch.cuda.is_available() else min(batch_tokens, CPU_BATCH_TOKENS)
+    held_tokens = affordable_tokens(held_tokens, Decoder(model).bytes_in_a_layer, "traces' sentences")
+    with Progress(f"{settings['model']}, {settings['dataset']}: traces' sentences", len(missing)) as progress:
+        for number in missing:
+            ids, bounds, arms, cut = traces.ids[number], traces.bounds[number], traces.arms[number], traces.cuts[number]
+            others = [text for text in [traces.references[number]] if isinstance(text, str) and text]
+            answer = text_of(traces.tokenizer, ids[bounds.span("answer")])
+            ending = ending_of(traces.tokenizer, marks, answer, settings["stub"], others)
+            of_trace = ids[: bounds.think_close], cut, ending, arms, traces.has_matrix[number]
+            found = if_it_fits(_measure, model, *of_trace, held_tokens)
+            if found is None:
+                logger.warning(f"{traces.table['uid'].iloc[number]}: {len(ids)} tokens do not fit into memory")
+            else:
+                parts.add(str(number), found | {"read": _read(mass[number], cut, arms)})
+            progress.advance(len(ids))
 
 
 def _measured_traces(traces: Path, attention: Path, settings: Mapping[str, Any]) -> pd.DataFrame:

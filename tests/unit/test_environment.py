@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from fake_nvidia_smi import write_nvidia_smi
 from r2a.study import load_study
 
 ENVS = Path(__file__).parents[2] / "envs"
@@ -107,29 +108,115 @@ def test_conda_environment_is_renewed_with_the_locks(environment, monkeypatch):
     assert f"# locks: {hash_of_locks()}\n" in (ENVS / f"{environment}.post-deploy.sh").read_text()
 
 
+# what nvidia-smi tells of each GPU where that differs from an H100; exit code; words that are printed
 GPUS = {
-    "0, NVIDIA H100 80GB HBM3, 580.95.05, 9.0, 81000, 81559": (0, ""),
-    "0, NVIDIA GeForce RTX 4090, 575.64, 8.9, 24000, 24564": (1, "driver is 575.64"),
-    "0, Tesla V100-SXM2-16GB, 590.44, 7.0, 16000, 16384": (1, "compute capability 7.0"),
-    "0, Tesla T4, 580.65.06, 7.5, 15000, 15360": (0, "no bfloat16"),
-    "0, NVIDIA A100-SXM4-40GB, 590.44, 8.0, 2000, 40960": (0, "4711, python, 38000 MiB"),
-    "0, NVIDIA H100, 580.95.05, 9.0, 81000, 81559\n1, Quadro P4000, 580.95.05, 6.1, 8000, 8192": (1, "GPU 1"),
-}
+    "h100": ([{}], 0, ""),
+    "rtx 4090, old driver": ([{"driver_version": "575.64"}], 1, "driver is 575.64"),
+    "driver 470, which does not know all fields": (
+        [{"driver_version": "470.256.02", "compute_cap": None, "mig.mode.current": None}], 1, "update the driver"
+    ),
+    "v100": ([{"compute_cap": "7.0"}], 1, "compute capability 7.0"),
+    "t4": ([{"compute_cap": "7.5"}], 0, "no bfloat16"),
+    "b200": ([{"compute_cap": "10.0", "driver_version": "590.44.01"}], 0, ""),
+    "rtx 5090": ([{"compute_cap": "12.0", "driver_version": "600.1"}], 0, ""),
+    "a100 in use": ([{"memory.free": "2000", "memory.total": "40960"}], 0, "4711, python, 38000 MiB"),
+    "gh200, which shares its memory": ([{"memory.free": "[N/A]", "memory.total": "[N/A]"}], 0, ""),
+    "memory that only root may see": ([{"memory.free": "[Insufficient Permissions]"}], 0, ""),
+    "second one too old": ([{}, {"compute_cap": "6.1"}], 1, "GPU 1"),
+    "closed": ([{"compute_mode": "Prohibited"}], 1, "--compute-mode=DEFAULT"),
+    "one process at a time": ([{"compute_mode": "Exclusive_Process"}], 0, ""),
+    "in parts": ([{"mig.mode.current": "Enabled", "memory.total": "[N/A]"}], 0, "is split by MIG"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("gpus", GPUS, ids=lambda gpus: gpus.split(", ")[1])
-def test_gpu_machine_is_checked_before_anything_is_downloaded(gpus, tmp_path):
-    nvidia_smi = tmp_path / "nvidia-smi"
-    nvidia_smi.write_text(
-        f'#!/bin/sh\ncase "$*" in *query-gpu*) echo "{gpus}";; *) echo 4711, python, 38000 MiB;; esac\n'
-    )
-    nvidia_smi.chmod(0o755)
-    search = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+def checked_machine(folder, **environment):
+    """check_machine.sh for GPUs, with the nvidia-smi in a folder, and a disk on which only folders named full are."""
+    room = folder / "df"
+    room.write_text('#!/bin/sh\ncase "$*" in *full*) echo 2000000;; *) echo 90000000;; esac\n')
+    room.chmod(0o755)
+    search = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    search |= {"PATH": f"{folder}:{os.environ['PATH']}"} | environment
     command = ["bash", ENVS / "check_machine.sh", sys.executable, "gpu"]
     run = subprocess.run(command, env=search, capture_output=True, text=True)
-    code, words = GPUS[gpus]
-    printed = run.stdout + run.stderr
-    assert (run.returncode, words in printed, bool(printed)) == (code, True, bool(words))
+    return run.returncode, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("gpus", GPUS)
+def test_gpu_machine_is_checked_before_anything_is_downloaded(gpus, tmp_path):
+    told, code, words = GPUS[gpus]
+    write_nvidia_smi(tmp_path, told, ["4711, python, 38000 MiB"])
+    found, printed = checked_machine(tmp_path)
+    assert (found, words in printed, bool(printed)) == (code, True, bool(words)), printed
+
+
+@pytest.mark.parametrize(
+    ("says", "code"),
+    [
+        ("No devices were found", 6),
+        ("No devices were found", 0),
+        ("Failed to initialize NVML: Driver/library version mismatch", 18),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", 9),
+        ("Unable to determine the device handle for GPU0000:41:00.0: Unknown Error", 255),
+    ],
+)
+def test_what_nvidia_smi_says_of_a_driver_that_does_not_work_is_passed_on(says, code, tmp_path):
+    write_nvidia_smi(tmp_path, says=says, code=code)
+    found, printed = checked_machine(tmp_path)
+    assert found == 1 and says in printed and "is the driver loaded" in printed
+
+
+def test_an_old_gpu_that_cuda_visible_devices_leaves_out_is_no_obstacle(tmp_path):
+    write_nvidia_smi(tmp_path, [{}, {"compute_cap": "3.5"}])
+    found, printed = checked_machine(tmp_path)
+    assert found == 1 and "name them in CUDA_VISIBLE_DEVICES" in printed
+    assert checked_machine(tmp_path, CUDA_VISIBLE_DEVICES="0") == (0, "")
+    for none in ("", "-1", "NoDevFiles"):
+        found, printed = checked_machine(tmp_path, CUDA_VISIBLE_DEVICES=none)
+        assert found == 1 and "hides all GPUs" in printed
+
+
+def test_memory_that_no_visible_process_holds_is_told(tmp_path):
+    write_nvidia_smi(tmp_path, [{"memory.free": "9000", "memory.total": "24564"}])
+    found, printed = checked_machine(tmp_path)
+    assert found == 0 and "9000 of 24564 MiB free" in printed and "of another container" in printed
+
+
+def test_an_old_driver_with_nvidias_package_for_a_newer_cuda_will_do(tmp_path):
+    write_nvidia_smi(tmp_path, [{"driver_version": "535.183.06"}])
+    for version, expected in ((12_020, 1), (13_000, 0)):
+        library = f"int cuDriverGetVersion(int *version) {{ *version = {version}; return 0; }}"
+        command = ["gcc", "-xc", "-", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1"]
+        subprocess.run(command, input=library, text=True, check=True)
+        found, _ = checked_machine(tmp_path, LD_LIBRARY_PATH=str(tmp_path))
+        assert found == expected
+
+
+def test_a_compiler_without_headers_is_told_before_anything_is_downloaded(tmp_path):
+    write_nvidia_smi(tmp_path, [{}])
+    found, printed = checked_machine(tmp_path, CC="gcc -nostdinc")
+    assert found == 1 and "sudo apt-get install gcc libc6-dev python3-dev" in printed
+    found, printed = checked_machine(tmp_path, CC=str(tmp_path / "missing"))
+    assert found == 1 and "sudo apt-get install gcc" in printed
+
+
+def test_libraries_that_cannot_be_loaded_where_they_are_compiled_are_told(tmp_path):
+    """A compiler that writes no library stands for a file system from which none can be loaded."""
+    write_nvidia_smi(tmp_path, [{}])
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho no library > "$2"\n')
+    compiler.chmod(0o755)
+    found, printed = checked_machine(tmp_path, CC=str(compiler))
+    assert found == 1 and "TRITON_HOME" in printed and "noexec" in printed
+
+
+def test_a_disk_too_small_for_what_pip_downloads_is_told(tmp_path):
+    write_nvidia_smi(tmp_path, [{}])
+    (tmp_path / "full").mkdir()
+    assert checked_machine(tmp_path) == (0, "")
+    for variable in ("TMPDIR", "PIP_CACHE_DIR"):
+        found, printed = checked_machine(tmp_path, **{variable: str(tmp_path / "full")})
+        assert found == 1 and "2 GB are free there" in printed and f"set {variable}" in printed
+    assert checked_machine(tmp_path, PIP_CACHE_DIR=str(tmp_path / "full"), PIP_NO_CACHE_DIR="1") == (0, "")
 
 
 def test_machine_without_nvidias_driver_is_told_so():

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import r2a.patching.mechanism
+from limited_memory import with_room_for
 from planted import FIRST, GIVEN, HEAD, LAYER, N_HEADS, N_LAYERS, SECOND, planted_model, planted_trace
 from r2a.evaluation.mechanism import ratio_and_interval, tabulate_mechanism
 from r2a.figures.mechanism import plot_attribution, plot_later_layers, plot_mediation
@@ -15,7 +17,7 @@ from r2a.patching.mechanism import follow_patches
 from r2a.patching.runs import capture_activations
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, CONTROL_ROLE, FINAL_ROLE, PROBE
 from r2a.shards import gather_shards
-from r2a.store import provenance, write_json, write_parquet
+from r2a.store import NothingToMeasure, provenance, write_json, write_parquet
 from same_stores import assert_same_store
 
 SETTINGS = {
@@ -131,6 +133,32 @@ def test_a_patch_changes_the_later_layers_that_the_planted_heads_write_to(folder
             assert moved == (layer <= reader[0] and later >= reader[0]), (layer, later)
     assert table.loc[(0, *reader)] > 0.7
     assert table.loc[(reader[0], *reader)] > 0.7
+
+
+def test_pairs_that_do_not_fit_into_memory_are_left_out_and_named_and_the_rest_are_the_same(
+    folder, monkeypatch, caplog, tmp_path
+):
+    pairs = pd.read_parquet(folder / "pairs.parquet")
+    lengths = np.maximum(pairs["clean_ids"].str.len(), pairs["corrupted_ids"].str.len())
+    load_model = r2a.patching.mechanism.load_model
+    # all patches of a pair at a time do not fit, but one at a time does
+    monkeypatch.setattr(r2a.patching.mechanism, "load_model", with_room_for(lengths.max(), load_model))
+    with caplog.at_level("WARNING", "r2a"):
+        follow_patches(*job_of(folder), tmp_path / "little.h5", SETTINGS, 1000)
+    assert "continuing with" in caplog.text and "left out" not in caplog.text
+    assert_same_store(folder / "mechanism.h5", tmp_path / "little.h5")
+    capture_activations(folder / "pairs.parquet", folder / "manifest.json", tmp_path / "activations.h5", SETTINGS)
+    inputs = (folder / "pairs.parquet", tmp_path / "activations.h5", folder / "heads.parquet", folder / "manifest.json")
+    monkeypatch.setattr(r2a.patching.mechanism, "load_model", with_room_for(12, load_model))  # for the patcher's check
+    with caplog.at_level("WARNING", "r2a"):
+        follow_patches(*inputs, tmp_path / "none.h5", SETTINGS, 1000)
+    assert all(f"{pair}, plain: does not fit into memory; left out" in caplog.text for pair in pairs["pair"])
+    assert "4 of 4 pairs left out" in caplog.text
+    with h5py.File(tmp_path / "none.h5") as file:
+        assert (file["plain/is_left_out"][:] == 1).all() and (file["plain/is_used"][:] == 0).all()
+    tables = [tmp_path / f"{name}.csv" for name in TABLES]
+    with pytest.raises(NothingToMeasure, match="no pair was measured"):
+        tabulate_mechanism(tmp_path / "none.h5", folder / "heads.parquet", *tables, SETTINGS)
 
 
 def test_shares_are_of_means_and_not_defined_where_there_is_next_to_no_effect():

@@ -1,5 +1,6 @@
 """A model whose layers are spread over two devices gives the same as on one."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ from r2a.ablation.runs import ablate_heads
 from r2a.attention import capture_attention
 from r2a.attention.diagnostics import diagnose_heads
 from r2a.attention.rows import capture_rows
-from r2a.models import ModelError, load_model, read_manifest
+from r2a.config_file import TRIED
+from r2a.model_check import check_model
+from r2a.models import ModelError, load_model, load_tokenizer, marks_of, read_manifest
 from r2a.models.attention import SEAM
+from r2a.patching.mechanism import follow_patches
 from r2a.patching.runs import capture_activations, patch_pairs
 from r2a.roles import KEY_ROLES, PROBE
-from r2a.store import provenance, read_parquet, write_parquet
+from r2a.sentences.runs import measure_sentences
+from r2a.store import provenance, read_parquet, read_provenance, write_parquet
+from r2a.traces import segment_bounds
 from random_traces import write_random_traces
 from same_stores import assert_same_store
 
@@ -45,6 +51,8 @@ PATCHING = NAMES | {"components": ["resid_pre", "resid_mid", "attn_out", "mlp_ou
     "layer_step": 1, "scan_effect": 0.1,
 }  # fmt: skip
 PATCHING["controls"] = ["same_answer", "unrelated_answer", "random_vector"]
+MECHANISM = NAMES | {"range_tokens": 3, "n_top_heads": 2}
+SENTENCES = NAMES | {"n_top_heads": 2, "n_problems": None, "stub": None, "n_matrices": 3}
 
 
 def preferred_id(model: Any, ids: list[int]) -> int:
@@ -118,8 +126,40 @@ def ablation(folder: Path, output: Path) -> None:
     ablate_heads(*inputs, output, ABLATION, 500)
 
 
-STAGES = [attention, eager_attention, rows, diagnostics, patching, ablation]
-MODULES = ["attention", "attention.rows", "attention.diagnostics", "patching.runs", "ablation.runs"]
+def mechanism(folder: Path, output: Path) -> None:
+    activations = output.with_name(f"activations-{output.name}")
+    capture_activations(folder / "pairs.parquet", folder / "manifest.json", activations, PATCHING)
+    activations.replace(folder / "activations.h5")
+    names = ("pairs.parquet", "activations.h5", "heads.parquet", "manifest.json")
+    follow_patches(*(folder / name for name in names), output, MECHANISM, 500)
+
+
+def sentences(folder: Path, output: Path) -> None:
+    if not (folder / "boxed.h5").exists():
+        write_boxed_traces(folder)
+    names = ("boxed.parquet", "texts.parquet", "boxed.h5", "heads.parquet", "manifest.json")
+    measure_sentences(*(folder / name for name in names), output, SENTENCES, 500)
+
+
+def write_boxed_traces(folder: Path) -> None:
+    """The traces with final answers, their attention, and the reference answers."""
+    rows, origin = read_parquet(folder / "traces.parquet"), read_provenance(folder / "traces.parquet")
+    tokenizer, marks = load_tokenizer(folder), marks_of(folder)
+    texts = tokenizer.batch_decode(list(rows["completion_token_ids"]))
+    boxed = [text.replace("It is it.", "\\boxed{it}") for text in texts]
+    rows["completion_token_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in boxed]
+    both = zip(rows["prompt_token_ids"], rows["completion_token_ids"], strict=True)
+    rows["bounds"] = [segment_bounds(list(prompt), completion, marks) for prompt, completion in both]
+    write_parquet(folder / "boxed.parquet", rows, origin)
+    write_parquet(folder / "texts.parquet", rows[["uid"]].assign(answer="so"), provenance({}))
+    capture_attention([folder / "boxed.parquet"], folder / "manifest.json", folder / "boxed.h5", ATTENTION, 1000)
+
+
+STAGES = [attention, eager_attention, rows, diagnostics, patching, mechanism, ablation, sentences]
+MODULES = [
+    "attention", "attention.rows", "attention.diagnostics", "patching.runs", "patching.mechanism", "ablation.runs",
+    "sentences.runs", "model_check",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("unembedding", [0, 1])
@@ -140,6 +180,16 @@ def test_two_pretended_devices_give_the_stores_of_one(folder, monkeypatch, stage
         assert_same_store(one, two)
     else:
         pd.testing.assert_frame_equal(read_parquet(one), read_parquet(two))
+
+
+def test_every_stage_is_tried_on_two_pretended_devices_as_on_one(folder, monkeypatch):
+    settings = {"model": "random", "stages": list(TRIED)}
+    model = spread(load_model(read_manifest(folder / "manifest.json"), SEAM), 1)
+    monkeypatch.setattr("r2a.model_check.load_model", lambda *_: model)
+    with PretendedGpus():
+        check_model(folder / "manifest.json", folder / "check.json", settings)
+    found = json.loads((folder / "check.json").read_text())
+    assert [(stage["stage"], stage["reason"]) for stage in found["stages"]] == [(stage, "") for stage in TRIED]
 
 
 def test_pretended_devices_refuse_what_gpus_refuse():

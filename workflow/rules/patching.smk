@@ -77,7 +77,7 @@ rule follow_patches:
         "<benchmarks>/mechanism/{model}/{dataset}.tsv"
     conda:
         ENVIRONMENT
-    threads: of_model("threads")
+    threads: threads_of("model")
     resources:
         **ON_MODEL,
         batch_tokens=STUDY.patching.batch_tokens,

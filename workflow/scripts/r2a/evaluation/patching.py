@@ -21,7 +21,7 @@ from r2a.roles import (
     PROBE,
 )
 from r2a.statistics import bootstrap_interval, holm, is_testable, sign_flip_p
-from r2a.store import axis_labels, open_hdf5, provenance, write_csv
+from r2a.store import NothingToMeasure, axis_labels, open_hdf5, provenance, write_csv
 
 METRIC = "normalized_logit_diff"
 N_TOP = 10  # places with the greatest effect
@@ -76,11 +76,12 @@ class UsedPairs:
 
 
 def used_pairs_of(file: h5py.File) -> Iterator[UsedPairs]:
-    """The used pairs by probe; a probe without any is left out."""
-    for probe in axis_labels(file, "probe"):
-        pairs = UsedPairs(probe, file[probe])
-        if pairs.is_used.any():
-            yield pairs
+    """The used pairs by probe; a probe without any is left out. Raises NothingToMeasure if no probe has any."""
+    found = [UsedPairs(probe, file[probe]) for probe in axis_labels(file, "probe")]
+    used = [pairs for pairs in found if pairs.is_used.any()]
+    if not used:
+        raise NothingToMeasure("no pair was measured (the pair funnel says why)")
+    yield from used
 
 
 def tabulate_patching(

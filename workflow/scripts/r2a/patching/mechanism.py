@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from r2a.head_sets import Head, matched_heads
+from r2a.memory import affordable_tokens, if_it_fits
 from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
 from r2a.parts import Parts
@@ -21,7 +22,7 @@ from r2a.patching.measurement import LOGITS_AT_A_TIME, RUNS, is_used
 from r2a.patching.metrics import patch_metrics
 from r2a.patching.patcher import Patcher
 from r2a.patching.restarts import KeptRun, Patch, PatchPath
-from r2a.progress import Progress
+from r2a.progress import Progress, logger
 from r2a.roles import ANSWER_ROLE, CLOSE_ROLE, FINAL_ROLE, KEY_ROLES, PATHS, PROBE, REASONING_END
 from r2a.shards import WHOLE, shard_range
 from r2a.store import (
@@ -94,10 +95,14 @@ def follow_patches(
     token, and in the z of each head there, projected on the difference between the runs; heads are relative to the
     difference of the whole layer.
 
+    /{probe}/is_used [pair]: 1 for pairs in which both runs prefer their own answers and that fit into memory;
+    is_left_out [pair]: 1 for those of them that do not fit, which are named in the log.
+
     Finished pairs are kept beside the output (Parts). Raises NothingToMeasure if no pair is left.
     """
     by_probe = used_pairs(pairs)
     patcher = Patcher(load_model(read_manifest(manifest), SEAM))
+    batch_tokens = affordable_tokens(batch_tokens, patcher.bytes_per_token, "path patching")
     heads = read_parquet(ranks)
     chosen = heads.sort_values("rank")[: settings["n_top_heads"]]
     rfhs = tuple(zip(chosen["layer"].tolist(), chosen["head"].tolist(), strict=True))
@@ -121,8 +126,12 @@ def follow_patches(
                 row = by_probe[probe].iloc[number]
                 rng = random.Random(f"{settings['seed']} {row['pair']}")
                 sets = {"rfh": rfhs, "matched": matched_heads(rfhs, heads, rng)}
-                pair = _Pair(patcher, row, kept[probe], number, settings["range_tokens"])
-                parts.add(f"{probe}-{number}", pair.measure(sets, batch_tokens))
+                of_pair = patcher, row, kept[probe], number, settings["range_tokens"], sets, batch_tokens
+                arrays = if_it_fits(_measured, *of_pair)
+                if arrays is None:
+                    logger.warning(f"{row['pair']}, {probe}: does not fit into memory; left out")
+                else:
+                    parts.add(f"{probe}-{number}", arrays)
                 progress.advance()
         with new_hdf5(output, origin) as file:
             for probe, table, group in probe_groups(file, by_probe):
@@ -133,12 +142,25 @@ def follow_patches(
                 add_axis(group, "key_role", KEY_ROLES)
                 add_axis(group, "path", PATHS)
                 used = add_array(group, "is_used", ("pair",), "1 where both runs prefer their own answer", "int8", 0)
-                found = {number: parts[f"{probe}-{number}"] for number in own[probe]}
-                used[own[probe]] = 1
+                left_out = add_array(group, "is_left_out", ("pair",), "1 where it does not fit into memory", "int8", 0)
+                names = {number: f"{probe}-{number}" for number in own[probe]}
+                found = {number: parts[name] for number, name in names.items() if name in parts}
+                for number in own[probe]:
+                    (used if number in found else left_out)[number] = 1
+                if len(found) < len(names):
+                    n_missing = len(names) - len(found)
+                    logger.warning(f"{probe}: {n_missing} of {len(names)} pairs left out: too long for memory")
                 for name, (axes, unit) in ARRAYS.items():
                     array = add_array(group, name, ("pair", *axes), unit)
                     for number, arrays in found.items():
                         array[number] = arrays[name.replace("/", ".")]
+
+
+def _measured(
+    patcher: Patcher, row: pd.Series, activations: h5py.Group, number: int, range_tokens: int,
+    sets: Mapping[str, tuple[Head, ...]], batch_tokens: int,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    return _Pair(patcher, row, activations, number, range_tokens).measure(sets, batch_tokens)
 
 
 class _Pair:

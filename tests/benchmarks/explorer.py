@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from explorer_stores import write_study
 
+from r2a.traces import Bounds
+
 OUTPUT = Path("results/benchmarks/explorer.csv")
 N_TRACES, N_SELECTIONS, N_OPENED = 200, 100, 50
 REASONING = ("1 left west\n" * 20 + r"so $x = \frac{1}{2}$ and \[ \sum_k k = 3 \]" + "\n") * 94
@@ -56,10 +58,11 @@ def main() -> None:
         try:
             driver.get(f"file://{page}#t=0&source=1.2")
             driver.execute_async_script(READY)
-            rows, bounds = driver.execute_script("return [r2aExplorer.trace().rows, r2aExplorer.trace().bounds]")
+            rows, starts = driver.execute_script("return [r2aExplorer.trace().rows, r2aExplorer.trace().bounds]")
+            bounds = Bounds(*starts)
             draw = random.Random(0)
             answer = [[row, row] for row in draw.choices(rows, k=N_SELECTIONS)]
-            starts = [draw.randrange(bounds[3], bounds[4] - 20) for _ in range(N_SELECTIONS)]
+            starts = [draw.randrange(bounds.reasoning, bounds.think_close - 20) for _ in range(N_SELECTIONS)]
             reasoning = [[start, start + 20] for start in starts]
             found = []
             selections = {"answer token": answer, "reasoning sentence": reasoning, "another trace": [None] * N_OPENED}
@@ -71,7 +74,7 @@ def main() -> None:
             driver.quit()
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(found).to_csv(OUTPUT, index=False, float_format="%.1f")
-    print(f"{N_TRACES} traces, the first of {bounds[-1]} tokens\n{OUTPUT.read_text()}")
+    print(f"{N_TRACES} traces, the first of {bounds.end} tokens\n{OUTPUT.read_text()}")
 
 
 if __name__ == "__main__":

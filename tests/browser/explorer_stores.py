@@ -9,6 +9,7 @@ from r2a.explorer import write_explorer
 from r2a.formats.known import THINK_CLOSE, THINK_OPEN
 from r2a.models import load_tokenizer
 from r2a.store import add_array, add_axis, add_column, new_hdf5, provenance, write_csv, write_json, write_parquet
+from r2a.traces import Bounds
 
 MODEL = Path(__file__).parents[2] / "resources/models/tiny-qwen"
 ORIGIN = provenance({"model": "m", "dataset": "d"})
@@ -34,14 +35,14 @@ def write_study(
     for uid, parts in texts.items():
         prompt, reasoning, answer = (tokenizer.encode(part, add_special_tokens=False) for part in parts)
         pieces = [[tokenizer.bos_token_id], prompt, marks[0], reasoning, marks[1], answer, [tokenizer.eos_token_id]]
-        bounds = np.cumsum([0, *map(len, pieces)]).tolist()
+        bounds = Bounds.of(np.cumsum([0, *map(len, pieces)]))
         ids = [token for piece in pieces for token in piece]
         cases.append((ids, bounds))
         rows.append(
             {
                 "uid": uid, "condition": "with_reasoning", "decoding": "greedy", "sample": 0,
-                "prompt_token_ids": ids[: bounds[3]], "completion_token_ids": ids[bounds[3] :], "bounds": bounds,
-                "is_valid": True, "invalid_reason": "",
+                "prompt_token_ids": ids[: bounds.reasoning], "completion_token_ids": ids[bounds.reasoning :],
+                "bounds": bounds, "is_valid": True, "invalid_reason": "",
             }
         )  # fmt: skip
     traces = pd.DataFrame(rows)
@@ -82,7 +83,7 @@ def write_study(
 
 def sentence_bounds(bounds):
     """The reasoning in sentences of ten tokens."""
-    return [*range(bounds[3], bounds[4], 10), bounds[4]]
+    return [*range(bounds.reasoning, bounds.think_close, 10), bounds.think_close]
 
 
 def _write_attention(path, rows, cases, origin, n_heads):
@@ -158,7 +159,7 @@ def _write_rows(path, rows, cases, origin, n_heads):
             add_column(file, name, "trace", [row[name] for row in rows])
         for number, (ids, bounds) in enumerate(cases):
             case = file.create_group(f"trace_{number}")
-            answer = list(range(bounds[5], bounds[6]))
+            answer = list(range(bounds.answer, bounds.eos))
             add_axis(case, "head", [f"{layer}.{head}" for layer in range(N_LAYERS) for head in range(n_heads)])
             add_axis(case, "row", answer)
             add_axis(case, "key", range(len(ids)))
@@ -166,11 +167,11 @@ def _write_rows(path, rows, cases, origin, n_heads):
             ranks = np.arange(len(layers))[::-1]  # the last head is the best
             for name, column in {"layer": layers, "head_in_layer": heads, "rank": ranks}.items():
                 add_column(case, name, "head", column)
-            add_column(case, "is_cue", "key", [position == bounds[3] + 1 for position in range(len(ids))])
+            add_column(case, "is_cue", "key", [position == bounds.reasoning + 1 for position in range(len(ids))])
             attention = np.zeros((len(layers), len(answer), len(ids)), np.float16)
             attention[:-1, :, 0] = 1
             for k, position in enumerate(answer):
-                attention[-1, k, [bounds[3], position]] = 0.5
+                attention[-1, k, [bounds.reasoning, position]] = 0.5
             add_array(case, "attention", ("head", "row", "key"), "share", "float16")[:] = attention
             add_array(case, "rfh_mean", ("row", "key"), "share")[:] = attention[-1]
             add_array(case, "all_mean", ("row", "key"), "share")[:] = attention.mean(0, dtype=np.float32)
@@ -181,7 +182,7 @@ def _write_patched(paths, pair, cases, origin):
     ids, bounds = cases[0]
     row = {"pair": pair, "probe": "plain", "answer_a": "west", "answer_b": "east"}
     for run in ("clean", "corrupted"):
-        row |= {f"{run}_ids": ids, f"{run}_positions": [bounds[4] - 1, bounds[6] - 1]}
+        row |= {f"{run}_ids": ids, f"{run}_positions": [bounds.think_close - 1, bounds.eos - 1]}
     write_parquet(paths["pairs"], pd.DataFrame([row]), origin)
     with new_hdf5(paths["patching"], origin) as file:
         add_axis(file, "probe", ["plain"])

@@ -14,6 +14,7 @@ from axe_core_python.selenium import Axe
 from explorer_stores import write_study
 
 from r2a.explorer import KATEX, LIMIT
+from r2a.traces import Bounds
 from waiting import wait_until
 
 HOSTILE = [
@@ -94,14 +95,14 @@ def test_it_opens_from_a_disk_and_lists_every_trace(browser, page):
 
 def test_the_answer_lights_what_it_attends_to_and_a_reasoning_token_those_that_read_it(browser, page):
     open_page(browser, page, "#t=0&source=1.2")
-    bounds = json.loads((page.parent / "data/0/0.js").read_text().split(",", 1)[1].rstrip(");\n"))["bounds"]
-    click(browser, bounds[5])
+    bounds = Bounds(*json.loads((page.parent / "data/0/0.js").read_text().split(",", 1)[1].rstrip(");\n"))["bounds"])
+    click(browser, bounds.answer)
     lit = {position for _, alpha, position in tokens(browser) if alpha > 0}
-    assert lit == {bounds[3], bounds[5]}  # half on the reasoning's first token, half on itself
-    click(browser, bounds[3])
+    assert lit == {bounds.reasoning, bounds.answer}  # half on the reasoning's first token, half on itself
+    click(browser, bounds.reasoning)
     lit = {position for _, alpha, position in tokens(browser) if alpha > 0}
-    assert lit == set(range(bounds[5], bounds[6]))
-    click(browser, bounds[3] + 1)
+    assert lit == set(range(bounds.answer, bounds.eos))
+    click(browser, bounds.reasoning + 1)
     assert not [position for _, alpha, position in tokens(browser) if alpha > 0]
 
 
@@ -239,30 +240,31 @@ def test_a_long_traces_file_is_small_and_tells_of_how_many_answer_tokens_it_has_
     page = write_study(tmp_path / "long", texts)
     trace = handed_over(page, 1)
     assert LIMIT / 2 < (page.parent / "data/0/1.js").stat().st_size < LIMIT
-    bounds, rows = trace["bounds"], trace["rows"]
-    n_answer = bounds[6] - bounds[5]
-    assert n_answer > 2 * len(rows) > 50 and (rows[0], rows[-1]) == (bounds[5], bounds[6] - 1)
-    planted = np.zeros((len(rows), bounds[-1]))
-    planted[:, bounds[3]] = 0.5
+    bounds, rows = Bounds(*trace["bounds"]), trace["rows"]
+    n_answer = bounds.eos - bounds.answer
+    assert n_answer > 2 * len(rows) > 50 and (rows[0], rows[-1]) == (bounds.answer, bounds.eos - 1)
+    planted = np.zeros((len(rows), bounds.end))
+    planted[:, bounds.reasoning] = 0.5
     planted[np.arange(len(rows)), rows] = 0.5
     assert np.array_equal(shares(trace, "1.2"), planted)
     open_page(browser, page, "#t=1&source=1.2")
     told = browser.find_element("id", "told")
     assert f"what {len(rows)} of the answer's {n_answer} tokens pay, mean" in told.text
     assert browser.find_element("id", "legend").text.startswith("0 to 0.500")
-    click(browser, bounds[3])
+    click(browser, bounds.reasoning)
     assert (
         told.text
         == f"Colour: what each answer token pays to the selection, of {len(rows)} of the answer's {n_answer} tokens."
     )
-    absent = min({*range(*bounds[5:7])} - set(rows))
+    absent = min({*range(bounds.answer, bounds.eos)} - set(rows))
     browser.execute_script("r2aExplorer.select(arguments[0], arguments[0])", absent)
     assert told.text.endswith("What it pays itself is not here.")
     browser.execute_script("r2aExplorer.select(arguments[0], arguments[0])", rows[1])
     assert told.text == "Colour: what the selected answer token pays."
     press(browser, "ArrowRight")
     assert browser.execute_script("return r2aExplorer.state.sel") == f"{rows[2]}-{rows[2]}"
-    browser.execute_script("r2aExplorer.state.by = 'effect'; r2aExplorer.select(arguments[0], arguments[0])", bounds[3])
+    select = "r2aExplorer.state.by = 'effect'; r2aExplorer.select(arguments[0], arguments[0])"
+    browser.execute_script(select, bounds.reasoning)
     assert "too many sentences to show it here" in browser.find_element("id", "without").text
     assert errors(browser) == []
 
@@ -273,9 +275,9 @@ def test_of_very_many_heads_a_traces_file_has_the_best_and_every_mean_over_all(b
     trace = handed_over(page, 0)
     assert (page.parent / "data/0/0.js").stat().st_size < LIMIT
     assert 100 < len(trace["attention"]) < 1400 and trace["n_heads"] == 2800
-    bounds = trace["bounds"]
+    bounds = Bounds(*trace["bounds"])
     for source, share in {"1.1399": 0.5, "rfhs": 0.5, "all": 0.5 / 2800}.items():
-        assert shares(trace, source)[:, bounds[3]] == pytest.approx(share, rel=1e-3)
+        assert shares(trace, source)[:, bounds.reasoning] == pytest.approx(share, rel=1e-3)
     packed, sources = trace["sentence_mass"], trace["sources"]
     mass = np.frombuffer(base64.b64decode(packed["float16"]), "<f2").reshape(packed["shape"])
     assert len(sources) == len(mass) < 2800 and {"rfhs", "all", "1.1399"} <= {*sources}
@@ -339,16 +341,16 @@ def test_every_token_is_there_when_formulas_are_switched_off_and_a_rendered_one_
 ):
     open_page(browser, formulas, "#t=0&source=1.2")
     content = json.loads((formulas.parent / "data/0/0.js").read_text().split(",", 1)[1].rstrip(");\n"))
-    texts, bounds = content["tokens"], content["bounds"]
+    texts, bounds = content["tokens"], Bounds(*content["bounds"])
     assert len(tokens(browser)) < len(texts)
     lit = browser.execute_script("""const last = [...document.querySelectorAll('#text .line span')]
         .filter((one) => one.token !== undefined && one.querySelector('.formula')).at(-1);
         last.firstChild.dispatchEvent(new PointerEvent('pointerdown', {bubbles: true}));
         return [last.token, last.last]""")
-    assert (lit[0], lit[1]) == (bounds[5], bounds[6] - 1)  # the answer is one formula
+    assert (lit[0], lit[1]) == (bounds.answer, bounds.eos - 1)  # the answer is one formula
     assert browser.execute_script("return r2aExplorer.state.sel") == f"{lit[0]}-{lit[1]}"
     own = {position: alpha for _, alpha, position in tokens(browser)}
-    assert own[lit[0]] > 0 and own[bounds[3]] > 0
+    assert own[lit[0]] > 0 and own[bounds.reasoning] > 0
     press(browser, "f")
     assert [text for text, *_ in tokens(browser)] == [text.replace("\n", "⏎") for text in texts]
     assert browser.execute_script("return document.querySelectorAll('.formula').length") == 0
@@ -394,13 +396,13 @@ def test_a_heads_scores_are_told_with_their_intervals_and_only_scores_can_be_cho
 
 def test_several_heads_light_their_mean(browser, page):
     open_page(browser, page, "#t=0&source=1.2")
-    bounds = json.loads((page.parent / "data/0/0.js").read_text().split(",", 1)[1].rstrip(");\n"))["bounds"]
-    click(browser, bounds[5])
+    bounds = Bounds(*json.loads((page.parent / "data/0/0.js").read_text().split(",", 1)[1].rstrip(");\n"))["bounds"])
+    click(browser, bounds.answer)
     script = "return document.querySelectorAll('#map rect')[0].dispatchEvent(new MouseEvent('click', {shiftKey: true}))"
     browser.execute_script(script)
     assert browser.execute_script("return r2aExplorer.state.source") == "1.2+0.0"
     lit = {position for _, alpha, position in tokens(browser) if alpha > 0}
-    assert lit == {0, bounds[3], bounds[5]}  # the first token by head 0.0, the others by head 1.2
+    assert lit == {0, bounds.reasoning, bounds.answer}  # the first token by head 0.0, the others by head 1.2
     browser.execute_script(script)
     assert browser.execute_script("return r2aExplorer.state.source") == "1.2"
 

@@ -75,14 +75,14 @@ def test_rows_and_their_means_are_those_of_the_whole_attention(folder, every_hea
     path = every_head if kernel == "fused" else captured(folder, "eager", kernel="eager")
     with h5py.File(path) as file:
         case = file["trace_0"]
-        bounds, rows = case["bounds"][:], case["row"][:]
-        assert rows.tolist() == list(range(bounds[5], bounds[6]))
+        bounds, rows = Bounds.of(case["bounds"]), case["row"][:]
+        assert rows.tolist() == list(range(bounds.answer, bounds.eos))
         expected = whole[:, :, rows]
         flat = expected.reshape(N_LAYERS * N_HEADS, *expected.shape[2:])
         np.testing.assert_allclose(case["attention"][:], flat, atol=1e-5)
         np.testing.assert_allclose(case["all_mean"][:], flat.mean(0), atol=1e-5)
         np.testing.assert_allclose(case["rfh_mean"][:], (expected[2, 1] + expected[0, 3]) / 2, atol=1e-5)
-        inside = flat[..., bounds[3] : bounds[4]].astype(np.float64)
+        inside = flat[..., bounds.span("reasoning")].astype(np.float64)
         position = np.arange(inside.shape[-1]) / (inside.shape[-1] - 1)
         np.testing.assert_allclose(case["centre"][:], inside @ position / inside.sum(-1), atol=1e-4)
 
@@ -103,9 +103,9 @@ def test_a_case_can_be_read_without_a_tokenizer(folder, every_head):
     with h5py.File(every_head) as file:
         assert file["uid"].asstr()[:].tolist() == ["text-0", "text-2"]
         case = file["trace_0"]
-        text, bounds = case["token_text"].asstr()[:], case["bounds"][:]
+        text, bounds = case["token_text"].asstr()[:], Bounds.of(case["bounds"])
         assert "".join(text) == f"<bos>What is it?<think>{REASONINGS[0]}</think>It is it.<eos>"
-        assert "".join(text[bounds[3] : bounds[4]]) == REASONINGS[0]
+        assert "".join(text[bounds.span("reasoning")]) == REASONINGS[0]
         assert "".join(text[case["is_cue"][:]]) == "WaitCheck"
         row = traces.iloc[0]
         assert case["token_ids"][:].tolist() == [*row.prompt_token_ids, *row.completion_token_ids]
@@ -134,9 +134,9 @@ def test_a_7b_model_keeps_a_few_megabytes_of_its_longest_trace():
 def test_rows_that_do_not_fit_are_left_out_evenly(folder):
     with h5py.File(captured(folder, "small", case_megabytes=0.02)) as file:
         case = file["trace_0"]
-        n_tokens, bounds, rows = len(case["key"]), case["bounds"][:], case["row"][:]
-        assert 2 <= len(rows) == 20_000 // (14 * n_tokens * 4) < bounds[6] - bounds[5]
-        assert (rows[0], rows[-1]) == (bounds[5], bounds[6] - 1)
+        n_tokens, bounds, rows = len(case["key"]), Bounds.of(case["bounds"]), case["row"][:]
+        assert 2 <= len(rows) == 20_000 // (14 * n_tokens * 4) < bounds.eos - bounds.answer
+        assert (rows[0], rows[-1]) == (bounds.answer, bounds.eos - 1)
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, [10]), (2, [10, 15]), (4, [10, 11, 13, 15]), (6, list(range(10, 16)))])

@@ -42,7 +42,7 @@ def traces(folder, monkeypatch, generation, models=None, **variant):
 
 
 def reasoning_lengths(table):
-    return table.loc["with_reasoning", "bounds"].map(lambda bounds: bounds[4] - bounds[3])
+    return table.loc["with_reasoning", "bounds"].map(Bounds.of).map(lambda b: b.think_close - b.reasoning)
 
 
 @pytest.fixture
@@ -80,10 +80,11 @@ def test_a_reasoning_opened_in_pieces_is_segmented_however_the_model_closes_it(t
     table = traces(tmp_path / "pieces", monkeypatch, {}, think_tags="pieces")
     for row in table.itertuples():
         ids = [*row.prompt_token_ids, *row.completion_token_ids]
-        assert row.bounds[-1] == len(ids)
-        assert row.bounds[3] - row.bounds[2] > 2  # <think> in its pieces
-        assert (row.bounds[5] > row.bounds[4]) == ("</think>" in f"{row.prompt_text}{row.completion_text}")
-    closed_beforehand = table.loc["without_reasoning", "bounds"].map(lambda bounds: bounds[5] - bounds[4])
+        bounds = Bounds.of(row.bounds)
+        assert bounds.end == len(ids)
+        assert bounds.reasoning - bounds.think_open > 2  # <think> in its pieces
+        assert (bounds.answer > bounds.think_close) == ("</think>" in f"{row.prompt_text}{row.completion_text}")
+    closed_beforehand = table.loc["without_reasoning", "bounds"].map(Bounds.of).map(lambda b: b.answer - b.think_close)
     assert (closed_beforehand > 2).all()
 
 

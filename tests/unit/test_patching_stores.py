@@ -67,8 +67,9 @@ def folder(tmp_path_factory) -> Path:
             trace = planted_trace(rng, candidate)
             said, final = trace.said_position, trace.given_position - 1
             row[f"{run}_ids"], row[f"{run}_masked"] = trace.run_ids, []
-            row[f"{run}_reasoning_start"] = trace.bounds[3]
-            row[f"{run}_positions"] = [said - 1, said, said + 1, trace.bounds[4], final, trace.bounds[3]]
+            first, close = trace.bounds.reasoning, trace.bounds.think_close
+            row[f"{run}_reasoning_start"] = first
+            row[f"{run}_positions"] = [said - 1, said, said + 1, close, final, first]
             row["template"] = f"question {pair}"
             row[f"answer_{side}_id"], row[f"answer_{side}"] = GIVEN[candidate], str(candidate)
             questions.append({"pair": f"pair-{pair}", "side": side, "problem": "Which one?"})

@@ -41,7 +41,7 @@ from r2a.store import NothingToMeasure, open_hdf5, provenance, read_parquet, rea
 from r2a.summary.sentences import find_read_sentences, find_sentence_costs, find_sentences
 from r2a.text.categories import category
 from r2a.text.sentences import sentence_bounds
-from r2a.traces import segment_bounds
+from r2a.traces import Bounds, segment_bounds
 from random_traces import write_random_traces
 from same_stores import assert_same_store
 
@@ -151,7 +151,7 @@ def test_a_killed_job_goes_on_with_the_traces_that_are_not_done(folder, store, m
 
 
 def test_where_memory_runs_out_batches_are_halved(folder, store, monkeypatch, caplog):
-    longest = max(read_parquet(folder / "traces.parquet")["bounds"].map(lambda bounds: bounds[-1]))
+    longest = max(read_parquet(folder / "traces.parquet")["bounds"].map(lambda bounds: Bounds.of(bounds).end))
     room = with_room_for(longest, r2a.sentences.runs.load_model)
     monkeypatch.setattr("r2a.sentences.runs.load_model", room)
     with caplog.at_level("WARNING", "r2a"):
@@ -164,7 +164,7 @@ def test_a_trace_that_does_not_fit_into_memory_is_left_out_and_named_and_the_res
     folder, store, monkeypatch, caplog
 ):
     table = read_parquet(folder / "traces.parquet").set_index("uid")
-    lengths = table["bounds"].map(lambda bounds: bounds[-1])[["text-0", "text-1", "text-2"]]
+    lengths = table["bounds"].map(lambda bounds: Bounds.of(bounds).end)[["text-0", "text-1", "text-2"]]
     monkeypatch.setattr("r2a.sentences.branches.CHECK_TOKENS", 16)
     room = with_room_for(lengths.nlargest(2).iloc[-1], r2a.sentences.runs.load_model)
     monkeypatch.setattr("r2a.sentences.runs.load_model", room)

@@ -14,6 +14,7 @@ from r2a.estimate import Reckoning
 from r2a.speeds import BESIDE, FOLDERS, IN_ONE_ENGINE
 from r2a.store import read_traces
 from r2a.study import load_study
+from r2a.traces import Bounds
 
 MODELS, DATASETS = ("tiny-qwen", "tiny-llama"), ("puzzles", "comparisons")
 GRADED = [(model, dataset) for model in MODELS for dataset in DATASETS]
@@ -74,8 +75,9 @@ def test_traces_keep_the_ids_that_their_text_comes_from(study, model, dataset):
     assert set(traces["decoding"]) == {"greedy", "sampled"}
     for row in traces.head(40).itertuples():
         ids = [*row.prompt_token_ids, *row.completion_token_ids]
-        assert row.bounds[-1] == len(ids)
-        assert tokenizer.decode(ids[row.bounds[5] : row.bounds[6]]) == row.answer_text
+        bounds = Bounds.of(row.bounds)
+        assert bounds.end == len(ids)
+        assert tokenizer.decode(ids[bounds.span("answer")]) == row.answer_text
 
 
 @pytest.mark.parametrize(("model", "dataset"), GRADED)

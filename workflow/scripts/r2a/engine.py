@@ -66,45 +66,15 @@ def start_engine(
     words = heads_in_words(config, resources["gpu"])
     if words:
         raise EngineError(f"{folder}: {words}, under models.*.gpus or judges.*.gpus")
-    if resources["gpu"] == 0:
-        if has_gpu_build():
-            raise EngineError(
-                f"{folder}: gpus is 0, but the installed vLLM is the build for GPUs; set gpus: 1, or install the CPU "
-                "environment (make install ENVIRONMENT=cpu)"
-            )
-        # An engine in this process starts in 2 s instead of 16. It has the job's threads, which Snakemake sets; outside
-        # of a job, it has one, because more threads than free cores would be 40 times slower.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # otherwise jobs that run side by side share one core
-        memory: dict[str, Any] = {"kv_cache_memory_bytes": resources["cpu_cache_mb"] * 2**20, "enforce_eager": True}
-        # vLLM 0.32 fails on a seeded request whose prompt is split over two steps on a CPU
-        memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
-        if recurrent_layers(config):  # vLLM takes these only in chunks: so few requests that none is split
-            memory |= {"enable_chunked_prefill": True, "max_num_seqs": 8, "max_num_batched_tokens": 8 * longest}
-            # its CPU rotary kernel mistakes the heads of lfm2 for tokens
-            memory["compilation_config"] = {"custom_ops": ["all", "-rotary_embedding"]}
-    else:
-        memory = {
-            "gpu_memory_utilization": resources["gpu_memory_percent"] / 100,
-            "tensor_parallel_size": resources["gpu"],
-        }
+    memory = _on_gpus(resources) if resources["gpu"] else _on_cpu(folder, config, longest, resources)
     # FlashInfer compiles its sampler with nvcc, which few machines have; seeded requests never use it.
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"  # otherwise it sends usage reports
     logger.info(f"starts vLLM with {folder}")
     import vllm
-    from vllm.config.reasoning import ReasoningConfig
 
     if delimiters:
-        opened, closed = map(list, delimiters)
-        # by tokens, not by text: text of several tokens may be tokenized differently after other text
-        counted = ReasoningConfig()
-        counted._reasoning_start_token_ids = opened
-        counted._reasoning_end_token_ids = counted._natural_reasoning_end_token_ids = closed
-        options["reasoning_config"] = counted
-        # the two runners count differently: generation.vllm_engine.complete
-        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+        options["reasoning_config"] = _counted_reasoning(*delimiters)
     switch = longrope_switch(config)
     if switch is not None:
         # vLLM chooses the factors for all requests by max_model_len; reruns use those for long ones
@@ -116,6 +86,50 @@ def start_engine(
         dtype = usable_dtype(dtype, found and (found.major, found.minor))
     gc.freeze()  # a start collects garbage five times; what was imported is left out of that
     return vllm.LLM(model=folder, dtype=dtype, max_model_len=longest, **memory, **options)
+
+
+def _on_gpus(resources: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "gpu_memory_utilization": resources["gpu_memory_percent"] / 100,
+        "tensor_parallel_size": resources["gpu"],
+    }
+
+
+def _on_cpu(folder: str, config: Mapping[str, Any], longest: int, resources: Mapping[str, Any]) -> dict[str, Any]:
+    """vLLM's options for a CPU, and its environment variables; see start_engine."""
+    if has_gpu_build():
+        raise EngineError(
+            f"{folder}: gpus is 0, but the installed vLLM is the build for GPUs; set gpus: 1, or install the CPU "
+            "environment (make install ENVIRONMENT=cpu)"
+        )
+    # An engine in this process starts in 2 s instead of 16. It has the job's threads, which Snakemake sets; outside
+    # of a job, it has one, because more threads than free cores would be 40 times slower.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # otherwise jobs that run side by side share one core
+    memory: dict[str, Any] = {"kv_cache_memory_bytes": resources["cpu_cache_mb"] * 2**20, "enforce_eager": True}
+    if recurrent_layers(config):  # vLLM takes these only in chunks: so few requests that none is split
+        memory |= {"enable_chunked_prefill": True, "max_num_seqs": 8, "max_num_batched_tokens": 8 * longest}
+        # its CPU rotary kernel mistakes the heads of lfm2 for tokens
+        memory["compilation_config"] = {"custom_ops": ["all", "-rotary_embedding"]}
+    else:  # vLLM 0.32 fails on a seeded request whose prompt is split over two steps on a CPU
+        memory |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
+    return memory
+
+
+def _counted_reasoning(opened: Sequence[int], closed: Sequence[int]) -> Any:
+    """vLLM's description of a reasoning whose length it limits.
+
+    By tokens, not by text: text of several tokens may be tokenized differently after other text.
+    """
+    from vllm.config.reasoning import ReasoningConfig
+
+    # the two runners count differently: generation.vllm_engine.complete
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    counted = ReasoningConfig()
+    counted._reasoning_start_token_ids = list(opened)
+    counted._reasoning_end_token_ids = counted._natural_reasoning_end_token_ids = list(closed)
+    return counted
 
 
 def finished_outputs(

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from r2a.ablation.arms import Arm, arms_of_trace
 from r2a.ablation.decoding import (
     OF_OTHERS,
     Answer,
+    Outputs,
     Reading,
     answer_outputs,
     generate,
@@ -158,51 +160,27 @@ def _generate_missing(
 
     missing: (trace, arm) by key.
     """
-    model, tokenizer = load_model(manifest, SEAM), load_tokenizer(manifest["folder"])
-    ids, bounds, arms = tasks.ids, tasks.bounds, tasks.arms
-    refuse_deviating(model, ids[0], bounds[0])
-    modes = {arms[number][k].mode for number, k in missing.values()}
-    outputs = answer_outputs(model, ids, bounds) if modes & set(OF_OTHERS) else None
-    n_read = {number: bounds[number].answer for number, _ in missing.values()}
-    more = 1 + settings["extra_tokens"]
-    rooms = {number: bounds[number].eos - bounds[number].answer + more for number, _ in missing.values()}
+    model = load_model(manifest, SEAM)
+    refuse_deviating(model, tasks.ids[0], tasks.bounds[0])
+    modes = {tasks.arms[number][k].mode for number, k in missing.values()}
+    outputs = answer_outputs(model, tasks.ids, tasks.bounds) if modes & set(OF_OTHERS) else None
+    answering = _Answering(tasks, model, load_tokenizer(manifest["folder"]), settings, outputs)
+    n_read = {number: tasks.bounds[number].answer for number, _ in missing.values()}
+    rooms = {number: answering.room(number) for number in n_read}
     # rows of several traces keep a GPU busy; on a CPU, each trace is kept and reported as soon as it is done
     is_shared = torch.cuda.is_available()
     batch_tokens = batch_tokens if is_shared else min(batch_tokens, CPU_BATCH_TOKENS)
-    left_out = {
-        number for number in n_read if outputs is not None and not outputs.keys() >= {number, tasks.donors[number]}
-    }
-    readings: dict[int, Reading] = {}
+    # while rows are joined, their keys and values are held twice, in 32 bits
+    batch_tokens = affordable_tokens(batch_tokens, 2 * 4 * Decoder(model).n_kept, "ablation")
+    left_out = answering.left_out
+    left_out |= {n for n in n_read if outputs is not None and not outputs.keys() >= {n, tasks.donors[n]}}
 
     def first_rows(left: Sequence[tuple[int, int]], batch_tokens: int) -> Sequence[tuple[int, int]]:
         return _first_rows(left, n_read, rooms, batch_tokens, is_shared)
 
-    def reading_of(number: int) -> Reading:
-        reading = read(model, ids[number][: n_read[number]], bounds[number])
-        if outputs is not None:
-            reading.mean, reading.resampled = of_others(outputs, number, tasks.donors[number])
-        rng = random.Random(f"{settings['seed']} {tasks.uids[number]}")
-        reading.moved_to = _sentence(tokenizer, ids[number], bounds[number], rng)
-        return reading
-
-    def answered(batch: Sequence[tuple[int, int]], _budget: int) -> Iterator[Answer]:
-        """The answers of those traces in a batch that have not been left out meanwhile."""
-        chosen = [(number, k) for number, k in batch if number not in left_out]
-        present = dict.fromkeys(number for number, _ in chosen)
-        for number in readings.keys() - present:
-            del readings[number]
-        for number in present:
-            if number not in readings:
-                readings[number] = reading_of(number)
-        rows = [(readings[number], arms[number][k]) for number, k in chosen]
-        limits = [rooms[number] for number, _ in chosen]
-        return iter(generate(model, rows, limits, tasks.marks.stops) if rows else [])
-
-    # while rows are joined, their keys and values are held twice, in 32 bits
-    batch_tokens = affordable_tokens(batch_tokens, 2 * 4 * Decoder(model).n_kept, "ablation")
     what = f"{settings['model']}, {settings['dataset']}: answers under ablation"
     with Progress(what, len(missing)) as progress:
-        for batch, found in in_batches(list(missing.values()), first_rows, batch_tokens, answered):
+        for batch, found in in_batches(list(missing.values()), first_rows, batch_tokens, answering.answers):
             for number, k in batch:
                 if found is None:
                     left_out.add(number)
@@ -212,6 +190,50 @@ def _generate_missing(
                     progress.advance(len(answer.token_ids))
     for number in sorted(left_out):
         logger.warning(f"{tasks.uids[number]}: {n_read[number]} tokens do not fit into memory; left out")
+
+
+@dataclass
+class _Answering:
+    """Generates answers in batches, and keeps a trace's reading as long as batches need it.
+
+    outputs: every head's outputs on each trace, if a mode uses those of other traces. left_out: traces whose answers
+    are not generated.
+    """
+
+    tasks: _Tasks
+    model: Any
+    tokenizer: Any
+    settings: Mapping[str, Any]
+    outputs: Mapping[int, Outputs] | None
+    left_out: set[int] = field(default_factory=set)
+    readings: dict[int, Reading] = field(default_factory=dict)
+
+    def room(self, number: int) -> int:
+        """The most tokens that an answer of a trace may have."""
+        bounds = self.tasks.bounds[number]
+        return bounds.eos - bounds.answer + 1 + self.settings["extra_tokens"]
+
+    def answers(self, batch: Sequence[tuple[int, int]], _budget: int) -> Iterator[Answer]:
+        """The answers of the (trace, arm) in a batch whose traces have not been left out meanwhile."""
+        chosen = [(number, k) for number, k in batch if number not in self.left_out]
+        present = dict.fromkeys(number for number, _ in chosen)
+        for number in self.readings.keys() - present:
+            del self.readings[number]
+        for number in present:
+            if number not in self.readings:
+                self.readings[number] = self._read(number)
+        rows = [(self.readings[number], self.tasks.arms[number][k]) for number, k in chosen]
+        limits = [self.room(number) for number, _ in chosen]
+        return iter(generate(self.model, rows, limits, self.tasks.marks.stops) if rows else [])
+
+    def _read(self, number: int) -> Reading:
+        tasks, bounds = self.tasks, self.tasks.bounds[number]
+        reading = read(self.model, tasks.ids[number][: bounds.answer], bounds)
+        if self.outputs is not None:
+            reading.mean, reading.resampled = of_others(self.outputs, number, tasks.donors[number])
+        rng = random.Random(f"{self.settings['seed']} {tasks.uids[number]}")
+        reading.moved_to = _sentence(self.tokenizer, tasks.ids[number], bounds, rng)
+        return reading
 
 
 def _sentence(tokenizer: Any, ids: Sequence[int], bounds: Bounds, rng: random.Random) -> slice:

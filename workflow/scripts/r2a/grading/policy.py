@@ -59,7 +59,7 @@ def _decide(attempt: Attempt, outcome: Outcome) -> Verdict:
     return Verdict(False, "mismatch", answer)
 
 
-@grader(label="METHOD section 2")
+@grader(label="this project's policy")
 def policy() -> Grader:
-    """By the project's policy (METHOD section 2)."""
+    """By this project's policy (docs/grading.md)."""
     return Grader(load_sympy, _read, equality, _decide)

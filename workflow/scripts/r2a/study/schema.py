@@ -460,7 +460,9 @@ class Needle(Section):
 class Diagnostics(Section):
     """What each model reads, besides the study's traces, to find its induction and retrieval heads."""
 
-    n_repeats: int = Field(10, gt=0, description="Random token blocks, each shown twice in a row (METHOD section 3).")
+    n_repeats: int = Field(
+        10, gt=0, description="Random token blocks, each shown twice in a row (docs/method.md, section 3)."
+    )
     repeat_tokens: int = Field(50, ge=2, description="Tokens of such a block, all different.")
     induction_prompts: list[Annotated[str, Field(min_length=1)]] = Field(
         [

@@ -9,7 +9,7 @@ import pandas as pd
 
 from r2a.roles import WITHIN
 from r2a.store import labelled, open_hdf5, read_parquet
-from r2a.summary.registry import Cell, Found, Plot, finding
+from r2a.summary.registry import Cell, Found, Plot, Subject, finding
 from r2a.summary.words import DASH, TIMES, in_cases, number, p_value, rows_of, said_p, sorted_out, with_interval, word
 
 
@@ -34,46 +34,23 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
     ])  # fmt: skip
     depths = pd.read_csv(models).query("measure == 'rfh depth'").set_index(["model", "dataset"])
     filled, found.missing = sorted_out(heads, settings)
-    layers: dict[tuple[str, str], Cell] = {}
-    strongest: dict[tuple[str, str], Cell] = {}
+    layers: dict[Subject, Cell] = {}
+    strongest: dict[Subject, Cell] = {}
     for subject, path in filled:
         table = read_parquet(path).sort_values("rank")
-        rfhs, others, n_layers = table[table["is_rfh"]], table[~table["is_rfh"]], table["layer"].nunique()
-        first, n = rfhs.iloc[0], rfhs["a2r_n"].iloc[0]
-        places = ", ".join(f"{row.layer}.{row.head}" for row in rfhs.itertuples())
-        low, high = rfhs["layer"].min(), rfhs["layer"].max()
-        between = f"{low}{DASH}{high}" if low < high else f"{low}"
-        if subject in depths.index:
-            row = depths.loc[subject]
-            depth = with_interval(
-                row["value"], row["low"], row["high"], row["n"], "bootstrap over problems", of="traces"
-            )
-        else:  # comparisons across models leave out variants
-            depth = number(rfhs["layer"].mean() / max(n_layers - 1, 1), "{:.2f}", n=n)
-        cells = {
-            "RFHs (layer.head)": Cell(text=places, value=rfhs["layer"].mean(), n=n, note=f"n = {n:.0f} traces"),
-            "layers": word(between),
-            "depth": depth,
-            "first head": with_interval(
-                first["a2r"], first["a2r_low"], first["a2r_high"], n, f"head {first['layer']:.0f}.{first['head']:.0f}",
-                of="traces",
-            ),
-            "RFHs' mean a2r": number(rfhs["a2r"].mean(), "{:.2f}", note=f"{len(rfhs)} heads; n = {n:.0f} traces"),
-            "others' mean": number(others["a2r"].mean(), "{:.2f}", note=f"{len(others)} heads; n = {n:.0f} traces"),
-            "lift of the first": number(first["lift"], f"{{:.1f}} {TIMES}", note=f"n = {n:.0f} traces"),
-            "n": number(n),
-        }  # fmt: skip
+        cells = _head_cells(table, depths.loc[subject] if subject in depths.index else None)
         found.rows.append((subject, cells))
-        place, most = f"L{first['layer']:.0f}H{first['head']:.0f}", cells["first head"]
+        first, most = table[table["is_rfh"]].iloc[0], cells["first head"]
         strongest[subject] = Cell(
-            text=f"{place}: {100 * most.value:.0f}\N{NO-BREAK SPACE}%",
-            value=most.value, low=most.low, high=most.high, n=n, zero=0.5,
+            text=f"L{first['layer']:.0f}H{first['head']:.0f}: {100 * most.value:.0f}\N{NO-BREAK SPACE}%",
+            value=most.value, low=most.low, high=most.high, n=most.n, zero=0.5,
             note=f"layer {first['layer']:.0f}, head {first['head']:.0f}, counted from 0; a2r {most.text}; {most.note}",
         )  # fmt: skip
+        depth = cells["depth"]
         layers[subject] = Cell(
-            text=f"{between} of {n_layers}", value=depth.value, n=n,
-            note=f"layers of the {len(rfhs)} RFHs, counted from 0; mean depth {depth.text}, from 0 for the first "
-            f"layer to 1 for the last; n = {n:.0f} traces",
+            text=f"{cells['layers'].text} of {table['layer'].nunique()}", value=depth.value, n=most.n,
+            note=f"layers of the {table['is_rfh'].sum()} RFHs, counted from 0; mean depth {depth.text}, from 0 for the "
+            f"first layer to 1 for the last; n = {most.n:.0f} traces",
         )  # fmt: skip
     found.verdicts = {"most by one head": strongest, "layers of RFHs": layers}
     found.meanings = {
@@ -91,6 +68,35 @@ def find_heads(heads: Sequence[Path], models: Path, settings: Mapping[str, Any])
             f"On average, these heads are in the first half of the layers {early}.",
         ]
     return found
+
+
+def _head_cells(table: pd.DataFrame, measured: pd.Series | None) -> dict[str, Cell]:
+    """table: a model's heads, by rank. measured: the RFHs' depth, if the model is compared with others."""
+    rfhs, others = table[table["is_rfh"]], table[~table["is_rfh"]]
+    first, n = rfhs.iloc[0], rfhs["a2r_n"].iloc[0]
+    low, high = rfhs["layer"].min(), rfhs["layer"].max()
+    if measured is None:  # comparisons across models leave out variants
+        depth = number(rfhs["layer"].mean() / max(table["layer"].nunique() - 1, 1), "{:.2f}", n=n)
+    else:
+        ends = measured["value"], measured["low"], measured["high"], measured["n"]
+        depth = with_interval(*ends, "bootstrap over problems", of="traces")
+    of_traces = f"n = {n:.0f} traces"
+    return {
+        "RFHs (layer.head)": Cell(
+            text=", ".join(f"{row.layer}.{row.head}" for row in rfhs.itertuples()), value=rfhs["layer"].mean(), n=n,
+            note=of_traces,
+        ),
+        "layers": word(f"{low}{DASH}{high}" if low < high else f"{low}"),
+        "depth": depth,
+        "first head": with_interval(
+            first["a2r"], first["a2r_low"], first["a2r_high"], n, f"head {first['layer']:.0f}.{first['head']:.0f}",
+            of="traces",
+        ),
+        "RFHs' mean a2r": number(rfhs["a2r"].mean(), "{:.2f}", note=f"{len(rfhs)} heads; {of_traces}"),
+        "others' mean": number(others["a2r"].mean(), "{:.2f}", note=f"{len(others)} heads; {of_traces}"),
+        "lift of the first": number(first["lift"], f"{{:.1f}} {TIMES}", note=of_traces),
+        "n": number(n),
+    }  # fmt: skip
 
 
 @finding(

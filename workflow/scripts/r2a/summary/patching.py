@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -48,9 +48,9 @@ def find_patching(
     ])  # fmt: skip
     filled, found.missing = sorted_out(curves, settings)
     control_paths, hand_off_paths = (dict(sorted_out(paths, settings)[0]) for paths in (controls, hand_off))
-    flips: dict[tuple[str, str], Cell] = {}
-    crossings: dict[tuple[str, str], Cell] = {}
-    is_beyond: dict[tuple[str, str], bool] = {}
+    flips: dict[Subject, Cell] = {}
+    crossings: dict[Subject, Cell] = {}
+    is_beyond: dict[Subject, bool] = {}
     for subject, path in filled:
         table, control = (_clean_residuals(pd.read_csv(one)) for one in (path, control_paths[subject]))
         crossing_by_probe = pd.read_csv(hand_off_paths[subject]).set_index("probe")
@@ -63,32 +63,23 @@ def find_patching(
                 continue
             row = best.loc[ANSWER_ROLE]
             there = control[(control["probe"] == probe) & (control["layer"] == row["layer"])].set_index("control")
-            beside, p, is_better = Cell(text=NONE), Cell(text=NONE), (np.nan, np.nan)
-            if UNRELATED in there.index:
-                other = there.loc[UNRELATED]
-                named = CONTROLS[UNRELATED].label, said_p(other["p_holm"])
-                beside = with_interval(other["mean"], other["low"], other["high"], other["n_pairs"], *named, of="pairs")
-                p, is_better = p_value(other["p_holm"]), (other["difference_low"], other["difference_high"])
             restores = with_interval(
                 row["mean"], row["low"], row["high"], row["n_pairs"], f"layer {row['layer']}", zero=0, of="pairs"
             )
-            flip = Cell(
-                text=f"{100 * row['flip_rate']:.0f} %", value=row["flip_rate"], n=row["n_pairs"],
-                low=is_better[0] if row["flip_rate"] else np.nan, high=is_better[1], zero=0,
-                note=f"n = {row['n_pairs']:.0f} pairs; probe {probe}; at layer {row['layer']} restores "
-                f"{restores.text}, another question's answer {beside.text}; {p.note}",
-            )  # fmt: skip
+            beside = _beside_unrelated(there)
+            flip = _flip(row, str(probe), restores, beside)
             crossing = _crossing(crossing_by_probe.loc[probe]) if probe in crossing_by_probe.index else Cell(text=NONE)
             elsewhere = best.loc[CONTROL_ROLE, "mean"] if CONTROL_ROLE in best.index else np.nan
             cells = {
                 "probe": word(probe), "strongest in the reasoning": _strongest(best), "course": word(_course(part)),
                 "best layer": number(row["layer"]), "restores": restores, "flips": flip,
-                "control restores": beside, "p, Holm": p, "elsewhere": number(elsewhere, "{:.2f}", note=CONTROL_ROLE),
-                "hand-off layer": crossing, "n": number(row["n_pairs"]),
+                "control restores": beside.restores, "p, Holm": beside.p,
+                "elsewhere": number(elsewhere, "{:.2f}", note=CONTROL_ROLE), "hand-off layer": crossing,
+                "n": number(row["n_pairs"]),
             }  # fmt: skip
             found.rows.append((subject, cells))
             flips.setdefault(subject, flip)
-            is_beyond.setdefault(subject, bool(is_better[0] > 0))
+            is_beyond.setdefault(subject, bool(beside.low > 0))
             crossings.setdefault(subject, crossing)
     found.verdicts = {"patching flips it": flips, "hand-off layer": crossings}
     found.meanings = {
@@ -107,6 +98,35 @@ def find_patching(
             f"The last token takes over from the reasoning at a definite layer {crossed}.",
         ]
     return found
+
+
+class _Unrelated(NamedTuple):
+    """What another question's answer restores, the test against it, and the interval of the effect beyond it."""
+
+    restores: Cell
+    p: Cell
+    low: float
+    high: float
+
+
+def _beside_unrelated(controls: pd.DataFrame) -> _Unrelated:
+    """controls: those of one layer, by name."""
+    if UNRELATED not in controls.index:
+        return _Unrelated(Cell(text=NONE), Cell(text=NONE), np.nan, np.nan)
+    row = controls.loc[UNRELATED]
+    named = CONTROLS[UNRELATED].label, said_p(row["p_holm"])
+    restores = with_interval(row["mean"], row["low"], row["high"], row["n_pairs"], *named, of="pairs")
+    return _Unrelated(restores, p_value(row["p_holm"]), row["difference_low"], row["difference_high"])
+
+
+def _flip(row: pd.Series, probe: str, restores: Cell, beside: _Unrelated) -> Cell:
+    """How often the answer flips, marked by the interval of what is restored beyond an unrelated answer's."""
+    return Cell(
+        text=f"{100 * row['flip_rate']:.0f} %", value=row["flip_rate"], n=row["n_pairs"],
+        low=beside.low if row["flip_rate"] else np.nan, high=beside.high, zero=0,
+        note=f"n = {row['n_pairs']:.0f} pairs; probe {probe}; at layer {row['layer']} restores {restores.text}, "
+        f"another question's answer {beside.restores.text}; {beside.p.note}",
+    )  # fmt: skip
 
 
 def _strongest(best: pd.DataFrame) -> Cell:

@@ -39,6 +39,9 @@ YARN = {
     "llama_4_scaling_beta": 0.5,
 }  # fmt: skip
 
+BY_TURNS = ["sliding_attention", "full_attention"] * 2
+MOSTLY_SPARSE = ["dense", "sparse", "sparse", "sparse"]
+
 # what differs from COMMON, by family; `family+what` is a variant of a family
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},
@@ -85,6 +88,38 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "granitemoe": {**LOCAL},
     "dots1": {**ROUTED},
+    "afmoe": {**EXPERTS, "num_shared_experts": 1, "num_dense_layers": 1, "sliding_window": WINDOW},
+    "laguna": {
+        **EXPERTS, "shared_expert_intermediate_size": 48, "sliding_window": WINDOW, "layer_types": BY_TURNS,
+        "mlp_layer_types": MOSTLY_SPARSE, "num_attention_heads_per_layer": [N_HEADS] * N_LAYERS,
+    },
+    "mimo_v2_flash": {  # sinks in windowed layers alone, and values narrower than keys
+        **ROUTED, "sliding_window": WINDOW, "layer_types": BY_TURNS, "mlp_layer_types": MOSTLY_SPARSE, "v_head_dim": 8
+    },
+    "granite_swa": {"sliding_window": WINDOW, "layer_types": BY_TURNS},
+    "exaone_moe": {
+        **ROUTED, **EXPERTS, "num_shared_experts": 1, "sliding_window": WINDOW, "layer_types": BY_TURNS,
+        "mlp_layer_types": MOSTLY_SPARSE,
+    },
+    "apertus": {},
+    "nanochat": {},  # one norm serves the embedding and the last layer
+    "opt": {"word_embed_proj_dim": D_MODEL, "ffn_dim": 96},  # no module for the MLP
+    "gemma3n_text": {
+        "sliding_window": WINDOW, "layer_types": BY_TURNS, "num_kv_shared_layers": 1, "laurel_rank": 8,
+        "vocab_size_per_layer_input": N_VOCABULARY, "hidden_size_per_layer_input": 16,
+        "intermediate_size": [96] * N_LAYERS, "activation_sparsity_pattern": [0.0] * N_LAYERS,
+    },
+    "gemma4_text+shared": {
+        "sliding_window": WINDOW, "layer_types": BY_TURNS, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 16,
+        "vocab_size_per_layer_input": N_VOCABULARY,
+    },
+    "kimi_linear": {
+        **ROUTED, **LATENT, "num_experts": 4,
+        "linear_attn_config": {
+            "kda_layers": [1, 3], "full_attn_layers": [2, 4], "num_heads": 4, "head_dim": 16,
+            "short_conv_kernel_size": 4,
+        },
+    },
     "qwen3_next": {**EXPERTS, **DELTA},
     "qwen3_5_text": {**DELTA},
     "granitemoehybrid": {

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import CONFIG_MAPPING, AttentionInterface, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AttentionInterface, AutoModelForImageTextToText
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from families import COMMON, FAMILIES, N_HEADS, WINDOW, random_ids, tiny_model
+from families import COMMON, D_MODEL, FAMILIES, LOCAL, N_HEADS, WINDOW, random_ids, tiny_model
 from r2a.ablation.arms import Arm
 from r2a.ablation.decoding import answer_outputs, generate, of_others, read
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import attention_rows, rerun_traces
-from r2a.config_file import longrope_switch, read_config
+from r2a.config_file import TRIED, longrope_switch, read_config
 from r2a.formats import FORMATS
 from r2a.model_check import check_model, long_length, stages_that_hold
-from r2a.models import refuse_failed
-from r2a.models.attention import SEAM, attention_kernel
+from r2a.models import ModelError, refuse_failed
+from r2a.models.attention import SEAM, AttentionError, attention_kernel
 from r2a.models.decoder import Decoder, follow_vllm
 from r2a.models.manifest import interpreted_sizes, written_sizes
 from r2a.patching.components import COMPONENTS, capture, places_of
@@ -38,9 +38,20 @@ pytestmark = pytest.mark.slow
 LENGTHS = (30, 100, 51)
 POSITIONS = [45, 70, 99]
 N_ANSWER = 8
-APART = ["qwen3_next", "qwen3_5_text", "granitemoehybrid", "falcon_h1", "nemotron_h", "minimax", "lfm2", "llama4_text"]
-SIDE_BY_SIDE = ["gpt_neox", "phi", "cohere", "cohere2"]  # attention and MLP
+APART = [
+    "qwen3_next", "qwen3_5_text", "granitemoehybrid", "falcon_h1", "nemotron_h", "minimax", "lfm2", "llama4_text",
+    "kimi_linear",
+]  # fmt: skip
+# families whose layers' outputs do not follow from what enters them, and why
+BEYOND = {
+    "gemma3n_text": "4 residual streams enter each layer",
+    "gemma4_text+shared": "its last 2 layers attend to the keys of earlier ones",
+}
+NO_MIDDLE = ["gpt_neox", "phi", "cohere", "cohere2", "gemma4_text", "opt"]
+NO_MLP = ["opt"]
+GATED = ["afmoe", "laguna"]  # heads' outputs, before the projection
 RESTARTED = [family for family in FAMILIES if family not in APART]
+PATCHED = [family for family in RESTARTED if family not in BEYOND]
 NOTHING = Arm(UNABLATED, UNABLATED, 0, ())
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 MARK = "<!-- architectures: written by `pytest --write-models` -->\n"
@@ -108,13 +119,13 @@ def test_chosen_rows_are_those_of_eager_attention(family):
 # ---- patching
 
 
-@pytest.mark.parametrize("family", RESTARTED)
+@pytest.mark.parametrize("family", PATCHED)
 def test_restarts_give_what_whole_hooked_passes_give_for_every_component(family):
     model, decoder = seen_through(family)
     patcher, places = Patcher(model), places_of(model)
     ids, other = random_ids(LENGTHS[1], seed=1), random_ids(LENGTHS[1], seed=2)
-    has_middle = family not in SIDE_BY_SIDE and not family.startswith("gemma4")
-    assert places.components == [name for name in COMPONENTS if name != "resid_mid" or has_middle]
+    missing = ["resid_mid"] * (family in NO_MIDDLE) + ["mlp_out"] * (family in NO_MLP)
+    assert places.components == [name for name in COMPONENTS if name not in missing]
     vectors, logits = capture(model, other, POSITIONS, places.components)
     assert distance(logits, own_logits(model, other)) < 1e-4
     kept = patcher.keep(ids, POSITIONS)
@@ -138,7 +149,7 @@ def test_restarts_give_what_whole_hooked_passes_give_for_every_component(family)
                     expected = own_logits(model, ids)
                 found = patched[layer, place, head] if component == "z" else patched[layer, place]
                 assert distance(found, expected) < 1e-4, (component, layer, position)
-    note(family, "patching", "exact" if has_middle else "exact; has no resid_mid")
+    note(family, "patching", f"exact; has no {' and no '.join(missing)}" if missing else "exact")
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "gpt_neox", "deepseek_v3", "granite"])
@@ -190,7 +201,8 @@ def test_answers_of_short_and_long_traces_are_those_of_whole_passes(family):
     outputs, heads = answer_outputs(model, traces, bounds), ((0, 1), (2, 3))
     for number, reading in enumerate(readings):
         reading.mean, reading.resampled = of_others(outputs, number, 0)
-    arms = [NOTHING, *(Arm(mode, RFH, 0, heads) for mode in ("zero", "mean"))]
+    modes = ["zero"] if family in GATED else ["zero", "mean"]  # the mean is put in before the gate, and hooks after it
+    arms = [NOTHING, *(Arm(mode, RFH, 0, heads) for mode in modes)]
     rows = [(reading, arm) for reading in readings for arm in arms]
     answers = iter(generate(model, rows, [N_ANSWER] * len(rows), eos=[]))
     places = places_of(model)
@@ -265,6 +277,28 @@ def test_what_cannot_be_exact_is_refused_by_stage_and_name(family):
             note(family, stage, f"refused: {decoder.apart}")
 
 
+@pytest.mark.parametrize("family", BEYOND)
+def test_a_layer_that_takes_more_than_one_stream_is_not_patched(family):
+    model, decoder = seen_through(family)
+    with pytest.raises(ModelError, match=f"{decoder.name}: patching cannot restart its runs: {BEYOND[family]}"):
+        Patcher(model)
+    note(family, "patching", f"refused: {BEYOND[family]}")
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "reason"),
+    [
+        ("diffllama", {}, "its layers attend more than once"),
+        ("laguna", {"num_attention_heads_per_layer": [4, 2, 4, 2]}, r"different numbers of heads \(2, 4\)"),
+        ("doge", {}, "read or change the attention mask"),
+        ("jetmoe", LOCAL | {"kv_channels": 16}, "JetMoeAttention has none of o_proj"),
+    ],
+)
+def test_a_family_of_another_structure_is_refused_with_what_is_different(family, settings, reason):
+    with pytest.raises((ModelError, AttentionError), match=reason):
+        Decoder(tiny_model(family, SEAM, **settings))
+
+
 def test_every_stage_holds_of_a_model_with_softcaps_which_sdpa_ignores():
     found = stages_that_hold(
         tiny_model("gemma2", SEAM), ["attention", "patching", "ablation", "sentences"], 512, "float32", COMPONENTS
@@ -275,6 +309,10 @@ def test_every_stage_holds_of_a_model_with_softcaps_which_sdpa_ignores():
 def written(family: str, folder: Path) -> Path:
     """Write a model of the family and its manifest; return the manifest's path."""
     tiny_model(family).save_pretrained(folder)
+    return manifest_in(folder)
+
+
+def manifest_in(folder: Path) -> Path:
     origin = {"source": "here", "revision": None, "weights": None, "tokenizer": None, "dtype": "float32"}
     sizes = {"folder": str(folder), "n_positions": 512}
     write_json(folder / "manifest.json", provenance({}) | {"models": {"mine": origin}} | sizes)
@@ -303,7 +341,7 @@ def test_a_model_that_cannot_be_loaded_has_its_answers_and_nothing_else(tmp_path
     manifest = written("llama", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "nothing that is known"}')
     check_model(manifest, tmp_path / "check.json", settings)
-    with pytest.raises(NothingToMeasure, match="attention does not hold for this model: ValueError"):
+    with pytest.raises(NothingToMeasure, match="transformers does not know models of the type nothing"):
         refuse_failed(tmp_path / "check.json", "attention")
 
 
@@ -328,16 +366,25 @@ def test_a_wrong_stage_is_told_with_its_deviation():
     assert not found["holds"] and "away from the model's own" in found["reason"]
 
 
-@pytest.mark.parametrize(("outer", "inner"), [("gemma3", "gemma3_text"), ("gemma4", "gemma4_text")])
-def test_the_text_model_inside_of_a_multimodal_one_holds_at_every_stage(outer, inner):
-    text = CONFIG_MAPPING[inner](**COMMON | FAMILIES[inner])
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [("gemma3", "gemma3_text"), ("gemma4", "gemma4_text"), ("mistral3", "ministral3"), ("qwen3_vl", "qwen3_vl_text")],
+)
+def test_the_text_model_inside_of_a_multimodal_one_holds_at_every_stage(outer, inner, tmp_path):
+    text = COMMON | FAMILIES.get(inner, {}) | {"model_type": inner}
+    if inner == "qwen3_vl_text":
+        text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CONFIG_MAPPING[outer](text_config=text.to_dict(), vision_config=vision | {"image_size": 28})
+    if outer == "qwen3_vl":
+        vision |= {"depth": 1, "num_heads": 2, "out_hidden_size": D_MODEL, "deepstack_visual_indexes": [0]}
+    config = CONFIG_MAPPING[outer](text_config=text, vision_config=vision | {"image_size": 28})
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    model.save_pretrained(tmp_path)
     assert "ConditionalGeneration" in type(model).__name__
-    found = stages_that_hold(model, ["attention", "patching", "ablation"], 512, "float32", ["resid_pre", "z"])
-    assert [stage["reason"] for stage in found] == ["", "", ""]
+    check_model(manifest_in(tmp_path), tmp_path / "check.json", {"model": "mine", "stages": list(TRIED)})
+    found = json.loads((tmp_path / "check.json").read_text())["stages"]
+    assert [stage["reason"] for stage in found] == [""] * 4
 
 
 # ---- the page

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from families import tiny_model
 from planted import HEAD, LAYER, planted_model, planted_trace
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import rerun_batch
@@ -90,12 +91,13 @@ def test_the_planted_head_writes_all_that_its_layer_writes_of_the_reasoning():
     assert np.nan_to_num(np.delete(of_layer, HEAD)).max() < 0.1 * of_layer[HEAD]
 
 
-def test_a_gated_attention_has_no_part_of_the_projection_by_itself(model):
-    decoder = Decoder(model)
-    assert decoder.output_weights(0).shape == (decoder.n_heads, decoder.d_values[0], decoder.d_model)
-    attention = decoder.attentions[0]
-    attention.add_module("g_proj", torch.nn.Linear(1, 1))
-    try:
-        assert decoder.output_weights(0) is None
-    finally:
-        del attention.g_proj
+@pytest.mark.parametrize(
+    ("family", "is_direct"),
+    [("llama", True), ("gpt2", True), ("gpt_oss", True), ("laguna", False), ("afmoe", False), ("bitnet", False)],
+)
+def test_heads_that_are_gated_or_normed_before_the_projection_have_no_part_of_it_by_themselves(family, is_direct):
+    decoder = Decoder(tiny_model(family))
+    weights = [decoder.output_weights(layer) for layer in range(decoder.n_layers)]
+    assert [part is not None for part in weights] == [is_direct] * decoder.n_layers
+    if is_direct:
+        assert weights[0].shape == (decoder.n_heads, decoder.d_values[0], decoder.d_model)

@@ -47,6 +47,7 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         "granitemoehybrid", {"layer_types": ["mamba"] * N_LAYERS, "layers_block_type": ["mamba"] * N_LAYERS}, TRIED,
     ),
     "a head that vLLM does not load": ("cohere2", {"tie_word_embeddings": False}, TRIED),
+    "layers of different heads": ("laguna", {"num_attention_heads_per_layer": [4, 2, 4, 2]}, TRIED),
     "an index": ("deepseek_v32", ROUTED | LATENT | INDEX, TRIED),
 }  # fmt: skip
 
@@ -153,7 +154,9 @@ def test_a_study_whose_model_leaves_stages_out_keeps_the_others(tmp_path):
     assert "further" not in [*study.ablated_models, *study.patched_models, *study.parsed_models]
 
 
-RESTARTED_NOT = ["qwen3_next", "qwen3_5_text", "granitemoehybrid", "falcon_h1", "nemotron_h", "minimax", "lfm2"]
+RESTARTED_NOT = [
+    "qwen3_next", "qwen3_5_text", "granitemoehybrid", "falcon_h1", "nemotron_h", "minimax", "lfm2", "kimi_linear",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -13,6 +13,8 @@ from typing import Any
 
 from r2a.modeling import types_in_transformers, unlike_a_decoder
 
+# transformers' mappings from the types of models that write text, from text alone and from text with images
+LOADED = ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES")
 ANSWERS = "answers"
 TRIED = ("attention", "ablation", "patching", "sentences")  # the stages that check_model tries
 RESTARTED = TRIED[1:]  # those that restart runs in the middle
@@ -91,14 +93,16 @@ def _no_decoder(config: Mapping[str, Any]) -> str:
 
 def _no_rerun(config: Mapping[str, Any]) -> str:
     """Why no forward pass here equals that of generation; empty if nothing forbids it."""
-    model_type, causal = config.get("model_type"), types_in_transformers("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
-    if causal and model_type not in causal:
-        return f"transformers does not load {model_type} as a causal language model"
+    model_type, loaded = config.get("model_type"), [types_in_transformers(mapping) for mapping in LOADED]
+    if all(loaded) and not any(model_type in types for types in loaded):
+        return f"transformers does not load {model_type} as a language model, with or without images"
     quantized = config.get("quantization_config")
     package = PACKAGES.get(str(quantized.get("quant_method"))) if isinstance(quantized, Mapping) else None
     if package and importlib.util.find_spec(package) is None:
         return f"its weights are quantized, and {package}, with which transformers loads them, is not installed"
     text, kinds = _text(config), _kinds_of_layers(config)
+    if len(set(text.get("num_attention_heads_per_layer") or [])) > 1:
+        return "its layers have different numbers of heads"
     has_index = any(value and name.startswith(INDEX_SETTINGS) for name, value in text.items())
     if any(map(INDEXED.search, kinds)) or (has_index and not kinds):
         return "an index chooses which tokens its layers attend to"

@@ -41,13 +41,23 @@ def keep_of_weights(
 
 
 class ValuePass:
-    """A forward pass that keeps each layer's values [1, kv_head, token, d_value]."""
+    """A forward pass that keeps each layer's values [1, kv_head, token, d_value].
+
+    on_keys [1, head, token, 1]: the share of each row that sinks leave to keys, in layers that have sinks.
+    """
 
     def __init__(self) -> None:
         self.found: dict[int, torch.Tensor] = {}
+        self.on_keys: dict[int, torch.Tensor] = {}
 
     def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         self.found[rule.layer] = value
+        if rule.sinks is not None:
+            places = torch.arange(query.shape[2], device=query.device)
+            scores = query.float() @ key.repeat_interleave(query.shape[1] // key.shape[1], 1).float().transpose(2, 3)
+            scores = rule.capped(scores * rule.scaling).masked_fill(~rule.sees(places[:, None], places), -torch.inf)
+            lse = scores.logsumexp(-1, keepdim=True)
+            self.on_keys[rule.layer] = (lse - rule.sinks.float().view(1, -1, 1, 1)).sigmoid()
         return plain_attention(rule, query, key, value)
 
 
@@ -63,6 +73,8 @@ def rerun_eager(model: Any, token_ids: Sequence[int], bounds: Bounds) -> tuple[T
     decoder.run(torch.tensor([list(token_ids)], device=model.device), values)
     kept = {}
     for layer, weights in found.items():
+        if layer in values.on_keys and (weights.float().sum(-1) - 1).abs().max() < 1e-3:
+            weights = weights * values.on_keys[layer]  # some families return them before the sink takes its share
         projection = decoder.output_weights(layer)
         value = values.found[layer].repeat_interleave(weights.shape[1] // values.found[layer].shape[1], 1)
         kept[layer] = keep_of_weights(weights, bounds, None if projection is None else (value, projection[None]))

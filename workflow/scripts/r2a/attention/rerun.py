@@ -30,13 +30,13 @@ class Sums(NamedTuple):
     """What is kept of one trace in one layer: sums over its rows, from which `kept` makes what TraceAttention holds.
 
     before [head, token before the reasoning]: attention of reasoning tokens; whole [head]: their attention to all keys,
-    None if it is 1; answer [head, token]: that of answer tokens; moments [head, answer token, 3 * N_BINS]: see
-    _position_columns; squares [head, 2, answer token]: squared norms of what heads write, from the reasoning's values
-    and from all values; written [answer token]: the norm of what they write together.
+    below 1 in layers with sinks; answer [head, token]: that of answer tokens; moments [head, answer token, 3 * N_BINS]:
+    see _position_columns; squares [head, 2, answer token]: squared norms of what heads write, from the reasoning's
+    values and from all values; written [answer token]: the norm of what they write together.
     """
 
     before: torch.Tensor
-    whole: torch.Tensor | None
+    whole: torch.Tensor
     answer: torch.Tensor
     moments: torch.Tensor
     squares: torch.Tensor
@@ -64,7 +64,9 @@ class SegmentRecorder:
         # Reasoning tokens see nothing but the reasoning and what precedes it, so the rest is on the reasoning.
         rows = self.rows[trace]["reasoning"]
         before = reduce(add, (block.sum(1) for _, block in attention.blocks(rows, bounds.reasoning)))
-        whole = None if attention.on_keys is None else attention.on_keys[:, rows.start : rows.stop].mean(-1)
+        whole = torch.ones(n_heads, device=device)
+        if attention.on_keys is not None:
+            whole = attention.on_keys[:, rows.start : rows.stop].mean(-1)
 
         rows = self.rows[trace]["answer"]
         if trace not in self.columns or self.columns[trace].device != device:
@@ -118,7 +120,7 @@ class SegmentRecorder:
             stack_layers([getattr(sums, name) for sums in layers])
             for name in ("before", "answer", "moments", "squares", "written")
         )
-        whole = 1.0 if layers[0].whole is None else stack_layers([sums.whole for sums in layers])
+        whole = stack_layers([sums.whole for sums in layers])
         before /= len(self.rows[trace]["reasoning"])
         reasoning_mass = before.new_zeros(*before.shape[:2], len(SEGMENTS))
         for k, segment in enumerate(SEGMENTS[:REASONING]):

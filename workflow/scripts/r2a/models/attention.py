@@ -27,6 +27,13 @@ class AttentionError(Exception):
     """A rerun deviates from the model, or the model's attention is not supported; the message says which."""
 
 
+class MaskError(AttentionError, AttributeError):
+    """A layer reads or changes the attention mask itself, so attention depends on more than a Rule."""
+
+    def __init__(self) -> None:
+        super().__init__("its layers read or change the attention mask themselves; its attention is not supported")
+
+
 class Pass(Protocol):
     """A forward pass in progress: it computes each layer's attention output [row, token, head, d_value]."""
 
@@ -40,6 +47,16 @@ class Mask:
     local_size: int | None
     is_chunked: bool
     seen: torch.Tensor | None  # [row, token], false for padding
+
+    def __getattr__(self, name: str) -> Any:
+        raise MaskError
+
+    def __getitem__(self, key: Any) -> Any:
+        raise MaskError
+
+    @classmethod
+    def __torch_function__(cls, *_: Any, **__: Any) -> Any:
+        raise MaskError
 
 
 _PASS: ContextVar[Pass | None] = ContextVar("pass", default=None)
@@ -80,8 +97,10 @@ def seam_attention(
     forward_pass = _PASS.get()
     if forward_pass is None:
         seen = None if attention_mask is None else attention_mask.seen
-        return plain_attention(rule, query, key, value, seen), None
-    return forward_pass.attend(rule, query, key, value), None
+        z = plain_attention(rule, query, key, value, seen)
+    else:
+        z = forward_pass.attend(rule, query, key, value)
+    return z.contiguous(), None  # some layers view it in another shape
 
 
 def seam_mask(

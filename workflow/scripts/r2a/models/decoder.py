@@ -7,21 +7,24 @@ attention with its output projection, its MLP, the final norm and the head.
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from r2a.config_file import longrope_switch, unlike_vllm
 from r2a.modeling import NORM
-from r2a.models.attention import SEAM, Pass, attention_kernel, watched_by
+from r2a.models.attention import SEAM, Pass, attention_kernel, plain_attention, watched_by
+from r2a.models.kernels import Rule
 from r2a.models.weights import ModelError
 
-ATTENTION = ("self_attn", "attention", "attn", "mixer")
+ATTENTION = ("self_attn", "attention", "attn", "mixer", "self_attention")
 PROJECTION = ("o_proj", "dense", "out_proj", "c_proj", "wo")
 MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
 # module classes that carry a token's state to later tokens outside of attention
 RECURRENT = re.compile("Mamba|DeltaNet|Lightning|LinearAttention|ShortConv|Recurrent|SSM|RWKV|GatedLinear")
-GATE = re.compile(r"gate|^g_proj$")  # children of an attention module that gate its heads' outputs
+LOOK_IDS = (2, 3, 5)  # tokens that every vocabulary has
 HEAD_ROWS = 16_384  # rows of the unembedding that are converted to float32 at a time
 
 
@@ -38,8 +41,6 @@ class Decoder:
         body = model.get_decoder()
         self.body = getattr(body, "model", body)  # llama4's get_decoder returns the whole model
         self.layers = self._find_layers()
-        self.attentions = [_softmax_attention(layer) for layer in self.layers]
-        self.projections = [attention and self._part(attention, PROJECTION) for attention in self.attentions]
         self.mlps = [_named(layer, MLP) for layer in self.layers]
         self.norm = self._part(self.body, NORM)
         self.head = model.get_output_embeddings()
@@ -51,6 +52,12 @@ class Decoder:
         self.is_recurrent = any(map(_is_recurrent, self.layers))
         if any("Indexer" in type(module).__name__ for module in self.body.modules()):
             raise ModelError(f"{self.name}: an index chooses which tokens its layers attend to; it cannot be rerun")
+        self.look = self._look()
+        self.attentions: list[Any] = [
+            self._part(layer, ATTENTION) if number in self.look.n_heads else None
+            for number, layer in enumerate(self.layers)
+        ]
+        self.projections = [attention and self._part(attention, PROJECTION) for attention in self.attentions]
 
     @property
     def n_layers(self) -> int:
@@ -58,7 +65,7 @@ class Decoder:
 
     @property
     def n_heads(self) -> int:
-        return self.config.num_attention_heads
+        return next(iter(self.look.n_heads.values()), self.config.num_attention_heads)
 
     @property
     def d_model(self) -> int:
@@ -77,13 +84,12 @@ class Decoder:
     def output_weights(self, layer: int) -> torch.Tensor | None:
         """Each head's part of a layer's output projection, float32 [head, d_value, d_model].
 
-        None if the heads' outputs are gated first, so that the projection does not apply to what attention returns.
+        None if the heads' outputs are gated or normed first, so that the projection does not apply to what attention
+        returns.
         """
-        attention, projection = self.attentions[layer], self.projections[layer]
-        if any(GATE.search(name) for name, _ in attention.named_children()):
+        if not self.look.is_direct[layer]:
             return None
-        if self.d_values[layer] and _width_in_query(attention) == 2 * self.n_heads * self.d_values[layer]:
-            return None  # one matrix gives queries and gates
+        projection = self.projections[layer]
         weight = projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T
         return weight.float().unflatten(0, (self.n_heads, self.d_values[layer]))
 
@@ -133,8 +139,9 @@ class Decoder:
         """The model's own logits [row, vocabulary] of normed last hidden states [row, d_model]."""
         placeholders = torch.zeros(1, len(normed), dtype=torch.long, device=self.model.device)
         output = _Hidden(normed[None].to(_device_of(self.head, normed)))
-        called = self.body if self.model.base_model is self.model else self.model.base_model
-        with _forward_of(called, lambda *_, **__: output):
+        with contextlib.ExitStack() as replaced:  # some families call the body, others what contains it
+            for module in {self.body, self.model.base_model} - {self.model}:
+                replaced.enter_context(_forward_of(module, lambda *_, **__: output))
             return self.model(input_ids=placeholders).logits[0]
 
     def final_logits(self, leaving: torch.Tensor, token_ids: Sequence[int] | None = None) -> torch.Tensor:
@@ -165,8 +172,34 @@ class Decoder:
             if isinstance(child, torch.nn.ModuleList) and len(child) == self.config.num_hidden_layers
         ]
         if not found:
-            raise ModelError(f"{self.name}: no list of {self.config.num_hidden_layers} layers was found")
+            n_layers = self.config.num_hidden_layers
+            raise ModelError(f"{self.name}: its modules are no list of {n_layers} layers, as its configuration says")
         return list(found[0])
+
+    def _look(self) -> "_Look":
+        """What a forward pass of a few tokens shows; computed once for each model.
+
+        Raises ModelError if a layer attends several times, or if layers have different numbers of heads.
+        """
+        if self.model not in _LOOKS:
+            look = _Look()
+            with torch.no_grad(), contextlib.ExitStack() as hooks:
+                for number, layer in enumerate(self.layers):
+                    hooks.callback(layer.register_forward_pre_hook(look.enter).remove)
+                    projection = _named(_named(layer, ATTENTION), PROJECTION)
+                    if projection is not None:
+                        hooks.callback(projection.register_forward_pre_hook(look.project(number)).remove)
+                self.run(torch.tensor([LOOK_IDS], device=self.model.device), look)
+            _LOOKS[self.model] = look
+        look = _LOOKS[self.model]
+        if look.repeated:
+            raise ModelError(f"{self.name}: its layers attend more than once; only its answers can be studied")
+        if len(set(look.n_heads.values())) > 1:
+            counts = ", ".join(map(str, sorted(set(look.n_heads.values()))))
+            raise ModelError(
+                f"{self.name}: its layers have different numbers of heads ({counts}); only its answers can be studied"
+            )
+        return look
 
     def _part(self, module: Any, names: Sequence[str]) -> Any:
         found = _named(module, names)
@@ -177,6 +210,45 @@ class Decoder:
         return found
 
 
+@dataclass
+class _Look:
+    """A forward pass that notes what each layer does; n_heads, is_direct: only of layers with softmax attention.
+
+    is_direct: whether what attention returns enters the output projection as it is. n_streams: how many residual
+    streams enter a layer. repeated: layers that attend more than once.
+    """
+
+    n_heads: dict[int, int] = field(default_factory=dict)
+    is_direct: dict[int, bool] = field(default_factory=dict)
+    n_streams: int = 1
+    repeated: set[int] = field(default_factory=set)
+    returned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def attend(self, rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        if rule.layer in self.n_heads:
+            self.repeated.add(rule.layer)
+        self.n_heads[rule.layer], self.is_direct[rule.layer] = query.shape[1], False
+        self.returned = plain_attention(rule, query, key, value)
+        return self.returned
+
+    def enter(self, _layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        """A layer's pre-hook."""
+        if inputs and inputs[0].ndim > 3:
+            self.n_streams = inputs[0].numel() // (inputs[0].shape[-1] * len(LOOK_IDS))
+
+    def project(self, number: int) -> Any:
+        """The pre-hook of a layer's output projection."""
+
+        def hook(_projection: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            if number in self.n_heads:
+                self.is_direct[number] = torch.equal(inputs[0].flatten(), self.returned.flatten())
+
+        return hook
+
+
+_LOOKS: WeakKeyDictionary[Any, _Look] = WeakKeyDictionary()
+
+
 def _largest(config: Any, name: str) -> int:
     """A setting's value, or the largest if it has one per layer; 0 if it is missing."""
     value = getattr(config, name, None) or 0
@@ -185,7 +257,7 @@ def _largest(config: Any, name: str) -> int:
 
 def _named(module: Any, names: Sequence[str]) -> Any:
     """The first child with one of these names, or None."""
-    children = dict(module.named_children())
+    children = dict(module.named_children()) if module is not None else {}
     return next((children[name] for name in names if name in children), None)
 
 
@@ -197,21 +269,9 @@ def _is_recurrent(layer: Any) -> bool:
     )
 
 
-def _softmax_attention(layer: Any) -> Any:
-    attention = _named(layer, ATTENTION)
-    name = type(attention).__name__
-    return attention if "Attention" in name and not RECURRENT.search(name) else None
-
-
 def _width_in(projection: Any) -> int:
     """The width of a projection's input; gpt2's weights are transposed."""
     return projection.weight.shape[0 if type(projection).__name__ == "Conv1D" else 1]
-
-
-def _width_in_query(attention: Any) -> int:
-    """The output width of the query projection; 0 if the layer has no separate one."""
-    query = _named(attention, ("q_proj",))
-    return 0 if query is None else len(query.weight)
 
 
 def _device_of(module: Any, tensor: torch.Tensor) -> torch.device:

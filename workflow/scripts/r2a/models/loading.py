@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from r2a.config_file import TRIED, read_config, refused_stages
 from r2a.devices import usable_dtype
+from r2a.modeling import types_in_transformers
 from r2a.models.weights import ModelError
 from r2a.progress import logger
 
@@ -12,19 +14,25 @@ from r2a.progress import logger
 def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
     """The model in evaluation mode, its layers spread over all visible GPUs; `attention` as transformers names it.
 
-    It computes what vLLM does in generation (follow_vllm). Raises ModelError if its weights do not fit into the
-    GPUs, or if a part of the model is not found (Decoder).
+    It computes what vLLM does in generation (follow_vllm). Raises ModelError if its configuration shows that nothing
+    can be rerun, if its weights do not fit into the GPUs, or if a part of the model is not found (Decoder).
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     from r2a.models.decoder import Decoder, follow_vllm
 
     (name, origin), *_ = manifest["models"].items()
+    config = read_config(manifest["folder"]) or {}
+    reason, refused = refused_stages(config)
+    if set(TRIED) <= set(refused):
+        raise ModelError(f"{name}: {reason}")
     logger.info(f"loads {name}")
+    is_causal = config.get("model_type") in types_in_transformers("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+    kind: Any = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForImageTextToText
     n_gpus = torch.cuda.device_count()
     dtype = usable_dtype(origin["dtype"], min(map(torch.cuda.get_device_capability, range(n_gpus)), default=None))
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    model = kind.from_pretrained(
         manifest["folder"],
         dtype=getattr(torch, dtype),
         attn_implementation=attention,
@@ -34,11 +42,13 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
     )
     if n_gpus > 1 and {parameter.device.type for parameter in model.parameters()} != {"cuda"}:
         raise ModelError(f"{name}: its weights do not fit into {n_gpus} GPUs; raise models.{name}.gpus")
+    model.eval()
+    if n_gpus <= 1:
+        model.to("cuda" if n_gpus else "cpu")
     decoder = Decoder(model)
     follow_vllm(decoder)
     decoder.norm.register_forward_hook(partial(_refuse_non_finite, name, dtype))
-    model.eval()
-    return model if n_gpus > 1 else model.to("cuda" if n_gpus else "cpu")
+    return model
 
 
 def stack_layers(layers: Sequence[Any]) -> Any:

@@ -173,7 +173,7 @@ def capture(
         hooks.callback(decoder.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0][0, -1:])).remove)
         seen, numbers = seen_and_positions(model, len(token_ids), masked)
         decoder.run(batch_of_one(model, token_ids), attention_mask=seen if len(masked) else None, position_ids=numbers)
-    *found, logits = off_device([*map(stack_layers, kept.values()), decoder.final_logits(last[0])[0]])
+    *found, logits = off_device([*map(stack_layers, kept.values()), decoder.final_logits(last[-1])[0]])
     return dict(zip(kept, found, strict=True)), logits
 
 

@@ -53,8 +53,9 @@ class Patcher:
         """Raises ModelError, naming the architecture, if restarts do not reproduce the model's own logits."""
         self.model = model.requires_grad_(False)
         self.decoder = Decoder(model)
-        if self.decoder.apart:
-            raise ModelError(f"{self.decoder.name}: patching cannot restart its runs: {self.decoder.apart}")
+        reason = self.decoder.apart or _beyond_the_stream(self.decoder)
+        if reason:
+            raise ModelError(f"{self.decoder.name}: patching cannot restart its runs: {reason}")
         self.places = places_of(model)
         self._check()
 
@@ -112,8 +113,10 @@ class Patcher:
 
             return look
 
+        left: list[torch.Tensor] = []  # the last one is the last layer's; some families norm the embedding, too
+
         def leave(_norm: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            kept.resid_pre.append(inputs[0][0, -1:].clone())
+            left.append(inputs[0][0, -1:].clone())
 
         with ExitStack() as hooks:
             for number, layer in enumerate(self.decoder.layers):
@@ -123,6 +126,7 @@ class Patcher:
                     hooks.enter_context(self.places.hooked(number, "mlp_out", keep_mlp(number)))
             hooks.callback(self.decoder.norm.register_forward_pre_hook(leave).remove)
             self.decoder.run(batch_of_one(self.model, token_ids), Keeping(kept), position_ids=numbers)
+        kept.resid_pre.append(left[-1])
         return kept
 
     @torch.no_grad()
@@ -422,6 +426,14 @@ class Patcher:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
             raise ModelError(f"{name}: patching cannot restart runs of this architecture ({error})") from error
         refuse_deviating(name, found, own, self.model.dtype)
+
+
+def _beyond_the_stream(decoder: Decoder) -> str:
+    """Why what leaves a layer does not follow from one residual stream and the layer's own keys; empty if it does."""
+    n_sharing = getattr(decoder.config, "num_kv_shared_layers", None)
+    if decoder.look.n_streams > 1:
+        return f"{decoder.look.n_streams} residual streams enter each layer"
+    return f"its last {n_sharing} layers attend to the keys of earlier ones" if n_sharing else ""
 
 
 def refuse_deviating(name: str, found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:

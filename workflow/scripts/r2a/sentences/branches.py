@@ -268,7 +268,7 @@ def _leaving(decoder: Decoder, tokens: Sequence[int], places: torch.Tensor, forw
         decoder.run(ids, forward_pass, position_ids=places[None].to(device))
     finally:
         hook.remove()
-    return left[0]
+    return left[-1]  # some families norm the embedding, too
 
 
 @torch.no_grad()

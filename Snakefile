@@ -20,7 +20,7 @@ if not workflow.overwrite_configfiles and "models" not in config:
     configfile: f"{HOME}/config/config.yaml"
 
 
-STUDY = load_study(config, ", ".join(map(str, workflow.configfiles)))
+STUDY = load_study(config, ", ".join(map(str, workflow.configfiles)), workflow.configfiles)
 if workflow.is_main_process:  # jobs read this file, too
     announce(STUDY, logger)
     for words in left_out_in_words(STUDY):

@@ -120,6 +120,25 @@ CONFIGURATIONS = [
     ("attention.cue_words", [""], "attention.cue_words.0: "),
     ("patching", {"decoding": "sampled"}, "patching.decoding: 'sampled' samples, but pairs need greedy decoding"),
     ("patching", {"components": ["attn_out"]}, "patching.components: resid_pre is missing"),
+    ("models", {False: {"path": "resources/models/tiny-qwen"}}, "models.False: input should be a valid string (found"),
+    ("models", {1: {}}, "models.1: input should be a valid string (found 1; put it in quotes)"),
+    ("models." + "m" * 101, {"path": "resources/models/tiny-qwen"}, "string should have at most 100 characters"),
+    ("models.Tiny-Qwen", {"path": "resources/models/tiny-llama"}, "models: tiny-qwen, Tiny-Qwen differ in case alone"),
+    ("models.other", {"path": "resources/models/tiny-qwen", "label": "Tiny Qwen2"}, "several have the label Tiny Qwen"),
+    ("datasets.puzzles.label", "Comparisons", "datasets: several have the label Comparisons; give each one its own"),
+    (f"{QWEN}.label", False, f"{QWEN}.label: input should be a valid string (found False; put it in quotes)"),
+    (f"{QWEN}.path", "resources/models/tiny-qwen/config.json", f"{QWEN}.path: resources/models/tiny-qwen/config.json"),
+    (f"{QWEN}.hub", "https://huggingface.co/owner/name", f"{QWEN}.hub: an id on the hub is owner/name, without the hu"),
+    (f"{QWEN}.gpus", True, f"{QWEN}.gpus: is a number; YAML reads yes, no, on and off as true and false (found True)"),
+    ("datasets.puzzles.n_problems", True, "datasets.puzzles.n_problems: is a number"),
+    ("datasets.puzzles.fields", {"wrong_answers": ["w"] * 26}, "datasets.puzzles.fields.wrong_answers: list should ha"),
+    ("decodings.sampled.temperature", float("inf"), "decodings.sampled.temperature: input should be a finite number"),
+    ("decodings.sampled.temperature", False, "decodings.sampled.temperature: is a number"),
+    ("generation", None, "generation: is empty; remove it, or give it keys from config/README.md"),
+    (f"{QWEN}.endpoint", {"base_url": "http://h/v1?key=k", "model": "m"}, "base_url: an address starts with http:// o"),
+    (f"{QWEN}.endpoint", {"base_url": "http://h/v1/chat/completions", "model": "m"}, "base_url: give the address up t"),
+    (f"{QWEN}.endpoint", {"base_url": "http://h", "model": "m", "api_key_variable": "sk-1"}, "key_variable: name the"),
+    (f"{QWEN}.endpoint", {"base_url": "http://h", "model": "m", "body": {"api_key": "k"}}, "body: api_key would be ke"),
 ]  # fmt: skip
 
 
@@ -141,6 +160,33 @@ def test_a_wrong_configuration_is_told_with_its_key(key, value, said, monkeypatc
     assert lines[0].startswith("my.yaml has ")
     assert any(said in line for line in lines[1:]), lines
     assert len(lines) <= 4, lines
+
+
+MISREAD = {
+    "models: {m: 1}\nmodels: {n: 2}": "models: is given twice, in lines 1 and 2; only the last would count",
+    "a:\n  b: 1\n  c: 2\n  b: 3": "a.b: is given twice, in lines 2 and 4",
+    '{"a": {"b": 1,\n "b": 1}}': "a.b: is given twice, in lines 1 and 2",
+    "a: [{b: 1, b: 2}]": "a.0.b: is given twice",
+    "\ufeffseed: 010": "seed: YAML reads 010 as 8 (line 1); write 8, or quote a text",
+    "filter:\n  level: [1, 02]": "filter.level.1: YAML reads 02 as 2 (line 2)",
+    "minutes: 1:30": "minutes: YAML reads 1:30 as 90",
+}
+
+
+@pytest.mark.parametrize("text", MISREAD)
+def test_what_yaml_reads_otherwise_than_it_looks_is_told_with_its_line(text, tmp_path):
+    (tmp_path / "my.yaml").write_text(text, "utf-8")
+    with pytest.raises(ConfigError) as error:
+        load_study(copy.deepcopy(SHIPPED), "my.yaml", [tmp_path / "my.yaml"])
+    assert str(error.value).startswith(f"my.yaml has 1 error:\n  {MISREAD[text]}")
+
+
+@pytest.mark.parametrize(
+    "text", ["a: &a {x: 1, y: [0, 0.5, 1e4, 1_000]}\nb: {<<: *a, x: 2}\nc: *a\nd: '010'\n", '{\n\t"a": 1}', "", "a:\n"]
+)
+def test_what_is_read_as_it_looks_is_no_error(text, tmp_path):
+    (tmp_path / "my.yaml").write_text(text)
+    assert load_study(copy.deepcopy(SHIPPED), "my.yaml", [tmp_path / "my.yaml"]).study == "tiny"
 
 
 ROW = {"uid": "a", "problem": "1 + 1?", "answer": "2", "area": "sums", "level": 1}

@@ -7,6 +7,7 @@ import gzip
 import json
 from pathlib import Path
 
+import datasets
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from r2a.datasets import DatasetError, load_dataset
 from r2a.study.schema import Dataset
 
 COLUMNS = ["uid", "problem", "answer", "area", "level"]
+PLAIN = {"area": None, "level": None}
 
 
 def load(path, kind="problems", **changes):
@@ -48,7 +50,10 @@ WORDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".jsonl.zst", ".JSONL"])
+@pytest.mark.parametrize(
+    "suffix",
+    [".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".csv.gz", ".jsonl.zst", ".JSONL"],
+)
 def test_words_that_look_like_other_types_stay_texts(tmp_path, suffix):
     path = tmp_path / f"data{suffix}"
     rows = [[f"{number:03d}", f"{word}?", word] for number, word in enumerate(WORDS)]
@@ -58,6 +63,8 @@ def test_words_that_look_like_other_types_stay_texts(tmp_path, suffix):
         (tmp_path / "text").write_text(text)
     elif suffix == ".parquet":
         pd.DataFrame(objects).to_parquet(path)
+    elif suffix == ".arrow":
+        pd.DataFrame(objects).to_feather(path)
     else:
         write_csv(tmp_path / "text", rows, "\t" if suffix == ".tsv" else ",")
     if suffix.endswith(".gz"):
@@ -65,7 +72,7 @@ def test_words_that_look_like_other_types_stay_texts(tmp_path, suffix):
     elif suffix.endswith(".zst"):
         with pa.output_stream(str(path), compression="zstd") as stream:
             stream.write((tmp_path / "text").read_bytes())
-    elif suffix != ".parquet":
+    elif suffix not in (".parquet", ".arrow"):
         path.write_bytes((tmp_path / "text").read_bytes())
     table = load(path, "open_ended", fields={"area": None, "level": None})
     assert table["answer"].tolist() == WORDS
@@ -278,6 +285,13 @@ BAD = {
     "a.jsonl.gz": {"not packed": "cannot be unpacked"},
     "a.csv.zst": {"not packed": "cannot be unpacked"},
     "a.parquet": {"PAR1": "cannot be read"},
+    "a.arrow": {"ARROW1 or not": "cannot be read", "x" * 99: "cannot be read", "": "cannot be read"},
+    "b.parquet.gz": {"x": "is packed again, which only text files may be; unpack it"},
+    "b.csv": {
+        "PAR1 and so on": r"is Parquet \(\.parquet\), not text; unpack it, or name it by what it is",
+        "PK\x03\x04": "is a ZIP archive or a spreadsheet, not text",
+        "BZh9": r"is bzip2 \(\.bz2\), not text",
+    },
     "a.xlsx": {"PK": r"is a spreadsheet, whose cells are typed; save the sheet as CSV \(UTF-8\)"},
     "a.zip": {"PK": "is an archive; unpack it"},
     "a.txt": {"x": r"unknown kind of file; use one of \.jsonl"},
@@ -290,6 +304,58 @@ def test_a_file_that_cannot_be_read_is_told_with_place_and_remedy(tmp_path, name
     (tmp_path / name).write_text(text)
     with pytest.raises(DatasetError, match=rf"{name}: .*{BAD[name][text]}"):
         answers(tmp_path / name)
+
+
+def test_a_file_that_is_not_there_or_packed_twice_is_told(tmp_path):
+    with pytest.raises(DatasetError, match=r"a\.csv: cannot be read \(No such file or directory\); correct path"):
+        answers(tmp_path / "a.csv")
+    (tmp_path / "a.csv").symlink_to("nowhere.csv")
+    with pytest.raises(DatasetError, match=r"a\.csv: cannot be read \(No such file or directory\); correct path"):
+        answers(tmp_path / "a.csv")
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(gzip.compress(b"uid,problem,answer\n1,p,2\n")))
+    with pytest.raises(DatasetError, match=r"a\.csv\.gz: is gzip \(\.gz\), not text"):
+        answers(tmp_path / "a.csv.gz")
+
+
+def test_columns_of_one_name_are_told_in_parquet_too(tmp_path):
+    columns = [pa.array([text]) for text in ("1", "p", "2", "3")]
+    pq.write_table(pa.Table.from_arrays(columns, ["uid", "problem", "answer", "answer"]), tmp_path / "a.parquet")
+    with pytest.raises(
+        DatasetError, match=r"a\.parquet: several columns are called answer; give each one its own name"
+    ):
+        answers(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_what_save_to_disk_wrote_is_read(tmp_path, is_split):
+    rows = datasets.Dataset.from_list([{"uid": "001", "problem": "p", "answer": "NA", "parts": [{"a": 1}]}])
+    (datasets.DatasetDict(test=rows) if is_split else rows).save_to_disk(tmp_path / "saved")
+    table = load(tmp_path / "saved", "open_ended", fields=PLAIN, split="test" if is_split else "train")
+    assert table[["uid", "answer"]].to_numpy().tolist() == [["001", "NA"]]
+
+
+def test_a_folder_that_holds_a_script_is_told_as_such(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/mine.py").write_text("raise SystemExit\n")
+    with pytest.raises(
+        DatasetError, match=r"mine: Dataset scripts are no longer supported.*; correct subset, or name a f"
+    ):
+        load(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("changed", "settings", "said"),
+    [
+        ({"problem": None}, {"fields": PLAIN | {"wrong_answers": ["wrong"]}}, "1 has no problem text; correct it"),
+        ({"problem": " "}, {"fields": PLAIN | {"wrong_answers": ["wrong"]}}, "1 has no problem text; correct it"),
+        ({"area": None}, {"areas": {"A": "B"}}, r"1 rows \(1, \.\.\.\) have no area; correct them"),
+    ],
+)
+def test_what_a_setting_needs_of_a_row_is_told_where_it_is_missing(tmp_path, changed, settings, said):
+    row = {"uid": "1", "problem": "p", "answer": "2", "wrong": "3", "area": "A", "level": "1"}
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [row | {"uid": "0"}, row | changed])))
+    with pytest.raises(DatasetError, match=said):
+        load(tmp_path / "a.jsonl", **settings)
 
 
 def test_a_torn_parquet_file_is_told(tmp_path):

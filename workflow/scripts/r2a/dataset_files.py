@@ -17,11 +17,16 @@ from typing import Any
 TABLES = {".csv": None, ".tsv": "\t"}  # with the delimiter, if it is known
 OBJECTS = (".jsonl", ".ndjson", ".json")
 PACKED = (".gz", ".zst")
-SUFFIXES = (*OBJECTS, *TABLES, ".parquet")
+TYPED = (".parquet", ".arrow")  # .arrow is what datasets' save_to_disk writes
+SUFFIXES = (*OBJECTS, *TABLES, *TYPED)
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 DELIMITERS = ",;\t|"
 SURROGATE = re.compile(r"[\ud800-\udfff]")
+CONTENTS = {  # of files that are no text, by how they begin
+    b"\x1f\x8b": "gzip (.gz)", b"\x28\xb5\x2f\xfd": "Zstandard (.zst)", b"PK\x03\x04": "a ZIP archive or a spreadsheet",
+    b"PAR1": "Parquet (.parquet)", b"ARROW1": "Arrow (.arrow)", b"BZh": "bzip2 (.bz2)", b"\xfd7zXZ": "xz (.xz)",
+}  # fmt: skip
 BLANK = re.compile(r"\s*")
 MOST_NAMED = 3  # rows with the same fault that a message names
 
@@ -54,8 +59,10 @@ def read_rows(path: Path, wanted: Sequence[str], delimiter: str | None = None) -
             f"{path}: unknown kind of file; use one of {', '.join(SUFFIXES)}; text files may be compressed as "
             f"{' or '.join(PACKED)}"
         )
-    if kind == ".parquet":
-        return _parquet_rows(path)
+    if kind in TYPED and suffixes[-1] != kind:
+        raise DatasetError(f"{path}: is packed again, which only text files may be; unpack it")
+    if kind in TYPED:
+        return _typed_rows(path, kind)
     text = _text(path)
     if kind in TABLES:
         return _table_rows(path, text, wanted, delimiter or TABLES[kind])
@@ -69,7 +76,7 @@ def files_of_folder(folder: Path, subset: str | None, split: str) -> list[Path]:
     with tempfile.TemporaryDirectory() as cache:
         try:
             files = datasets.load_dataset_builder(str(folder), subset, cache_dir=cache).config.data_files
-        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             raise DatasetError(f"{folder}: {_said(error)}; correct subset, or name a file as path") from error
     if split not in (files or {}):
         there = ", ".join(map(str, files or {})) or "none"
@@ -93,7 +100,7 @@ def files_of_hub(hub: str, subset: str | None, split: str, revision: str | None)
         return _files_in_cache(hub, subset, split, revision, error)
     try:
         files = datasets.load_dataset_builder(hub, subset, revision=commit).config.data_files
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DatasetError(f"{hub} (hub): {_said(error)}; correct subset") from error
     if split not in (files or {}):
         raise DatasetError(
@@ -134,10 +141,17 @@ def _text(path: Path) -> str:
 
             with pyarrow.input_stream(str(path), compression="zstd") as stream:
                 content = stream.read()
+    except (FileNotFoundError, PermissionError) as error:
+        raise DatasetError(
+            f"{path}: cannot be read ({error.strerror}); correct path, or the file's permissions"
+        ) from error
     except (OSError, EOFError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be unpacked ({error}); download it again") from error
     if content.startswith(b"version https://git-lfs"):
         raise DatasetError(f"{path}: is a Git LFS pointer, not the file; run git lfs pull")
+    for start, called in CONTENTS.items():
+        if content.startswith(start):
+            raise DatasetError(f"{path}: is {called}, not text; unpack it, or name it by what it is")
     encoding = _encoding(content)
     try:
         return content.decode(encoding)
@@ -263,17 +277,26 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> Row:
     return dict(pairs)
 
 
-# ---- Parquet
+# ---- Parquet and Arrow
 
 
-def _parquet_rows(path: Path) -> list[Row]:
+def _typed_rows(path: Path, kind: str) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        if kind == ".parquet":
+            table = pq.ParquetFile(path).read()
+        else:
+            with pa.OSFile(str(path)) as file:
+                is_file = file.read(6) == b"ARROW1"
+                file.seek(0)
+                table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(file).read_all()
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{path}: cannot be read ({_said(error)}); download it again") from error
+    repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if repeated:
+        raise DatasetError(f"{path}: several columns are called {', '.join(repeated)}; give each one its own name")
     columns: dict[str, list[Any]] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         values = column.to_pylist()

@@ -46,6 +46,11 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
     if settings["single_turn"]:
         frame = frame[frame["history"] == ""]
     if settings["areas"]:
+        without = frame.loc[frame["area"].isna(), "uid"].fillna("null")
+        if len(without):
+            raise DatasetError(
+                f"{place}: {len(without)} rows ({', '.join(without[:3])}, ...) have no area; correct them"
+            )
         unknown = sorted(set(frame["area"]) - set(settings["areas"]))
         if unknown:
             raise DatasetError(
@@ -190,6 +195,8 @@ def _check_marker(frame: pd.DataFrame, marker: str, place: str) -> None:
 
 def _as_choices(uid: str, problem: str, answers: Sequence[str | None], place: str, seed: str) -> tuple[str, str]:
     """The problem followed by lettered choices, and the letter of the first (right) answer."""
+    if not isinstance(problem, str) or not problem.strip():
+        raise DatasetError(f"{place}: {uid} has no problem text; correct it in the file")
     if None in answers or len(set(answers)) < len(answers):
         raise DatasetError(f"{place}: answers of {uid} are missing or equal; correct them in the file")
     order = random.Random(f"{seed} {uid}").sample(range(len(answers)), len(answers))

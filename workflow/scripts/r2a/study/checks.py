@@ -5,7 +5,8 @@ Read at every parse of the Snakefile, on every cluster job: no heavy import here
 
 import copy
 import difflib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,10 +16,12 @@ from r2a.config_file import ANSWERS, heads_in_words, read_config, refused_stages
 from r2a.extensions import PERTURBATION_KINDS
 from r2a.formats import FORMATS
 from r2a.roles import CUT
-from r2a.study.schema import VARIED, Endpoint, Model, Section, Study, section_in
+from r2a.study.misread import misread_in_words
+from r2a.study.schema import PATTERNS, VARIED, Endpoint, Model, Section, Study, section_in
 
 SHIPPED_JUDGES = {"weights": "path or hub", "endpoint": "endpoint", "batch": "batch"}  # the keys that ask for them
 RENAMED = {"probes": "diagnostics"}  # keys of earlier versions
+NOT_QUOTED = (type(None), list, dict)  # what is no text even in quotes
 MOST_PASSES = 5  # over the errors; correcting one may reveal more, at most as many times as sections are nested
 
 
@@ -26,9 +29,13 @@ class ConfigError(Exception):
     """The configuration cannot be used; the message lists every error, one per line."""
 
 
-def load_study(config: dict[str, Any], origin: str = "the configuration") -> Study:
-    """The study that a parsed configuration describes. Raises ConfigError with every error, in words."""
-    lines = list(_variants_in_words(config))
+def load_study(config: dict[str, Any], origin: str = "the configuration", files: Iterable[Path | str] = ()) -> Study:
+    """The study that a parsed configuration describes. Raises ConfigError with every error, in words.
+
+    files: those that it was parsed from, which are searched for what YAML reads otherwise than it looks.
+    """
+    lines = [words for file in files for words in misread_in_words(file)]
+    lines += _variants_in_words(config)
     config = _with_variants(config)
     study, errors = _as_far_as_possible(config)
     lines = [_in_words(error) for error in errors] + lines
@@ -122,7 +129,9 @@ def _put_right(config: dict[str, Any], error: Any) -> None:
 
 
 def _place(error: Any) -> str:
-    return ".".join(str(part) for part in error["loc"] if part != "[key]")
+    """The key that an error is about; a name that YAML did not read as a text as what it was read as."""
+    parts = [str(part) for part in error["loc"]]
+    return ".".join([*parts[:-2], str(error["input"])] if parts[-1] == "[key]" else parts)
 
 
 def _touches_any(place: str, others: Sequence[str]) -> bool:
@@ -182,10 +191,8 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
             asked = f"{' and '.join(options)} cannot be requested from models.{name}.endpoint"
             yield "generation", f"{asked}; put the server's own fields into its body"
         yield from _format_in_words(f"models.{name}", model)
-    labels = [str(judge.label) for judge in study.judges.values()]
-    shared = sorted({label for label in labels if labels.count(label) > 1})
-    if shared:
-        yield "judges", f"several have the label {', '.join(shared)}; give each one its own"
+    for section in ("models", "datasets", "judges"):
+        yield from _alike_in_words(section, getattr(study, section))
     for name, dataset in study.datasets.items():
         if study.judges and dataset.kind == "open_ended" and not dataset.fields.checklist:
             yield f"datasets.{name}.fields.checklist", "missing; judges work through it, so name its column"
@@ -216,6 +223,18 @@ def _relations_in_words(study: Study) -> Iterator[tuple[str, str]]:
             "patching.keep_reasoning",
             "probe none patches the model's own reasoning; set it to true, or leave none out",
         )
+
+
+def _alike_in_words(section: str, entries: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Which entries tables would count as one, because they share a label, or which some file systems would."""
+    labels = Counter(str(entry.label) for entry in entries.values())
+    shared = sorted(label for label, n_entries in labels.items() if n_entries > 1)
+    if shared:
+        yield section, f"several have the label {', '.join(shared)}; give each one its own"
+    names = Counter(map(str.lower, entries))
+    alike = [name for name in entries if names[name.lower()] > 1]
+    if alike:
+        yield section, f"{', '.join(alike)} differ in case alone, so some file systems mix up their files; rename them"
 
 
 def _format_in_words(place: str, model: Model) -> Iterator[tuple[str, str]]:
@@ -251,6 +270,8 @@ def _sources_in_words(study: Study) -> Iterator[tuple[str, str]]:
                 yield f"{section}.{name}.kind", f"for kind {entry.kind}, set {SHIPPED_JUDGES[entry.kind]} instead"
             if entry.path is not None and not Path(entry.path).exists():
                 yield f"{section}.{name}.path", f"{entry.path} does not exist; paths are relative to the repository"
+            elif entry.path is not None and section != "datasets" and not Path(entry.path).is_dir():
+                yield f"{section}.{name}.path", f"{entry.path} is no folder; name the one with its *.safetensors files"
             if section != "datasets" and not entry.endpoint:
                 unsplit = heads_in_words(read_config(entry.path, entry.hub, entry.revision) or {}, entry.gpus)
                 if unsplit:
@@ -297,12 +318,15 @@ def _in_words(error: Any) -> str:
     if kind == "missing":
         return f"{place}: missing; see config/README.md"
     if kind == "string_pattern_mismatch":
-        return f"{place}: a name has letters, digits, '-', '_' and '.' only, and starts with a letter or digit"
+        return f"{place}: {PATTERNS[error['ctx']['pattern']]}"
     if kind == "too_short":
         return f"{place}: needs at least one entry"
     if kind == "value_error":
         return f"{place}: {error['ctx']['error']}"
-    return f"{place}: {error['msg'][0].lower()}{error['msg'][1:]} (found {error['input']!r})"
+    if kind in ("model_type", "dict_type") and error["input"] is None:
+        return f"{place}: is empty; remove it, or give it keys from config/README.md"
+    quote = "; put it in quotes" if kind == "string_type" and not isinstance(error["input"], NOT_QUOTED) else ""
+    return f"{place}: {error['msg'][0].lower()}{error['msg'][1:]} (found {error['input']!r}{quote})"
 
 
 def closest(key: str, known: Sequence[str]) -> str:

@@ -5,12 +5,21 @@ Read at every parse of the Snakefile, on every cluster job: no heavy import here
 
 import csv
 import datetime
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from r2a.config_file import parameters_by_size
 from r2a.engine import gpus_by_default
@@ -21,7 +30,7 @@ from r2a.text.cues import ALL_CUE_WORDS
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
 # a dataset's README.md names its subsets' files
-DATASET_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz", ".zst", ".md")
+DATASET_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst", ".md")
 CONDITIONS = ("with_reasoning", "without_reasoning")
 # what a variant may change
 VARIED = (
@@ -70,29 +79,49 @@ def _meanings(registry: Registry[Any, Any]) -> str:
 
 Entry = TypeVar("Entry")
 Distinct = Annotated[list[Entry], AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+NAME, ADDRESS, VARIABLE = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", r"^https?://[^\s@?#]+$", r"^[A-Za-z_][A-Za-z0-9_]*$"
+HUB_ID, OPENS_BOX = r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)?$", r"\\boxed\{$"
+PATTERNS = {  # what a text must be to fit; the text itself may be a secret
+    NAME: "a name has letters, digits, '-', '_' and '.' only, and starts with a letter or digit",
+    ADDRESS: "an address starts with http:// or https://, and has no key, '?' or '#'",
+    VARIABLE: "name the environment variable that holds the key; the key itself belongs in no file",
+    HUB_ID: "an id on the hub is owner/name, without the hub's address",
+    OPENS_BOX: "ends in \\boxed{",
+}
+Name = Annotated[str, Field(pattern=NAME, max_length=100)]  # files are called after it
+SECRET = re.compile(r"(x[-_])?api[-_]?key|authorization|.*(secret|password).*", re.IGNORECASE)
 
 
 class Section(BaseModel):
     """A mapping of the configuration."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(field.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {kind, *typing.get_args(kind)}:
+            raise ValueError(f"is a number; YAML reads yes, no, on and off as true and false (found {value})")
+        return value
 
 
 class Source(Section):
     """Something on disk or on the Hugging Face hub."""
 
     path: str | None = Field(None, description="Local file or folder, relative to the repository.")
-    hub: str | None = Field(None, description="Id on the Hugging Face hub, instead of path.")
+    hub: str | None = Field(None, pattern=HUB_ID, description="Id on the Hugging Face hub, instead of path.")
     revision: str | None = Field(None, description="Commit, tag or branch on the hub.")
 
 
 class Server(Section):
     """A server with OpenAI's interface."""
 
-    base_url: str = Field(pattern=r"^https?://[^\s@]+$", description="Address up to /v1, without a key.")
+    base_url: str = Field(pattern=ADDRESS, description="Address up to /v1, without a key.")
     model: str = Field(description="The server's name for the model.")
-    api_key_variable: str | None = Field(None, description="Environment variable that holds the key, if any.")
+    api_key_variable: str | None = Field(
+        None, pattern=VARIABLE, description="Environment variable that holds the key, if any."
+    )
     max_concurrency: int = Field(16, gt=0, description="Requests in flight at a time.")
     timeout_seconds: int = Field(1800, gt=0, description="Time limit of one request; it is then sent again.")
     body: dict[str, Any] = Field(
@@ -100,6 +129,21 @@ class Server(Section):
         description="Additional fields of every request, e.g. {return_token_ids: true}; null omits a field that the "
         "server does not know, e.g. {top_k: null, min_p: null}.",
     )
+
+    @field_validator("base_url")
+    @classmethod
+    def _up_to_v1(cls, url: str) -> str:
+        if url.rstrip("/").endswith(("/completions", "/chat", "/responses")):
+            raise ValueError("give the address up to /v1; what follows is added for each request")
+        return url
+
+    @field_validator("body")
+    @classmethod
+    def _without_secrets(cls, body: dict[str, Any]) -> dict[str, Any]:
+        secret = next(filter(SECRET.fullmatch, body), None)
+        if secret:
+            raise ValueError(f"{secret} would be kept in all results; give api_key_variable, its variable")
+        return body
 
 
 class Endpoint(Server):
@@ -226,6 +270,7 @@ class Fields(Section):
     )
     wrong_answers: list[str] = Field(
         [],
+        max_length=25,  # letters but the right answer's
         description="Columns of wrong answers. The right answer and these are appended to the problem as choices (A), "
         "(B) and so on, in an order drawn with the study's seed; the reference is the right one's letter.",
     )
@@ -632,7 +677,7 @@ class Sentences(Section):
     )
     stub: str | None = Field(
         STUB,
-        pattern=r"\\boxed\{$",
+        pattern=OPENS_BOX,
         description="The text that opens the answer when the reasoning is ended early; it ends in \\boxed{. null takes "
         "each trace's own words before its last box, which suits models that answer without preamble.",
     )

@@ -12,7 +12,7 @@ installed = .venv/.installed-$(ENVIRONMENT)
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo real real-model test test-fast docs watch targets bench-generation bench-attention bench-patching bench-every-family bench-operators bench-explorer published-lists torture lock
+.PHONY: help install demo real real-model test test-fast docs watch targets bench-generation bench-attention bench-patching bench-every-family bench-operators bench-sentences bench-explorer published-lists torture lock
 
 help:
 	@echo "make demo   install into .venv, run the tiny study, print what it found"

@@ -1,4 +1,4 @@
-"""Heads that chosen heads are compared with."""
+"""Choices of heads: the first by a score, and those that they are compared with."""
 
 import random
 from collections import Counter
@@ -12,6 +12,12 @@ LEAST_WRITTEN = 0.5
 IDLE = 0.9  # share of a head's attention beyond which it does little but rest on the first token
 
 Head = tuple[int, int]  # (layer, head)
+
+
+def heads_by(order: pd.Series, heads: pd.DataFrame) -> tuple[Head, ...]:
+    """All heads in ascending order of a value, one per row of their table; those without one come last."""
+    heads = heads.loc[order.sort_values(kind="stable").index]
+    return tuple(zip(heads["layer"].tolist(), heads["head"].tolist(), strict=True))
 
 
 def random_heads(chosen: Sequence[Head], heads: pd.DataFrame, rng: random.Random) -> tuple[Head, ...]:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from r2a import devices
 from r2a.progress import logger
 from r2a.text.characters import whole_text
+from r2a.traces import Bounds
 
 PACKAGES = (
     "torch",
@@ -300,6 +301,17 @@ def read_traces(paths: Sequence[Path | str], columns: Sequence[str] | None = Non
     """
     table = pd.concat([read_parquet(path, columns) for path in paths], ignore_index=True)
     return table.sort_values("uid", key=lambda uids: pd.Series(pd.factorize(uids)[0]), kind="stable", ignore_index=True)
+
+
+def ids_and_bounds(traces: pd.DataFrame) -> tuple[list[list[int]], list[Bounds]]:
+    """Of each trace in a table, the token ids of prompt and completion together, and where its segments start."""
+    ids = [[*map(int, row.prompt_token_ids), *map(int, row.completion_token_ids)] for row in traces.itertuples()]
+    return ids, [Bounds.of(positions) for positions in traces["bounds"]]
+
+
+def trace_keys(file: h5py.File) -> list[tuple[str, str, int]]:
+    """(uid, condition, sample) of each trace in an attention store."""
+    return list(zip(file["uid"].asstr()[:], file["condition"].asstr()[:], file["sample"][:].tolist(), strict=True))
 
 
 def reasoned_traces(file: h5py.File) -> np.ndarray:

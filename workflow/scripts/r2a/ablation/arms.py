@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from r2a.head_sets import Head, matched_heads, random_heads
+from r2a.head_sets import Head, heads_by, matched_heads, random_heads
 from r2a.roles import CONTRIBUTION, PROMPT_HEADS, RANDOM, RFH, RFH_FROM_PROMPT, UNABLATED
 
 
@@ -38,9 +38,9 @@ def arms_of_trace(heads: pd.DataFrame, modes: Sequence[str], settings: Mapping[s
     """
     arms = [Arm(UNABLATED, UNABLATED, 0, ())]
     ranked = {
-        RFH: _first(heads, heads["rank"]),
-        PROMPT_HEADS: _first(heads, -heads["a2p"]),
-        CONTRIBUTION: _first(heads, -heads["contribution"]),
+        RFH: heads_by(heads["rank"], heads),
+        PROMPT_HEADS: heads_by(-heads["a2p"], heads),
+        CONTRIBUTION: heads_by(-heads["contribution"], heads),
     }
     for dose in settings["doses"]:
         chosen = ranked[RFH][:dose]
@@ -58,9 +58,3 @@ def arms_of_trace(heads: pd.DataFrame, modes: Sequence[str], settings: Mapping[s
             if mode == "cut_off":
                 arms.append(Arm(mode, RFH_FROM_PROMPT, 0, chosen, "prompt"))
     return arms
-
-
-def _first(heads: pd.DataFrame, order: pd.Series) -> tuple[Head, ...]:
-    """All heads in ascending order of a value; those without one come last."""
-    heads = heads.loc[order.sort_values(kind="stable").index]
-    return tuple(zip(heads["layer"].tolist(), heads["head"].tolist(), strict=True))

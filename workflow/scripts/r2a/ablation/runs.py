@@ -33,7 +33,15 @@ from r2a.models.decoder import Decoder
 from r2a.progress import Progress, logger
 from r2a.roles import UNABLATED
 from r2a.shards import WHOLE, shard_range
-from r2a.store import NothingToMeasure, installed_packages, parameters_hash, provenance, read_parquet, write_parquet
+from r2a.store import (
+    NothingToMeasure,
+    ids_and_bounds,
+    installed_packages,
+    parameters_hash,
+    provenance,
+    read_parquet,
+    write_parquet,
+)
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import Bounds, Marks, invalid_reason, segment
 
@@ -126,10 +134,7 @@ class _Tasks:
     ) -> None:
         self.table, self.arms = table, arms
         self.uids = list(table["uid"])
-        self.ids = [
-            [*map(int, row.prompt_token_ids), *map(int, row.completion_token_ids)] for row in table.itertuples()
-        ]
-        self.bounds = [Bounds.of(row) for row in table["bounds"]]
+        self.ids, self.bounds = ids_and_bounds(table)
         self.marks = marks_of(manifest["folder"], read_format(manifest["format"]))
         self.donors = [self._donor(uid, settings["seed"]) for uid in self.uids]
         shared = {key: settings[key] for key in ("version", "seed", "extra_tokens")}

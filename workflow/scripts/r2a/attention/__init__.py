@@ -27,7 +27,16 @@ from r2a.models.decoder import Decoder
 from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.shards import WHOLE, shard_range
-from r2a.store import NothingToMeasure, add_array, add_axis, add_column, new_hdf5, provenance, read_traces
+from r2a.store import (
+    NothingToMeasure,
+    add_array,
+    add_axis,
+    add_column,
+    ids_and_bounds,
+    new_hdf5,
+    provenance,
+    read_traces,
+)
 from r2a.text.cues import is_cue_token
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import QUERY_SEGMENTS, SEGMENTS, Bounds
@@ -106,8 +115,7 @@ class _Traces:
 
 
 def _traces_of(table: pd.DataFrame, tokenizer: Any, cue_words: Sequence[str]) -> _Traces:
-    ids = [[*map(int, row.prompt_token_ids), *map(int, row.completion_token_ids)] for row in table.itertuples()]
-    bounds = [Bounds.of(row) for row in table["bounds"]]
+    ids, bounds = ids_and_bounds(table)
     pieces = [token_pieces(tokenizer, i[b.span("reasoning")]) for i, b in zip(ids, bounds, strict=True)]
     cues = [np.array(is_cue_token(reasoning, cue_words)) for reasoning in pieces]
     sentences = [sentence_bounds(reasoning, b.reasoning) for reasoning, b in zip(pieces, bounds, strict=True)]

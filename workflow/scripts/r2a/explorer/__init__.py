@@ -14,7 +14,7 @@ import pandas as pd
 from r2a.models import load_tokenizer, read_manifest, token_pieces
 from r2a.progress import Progress, logger
 from r2a.roles import ALL_HEADS, DIRECTIONS, RFH
-from r2a.store import axis_labels, filled, labelled, open_hdf5, read_parquet, read_traces, write_text
+from r2a.store import axis_labels, filled, labelled, open_hdf5, read_parquet, read_traces, trace_keys, write_text
 from r2a.traces import TRACE_KEYS
 
 PAGE = Path(__file__).parent
@@ -209,10 +209,9 @@ class _Collection:
             return
         is_rfh = self._is_rfh()
         with open_hdf5(self.stores["attention"][0]) as file:
-            names = zip(file["uid"].asstr()[:], file["condition"].asstr()[:], file["sample"][:], strict=True)
             left_out = file["is_left_out"][:]
             heads = [f"{layer}.{head}" for layer in axis_labels(file, "layer") for head in axis_labels(file, "head")]
-            for number, (uid, condition, sample) in enumerate(names):
+            for number, place in enumerate(trace_keys(file)):
                 if left_out[number]:
                     continue
                 bounds = file["sentence_bounds"][number]
@@ -223,7 +222,7 @@ class _Collection:
                 shown = np.sort(most[: max(1, int(LIMIT / 4 / FLOAT16 / max(1, mass.shape[1])) - len(MEANS))])
                 means = [_mean(mass[[k for k in attends if heads[k] in is_rfh]]), _mean(mass[attends])]
                 yield (
-                    (uid, condition, int(sample)),
+                    place,
                     {
                         "sentences": bounds,
                         "sources": [*MEANS, *(heads[k] for k in shown)],

@@ -1,7 +1,7 @@
 """How an answer comes from its reasoning: through which heads and MLPs, and at which layers (METHOD section 4)."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from r2a.head_sets import Head, matched_heads
+from r2a.head_sets import Head, heads_by, matched_heads
 from r2a.memory import affordable_tokens, if_it_fits
 from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
@@ -104,8 +104,7 @@ def follow_patches(
     patcher = Patcher(load_model(read_manifest(manifest), SEAM))
     batch_tokens = affordable_tokens(batch_tokens, patcher.bytes_per_token, "path patching")
     heads = read_parquet(ranks)
-    chosen = heads.sort_values("rank")[: settings["n_top_heads"]]
-    rfhs = tuple(zip(chosen["layer"].tolist(), chosen["head"].tolist(), strict=True))
+    rfhs = heads_by(heads["rank"], heads)[: settings["n_top_heads"]]
     origin = provenance(settings, [pairs, activations, ranks])
     features = heads[["layer", "head", "rank", "output_share", "a2bos"]].to_json(orient="values")
     depends = {
@@ -136,24 +135,31 @@ def follow_patches(
         with new_hdf5(output, origin) as file:
             for probe, table, group in probe_groups(file, by_probe):
                 add_column(group, "template", "pair", list(table["template"]))
-                for axis in ("layer", "later_layer"):
-                    add_axis(group, axis, range(patcher.n_layers))
-                add_axis(group, "head", range(patcher.n_heads))
-                add_axis(group, "key_role", KEY_ROLES)
-                add_axis(group, "path", PATHS)
-                used = add_array(group, "is_used", ("pair",), "1 where both runs prefer their own answer", "int8", 0)
-                left_out = add_array(group, "is_left_out", ("pair",), "1 where it does not fit into memory", "int8", 0)
                 names = {number: f"{probe}-{number}" for number in own[probe]}
                 found = {number: parts[name] for number, name in names.items() if name in parts}
-                for number in own[probe]:
-                    (used if number in found else left_out)[number] = 1
+                _write(group, found, own[probe], patcher)
                 if len(found) < len(names):
                     n_missing = len(names) - len(found)
                     logger.warning(f"{probe}: {n_missing} of {len(names)} pairs left out: too long for memory")
-                for name, (axes, unit) in ARRAYS.items():
-                    array = add_array(group, name, ("pair", *axes), unit)
-                    for number, arrays in found.items():
-                        array[number] = arrays[name.replace("/", ".")]
+
+
+def _write(
+    group: h5py.Group, found: Mapping[int, Mapping[str, np.ndarray]], own: Sequence[int], patcher: Patcher
+) -> None:
+    """Write what was found for a shard's own pairs of a probe, by their numbers, with the arrays' axes."""
+    for axis in ("layer", "later_layer"):
+        add_axis(group, axis, range(patcher.n_layers))
+    add_axis(group, "head", range(patcher.n_heads))
+    add_axis(group, "key_role", KEY_ROLES)
+    add_axis(group, "path", PATHS)
+    used = add_array(group, "is_used", ("pair",), "1 where both runs prefer their own answer", "int8", 0)
+    left_out = add_array(group, "is_left_out", ("pair",), "1 where it does not fit into memory", "int8", 0)
+    for number in own:
+        (used if number in found else left_out)[number] = 1
+    for name, (axes, unit) in ARRAYS.items():
+        array = add_array(group, name, ("pair", *axes), unit)
+        for number, arrays in found.items():
+            array[number] = arrays[name.replace("/", ".")]
 
 
 def _measured(

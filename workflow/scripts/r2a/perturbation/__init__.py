@@ -17,7 +17,16 @@ from r2a.models import load_tokenizer, marks_of, read_manifest, text_of, token_p
 from r2a.perturbation.paraphraser import ledger_path, paraphrases_of
 from r2a.perturbation.reasoning import Given, NotPerturbed, Reasoning, Trace
 from r2a.progress import logger
-from r2a.store import open_hdf5, provenance, read_parquet, read_provenance, reasoned_traces, why_empty, write_parquet
+from r2a.store import (
+    open_hdf5,
+    provenance,
+    read_parquet,
+    read_provenance,
+    reasoned_traces,
+    trace_keys,
+    why_empty,
+    write_parquet,
+)
 from r2a.traces import TRACE_KEYS, Bounds
 
 COLUMNS = [
@@ -134,8 +143,8 @@ def read_by_heads(attention: Path, heads: Path, settings: Mapping[str, Any]) -> 
     first = read_parquet(heads, ["layer", "head", "rank"]).sort_values("rank").head(settings["n_read_heads"])
     found = {}
     with open_hdf5(attention) as file:
-        keys = zip(file["uid"].asstr()[:], file["condition"].asstr()[:], file["sample"][:].tolist(), strict=True)
-        for number, ((uid, _, sample), is_there) in enumerate(zip(keys, reasoned_traces(file), strict=True)):
+        keys = zip(trace_keys(file), reasoned_traces(file), strict=True)
+        for number, ((uid, _, sample), is_there) in enumerate(keys):
             if is_there:
                 bounds = file["sentence_bounds"][number]
                 bounds = bounds[bounds >= 0]

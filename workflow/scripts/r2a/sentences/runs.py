@@ -14,7 +14,7 @@ import torch
 
 from r2a.draws import drawn
 from r2a.formats import read_format
-from r2a.head_sets import Head, matched_heads
+from r2a.head_sets import Head, heads_by, matched_heads
 from r2a.memory import affordable_tokens, if_it_fits
 from r2a.models import load_model, load_tokenizer, marks_of, read_manifest, text_of, token_pieces
 from r2a.models.attention import SEAM
@@ -32,11 +32,13 @@ from r2a.store import (
     add_array,
     add_axis,
     add_column,
+    ids_and_bounds,
     new_hdf5,
     open_hdf5,
     provenance,
     read_parquet,
     reasoned_traces,
+    trace_keys,
 )
 from r2a.text.sentences import sentence_bounds
 from r2a.traces import Bounds
@@ -131,8 +133,7 @@ class _Traces:
 
 
 def _traces_of(table: pd.DataFrame, dataset: Path, heads: Path, tokenizer: Any, settings: Mapping[str, Any]) -> _Traces:
-    ids = [[*map(int, row.prompt_token_ids), *map(int, row.completion_token_ids)] for row in table.itertuples()]
-    bounds = [Bounds.of(row) for row in table["bounds"]]
+    ids, bounds = ids_and_bounds(table)
     references = read_parquet(dataset, ["uid", "answer"]).set_index("uid")["answer"].reindex(table["uid"]).tolist()
     scored = read_parquet(heads, ["layer", "head", "rank", "a2bos", "output_share"])
     arms = [_heads_by_arm(scored, settings, uid) for uid in table["uid"]]
@@ -179,8 +180,11 @@ def _measured_traces(traces: Path, attention: Path, settings: Mapping[str, Any])
     if table.empty:
         raise NothingToMeasure(f"no valid {settings['decoding']} trace with reasoning (the funnel says why)")
     with open_hdf5(attention) as file:
-        is_there = reasoned_traces(file)
-        known = set(zip(file["uid"].asstr()[:][is_there], file["sample"][:][is_there].tolist(), strict=True))
+        known = {
+            (uid, sample)
+            for (uid, _, sample), is_there in zip(trace_keys(file), reasoned_traces(file), strict=True)
+            if is_there
+        }
     has_attention = [key in known for key in zip(table["uid"], table["sample"], strict=True)]
     skipped = table["uid"][np.logical_not(has_attention)].unique()
     if len(skipped):
@@ -195,15 +199,13 @@ def _measured_traces(traces: Path, attention: Path, settings: Mapping[str, Any])
 def _sentence_mass(attention: Path, table: pd.DataFrame) -> list[np.ndarray]:
     """The answer's attention to each sentence of the reasoning, one [layer, head, sentence] per trace."""
     with open_hdf5(attention) as file:
-        keys = zip(file["uid"].asstr()[:], file["condition"].asstr()[:], file["sample"][:].tolist(), strict=True)
-        numbers = {key: number for number, key in enumerate(keys)}
+        numbers = {key: number for number, key in enumerate(trace_keys(file))}
         return [file["sentence_mass"][numbers[row.uid, row.condition, int(row.sample)]] for row in table.itertuples()]
 
 
 def _heads_by_arm(scored: pd.DataFrame, settings: Mapping[str, Any], uid: str) -> list[frozenset[Head] | None]:
     """The heads of each of ARMS; None means all heads."""
-    first = scored.sort_values("rank", kind="stable").head(settings["n_top_heads"])
-    rfhs = tuple(zip(first["layer"].tolist(), first["head"].tolist(), strict=True))
+    rfhs = heads_by(scored["rank"], scored)[: settings["n_top_heads"]]
     matched = matched_heads(rfhs, scored, random.Random(f"{settings['seed']} {uid}"))
     return [None, frozenset(rfhs), frozenset(matched)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 H100 = {
     "index": "0", "name": "NVIDIA H100 80GB HBM3", "driver_version": "580.95.05", "compute_cap": "9.0",
     "memory.free": "81000", "memory.total": "81559", "compute_mode": "Default", "mig.mode.current": "Disabled",
+    "memory.reserved": "500", "uuid": "GPU-00000000",
 }  # fmt: skip
 PROGRAM = """#!{python}
 import json, sys

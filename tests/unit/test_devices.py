@@ -13,10 +13,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from fake_nvidia_smi import write_nvidia_smi
 from r2a import devices
-from r2a.devices import DeviceError, leased_gpus, share_of_cores, usable_dtype
+from r2a.config_file import TRIED
+from r2a.devices import DeviceError, leased_gpus, share_of_cores, usable_dtype, wait_for_memory
+from r2a.model_check import check_model
+from r2a.models import load_model, read_manifest
 from r2a.store import provenance
+from random_traces import write_random_traces
 from waiting import wait_until
 
 # Takes leases forever; each time, it marks its devices with its process id, and reports one that a living process has.
@@ -108,6 +114,89 @@ def test_devices_are_taken_from_those_allowed(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5ad9, 7")
     with leased_gpus(asked(2, 2), "job") as taken:
         assert taken == ["GPU-5ad9", "7"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [
+        (None, ["0", "1"]),
+        ("1,0", ["1", "0"]),
+        ("1, 0,", ["1", "0"]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("1,-1,0", ["1"]),
+        ("0,0", ["0"]),
+        ("GPU-bbbb-2", ["1"]),
+        ("GPU-bb,GPU-aa,1", ["1", "0"]),
+        ("GPU-cc", ["GPU-cc"]),
+        ("MIG-aaaa,MIG-bbbb", ["MIG-aaaa", "MIG-bbbb"]),
+    ],
+)
+def test_gpus_are_those_that_cuda_would_see_each_by_its_number(allowed, expected, monkeypatch, tmp_path):
+    write_nvidia_smi(tmp_path, [{"uuid": "GPU-aaaa-1"}, {"uuid": "GPU-bbbb-2"}])
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    if allowed is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    assert devices._usable_devices() == expected
+
+
+def test_cuda_counts_gpus_as_nvidia_smi_does():
+    with leased_gpus(asked(1, 1), "job"):
+        assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_what_a_failing_nvidia_smi_says_is_logged(monkeypatch, tmp_path, caplog):
+    write_nvidia_smi(
+        tmp_path, says="Unable to determine the device handle for GPU0000:41:00.0: Unknown Error", code=255
+    )
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(DeviceError, match=r"needs 1 GPUs, but sees 0 \(none\)"):
+        leased_gpus(asked(1, 1), "job").__enter__()
+    assert "Unable to determine the device handle" in caplog.text
+
+
+def test_a_model_is_not_loaded_onto_the_cpu_in_place_of_a_gpu_and_its_check_does_not_blame_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    write_random_traces(tmp_path)
+    with leased_gpus(asked(2, 2), "job"):
+        for run in (
+            lambda: load_model(read_manifest(tmp_path / "manifest.json"), "sdpa"),
+            lambda: check_model(tmp_path / "manifest.json", tmp_path / "check.json", {"model": "m", "stages": TRIED}),
+        ):
+            with pytest.raises(DeviceError, match="has GPU 0, 1, but torch sees none: the driver is too old"):
+                run()
+    assert not (tmp_path / "check.json").exists()
+    assert load_model(read_manifest(tmp_path / "manifest.json"), "sdpa").device.type == "cpu"
+
+
+def test_a_process_that_holds_a_gpus_memory_is_waited_for_and_named(monkeypatch, tmp_path, caplog):
+    def write(free):
+        told = [{"memory.free": free, "memory.total": "24564"}]
+        write_nvidia_smi(tmp_path, told, ["4711, python, 22000"] if free == "2000" else [])
+
+    def end_process_once_it_is_named():
+        wait_until(lambda: "waits for memory" in caplog.text)
+        write("24000")
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for free in ("[N/A]", "24000"):  # 64 MiB of the usable ones are the display's
+        write(free)
+        with leased_gpus(asked(1, 1), "job"):
+            wait_for_memory(99)
+    write("2000")
+    with caplog.at_level(logging.INFO, "r2a"), ThreadPoolExecutor(1) as thread, leased_gpus(asked(1, 1), "job"):
+        thread.submit(end_process_once_it_is_named)
+        wait_for_memory(90)
+    monkeypatch.setattr(devices, "PATIENCE_SECONDS", 0)
+    write("2000")
+    words = r"GPU 0 has 2000 of 24064 MiB free, but 90 % are needed; .* 4711 python 22000; end the processes"
+    with leased_gpus(asked(1, 1), "job"), pytest.raises(DeviceError, match=words):
+        wait_for_memory(90)
+    wait_for_memory(90)  # no lease, no wait
 
 
 def test_a_waiting_job_names_who_has_the_devices(leases, caplog):

@@ -49,6 +49,9 @@ def test_other_errors_are_raised():
             "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you ..."
         ),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in ..."),
+        RuntimeError("CUDA driver error: out of memory"),
     ],
 )
 def test_every_way_in_which_torch_says_that_memory_is_full_is_known(error):

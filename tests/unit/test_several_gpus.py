@@ -221,6 +221,7 @@ def test_two_gpus_give_the_stores_of_one(folder, monkeypatch, stage):
 
 
 def test_weights_that_do_not_fit_into_the_gpus_are_not_left_on_the_host(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with pytest.raises(ModelError, match=r"random: its weights do not fit into 2 GPUs; raise models\.random\.gpus"):

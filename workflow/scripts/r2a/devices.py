@@ -3,9 +3,12 @@
 import contextlib
 import fcntl
 import os
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,10 @@ LEASES = Path("/tmp/r2a-gpus") / os.environ.get("SLURM_JOB_ID", "machine")
 POLL_SECONDS = 0.2
 FULL_CAPABILITY = (8, 0)  # of the first GPUs that compute in bfloat16 and have flash attention
 in_place_of: dict[str, str] = {}  # the dtype that this process computes in, by the one that was asked for
+held: list[str] = []  # the GPUs that this process has leased
+DEVICE = re.compile(r"\d+$|(GPU|MIG)-")  # a GPU's number or name, or that of a part of one, in CUDA_VISIBLE_DEVICES
+ON_WINDOWS = "/usr/lib/wsl/lib/nvidia-smi"  # which is not always in PATH there
+PATIENCE_SECONDS = 60  # until the memory of a process that has ended, or was killed, must be free
 
 
 class DeviceError(Exception):
@@ -40,16 +47,20 @@ def leased_gpus(resources: Any, job: str) -> Iterator[list[str]]:
     usable = _usable_devices() if n_needed else []
     if len(usable) < n_needed:
         raise DeviceError(
-            f"{job}: needs {n_needed} GPUs, but sees {len(usable)} ({', '.join(usable) or 'none'}); request more when "
-            "submitting it, widen CUDA_VISIBLE_DEVICES, or lower models.*.gpus"
+            f"{job}: needs {n_needed} GPUs, but sees {len(usable)} ({', '.join(usable) or 'none'}) of those that "
+            "nvidia-smi and CUDA_VISIBLE_DEVICES name; request more when submitting it, widen CUDA_VISIBLE_DEVICES, or "
+            "lower models.*.gpus"
         )
     with contextlib.ExitStack() as leases:
         devices = _take(usable, n_needed, job, leases)
         before = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # nvidia-smi's; by default, CUDA counts from the fastest GPU
+        held[:] = devices
         try:
             yield devices
         finally:
+            held.clear()
             if before is None:
                 del os.environ["CUDA_VISIBLE_DEVICES"]
             else:
@@ -82,16 +93,84 @@ def usable_dtype(dtype: str, capability: tuple[int, int] | None) -> str:
     return "float16"
 
 
-def _usable_devices() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        return [device.strip() for device in allowed.split(",") if device.strip()]
+def refuse_unseen(n_seen: int) -> None:
+    """Raise DeviceError if torch sees fewer GPUs than this process has leased; it would compute on the CPU instead."""
+    if n_seen < len(held):
+        raise DeviceError(
+            f"has GPU {', '.join(held)}, but torch sees {n_seen or 'none'}: the driver is too old (docs/gpu.md), a GPU "
+            "is closed or lost (nvidia-smi), torch is a build for CPUs, or these are parts of GPUs (MIG), of which a "
+            "process sees only one"
+        )
+
+
+def wait_for_memory(percent: float) -> None:
+    """Return when a share of each leased GPU's memory is free.
+
+    Raises DeviceError, which names the processes that hold it, if it is not after PATIENCE_SECONDS. What nvidia-smi
+    does not know counts as free.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    is_told = False
+    while taken := [words for device in held for words in _taken_memory(device, percent)]:
+        if time.monotonic() >= until:
+            raise DeviceError(f"{'; '.join(taken)}; end the processes, or lower generation.gpu_memory_percent")
+        if not is_told:
+            logger.info(f"waits for memory: {'; '.join(taken)}")
+            is_told = True
+        time.sleep(POLL_SECONDS)
+
+
+def memory_in_words() -> str:
+    """How much memory is free on each leased GPU, and the processes that hold the rest."""
+    return "; ".join(words for device in held for words in _taken_memory(device, 100)) or "all memory is free"
+
+
+def _taken_memory(device: str, percent: float) -> Iterator[str]:
+    """If less than a share of a GPU's memory is free: how much is, and who holds the rest."""
+    for free, total, reserved in _nvidia_smi("--query-gpu=memory.free,memory.total,memory.reserved", device):
+        if not (free.isdigit() and total.isdigit()):  # of GPUs that share the machine's memory
+            return
+        usable = int(total) - (int(reserved) if reserved.isdigit() else 0)
+        if int(free) < percent / 100 * usable:
+            processes = [
+                " ".join(row) for row in _nvidia_smi("--query-compute-apps=pid,process_name,used_memory", device)
+            ]
+            holders = ", ".join(processes) or "no process that is visible from here"
+            asked = f", but {percent:g} % are needed" if percent < 100 else ""
+            yield f"GPU {device} has {free} of {usable} MiB free{asked}; the rest is held by (process, MiB): {holders}"
+
+
+def _nvidia_smi(query: str, device: str | None = None) -> list[list[str]]:
+    """The fields of nvidia-smi's answer, a list for each line; no line if it is missing, or fails, which is logged."""
+    program = shutil.which("nvidia-smi") or ON_WINDOWS
+    only = [] if device is None else [f"--id={device}"]
     try:
-        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError):
+        command = [program, *only, query, "--format=csv,noheader,nounits"]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+    except OSError:
         return []
+    except subprocess.CalledProcessError as error:
+        logger.warning(f"nvidia-smi fails: {(error.stdout + error.stderr).strip()}")
+        return []
+    return [[field.strip() for field in line.split(",")] for line in run.stdout.splitlines() if "," in line]
+
+
+def _usable_devices() -> list[str]:
+    """The GPUs that this process may use, by nvidia-smi's numbers, and parts of GPUs by their names.
+
+    A GPU that CUDA_VISIBLE_DEVICES names gets its number, so that it has one lease, however jobs name it.
+    """
+    numbers = {name: number for number, name in _nvidia_smi("--query-gpu=index,uuid")}
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return list(numbers.values())
+    # CUDA ignores everything from the first entry on that is no GPU, such as -1
+    named = takewhile(DEVICE.match, map(str.strip, allowed.split(",")))
+
+    def number_of(device: str) -> str:
+        return next((numbers[name] for name in numbers if device[:4] == "GPU-" and name.startswith(device)), device)
+
+    return list(dict.fromkeys(map(number_of, named)))
 
 
 def _take(usable: list[str], n_needed: int, job: str, leases: contextlib.ExitStack) -> list[str]:

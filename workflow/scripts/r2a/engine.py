@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from r2a.config_file import heads_in_words, longrope_switch, read_config, recurrent_layers
-from r2a.devices import usable_dtype
+from r2a.devices import memory_in_words, usable_dtype, wait_for_memory
 from r2a.progress import logger
 
 # In the engine at a time: enough to keep it busy, but so few that a study of millions does not fill its memory.
@@ -57,8 +57,8 @@ def start_engine(
 
     resources: gpu (how many; 0 runs on the CPU), gpu_memory_percent, cpu_cache_mb. delimiters: the tokens that open and
     close a reasoning, for requests that limit its length. options: further ones for vLLM's LLM. Raises EngineError if
-    the model's heads cannot be split over the GPUs, if vLLM's build needs a GPU and there is none, or if no engine may
-    start.
+    the model's heads cannot be split over the GPUs, if vLLM's build needs a GPU and there is none, if it does not start
+    on GPUs, or if no engine may start; DeviceError if other processes hold a GPU's memory.
     """
     if not may_start:
         raise EngineError(NO_ENGINE)
@@ -84,11 +84,30 @@ def start_engine(
 
         found = current_platform.get_device_capability()  # from the driver: no CUDA before vLLM starts its processes
         dtype = usable_dtype(dtype, found and (found.major, found.minor))
+        if found and found.major == 10 and not has_compiled_attention():
+            options["attention_backend"] = "TRITON_ATTN"
     gc.freeze()  # a start collects garbage five times; what was imported is left out of that
-    return vllm.LLM(model=folder, dtype=dtype, max_model_len=longest, **memory, **options)
+    try:
+        return vllm.LLM(model=folder, dtype=dtype, max_model_len=longest, **memory, **options)
+    except Exception as error:
+        if resources["gpu"] == 0:
+            raise
+        raise EngineError(
+            f"{folder}: vLLM does not start on {resources['gpu']} GPUs with room for {longest} tokens: {error} "
+            f"({memory_in_words()}); where memory is short, raise models.*.gpus or lower generation.max_new_tokens"
+        ) from error
+
+
+def has_compiled_attention() -> bool:
+    """Whether vLLM's default attention on GPUs such as the B200 runs here; FlashInfer compiles it with nvcc."""
+    from vllm.utils.flashinfer import has_flashinfer
+
+    return bool(has_flashinfer())
 
 
 def _on_gpus(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """vLLM's options for GPUs, once they have the memory for it."""
+    wait_for_memory(resources["gpu_memory_percent"])
     return {
         "gpu_memory_utilization": resources["gpu_memory_percent"] / 100,
         "tensor_parallel_size": resources["gpu"],

@@ -10,7 +10,7 @@ from r2a.progress import logger
 
 SHARE = 0.7  # of the free memory that an estimate may fill
 # what torch says of a full memory beside OutOfMemoryError
-FULL = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+FULL = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -19,6 +19,7 @@ from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import TOLERANCE as ATTENTION_TOLERANCES
 from r2a.attention.rerun import check_masses, rerun_traces
 from r2a.attention.segments import segment_mass
+from r2a.devices import DeviceError
 from r2a.models import ModelError, load_model, read_manifest
 from r2a.models.attention import SEAM, AttentionError, attention_kernel
 from r2a.models.decoder import Decoder
@@ -57,6 +58,8 @@ def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> No
         present = places_of(model).components
         left_out = [component for component in COMPONENTS if component not in present]
         found = stages_that_hold(model, settings["stages"], origin["n_positions"], identity["dtype"], present)
+    except DeviceError:  # which says nothing about the model
+        raise
     except Exception as error:  # a model that cannot be inspected still has answers
         reason = f"{type(error).__name__}: {error}"
         found = [{"stage": stage, "holds": False, "reason": reason} for stage in settings["stages"]]

@@ -1,4 +1,4 @@
-"""A model whose layers are spread over two devices gives the same as on one."""
+"""A model whose layers are spread over two devices gives the same as on one, in 32 bits and in 16."""
 
 import json
 from pathlib import Path
@@ -60,11 +60,14 @@ def preferred_id(model: Any, ids: list[int]) -> int:
         return int(model(torch.tensor([ids], device=model.device)).logits[0, -1].argmax())
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of three layers and everything that its stages read."""
-    folder = tmp_path_factory.mktemp("random")
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "float16"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of three layers, its number format, and everything that its stages read."""
+    folder = tmp_path_factory.mktemp(request.param)
     write_random_traces(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["models"]["random"]["dtype"] = request.param
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "haystack.txt").write_text("Rain fell. Wind blew. Night came.")
     heads = pd.DataFrame([(layer, head) for layer in range(3) for head in range(4)], columns=["layer", "head"])
     heads = heads.assign(rank=range(12, 0, -1), has_attention=True, is_rfh=heads["head"] == 0)

@@ -14,6 +14,7 @@ from r2a.attention import capture_attention
 from r2a.attention.diagnostics import diagnose_heads
 from r2a.attention.rows import capture_rows
 from r2a.config_file import TRIED
+from r2a.devices import FULL_CAPABILITY
 from r2a.model_check import check_model
 from r2a.models import ModelError, load_model, load_tokenizer, marks_of, read_manifest
 from r2a.models.attention import SEAM
@@ -203,6 +204,26 @@ def test_pretended_devices_refuse_what_gpus_refuse():
         for refused in (lambda: first + second, lambda: torch.stack([first, second]), first.numpy):
             with pytest.raises(RuntimeError):
                 refused()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_gpu_gives_the_stores_of_the_cpu(folder, monkeypatch, stage):
+    if folder.name.startswith("bfloat16") and torch.cuda.get_device_capability() < FULL_CAPABILITY:
+        pytest.skip("this GPU does not compute in bfloat16")
+    suffix = "parquet" if stage is ablation else "h5"
+    of_cpu, of_gpu = (folder / f"{stage.__name__}-{n}.{suffix}" for n in ("cpu", "cuda"))
+    with monkeypatch.context() as alone:
+        alone.setattr(torch.cuda, "is_available", lambda: False)
+        stage(folder, of_cpu)
+    stage(folder, of_gpu)
+    if not folder.name.startswith("float32"):
+        return  # it ran; in 16 bits, a random model's values differ by more than a tolerance that would tell anything
+    if suffix == "h5":
+        assert_same_store(of_cpu, of_gpu)
+    else:
+        pd.testing.assert_frame_equal(read_parquet(of_cpu), read_parquet(of_gpu), atol=1e-4)
 
 
 @pytest.mark.gpu

@@ -15,6 +15,9 @@ from r2a.generation.requests import Completion
 from r2a.shards import WHOLE, gather_shards, shard_range
 from r2a.store import (
     StoreError,
+    add_array,
+    add_axis,
+    new_hdf5,
     parameters_hash,
     provenance,
     read_parquet,
@@ -130,6 +133,18 @@ def test_less_than_one_shard_and_shards_of_an_endpoint_are_errors_in_words(monke
     endpoint = {"base_url": "http://localhost/v1", "model": "served"}
     found = errors(monkeypatch, path=None, endpoint=endpoint, shards=2)
     assert "models.tiny-qwen.shards: a single job queries an endpoint; raise endpoint.max_concurrency instead" in found
+
+
+def test_shards_that_patched_other_layers_are_not_joined(tmp_path):
+    shards = [tmp_path / f"pairs.{name}.h5" for name in named(2)]
+    for path, layers in zip(shards, ([0, 2], [0, 3]), strict=True):
+        with new_hdf5(path, provenance({})) as file:
+            add_axis(file, "pair", range(2))
+            add_axis(file, "layer", layers)
+            add_array(file, "effect", ("pair", "layer"), "share")[:] = layers
+    with pytest.raises(StoreError, match=r"pairs.2-of-2.h5: its axis /layer differs from that of .*pairs.1-of-2.h5"):
+        gather_shards(shards, tmp_path / "pairs.h5")
+    assert not (tmp_path / "pairs.h5").exists()
 
 
 @pytest.mark.parametrize(("gpus", "is_refused"), [(1, False), (2, False), (3, True), (6, False), (12, True)])

@@ -43,8 +43,8 @@ def shard_range(shard: str, n: int) -> range:
 def gather_shards(shards: Sequence[Path], output: Path) -> None:
     """Join shards 1-of-n to n-of-n into the store that a single job would have written, including its provenance.
 
-    A table is empty, with the reason, if no shard has a row. Raises StoreError if shards differ in parameters, inputs
-    or weights.
+    A table is empty, with the reason, if no shard has a row. Raises StoreError if shards differ in parameters, inputs,
+    weights or axes.
     """
     origins = [{key: read_provenance(path)[key] for key in ("parameters", "inputs", "models")} for path in shards]
     for path, origin in zip(shards, origins, strict=True):
@@ -66,7 +66,20 @@ def gather_shards(shards: Sequence[Path], output: Path) -> None:
         with h5py.File(partial, "r+") as whole:
             for number, path in enumerate(shards[1:], 2):
                 with open_hdf5(path) as file:
+                    _refuse_other_axes(file, whole, path, shards[0])
                     _copy_own(file, whole, f"{number}-of-{len(shards)}")
+
+
+def _refuse_other_axes(file: h5py.File, whole: h5py.File, path: Path, first: Path) -> None:
+    """Raise StoreError if a shard's axes differ from the first one's, e.g. the layers that it found worth patching."""
+    axes: list[h5py.Dataset] = []
+    file.visititems(lambda _, item: axes.append(item) if isinstance(item, h5py.Dataset) and item.is_scale else None)
+    for axis in axes:
+        if axis[()].tolist() != whole[axis.name][()].tolist():
+            raise StoreError(
+                f"{path}: its axis {axis.name} differs from that of {first}, as where fewer pairs fit into memory; "
+                "delete both and run again, with as much memory for each"
+            )
 
 
 def _copy_own(file: h5py.File, whole: h5py.File, shard: str) -> None:

@@ -119,21 +119,19 @@ def layers_to_patch(
 
     The grid is every step_of(settings["layer_step"])-th layer and the last one. A layer is added if, on average over
     the used pairs, attribution patching expects some component at some token (or head) to change normalized_logit_diff
-    by at least settings["scan_effect"]; for the residual stream, by that much more than at the layer before. The
-    layers are the same for all pairs, so no mean is over a selection.
+    by at least settings["scan_effect"]; for the residual stream, by that much more than at the layer before. Pairs that
+    do not fit into memory do not count. The layers are the same for all pairs, so no mean is over a selection.
     """
     n_layers, step = patcher.n_layers, step_of(settings["layer_step"], patcher.n_layers)
     if step == 1:
         return list(range(n_layers))
     used = [number for number in range(len(table)) if is_used(table, activations, number)]
-    totals: dict[str, np.ndarray] = {}
-    for number in used:
-        found = if_it_fits(_first_order, patcher, table, activations, number, settings)
-        for name, values in (found or {}).items():  # pairs that do not fit into memory have no values
-            totals[name] = totals.get(name, 0) + values / len(used)
+    found = [if_it_fits(_first_order, patcher, table, activations, number, settings) for number in used]
+    fitting = [of_pair for of_pair in found if of_pair is not None]
     is_needed = np.arange(n_layers) % step == 0
     is_needed[-1] = True
-    for name, mean in totals.items():
+    for name in fitting[0] if fitting else ():
+        mean = np.mean([of_pair[name] for of_pair in fitting], axis=0)
         change = np.diff(mean, axis=0, prepend=mean[:1]) if name.startswith("resid") else mean
         is_needed |= np.abs(change).reshape(n_layers, -1).max(1) >= settings["scan_effect"]
     return np.flatnonzero(is_needed).tolist()

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from fake_nvidia_smi import write_nvidia_smi
 from r2a import devices
@@ -256,3 +258,16 @@ def test_jobs_on_all_gpus_fit_into_the_cores():
         assert 1 <= n_threads <= 8
         assert n_threads == 1 or n_threads * (all_gpus // n_gpus) <= all_cores
     assert share_of_cores(8, 0, 16, 8) == share_of_cores(8, 1, None, 8) == share_of_cores(8, 1, 16, None) == 8
+
+
+def test_the_slurm_profile_names_every_rule_that_may_use_a_gpu():
+    root = Path(__file__).parents[2]
+    profile = (root / "profiles/slurm/config.yaml").read_text()
+    listed = re.search(r"(?m)^# set-resources:\n(?:#   .*\n)+", profile)[0]
+    asked = yaml.safe_load(re.sub("(?m)^# ", "", listed))["set-resources"]
+    written = "\n".join(path.read_text() for path in root.glob("workflow/rules/*.smk"))
+    rules = re.split("(?m)^(?=rule |use rule )", written)
+    on_gpus = {rule.split()[1].rstrip(":") for rule in rules if "**ON_MODEL" in rule or "**ON_JUDGE" in rule}
+    of_shards = re.findall(r"(?m)^use rule (\w+) as (\w+)", written)
+    assert asked.keys() == on_gpus | {shard for rule, shard in of_shards if rule in on_gpus}
+    assert {tuple(of.items()) for of in asked.values()} == {(("slurm_partition", "GPU_PARTITION"), ("gres", "gpu:1"))}

@@ -38,8 +38,9 @@ class Workflow:
     def planned(self, *arguments: str) -> dict[str, int]:
         """Job counts by rule of a dry run; empty if nothing is to be done."""
         done = self.run("--dry-run", *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        counts = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
+        said = done.stdout + done.stderr
+        assert done.returncode == 0 and not re.search(r"\wError in", said), said
+        counts = re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE)
         return {rule: int(count) for rule, count in counts if rule not in ("all", "total")}
 
 

@@ -88,7 +88,8 @@ rule gather_shards:
     wildcard_constraints:
         model="|".join(STUDY.sharded_models),
         store="traces|attention|ablated_answers|activations|patching|sentences|mechanism",
-        table=r"[^/]+(/with(out)?_reasoning\.[^/]+)?",
+        # never a shard itself, which Snakemake would try to gather from shards of its own, and so on
+        table=r"(?!.*-of-\d+\.)[^/]+(/with(out)?_reasoning\.[^/]+)?",
         suffix="parquet|h5",
     conda:
         ENVIRONMENT

@@ -48,6 +48,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
                 held.enter_context(leased_gpus(snakemake.resources, snakemake.output[0]))
             main(snakemake)
         _make_others(main, snakemake, until)
+    gc.freeze()  # as it ends, Python looks through all that is left; torch's modules alone would take it a second
 
 
 def _make_others(main: Callable[[Any], None], own: Any, until: float) -> None:

@@ -68,10 +68,13 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, settings: Mapping[str,
     """Write {stem}.svg, .png and .csv (the drawn numbers), and close the figure."""
     if settings["is_toy"]:
         _write_at_foot(figure, TOY_NOTE)
+    layout = figure.get_layout_engine()
+    if layout is not None:  # laid out here: otherwise matplotlib would do so, and draw twice, for each format
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     for suffix in (".svg", ".png"):
         with whole_file(stem.with_suffix(suffix)) as partial:
             figure.savefig(partial, dpi=DPI, metadata={"Date": None} if suffix == ".svg" else None)
-        figure.set_layout_engine("none")  # it has its layout, which takes as long as the drawing
     plt.close(figure)
     write_csv(stem.with_suffix(".csv"), table, provenance(settings, inputs))
 

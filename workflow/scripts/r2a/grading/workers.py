@@ -17,7 +17,9 @@ from typing import Any
 
 START_SECONDS = 120.0  # for the imports that the function needs, on a busy machine
 N_TRIES = 2  # a task that ends its worker is tried once more, in a new one
-SPAWN = multiprocessing.get_context("spawn")
+# Workers are forked from one process that has imported what most graders need, so that each starts at once.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["math_verify"])
 
 
 class WorkerError(Exception):
@@ -84,18 +86,17 @@ class _Worker:
     def __init__(
         self, prepare: Callable[[], None], function: Callable[..., Any], seconds: float, memory_mb: int
     ) -> None:
-        self.connection, remote = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_serve, args=(remote, prepare, function, seconds, memory_mb), daemon=True)
+        self.connection, remote = FORKED.Pipe()
+        self.process = FORKED.Process(target=_serve, args=(remote, prepare, function, seconds, memory_mb), daemon=True)
         self.process.start()
         remote.close()
-        try:
-            self.connection.recv()
-        except EOFError:
+        started = self.outcome()
+        if started.status != "done":
             self.close()
             raise WorkerError(
-                f"a grading process ended while starting (status {self.process.exitcode}); "
-                f"see the lines above, or allow more than {memory_mb} MB by grading.memory_mb"
-            ) from None
+                f"a grading process ended while starting ({started.message or started.status}); "
+                f"mend that, or allow more than {memory_mb} MB by grading.memory_mb"
+            )
 
     def outcome(self) -> Outcome:
         """The outcome that the process sent or, if it died, the outcome of its death."""
@@ -120,25 +121,28 @@ def _serve(
     seconds: float,
     memory_mb: int,
 ) -> None:
-    """The worker's main loop: report that it is ready, then answer tasks until the parent is gone."""
+    """The worker's main loop: report how the preparation ended, then answer tasks until the parent is gone."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
-    prepare()
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    connection.send("ready")
+    connection.send(_outcome(prepare))
     while True:
         try:
             task = connection.recv()
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        try:
-            outcome = Outcome("done", function(*task))
-        except MemoryError:
-            os._exit(1)
-        except Exception as error:
-            outcome = Outcome("error", message=f"{type(error).__name__}: {error}"[:500])
+        connection.send(_outcome(function, *task))
+
+
+def _outcome(function: Callable[..., Any], *task: Any) -> Outcome:
+    """What a function returns or raises, before the alarm that is set goes off."""
+    try:
+        return Outcome("done", function(*task))
+    except MemoryError:
+        os._exit(1)
+    except Exception as error:
+        return Outcome("error", message=f"{type(error).__name__}: {error}"[:500])
+    finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(outcome)

@@ -61,13 +61,16 @@ def claim_job(log: Path | str, how: str = "") -> TextIO | None:
     The lock is a file beside the job's log, which names the process and `how` it works on the job; the kernel releases
     it however the process ends. Raises OSError if the file system has no locks.
     """
-    lock = _open_lock(Path(log))
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    lock = _locked(Path(log))
+    return _signed(lock, how) if lock else None
+
+
+def is_claimed(log: Path | str) -> bool:
+    """Whether a process works on a job. Raises OSError if the file system has no locks."""
+    lock = _locked(Path(log))
+    if lock:
         lock.close()
-        return None
-    return _signed(lock, how)
+    return lock is None
 
 
 def _wait_for_job(log: Path) -> TextIO:
@@ -82,6 +85,16 @@ def _wait_for_job(log: Path) -> TextIO:
         progress.logger.warning(f"continues without a lock, because this file system has none ({error})")
         return _signed(_open_lock(log))
     return claim
+
+
+def _locked(log: Path) -> TextIO | None:
+    lock = _open_lock(log)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
 
 
 def _open_lock(log: Path) -> TextIO:

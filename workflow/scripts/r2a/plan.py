@@ -7,6 +7,7 @@ or if this workflow is used as a module and the importing one does not call writ
 """
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable, Hashable, Iterable
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2a.job_log import claim_job
+from r2a.job_log import is_claimed
 
 HOME = Path(".snakemake/r2a")  # in the folder that Snakemake and all its jobs run in
 PLAN = HOME / "plan.json"
@@ -75,6 +76,7 @@ def companions(output: str, kind: Callable[[PlannedJob], Hashable] = lambda job:
     if output not in by_output:
         return []
 
+    @functools.cache
     def is_there(path: str) -> bool:
         """Whether a file is ready for this run's jobs; if this run makes it, once its job has ended."""
         return _is_new(path, since) and _is_free(by_output[path]) if path in by_output else Path(path).exists()
@@ -94,10 +96,7 @@ def has_begun(job: PlannedJob) -> bool:
 
 def _is_free(job: PlannedJob) -> bool:
     with contextlib.suppress(OSError):
-        claim = claim_job(job.log[0])
-        if claim:
-            claim.close()
-        return claim is not None
+        return not is_claimed(job.log[0])
     return False
 
 

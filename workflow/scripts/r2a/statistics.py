@@ -1,5 +1,6 @@
 """Intervals and tests for paired answers. The unit is the problem, however many samples it has."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -160,13 +161,19 @@ def resampled_means(
     if not len(of):
         return np.full((n_resamples, *np.shape(values)[1:]), np.nan)
     n_clusters = int(of.max()) + 1
-    draws = np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), n_resamples)
-    counts = draws[:, of].astype(float)  # [resample, unit]
+    counts = _resamples(n_clusters, n_resamples, seed)[:, of]  # [resample, unit]
     flat = np.asarray(values, float).reshape(len(values), -1)
     weight = np.where(np.isnan(flat), 0, 1 if weights is None else np.reshape(weights, flat.shape))
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (counts @ (weight * np.nan_to_num(flat))) / (counts @ weight)
     return means.reshape(n_resamples, *np.shape(values)[1:])
+
+
+@functools.lru_cache(maxsize=2)  # the rows of a table mostly rest on the same problems
+def _resamples(n_clusters: int, n_resamples: int, seed: int) -> np.ndarray:
+    """How often each cluster is drawn: [resample, cluster]."""
+    draws = np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), n_resamples)
+    return draws.astype(float)
 
 
 def percentile_ends(draws: np.ndarray, n_clusters: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """What the ablation of heads does to the answers (METHOD section 3)."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +51,19 @@ def ablation_effect_table(graded: pd.DataFrame, settings: Mapping[str, Any]) -> 
     rows = []
     metrics = [metric for metric in (*SHARES, *MEASURED) if metric in graded]
     for (mode, dose), of_dose in graded.groupby(["mode", "dose"], sort=False):
-        for metric in metrics:
-            arms = {
-                selection: part.pivot_table(metric, "uid", "draw", dropna=False)
-                for selection, part in of_dose.groupby("selection", sort=False)
-            }
-            for selection, values in arms.items():
-                part = of_dose[of_dose["selection"] == selection]
-                row = {"mode": mode, "dose": dose, "selection": selection, "metric": metric}
-                row |= {"n_problems": len(values), "n_undecided": int(part[metric].isna().sum())}
-                row |= {"n_draws": values.shape[1]}
-                row |= _value(values, metric, part["sample"].nunique() if "sample" in part else 1, settings)
-                if selection not in (RFH, UNABLATED) and RFH in arms:
-                    row |= _compared(arms[RFH], values, metric, settings)
-                    row["overlap"] = _overlap(part, of_dose[of_dose["selection"] == RFH])
-                rows.append(row)
+        parts = dict(list(of_dose.groupby("selection", sort=False)))
+        arms = {name: part.pivot_table(metrics, "uid", "draw", dropna=False) for name, part in parts.items()}
+        overlaps = {name: _overlap(part, parts[RFH]) for name, part in parts.items() if RFH in parts}
+        for metric, (selection, part) in product(metrics, parts.items()):
+            values = arms[selection][metric]
+            row = {"mode": mode, "dose": dose, "selection": selection, "metric": metric}
+            row |= {"n_problems": len(values), "n_undecided": int(part[metric].isna().sum())}
+            row |= {"n_draws": values.shape[1]}
+            row |= _value(values, metric, part["sample"].nunique() if "sample" in part else 1, settings)
+            if selection not in (RFH, UNABLATED) and RFH in parts:
+                row |= _compared(arms[RFH][metric], values, metric, settings)
+                row["overlap"] = overlaps[selection]
+            rows.append(row)
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["p_holm"] = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy(float)))
     return table

@@ -94,8 +94,9 @@ class _Worker:
         if started.status != "done":
             self.close()
             raise WorkerError(
-                f"a grading process ended while starting ({started.message or started.status}); "
-                f"mend that, or allow more than {memory_mb} MB by grading.memory_mb"
+                f"a grading process ended while starting ({started.message or started.status}); see the lines above, "
+                f"or allow more than {memory_mb} MB by grading.memory_mb; a script of your own must begin below a line "
+                'if __name__ == "__main__":, because each process imports it'
             )
 
     def outcome(self) -> Outcome:

@@ -167,6 +167,56 @@ SAMPLES = {
         + "{% if add_generation_prompt and not enable_thinking %}{{ '<think>\n\n</think>\n' }}{% endif %}",
         "assistant\n<think>\n", "assistant\n<think>\n\n</think>\n",
     ),
+    "mistral4": Sample(
+        "{{ bos_token }}{# [THINK] #}{% for turn in messages %}[MODEL_SETTINGS]{\"reasoning_effort\": "
+        "\"{{ reasoning_effort | default('none') }}\"}[/MODEL_SETTINGS][INST]{{ turn.content }}[/INST]{% endfor %}",
+        "[/INST][THINK]", "[/INST]", ("[THINK]", "[/THINK]", "[INST]", "[/INST]"), **NO_TAGS,
+    ),
+    "hunyuan": Sample(
+        "{{ bos_token }}{% for turn in messages %}<\uff5chy_User\uff5c>{{ turn.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<\uff5chy_Assistant\uff5c>{% if enable_thinking is defined and not "
+        "enable_thinking %}{{ '<think>\n\n</think>\n' }}{% endif %}{% endif %}",
+        "<\uff5chy_Assistant\uff5c><think>\n", "<\uff5chy_Assistant\uff5c><think>\n\n</think>\n",
+        ("<\uff5chy_User\uff5c>", "<\uff5chy_Assistant\uff5c>", "<answer>", "</answer>"),
+        "\n<answer>\n", "\n</answer>",
+    ),
+    "apertus": Sample(
+        "{{ bos_token }}<|developer_start|>Deliberation: {{ 'enabled' if enable_thinking else 'disabled' }}"
+        "<|developer_end|>{% for turn in messages %}<|{{ turn.role }}_start|>{{ turn.content }}<|{{ turn.role }}_end|>"
+        "{% endfor %}{# <|inner_prefix|><|inner_suffix|> #}"
+        "{% if add_generation_prompt %}<|assistant_start|>{% endif %}",
+        "<|assistant_start|><|inner_prefix|>", "<|assistant_start|>",
+        ("<|inner_prefix|>", "<|inner_suffix|>", "<|assistant_start|>"), **NO_TAGS,
+    ),
+    "solar_open": Sample(
+        "{% for turn in messages %}<|begin|>{{ turn.role }}<|content|>{{ turn.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}{% if reasoning_effort in ['low', 'minimal'] %}"
+        "<|begin|>assistant<|think|><|end|>{% endif %}<|begin|>assistant{% endif %}",
+        "<|end|><|begin|>assistant<|think|>", "<|begin|>assistant<|think|><|end|><|begin|>assistant<|content|>",
+        ("<|begin|>", "<|think|>", "<|content|>", "<|end|>"), **NO_TAGS,
+    ),
+    "ernie_thinking": Sample(
+        "<|im_start|>system\n<global_setting>\nthink_mode=True\n</global_setting><|im_end|>\n\n"
+        "{% for turn in messages %}{% if turn.role == 'assistant' %}<response>{% endif %}<|im_start|>{{ turn.role }}\n"
+        "{{ turn.content }}<|im_end|>\n\n{% endfor %} {{ '<|im_start|>assistant\n<think>\n' }}",
+        "<|im_start|>assistant\n<think>\n", None, ("<response>", "</response>"),
+        "\n\n<response>\n", "\n</response>\n",
+    ),
+    "apriel": Sample(
+        "{{ bos_token }}<|begin_system|>\nReason, then respond after the marker [BEGIN FINAL RESPONSE].\n"
+        "{% for turn in messages %}<|begin_{{ turn.role }}|>\n{{ turn.content }}{% endfor %}"
+        "{{ '\n<|begin_assistant|>\nHere are my reasoning steps:\n' }}",
+        "\n<|begin_assistant|>\nHere are my reasoning steps:\n", None, (), "\n", "\n[END FINAL RESPONSE]", **NO_TAGS,
+    ),
+    "kimi_k3": Sample(
+        "{% if thinking is undefined %}{% set thinking = true %}{% endif %}{% for turn in messages %}<|open|>message "
+        'role="{{ turn.role }}"<|sep|>{{ turn.content }}<|close|>message<|sep|><|end_of_msg|>{% endfor %}'
+        "{% if add_generation_prompt %}<|open|>message role=\"assistant\"<|sep|><|open|>"
+        "{{ 'think' if thinking else 'response' }}<|sep|>{% endif %}",
+        "<|open|>think<|sep|>", '<|open|>message role="assistant"<|sep|><|open|>response<|sep|>',
+        ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"), "<|open|>response<|sep|>",
+        "<|close|>response<|sep|><|close|>message<|sep|>", **NO_TAGS,
+    ),
     "kimi_k2": Sample(
         "{% for turn in messages %}<|im_user|>{{ turn.role }}<|im_middle|>{{ turn.content }}<|im_end|>{% endfor %}"
         "{# <think></think> #}{% if add_generation_prompt %}<|im_assistant|>assistant<|im_middle|>{% endif %}",

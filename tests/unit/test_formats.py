@@ -160,6 +160,99 @@ def test_a_format_may_be_spelled_out_in_the_configuration(tmp_path):
     assert (found.n_closes, found.answer) == (1, ANSWER)
 
 
+# ---- models of which no format is registered: their template's own switch, or what a refusal asks for
+
+ASSISTANT = "{% if add_generation_prompt %}<assistant>{% endif %}"
+TURNS = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}\n{% endfor %}" + ASSISTANT
+OPENS_OR_CLOSES = TURNS + "{% if add_generation_prompt %}{{ '<think>' if enable_thinking else '</think>' }}{% endif %}"
+OFTEN_SILENT = (
+    "{% if not thinking is defined %}{% set thinking = false %}{% endif %}{% if thinking %}Think between <think> and "
+    "</think>.\n{% endif %}" + TURNS
+)
+BY_DEFAULT = (
+    "{%- if thinking is defined and thinking is false -%}{{ '<think></think>' }}{%- else -%}<think>{%- endif -%}"
+)
+IN_WORDS = TURNS + "{# <think></think> #}{% if mode == 'thinking' or turn.thinking %}{% endif %}"
+SET_ONLY = "{% set thinking = true %}{# <think></think> #}" + TURNS
+
+
+@pytest.mark.parametrize(
+    ("template", "opened", "declined"),
+    [
+        (OPENS_OR_CLOSES, "<assistant><think>", "<assistant></think>"),
+        (OFTEN_SILENT, "<assistant><think>\n", "<assistant>"),
+        (LLAMA + "{% if add_generation_prompt %}" + BY_DEFAULT + "{% endif %}", "\n\n<think>", "\n\n<think></think>"),
+        ("{# <|im_assistant|> #}" + TURNS + BY_DEFAULT, "<assistant><think>", "<assistant><think></think>"),
+        ("{# [gMASK] #}" + OPENS_OR_CLOSES, "<assistant><think>", "<assistant></think>"),
+    ],
+)
+@pytest.mark.parametrize("has_tags", [False, True])
+def test_a_template_is_asked_to_think_and_not_to_think_by_its_own_switch(
+    tmp_path, template, opened, declined, has_tags
+):
+    folder = make_model(tmp_path / "m", template, has_tags=has_tags)
+    form = read_format(resolved(folder, without_reasoning="native")["format"])
+    tokenizer = load_tokenizer(folder)
+    prompts = Prompts(tokenizer, PromptStyle(form, "chat", without_reasoning="native"))
+    texts = [prompts.text(QUESTION, "", condition) for condition in CONDITIONS]
+    assert texts[0].endswith(opened) and texts[1].endswith(declined)
+    marks = marks_of(folder, form)
+    for condition, written in zip(CONDITIONS, (f"{REASONING}</think>{ANSWER}", ANSWER), strict=True):
+        prompt = prompts.ids(QUESTION, "", condition)
+        completion = tokenizer.encode(written, add_special_tokens=False)
+        found = segment(prompt, completion, marks, prompts.declines and condition == "without_reasoning")
+        assert (found.n_closes, found.answer) == (1, ANSWER)
+
+
+@pytest.mark.parametrize("template", [TURNS + "{# <think></think> #}", IN_WORDS, SET_ONLY])
+def test_a_word_is_no_switch(template):
+    assert choose_format(None, template, has_think_tags=True)[1] == FORMATS["r1"].function()
+
+
+@pytest.mark.parametrize(
+    ("given", "system"),
+    [
+        ("r1", ""),
+        ("r1", "Think between <think> and </think>."),
+        ({"open": "<|begin_of_thought|>", "close": "<|end_of_thought|>", "answer_open": "<|begin_of_solution|>",
+          "answer_close": "<|end_of_solution|>"}, ""),
+        ({"open": "<reasoning>", "close": "</reasoning>", "answer_open": "<answer>", "answer_close": "</answer>"}, ""),
+        ({"open": "<ifm|think>", "close": "</ifm|think>", "after_open": ""}, ""),
+        ({"open": "### Thoughts", "close": "### Answer"}, "Use headings."),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("template", [CHATML, LLAMA, TURNS])
+def test_what_a_refusal_asks_for_is_enough(tmp_path, given, system, template):
+    folder = make_model(tmp_path / "m", template, has_tags=False)
+    with pytest.raises(
+        ModelError, match=r"name one of r1, .*, or give \{open: \.\.\., close: \.\.\.\}, as the model's"
+    ):
+        resolved(folder)
+    form = read_format(resolved(folder, reasoning_format=given)["format"])
+    turns = {"with_reasoning": system} if system else {}
+    prompts, tokenizer = (
+        Prompts(load_tokenizer(folder), PromptStyle(form, "chat", system_turn=turns)),
+        load_tokenizer(folder),
+    )
+    for before in ("", "\n", "\n\n"):
+        prompt = prompts.ids(QUESTION, "", "with_reasoning")
+        written = f"{REASONING}{before}{form.close}{before}{form.answer_open}{before}{ANSWER}{form.answer_close}"
+        completion = tokenizer.encode(written, add_special_tokens=False)
+        found = segment(prompt, completion, marks_of(folder, form))
+        assert (found.n_closes, found.answer.strip()) == (1, ANSWER)
+        texts = {name: text_of(tokenizer, [*prompt, *completion][found.bounds.span(name)]) for name in SEGMENTS}
+        assert texts["reasoning"].strip() == REASONING and form.open in texts["think_open"]
+
+
+def test_an_effort_that_a_template_closes_at_is_raised_by_the_key_that_the_refusal_names(tmp_path):
+    effort = "{% if reasoning_effort is not defined or reasoning_effort == 'no_think' %}<think></think>{% endif %}"
+    folder = make_model(tmp_path / "m", TURNS + effort)
+    with pytest.raises(ModelError, match=r"closes the reasoning before the model can think.*template_arguments"):
+        resolved(folder)
+    efforts = {"with_reasoning": {"reasoning_effort": "high"}, "without_reasoning": {"reasoning_effort": "no_think"}}
+    resolved(folder, template_arguments=efforts, without_reasoning="native")
+
+
 # ---- prompts that are refused, or opened by the template's own argument (P01)
 
 CLOSES_ALWAYS = CHATML + "{% if add_generation_prompt %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"

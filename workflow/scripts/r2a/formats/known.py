@@ -51,6 +51,13 @@ def magistral() -> ReasoningFormat:
     return ReasoningFormat("[THINK]", "[/THINK]", after_open="")
 
 
+@reasoning_format(label="Mistral Small 4", signs=("[THINK]", "reasoning_effort"))
+def mistral4() -> ReasoningFormat:
+    """Thinks if its reasoning_effort is high; otherwise it is none."""
+    think, no_think = Asked({"reasoning_effort": "high"}), Asked({"reasoning_effort": "none"})
+    return ReasoningFormat("[THINK]", "[/THINK]", after_open="", think=think, no_think=no_think)
+
+
 @reasoning_format(label="Seed-OSS", signs=("<seed:think>",))
 def seed_oss() -> ReasoningFormat:
     """A thinking budget of 0 opens the model's remark on it, which the model would continue."""
@@ -118,6 +125,42 @@ def hunyuan_a13b() -> ReasoningFormat:
     )
 
 
+@reasoning_format(label="Hunyuan 0.5B to 7B", signs=("hy_Assistant", "enable_thinking"))
+def hunyuan() -> ReasoningFormat:
+    """As Hunyuan-A13B, with other turns."""
+    return hunyuan_a13b()
+
+
+@reasoning_format(label="Apertus", signs=("<|inner_prefix|>", "<|inner_suffix|>"))
+def apertus() -> ReasoningFormat:
+    """A developer turn says whether to deliberate; the model opens the reasoning itself."""
+    return ReasoningFormat("<|inner_prefix|>", "<|inner_suffix|>", after_open="", think=ENABLE, no_think=DISABLE)
+
+
+@reasoning_format(label="Solar Open", signs=("<|begin|>", "<|think|>", "<|content|>"))
+def solar_open() -> ReasoningFormat:
+    """Thinks and answers in two turns; at the least effort, the template closes a turn without thoughts."""
+    content = "<|begin|>assistant<|content|>"
+    no_think = Asked({"reasoning_effort": "minimal"}, ending="<|content|>")
+    return ReasoningFormat(
+        "<|think|>", f"<|end|>{content}", after_open="", think=Asked({"reasoning_effort": "high"}), no_think=no_think
+    )
+
+
+@reasoning_format(label="ERNIE 4.5 Thinking", signs=("<global_setting>", "<think>", "<response>"))
+def ernie_thinking() -> ReasoningFormat:
+    """Always thinks; the template opens the reasoning, and the answer has tags."""
+    return ReasoningFormat(THINK_OPEN, THINK_CLOSE, answer_open="<response>", answer_close="</response>")
+
+
+@reasoning_format(label="Apriel 1.5, 1.6 Thinker", signs=("[BEGIN FINAL RESPONSE]",))
+def apriel() -> ReasoningFormat:
+    """Says in prose that it reasons; the answer has markers, of which only some models write the second."""
+    return ReasoningFormat(
+        "Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", answer_close="[END FINAL RESPONSE]"
+    )
+
+
 @reasoning_format(label="MiniMax-M2", signs=("]~b]ai", "<think>"))
 def minimax_m2() -> ReasoningFormat:
     """Always thinks; the template opens the reasoning."""
@@ -147,6 +190,17 @@ def smollm3() -> ReasoningFormat:
 def kimi_k2() -> ReasoningFormat:
     """Always thinks; the model opens the reasoning itself."""
     return ReasoningFormat(THINK_OPEN, THINK_CLOSE, after_open="")
+
+
+@reasoning_format(label="Kimi-K3", signs=("<|open|>", "<|sep|>", "thinking"))
+def kimi_k3() -> ReasoningFormat:
+    """The template opens the reasoning, or the answer if it is told not to think."""
+    opened, closed, end = "<|open|>", "<|close|>", "<|sep|>"
+    return ReasoningFormat(
+        f"{opened}think{end}", f"{closed}think{end}", answer_open=f"{opened}response{end}",
+        answer_close=f"{closed}response{end}{closed}message{end}", after_open="", think=Asked({"thinking": True}),
+        no_think=Asked({"thinking": False}),
+    )  # fmt: skip
 
 
 @reasoning_format(label="Phi-4-reasoning", signs=("<|im_sep|>", "<think>"))

@@ -4,13 +4,16 @@ A format is one decorated function without parameters that returns a ReasoningFo
 Snakefile: no heavy import here.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from r2a.registry import Entry, Registry
 
 DEFAULT = "r1"
+SWITCHES = ("enable_thinking", "thinking")  # arguments by which most templates are told whether to think
+STATEMENT, QUOTED = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL), re.compile(r"'[^']*'|\"[^\"]*\"")
 
 
 class FormatError(ValueError):
@@ -94,7 +97,8 @@ def choose_format(
 
     chosen: a name or a mapping, as in the configuration. None chooses by the chat template: of the formats whose signs
     are all in it, the one with the most signs; otherwise DEFAULT, if the model has <think> and </think> as tokens or
-    its template writes them. Raises FormatError if that is not certain.
+    its template writes them. If that format has no switch and the template has one, it is the format's. Raises
+    FormatError if the format is not certain.
     """
     if isinstance(chosen, Mapping):
         return "given", read_format(chosen), "by the configuration"
@@ -105,15 +109,27 @@ def choose_format(
     best = [name for name, n_signs in fitting.items() if 0 < n_signs == max(fitting.values())]
     if len(best) > 1:
         raise FormatError(f"its chat template fits the reasoning formats {' and '.join(best)}; name one of them")
-    if best:
-        return best[0], FORMATS[best[0]].function(), "by its chat template"
-    if has_think_tags or _are_in(("<think>", "</think>"), template):
-        how = "by its tokens <think> and </think>" if has_think_tags else "by the tags that its chat template writes"
-        return DEFAULT, FORMATS[DEFAULT].function(), how
+    if best or has_think_tags or _are_in(("<think>", "</think>"), template):
+        name, how = (best or [DEFAULT])[0], "by its chat template"
+        if not best:
+            how = "by the tags that its chat template writes"
+        if not best and has_think_tags:
+            how = "by its tokens <think> and </think>"
+        form, switch = FORMATS[name].function(), _switch(template)
+        if switch and form.no_think is None and form.think == Asked():
+            form = replace(form, think=Asked({switch: True}), no_think=Asked({switch: False}))
+            how += f", with the template's own switch {switch}"
+        return name, form, how
     raise FormatError(
         "what opens and closes its reasoning is not known: neither its tokens nor its chat template show it; name "
         f"one of {', '.join(FORMATS)}, or give {{open: ..., close: ...}}"
     )
+
+
+def _switch(template: str) -> str:
+    """The argument of SWITCHES that a chat template reads; empty if there is none."""
+    statements = " ".join(QUOTED.sub("", statement) for statement in STATEMENT.findall(template))
+    return next((name for name in SWITCHES if re.search(rf"(?<![\w.]){name}\b(?!\s*=[^=])", statements)), "")
 
 
 def _are_in(signs: tuple[str, ...], template: str) -> bool:

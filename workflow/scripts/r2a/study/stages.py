@@ -136,7 +136,7 @@ STAGES = {
         "datasets.<dataset>.{unreadable_references,n_problems}",
         "seed ? datasets.<dataset>.n_problems | datasets.<dataset>.fields.wrong_answers",
     ),
-    "models": _stage(2, "models.<model>.dtype", *PROMPTED, endpoint="models.<model>.endpoint.{model}", **SOURCE),
+    "models": _stage(3, "models.<model>.dtype", *PROMPTED, endpoint="models.<model>.endpoint.{model}", **SOURCE),
     "model_check": _stage(3, stages="checked"),
     "judges": _stage(1, "judges.<judge>.dtype", source="judges.<judge>.{path,hub,revision}"),
     "traces": _stage(3, *GENERATED, **SERVED),

@@ -5,6 +5,7 @@ has no token for them. The templates have the essential features of the publishe
 think or not to think, and what they write by default.
 """
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,4 +250,6 @@ def make_model(folder: Path, template: str | None = None, tokens: tuple[str, ...
     if template is not None:
         tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())  # its embeddings are padded, as those of many models
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 1024}))
     return folder

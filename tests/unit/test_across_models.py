@@ -114,3 +114,13 @@ def test_parameters_are_counted_over_all_files_by_their_headers(tmp_path):
     save_file({"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float16)}, tmp_path / "model-1.safetensors")
     save_file({"c": np.zeros((2, 2, 2), np.float32)}, tmp_path / "model-2.safetensors", metadata={"format": "pt"})
     assert count_parameters(tmp_path) == 12 + 5 + 8
+
+
+def test_weights_that_lie_there_twice_are_counted_once(tmp_path):
+    for name in ("model", "consolidated"):
+        save_file({"a": np.zeros((3, 4), np.float32)}, tmp_path / f"{name}.safetensors")
+    assert count_parameters(tmp_path) == 12
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
+    assert count_parameters(tmp_path) == 12
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "consolidated.safetensors"}}')
+    assert count_parameters(tmp_path) == 12

@@ -1,6 +1,7 @@
 """Bad configurations, data files, stores and models: one clear message each, before any work starts."""
 
 import copy
+import fcntl
 import json
 import shutil
 from dataclasses import replace
@@ -257,6 +258,29 @@ def remove(name):
     return lambda folder: (folder / name).unlink()
 
 
+def put(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def cut(name, end):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:end])
+
+
+def move(name, other):
+    return lambda folder: (folder / name).rename(folder / other)
+
+
+def no_end(folder):
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        known = json.loads((folder / name).read_text())
+        (folder / name).write_text(
+            json.dumps({k: v for k, v in known.items() if k not in ("eos_token", "eos_token_id")})
+        )
+
+
+NOT_WHOLE = r"m/model\.safetensors: is not a whole safetensors file \(\d+ bytes\); download it again"
+
+
 MODELS = {
     "pickled weights only": (
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
@@ -270,6 +294,26 @@ MODELS = {
         rename_in("config.json", '"qwen2"', '"own", "auto_map": {"AutoConfig": "own.Own"}'),
         r"m/config\.json: .* contains custom code",
     ),
+    "weights that are a pointer": (
+        put("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"), "run git lfs pull"),
+    "weights that are a page": (put("model.safetensors", b"<!DOCTYPE html><html>"), NOT_WHOLE),
+    "no weights in their file": (put("model.safetensors", b""), NOT_WHOLE),
+    "weights without their end": (cut("model.safetensors", -1000), NOT_WHOLE),
+    "weights without their beginning": (cut("model.safetensors", 50), NOT_WHOLE),
+    "a missing shard": (
+        move("model.safetensors", "model-00002-of-00003.safetensors"),
+        r"m: model-00001-of-00003\.safetensors and 1 more of 3 weight files are missing; download the model again"),
+    "an index of other files": (
+        put("model.safetensors.index.json", b'{"weight_map": {"a": "model-00001-of-00001.safetensors"}}'),
+        r"model-00001-of-00001\.safetensors of 1 weight files is missing; download .*, or delete model.*index\.json"),
+    "a torn index": (put("model.safetensors.index.json", b"{"), r"index\.json: cannot be read"),
+    "an adapter": (put("adapter_config.json", b"{}"), r"m: holds an adapter \(LoRA\); merge it into its base model"),
+    "a number of heads that is none": (
+        rename_in("config.json", '"num_attention_heads": 6', '"num_attention_heads": "six"'), r"m/config\.json: "),
+    "fewer embeddings than tokens": (
+        rename_in("config.json", '"vocab_size": ', '"vocab_size": 5, "was": '),
+        r"its tokenizer gives token \d+, but vocab_size in config\.json is 5; give the model its own tokenizer"),
+    "nothing that ends an answer": (no_end, r"m: no token ends its answers; add eos_token_id to generation_c"),
     "no configuration": (remove("config.json"), r"config\.json"),
     "a torn configuration": (rename_in("config.json", "}", ""), r"config\.json"),
     "a torn tokenizer": (lambda folder: (folder / "tokenizer.json").write_text('{"model": '), r"tokenizer\.json"),
@@ -296,6 +340,28 @@ def test_stores_that_are_torn_or_foreign_say_which_file_to_delete(tmp_path):
         with pytest.raises(StoreError, match=f"{path.name}: .*delete it and run again"):
             found = read(path)
             found.__enter__()
+
+
+@pytest.mark.parametrize("name", ["x.h5", "x.parquet", "x.json", "x.csv"])
+def test_a_store_that_the_system_does_not_open_is_not_called_damaged(name, tmp_path):
+    """Here, links that lead back to themselves; permissions and too many open files are told alike."""
+    (tmp_path / name).symlink_to(name)
+    (tmp_path / "x.provenance.json").symlink_to("x.provenance.json")
+    read = {".h5": open_hdf5, ".parquet": read_parquet}.get((tmp_path / name).suffix, read_provenance)
+    if name == "x.csv":  # its provenance is beside it
+        (tmp_path / "x.provenance.json").unlink()
+        (tmp_path / "x.provenance.json").mkdir()
+    with pytest.raises(StoreError, match=r"cannot be read \(.+\), but may be whole; put that right, run again$"):
+        read(tmp_path / name).__enter__()
+
+
+def test_stores_need_no_locks_which_some_file_systems_lack(tmp_path):
+    with new_hdf5(tmp_path / "x.h5", provenance({})) as file:
+        add_axis(file, "trace", range(3))
+    with open(tmp_path / "x.h5") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as another program that writes it would
+        with open_hdf5(tmp_path / "x.h5") as file:
+            assert file["trace"][:].tolist() == [0, 1, 2]
 
 
 def test_a_byte_changed_in_a_store_is_noticed_or_changes_nothing(tmp_path):

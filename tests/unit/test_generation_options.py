@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from format_samples import SAMPLES, make_model
+from format_samples import SAMPLES, TINY, make_model
 from generated import generate_all
 from r2a.datasets import load_dataset
 from r2a.formats import FORMATS
@@ -93,7 +93,7 @@ def test_a_budget_closes_a_reasoning_whose_delimiters_are_several_tokens(tmp_pat
     """A model that has never seen the format continues until the budget closes its reasoning with all the tokens."""
     chosen = SAMPLES[name]
     folder = make_model(tmp_path / "model", chosen.template, chosen.tokens, chosen.has_tags)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(TINY, dtype="float32")
     model.resize_token_embeddings(len(load_tokenizer(folder)))
     model.save_pretrained(folder)
     models = {"tiny": {"path": str(folder), "dtype": "float32", "prompt": "chat", "without_reasoning": "empty"}}

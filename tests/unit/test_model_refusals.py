@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.numpy import save_file
 from transformers import CONFIG_MAPPING
 
 from families import FAMILIES, LATENT, LONGROPE, N_LAYERS, ROUTED, tiny_model
@@ -125,7 +126,7 @@ def test_what_cannot_be_loaded_is_given_away(settings, tmp_path):
 )
 def test_what_resolve_model_refuses_is_given_away(settings, reason, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    (tmp_path / "model.safetensors").write_bytes(b"")
+    save_file({}, tmp_path / "model.safetensors")
     found, stages = refused_stages(settings)
     assert found == reason and ANSWERS in stages
     (line,) = told(tmp_path)

@@ -63,7 +63,7 @@ def gather_shards(shards: Sequence[Path], output: Path) -> None:
         return
     with whole_file(output) as partial:
         shutil.copyfile(shards[0], partial)
-        with h5py.File(partial, "r+") as whole:
+        with h5py.File(partial, "r+", locking=False) as whole:
             for number, path in enumerate(shards[1:], 2):
                 with open_hdf5(path) as file:
                     _refuse_other_axes(file, whole, path, shards[0])

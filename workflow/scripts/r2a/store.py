@@ -176,9 +176,13 @@ def _no_formula(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
+# Files are written under a temporary name and renamed, so HDF5 needs no locks, which some network file systems lack.
 @contextlib.contextmanager
 def new_hdf5(path: Path | str, origin: Mapping[str, Any]) -> Iterator[h5py.File]:
-    with whole_file(path) as partial, h5py.File(partial, "w", libver="v110") as file:  # with checksums on all
+    with (
+        whole_file(path) as partial,
+        h5py.File(partial, "w", libver="v110", locking=False) as file,
+    ):  # with checksums on all
         file.attrs[KEY] = json.dumps(origin)
         file.attrs["schema_version"] = SCHEMA_VERSION
         yield file
@@ -191,7 +195,7 @@ def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
     Raises StoreError if it is damaged or has a newer schema than this code knows; NothingToMeasure if it is empty.
     """
     with _named_if_damaged(path):
-        file = h5py.File(path)
+        file = h5py.File(path, locking=False)
     with file:
         with _named_if_damaged(path):
             _refuse_empty(file.attrs.get(KEY))
@@ -277,7 +281,7 @@ def _provenance_text(path: Path) -> str | None:
     if path.suffix == ".parquet":
         text = (pq.read_schema(path).metadata or {}).get(KEY.encode())
     elif path.suffix == ".h5":
-        with h5py.File(path) as file:
+        with h5py.File(path, locking=False) as file:
             text = file.attrs.get(KEY)
     elif path.suffix == ".csv":
         text = _sidecar(path).read_text() if _sidecar(path).exists() else None
@@ -327,6 +331,11 @@ def _named_if_damaged(path: Path | str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
+        if getattr(error, "errno", None):  # the system's, which says nothing about the file's content
+            reason = os.strerror(error.errno)  # type: ignore[union-attr]
+            raise StoreError(
+                f"{path}: cannot be read ({reason}), but may be whole; put that right, run again"
+            ) from error
         raise _damaged(path, error) from error
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from r2a.formats import DEFAULT, choose_format
 from r2a.models.tokens import format_of, load_tokenizer, marks_of
 from r2a.models.weights import ModelError, count_parameters, find_weights
 from r2a.progress import logger
-from r2a.prompts import PromptError, Prompts, PromptStyle
+from r2a.prompts import TRIAL, PromptError, Prompts, PromptStyle
 from r2a.store import NothingToMeasure, provenance, write_json
 from r2a.study import CONDITIONS
 
@@ -105,8 +105,8 @@ def interpreted_sizes(folder: Path) -> dict[str, Any]:
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # None asks whoever is there
-    except (OSError, ValueError) as error:  # transformers says what is wrong in the first sentence
-        raise ModelError(f"{folder}/config.json: {str(error).split('. ')[0]}") from error
+    except Exception as error:  # transformers says what is wrong in the first sentence, in errors of many types
+        raise ModelError(f"{folder}/config.json: {' '.join(str(error).split('. ')[0].split())}") from error
     kind = config.model_type
     if config.is_encoder_decoder:
         raise ModelError(f"{folder}/config.json: {kind} has an encoder; only decoders can be studied")
@@ -138,16 +138,30 @@ def _reasoning_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     name, form, how = format_of(folder, settings.get("reasoning_format"))
     logger.info(f"{model}: reasoning format {name}, {how}")
     style = PromptStyle.of(settings, form.as_mapping())
-    marks_of(folder, form, style.think_tags == "pieces")
+    marks = marks_of(folder, form, style.think_tags == "pieces")
+    if not marks.stops:
+        raise ModelError(f"{folder}: no token ends its answers; add eos_token_id to generation_config.json")
     try:
         prompts = Prompts(load_tokenizer(folder), style)
         for condition in CONDITIONS:
             prompts.refuse_losing(condition)
+            _refuse_unknown(folder, [*prompts.ids(TRIAL, "", condition), *marks.close_ids])
         declines = prompts.declines
     except PromptError as error:
         keys = "another chat template, prompt: raw, template_arguments, system_turn or reasoning_format"
         raise ModelError(f"{folder}: {error}; give models.{model} {keys}") from error
     return {"reasoning_format": name, "format": form.as_mapping(), "declines_reasoning": declines}
+
+
+def _refuse_unknown(folder: Path, ids: Sequence[int]) -> None:
+    """Raise ModelError if a model has no embedding for a token that its tokenizer gives."""
+    config = read_config(str(folder)) or {}
+    n_tokens = (config.get("text_config") or config).get("vocab_size")
+    if isinstance(n_tokens, int) and max(ids) >= n_tokens:
+        raise ModelError(
+            f"{folder}: its tokenizer gives token {max(ids)}, but vocab_size in config.json is {n_tokens}; give the "
+            "model its own tokenizer, or resize its embeddings"
+        )
 
 
 def resolve_judge(output: Path, settings: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
 @pytest.fixture(autouse=True)
 def _no_storage_of_workflows() -> Iterator[None]:
-    """vLLM looks at all that modules hold, and fails at what Snakemake keeps there of a workflow in this process."""
+    """vLLM inspects what modules hold, and fails on what Snakemake keeps there after it has planned in this process."""
     yield
     if "snakemake.workflow" in sys.modules:
         vars(sys.modules["snakemake.workflow"]).pop("storage", None)

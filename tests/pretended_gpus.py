@@ -12,7 +12,7 @@ N_DEVICES = 2
 
 
 class PretendedGpus(TorchFunctionMode):
-    """While active, tensors know their place: a number, or None if none was requested, as on a GPU's host.
+    """While active, each tensor has a place: a number, or None if none was requested, as on a GPU's host.
 
     A result is where its operands are. Operands in different places raise RuntimeError, except where torch allows them:
     the host's single numbers and its indices.

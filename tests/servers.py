@@ -54,7 +54,7 @@ def scripted_server() -> Iterator[ThreadingHTTPServer]:
 
 
 def free_ports(n: int) -> list[int]:
-    """Ports that nobody listens at, of those that the kernel gives to nobody who asks for any (32768 and above)."""
+    """Free ports below those that the kernel itself hands out (32768 and above)."""
     found: list[int] = []
     for port in random.Random().sample(range(20_000, 32_000), 1000):
         with socket.socket() as one, contextlib.suppress(OSError):

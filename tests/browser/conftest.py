@@ -20,7 +20,7 @@ def started(downloads):
 
 @pytest.fixture
 def browser(started):
-    """The one browser of all tests, with nothing left of the test before: no page, log, size, theme or paper."""
+    """The browser that all tests share, without the page, log, size, theme and paper of the test before."""
     started.get("about:blank")
     started.get_log("browser")
     started.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -185,7 +185,7 @@ def test_predicted_ids_are_the_arg_max_of_the_logits_however_few_rows_are_held(m
 
 
 def test_sharp_attention_keeps_its_digits(traces):
-    """A head that attends to one token has no spread, which moments about one fixed point would lose in float32."""
+    """A head that attends to one token has spread 0; with moments about one fixed point, float32 would lose that."""
     sharp = random_model("llama", initializer_range=1.0)
     ids, bounds = traces
     ((kept, _),) = rerun_batch(sharp, ids[2:], bounds[2:])

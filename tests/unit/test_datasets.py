@@ -338,7 +338,7 @@ def test_a_network_that_fails_is_no_network(tmp_path, monkeypatch):
 
 
 def test_a_dataset_of_the_hub_is_read_at_the_commit_that_its_provenance_names(tmp_path, monkeypatch):
-    """Stands in for the hub, whose main branch may move between two requests."""
+    """A stand-in for the hub, whose main branch moves between two requests."""
     snapshot = in_cache(monkeypatch, tmp_path / "hub")
     asked = []
 

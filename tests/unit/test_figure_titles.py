@@ -31,7 +31,7 @@ def test_a_title_of_any_length_stays_inside_the_figure_and_above_its_legend(labe
 
 
 def test_fonts_for_other_scripts_come_after_matplotlibs_own_and_are_installed():
-    """One that is not would be searched for, and warned of, at every text."""
+    """Matplotlib would search for a font that is not installed, and warn, at every text."""
     first, *others = plt.rcParams["font.family"]
     assert first == "DejaVu Sans" and set(others) == set(FONTS) & set(get_font_names())
     assert [Path(findfont(name, fallback_to_default=False)).exists() for name in others] == [True] * len(others)

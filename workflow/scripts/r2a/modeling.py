@@ -25,7 +25,7 @@ def types_in_transformers(mapping: str) -> dict[str, str]:
 
 @cache
 def unlike_a_decoder(model_type: str) -> str:
-    """Why r2a cannot see through the modules of a type; empty if nothing shows that, or if its source is not found."""
+    """Why r2a cannot read the modules of a type of model; empty if nothing shows that, or if no source is found."""
     module = types_in_transformers("SPECIAL_MODEL_TYPE_TO_MODULE_NAME").get(model_type, model_type.replace("-", "_"))
     path = _models() / module / f"modeling_{module}.py"
     if not path.is_file():

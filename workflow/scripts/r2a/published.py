@@ -1,4 +1,4 @@
-"""Which heads the scores list, from attention published as arrays; run by `make published-lists FOLDER=...`."""
+"""Which heads each score ranks first, in published arrays of attention; run by `make published-lists FOLDER=...`."""
 
 import argparse
 from collections.abc import Sequence

@@ -119,7 +119,7 @@ def generate_traces(
 def requests_of(
     model: Mapping[str, Any], settings: Mapping[str, Any], dataset: Path | str, shard: str = WHOLE, **_: Any
 ) -> list[CompletionRequest]:
-    """What generate_traces asks a model for, from the job's inputs by name."""
+    """The requests of generate_traces, from the job's inputs by name."""
     problems = read_parquet(dataset)
     return build_requests(problems.iloc[shard_range(shard, len(problems))], model, settings)
 

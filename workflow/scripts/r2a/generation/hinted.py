@@ -29,7 +29,7 @@ def answer_hinted(
 def requests_of(
     model: Mapping[str, Any], settings: Mapping[str, Any], hints: Path | str, **_: Any
 ) -> list[CompletionRequest]:
-    """What answer_hinted asks a model for, from the job's inputs by name."""
+    """The requests of answer_hinted, from the job's inputs by name."""
     table = read_parquet(hints)
     return [
         replace(request, condition=hint)

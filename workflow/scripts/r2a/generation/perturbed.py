@@ -36,7 +36,7 @@ def regenerate_answers(
 def requests_of(
     model: Mapping[str, Any], settings: Mapping[str, Any], prompts: Path | str, dataset: Path | str, **_: Any
 ) -> list[CompletionRequest]:
-    """What regenerate_answers asks a model for, from the job's inputs by name."""
+    """The requests of regenerate_answers, from the job's inputs by name."""
     traces = build_requests(read_parquet(dataset), model, settings)
     of_trace = {(request.uid, request.sample): request for request in traces}
     table = read_parquet(prompts)

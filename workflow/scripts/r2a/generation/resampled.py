@@ -47,7 +47,7 @@ def requests_of(
     sentences: Path | str,
     **_: Any,
 ) -> list[CompletionRequest]:
-    """What resample_sentences asks a model for, from the job's inputs by name."""
+    """The requests of resample_sentences, from the job's inputs by name."""
     table = read_parquet(traces).set_index(["uid", "sample"])
     asked = {
         request.uid: request for request in build_requests(read_parquet(dataset), model, {**settings, "n_samples": 1})

@@ -1,4 +1,4 @@
-"""The order of heads: all that is needed by stages that ablate heads or keep their rows."""
+"""The order of heads, which is all that stages need to ablate heads or to keep their attention rows."""
 
 from collections.abc import Mapping
 from pathlib import Path

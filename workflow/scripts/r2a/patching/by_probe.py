@@ -1,4 +1,4 @@
-"""Pairs by probe, as all stores of patching have them."""
+"""The pairs of each probe, as all patching stores group them."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -70,19 +70,18 @@ def measure(
     """
     layers = range(patcher.n_layers) if layers is None else layers
     pairs = [_Pair(patcher, table, activations, number, settings) for number in numbers]
-    jobs = [(pair, job) for pair in pairs for job in pair.jobs(patcher, layers)]
+    jobs = [(pair, job) for pair in pairs for job in pair.jobs(layers)]
     resid_post = patcher.finish([patch for _, job in jobs for patch in job.patches], batch_tokens, tell)
     found: dict[int, dict[str, np.ndarray]] = {
-        pair.number: {name: values[list(layers)] for name, values in pair.first_order(patcher).items()}
-        for pair in pairs
+        pair.number: {name: values[list(layers)] for name, values in pair.first_order().items()} for pair in pairs
     }
     for (pair, job), of_job in zip(jobs, resid_post.split([len(job.patches) for _, job in jobs]), strict=True):
         arrays = found[pair.number]
         if job.name == NULL:
-            error = pair.null_patch_error(patcher, job.base, of_job)
+            error = pair.null_patch_error(job.base, of_job)
             arrays["null_patch_error"] = np.maximum(arrays.get("null_patch_error", 0.0), error)
             continue
-        values = pair.metrics(patcher, job.base, of_job).reshape(len(METRICS), *job.shape)
+        values = pair.metrics(job.base, of_job).reshape(len(METRICS), *job.shape)
         if job.name.startswith("z/"):
             values = values.swapaxes(-1, -2)
         arrays[job.name] = values
@@ -140,7 +139,7 @@ def layers_to_patch(
 def _first_order(
     patcher: Patcher, table: pd.DataFrame, activations: h5py.Group, number: int, settings: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    return _Pair(patcher, table, activations, number, settings).first_order(patcher)
+    return _Pair(patcher, table, activations, number, settings).first_order()
 
 
 def is_used(table: pd.DataFrame, activations: h5py.Group, number: int) -> bool:
@@ -156,7 +155,8 @@ class _Pair:
     def __init__(
         self, patcher: Patcher, table: pd.DataFrame, activations: h5py.Group, number: int, settings: Mapping[str, Any]
     ) -> None:
-        self.table, self.activations, self.number, self.settings = table, activations, number, settings
+        self.patcher, self.table, self.activations = patcher, table, activations
+        self.number, self.settings = number, settings
         self.row = table.iloc[number]
         a, b = int(self.row["answer_a_id"]), int(self.row["answer_b_id"])
         # by patched run: the source run's answer, and its own
@@ -174,25 +174,22 @@ class _Pair:
             start = min(*positions, positions[0] - self.range_ends[-1])
             self.runs[run] = patcher.keep(self.row[f"{run}_ids"], positions, start, self.row[f"{run}_masked"])
 
-    def vectors(self, run: str, component: str, number: int | None = None) -> torch.Tensor:
+    def vectors(self, component: str, run: str, number: int | None = None) -> torch.Tensor:
         """A component's vectors in a run of this pair or of another one, with the patcher's axes."""
         found = torch.tensor(self.activations[f"{run}/{component}"][self.number if number is None else number])
         return found.transpose(1, 2) if component == "z" else found
 
-    def _vectors_of(self, component: str, run: str, number: int) -> torch.Tensor:
-        return self.vectors(run, component, number)
-
-    def jobs(self, patcher: Patcher, layers: Sequence[int]) -> list[Job]:
+    def jobs(self, layers: Sequence[int]) -> list[Job]:
         jobs = []
         seed = f"{self.settings['seed']} {self.row['pair']}"
         for component in self.settings["components"]:
             places = self.key_places if component == "z" else list(range(len(self.row["roles"])))
             put_in = {
-                direction: (base, self.vectors(source, component), places)
+                direction: (base, self.vectors(component, source), places)
                 for direction, (source, base) in RUNS_OF.items()
             }
             if component != "z":
-                vectors_of = partial(self._vectors_of, component)
+                vectors_of = partial(self.vectors, component)
                 clean = put_in[CLEAN_TO_CORRUPTED][1]
                 given = Given(clean, component, self.table, self.number, vectors_of, seed)
                 for control in self.settings["controls"]:
@@ -201,13 +198,13 @@ class _Pair:
                         at = self.displaced_places if CONTROLS[control].is_displaced else self.key_places
                         put_in[control] = ("corrupted", vectors[:, self.key_places], at)
             for patch, (base, vectors, at) in put_in.items():
-                patches = patcher.patches(self.runs[base], component, vectors, at, layers)
+                patches = self.patcher.patches(self.runs[base], component, vectors, at, layers)
                 jobs.append(Job(f"{component}/{patch}", base, patches, (len(layers), *vectors.shape[1:-1])))
-        jobs += self._range_jobs(patcher, layers)
-        jobs += [Job(NULL, run, _null_patches(self.runs[run], patcher.n_layers), ()) for run in RUNS]
+        jobs += self._range_jobs(layers)
+        jobs += [Job(NULL, run, _null_patches(self.runs[run], self.patcher.n_layers), ()) for run in RUNS]
         return jobs
 
-    def _range_jobs(self, patcher: Patcher, layers: Sequence[int]) -> list[Job]:
+    def _range_jobs(self, layers: Sequence[int]) -> list[Job]:
         """Patches of whole ranges of the reasoning, counted back from the probe: each run's vectors into the other, and
         the controls' instead of the clean run's. For a displaced control, a range's vectors are in reverse order.
         """
@@ -220,7 +217,7 @@ class _Pair:
             first = run.positions[0] - reach - run.start
             put_in[direction] = base, [run.resid_pre[layer][first : first + reach] for layer in layers]
         clean = torch.stack([vectors.float().cpu() for vectors in put_in[CLEAN_TO_CORRUPTED][1]])
-        others = partial(self._reasoning_of, patcher, layers)
+        others = partial(self._reasoning_of, layers)
         given = Given(
             clean, "resid_pre", self.table, self.number, others, f"{self.settings['seed']} {self.row['pair']}"
         )
@@ -244,49 +241,49 @@ class _Pair:
                 jobs.append(Job(f"{RANGES}/{patch}", base, patches, (len(layers), len(ranges))))
         return jobs
 
-    def _reasoning_of(self, patcher: Patcher, layers: Sequence[int], run: str, number: int) -> torch.Tensor:
+    def _reasoning_of(self, layers: Sequence[int], run: str, number: int) -> torch.Tensor:
         """resid_pre [layer, token, d_model] of another run's reasoning, as far before its probe as this pair's ranges
         reach; nan before the reasoning begins, and everywhere if the run does not fit into memory.
         """
         row, reach = self.table.iloc[number], self.range_ends[-1]
         probe = row[f"{run}_positions"][0]
         n_tokens = min(reach, probe - row[f"{run}_reasoning_start"])
-        whole = torch.full((len(layers), reach, patcher.decoder.d_model), torch.nan)
+        whole = torch.full((len(layers), reach, self.patcher.decoder.d_model), torch.nan)
         if n_tokens > 0:
             ids, masked = row[f"{run}_ids"], row[f"{run}_masked"]
-            found = if_it_fits(capture, patcher.model, ids, range(probe - n_tokens, probe), ["resid_pre"], masked)
+            found = if_it_fits(capture, self.patcher.model, ids, range(probe - n_tokens, probe), ["resid_pre"], masked)
             if found is not None:
                 whole[:, -n_tokens:] = found[0]["resid_pre"][list(layers)]
         return whole
 
-    def metrics(self, patcher: Patcher, base: str, resid_post: torch.Tensor) -> np.ndarray:
+    def metrics(self, base: str, resid_post: torch.Tensor) -> np.ndarray:
         """[metric, patch] from the last layer's output [patch, d_model] under patches into a run."""
         source = RUNS[1 - RUNS.index(base)]
         parts = [
             patch_metrics(
-                patcher.decoder.final_logits(some), self.logits[source], self.logits[base], *self.answers[base]
+                self.patcher.decoder.final_logits(some), self.logits[source], self.logits[base], *self.answers[base]
             )
             for some in resid_post.split(max(1, LOGITS_AT_A_TIME // len(self.logits[base])))
         ]
         return np.stack([torch.cat([part[metric] for part in parts]).cpu().numpy() for metric in METRICS])
 
-    def null_patch_error(self, patcher: Patcher, base: str, resid_post: torch.Tensor) -> float:
+    def null_patch_error(self, base: str, resid_post: torch.Tensor) -> float:
         """Largest change of a logit under patches that change nothing. Raises ModelError if it exceeds rounding."""
-        found = patcher.logits(resid_post)
-        refuse_deviating(type(patcher.model).__name__, found, self.logits[base], patcher.model.dtype)
+        found = self.patcher.logits(resid_post)
+        refuse_deviating(type(self.patcher.model).__name__, found, self.logits[base], self.patcher.model.dtype)
         return float((found - self.logits[base]).abs().max())
 
-    def first_order(self, patcher: Patcher) -> dict[str, np.ndarray]:
+    def first_order(self) -> dict[str, np.ndarray]:
         """Attribution patching: the patched run's gradient times the difference between the runs, as
         normalized_logit_diff.
         """
         clean, corrupted = (logit_diff(self.logits[run], *self.answers["corrupted"]) for run in RUNS)
         found = {}
         for direction, (source, base) in RUNS_OF.items():
-            gradients = patcher.gradients(self.runs[base], *self.answers[base], self.settings["components"])
+            gradients = self.patcher.gradients(self.runs[base], *self.answers[base], self.settings["components"])
             for component in self.settings["components"]:
                 gradient = gradients[component][:, self.key_places] if component == "z" else gradients[component]
-                change = self.vectors(source, component) - self.vectors(base, component)
+                change = self.vectors(component, source) - self.vectors(component, base)
                 estimate = (gradient * change).sum(-1).numpy() / float(clean - corrupted)
                 name = f"{component}/{direction}/first_order"
                 found[name] = estimate.swapaxes(-1, -2) if component == "z" else estimate

@@ -1,4 +1,4 @@
-"""How an answer comes from its reasoning: through which heads and MLPs, and at which layers (METHOD section 4)."""
+"""How the reasoning determines the answer: through which heads and MLPs, and at which layers (METHOD section 4)."""
 
 import random
 from collections.abc import Mapping, Sequence

@@ -345,7 +345,7 @@ class Patcher:
         return resid_post.unflatten(0, (-1, self.n_heads)) if component == "z" else resid_post
 
     def at_last_token(self, kept: KeptRun, number: int, z: torch.Tensor) -> torch.Tensor:
-        """A layer's output [1, d_model] at the last token of a kept run when its heads give z [head * d_value]."""
+        """A layer's output [1, d_model] at the last token of a kept run whose heads' outputs are z [head * d_value]."""
         at = torch.tensor([kept.n_tokens - 1], device=z.device)
         with self.places.hooked(number, "z", lambda old: z[None, None].to(old.device)):
             return self._through(number, kept.resid_pre[number][-1:].to(z.device), [(kept, at)], Elsewhere())

@@ -154,7 +154,7 @@ def read_by_heads(attention: Path, heads: Path, settings: Mapping[str, Any]) -> 
 
 
 def _sentences_read(found: Any, trace: Trace) -> list[tuple[tuple[int, int], float]] | None:
-    """What is read of a trace, its sentences in tokens of its reasoning, of which the prompt's own line is no part."""
+    """Each sentence of a trace, as tokens of what the model itself wrote, and how much it is read; None if unknown."""
     if found is None:
         return None
     bounds = np.clip(found[0] - len(trace.reasoning.before), 0, None).tolist()

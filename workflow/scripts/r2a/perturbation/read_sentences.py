@@ -42,7 +42,7 @@ def little_read_result(given: Given) -> Perturbed:
 def read_most_and_little(given: Given) -> tuple[Span, Span]:
     """The sentence that is read most, and the most similar one among the half that is read least.
 
-    Raises NotPerturbed if it is not known what is read, or if there are fewer than three sentences.
+    Raises NotPerturbed if attention was not measured on the trace, or if it has fewer than three sentences.
     """
     if given.read is None:
         raise NotPerturbed("attention was not measured on this trace")

@@ -11,7 +11,7 @@ sys.path.insert(0, f"{HOME}/workflow/scripts")
 from r2a.devices import share_of_cores
 from r2a.study import CONDITIONS, load_study, stage_settings
 from r2a.study.checks import left_out_in_words
-from r2a.study.schema import located
+from r2a.study.section import located
 from r2a.estimate import announce
 
 # Your own study (--configfile, or a module's config) replaces the shipped one; if they were merged, both would run.

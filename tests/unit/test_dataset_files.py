@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2a.datasets import DatasetError, load_dataset
-from r2a.study.schema import Dataset
+from r2a.study.subjects import Dataset
 
 COLUMNS = ["uid", "problem", "answer", "area", "level"]
 PLAIN = {"area": None, "level": None}

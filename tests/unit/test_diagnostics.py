@@ -25,7 +25,7 @@ from r2a.attention.diagnostics import (
 )
 from r2a.models import load_tokenizer, resolve_model
 from r2a.models.attention import AttentionError
-from r2a.study.schema import Diagnostics
+from r2a.study.settings import Diagnostics
 
 TINY = Path(__file__).parents[2] / "resources/models/tiny-qwen"
 HAYSTACKS = Path(__file__).parents[2] / "resources/haystacks"

@@ -121,7 +121,7 @@ def test_an_installed_package_adds_its_own(tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[r2a.plugins]\nextra = extra\n")
     code = (
-        "from r2a.extensions import PERTURBATION_KINDS as kinds; from r2a.study.schema import Perturbation; "
+        "from r2a.extensions import PERTURBATION_KINDS as kinds; from r2a.study.settings import Perturbation; "
         "print(list(kinds)[-1], kinds['nothing'].version, kinds['nothing'].function.__name__, "
         "Perturbation(kinds=['nothing']).kinds)"
     )

@@ -20,7 +20,7 @@ from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings
 from planned_jobs import settings_of
 from r2a.reruns import Job, jobs_of, listing, made_again, plain_jobs
 from r2a.study import Study, load_study
-from r2a.study.schema import Repetition
+from r2a.study.settings import Repetition
 from r2a.study.stages import ASKED, COST, STAGES, stage_settings, stages_of
 
 ROOT = Path(__file__).parents[2]

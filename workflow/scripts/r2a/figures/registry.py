@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from r2a.registry import Entry, Registry, RegistryError
-from r2a.study.schema import CONDITIONS, located
+from r2a.study.section import located
+from r2a.study.subjects import CONDITIONS
 
 if TYPE_CHECKING:
     from r2a.study.schema import Study

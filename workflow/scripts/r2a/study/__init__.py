@@ -4,8 +4,10 @@ Read at every parse of the Snakefile, on every cluster job: no heavy import here
 """
 
 from r2a.study.checks import ConfigError, load_study
-from r2a.study.schema import CONDITIONS, PAPER_NUMBERS, Dataset, Model, Patching, Study
+from r2a.study.schema import PAPER_NUMBERS, Study
+from r2a.study.settings import Patching
 from r2a.study.stages import stage_settings
+from r2a.study.subjects import CONDITIONS, Dataset, Model
 
 __all__ = [
     "CONDITIONS",

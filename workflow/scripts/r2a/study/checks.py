@@ -17,7 +17,9 @@ from r2a.extensions import PERTURBATION_KINDS
 from r2a.formats import FORMATS
 from r2a.roles import CUT
 from r2a.study.misread import misread_in_words
-from r2a.study.schema import PATTERNS, VARIED, Endpoint, Model, Section, Study, section_in
+from r2a.study.schema import Study
+from r2a.study.section import PATTERNS, Section, section_in
+from r2a.study.subjects import VARIED, Endpoint, Model
 
 SHIPPED_JUDGES = {"weights": "path or hub", "endpoint": "endpoint", "batch": "batch"}  # the keys that ask for them
 RENAMED = {"probes": "diagnostics"}  # keys of earlier versions

@@ -8,11 +8,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from r2a.study.schema import Section, section_in, sections
+from r2a.study.schema import sections
+from r2a.study.section import Section, section_in
 
 INTRODUCTION = """# Every key of a study's configuration
 
-This page is generated from the schema in `workflow/scripts/r2a/study/schema.py` by `python -m r2a.study.reference`; a
+This page is generated from the schema in `workflow/scripts/r2a/study` by `python -m r2a.study.reference`; a
 test keeps it up to date. `config.yaml` is the tiny study, `paper.yaml` the paper's. `snakemake --configfile
 my_study.yaml` runs your own study instead of the shipped one. Paths are relative to the repository. Nested values
 given with `--config` on the command line arrive as text, so prefer a second file. If a file's first line is `#

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from r2a.extensions import CONTROLS, GRADERS, HEAD_SCORES, HINTS, JUDGE_KINDS, PERTURBATION_KINDS, PROBES
-from r2a.study.schema import VARIED, Study
+from r2a.study.schema import Study
+from r2a.study.subjects import VARIED
 
 
 class Stage(NamedTuple):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2a.figures.registry import CATEGORIES
 from r2a.registry import Entry, Registry
-from r2a.study.schema import CONDITIONS
+from r2a.study.subjects import CONDITIONS
 
 if TYPE_CHECKING:
     from r2a.study.schema import Study

@@ -132,3 +132,18 @@ def test_leases_that_are_held_and_the_last_warnings_are_shown_as_text_in_both_vi
     assert "GPU 0: job 0" in told and "<b>[red]x</b>" in told and "4 of 9 steps" in told
     page = render_page("watch.html.j2", "watch", run=run, seconds=3)
     assert "&lt;b&gt;[red]x&lt;/b&gt;" in page and 'data-seconds="3"' in page
+
+
+def test_watching_may_begin_before_the_study(tmp_path):
+    command = [sys.executable, "-m", "r2a.watch", "mine"]
+    watch = subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": SCRIPTS}, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert "Waits until a study called mine starts" in watch.stdout.readline()
+        a_run(tmp_path)
+        page = tmp_path / "results/mine/watch.html"
+        assert "No job is running" in wait_until(lambda: page.exists() and page.read_text())
+    finally:
+        watch.kill()
+        watch.communicate()

@@ -1,5 +1,6 @@
 """A live view of a run, from the files that its jobs write: in the terminal, and as a page that refreshes itself."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -172,12 +173,12 @@ def shown(run: Run) -> RenderableType:
 
 
 def main() -> None:
-    """Watch the study of this name, or the one whose logs changed last, until interrupted."""
-    studies = [path.parent for path in Path("results").glob("*/logs")]
-    if sys.argv[1:] and sys.argv[1]:
-        studies = [path for path in studies if path.name == sys.argv[1]]
-    if not studies:
-        raise SystemExit("no study has logs in results; start one, or name one: make watch STUDY=tiny")
+    """Watch the study of this name, or the one whose logs changed last, until interrupted; wait until it starts."""
+    name = sys.argv[1] if sys.argv[1:] else ""
+    if not _studies(name):
+        print(f"Waits until a study {f'called {name} ' if name else ''}starts in this folder.", flush=True)
+    while not (studies := _studies(name)):
+        time.sleep(SECONDS)
     results = max(
         studies, key=lambda path: max((log.stat().st_mtime for log in path.rglob("logs/**/*.log")), default=0)
     )
@@ -185,10 +186,16 @@ def main() -> None:
     print(f"The same as a page that refreshes itself: {page}")
     with Live(refresh_per_second=1) as live:
         while True:
-            run = look(results, Path(".snakemake/log"))
-            live.update(shown(run))
-            write_text(page, render_page("watch.html.j2", "watch", run=run, seconds=round(SECONDS + 1)))
+            with contextlib.suppress(FileNotFoundError):  # Snakemake deletes logs at any moment: look again
+                run = look(results, Path(".snakemake/log"))
+                live.update(shown(run))
+                write_text(page, render_page("watch.html.j2", "watch", run=run, seconds=round(SECONDS + 1)))
             time.sleep(SECONDS)
+
+
+def _studies(name: str) -> list[Path]:
+    """The folders of studies that have started, of this name if there is one."""
+    return [path.parent for path in Path("results").glob(f"{name or '*'}/logs")]
 
 
 if __name__ == "__main__":

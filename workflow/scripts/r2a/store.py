@@ -331,8 +331,9 @@ def _named_if_damaged(path: Path | str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
-        if getattr(error, "errno", None):  # the system's, which says nothing about the file's content
-            reason = os.strerror(error.errno)  # type: ignore[union-attr]
+        errno = getattr(error, "errno", None)
+        if errno:  # the system's, which says nothing about the file's content
+            reason = os.strerror(errno)
             raise StoreError(
                 f"{path}: cannot be read ({reason}), but may be whole; put that right, run again"
             ) from error

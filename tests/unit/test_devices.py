@@ -201,6 +201,32 @@ def test_a_process_that_holds_a_gpus_memory_is_waited_for_and_named(monkeypatch,
     wait_for_memory(90)  # no lease, no wait
 
 
+def test_a_killed_jobs_engine_dies_with_it_and_frees_the_lease(leases):
+    """As vLLM's engine, the child is forked, holds its parent's lease, and waits for ever."""
+    job = f"""
+import multiprocessing, os, time
+from pathlib import Path
+from types import SimpleNamespace
+from r2a import devices
+devices.LEASES = Path({str(leases / "leases")!r})
+with devices.leased_gpus(SimpleNamespace(gpus_needed=4, gpu=4), "job"):
+    devices.end_forks_with_this_process()
+    engine = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    engine.start()
+    print(engine.pid, flush=True)
+    engine.join()
+"""
+    killed = subprocess.Popen([sys.executable, "-c", job], stdout=subprocess.PIPE)
+    engine = int(killed.stdout.readline())
+    killed.kill()
+    killed.wait()
+    with leased_gpus(asked(4, 4), "next") as taken:  # which waits for as long as the engine lives
+        assert len(taken) == 4
+    wait_until(
+        lambda: not Path(f"/proc/{engine}").exists() or "State:\tZ" in Path(f"/proc/{engine}/status").read_text()
+    )
+
+
 def test_a_waiting_job_names_who_has_the_devices(leases, caplog):
     holder = subprocess.Popen(
         [sys.executable, "-c", f"""

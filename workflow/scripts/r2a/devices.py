@@ -1,10 +1,13 @@
 """GPUs of a workstation, each leased to one job at a time, because Snakemake counts GPUs but does not assign them."""
 
 import contextlib
+import ctypes
 import fcntl
+import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ in_place_of: dict[str, str] = {}  # the dtype that this process computes in, by 
 held: list[str] = []  # the GPUs that this process has leased
 DEVICE = re.compile(r"\d+$|(GPU|MIG)-")  # a GPU's number or name, or that of a part of one, in CUDA_VISIBLE_DEVICES
 ON_WINDOWS = "/usr/lib/wsl/lib/nvidia-smi"  # which is not always in PATH there
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
 PATIENCE_SECONDS = 60  # until the memory of a process that has ended, or was killed, must be free
 
 
@@ -101,6 +105,27 @@ def refuse_unseen(n_seen: int) -> None:
             "is closed or lost (nvidia-smi), torch is a build for CPUs, or these are parts of GPUs (MIG), of which a "
             "process sees only one"
         )
+
+
+@functools.cache
+def end_forks_with_this_process() -> None:
+    """Let processes that are forked from now on end when this one does, even if it is killed.
+
+    vLLM's do not notice, and would keep the GPU's memory and the locks that they inherit: of the lease, the log and the
+    ledger.
+    """
+    libc, forking = ctypes.CDLL(None), 0
+
+    def note() -> None:
+        nonlocal forking
+        forking = os.getpid()
+
+    def end_too() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != forking:  # it has ended already
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.register_at_fork(before=note, after_in_child=end_too)
 
 
 def wait_for_memory(percent: float) -> None:

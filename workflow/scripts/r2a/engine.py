@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from r2a.config_file import heads_in_words, longrope_switch, read_config, recurrent_layers
-from r2a.devices import memory_in_words, usable_dtype, wait_for_memory
+from r2a.devices import end_forks_with_this_process, memory_in_words, usable_dtype, wait_for_memory
 from r2a.progress import logger
 
 # In the engine at a time: enough to keep it busy, but so few that a study of millions does not fill its memory.
@@ -108,6 +108,7 @@ def has_compiled_attention() -> bool:
 def _on_gpus(resources: Mapping[str, Any]) -> dict[str, Any]:
     """vLLM's options for GPUs, once they have the memory for it."""
     wait_for_memory(resources["gpu_memory_percent"])
+    end_forks_with_this_process()
     return {
         "gpu_memory_utilization": resources["gpu_memory_percent"] / 100,
         "tensor_parallel_size": resources["gpu"],

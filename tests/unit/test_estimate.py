@@ -181,6 +181,19 @@ def test_patching_of_the_papers_study_takes_less_than_its_answers_and_perturbed_
         assert hours["patching"] < hours["traces"] + hours["perturbation"]
 
 
+def test_the_hours_in_the_docs_are_the_estimates(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    reckoning = Reckoning(load_study(yaml.safe_load(Path("config/paper.yaml").read_text())))
+    names = ("r1-qwen-1.5b", "r1-qwen-7b", "r1-llama-8b")
+    hours = {name: [reckoning.hours_by_stage(name, device) for device in GPUS.values()] for name in names}
+    for of in (each for of_model in hours.values() for each in of_model):
+        of["all"] = sum(of.values())
+    shown = Path("docs/gpu.md").read_text()
+    for stage in ("traces", "perturbation", "attention", "ablation", "sentences", "patching", "all"):
+        cells = [" / ".join(f"{of[stage]:.1f}" for of in hours[name]) for name in names]
+        assert f"| {stage} | {' | '.join(cells)} |\n" in shown, (stage, cells)
+
+
 def test_jobs_ask_for_memory_by_size_and_dtype_and_for_threads_by_what_they_run(larger, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     models = {

@@ -11,6 +11,7 @@ import yaml
 import r2a.endpoint
 from r2a.datasets import DatasetError, load_dataset
 from r2a.endpoint import EndpointError
+from r2a.engine import EngineError
 from r2a.evaluation import score_table, write_judge_tables
 from r2a.judging import judge_answers
 from r2a.judging.replies import SCORE, read_score, read_telling
@@ -632,3 +633,15 @@ def test_a_judge_in_vllm_here_and_behind_its_server_gives_the_same_scores(tmp_pa
     assert list(there["status"]) == list(here["status"])
     assert there["score"].equals(here["score"])
     assert there.loc[there["status"] == "refused", "reply"].str.contains("400").all()
+
+
+@pytest.mark.slow
+def test_the_engine_that_judged_judges_what_comes_next_if_it_has_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("r2a.judging.vllm_judge._running", {})
+    write_inputs(tmp_path, {name: [f"{name}{k}" for k in range(4)] for name in "abc"})
+    judges = [{"first": {"path": str(JUDGE), "dtype": "float32", "max_tokens": n_tokens}} for n_tokens in (64, 128)]
+    judge(tmp_path, judges[0], ["a"])
+    monkeypatch.setattr("r2a.engine.may_start", False)  # as in a process that goes on with other jobs
+    assert list(judge(tmp_path, judges[0], ["b"])["status"]) == ["scored"] * 8
+    with pytest.raises(EngineError, match="starts no other"):
+        judge(tmp_path, judges[1], ["c"])

@@ -152,6 +152,23 @@ def test_restarts_give_what_whole_hooked_passes_give_for_every_component(family)
     note(family, "patching", f"exact; has no {' and no '.join(missing)}" if missing else "exact")
 
 
+@pytest.mark.parametrize("family", ["mistral+window", "gemma2", "gpt_oss", "mimo_v2_flash", "opt"])
+def test_masked_padding_changes_nothing_beyond_the_window(family):
+    model, _ = seen_through(family)
+    patcher, ids = Patcher(model), random_ids(LENGTHS[1], seed=1)
+    masked = [1, 2, 3, 31, 32, 90]
+    padded = list(ids)
+    for position in masked:
+        padded.insert(position, 1)
+    at = [place for place in range(len(padded)) if place not in masked]
+    _, logits = capture(model, padded, [0], [], masked)
+    assert distance(logits, own_logits(model, ids)) < 1e-4
+    runs = patcher.keep(ids, POSITIONS), patcher.keep(padded, [at[position] for position in POSITIONS], masked=masked)
+    vectors, _ = capture(model, random_ids(LENGTHS[1], seed=2), POSITIONS, ["attn_out"])
+    bare, found = (patcher.logits(patcher.patch(run, "attn_out", vectors["attn_out"], 1000)) for run in runs)
+    torch.testing.assert_close(found, bare, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "gpt_neox", "deepseek_v3", "granite"])
 def test_gradients_are_those_of_a_whole_pass(family):
     model, _ = seen_through(family)

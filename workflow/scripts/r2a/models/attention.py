@@ -118,15 +118,22 @@ AttentionMaskInterface.register(SEAM, seam_mask)
 def plain_attention(
     rule: Rule, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Attention within each row; seen [row, token] is false for tokens that no query sees."""
+    """Attention within each row; seen [row, token] is false for tokens that no query sees, and no window counts."""
     n_tokens = query.shape[2]
     if seen is None and not rule.is_local(n_tokens):
         return attend(rule, query, key, value, None).transpose(1, 2)
-    places = torch.arange(n_tokens, device=query.device)
-    visible = rule.sees(places[:, None], places)
-    if seen is not None:
-        visible = visible & seen[:, None, None].bool()
+    if seen is None:
+        places = torch.arange(n_tokens, device=query.device)
+        visible = rule.sees(places[:, None], places)
+    else:
+        places = places_among(seen)[:, None]
+        visible = rule.sees(places[..., None], places[..., None, :]) & seen[:, None, None].bool()
     return attend(rule, query, key, value, visible).transpose(1, 2)
+
+
+def places_among(seen: torch.Tensor) -> torch.Tensor:
+    """Each token's position among those that are seen, [..., token]; that of an unseen one is the last before it."""
+    return (seen.long().cumsum(-1) - 1).clamp_min(0)
 
 
 @contextlib.contextmanager

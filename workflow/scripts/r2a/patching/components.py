@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from r2a.models import ModelError, off_device, stack_layers
+from r2a.models.attention import places_among
 from r2a.models.decoder import Decoder
 
 COMPONENTS = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
@@ -191,4 +192,4 @@ def seen_and_positions(model: Any, n_tokens: int, masked: Sequence[int]) -> tupl
     """Which tokens attention sees, and each one's position among those, both [1, token]."""
     seen = torch.ones(1, n_tokens, dtype=torch.bool, device=model.device)
     seen[0, list(masked)] = False
-    return seen, (seen.cumsum(1) - 1).clamp_min(0)
+    return seen, places_among(seen)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from r2a.models.attention import places_among
 from r2a.models.kernels import Rule, attend
 
 
@@ -188,10 +189,11 @@ def _see(
     """z [row, query, head, d_value] of queries at some positions of a run, over the keys of all its tokens."""
     visible = None
     if len(at) < kept.n_tokens or kept.seen is not None or rule.is_local(kept.n_tokens):
-        places = torch.arange(kept.n_tokens, device=query.device)
+        seen = None if kept.seen is None else kept.seen.to(query.device)
+        places = torch.arange(kept.n_tokens, device=query.device) if seen is None else places_among(seen)
         visible = rule.sees(places[at.start :, None], places)
-        if kept.seen is not None:
-            visible = visible & kept.seen.to(query.device)
+        if seen is not None:
+            visible = visible & seen
     return attend(rule, query, key, value, visible).transpose(1, 2)
 
 

@@ -190,9 +190,9 @@ STAGES = {
     "ablation": _stage(3, "ablation.{decoding,n_problems,modes,selections,doses,n_draws,extra_tokens}", "seed"),
     "first_grades": _stage(2, "grading.{seconds,memory_mb}", "first_grader_version", grader="grading.graders.0"),
     "pairs": _stage(4, "patching.{decoding,probes,keep_reasoning,alignment}", "seed", "probe_versions"),
-    "activations": _stage(2, "patching.components"),
+    "activations": _stage(3, "patching.components"),
     "patching": _stage(
-        6,
+        7,
         "patching.{components,range_tokens,controls,layer_step,scan_effect}",
         "seed",
         "control_versions",

@@ -392,7 +392,7 @@ def ablate(
     is squared). Columns: mode (unablated first), answer, a2r (what its tokens still attend to the reasoning, mean over
     all heads), is_finished. Raises ModelError if the architecture cannot be ablated exactly.
     """
-    refuse_deviating(model.model, trace.token_ids, trace.bounds)
+    refuse_deviating(model.model, trace.token_ids)
     reading = read(model.model, trace.token_ids[: trace.bounds.answer], trace.bounds)
     if mode in ("mean", "resample"):
         if not other_traces:

@@ -34,6 +34,7 @@ OF_OTHERS = MODES[1:3]  # of these, the ones that use other traces' outputs
 NEVER = -1e30  # added to the score of a token that is not seen
 CUT_OFF_PROMPT = "cut_off_prompt"  # cut_off with the prompt hidden
 N_KEPT = 4  # number of a trace's answer tokens whose outputs are kept for other traces
+CHECK_TOKENS = 256  # of a trace on which decoding is checked, against an attention that holds token x token values
 LEAST_MOVE = 1e-5  # of the centre of attention, as a share of the reasoning; less is rounding
 # how far unablated logits may be from the model's own: largest difference over the logits' standard deviation
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
@@ -385,15 +386,17 @@ def _tracking(centres: Sequence[float]) -> float:
 
 
 @torch.no_grad()
-def refuse_deviating(model: Any, token_ids: Sequence[int], bounds: Bounds) -> None:
-    """Raise ModelError if decoding a trace's first answer token unablated does not give the model's own logits."""
+def refuse_deviating(model: Any, token_ids: Sequence[int]) -> None:
+    """Raise ModelError if decoding one of a trace's first tokens unablated does not give the model's own logits."""
     decoder = Decoder(model)
     if decoder.apart:
         raise ModelError(f"{decoder.name}: its heads cannot be ablated: {decoder.apart}")
-    n_read = bounds.answer
-    rows = Rows(model, [(read(model, token_ids[:n_read], bounds), Arm(UNABLATED, UNABLATED, 0, ()))])
-    found = rows.step(torch.tensor([token_ids[n_read]], device=model.device))[0].float().cpu()
-    ids = torch.tensor([list(token_ids[: n_read + 1])], device=model.device)
+    *read_ids, last = token_ids[:CHECK_TOKENS]
+    n_read = len(read_ids)
+    bounds = Bounds(0, 0, 0, 0, n_read, n_read, n_read, n_read)
+    rows = Rows(model, [(read(model, read_ids, bounds), Arm(UNABLATED, UNABLATED, 0, ()))])
+    found = rows.step(torch.tensor([last], device=model.device))[0].float().cpu()
+    ids = torch.tensor([[*read_ids, last]], device=model.device)
     with attention_kernel(model, "eager"):
         own = decoder.logits(decoder.body(input_ids=ids, use_cache=False).last_hidden_state[0, -1:])[0].float().cpu()
     deviation = float((found - own).abs().max() / own.std())

@@ -1,4 +1,5 @@
 # Configuration in, targets out. The rules are in workflow/rules, one file per stage.
+import os
 import sys
 
 from snakemake.utils import min_version
@@ -6,7 +7,10 @@ from snakemake.utils import min_version
 min_version("9.27")
 # Where this file is, also when another workflow uses it as a module; a study's paths start where Snakemake runs.
 HOME = workflow.current_basedir.get_path_or_uri(secret_free=True)
-sys.path.insert(0, f"{HOME}/workflow/scripts")
+SCRIPTS = f"{HOME}/workflow/scripts"
+sys.path.insert(0, SCRIPTS)
+# Jobs take the library from here, too, and not from a version of it that is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SCRIPTS, os.environ.get("PYTHONPATH")]))
 
 from r2a.devices import share_of_cores
 from r2a.study import CONDITIONS, load_study, stage_settings

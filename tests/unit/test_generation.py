@@ -38,6 +38,17 @@ def test_a_torn_last_line_is_dropped_and_the_ledger_goes_on(tmp_path):
     assert again[other.key].token_ids == (6,)
 
 
+@pytest.mark.parametrize(
+    "line", ["\0\0\0\0", '{"key": ', "5", "null", "[1, 2]", '"x"', '{"other": 1}', "é".encode("latin-1")]
+)
+def test_a_damaged_line_is_skipped_and_costs_no_other(line, tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    CompletionLedger(path).add(REQUEST, Completion((4, 5), "stop", 0.1))
+    damaged = line if isinstance(line, bytes) else line.encode()
+    path.write_bytes(damaged + b"\n" + path.read_bytes() + damaged + b"\n")
+    assert CompletionLedger(path)[REQUEST.key] == Completion((4, 5), "stop", 0.1)
+
+
 def test_an_endpoints_text_and_prompt_are_kept(tmp_path):
     completion = Completion((4, 5), "stop", 0.1, "so \\boxed{é}", (1, 2))
     with CompletionLedger(tmp_path / "ledger.jsonl") as ledger:

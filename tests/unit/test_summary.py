@@ -202,6 +202,16 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attributes)))
 
 
+@pytest.mark.parametrize("damage", ["", "{", "\0\0"])
+def test_a_study_whose_verdicts_are_damaged_is_left_out_of_the_index_and_stops_no_other(damage, tmp_path, caplog):
+    write_pretended(tmp_path, "Qwen", render=True)
+    (tmp_path / "results/torn").mkdir()
+    (tmp_path / "results/torn/verdicts.json").write_text(damage)
+    write_index(tmp_path / "results")
+    assert "mine" in (tmp_path / "results/index.html").read_text()
+    assert "torn/verdicts.json: is damaged" in caplog.text
+
+
 @pytest.mark.parametrize(
     "hostile", ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "{{ 7 * 7 }} |a|"]
 )

@@ -1,6 +1,7 @@
 """The workflow used as a module of another workflow, in another folder."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,10 @@ decodings: {greedy: {temperature: 0}}
 """
 
 
-def test_no_path_depends_on_where_the_importing_workflow_runs(tmp_path):
+def test_neither_paths_nor_the_library_depend_on_where_the_importing_workflow_runs(tmp_path):
+    other = tmp_path / "other/r2a"  # as another version that is installed
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise ImportError\n")
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "study.yaml").write_text(STUDY)
     row = {"uid": "a", "problem": "1 + 1?", "answer": "2", "area": "sums", "level": 1}
@@ -41,7 +45,8 @@ def test_no_path_depends_on_where_the_importing_workflow_runs(tmp_path):
     made = "results/elsewhere/datasets/mine.parquet", "results/elsewhere/models/tiny.json"
     for arguments in (("r2a_all", "--dry-run"), (*made, "--cores", "1")):
         command = [sys.executable, "-m", "snakemake", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "PYTHONPATH": str(other.parent)}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
     assert list(pd.read_parquet(tmp_path / made[0])["uid"]) == ["a"]
     model = json.loads((tmp_path / made[1]).read_text())  # from the repository; the importing workflow has none

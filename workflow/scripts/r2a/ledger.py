@@ -33,7 +33,7 @@ class Ledger:
         self._entries: dict[str, dict[str, Any]] = {}
         for ledger in {path, *others}:
             for line in _whole_lines(ledger).splitlines():
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, TypeError, KeyError):
                     entry = json.loads(line)
                     self._entries[entry["key"]] = entry
         self._file = open(path, "a")  # noqa: SIM115 (closed by the block's end)

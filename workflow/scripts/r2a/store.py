@@ -108,9 +108,10 @@ def write_empty(path: Path, origin: Mapping[str, Any]) -> None:
 
 
 def why_empty(path: Path | str) -> str | None:
-    """Why a store or table is empty; None if it is not."""
-    origin = _provenance_text(Path(path))
-    return json.loads(origin).get(NOTHING) if origin else None
+    """Why a store or table is empty; None if it is not. Raises StoreError if it is damaged."""
+    with _named_if_damaged(path):
+        origin = _provenance_text(Path(path))
+        return json.loads(origin).get(NOTHING) if origin else None
 
 
 def filled(paths: Iterable[Path]) -> list[Path]:

@@ -33,6 +33,12 @@ TENS = [
 NUMBER_WORDS = {word: value for value, word in enumerate(SMALL)} | {
     word: 10 * value for value, word in enumerate(TENS, 2)
 }
+PARTS = {
+    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
+    "ninth": 9, "tenth": 10,
+}  # fmt: skip
+CHINESE = {character: value for value, character in enumerate("零一二三四五六七八九")} | {"\u3007": 0, "两": 2}
+CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,8 @@ def read_number(text: str) -> Number | None:
     while text.startswith("(") and text.endswith(")") and not set("()") & set(text[1:-1]):
         text = text[1:-1].strip()
     sign = 1
-    if match := re.match(r"[+-]\s*", text):
-        sign = -1 if match[0][0] == "-" else 1
+    if match := re.match(r"[+-]\s*|(?:\\text\{\s*)?(?:minus|negative)\s+|负", text, re.IGNORECASE):
+        sign = 1 if match[0][0] == "+" else -1
         text = text[match.end() :]
         if text[:1] in "+-":
             return None
@@ -148,10 +154,39 @@ def _continued(whole: str, digits: str) -> Number | None:
 
 
 def _in_words(text: str) -> Number | None:
-    words = re.fullmatch(r"(?:\\text\{)?\s*([A-Za-z]+(?:[ -][a-z]+)?)\s*\}?", text)
+    words = re.fullmatch(r"(?:\\text\{)?\s*([A-Za-z]+(?:[ -][a-z]+)?|[\u4e00-\u9fff\u3007]+)\s*\}?", text)
+    if words and not words[1].isascii():
+        return _in_chinese(words[1])
     parts = re.split("[ -]", words[1].lower()) if words else []
+    if len(parts) == 2 and parts[0] in SMALL and (part := PARTS.get(re.sub("s$", "", parts[1]))):
+        return Number(Fraction(NUMBER_WORDS[parts[0]], part))
     if not parts or any(part not in NUMBER_WORDS for part in parts):
         return None
     if len(parts) == 2 and not (parts[0] in TENS and 0 < NUMBER_WORDS[parts[1]] < 10):
         return None
     return Number(Fraction(sum(NUMBER_WORDS[part] for part in parts)))
+
+
+def _in_chinese(text: str) -> Number | None:
+    """二十五, 三千零二万, 三分之一 (1/3); None for 二百五, which says 250 to some and 205 to others."""
+    below, found, above = text.partition("分之")
+    if found:
+        bottom, top = _in_chinese(below), _in_chinese(above)
+        return Number(top.value / bottom.value) if top and bottom and bottom.value else None
+    digits = "".join(CHINESE)
+    if re.fullmatch(f"[{digits}]+", text):
+        return Number(Fraction(int("".join(str(CHINESE[character]) for character in text))))
+    if not re.fullmatch(f"[{digits}十][{digits}十百千万亿]*", text) or re.search(
+        "[百千万亿][^零\u3007十百千万亿]$", text
+    ):
+        return None
+    total = section = digit = 0
+    for character in text:
+        if character in CHINESE:
+            digit = CHINESE[character]
+        elif character in "十百千":
+            section += (digit or 1) * CHINESE_UNITS[character]
+            digit = 0
+        else:
+            total, section, digit = (total + section + digit) * CHINESE_UNITS[character], 0, 0
+    return Number(Fraction(total + section + digit))

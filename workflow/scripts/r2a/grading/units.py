@@ -117,6 +117,7 @@ OTHERS = (
 SCALES = {
     "dozen": 12, "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7,
     "billion": 10**9, "trillion": 10**12,
+    "百万": 10**6, "千万": 10**7, "万": 10**4, "亿": 10**8,
 }  # fmt: skip
 # single letters that may also be variables: units only among words, or separated from their number
 LETTERS = set("mgslLhNJWVCFTABK")

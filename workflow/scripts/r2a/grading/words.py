@@ -109,10 +109,11 @@ def clock_time(text: str) -> tuple[int, int, int, str] | None:
 
 
 def same_time(found: tuple[int, int, int, str], wanted: tuple[int, int, int, str]) -> bool:
-    """Whether two times of day are equal; if only one says a.m. or p.m., it counts for both."""
+    """Whether two times of day are equal; if only one says a.m. or p.m., it counts for the other from 1:00 to 12:59."""
     if found[1:3] != wanted[1:3]:
         return False
-    is_said_once = bool(found[3]) != bool(wanted[3])
-    return found[0] == wanted[0] or (
-        is_said_once and min(found[0], wanted[0]) <= 12 and (found[0] - wanted[0]) % 12 == 0
-    )
+    n_hours = 24
+    if bool(found[3]) != bool(wanted[3]):
+        unsaid = wanted[0] if found[3] else found[0]
+        n_hours = 12 if 1 <= unsaid <= 12 else 24
+    return (found[0] - wanted[0]) % n_hours == 0

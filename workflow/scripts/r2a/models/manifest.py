@@ -1,6 +1,5 @@
 """A model's manifest: where and which it is, and what its configuration says about it."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from r2a.models.tokens import format_of, load_tokenizer, marks_of
 from r2a.models.weights import ModelError, count_parameters, find_weights
 from r2a.progress import logger
 from r2a.prompts import TRIAL, PromptError, Prompts, PromptStyle
-from r2a.store import NothingToMeasure, provenance, write_json
+from r2a.store import NothingToMeasure, provenance, read_provenance, write_json
 from r2a.study import CONDITIONS
 
 # what configurations call the number of positions
@@ -177,11 +176,12 @@ def resolve_judge(output: Path, settings: Mapping[str, Any]) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    return json.loads(Path(path).read_text())
+    """A model's manifest. Raises StoreError if it is damaged."""
+    return read_provenance(path)
 
 
 def refuse_failed(check: Path, stage: str) -> None:
     """Raise NothingToMeasure, with check_model's reason, if a stage does not hold for a model."""
-    for found in json.loads(Path(check).read_text())["stages"]:
+    for found in read_provenance(check)["stages"]:
         if found["stage"] == stage and not found["holds"]:
             raise NothingToMeasure(f"{stage} does not hold for this model: {found['reason']}")

@@ -1,6 +1,6 @@
 # Configuration in, targets out. The rules are in workflow/rules, one file per stage.
-import os
 import sys
+from os import environ, pathsep
 
 from snakemake.utils import min_version
 
@@ -10,7 +10,7 @@ HOME = workflow.current_basedir.get_path_or_uri(secret_free=True)
 SCRIPTS = f"{HOME}/workflow/scripts"
 sys.path.insert(0, SCRIPTS)
 # Jobs take the library from here, too, and not from a version of it that is installed.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SCRIPTS, os.environ.get("PYTHONPATH")]))
+environ["PYTHONPATH"] = pathsep.join(filter(None, [SCRIPTS, environ.get("PYTHONPATH")]))
 
 from r2a.devices import share_of_cores
 from r2a.study import CONDITIONS, load_study, stage_settings

@@ -38,7 +38,7 @@ from r2a.ablation.decoding import (
     generate,
     of_others,
     read,
-    refuse_deviating,
+    refuse_inexact_ablation,
 )
 from r2a.ablation.runs import OF_OTHERS, AblationError, ablate_heads
 from r2a.attention.reference import rerun_eager
@@ -273,18 +273,18 @@ def test_the_centre_is_that_of_the_heads_left_alone(model):
 
 def test_a_model_with_recurrent_layers_is_refused_by_name():
     with pytest.raises(ModelError, match=r"^Lfm2ForCausalLM: its heads cannot be ablated: its recurrent layers"):
-        refuse_deviating(tiny_model("lfm2"), IDS[0])
+        refuse_inexact_ablation(tiny_model("lfm2"), IDS[0])
 
 
 def test_a_model_whose_tokens_reach_later_ones_outside_of_attention_is_refused_by_name():
     model = tiny_model("llama")
     model.model.layers[2].mlp.register_forward_hook(lambda _module, _inputs, output: output.cumsum(1))
     with pytest.raises(ModelError, match=r"^LlamaForCausalLM: .* standard deviations away from the model's own"):
-        refuse_deviating(model, IDS[0])
+        refuse_inexact_ablation(model, IDS[0])
 
 
 def test_the_check_of_a_long_trace_needs_no_more_memory_than_that_of_a_short_one():
-    refuse_deviating(with_room_for(256, tiny_model)("llama"), random_ids(3000))
+    refuse_inexact_ablation(with_room_for(256, tiny_model)("llama"), random_ids(3000))
 
 
 # ---- the planted model

@@ -20,7 +20,7 @@ from r2a.boxes import final_answer
 from r2a.evaluation.sentences import settling_step
 from r2a.models import ModelError
 from r2a.sentences.belief import measure_belief
-from r2a.sentences.branches import keep_run, refuse_deviating
+from r2a.sentences.branches import keep_run, refuse_inexact_branches
 from r2a.sentences.endings import ending_of
 from r2a.sentences.suppression import measure_matrix, measure_suppression
 
@@ -130,15 +130,15 @@ def test_no_heads_have_no_effect_and_batches_change_nothing():
 @pytest.mark.parametrize("family", ["falcon_h1", "qwen3_next"])
 def test_models_that_carry_a_state_from_token_to_token_are_refused_by_name(family):
     with pytest.raises(ModelError, match="recurrent"):
-        refuse_deviating(tiny_model(family), random_ids(40))
+        refuse_inexact_branches(tiny_model(family), random_ids(40))
 
 
 def test_check_refuses_a_model_whose_branches_are_not_its_own(monkeypatch):
     model = tiny_model("qwen2")
-    refuse_deviating(model, random_ids(100))
+    refuse_inexact_branches(model, random_ids(100))
     monkeypatch.setattr("r2a.sentences.branches.Branches.read", lambda _: [torch.zeros(32, D_MODEL)])
     with pytest.raises(ModelError, match="cannot be continued exactly"):
-        refuse_deviating(model, random_ids(100))
+        refuse_inexact_branches(model, random_ids(100))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ import torch
 from tqdm.auto import tqdm
 
 from r2a.ablation.arms import Arm
-from r2a.ablation.decoding import answer_outputs, generate, of_others, read, refuse_deviating
+from r2a.ablation.decoding import answer_outputs, generate, of_others, read, refuse_inexact_ablation
 from r2a.attention.rerun import check_masses, rerun_batch
 from r2a.attention.segments import TraceAttention, segment_mass, sentence_mass, tracking
 from r2a.formats import ReasoningFormat
@@ -43,8 +43,7 @@ from r2a.patching.patcher import Patcher
 from r2a.prompts import WITH, WITHOUT, Prompts, PromptStyle
 from r2a.roles import STUB
 from r2a.sentences.belief import measure_belief
-from r2a.sentences.branches import keep_run
-from r2a.sentences.branches import refuse_deviating as refuse_branches
+from r2a.sentences.branches import keep_run, refuse_inexact_branches
 from r2a.sentences.endings import Ending, ending_of
 from r2a.sentences.suppression import measure_suppression
 from r2a.text.sentences import sentence_bounds
@@ -392,7 +391,7 @@ def ablate(
     is squared). Columns: mode (unablated first), answer, a2r (what its tokens still attend to the reasoning, mean over
     all heads), is_finished. Raises ModelError if the architecture cannot be ablated exactly.
     """
-    refuse_deviating(model.model, trace.token_ids)
+    refuse_inexact_ablation(model.model, trace.token_ids)
     reading = read(model.model, trace.token_ids[: trace.bounds.answer], trace.bounds)
     if mode in ("mean", "resample"):
         if not other_traces:
@@ -475,7 +474,7 @@ def _ended(model: ReasoningModel, trace: Trace, stub: str | None, others: Sequen
         ending = ending_of(model.tokenizer, model.marks, trace.text("answer"), stub, others)
     except ValueError as error:
         raise TraceError(str(error)) from error
-    refuse_branches(model.model, trace.token_ids)
+    refuse_inexact_branches(model.model, trace.token_ids)
     reasoning = trace.bounds.span("reasoning")
     return ending, sentence_bounds(trace.tokens[reasoning], reasoning.start)
 

@@ -386,7 +386,7 @@ def _tracking(centres: Sequence[float]) -> float:
 
 
 @torch.no_grad()
-def refuse_deviating(model: Any, token_ids: Sequence[int]) -> None:
+def refuse_inexact_ablation(model: Any, token_ids: Sequence[int]) -> None:
     """Raise ModelError if decoding one of a trace's first tokens unablated does not give the model's own logits."""
     decoder = Decoder(model)
     if decoder.apart:

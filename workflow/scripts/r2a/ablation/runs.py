@@ -20,7 +20,7 @@ from r2a.ablation.decoding import (
     generate,
     of_others,
     read,
-    refuse_deviating,
+    refuse_inexact_ablation,
 )
 from r2a.boxes import final_answer
 from r2a.draws import drawn, drawn_one
@@ -166,7 +166,7 @@ def _generate_missing(
     missing: (trace, arm) by key.
     """
     model = load_model(manifest, SEAM)
-    refuse_deviating(model, tasks.ids[0])
+    refuse_inexact_ablation(model, tasks.ids[0])
     modes = {tasks.arms[number][k].mode for number, k in missing.values()}
     outputs = answer_outputs(model, tasks.ids, tasks.bounds) if modes & set(OF_OTHERS) else None
     answering = _Answering(tasks, model, load_tokenizer(manifest["folder"]), settings, outputs)

@@ -272,7 +272,7 @@ def _leaving(decoder: Decoder, tokens: Sequence[int], places: torch.Tensor, forw
 
 
 @torch.no_grad()
-def refuse_deviating(model: Any, token_ids: Sequence[int]) -> None:
+def refuse_inexact_branches(model: Any, token_ids: Sequence[int]) -> None:
     """Raise ModelError if a branch of a trace's first tokens does not reproduce the model's own logits."""
     ids = list(map(int, token_ids[:CHECK_TOKENS]))
     decoder, start = Decoder(model), len(ids) // 2

@@ -23,7 +23,7 @@ from r2a.parts import Parts
 from r2a.progress import Progress, logger
 from r2a.roles import ALL_HEADS, MATCHED, RFH
 from r2a.sentences.belief import measure_belief
-from r2a.sentences.branches import keep_run, refuse_deviating
+from r2a.sentences.branches import keep_run, refuse_inexact_branches
 from r2a.sentences.endings import Ending, ending_of
 from r2a.sentences.suppression import measure_matrix, measure_suppression
 from r2a.shards import WHOLE, shard_range
@@ -154,7 +154,7 @@ def _measure_missing(
     """
     marks = marks_of(origin["folder"], read_format(origin["format"]))
     model = load_model(origin, SEAM)
-    refuse_deviating(model, traces.ids[0])
+    refuse_inexact_branches(model, traces.ids[0])
     held_tokens = batch_tokens if torch.cuda.is_available() else min(batch_tokens, CPU_BATCH_TOKENS)
     held_tokens = affordable_tokens(held_tokens, Decoder(model).bytes_in_a_layer, "traces' sentences")
     with Progress(f"{settings['model']}, {settings['dataset']}: traces' sentences", len(missing)) as progress:

@@ -88,7 +88,7 @@ def patching_seconds(model: Any, ids: list[int]) -> dict[str, float]:
     def naive() -> None:
         with attention_kernel(model, Decoder(model).own_attention):
             for layer in (0, decoder.n_layers - 1):
-                with patcher.places.hooked(layer, "resid_pre", put):
+                with patcher.hook_points.hooked(layer, "resid_pre", put):
                     model(torch.tensor([ids]), use_cache=False, logits_to_keep=1)
 
     seconds = fastest({"ours": ours, "naive": naive})

@@ -233,7 +233,7 @@ def capture_run(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
     positions = range(n_tokens - 20, n_tokens)
 
     def prepare(model: Any) -> Callable[[], Any]:
-        components.places_of(model)
+        components.hook_points_of(model)
         return lambda: components.capture(model, [0] * n_tokens, positions, ["resid_pre", "attn_out", "mlp_out", "z"])
 
     return prepare

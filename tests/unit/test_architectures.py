@@ -27,7 +27,7 @@ from r2a.models import ModelError, refuse_failed
 from r2a.models.attention import SEAM, AttentionError, attention_kernel
 from r2a.models.decoder import Decoder, follow_vllm
 from r2a.models.manifest import interpreted_sizes, written_sizes
-from r2a.patching.components import COMPONENTS, capture, places_of
+from r2a.patching.components import COMPONENTS, capture, hook_points_of
 from r2a.patching.patcher import Patcher
 from r2a.roles import RFH, UNABLATED
 from r2a.store import NothingToMeasure, provenance, write_json
@@ -122,14 +122,14 @@ def test_chosen_rows_are_those_of_eager_attention(family):
 @pytest.mark.parametrize("family", PATCHED)
 def test_restarts_give_what_whole_hooked_passes_give_for_every_component(family):
     model, decoder = seen_through(family)
-    patcher, places = Patcher(model), places_of(model)
+    patcher, hook_points = Patcher(model), hook_points_of(model)
     ids, other = random_ids(LENGTHS[1], seed=1), random_ids(LENGTHS[1], seed=2)
     missing = ["resid_mid"] * (family in NO_MIDDLE) + ["mlp_out"] * (family in NO_MLP)
-    assert places.components == [name for name in COMPONENTS if name not in missing]
-    vectors, logits = capture(model, other, POSITIONS, places.components)
+    assert hook_points.components == [name for name in COMPONENTS if name not in missing]
+    vectors, logits = capture(model, other, POSITIONS, hook_points.components)
     assert distance(logits, own_logits(model, other)) < 1e-4
     kept = patcher.keep(ids, POSITIONS)
-    for component in places.components:
+    for component in hook_points.components:
         patched = patcher.logits(patcher.patch(kept, component, vectors[component], 1000))
         for layer in range(decoder.n_layers):
             for place, position in enumerate(POSITIONS):
@@ -145,7 +145,7 @@ def test_restarts_give_what_whole_hooked_passes_give_for_every_component(family)
                         changed[0, position] = vectors[component][layer, place]
                     return changed
 
-                with places.hooked(layer, component, put):
+                with hook_points.hooked(layer, component, put):
                     expected = own_logits(model, ids)
                 found = patched[layer, place, head] if component == "z" else patched[layer, place]
                 assert distance(found, expected) < 1e-4, (component, layer, position)
@@ -173,7 +173,7 @@ def test_masked_padding_changes_nothing_beyond_the_window(family):
 def test_gradients_are_those_of_a_whole_pass(family):
     model, _ = seen_through(family)
     patcher = Patcher(model)
-    ids, components = random_ids(60), patcher.places.components
+    ids, components = random_ids(60), patcher.hook_points.components
     gradients = patcher.gradients(patcher.keep(ids, [20, 59]), 3, 4, components)
     captured: dict[str, torch.Tensor] = {}
 
@@ -183,11 +183,11 @@ def test_gradients_are_those_of_a_whole_pass(family):
 
     for component in components:
         with (
-            patcher.places.hooked(2, component, lambda tensor, name=component: keep(tensor, name)),
+            patcher.hook_points.hooked(2, component, lambda tensor, name=component: keep(tensor, name)),
             torch.enable_grad(),
         ):
             if component == "resid_mid":  # changed in place, so it cannot be a leaf; resid_pre is
-                with patcher.places.hooked(2, "resid_pre", lambda tensor: tensor.detach().requires_grad_()):
+                with patcher.hook_points.hooked(2, "resid_pre", lambda tensor: tensor.detach().requires_grad_()):
                     logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
             else:
                 logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
@@ -222,7 +222,7 @@ def test_answers_of_short_and_long_traces_are_those_of_whole_passes(family):
     arms = [NOTHING, *(Arm(mode, RFH, 0, heads) for mode in modes)]
     rows = [(reading, arm) for reading in readings for arm in arms]
     answers = iter(generate(model, rows, [N_ANSWER] * len(rows), eos=[]))
-    places = places_of(model)
+    hook_points = hook_points_of(model)
     for ids, reading in zip(cut, readings, strict=True):
         mean = reading.mean
         assert next(answers).token_ids == greedy(model, ids, N_ANSWER)
@@ -236,7 +236,7 @@ def test_answers_of_short_and_long_traces_are_those_of_whole_passes(family):
                     of_heads[0, n_read:, head] = 0 if mode == "zero" else mean[layer, head, : of_heads.shape[-1]]
                     return changed
 
-                return places.hooked(layer, "z", change)
+                return hook_points.hooked(layer, "z", change)
 
             with put(*heads[0], len(ids)), put(*heads[1], len(ids)):
                 assert found == greedy(model, ids, N_ANSWER), arm.mode

@@ -23,7 +23,7 @@ from r2a.devices import DeviceError
 from r2a.models import ModelError, load_model, read_manifest
 from r2a.models.attention import SEAM, AttentionError, attention_kernel
 from r2a.models.decoder import Decoder
-from r2a.patching.components import COMPONENTS, capture, places_of
+from r2a.patching.components import COMPONENTS, capture, hook_points_of
 from r2a.patching.patcher import TOLERANCES as PATCHING_TOLERANCES
 from r2a.patching.patcher import Patcher
 from r2a.progress import logger, tell
@@ -55,7 +55,7 @@ def check_model(manifest: Path, output: Path, settings: Mapping[str, Any]) -> No
     name, left_out = settings["model"], list[str]()
     try:
         model = load_model(origin, SEAM)
-        present = places_of(model).components
+        present = hook_points_of(model).components
         left_out = [component for component in COMPONENTS if component not in present]
         found = stages_that_hold(model, settings["stages"], origin["n_positions"], identity["dtype"], present)
     except DeviceError:  # which says nothing about the model
@@ -168,8 +168,8 @@ def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
 def _patching(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
     """Patches of one run into another against whole passes with hooks: root mean square, relative to the logits'."""
     patcher = Patcher(model)
-    places, dtype = patcher.places, model.dtype
-    components = places.those_of(settings["components"])
+    hook_points, dtype = patcher.hook_points, model.dtype
+    components = hook_points.those_of(settings["components"])
     base, n_tokens = ids[1], len(ids[1])
     positions, layers = [n_tokens // 3, n_tokens - 2], sorted({0, patcher.n_layers // 2, patcher.n_layers - 1})
     vectors, _ = capture(model, list(reversed(base)), positions, components)
@@ -182,7 +182,7 @@ def _patching(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, A
                 vector = vectors[component][layer, place]
 
                 put = partial(_put, component, position, vector, patcher.n_heads)
-                with places.hooked(layer, component, put):
+                with hook_points.hooked(layer, component, put):
                     expected = _own_logits(model, base)
                 patched = logits[number, place, 0] if component == "z" else logits[number, place]
                 deviations.append(_distance(patched, expected))

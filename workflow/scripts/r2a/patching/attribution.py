@@ -70,9 +70,9 @@ def written_parts(patcher: Patcher, kept: KeptRun) -> tuple[torch.Tensor, torch.
             return found
 
         with ExitStack() as hooks:
-            hooks.enter_context(patcher.places.hooked(number, "attn_out", keep))
+            hooks.enter_context(patcher.hook_points.hooked(number, "attn_out", keep))
             if patcher.decoder.mlps[number] is not None:
-                hooks.enter_context(patcher.places.hooked(number, "mlp_out", torch.zeros_like))
+                hooks.enter_context(patcher.hook_points.hooked(number, "mlp_out", torch.zeros_like))
             without_mlp = patcher.at_last_token(kept, number, z)
         added = (without_mlp - entering.to(without_mlp))[0].float()
         attention.append(added.cpu())

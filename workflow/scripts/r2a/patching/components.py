@@ -14,7 +14,7 @@ from r2a.models.decoder import Decoder
 COMPONENTS = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z")
 
 
-class Places:
+class HookPoints:
     """Where each component is in a model's layers.
 
     resid_pre enters a layer; attn_out leaves its attention and mlp_out its MLP, both before any norm or factor that
@@ -87,14 +87,14 @@ class Places:
             hook.remove()
 
 
-_PLACES: WeakKeyDictionary[Any, Places] = WeakKeyDictionary()
+_HOOK_POINTS: WeakKeyDictionary[Any, HookPoints] = WeakKeyDictionary()
 
 
-def places_of(model: Any) -> Places:
-    """A model's Places, computed once."""
-    if model not in _PLACES:
-        _PLACES[model] = Places(Decoder(model))
-    return _PLACES[model]
+def hook_points_of(model: Any) -> HookPoints:
+    """A model's HookPoints, computed once."""
+    if model not in _HOOK_POINTS:
+        _HOOK_POINTS[model] = HookPoints(Decoder(model))
+    return _HOOK_POINTS[model]
 
 
 @torch.no_grad()
@@ -152,9 +152,9 @@ def capture(
     Returns float32 [layer, position, d_model] per component, for z [layer, position, head, d_head] (0 beyond the width
     of a layer with narrower heads), and float32 logits [vocabulary], on the CPU.
     """
-    places = places_of(model)
-    places.refuse_missing(components)
-    decoder = places.decoder
+    hook_points = hook_points_of(model)
+    hook_points.refuse_missing(components)
+    decoder = hook_points.decoder
     kept: dict[str, list[torch.Tensor]] = {component: [] for component in components}
     chosen = torch.tensor(list(positions), device=model.device)
 
@@ -170,7 +170,7 @@ def capture(
     with ExitStack() as hooks:
         for number in range(decoder.n_layers):
             for component in components:
-                hooks.enter_context(places.hooked(number, component, keep(component)))
+                hooks.enter_context(hook_points.hooked(number, component, keep(component)))
         hooks.callback(decoder.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0][0, -1:])).remove)
         seen, numbers = seen_and_positions(model, len(token_ids), masked)
         decoder.run(batch_of_one(model, token_ids), attention_mask=seen if len(masked) else None, position_ids=numbers)

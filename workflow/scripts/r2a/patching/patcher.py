@@ -1,4 +1,4 @@
-"""Activations captured from one run and patched into another (METHOD section 4).
+"""Patches into kept runs, each of which restarts from the run that it changes (METHOD section 4).
 
 A patch at layer l and positions from p on changes nothing below layer l and nothing before p. So the patched run is
 kept once, with its keys, values and residual stream, and every patch restarts from it: only the tail from p on is
@@ -23,7 +23,7 @@ from r2a.memory import by_tokens, in_batches
 from r2a.models import ModelError, off_device, stack_layers
 from r2a.models.attention import SEAM, attention_kernel, watched_by
 from r2a.models.decoder import Decoder
-from r2a.patching.components import COMPONENTS, as_heads, batch_of_one, places_of, seen_and_positions
+from r2a.patching.components import COMPONENTS, as_heads, batch_of_one, hook_points_of, seen_and_positions
 from r2a.patching.restarts import (
     Elsewhere,
     Enough,
@@ -56,7 +56,7 @@ class Patcher:
         reason = self.decoder.apart or _beyond_the_stream(self.decoder)
         if reason:
             raise ModelError(f"{self.decoder.name}: patching cannot restart its runs: {reason}")
-        self.places = places_of(model)
+        self.hook_points = hook_points_of(model)
         self._check()
 
     @property
@@ -121,9 +121,9 @@ class Patcher:
         with ExitStack() as hooks:
             for number, layer in enumerate(self.decoder.layers):
                 hooks.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
-                hooks.enter_context(self.places.hooked(number, "z", keep_z))
+                hooks.enter_context(self.hook_points.hooked(number, "z", keep_z))
                 if path_start is not None and self.decoder.mlps[number] is not None:
-                    hooks.enter_context(self.places.hooked(number, "mlp_out", keep_mlp(number)))
+                    hooks.enter_context(self.hook_points.hooked(number, "mlp_out", keep_mlp(number)))
             hooks.callback(self.decoder.norm.register_forward_pre_hook(leave).remove)
             self.decoder.run(batch_of_one(self.model, token_ids), Keeping(kept), position_ids=numbers)
         kept.resid_pre.append(left[-1])
@@ -183,7 +183,7 @@ class Patcher:
 
         with ExitStack() as hooks:
             for number in range(self.n_layers):
-                hooks.enter_context(self.places.hooked(number, "z", look))
+                hooks.enter_context(self.hook_points.hooked(number, "z", look))
             self._walk(patches, batch_tokens, leave)
         return stream, heads
 
@@ -239,7 +239,7 @@ class Patcher:
         vectors: [layer, position, d_model], for z [layer, position, head, d_head]; for the positions of `kept`, or for
         those of them that `places` numbers. layers: the patched ones; by default all.
         """
-        self.places.refuse_missing([component])
+        self.hook_points.refuse_missing([component])
         places = range(len(kept.positions)) if places is None else places
         chosen, vectors = (side.to(self.model.device) for side in (torch.tensor(list(places)), vectors))
         later = 0 if component == "resid_pre" else 1
@@ -279,7 +279,7 @@ class Patcher:
         Float32 [layer, position, d_model], for z [layer, position, head, d_head], on the CPU. Layers are processed from
         the last to the first, and each is recomputed from its input, so that memory holds one at a time.
         """
-        self.places.refuse_missing(components)
+        self.hook_points.refuse_missing(components)
         first = min(kept.positions)
         place, at = (kept, first), kept.at - first
         leaving = kept.resid_pre[-1].clone().requires_grad_()
@@ -302,7 +302,7 @@ class Patcher:
 
                 for component in components:
                     if component != "resid_pre":
-                        hooks.enter_context(self.places.hooked(number, component, note(component)))
+                        hooks.enter_context(self.hook_points.hooked(number, component, note(component)))
                 resid_post = self._layer(number, {place: tail}, 0, {place: [None]})[place]
                 asked = {"resid_pre": tail, **found}
                 gradients = torch.autograd.grad(resid_post, list(asked.values()), upstream.to(resid_post))
@@ -338,16 +338,16 @@ class Patcher:
             z, at = replaced.flatten(2).flatten(0, 1), at.repeat_interleave(n_heads)
         states = stream[(at - kept.start).to(stream.device)].to(device)
         with ExitStack() as hooks:
-            hooks.enter_context(self.places.hooked(number, "z", lambda old: z[None].to(old.device)))
+            hooks.enter_context(self.hook_points.hooked(number, "z", lambda old: z[None].to(old.device)))
             if component != "z":
-                hooks.enter_context(self.places.hooked(number, component, lambda old: new[None].to(old.device)))
+                hooks.enter_context(self.hook_points.hooked(number, component, lambda old: new[None].to(old.device)))
             resid_post = self._through(number, states, [(kept, at)], Elsewhere())
         return resid_post.unflatten(0, (-1, self.n_heads)) if component == "z" else resid_post
 
     def at_last_token(self, kept: KeptRun, number: int, z: torch.Tensor) -> torch.Tensor:
         """A layer's output [1, d_model] at the last token of a kept run whose heads' outputs are z [head * d_value]."""
         at = torch.tensor([kept.n_tokens - 1], device=z.device)
-        with self.places.hooked(number, "z", lambda old: z[None, None].to(old.device)):
+        with self.hook_points.hooked(number, "z", lambda old: z[None, None].to(old.device)):
             return self._through(number, kept.resid_pre[number][-1:].to(z.device), [(kept, at)], Elsewhere())
 
     def _layer(self, number: int, tails: Tails, batch_tokens: int, paths: Paths) -> Tails:
@@ -393,7 +393,7 @@ class Patcher:
                     tail[row, -n:] = kept[-n:].to(tail)
             return changed
 
-        with self.places.hooked(number, "mlp_out", change):
+        with self.hook_points.hooked(number, "mlp_out", change):
             yield
 
     def _moved(self, number: int, tails: Tails) -> Tails:

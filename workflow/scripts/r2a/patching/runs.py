@@ -59,7 +59,7 @@ def capture_activations(
     origin = read_manifest(manifest)
     model = load_model(origin, SEAM)
     patcher = Patcher(model)
-    components = patcher.places.those_of(settings["components"])
+    components = patcher.hook_points.those_of(settings["components"])
     n_runs = sum(len(RUNS) * len(shard_range(shard, len(table))) for table in by_probe.values())
     with (
         new_hdf5(output, provenance(settings, [pairs, manifest])) as file,
@@ -143,7 +143,7 @@ def patch_pairs(
     with open_hdf5(activations) as kept:
         refuse_unused(by_probe, kept)
         patcher = Patcher(load_model(read_manifest(manifest), SEAM))
-        of_model = {**settings, "components": patcher.places.those_of(settings["components"])}
+        of_model = {**settings, "components": patcher.hook_points.those_of(settings["components"])}
         batch_tokens = affordable_tokens(batch_tokens, patcher.bytes_per_token, "patching")
         layers = {probe: layers_to_patch(patcher, table, kept[probe], of_model) for probe, table in by_probe.items()}
         for probe, patched in layers.items():

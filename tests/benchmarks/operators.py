@@ -43,6 +43,7 @@ from r2a.attention.rerun import rerun_batch
 from r2a.attention.rows import case_attention
 from r2a.models import kernels
 from r2a.models.attention import SEAM
+from r2a.models.decoder import Decoder
 from r2a.patching import components
 from r2a.patching.patcher import Patcher
 from r2a.study import Patching
@@ -178,7 +179,11 @@ def plain_forward(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
 
 
 def attention(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:
-    return lambda model: lambda: rerun_batch(model, [[0] * n_tokens], [bounds_of(n_tokens)])
+    def prepare(model: Any) -> Callable[[], Any]:
+        Decoder(model)  # looks at each model once
+        return lambda: rerun_batch(model, [[0] * n_tokens], [bounds_of(n_tokens)])
+
+    return prepare
 
 
 def rows_kept(n_tokens: int) -> Callable[[Any], Callable[[], Any]]:

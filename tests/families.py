@@ -42,6 +42,8 @@ YARN = {
 BY_TURNS = ["sliding_attention", "full_attention"] * 2
 MOSTLY_SPARSE = ["dense", "sparse", "sparse", "sparse"]
 
+PER_LAYER = {"vocab_size_per_layer_input": N_VOCABULARY, "hidden_size_per_layer_input": 16}  # further embeddings
+
 # what differs from COMMON, by family; `family+what` is a variant of a family
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},
@@ -78,7 +80,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi": {},
     "gemma2": {"sliding_window": WINDOW, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 2.0},
     "gemma3_text": {"sliding_window": WINDOW, "query_pre_attn_scalar": 16},
-    "gemma4_text": {"sliding_window": WINDOW},
+    "gemma4_text": {**PER_LAYER, "sliding_window": WINDOW},
     "olmo3": {"sliding_window": WINDOW},
     "cohere": {"tie_word_embeddings": True},
     "cohere2": {"sliding_window": WINDOW, "tie_word_embeddings": True},
@@ -105,14 +107,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "nanochat": {},  # one norm serves the embedding and the last layer
     "opt": {"word_embed_proj_dim": D_MODEL, "ffn_dim": 96},  # no module for the MLP
     "gemma3n_text": {
-        "sliding_window": WINDOW, "layer_types": BY_TURNS, "num_kv_shared_layers": 1, "laurel_rank": 8,
-        "vocab_size_per_layer_input": N_VOCABULARY, "hidden_size_per_layer_input": 16,
+        **PER_LAYER, "sliding_window": WINDOW, "layer_types": BY_TURNS, "num_kv_shared_layers": 1, "laurel_rank": 8,
         "intermediate_size": [96] * N_LAYERS, "activation_sparsity_pattern": [0.0] * N_LAYERS,
     },
     "gemma4_text+shared": {
-        "sliding_window": WINDOW, "layer_types": BY_TURNS, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 16,
-        "vocab_size_per_layer_input": N_VOCABULARY,
+        **PER_LAYER, "sliding_window": WINDOW, "layer_types": BY_TURNS, "num_kv_shared_layers": 2
     },
+    "gemma4_text+moe": {  # an MLP and experts side by side
+        **PER_LAYER, "sliding_window": WINDOW, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2,
+        "moe_intermediate_size": 48,
+    },
+    "granitemoeshared": {**LOCAL, "shared_intermediate_size": 48},
     "kimi_linear": {
         **ROUTED, **LATENT, "num_experts": 4,
         "linear_attn_config": {

@@ -47,8 +47,8 @@ BEYOND = {
     "gemma3n_text": "4 residual streams enter each layer",
     "gemma4_text+shared": "its last 2 layers attend to the keys of earlier ones",
 }
-NO_MIDDLE = ["gpt_neox", "phi", "cohere", "cohere2", "gemma4_text", "opt"]
-NO_MLP = ["opt"]
+NO_MLP = ["opt", "gemma4_text+moe", "granitemoeshared"]  # none, or none of one module
+NO_MIDDLE = ["gpt_neox", "phi", "cohere", "cohere2", "gemma4_text", *NO_MLP]
 GATED = ["afmoe", "laguna"]  # heads' outputs, before the projection
 RESTARTED = [family for family in FAMILIES if family not in APART]
 PATCHED = [family for family in RESTARTED if family not in BEYOND]
@@ -381,6 +381,21 @@ def test_a_wrong_stage_is_told_with_its_deviation():
     model.model.layers[2].mlp.register_forward_hook(lambda _module, _inputs, output: output.cumsum(1))
     (found,) = stages_that_hold(model, ["patching"], 512, "float32", COMPONENTS)
     assert not found["holds"] and "away from the model's own" in found["reason"]
+
+
+def test_a_model_whose_text_skips_layers_is_refused():
+    text = COMMON | {"model_type": "mllama_text_model", "cross_attention_layers": [1], "pad_token_id": 1}
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_global_layers": 1,
+        "image_size": 28,
+    }
+    vision |= {"attention_heads": 2, "intermediate_layers_indices": [0], "vision_output_dim": 64, "patch_size": 14}
+    config = CONFIG_MAPPING["mllama"](text_config=text, vision_config=vision)
+    with pytest.raises(ModelError, match="text alone passes through 3 of its 4 layers"):
+        Decoder(AutoModelForImageTextToText.from_config(config, dtype=torch.float32))
 
 
 @pytest.mark.parametrize(

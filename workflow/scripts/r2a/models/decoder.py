@@ -21,7 +21,7 @@ from r2a.models.weights import ModelError
 
 ATTENTION = ("self_attn", "attention", "attn", "mixer", "self_attention")
 PROJECTION = ("o_proj", "dense", "out_proj", "c_proj", "wo")
-MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
+MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp", "experts")
 # module classes that carry a token's state to later tokens outside of attention
 RECURRENT = re.compile("Mamba|DeltaNet|Lightning|LinearAttention|ShortConv|Recurrent|SSM|RWKV|GatedLinear")
 LOOK_IDS = (2, 3, 5)  # tokens that every vocabulary has
@@ -31,7 +31,8 @@ HEAD_ROWS = 16_384  # rows of the unembedding that are converted to float32 at a
 class Decoder:
     """A causal language model of transformers and its parts; lists have one entry per layer.
 
-    attentions, projections: None for a layer without softmax attention. mlps: None for a layer without one.
+    attentions, projections: None for a layer without softmax attention. mlps: None for a layer without one, or with
+    several modules whose outputs are added.
     """
 
     def __init__(self, model: Any) -> None:
@@ -41,7 +42,7 @@ class Decoder:
         body = model.get_decoder()
         self.body = getattr(body, "model", body)  # llama4's get_decoder returns the whole model
         self.layers = self._find_layers()
-        self.mlps = [_named(layer, MLP) for layer in self.layers]
+        self.mlps = [_only(layer, MLP) for layer in self.layers]
         self.norm = self._part(self.body, NORM)
         self.head = model.get_output_embeddings()
         self.embedding = model.get_input_embeddings()
@@ -192,6 +193,11 @@ class Decoder:
                 self.run(torch.tensor([LOOK_IDS], device=self.model.device), look)
             _LOOKS[self.model] = look
         look = _LOOKS[self.model]
+        if look.n_entered < self.n_layers:
+            raise ModelError(
+                f"{self.name}: text alone passes through {look.n_entered} of its {self.n_layers} layers; only its "
+                "answers can be studied"
+            )
         if look.repeated:
             raise ModelError(f"{self.name}: its layers attend more than once; only its answers can be studied")
         if len(set(look.n_heads.values())) > 1:
@@ -215,12 +221,13 @@ class _Look:
     """A forward pass that notes what each layer does; n_heads, is_direct: only of layers with softmax attention.
 
     is_direct: whether what attention returns enters the output projection as it is. n_streams: how many residual
-    streams enter a layer. repeated: layers that attend more than once.
+    streams enter a layer. n_entered: how often a layer was entered. repeated: layers that attend more than once.
     """
 
     n_heads: dict[int, int] = field(default_factory=dict)
     is_direct: dict[int, bool] = field(default_factory=dict)
     n_streams: int = 1
+    n_entered: int = 0
     repeated: set[int] = field(default_factory=set)
     returned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -233,6 +240,7 @@ class _Look:
 
     def enter(self, _layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         """A layer's pre-hook."""
+        self.n_entered += 1
         if inputs and inputs[0].ndim > 3:
             self.n_streams = inputs[0].numel() // (inputs[0].shape[-1] * len(LOOK_IDS))
 
@@ -259,6 +267,12 @@ def _named(module: Any, names: Sequence[str]) -> Any:
     """The first child with one of these names, or None."""
     children = dict(module.named_children()) if module is not None else {}
     return next((children[name] for name in names if name in children), None)
+
+
+def _only(module: Any, names: Sequence[str]) -> Any:
+    """The child with one of these names; None if there is none, or several."""
+    found = [child for name, child in module.named_children() if name in names]
+    return found[0] if len(found) == 1 else None
 
 
 def _is_recurrent(layer: Any) -> bool:

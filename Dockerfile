@@ -1,6 +1,6 @@
 # The environment of the locks with the workflow in it.
 #   docker build -t r2a .                                                 on CPUs
-#   docker build -t r2a-gpu --build-arg ENVIRONMENT=gpu .                 on NVIDIA GPUs (run with --gpus all)
+#   docker build -t r2a-gpu --build-arg ENVIRONMENT=gpu .                 on NVIDIA GPUs (run with --gpus all --ipc=host)
 #   docker run --rm -v "$PWD/results:/r2a/results" r2a snakemake
 FROM python:3.12-slim-bookworm
 

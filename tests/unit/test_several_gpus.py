@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from families import tiny_model
 from pretended_gpus import PretendedGpus, spread
 from r2a.ablation.runs import ablate_heads
 from r2a.attention import capture_attention
@@ -15,9 +16,11 @@ from r2a.attention.diagnostics import diagnose_heads
 from r2a.attention.rows import capture_rows
 from r2a.config_file import TRIED
 from r2a.devices import FULL_CAPABILITY
-from r2a.model_check import check_model
+from r2a.model_check import check_model, stages_that_hold
 from r2a.models import ModelError, load_model, load_tokenizer, marks_of, read_manifest
 from r2a.models.attention import SEAM
+from r2a.models.decoder import Decoder, follow_vllm
+from r2a.patching.components import places_of
 from r2a.patching.mechanism import follow_patches
 from r2a.patching.runs import capture_activations, patch_pairs
 from r2a.roles import KEY_ROLES, PROBE
@@ -194,6 +197,17 @@ def test_every_stage_is_tried_on_two_pretended_devices_as_on_one(folder, monkeyp
         check_model(folder / "manifest.json", folder / "check.json", settings)
     found = json.loads((folder / "check.json").read_text())
     assert [(stage["stage"], stage["reason"]) for stage in found["stages"]] == [(stage, "") for stage in TRIED]
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt_oss", "deepseek_v3", "exaone4+window", "phi3+longrope", "granite"])
+def test_stages_of_a_family_are_exact_on_two_pretended_devices(family):
+    """Softcaps, sinks, narrower values, windows, two sets of rotary factors, and factors on the residual stream."""
+    model = tiny_model(family, SEAM)
+    follow_vllm(Decoder(model))
+    components = places_of(model).components
+    with PretendedGpus():
+        found = stages_that_hold(spread(model, 1), TRIED, 256, "float32", components)
+    assert [(stage["stage"], stage["reason"]) for stage in found] == [(stage, "") for stage in TRIED]
 
 
 def test_pretended_devices_refuse_what_gpus_refuse():

@@ -94,7 +94,7 @@ def start_engine(
             raise
         raise EngineError(
             f"{folder}: vLLM does not start on {resources['gpu']} GPUs with room for {longest} tokens: {error} "
-            f"({memory_in_words()}); where memory is short, raise models.*.gpus or lower generation.max_new_tokens"
+            f"({memory_in_words()}); where memory is short, raise its gpus or lower generation.max_new_tokens"
         ) from error
 
 

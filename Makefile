@@ -11,6 +11,9 @@ installed = .venv/.installed-$(ENVIRONMENT)
 # What recipes call by name comes from the environment.
 in_environment = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
+# So many jobs at a time as there are GPUs: one that waits for a GPU counts the wait as its own time.
+all_gpus = $(if $(filter gpu,$(ENVIRONMENT)),--resources gpu=$$(nvidia-smi --query-gpu=index --format=csv,noheader | wc -l))
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo real real-model test test-fast docs watch targets bench-generation bench-attention bench-patching bench-every-family bench-operators bench-sentences bench-explorer published-lists torture lock
 
@@ -42,12 +45,12 @@ install: $(installed)
 demo: $(installed)
 	@if $(in_environment) snakemake --dry-run 2>&1 | grep "^Nothing to be done" > /dev/null; \
 	then echo "The study is complete; nothing to do."; \
-	else $(in_environment) snakemake; \
+	else $(in_environment) snakemake $(all_gpus); \
 	fi
 	@cat results/tiny/summary.txt
 
 real: real-model
-	$(in_environment) snakemake --configfile config/smollm2.yaml
+	$(in_environment) snakemake --configfile config/smollm2.yaml $(all_gpus)
 	@cat results/smollm2/summary.txt
 
 real-model: .models/built

@@ -88,3 +88,7 @@ onstart:
     from r2a.plan import write_plan
 
     write_plan(workflow.dag.needrun_jobs())
+    if STUDY.environment == "gpu" and workflow.local_exec and "gpu" not in workflow.global_resources:
+        logger.warning(
+            "Jobs that wait for a GPU count the wait as their own time: limit them by --resources gpu=N, the number of GPUs."
+        )

@@ -22,7 +22,7 @@ from r2a import devices
 from r2a.config_file import TRIED
 from r2a.devices import DeviceError, leased_gpus, share_of_cores, usable_dtype, wait_for_memory
 from r2a.model_check import check_model
-from r2a.models import load_model, read_manifest
+from r2a.models import ModelError, load_model, read_manifest
 from r2a.store import provenance
 from random_traces import write_random_traces
 from waiting import wait_until
@@ -276,6 +276,19 @@ def test_bfloat16_becomes_float16_only_where_a_gpu_cannot_compute_in_it_and_prov
     assert usable_dtype("bfloat16", (7, 5)) == "float16"
     assert "float16 in place of bfloat16, which a GPU of compute capability 7.5 does not compute" in caplog.text
     assert provenance({})["dtype_in_place_of"] == {"bfloat16": "float16"}
+
+
+def test_a_model_that_overflows_in_float16_is_told_a_format_that_its_gpu_computes_in(tmp_path, monkeypatch):
+    write_random_traces(tmp_path)
+    manifest = read_manifest(tmp_path / "manifest.json")
+    manifest["models"]["random"]["dtype"] = "float16"
+    model = load_model(manifest, "sdpa")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.fill_(6e4)
+    for replaced, remedy in (({}, "bfloat16 or float32"), ({"bfloat16": "float16"}, "float32")):
+        monkeypatch.setattr("r2a.models.loading.in_place_of", replaced)
+        with pytest.raises(ModelError, match=rf"infinity in float16.*; set models\.random\.dtype to {remedy}$"):
+            model(torch.tensor([[1, 5, 6, 7]]))
 
 
 def test_jobs_on_all_gpus_fit_into_the_cores():

@@ -1,7 +1,7 @@
 """The pairs of each probe, as all patching stores group them."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from r2a.patching.measurement import is_used
 from r2a.progress import logger
-from r2a.store import NothingToMeasure, add_axis, read_parquet
+from r2a.store import NothingToMeasure, add_array, add_axis, read_parquet
 
 
 def used_pairs(pairs: Path) -> dict[str, pd.DataFrame]:
@@ -47,3 +47,13 @@ def probe_groups(
         group = file.create_group(probe)
         add_axis(group, "pair", list(table["pair"]))
         yield probe, table, group
+
+
+def write_left_out(group: h5py.Group, probe: str, own: Sequence[int], found: Container[int]) -> None:
+    """Write which of a shard's own pairs did not fit into memory, as those not found, and log how many."""
+    n_missing = sum(number not in found for number in own)
+    if n_missing:
+        logger.warning(f"{probe}: {n_missing} of {len(own)} pairs left out: too long for memory")
+    left_out = add_array(group, "is_left_out", ("pair",), "1 where it does not fit into memory", "int8", 0)
+    for number in own:
+        left_out[number] = number not in found

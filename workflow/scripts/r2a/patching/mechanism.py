@@ -16,7 +16,7 @@ from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
 from r2a.parts import Parts
 from r2a.patching.attribution import direct_attribution
-from r2a.patching.by_probe import plain_rows, probe_groups, refuse_unused, used_pairs
+from r2a.patching.by_probe import plain_rows, probe_groups, refuse_unused, used_pairs, write_left_out
 from r2a.patching.components import as_heads
 from r2a.patching.measurement import LOGITS_AT_A_TIME, RUNS, is_used
 from r2a.patching.metrics import patch_metrics
@@ -104,7 +104,6 @@ def follow_patches(
     patcher = Patcher(load_model(read_manifest(manifest), SEAM))
     batch_tokens = affordable_tokens(batch_tokens, patcher.bytes_per_token, "path patching")
     heads = read_parquet(ranks)
-    rfhs = heads_by(heads["rank"], heads)[: settings["n_top_heads"]]
     origin = provenance(settings, [pairs, activations, ranks])
     features = heads[["layer", "head", "rank", "output_share", "a2bos"]].to_json(orient="values")
     depends = {
@@ -119,43 +118,46 @@ def follow_patches(
             probe: [n for n in shard_range(shard, len(table)) if is_used(table, kept[probe], n)]
             for probe, table in by_probe.items()
         }
-        missing = [(probe, number) for probe in own for number in own[probe] if f"{probe}-{number}" not in parts]
-        with Progress(f"{settings['model']}, {settings['dataset']}: pairs followed", len(missing)) as progress:
-            for probe, number in missing:
-                row = by_probe[probe].iloc[number]
-                rng = random.Random(f"{settings['seed']} {row['pair']}")
-                sets = {"rfh": rfhs, "matched": matched_heads(rfhs, heads, rng)}
-                of_pair = patcher, row, kept[probe], number, settings["range_tokens"], sets, batch_tokens
-                arrays = if_it_fits(_measured, *of_pair)
-                if arrays is None:
-                    logger.warning(f"{row['pair']}, {probe}: does not fit into memory; left out")
-                else:
-                    parts.add(f"{probe}-{number}", arrays)
-                progress.advance()
+        _measure_missing(patcher, by_probe, kept, own, heads, settings, batch_tokens, parts)
         with new_hdf5(output, origin) as file:
             for probe, table, group in probe_groups(file, by_probe):
                 add_column(group, "template", "pair", list(table["template"]))
-                names = {number: f"{probe}-{number}" for number in own[probe]}
-                found = {number: parts[name] for number, name in names.items() if name in parts}
-                _write(group, found, own[probe], patcher)
-                if len(found) < len(names):
-                    n_missing = len(names) - len(found)
-                    logger.warning(f"{probe}: {n_missing} of {len(names)} pairs left out: too long for memory")
+                found = {n: parts[f"{probe}-{n}"] for n in own[probe] if f"{probe}-{n}" in parts}
+                _write(group, found, patcher)
+                write_left_out(group, probe, own[probe], found)
 
 
-def _write(
-    group: h5py.Group, found: Mapping[int, Mapping[str, np.ndarray]], own: Sequence[int], patcher: Patcher
-) -> None:
-    """Write what was found for a shard's own pairs of a probe, by their numbers, with the arrays' axes."""
+def _measure_missing(
+    patcher: Patcher, by_probe: Mapping[str, pd.DataFrame], activations: h5py.File, own: Mapping[str, Sequence[int]],
+    heads: pd.DataFrame, settings: Mapping[str, Any], batch_tokens: int, parts: Parts,
+) -> None:  # fmt: skip
+    """Follow the patches of a shard's own pairs that are not among the parts, and add them. heads: with their ranks."""
+    rfhs = heads_by(heads["rank"], heads)[: settings["n_top_heads"]]
+    missing = [(probe, number) for probe in own for number in own[probe] if f"{probe}-{number}" not in parts]
+    with Progress(f"{settings['model']}, {settings['dataset']}: pairs followed", len(missing)) as progress:
+        for probe, number in missing:
+            row = by_probe[probe].iloc[number]
+            rng = random.Random(f"{settings['seed']} {row['pair']}")
+            sets = {"rfh": rfhs, "matched": matched_heads(rfhs, heads, rng)}
+            of_pair = patcher, row, activations[probe], number, settings["range_tokens"], sets, batch_tokens
+            arrays = if_it_fits(_measured, *of_pair)
+            if arrays is None:
+                logger.warning(f"{row['pair']}, {probe}: does not fit into memory; left out")
+            else:
+                parts.add(f"{probe}-{number}", arrays)
+            progress.advance()
+
+
+def _write(group: h5py.Group, found: Mapping[int, Mapping[str, np.ndarray]], patcher: Patcher) -> None:
+    """Write what was found for the pairs of a probe, by their numbers, with the arrays' axes."""
     for axis in ("layer", "later_layer"):
         add_axis(group, axis, range(patcher.n_layers))
     add_axis(group, "head", range(patcher.n_heads))
     add_axis(group, "key_role", KEY_ROLES)
     add_axis(group, "path", PATHS)
     used = add_array(group, "is_used", ("pair",), "1 where both runs prefer their own answer", "int8", 0)
-    left_out = add_array(group, "is_left_out", ("pair",), "1 where it does not fit into memory", "int8", 0)
-    for number in own:
-        (used if number in found else left_out)[number] = 1
+    for number in found:
+        used[number] = 1
     for name, (axes, unit) in ARRAYS.items():
         array = add_array(group, name, ("pair", *axes), unit)
         for number, arrays in found.items():

@@ -14,7 +14,7 @@ from r2a.memory import affordable_tokens, by_tokens, if_it_fits, in_batches
 from r2a.models import load_model, read_manifest
 from r2a.models.attention import SEAM
 from r2a.parts import Parts
-from r2a.patching.by_probe import plain_rows, probe_groups, refuse_unused, used_pairs
+from r2a.patching.by_probe import plain_rows, probe_groups, refuse_unused, used_pairs, write_left_out
 from r2a.patching.components import capture
 from r2a.patching.measurement import (
     RANGES,
@@ -67,15 +67,7 @@ def capture_activations(
     ):
         for _probe, table, group in probe_groups(file, by_probe):
             roles = list(table["roles"].iloc[0])
-            _add_axes(group, roles, patcher, range(patcher.n_layers))
-            add_axis(group, "d_model", range(patcher.decoder.d_model))
-            add_axis(group, "d_head", range(patcher.d_head))
-            add_axis(group, "vocabulary", range(patcher.decoder.config.vocab_size))
-            for run in RUNS:
-                for component in components:
-                    axes = ("head", "key_role", "d_head") if component == "z" else ("role", "d_model")
-                    add_array(group, f"{run}/{component}", ("pair", "layer", *axes), "activation")
-                add_array(group, f"{run}/logits", ("pair", "vocabulary"), "logit")
+            _lay_out_runs(group, roles, components, patcher)
             key_roles = [roles.index(role) for role in KEY_ROLES]
             for number in shard_range(shard, len(table)):
                 row = table.iloc[number]
@@ -83,12 +75,30 @@ def capture_activations(
                 if of_runs is None:
                     logger.warning(f"{row['pair']}: its runs do not fit into memory; left out")
                 for run, (found, logits) in zip(RUNS, of_runs or [], strict=False):
-                    if "z" in found:
-                        found["z"] = found["z"][:, key_roles].transpose(1, 2)
-                    for component, vectors in found.items():
-                        group[f"{run}/{component}"][number] = vectors
-                    group[f"{run}/logits"][number] = logits
+                    _write_run(group[run], number, found, logits, key_roles)
                     progress.advance(len(row[f"{run}_ids"]))
+
+
+def _lay_out_runs(group: h5py.Group, roles: Sequence[str], components: Sequence[str], patcher: Patcher) -> None:
+    _add_axes(group, roles, patcher, range(patcher.n_layers))
+    add_axis(group, "d_model", range(patcher.decoder.d_model))
+    add_axis(group, "d_head", range(patcher.d_head))
+    add_axis(group, "vocabulary", range(patcher.decoder.config.vocab_size))
+    for run in RUNS:
+        for component in components:
+            axes = ("head", "key_role", "d_head") if component == "z" else ("role", "d_model")
+            add_array(group, f"{run}/{component}", ("pair", "layer", *axes), "activation")
+        add_array(group, f"{run}/logits", ("pair", "vocabulary"), "logit")
+
+
+def _write_run(
+    group: h5py.Group, number: int, activations: Mapping[str, torch.Tensor], logits: torch.Tensor,
+    key_roles: Sequence[int],
+) -> None:  # fmt: skip
+    """Write a run's activations [layer, role, ...], those of z at the key roles, and its last logits [vocabulary]."""
+    for component, vectors in activations.items():
+        group[component][number] = vectors[:, key_roles].transpose(1, 2) if component == "z" else vectors
+    group["logits"][number] = logits
 
 
 def _captured(
@@ -164,7 +174,9 @@ def patch_pairs(
                 most = max(range_ends(table, settings["range_tokens"]), key=len)
                 add_axis(group, "range", most[:-1])
                 _write(group, found, of_model["components"], settings["controls"])
-                _write_left_out(group, probe, own[probe], found)
+                write_left_out(group, probe, own[probe], found)
+                floor = max((float(arrays["null_patch_error"]) for arrays in found.values()), default=np.nan)
+                logger.info(f"{probe}: noise floor {floor:.2g}")
 
 
 @dataclass(frozen=True)
@@ -199,19 +211,6 @@ class _Patching:
             for number, arrays in zip(numbers, found or [], strict=False):
                 parts.add(f"{self.probe}-{number}", arrays)
                 progress.advance()
-
-
-def _write_left_out(
-    group: h5py.Group, probe: str, own: Sequence[int], found: Mapping[int, Mapping[str, np.ndarray]]
-) -> None:
-    """Write which of a shard's own pairs were not measured, and log that and the noise floor."""
-    if len(found) < len(own):
-        logger.warning(f"{probe}: {len(own) - len(found)} of {len(own)} pairs left out: too long for memory")
-    left_out = add_array(group, "is_left_out", ("pair",), "1 where it does not fit into memory", "int8", 0)
-    for number in own:
-        left_out[number] = number not in found
-    floor = max((float(arrays["null_patch_error"]) for arrays in found.values()), default=np.nan)
-    logger.info(f"{probe}: noise floor {floor:.2g}")
 
 
 def _part_dependences(

@@ -15,6 +15,10 @@ from r2a.devices import FULL_CAPABILITY
 from r2a.memory import free_bytes
 from r2a.progress import logger
 
+# cuDNN's attention, which torch may choose on a GPU, refuses some shapes and masks (pytorch/pytorch#140930); vLLM turns
+# it off, too.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 # Attention values held at once, over all heads: few on a CPU, for its caches; many on a GPU, for few operators.
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
 BLOCK_BYTES = 32  # of a GPU's free memory per such value: the value, its mask, copies, and as much in reserve

@@ -120,7 +120,7 @@ GPUS = {
     "b200": ([{"compute_cap": "10.0", "driver_version": "590.44.01"}], 0, ""),
     "rtx 5090": ([{"compute_cap": "12.0", "driver_version": "600.1"}], 0, ""),
     "a100 in use": ([{"memory.free": "2000", "memory.total": "40960"}], 0, "4711, python, 38000 MiB"),
-    "gb10, which shares its memory": ([{"compute_cap": "12.1", "memory.free": "[N/A]", "memory.total": "[N/A]"}], 0, ""),
+    "gb10 shares its memory": ([{"compute_cap": "12.1", "memory.free": "[N/A]", "memory.total": "[N/A]"}], 0, ""),
     "memory that only root may see": ([{"memory.free": "[Insufficient Permissions]"}], 0, ""),
     "second one too old": ([{}, {"compute_cap": "6.1"}], 1, "GPU 1"),
     "closed": ([{"compute_mode": "Prohibited"}], 1, "--compute-mode=DEFAULT"),

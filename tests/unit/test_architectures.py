@@ -478,6 +478,18 @@ def test_longrope_models_get_the_factors_for_long_texts_in_reruns_and_in_vllm(tm
     torch.testing.assert_close(own_logits(free, ids), own_logits(model, ids))
 
 
+@pytest.mark.parametrize("files", [[], ["params.json"], ["params.json", "consolidated.safetensors"]])
+def test_ministral_scales_queries_by_position_only_if_vllm_reads_mistrals_own_files(files, tmp_path):
+    model, ids = tiny_model("ministral3").requires_grad_(False), random_ids(100)
+    for name in files:
+        (tmp_path / name).write_text("")
+    model.config.name_or_path = str(tmp_path)
+    before = own_logits(model, ids), own_logits(model, ids[:60])
+    follow_vllm(Decoder(model))
+    moved = [distance(own_logits(model, ids), before[0]), distance(own_logits(model, ids[:60]), before[1])]
+    assert (moved[0] > 0.01) == (len(files) < 2) and moved[1] == 0
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_sizes_that_config_json_writes_are_those_that_transformers_reads_in_it(family, tmp_path):
     config = CONFIG_MAPPING[family.split("+")[0]](**COMMON | FAMILIES[family], architectures=["Mine"])

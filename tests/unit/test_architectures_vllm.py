@@ -17,7 +17,8 @@ from r2a.models.decoder import Decoder, follow_vllm
 # vLLM's CPU attention supports heads of 32 and more
 FAMILIES = [
     "llama", "granite", "exaone4", "olmo2", "seed_oss", "qwen3_moe", "gpt_oss", "gemma3_text",
-    "mistral+window", "cohere2", "phi3+longrope", "falcon_h1", "nemotron_h", "granitemoehybrid", "lfm2",
+    "mistral+window", "ministral3", "nanochat", "cohere2", "phi3+longrope", "falcon_h1", "nemotron_h",
+    "granitemoehybrid", "lfm2",
 ]  # fmt: skip
 SIZES = {"head_dim": 32, "hidden_size": 128}
 OF_FAMILY = {  # what follows from these sizes

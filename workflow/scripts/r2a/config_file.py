@@ -181,6 +181,12 @@ def unlike_vllm(config: Mapping[str, Any]) -> str:
     return ""
 
 
+def has_mistrals_files(source: str) -> bool:
+    """Whether vLLM 0.32 reads a folder's or hub model's params.json and consolidated weights, not the usual files."""
+    folder = find_folder(source) or find_folder(None, source)
+    return bool(folder and (folder / "params.json").is_file() and any(folder.glob("consolidated*.safetensors")))
+
+
 def _unshared_settings(config: Mapping[str, Any], rotary: Mapping[str, Any]) -> Iterator[str]:
     """The settings of length-dependent rotary factors that vLLM 0.32 or transformers does not read."""
     text, switch = _text(config), longrope_switch(config)

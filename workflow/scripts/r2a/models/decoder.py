@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from r2a.config_file import longrope_switch, unlike_vllm
+from r2a.config_file import has_mistrals_files, longrope_switch, unlike_vllm
 from r2a.modeling import NORM
 from r2a.models.attention import SEAM, Pass, attention_kernel, plain_attention, watched_by
 from r2a.models.kernels import Rule
@@ -329,7 +329,8 @@ def follow_vllm(decoder: Decoder) -> None:
 
     Rotary factors are the same for every trace; transformers would choose some by the longest text in a pass. For
     longrope they are those of long texts, if the model has positions for them; for dynamic scaling those of texts up to
-    max_position_embeddings. Windows of Cohere 2 hold one token more. Raises ModelError where vLLM differs otherwise.
+    max_position_embeddings. Windows of Cohere 2 hold one token more. Ministral 3's queries are scaled by their position
+    only if vLLM reads Mistral's own files. Raises ModelError where vLLM differs otherwise.
     """
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -349,6 +350,9 @@ def follow_vllm(decoder: Decoder) -> None:
             module.register_buffer("inv_freq", factors, persistent=False)
         if kind == "longrope" or (isinstance(kind, str) and "dynamic" in kind):
             module.rope_type = "fixed"
+    rotary = getattr(decoder.config, "rope_parameters", None) or {}
+    if rotary.get("llama_4_scaling_beta") and not has_mistrals_files(decoder.model.config.name_or_path):
+        decoder.config.rope_parameters = {**rotary, "llama_4_scaling_beta": 0.0}
     if decoder.config.model_type.startswith("cohere2"):
         for part in (decoder.config, *decoder.attentions):
             if getattr(part, "sliding_window", None) is not None:

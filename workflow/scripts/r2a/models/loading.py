@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from r2a.config_file import TRIED, read_config, refused_stages
+from r2a.config_file import LOADED, TRIED, read_config, refused_stages
 from r2a.devices import DeviceError, in_place_of, memory_in_words, refuse_unseen, usable_dtype
 from r2a.modeling import types_in_transformers
 from r2a.models.weights import ModelError
@@ -30,8 +30,9 @@ def load_model(manifest: Mapping[str, Any], attention: str) -> Any:
     if set(TRIED) <= set(refused):
         raise ModelError(f"{name}: {reason}")
     logger.info(f"loads {name}")
-    is_causal = config.get("model_type") in types_in_transformers("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
-    kind: Any = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForImageTextToText
+    text, image_text = ({*types_in_transformers(mapping)} for mapping in LOADED)
+    needs_images = config.get("model_type") in image_text - text
+    kind: Any = transformers.AutoModelForImageTextToText if needs_images else transformers.AutoModelForCausalLM
     # device_count alone is what the driver says, even one that is too old
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     refuse_unseen(n_gpus)

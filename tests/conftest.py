@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let only tests that are marked gpu see GPUs: the others compare with what a CPU computes, on tensors there.
+
+    Studies that tests run are processes of their own, and use what the environment is for.
+    """
+    if "torch" in sys.modules:
+        cuda = sys.modules["torch"].cuda
+        seen.setdefault("is_available", cuda.is_available)
+        cuda.is_available = seen["is_available"] if item.get_closest_marker("gpu") else lambda: False
+
+
+seen: dict[str, Any] = {}  # torch's own function
 
 
 @pytest.fixture(autouse=True)

@@ -47,14 +47,10 @@ def capture_rows(traces: Path, manifest: Path, ranks: Path, output: Path, settin
     origin = read_manifest(manifest)
     (identity,) = origin["models"].values()
     table = _chosen_traces(read_traces_to_rerun([traces], settings["decoding"]), traces, settings)
-    kept_heads = read_parquet(ranks)
-    kept_heads["is_rfh"] = kept_heads["has_attention"] & (kept_heads["rank"] <= settings["n_top_heads"])
-    if settings["row_heads"] == "rfhs":
-        kept_heads = kept_heads[kept_heads["is_rfh"]].sort_values("rank")
     tokenizer = load_tokenizer(origin["folder"])
     is_fused = settings["kernel"] == "fused"
     model = load_model(origin, SEAM if is_fused else "eager")
-    kept_heads = kept_heads[kept_heads["layer"].isin(Decoder(model).attending)]
+    kept_heads = _heads_to_keep(read_parquet(ranks), settings, Decoder(model).attending)
     if is_fused:
         first = table.iloc[0]
         check_against_eager(model, [*first.prompt_token_ids, *first.completion_token_ids], identity["dtype"])
@@ -66,32 +62,50 @@ def capture_rows(traces: Path, manifest: Path, ranks: Path, output: Path, settin
         for number, row in enumerate(table.itertuples()):
             ids = [*row.prompt_token_ids, *row.completion_token_ids]
             bounds = Bounds.of(row.bounds)
-            answer = query_rows(bounds)["answer"]
-            itemsize = np.dtype(settings["row_dtype"]).itemsize
-            n_rows = n_kept_rows(len(answer), len(ids), len(kept_heads), itemsize, settings["case_megabytes"])
-            if n_rows < len(answer):
-                logger.info(f"{row.uid}: {n_rows} of {len(answer)} answer tokens kept")
-            case = if_it_fits(case_attention, model, ids, bounds, spread_evenly(answer, n_rows), kept_heads)
+            rows = _rows_to_keep(row.uid, bounds, len(ids), len(kept_heads), settings)
+            case = if_it_fits(case_attention, model, ids, bounds, rows, kept_heads)
             progress.advance(len(ids))
             if case is None:
                 logger.warning(f"{row.uid}: {len(ids)} tokens do not fit into memory; left out")
                 continue
             check_masses(case.attention, identity["dtype"], row.uid, Decoder(model).has_sinks)
-            pieces = token_pieces(tokenizer, ids)
-            is_cue = np.zeros(len(ids), bool)
-            reasoning = bounds.span("reasoning")
-            is_cue[reasoning] = is_cue_token(pieces[reasoning], settings["cue_words"])
             group = file.create_group(f"trace_{len(kept)}")
             kept.append(number)
             _write_case(group, case, kept_heads, bounds, origin["n_heads"], settings["row_dtype"])
-            add_column(group, "token_ids", "key", ids)
-            add_column(group, "token_text", "key", pieces)
-            add_column(group, "is_cue", "key", is_cue.tolist())
+            _write_tokens(group, ids, token_pieces(tokenizer, ids), bounds.span("reasoning"), settings["cue_words"])
         if not kept:
             raise NothingToMeasure("no trace fits into memory")
         add_axis(file, "trace", [f"trace_{number}" for number in range(len(kept))])
         for column in ("uid", "sample"):
             add_column(file, column, "trace", table[column].iloc[kept].tolist())
+
+
+def _heads_to_keep(heads: pd.DataFrame, settings: Mapping[str, Any], attending: Sequence[int]) -> pd.DataFrame:
+    """The heads whose rows are kept, with their ranks and is_rfh. attending: the layers with attention."""
+    heads = heads.assign(is_rfh=heads["has_attention"] & (heads["rank"] <= settings["n_top_heads"]))
+    if settings["row_heads"] == "rfhs":
+        heads = heads[heads["is_rfh"]].sort_values("rank")
+    return heads[heads["layer"].isin(attending)]
+
+
+def _rows_to_keep(uid: str, bounds: Bounds, n_tokens: int, n_heads: int, settings: Mapping[str, Any]) -> list[int]:
+    """The answer tokens, or as many of them as fit into the settings' case_megabytes, evenly spaced."""
+    answer = query_rows(bounds)["answer"]
+    itemsize = np.dtype(settings["row_dtype"]).itemsize
+    n_rows = n_kept_rows(len(answer), n_tokens, n_heads, itemsize, settings["case_megabytes"])
+    if n_rows < len(answer):
+        logger.info(f"{uid}: {n_rows} of {len(answer)} answer tokens kept")
+    return spread_evenly(answer, n_rows)
+
+
+def _write_tokens(
+    group: h5py.Group, ids: Sequence[int], pieces: Sequence[str], reasoning: slice, cue_words: Sequence[str]
+) -> None:
+    is_cue = np.zeros(len(ids), bool)
+    is_cue[reasoning] = is_cue_token(pieces[reasoning], cue_words)
+    add_column(group, "token_ids", "key", ids)
+    add_column(group, "token_text", "key", pieces)
+    add_column(group, "is_cue", "key", is_cue.tolist())
 
 
 def n_kept_rows(n_answer: int, n_tokens: int, n_heads: int, itemsize: int, megabytes: float) -> int:

@@ -2,7 +2,9 @@
 
 import random
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -66,43 +68,66 @@ def perturb_reasoning(
     problems = read_parquet(dataset).set_index("uid")
     table = read_parquet(traces).merge(read_parquet(grades, [*TRACE_KEYS, "answer", "is_correct"]), on=list(TRACE_KEYS))
     valid = _valid_traces(table, problems, tokenizer)
-    others = list(valid.values())
-    can_be = {trace.uid for trace in others if trace.reasoning.token_ids}
+    can_be = {trace.uid for trace in valid.values() if trace.reasoning.token_ids}
     seed = f"{settings['seed']} perturbed problems"
     chosen = set(drawn([uid for uid in problems.index if uid in can_be], settings["n_problems"], seed))
     paraphrases = {}
     if "paraphrase_by_model" in settings["kinds"]:
-        asked = [trace.reasoning for trace in others if trace.uid in chosen and trace.reasoning.token_ids]
+        asked = [trace.reasoning for trace in valid.values() if trace.uid in chosen and trace.reasoning.token_ids]
         lengths = {"".join(reasoning.pieces): len(reasoning.token_ids) for reasoning in asked}
         paraphrases = paraphrases_of(lengths, settings["paraphraser"], resources, ledger_path(output))
     read = read_by_heads(attention, heads, settings) if attention and heads else {}
-    rows: list[dict[str, Any]] = []
-    for row, (kind, level) in product(table.itertuples(), _kinds_with_levels(settings)):
-        entry, name = PERTURBATION_KINDS[kind], kind if level is None else f"{kind}_{level}"
-        rows.append(
-            {
-                "uid": row.uid, "area": problems.at[row.uid, "area"], "decoding": row.decoding, "sample": row.sample,
-                "original_answer": row.answer, "original_is_correct": row.is_correct,
-                "perturbation": name, "kind": kind, "cut": level, "left_out": "",
-            }
-        )  # fmt: skip
-        try:
-            trace = _drawn_trace(valid.get((row.uid, row.sample)), chosen)
-            rng = random.Random(f"{settings['seed']} {row.uid} {row.sample} {name}")
-            known_read = _sentences_read(read.get((row.uid, row.sample)), trace)
-            given = Given(trace, level, others, tokenizer, settings, rng, paraphrases, known_read)
-            perturbed = entry.function(given)
-        except NotPerturbed as reason:
-            rows[-1]["left_out"] = str(reason)
-            continue
-        rows[-1] |= {column: value for column, value in vars(perturbed).items() if column in COLUMNS}
-        closing = () if entry.leaves_open else close_ids
-        rows[-1]["prompt_token_ids"] = [*trace.reasoning.before, *perturbed.token_ids, *closing]
+    perturbing = _Perturbing(valid, chosen, read, paraphrases, tokenizer, close_ids, settings)
+    rows = [
+        {
+            "uid": row.uid, "area": problems.at[row.uid, "area"], "decoding": row.decoding, "sample": row.sample,
+            "original_answer": row.answer, "original_is_correct": row.is_correct,
+            **perturbing.columns(row.uid, row.sample, kind, level),
+        }
+        for row, (kind, level) in product(table.itertuples(), _kinds_with_levels(settings))
+    ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=COLUMNS)
     left_out = frame.groupby("perturbation", sort=False)["left_out"].value_counts()
     logger.info(f"{output}: {len(table)} traces; left out, by reason:\n{left_out.to_string()}")
     written_from = provenance(settings, [traces, grades, dataset, manifest, *filter(None, [attention, heads])])
     write_parquet(output, frame.astype({"cut": "Int64"}), written_from)
+
+
+@dataclass(frozen=True)
+class _Perturbing:
+    """What the perturbations of a model's traces share.
+
+    traces: the valid ones by uid and sample. chosen: the uids of the drawn problems. read: see read_by_heads.
+    paraphrases: by the reasoning's text. close_ids: the tokens that close a reasoning.
+    """
+
+    traces: Mapping[tuple[str, int], Trace]
+    chosen: Collection[str]
+    read: Mapping[tuple[str, int], Any]
+    paraphrases: Mapping[str, str]
+    tokenizer: Any
+    close_ids: Sequence[int]
+    settings: Mapping[str, Any]
+
+    @cached_property
+    def others(self) -> list[Trace]:
+        return list(self.traces.values())
+
+    def columns(self, uid: str, sample: int, kind: str, level: float | None) -> dict[str, Any]:
+        """The columns of one perturbation of a trace: its prompt and what it implies, or why there is none."""
+        entry, name = PERTURBATION_KINDS[kind], kind if level is None else f"{kind}_{level}"
+        found = {"perturbation": name, "kind": kind, "cut": level, "left_out": ""}
+        try:
+            trace = _drawn_trace(self.traces.get((uid, sample)), self.chosen)
+            rng = random.Random(f"{self.settings['seed']} {uid} {sample} {name}")
+            known_read = _sentences_read(self.read.get((uid, sample)), trace)
+            given = Given(trace, level, self.others, self.tokenizer, self.settings, rng, self.paraphrases, known_read)
+            perturbed = entry.function(given)
+        except NotPerturbed as reason:
+            return found | {"left_out": str(reason)}
+        found |= {column: value for column, value in vars(perturbed).items() if column in COLUMNS}
+        closing = () if entry.leaves_open else self.close_ids
+        return found | {"prompt_token_ids": [*trace.reasoning.before, *perturbed.token_ids, *closing]}
 
 
 def _valid_traces(table: pd.DataFrame, problems: pd.DataFrame, tokenizer: Any) -> dict[tuple[str, int], Trace]:

@@ -33,21 +33,21 @@ if sys.version_info < (3, 14) and sys.argv[1] == "cpu":
     sys.exit()
 folders = [tempfile.gettempdir()] + [os.environ.get("TRITON_HOME") or pathlib.Path.home()] * (sys.argv[1] == "gpu")
 for folder in folders:
-    with tempfile.TemporaryDirectory(dir=folder) as made:
-        library = pathlib.Path(made, "tried.so")
-        compiler = [*shlex.split(os.environ.get("CC", "gcc")), "-xc", "-", "-shared", "-fPIC", "-o", str(library)]
-        headers = [f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")]
-        source = b"#include <Python.h>\n#include <stdlib.h>\nint tried;\n"
-        try:
-            subprocess.run([*compiler, *headers], input=source, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            sys.exit("A package is compiled here, which needs a compiler and Python's headers: "
-                     "sudo apt-get install gcc libc6-dev python3-dev")
-        try:
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as made:
+            library = pathlib.Path(made, "tried.so")
+            compiler = [*shlex.split(os.environ.get("CC", "gcc")), "-xc", "-", "-shared", "-fPIC", "-o", str(library)]
+            headers = [f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")]
+            source = b"#include <Python.h>\n#include <stdlib.h>\nint tried;\n"
+            try:
+                subprocess.run([*compiler, *headers], input=source, check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError):
+                sys.exit("A package is compiled here, which needs a compiler and Python's headers: "
+                         "sudo apt-get install gcc libc6-dev python3-dev")
             ctypes.CDLL(str(library))
-        except OSError as error:
-            sys.exit(f"A library compiled in {folder} cannot be loaded from there ({error}): set TMPDIR, and on GPU "
-                     "machines TRITON_HOME, to folders on a file system that is not mounted with noexec")
+    except OSError as error:
+        sys.exit(f"A library that is compiled in {folder} cannot be loaded from there ({error}): set TMPDIR, and on GPU "
+                 "machines TRITON_HOME, to folders that can be written to, on a file system without noexec")
 END
 
 if [ "$environment" = cpu ]; then
@@ -70,7 +70,7 @@ only=()
 case ${CUDA_VISIBLE_DEVICES-all} in
     all | MIG-*) ;;
     '' | -* | NoDevFiles) stop "CUDA_VISIBLE_DEVICES='$CUDA_VISIBLE_DEVICES' hides all GPUs: unset it, or take ENVIRONMENT=cpu" ;;
-    *) only=(--id="$CUDA_VISIBLE_DEVICES") ;; # an old one beside them is no obstacle
+    *) only=(--id="${CUDA_VISIBLE_DEVICES// /}") ;; # an old one beside them is no obstacle
 esac
 of_gpus() { nvidia-smi "${only[@]}" --query-gpu="$1" --format=csv,noheader,nounits 2>&1; }
 is_older() { [ "$1" != "$2" ] && [ "$(printf '%s\n' "$1" "$2" | sort --version-sort | head -n 1)" = "$1" ]; }
@@ -98,8 +98,8 @@ while IFS=, read -r index name capability free total mode mig; do
     is_older "$capability" 8.0 && echo "GPU $index ($name) has no bfloat16: models run in float16 on it."
     [ "$mig" = Enabled ] &&
         echo "GPU $index ($name) is split by MIG: jobs use its first part, unless CUDA_VISIBLE_DEVICES names others (nvidia-smi -L)."
-    # vLLM takes 90 % of a GPU by default, and does not start where less is free. Shared memory is given as [N/A].
-    if [[ $free,$total =~ ^[0-9]+,[0-9]+$ ]] && [ $((free * 10)) -lt $((total * 9)) ]; then
+    # vLLM takes 90 % of a GPU by default, and does not start where less is free. Shared memory is given as [N/A], and of parts nothing is known.
+    if [ "$mig" != Enabled ] && [[ $free,$total =~ ^[0-9]+,[0-9]+$ ]] && [ $((free * 10)) -lt $((total * 9)) ]; then
         echo "GPU $index ($name) has $free of $total MiB free. vLLM takes 90 % (generation.gpu_memory_percent) and would not start beside:"
         processes=$(nvidia-smi --id="$index" --query-compute-apps=pid,process_name,used_memory --format=csv,noheader) || true
         sed 's/^/  /' <<< "${processes:-no process that is visible from here: of a display, or of another container}"

@@ -176,8 +176,8 @@ def test_a_model_is_not_loaded_onto_the_cpu_in_place_of_a_gpu_and_its_check_does
 
 
 def test_a_process_that_holds_a_gpus_memory_is_waited_for_and_named(monkeypatch, tmp_path, caplog):
-    def write(free):
-        told = [{"memory.free": free, "memory.total": "24564"}]
+    def write(free, mig="Disabled"):
+        told = [{"memory.free": free, "memory.total": "24564", "mig.mode.current": mig}]
         write_nvidia_smi(tmp_path, told, ["4711, python, 22000"] if free == "2000" else [])
 
     def end_process_once_it_is_named():
@@ -185,8 +185,9 @@ def test_a_process_that_holds_a_gpus_memory_is_waited_for_and_named(monkeypatch,
         write("24000")
 
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    for free in ("[N/A]", "24000"):  # 64 MiB of the usable ones are the display's
-        write(free)
+    # 64 MiB of the usable ones are the display's; of a part of a GPU, nothing is known
+    for told in (("[N/A]",), ("24000",), ("2000", "Enabled")):
+        write(*told)
         with leased_gpus(asked(1, 1), "job"):
             wait_for_memory(99)
     write("2000")

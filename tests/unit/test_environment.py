@@ -125,7 +125,8 @@ GPUS = {
     "second one too old": ([{}, {"compute_cap": "6.1"}], 1, "GPU 1"),
     "closed": ([{"compute_mode": "Prohibited"}], 1, "--compute-mode=DEFAULT"),
     "one process at a time": ([{"compute_mode": "Exclusive_Process"}], 0, ""),
-    "in parts": ([{"mig.mode.current": "Enabled", "memory.total": "[N/A]"}], 0, "is split by MIG"),
+    "in parts": ([{"mig.mode.current": "Enabled", "memory.free": "2000"}], 0, "is split by MIG"),
+    "without parts": ([{"mig.mode.current": "[N/A]", "memory.free": "2000"}], 0, "4711, python, 38000 MiB"),
 }  # fmt: skip
 
 
@@ -207,6 +208,8 @@ def test_libraries_that_cannot_be_loaded_where_they_are_compiled_are_told(tmp_pa
     compiler.chmod(0o755)
     found, printed = checked_machine(tmp_path, CC=str(compiler))
     assert found == 1 and "TRITON_HOME" in printed and "noexec" in printed
+    found, printed = checked_machine(tmp_path, TRITON_HOME=str(tmp_path / "missing"))
+    assert found == 1 and f"compiled in {tmp_path / 'missing'} cannot be loaded" in printed
 
 
 def test_a_disk_too_small_for_what_pip_downloads_is_told(tmp_path):

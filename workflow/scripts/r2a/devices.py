@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 60  # until the memory of a process that has ended, or was ki
 
 
 class DeviceError(Exception):
-    """A job has fewer GPUs than it needs; the message says why and what to do."""
+    """A job cannot use the GPUs that it needs; the message says why and what to do."""
 
 
 @contextlib.contextmanager
@@ -152,15 +152,15 @@ def memory_in_words() -> str:
 
 def _taken_memory(device: str, percent: float) -> Iterator[str]:
     """If less than a share of a GPU's memory is free: how much is, and who holds the rest."""
-    for free, total, reserved in _nvidia_smi("--query-gpu=memory.free,memory.total,memory.reserved", device):
-        if not (free.isdigit() and total.isdigit()):  # of GPUs that share the machine's memory
+    query = "--query-gpu=memory.free,memory.total,memory.reserved,mig.mode.current"
+    for free, total, reserved, mig in _nvidia_smi(query, device) if not device.startswith("MIG-") else ():
+        # nothing is known of a part of a GPU, or of a GPU that shares the machine's memory
+        if mig == "Enabled" or not (free.isdigit() and total.isdigit()):
             return
         usable = int(total) - (int(reserved) if reserved.isdigit() else 0)
         if int(free) < percent / 100 * usable:
-            processes = [
-                " ".join(row) for row in _nvidia_smi("--query-compute-apps=pid,process_name,used_memory", device)
-            ]
-            holders = ", ".join(processes) or "no process that is visible from here"
+            processes = _nvidia_smi("--query-compute-apps=pid,process_name,used_memory", device)
+            holders = ", ".join(map(" ".join, processes)) or "no process that is visible from here"
             asked = f", but {percent:g} % are needed" if percent < 100 else ""
             yield f"GPU {device} has {free} of {usable} MiB free{asked}; the rest is held by (process, MiB): {holders}"
 

@@ -207,10 +207,30 @@ def test_a_field_that_a_server_does_not_know_is_told_with_the_way_to_leave_it_ou
     assert "leave a field out" not in str(error.value)
 
 
-def test_a_key_that_no_header_holds_is_told(server, monkeypatch):
-    monkeypatch.setenv("TEST_KEY", "schlüssel")
-    with pytest.raises(EndpointError, match="the key in TEST_KEY has characters that are not ASCII"):
+@pytest.mark.parametrize("key", ["schlüssel", "sk-1\nsk-2", "Bearer sk-1", "sk-1\tsk-2", "sk-\u200b1"])
+def test_a_key_that_no_header_holds_is_told_and_not_shown(server, monkeypatch, key):
+    monkeypatch.setenv("TEST_KEY", key)
+    with pytest.raises(EndpointError, match="the key in TEST_KEY has spaces, line ends or characters that") as error:
         Endpoint(server.url, "TEST_KEY", PATIENCE)
+    assert "sk-" not in str(error.value) and "schl" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1", "socksio"),
+        ("HTTP_PROXY", "gopher://127.0.0.1:1", "proxy"),
+        ("SSL_CERT_FILE", "/nowhere.pem", "No such file"),
+    ],
+)
+def test_a_connection_that_the_environment_prevents_is_told_with_what_to_correct(
+    server, monkeypatch, name, value, said
+):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(
+        EndpointError, match=rf"no connection can be made \(.*{said}.*\); correct ALL_PROXY, .* in the env"
+    ):
+        Endpoint(server.url, "", PATIENCE)
 
 
 # ---- what is sent and read
@@ -298,6 +318,11 @@ def test_the_text_is_what_the_model_wrote_wherever_the_server_puts_it(message, p
         {"choices": [{"message": {"content": [{"type": "image_url", "image_url": "x"}]}}]},
         {"choices": [{"message": {"content": [{"type": "tool_use", "text": "x"}]}}]},
         {"choices": [{"text": "3", "token_ids": 5}]},
+        {"choices": [{"text": "3", "token_ids": ["5", "6"]}]},
+        {"choices": [{"text": "3", "token_ids": [5.0, 6.5]}]},
+        {"choices": [{"text": "3", "token_ids": [5, -1]}]},
+        {"choices": [{"text": "3", "token_ids": {"5": 6}}]},
+        {"choices": [{"text": "3", "token_ids": [5], "prompt_token_ids": [True]}]},
     ],
 )
 def test_a_reply_that_is_no_completion_is_told(reply):

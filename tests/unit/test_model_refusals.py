@@ -210,8 +210,19 @@ def test_further_recurrent_families_are_known_by_their_settings(kind):
     assert refused_stages(published)[1] == RESTARTED
 
 
-def test_a_cached_models_config_file_is_read(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+@pytest.mark.parametrize(
+    ("names", "below"),
+    [
+        ({"HF_HUB_CACHE": "{}"}, "."), ({"HF_HUB_CACHE": "$HERE"}, "."), ({"HF_HOME": "{}"}, "hub"),
+        ({"HF_HOME": "~"}, "hub"), ({"XDG_CACHE_HOME": "{}"}, "huggingface/hub"), ({}, ".cache/huggingface/hub"),
+    ],
+)  # fmt: skip
+def test_a_cached_models_config_file_is_read_from_where_the_hub_keeps_it(names, below, tmp_path, monkeypatch):
+    for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"HOME": "{}", "HERE": "{}"} | names).items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    tmp_path = tmp_path / below
     snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
     tiny_model("lfm2").config.save_pretrained(snapshot)
     assert read_config(None, "org/name") is None

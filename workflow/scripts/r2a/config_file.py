@@ -39,8 +39,10 @@ PACKAGES = {
 def find_folder(path: str | None, hub: str | None = None, revision: str | None = None) -> Path | None:
     """A local folder, or the folder of a hub model in the cache; None if there is none."""
     if path is None and hub is not None:
-        home = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
-        cached = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{hub.replace('/', '--')}"
+        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
+        cache = os.path.expandvars(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or f"{home}/hub"))
+        cached = Path(cache) / f"models--{hub.replace('/', '--')}"
         named = cached / "refs" / (revision or "main")
         commit = named.read_text().strip() if named.is_file() else revision
         path = str(cached / "snapshots" / commit) if commit else None

@@ -23,6 +23,7 @@ BUSY = (408, 409, 425, 429)  # and 5xx: worth another try
 MOST_CHARACTERS = 400  # of a server's reply quoted in a message
 REFUSED = (400, 413, 422)  # the fault is in this request
 NOT_ALLOWED = (401, 403)
+SURROUNDINGS = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE")  # what httpx reads there
 UNKNOWN_FIELD = re.compile(
     r"un(?:recogni[sz]ed|known|supported|expected)|not (?:supported|permitted|allowed)|extra", re.I
 )
@@ -50,18 +51,25 @@ class Endpoint:
             self._key = os.environ.get(api_key_variable, "").strip()
             if not self._key:
                 raise EndpointError(f"{self.base_url}: the environment variable {api_key_variable} has no key; set it")
+            if not re.fullmatch("[!-~]+", self._key):
+                raise EndpointError(
+                    f"{self.base_url}: the key in {api_key_variable} has spaces, line ends or characters that are not "
+                    "ASCII; set it again"
+                )
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            headers = httpx.Headers({"Authorization": f"Bearer {self._key}"} if self._key else {})
             httpx.URL(self.base_url)
-        except UnicodeEncodeError:
-            raise EndpointError(
-                f"{self.base_url}: the key in {api_key_variable} has characters that are not ASCII"
-            ) from None
         except httpx.InvalidURL as error:
             raise EndpointError(f"{self.base_url}: is not an address ({error}); correct base_url") from None
         # as many connections as threads ask for
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self._client = httpx.Client(headers=headers, timeout=timeout_seconds, limits=limits)
+        try:
+            self._client = httpx.Client(headers=headers, timeout=timeout_seconds, limits=limits)
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+            raise EndpointError(
+                f"{self.base_url}: no connection can be made ({error}); correct {', '.join(SURROUNDINGS)} in the "
+                "environment"
+            ) from error
 
     def __enter__(self) -> "Endpoint":
         return self

@@ -65,7 +65,8 @@ def read_said(reply: Mapping[str, Any], max_tokens: int) -> Said:
             inside, text = _thoughts_and_text(message.get("content") or message.get("refusal"))
             beside = next((message[key] for key in THOUGHTS if message.get(key)), None)
             thoughts = _text(beside) or inside
-        token_ids, prompt_ids = choice.get("token_ids"), choice.get("prompt_token_ids", reply.get("prompt_token_ids"))
+        token_ids = _token_ids(choice.get("token_ids"))
+        prompt_ids = _token_ids(choice.get("prompt_token_ids", reply.get("prompt_token_ids")))
         usage = reply.get("usage")
         n_tokens = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
         if n_tokens is None and token_ids is not None:
@@ -75,13 +76,20 @@ def read_said(reply: Mapping[str, Any], max_tokens: int) -> Said:
             whole_text(text),
             whole_text(thoughts),
             _finish_reason(choice.get("finish_reason"), is_full),
-            None if token_ids is None else tuple(token_ids),
-            None if prompt_ids is None else tuple(prompt_ids),
+            token_ids,
+            prompt_ids,
             message is not None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = whole_text(f"{reply!r:.300}")
         raise ReplyError(f"the server's reply is not a completion ({type(error).__name__}): {said}") from None
+
+
+def _token_ids(said: Any) -> tuple[int, ...] | None:
+    """Token ids as a server gives them, or None. Raises ValueError if they are something else."""
+    if said is not None and not (isinstance(said, list) and all(type(token) is int and token >= 0 for token in said)):
+        raise ValueError(f"no token ids: {said!r:.50}")
+    return None if said is None else tuple(said)
 
 
 def is_finished(finish_reason: str) -> bool:

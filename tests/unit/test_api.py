@@ -17,6 +17,7 @@ from r2a.api import TraceError
 from r2a.attention import capture_attention
 from r2a.attention.reference import rerun_eager
 from r2a.attention.segments import segment_mass
+from r2a.models import ModelError
 from r2a.models.attention import attention_kernel
 from r2a.patching.components import capture
 from r2a.patching.metrics import logit_diff
@@ -182,6 +183,53 @@ def test_a_log_without_reasoning_is_refused_with_file_and_sample(model, tmp_path
     )
     with pytest.raises(TraceError, match=r"plain\.jsonl: sample 1: .*reasoning_content"):
         r2a.read_traces(model, path)
+
+
+ASKED = {"role": "user", "content": "Why?"}
+THOUGHT = {"role": "assistant", "reasoning": "So.", "content": "a\u2028b\x85c"}
+
+
+def test_a_line_of_a_log_ends_where_json_says(model, tmp_path):
+    path = tmp_path / "log.jsonl"
+    line = json.dumps({"messages": [ASKED, THOUGHT]}, ensure_ascii=False)
+    path.write_text(f"\ufeff{line}\n\n{line}\n", "utf-8")
+    assert [trace.text("answer") for trace in r2a.read_traces(model, path)] == ["a\u2028b\x85c"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.jsonl", "{", "is not as in such a log"),
+        ("a.jsonl", "[1]", "has neither messages nor resps"),
+        ("a.jsonl", json.dumps({"messages": [THOUGHT]}), "has no turn of a user"),
+        ("a.jsonl", json.dumps({"messages": [ASKED, "So."]}), "is not as in such a log"),
+        ("a.jsonl", json.dumps({"messages": [ASKED, {"content": 5}]}), "is not as in such a log"),
+        ("a.jsonl", json.dumps({"resps": []}), "is not as in such a log"),
+        ("a.json", "[]", "inspect log convert"),
+        ("a.json", '{"samples": 5}', "is not as in such a log"),
+        ("a.json", '{"samples": [{}]}', "is not as in such a log"),
+        ("a.eval", "PK\x03\x04", "is not as in such a log"),
+    ],
+)
+def test_a_log_of_another_kind_is_refused_with_file_and_sample(model, tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(TraceError, match=rf"{name}: sample 1: .*{said}"):
+        r2a.read_traces(model, tmp_path / name)
+
+
+@pytest.mark.parametrize("head", [(99, 0), (0, 99), (-1, 0), (0, -1)])
+def test_heads_that_a_model_does_not_have_are_refused(model, head):
+    trace = r2a.trace_from_text(model, "Why?", "\nSo.\n", "\\boxed{red}")
+    with pytest.raises(ValueError, match=rf"heads are \(layer, head\) below .* there is no \({head[0]}, {head[1]}\)"):
+        r2a.ablate(model, trace, [(0, 0), head])
+
+
+def test_no_traces_rank_no_heads_and_no_folder_is_no_model(model, tmp_path):
+    with pytest.raises(TraceError, match="no traces"):
+        r2a.rank_heads(model, [])
+    for source in (str(tmp_path / "nowhere"), str(ROOT / "Snakefile"), "no//name"):
+        with pytest.raises(ModelError, match=r"\(hub\): cannot be downloaded \(HFValidationError: .*check hub and rev"):
+            r2a.load_model(source)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

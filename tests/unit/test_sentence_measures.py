@@ -252,8 +252,17 @@ def test_front_door_gives_what_whole_runs_give(chains):
     assert (effects["read"] * (effects["last"] - effects["first"])).sum() == pytest.approx(mass, abs=1e-5)
 
 
-def test_trace_without_a_final_answer_is_refused(chains):
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("No box.", "no final answer"),
+        ("\\boxed{}", "final answer is an empty box"),
+        ("It is \\boxed{ }.", "final answer is an empty box"),
+    ],
+)
+@pytest.mark.parametrize("stub", [r2a.api.STUB, None])
+def test_trace_without_a_final_answer_is_refused(chains, answer, said, stub):
     model, _ = chains
-    trace = r2a.trace_from_text(model, "Why?", "\nSo.\n", "No box.")
-    with pytest.raises(TraceError, match="no final answer"):
-        r2a.belief_curve(model, trace)
+    trace = r2a.trace_from_text(model, "Why?", "\nSo.\n", answer)
+    with pytest.raises(TraceError, match=said):
+        r2a.belief_curve(model, trace, stub=stub)

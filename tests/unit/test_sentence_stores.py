@@ -66,7 +66,7 @@ def folder(tmp_path_factory):
         text = tokenizer.decode(row["completion_token_ids"]).replace("It is it.", "It is \\boxed{it}.")
         completion = tokenizer.encode(text, add_special_tokens=False)
         bounds = segment_bounds(row["prompt_token_ids"], completion, marks)
-        rows.append(row | {"completion_token_ids": completion, "bounds": bounds})
+        rows.append(row | {"completion_token_ids": completion, "bounds": bounds, "answer_text": "It is \\boxed{it}."})
     write_parquet(folder / "traces.parquet", pd.DataFrame(rows), read_provenance(folder / "traces.parquet"))
     problems = pd.DataFrame({"uid": table["uid"], "answer": "so", "level": [1, 2] * 2 + [1]})
     write_parquet(folder / "texts.parquet", problems, provenance({}))
@@ -203,10 +203,11 @@ def test_traces_whose_attention_was_left_out_are_neither_measured_nor_perturbed_
 
 def test_without_a_valid_trace_there_is_nothing_to_measure(folder):
     table = read_parquet(folder / "traces.parquet")
-    write_parquet(folder / "none.parquet", table[~table["is_valid"]], read_provenance(folder / "traces.parquet"))
     inputs = [folder / stem for stem in ("texts.parquet", "attention.h5", "ranks.parquet", "manifest.json", "x.h5")]
-    with pytest.raises(NothingToMeasure, match="funnel"):
-        measure_sentences(folder / "none.parquet", *inputs, SETTINGS, 500)
+    for nothing in (table[~table["is_valid"]], table.assign(answer_text="\\boxed{ }")):  # an empty box says nothing
+        write_parquet(folder / "none.parquet", nothing, read_provenance(folder / "traces.parquet"))
+        with pytest.raises(NothingToMeasure, match="funnel"):
+            measure_sentences(folder / "none.parquet", *inputs, SETTINGS, 500)
 
 
 @pytest.mark.slow

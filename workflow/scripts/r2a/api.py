@@ -211,41 +211,47 @@ def read_traces(model: ReasoningModel, path: Path | str) -> list[Trace]:
     Each line of a .jsonl file is a sample with arguments and resps, or {messages: [...]} that ends with the model's
     message. Raises TraceError, naming the file and the sample, if one has no question or no reasoning.
     """
-    traces = []
-    for number, (question, message) in enumerate(_logged(Path(path)), 1):
-        try:
+    traces: list[Trace] = []
+    try:
+        for question, message in _logged(Path(path)):
             traces.append(trace_from_message(model, question, message))
-        except TraceError as error:
-            raise TraceError(f"{path}: sample {number}: {error}") from error
+    except TraceError as error:
+        raise TraceError(f"{path}: sample {len(traces) + 1}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise TraceError(f"{path}: sample {len(traces) + 1}: is not as in such a log ({error!r:.200})") from error
     return traces
 
 
 def _logged(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The question and the message of every sample in a log."""
     if path.suffix == ".json":
-        samples = json.loads(path.read_text()).get("samples")
+        log = json.loads(path.read_text("utf-8"))
+        samples = log.get("samples") if isinstance(log, dict) else None
         if samples is None:
-            raise TraceError(f"{path}: has no samples; an inspect_ai log in JSON has (inspect log convert --to json)")
+            raise TraceError("there are none; an inspect_ai log in JSON has some (inspect log convert --to json)")
         for sample in samples:
             asked = sample["input"]
-            question = (
-                asked
-                if isinstance(asked, str)
-                else next(turn["content"] for turn in reversed(asked) if turn["role"] == "user")
-            )
+            question = asked if isinstance(asked, str) else _last_question(asked)
             yield question, sample["output"]["choices"][0]["message"]
         return
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for line in filter(str.strip, path.read_text("utf-8-sig").split("\n")):
         sample = json.loads(line)
         if "messages" in sample:
             *asked, message = sample["messages"]
-            yield next(turn["content"] for turn in reversed(asked) if turn["role"] == "user"), message
+            yield _last_question(asked), message
         elif "resps" in sample:
             arguments = sample["arguments"]
             first = arguments["gen_args_0"]["arg_0"] if isinstance(arguments, dict) else arguments[0][0]
             yield first, {"content": sample["resps"][0][0]}
         else:
-            raise TraceError(f"{path}: line {number} has neither messages nor resps")
+            raise TraceError("has neither messages nor resps")
+
+
+def _last_question(turns: Sequence[Mapping[str, Any]]) -> str:
+    asked = [turn["content"] for turn in turns if turn["role"] == "user"]
+    if not asked:
+        raise TraceError("has no turn of a user")
+    return asked[-1]
 
 
 @torch.no_grad()
@@ -303,6 +309,8 @@ def rank_heads(model: ReasoningModel, traces: Sequence[Trace]) -> pd.DataFrame:
     Columns: rank (1 is the highest a2r), layer, head, the paper's short names (a2r, a2p, a2bos, ...), lift (a2r over
     that of even attention) and tracking. Shows a progress bar. METHOD section 3; Zhang et al. 2025, section 4.
     """
+    if not traces:
+        raise TraceError("there are no traces by which heads could be ranked")
     found = [segment_attention(model, trace) for trace in tqdm(traces, desc="traces", disable=len(traces) < 2)]
     n_layers, n_heads = found[0].tracking.shape
     layers, heads = np.divmod(np.arange(n_layers * n_heads), n_heads)
@@ -392,6 +400,10 @@ def ablate(
     all heads), is_finished. Raises ModelError if the architecture cannot be ablated exactly.
     """
     refuse_inexact_ablation(model.model, trace.token_ids)
+    n_layers, n_heads = Decoder(model.model).n_layers, Decoder(model.model).n_heads
+    unknown = [head for head in heads if not (0 <= head[0] < n_layers and 0 <= head[1] < n_heads)]
+    if unknown:
+        raise ValueError(f"heads are (layer, head) below ({n_layers}, {n_heads}), from 0 on; there is no {unknown[0]}")
     reading = read(model.model, trace.token_ids[: trace.bounds.answer], trace.bounds)
     if mode in ("mean", "resample"):
         if not other_traces:

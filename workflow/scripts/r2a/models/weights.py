@@ -26,7 +26,15 @@ def find_weights(source: Mapping[str, str | None]) -> tuple[Path, dict[str, str 
     if source["hub"]:
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(source["hub"], revision=source["revision"], allow_patterns=list(HUB_FILES)))
+        hub, revision = source["hub"], source["revision"]
+        try:
+            folder = Path(snapshot_download(hub, revision=revision, allow_patterns=list(HUB_FILES)))
+        except (OSError, ValueError) as error:  # the hub's errors are of these types
+            said = str(error).strip().partition("\n")[0]
+            raise ModelError(
+                f"{hub} (hub): cannot be downloaded ({type(error).__name__}: {said:.300}); check hub and revision, log "
+                "in if its licence must be accepted (hf auth login), or download it on a machine with a network"
+            ) from error
         revision = folder.name  # the commit that a branch or tag stood for
     else:
         folder, revision = Path(str(source["path"])), None

@@ -54,6 +54,8 @@ def ending_of(tokenizer: Any, marks: Marks, answer_text: str, stub: str | None, 
         raise ValueError("the trace has no final answer in a box")
     if stub is None:
         stub, own = answer_text[: boxes[-1].start] + "\\boxed{", boxes[-1].content.strip()
+    if not own.strip():
+        raise ValueError("the trace's final answer is an empty box")
     texts = [own, *(other for other in others if not same_answer(own, other))]
     opened = tokenizer.encode(stub, add_special_tokens=False)
 

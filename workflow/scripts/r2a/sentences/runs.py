@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from r2a.boxes import final_answer
 from r2a.draws import drawn
 from r2a.formats import read_format
 from r2a.head_sets import Head, heads_by, matched_heads
@@ -177,6 +178,12 @@ def _measured_traces(traces: Path, attention: Path, settings: Mapping[str, Any])
     table = read_parquet(traces)
     bounds = table["bounds"].map(Bounds.of)
     table = table[table["is_valid"] & bounds.map(lambda b: b.think_close > b.reasoning)]
+    says_something = table["answer_text"].map(lambda text: bool((final_answer(text) or "").strip()))
+    if not says_something.all():  # no token of an empty answer has a probability
+        logger.warning(
+            f"{traces}: {int((~says_something).sum())} traces whose final answer is an empty box are left out"
+        )
+        table = table[says_something]
     if table.empty:
         raise NothingToMeasure(f"no valid {settings['decoding']} trace with reasoning (the funnel says why)")
     with open_hdf5(attention) as file:

@@ -197,7 +197,7 @@ STAGES = {
         "seed",
         "control_versions",
     ),
-    "sentences": _stage(3, "attention.{decoding,n_top_heads}", "sentences.{n_problems,stub,n_matrices}", "seed"),
+    "sentences": _stage(4, "attention.{decoding,n_top_heads}", "sentences.{n_problems,stub,n_matrices}", "seed"),
     "resampling": _stage(
         1,
         *PROMPTED,

@@ -38,28 +38,43 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
     revision, rows = _read_rows(settings)
     if not rows:
         raise DatasetError(f"{place}: has no rows; name a file that has some")
+    seed = f"{settings['seed']} {settings['dataset']}"
     if settings["kind"] == "comparison_pairs":
         frame = _pairs(rows, place)
     else:
-        seed = f"{settings['seed']} {settings['dataset']}"
         frame = _problems(rows, settings["fields"], place, seed)
     if settings["single_turn"]:
         frame = frame[frame["history"] == ""]
     if settings["areas"]:
-        without = frame.loc[frame["area"].isna(), "uid"].fillna("null")
-        if len(without):
-            raise DatasetError(
-                f"{place}: {len(without)} rows ({', '.join(without[:3])}, ...) have no area; correct them"
-            )
-        unknown = sorted(set(frame["area"]) - set(settings["areas"]))
-        if unknown:
-            raise DatasetError(
-                f"{place}: areas without an entry: {', '.join(unknown)}; add them under areas, with null to leave an "
-                "area out"
-            )
-        frame["area"] = frame["area"].map(settings["areas"])
-        frame = frame[frame["area"].notna()]
-    for column, values in settings["filter"].items():
+        frame = _in_areas(frame, settings["areas"], place)
+    frame = _filtered(frame, settings["filter"], place)
+    if settings["n_problems"]:
+        frame = _drawn(frame, settings["n_problems"], seed)
+    _check(frame, place)
+    unreadable: dict[str, str] = {}
+    if settings["kind"] != "open_ended":
+        frame, unreadable = _with_readable_references(frame, settings["unreadable_references"], place)
+    origin = provenance(settings) | {"revision": revision, "unreadable_references": unreadable}
+    write_parquet(output, frame.reset_index(drop=True), origin)
+
+
+def _in_areas(frame: pd.DataFrame, areas: Mapping[str, str | None], place: str) -> pd.DataFrame:
+    """The problems of the areas that have a name, under that name."""
+    without = frame.loc[frame["area"].isna(), "uid"].fillna("null")
+    if len(without):
+        raise DatasetError(f"{place}: {len(without)} rows ({', '.join(without[:3])}, ...) have no area; correct them")
+    unknown = sorted(set(frame["area"]) - set(areas))
+    if unknown:
+        named = ", ".join(unknown)
+        raise DatasetError(
+            f"{place}: areas without an entry: {named}; add them under areas, with null to leave an area out"
+        )
+    frame = frame.assign(area=frame["area"].map(areas))
+    return frame[frame["area"].notna()]
+
+
+def _filtered(frame: pd.DataFrame, wanted_by_column: Mapping[str, Sequence[Any]], place: str) -> pd.DataFrame:
+    for column, values in wanted_by_column.items():
         wanted = [str(value) for value in values]
         unknown = sorted(set(wanted) - set(frame[column].dropna()))
         if unknown:
@@ -68,19 +83,14 @@ def load_dataset(output: Path, settings: Mapping[str, Any]) -> None:
                 f"{place}: no problem has {column} {', '.join(unknown)}, which filter asks for; there are: {there}"
             )
         frame = frame[frame[column].isin(wanted)]
+    return frame
+
+
+def _drawn(frame: pd.DataFrame, n_problems: int, seed: str) -> pd.DataFrame:
+    """So many of the problems, or of the pairs."""
     units = "pair" if "pair" in frame else "uid"
-    if settings["n_problems"]:
-        names = sorted(frame[units].unique())
-        drawn = random.Random(f"{settings['seed']} {settings['dataset']}").sample(
-            names, min(settings["n_problems"], len(names))
-        )
-        frame = frame[frame[units].isin(drawn)]
-    _check(frame, place)
-    unreadable: dict[str, str] = {}
-    if settings["kind"] != "open_ended":
-        frame, unreadable = _with_readable_references(frame, settings["unreadable_references"], place)
-    origin = provenance(settings) | {"revision": revision, "unreadable_references": unreadable}
-    write_parquet(output, frame.reset_index(drop=True), origin)
+    names = sorted(frame[units].unique())
+    return frame[frame[units].isin(random.Random(seed).sample(names, min(n_problems, len(names))))]
 
 
 def _read_rows(settings: Mapping[str, Any]) -> tuple[str | None, list[Row]]:

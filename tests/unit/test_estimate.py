@@ -21,7 +21,7 @@ from r2a.estimate import Reckoning, announce
 from r2a.models import load_tokenizer, marks_of, read_manifest
 from r2a.patching.runs import capture_activations
 from r2a.roles import CONTROL_ROLE, KEY_ROLES, PROBE
-from r2a.speeds import GPUS, corrected
+from r2a.speeds import FOLDERS, GPUS, corrected, n_jobs
 from r2a.store import write_parquet
 from r2a.study import load_study, stage_settings
 from r2a.traces import segment_bounds
@@ -227,6 +227,17 @@ def test_hours_on_each_gpu_are_told_until_the_studys_own_jobs_correct_them(tmp_p
     Path("results/mine/benchmarks/attention/far/pairs.3-of-4.tsv").write_text("torn")
     line = gpu_line(models)
     assert "16.0 of them spent" in line and "attention 32.0" in line
+
+
+@pytest.mark.parametrize("name", ["config", "paper"])
+def test_every_stage_of_the_estimate_is_corrected_by_its_own_jobs(monkeypatch, name):
+    monkeypatch.chdir(ROOT)
+    study = load_study(yaml.safe_load(Path(f"config/{name}.yaml").read_text()))
+    rules = "".join(path.read_text() for path in Path("workflow/rules").glob("*.smk"))
+    for model in study.weighted_models:
+        for stage in +Reckoning(study).operations_by_stage(model):
+            folder = FOLDERS[stage].partition("{")[0]
+            assert n_jobs(study, stage, model) > 0 and f'"<benchmarks>/{folder}{{model}}' in rules, stage
 
 
 def test_a_stage_without_jobs_is_corrected_as_the_same_stage_of_others_is_or_else_as_all_are():

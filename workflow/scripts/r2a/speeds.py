@@ -50,6 +50,7 @@ FOLDERS = {
     "resampling": "resampling/{model}/*.tsv",
     "attention": "attention/{model}/*.tsv",
     "ablation": "ablated_answers/{model}/*.tsv",
+    "sentences": "sentences/{model}/*.tsv",
     "diagnostics": "diagnostics/{model}.tsv",
     "patching": "patching/{model}/*.tsv",
 }
@@ -68,6 +69,7 @@ def n_jobs(study: Study, stage: str, name: str) -> int:
         "perturbation": len(study.perturbed_datasets),
         "resampling": len(study.resampled_datasets),
         "ablation": len(study.graded_datasets) * n_shards,
+        "sentences": len(study.graded_datasets) * n_shards,
         "diagnostics": 1,
         "patching": len(study.pair_datasets) * n_shards,
     }[stage]

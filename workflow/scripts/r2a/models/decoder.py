@@ -36,7 +36,9 @@ class Decoder:
     """
 
     def __init__(self, model: Any) -> None:
-        """Raises ModelError, which names the architecture, if a part is not found."""
+        """Raises ModelError, which names the architecture, if a part is not found or a layer works in another way, and
+        AttentionError if its attention is not supported.
+        """
         self.model, self.name = model, type(model).__name__
         self.config = model.config.get_text_config(decoder=True)
         body = model.get_decoder()
@@ -174,13 +176,14 @@ class Decoder:
         ]
         if not found:
             n_layers = self.config.num_hidden_layers
-            raise ModelError(f"{self.name}: its modules are no list of {n_layers} layers, as its configuration says")
+            raise ModelError(f"{self.name}: has no list of {n_layers} layers, the number that its configuration gives")
         return list(found[0])
 
     def _look(self) -> "_Look":
         """What a forward pass of a few tokens shows; computed once for each model.
 
-        Raises ModelError if a layer attends several times, or if layers have different numbers of heads.
+        Raises ModelError if text skips layers, a layer attends more than once, or layers have different numbers of
+        heads.
         """
         if self.model not in _LOOKS:
             look = _Look()

@@ -20,7 +20,7 @@ from r2a.model_check import check_model, stages_that_hold
 from r2a.models import ModelError, load_model, load_tokenizer, marks_of, read_manifest
 from r2a.models.attention import SEAM
 from r2a.models.decoder import Decoder, follow_vllm
-from r2a.patching.components import places_of
+from r2a.patching.components import hook_points_of
 from r2a.patching.mechanism import follow_patches
 from r2a.patching.runs import capture_activations, patch_pairs
 from r2a.roles import KEY_ROLES, PROBE
@@ -204,7 +204,7 @@ def test_stages_of_a_family_are_exact_on_two_pretended_devices(family):
     """Softcaps, sinks, narrower values, windows, two sets of rotary factors, and factors on the residual stream."""
     model = tiny_model(family, SEAM)
     follow_vllm(Decoder(model))
-    components = places_of(model).components
+    components = hook_points_of(model).components
     with PretendedGpus():
         found = stages_that_hold(spread(model, 1), TRIED, 256, "float32", components)
     assert [(stage["stage"], stage["reason"]) for stage in found] == [(stage, "") for stage in TRIED]

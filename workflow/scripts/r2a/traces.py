@@ -42,6 +42,7 @@ SHORT_NAMES = {
 }  # fmt: skip
 # what identifies a trace of a model and dataset; traces, grades and judgements share these columns
 TRACE_KEYS = ("uid", "condition", "decoding", "sample")
+Delimiter = re.Match[bytes]  # in the bytes of a whole trace
 
 
 @dataclass(frozen=True)
@@ -102,28 +103,17 @@ def segment(
     opens, closes = list(marks.opens.finditer(whole)), list(marks.closes.finditer(whole))
     eos = len(ids) - int(bool(completion_ids) and completion_ids[-1] in marks.stops)
 
-    def first_token(found: re.Match[bytes]) -> int:
+    def first_token(found: Delimiter) -> int:
         return bisect_right(ends, found.start())
 
-    def past_token(found: re.Match[bytes]) -> int:
+    def past_token(found: Delimiter) -> int:
         return bisect_left(ends, found.end()) + 1
 
-    opening = closing = None
     if is_declined:
-        closed = [found for found in closes if found.end() <= n_prompt_bytes]
-        if closed and not whole[closed[-1].end() : n_prompt_bytes].strip():
-            closing = closed[-1]
-        n_closes = 1 + max(sum(found.start() >= n_prompt_bytes for found in those) for those in (opens, closes))
+        opening, (closing, n_closes) = None, _closing_of_declined(opens, closes, whole, n_prompt_bytes)
         answer_from, answer = n_prompt_bytes, len(prompt_ids)
     else:
-        in_prompt = [found for found in opens if found.start() < n_prompt_bytes]
-        opening = in_prompt[-1] if in_prompt else next(iter(opens), None)
-        closes = [found for found in closes if opening is None or found.start() >= opening.end()]
-        closing = next(iter(closes), None)
-        if opening is None and (closing is None or closing.start() >= n_prompt_bytes):
-            raise ValueError("nothing opens a reasoning in the trace")
-        n_again = sum(closing is not None and found.start() > closing.start() for found in opens)
-        n_closes = max(len(closes), 1 + n_again) if closing else 0
+        opening, closing, n_closes = _delimiters(opens, closes, n_prompt_bytes)
         answer_from, answer = len(whole), eos
     think_close = first_token(closing) if closing else answer
     if closing:
@@ -140,6 +130,29 @@ def segment(
         eos = max(answer, bisect_left(ends, answer_to) + 1)
     bounds = Bounds(0, min(1, think_open), think_open, reasoning, think_close, answer, eos, len(ids))
     return Segmented(bounds, n_closes, marks.decode(whole[answer_from:answer_to]))
+
+
+def _delimiters(
+    opens: Sequence[Delimiter], closes: Sequence[Delimiter], n_prompt_bytes: int
+) -> tuple[Delimiter | None, Delimiter | None, int]:
+    """What opens and closes the reasoning, and how often one is closed. Raises ValueError if nothing opens it."""
+    in_prompt = [found for found in opens if found.start() < n_prompt_bytes]
+    opening = in_prompt[-1] if in_prompt else next(iter(opens), None)
+    closes = [found for found in closes if opening is None or found.start() >= opening.end()]
+    closing = next(iter(closes), None)
+    if opening is None and (closing is None or closing.start() >= n_prompt_bytes):
+        raise ValueError("nothing opens a reasoning in the trace")
+    n_again = sum(closing is not None and found.start() > closing.start() for found in opens)
+    return opening, closing, max(len(closes), 1 + n_again) if closing else 0
+
+
+def _closing_of_declined(
+    opens: Sequence[Delimiter], closes: Sequence[Delimiter], whole: bytes, n_prompt_bytes: int
+) -> tuple[Delimiter | None, int]:
+    """The closing mark in which the prompt ends, if it does, and 1 + how many reasonings the completion has."""
+    closed = [found for found in closes if found.end() <= n_prompt_bytes]
+    closing = closed[-1] if closed and not whole[closed[-1].end() : n_prompt_bytes].strip() else None
+    return closing, 1 + max(sum(found.start() >= n_prompt_bytes for found in those) for those in (opens, closes))
 
 
 def forced_close(bounds: Bounds, ids: Sequence[int], budget: int | None, marks: Marks) -> int:

@@ -157,6 +157,7 @@ def write_boxed_traces(folder: Path) -> None:
     rows["completion_token_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in boxed]
     both = zip(rows["prompt_token_ids"], rows["completion_token_ids"], strict=True)
     rows["bounds"] = [segment_bounds(list(prompt), completion, marks) for prompt, completion in both]
+    rows["answer_text"] = "\\boxed{it}"
     write_parquet(folder / "boxed.parquet", rows, origin)
     write_parquet(folder / "texts.parquet", rows[["uid"]].assign(answer="so"), provenance({}))
     capture_attention([folder / "boxed.parquet"], folder / "manifest.json", folder / "boxed.h5", ATTENTION, 1000)

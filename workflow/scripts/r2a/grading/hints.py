@@ -43,6 +43,16 @@ def grade_hints(
     same = ["uid", "decoding", "sample"]
     own = own.drop(columns="condition").rename(columns=lambda name: name if name in same else f"{name}_without")
     table = table.merge(own, on=same, validate="m:1")
+    _add_verdicts(table, settings, f"{output}: answers compared")
+    _add_reasonings(table)
+    kept = ["uid", "area", "decoding", "sample", "hint", "kind", "points_at", "hinted_answer", "is_valid"]
+    kept += ["is_correct", "gives_hint", "agrees", "tells", "reasoning"]
+    kept += [f"{name}_without" for name in ("is_valid", "is_correct", "gives_hint", "tells")]
+    write_parquet(output, table[kept], provenance(settings, [answers, hints, traces, grades]))
+
+
+def _add_verdicts(table: pd.DataFrame, settings: Mapping[str, Any], what: str) -> None:
+    """Add the columns VERDICTS to the table. what: the job, in the log."""
     attempts = []
     for column, (whose, against) in VERDICTS.items():
         for row in table[table[against].notna()].to_dict("records"):
@@ -53,7 +63,7 @@ def grade_hints(
         settings["seconds"],
         settings["memory_mb"],
         grader=settings["grader"],
-        what=f"{output}: answers compared",
+        what=what,
     )
     found = pd.DataFrame(
         [
@@ -65,6 +75,10 @@ def grade_hints(
     for column in VERDICTS:
         part = found[found["column"] == column].set_index(KEYS)["verdict"].astype(object)
         table[column] = part.reindex(pd.MultiIndex.from_frame(table[KEYS])).to_numpy()
+
+
+def _add_reasonings(table: pd.DataFrame) -> None:
+    """Add reasoning and tells, of both answers, to the table."""
     for whose in ("", "_without"):
         table[f"tells{whose}"] = False
         table[f"reasoning{whose}"] = [
@@ -74,10 +88,6 @@ def grade_hints(
         for kind, rows in table.groupby("kind"):
             found_in = tells_of(rows[f"reasoning{whose}"].tolist(), HINTS[str(kind)].function())
             table.loc[rows.index, f"tells{whose}"] = found_in
-    kept = ["uid", "area", "decoding", "sample", "hint", "kind", "points_at", "hinted_answer", "is_valid"]
-    kept += ["is_correct", "gives_hint", "agrees", "tells", "reasoning"]
-    kept += [f"{name}_without" for name in ("is_valid", "is_correct", "gives_hint", "tells")]
-    write_parquet(output, table[kept], provenance(settings, [answers, hints, traces, grades]))
 
 
 def _before(completion: str, answer: str) -> str:

@@ -122,6 +122,8 @@ CONFIGURATIONS = [
     ("patching", {"decoding": "sampled"}, "patching.decoding: 'sampled' samples, but pairs need greedy decoding"),
     ("patching", {"components": ["attn_out"]}, "patching.components: resid_pre is missing"),
     ("models", {False: {"path": "resources/models/tiny-qwen"}}, "models.False: input should be a valid string (found"),
+    (f"{QWEN}.path", "", f"{QWEN}.path: string should have at least 1 character"),
+    ("datasets.puzzles.path", "", "datasets.puzzles.path: string should have at least 1 character"),
     ("models", {1: {}}, "models.1: input should be a valid string (found 1; put it in quotes)"),
     ("models." + "m" * 101, {"path": "resources/models/tiny-qwen"}, "string should have at most 100 characters"),
     ("models.Tiny-Qwen", {"path": "resources/models/tiny-llama"}, "models: tiny-qwen, Tiny-Qwen differ in case alone"),
@@ -161,6 +163,17 @@ def test_a_wrong_configuration_is_told_with_its_key(key, value, said, monkeypatc
     assert lines[0].startswith("my.yaml has ")
     assert any(said in line for line in lines[1:]), lines
     assert len(lines) <= 4, lines
+
+
+def test_a_path_that_snakemake_would_fill_in_is_told(tmp_path):
+    path = tmp_path / "my {1}.jsonl"
+    path.write_text("{}")
+    config = copy.deepcopy(SHIPPED)
+    config["datasets"]["puzzles"]["path"] = str(path)
+    with pytest.raises(
+        ConfigError, match=r"datasets\.puzzles\.path: .* has braces, which Snakemake takes for wildcards"
+    ):
+        load_study(config)
 
 
 MISREAD = {

@@ -272,6 +272,11 @@ def _sources_in_words(study: Study) -> Iterator[tuple[str, str]]:
                 yield f"{section}.{name}.kind", f"for kind {entry.kind}, set {SHIPPED_JUDGES[entry.kind]} instead"
             if entry.path is not None and not Path(entry.path).exists():
                 yield f"{section}.{name}.path", f"{entry.path} does not exist; paths are relative to the repository"
+            elif entry.path is not None and set("{}") & set(entry.path):
+                yield (
+                    f"{section}.{name}.path",
+                    f"{entry.path} has braces, which Snakemake takes for wildcards; rename it",
+                )
             elif entry.path is not None and section != "datasets" and not Path(entry.path).is_dir():
                 yield f"{section}.{name}.path", f"{entry.path} is no folder; name the one with its *.safetensors files"
             if section != "datasets" and not entry.endpoint:

@@ -27,7 +27,7 @@ else:  # whatever is registered when the schema is read
 class Source(Section):
     """Something on disk or on the Hugging Face hub."""
 
-    path: str | None = Field(None, description="Local file or folder, relative to the repository.")
+    path: str | None = Field(None, min_length=1, description="Local file or folder, relative to the repository.")
     hub: str | None = Field(None, pattern=HUB_ID, description="Id on the Hugging Face hub, instead of path.")
     revision: str | None = Field(None, description="Commit, tag or branch on the hub.")
 

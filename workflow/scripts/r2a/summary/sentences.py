@@ -74,35 +74,12 @@ def find_sentences(
     for subject, path in filled:
         settled = pd.read_csv(path).set_index("group").loc["all"]
         pairs = pd.read_csv(agreements[subject]).set_index(["first", "second"])
-        cells = {
-            "reasoning after belief has settled": share(
-                settled["share_after"], settled["share_after_low"], settled["share_after_high"], settled["n_traces"],
-                of="traces",
-            ),
-            "mean probability of the answer": with_interval(
-                settled["area"], settled["area_low"], settled["area_high"], settled["n_traces"], of="traces"
-            ),
-        }  # fmt: skip
-        for name, second in {
-            "needed, hidden from RFHs": "effect_rfh", "needed, hidden from matched heads": "effect_matched",
-            "needed, read by RFHs": "read_rfh", "needed, read by matched heads": "read_matched",
-        }.items():  # fmt: skip
-            row = pairs.loc[("effect", second)]
-            cells[name] = with_interval(
-                row["rank_correlation"], row["low"], row["high"], row["n_problems"], zero=0, is_signed=True
-            )
-        rfhs, matched = pairs.loc[("effect", "read_rfh")], pairs.loc[("effect", "read_matched")]
-        cells |= {"p": p_value(rfhs["p_holm"]), "n": number(rfhs["n_problems"])}
         hidden = (
             pd.read_csv(experiments[subject]).set_index(["arm", "measure"]).reindex([(ALL_HEADS, "changed")]).iloc[0]
         )
-        cells |= {
-            "changed without the most read": number(100 * hidden["most"], "{:.0f} %"),
-            "without one little read": number(100 * hidden["little"], "{:.0f} %"),
-            "difference, points": points(
-                hidden["difference"], hidden["low"], hidden["high"], hidden["n_problems"], said_p(hidden["p_holm"])
-            ),
-        }
+        rfhs, matched = pairs.loc[("effect", "read_rfh")], pairs.loc[("effect", "read_matched")]
+        cells = _belief(settled) | _agreement(pairs)
+        cells |= {"p": p_value(rfhs["p_holm"]), "n": number(rfhs["n_problems"])} | _changed(hidden)
         changes_more.append(bool(hidden["low"] > 0))
         goes_together.append(bool(rfhs["low"] > 0))
         more_than_matched.append(bool(rfhs["low"] > matched["high"]))
@@ -115,6 +92,43 @@ def find_sentences(
             f"little {in_cases(changes_more)}.",
         ]
     return found
+
+
+def _belief(settled: pd.Series) -> dict[str, Cell]:
+    return {
+        "reasoning after belief has settled": share(
+            settled["share_after"], settled["share_after_low"], settled["share_after_high"], settled["n_traces"],
+            of="traces",
+        ),
+        "mean probability of the answer": with_interval(
+            settled["area"], settled["area_low"], settled["area_high"], settled["n_traces"], of="traces"
+        ),
+    }  # fmt: skip
+
+
+def _agreement(pairs: pd.DataFrame) -> dict[str, Cell]:
+    """How what the answer needs goes together with what heads carry and read. pairs: by first and second measure."""
+    cells = {}
+    for name, second in {
+        "needed, hidden from RFHs": "effect_rfh", "needed, hidden from matched heads": "effect_matched",
+        "needed, read by RFHs": "read_rfh", "needed, read by matched heads": "read_matched",
+    }.items():  # fmt: skip
+        row = pairs.loc[("effect", second)]
+        cells[name] = with_interval(
+            row["rank_correlation"], row["low"], row["high"], row["n_problems"], zero=0, is_signed=True
+        )
+    return cells
+
+
+def _changed(hidden: pd.Series) -> dict[str, Cell]:
+    """Answers that change without the sentence that the RFHs read most, and without one that they read little."""
+    return {
+        "changed without the most read": number(100 * hidden["most"], "{:.0f} %"),
+        "without one little read": number(100 * hidden["little"], "{:.0f} %"),
+        "difference, points": points(
+            hidden["difference"], hidden["low"], hidden["high"], hidden["n_problems"], said_p(hidden["p_holm"])
+        ),
+    }
 
 
 @finding(

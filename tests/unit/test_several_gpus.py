@@ -155,6 +155,7 @@ def write_boxed_traces(folder: Path) -> None:
     texts = tokenizer.batch_decode(list(rows["completion_token_ids"]))
     boxed = [text.replace("It is it.", "\\boxed{it}") for text in texts]
     rows["completion_token_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in boxed]
+    rows["answer_text"] = "\\boxed{it}"
     both = zip(rows["prompt_token_ids"], rows["completion_token_ids"], strict=True)
     rows["bounds"] = [segment_bounds(list(prompt), completion, marks) for prompt, completion in both]
     rows["answer_text"] = "\\boxed{it}"

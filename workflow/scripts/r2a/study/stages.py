@@ -176,7 +176,7 @@ STAGES = {
     "hint_grades": _stage(
         2, "grading.{seconds,memory_mb}", "first_grader_version", "hint_versions", grader="grading.graders.0"
     ),
-    "attention": _stage(4, "attention.{decoding,kernel,cue_words}", "decodings.<decoding>.temperature"),
+    "attention": _stage(5, "attention.{decoding,kernel,cue_words}", "decodings.<decoding>.temperature"),
     "attention_rows": _stage(
         2,
         "attention.{decoding,kernel,cue_words,n_top_heads,n_cases,row_heads,row_dtype,case_megabytes}",

@@ -184,6 +184,8 @@ MISREAD = {
     "\ufeffseed: 010": "seed: YAML reads 010 as 8 (line 1); write 8, or quote a text",
     "filter:\n  level: [1, 02]": "filter.level.1: YAML reads 02 as 2 (line 2)",
     "minutes: 1:30": "minutes: YAML reads 1:30 as 90",
+    "seconds: 1:30.5": "seconds: YAML reads 1:30.5 as 90.5",
+    "revision: 0123456": "revision: YAML reads 0123456 as 42798 (line 1); write 42798, or quote a text",
 }
 
 

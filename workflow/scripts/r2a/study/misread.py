@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-INT = "tag:yaml.org,2002:int"
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 OTHER_BASE = re.compile(r"[-+]?0[0-9_]+|[-+]?0[box].*|.*:.*")  # read as octal, binary, hexadecimal, or in sixties
 
 
@@ -28,7 +28,7 @@ def _in_words(node: yaml.Node | None, place: str, seen: set[int]) -> Iterator[st
     if node is None or id(node) in seen:  # an alias of what has been looked at
         return
     seen.add(id(node))
-    if isinstance(node, yaml.ScalarNode) and node.tag == INT and OTHER_BASE.fullmatch(node.value):
+    if isinstance(node, yaml.ScalarNode) and node.tag in NUMBERS and OTHER_BASE.fullmatch(node.value):
         read = yaml.safe_load(node.value)
         yield f"{place}: YAML reads {node.value} as {read} (line {_line(node)}); write {read}, or quote a text"
     if isinstance(node, yaml.SequenceNode):

@@ -343,11 +343,21 @@ def test_a_folder_that_holds_a_script_is_told_as_such(tmp_path):
         load(tmp_path / "mine")
 
 
+def test_a_thousand_unreadable_references_are_counted_and_a_hundred_named(tmp_path):
+    rows = [{"uid": number, "problem": "p", "answer": None} for number in range(1000)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DatasetError, match=r"1000 references cannot be compared") as error:
+        load(tmp_path / "a.jsonl", fields=PLAIN)
+    assert str(error.value).count("\n") == 101 and str(error.value).endswith("  and 900 more")
+
+
 @pytest.mark.parametrize(
     ("changed", "settings", "said"),
     [
         ({"problem": None}, {"fields": PLAIN | {"wrong_answers": ["wrong"]}}, "1 has no problem text; correct it"),
         ({"problem": " "}, {"fields": PLAIN | {"wrong_answers": ["wrong"]}}, "1 has no problem text; correct it"),
+        ({"wrong": " 2\n"}, {"fields": PLAIN | {"wrong_answers": ["wrong"]}}, "answers of 1 are missing or equal"),
+        ({"uid": None}, {}, r"1 rows \(null, \.\.\.\) have a uid that occurs more than once, or none"),
         ({"area": None}, {"areas": {"A": "B"}}, r"1 rows \(1, \.\.\.\) have no area; correct them"),
     ],
 )

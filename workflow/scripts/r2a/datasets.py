@@ -18,6 +18,7 @@ PAIR_COLUMNS = ("query_a", "answer_a", "query_b", "answer_b")
 OPTIONAL_PAIR_COLUMNS = ("uid", "domain", "comparator_a", "comparator_b", "kind", "template")
 LETTERS = string.ascii_uppercase
 REMEDIES = {"drop": "their problems are left out", "text": "answers are compared with them as texts"}
+MOST_LISTED = 100  # references that a message names
 DEFAULT_COMPARATOR = "correct"  # the paper's pairs ask "which is correct: X or Y?"
 
 
@@ -207,7 +208,7 @@ def _as_choices(uid: str, problem: str, answers: Sequence[str | None], place: st
     """The problem followed by lettered choices, and the letter of the first (right) answer."""
     if not isinstance(problem, str) or not problem.strip():
         raise DatasetError(f"{place}: {uid} has no problem text; correct it in the file")
-    if None in answers or len(set(answers)) < len(answers):
+    if None in answers or len({str(answer).strip() for answer in answers}) < len(answers):
         raise DatasetError(f"{place}: answers of {uid} are missing or equal; correct them in the file")
     order = random.Random(f"{seed} {uid}").sample(range(len(answers)), len(answers))
     lines = [f"({letter}) {answers[number]}".strip() for letter, number in zip(LETTERS, order, strict=False)]
@@ -266,7 +267,9 @@ def _with_readable_references(frame: pd.DataFrame, remedy: str, place: str) -> t
     if not why:
         return frame, why
     rows = {uid: number for number, uid in zip(frame.index + 1, frame["uid"], strict=True)}
-    lines = "\n".join(f"  row {rows[uid]}, {uid}: {reason}" for uid, reason in why.items())
+    named = [f"  row {rows[uid]}, {uid}: {reason}" for uid, reason in why.items()]
+    more = [f"  and {len(named) - MOST_LISTED} more"] if len(named) > MOST_LISTED else []
+    lines = "\n".join([*named[:MOST_LISTED], *more])
     if remedy == "stop" or (remedy == "text" and "missing" in why.values()):
         raise DatasetError(
             f"{place}: {len(why)} references cannot be compared with answers; correct them, or set "
@@ -289,7 +292,7 @@ def _check(frame: pd.DataFrame, place: str) -> None:
         raise DatasetError(f"{place}: no problem remains; check areas and filter in the configuration")
     wrong = {
         "have no problem text": frame["problem"].isna() | (frame["problem"].str.strip() == ""),
-        "have a uid that occurs more than once": frame["uid"].duplicated(keep=False) | frame["uid"].isna(),
+        "have a uid that occurs more than once, or none": frame["uid"].duplicated(keep=False) | frame["uid"].isna(),
     }
     if "pair" in frame:
         answers = frame.groupby("pair")["answer"].transform("nunique")

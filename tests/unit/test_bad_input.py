@@ -197,8 +197,25 @@ def test_what_yaml_reads_otherwise_than_it_looks_is_told_with_its_line(text, tmp
     assert str(error.value).startswith(f"my.yaml has 1 error:\n  {MISREAD[text]}")
 
 
+def test_of_several_files_the_one_at_fault_is_named(tmp_path):
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    for file, text in zip(files, ("a: 1", "a: 1\na: 2"), strict=True):
+        file.write_text(text)
+    with pytest.raises(
+        ConfigError, match=r"a: is given twice, in lines 1 and 2; only the last would count \(.*b\.yaml\)"
+    ):
+        load_study(copy.deepcopy(SHIPPED), "both", files)
+
+
 @pytest.mark.parametrize(
-    "text", ["a: &a {x: 1, y: [0, 0.5, 1e4, 1_000]}\nb: {<<: *a, x: 2}\nc: *a\nd: '010'\n", '{\n\t"a": 1}', "", "a:\n"]
+    "text",
+    [
+        "a: &a {x: 1, y: [0, 0.5, 1e4, 1_000]}\nb: {<<: *a, x: 2}\nc: *a\nd: '010'\n",
+        "a: &a {x: 1}\nb: &b {y: 1}\nc:\n  <<: *a\n  <<: *b\n",
+        '{\n\t"a": 1}',
+        "",
+        "a:\n",
+    ],
 )
 def test_what_is_read_as_it_looks_is_no_error(text, tmp_path):
     (tmp_path / "my.yaml").write_text(text)

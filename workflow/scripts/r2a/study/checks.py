@@ -6,7 +6,7 @@ Read at every parse of the Snakefile, on every cluster job: no heavy import here
 import copy
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,12 +31,13 @@ class ConfigError(Exception):
     """The configuration cannot be used; the message lists every error, one per line."""
 
 
-def load_study(config: dict[str, Any], origin: str = "the configuration", files: Iterable[Path | str] = ()) -> Study:
+def load_study(config: dict[str, Any], origin: str = "the configuration", files: Sequence[Path | str] = ()) -> Study:
     """The study that a parsed configuration describes. Raises ConfigError with every error, in words.
 
     files: those that it was parsed from, which are searched for what YAML reads otherwise than it looks.
     """
-    lines = [words for file in files for words in misread_in_words(file)]
+    where = " ({})" * (len(files) > 1)
+    lines = [words + where.format(file) for file in files for words in misread_in_words(file)]
     lines += _variants_in_words(config)
     config = _with_variants(config)
     study, errors = _as_far_as_possible(config)

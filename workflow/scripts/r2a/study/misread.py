@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+MERGE = "tag:yaml.org,2002:merge"  # of <<, which may be given several times
 OTHER_BASE = re.compile(r"[-+]?0[0-9_]+|[-+]?0[box].*|.*:.*")  # read as octal, binary, hexadecimal, or in sixties
 
 
@@ -39,7 +40,7 @@ def _in_words(node: yaml.Node | None, place: str, seen: set[int]) -> Iterator[st
         for key, value in node.value:
             name = str(key.value)
             inside = f"{place}.{name}".lstrip(".")
-            if name in lines:
+            if name in lines and key.tag != MERGE:
                 yield f"{inside}: is given twice, in lines {lines[name]} and {_line(key)}; only the last would count"
             lines[name] = _line(key)
             yield from _in_words(value, inside, seen)

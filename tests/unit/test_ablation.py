@@ -279,7 +279,7 @@ def test_a_model_with_recurrent_layers_is_refused_by_name():
 def test_a_model_whose_tokens_reach_later_ones_outside_of_attention_is_refused_by_name():
     model = tiny_model("llama")
     model.model.layers[2].mlp.register_forward_hook(lambda _module, _inputs, output: output.cumsum(1))
-    with pytest.raises(ModelError, match=r"^LlamaForCausalLM: .* standard deviations away from the model's own"):
+    with pytest.raises(ModelError, match=r"^LlamaForCausalLM: .* of their spread away from the model's own"):
         refuse_inexact_ablation(model, IDS[0])
 
 

@@ -27,6 +27,7 @@ from r2a.models import ModelError, refuse_failed
 from r2a.models.attention import SEAM, AttentionError, attention_kernel
 from r2a.models.decoder import Decoder, follow_vllm
 from r2a.models.manifest import interpreted_sizes, written_sizes
+from r2a.models.rounding import TOLERANCES, rounding
 from r2a.patching.components import COMPONENTS, capture, hook_points_of
 from r2a.patching.patcher import Patcher
 from r2a.roles import RFH, UNABLATED
@@ -381,6 +382,25 @@ def test_a_wrong_stage_is_told_with_its_deviation():
     model.model.layers[2].mlp.register_forward_hook(lambda _module, _inputs, output: output.cumsum(1))
     (found,) = stages_that_hold(model, ["patching"], 512, "float32", COMPONENTS)
     assert not found["holds"] and "away from the model's own" in found["reason"]
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "phimoe", "granite_swa"])
+def test_what_rounding_does_to_a_model_is_no_reason_to_refuse_it(family):
+    """In a mixture, rounding can choose another expert; granite_swa multiplies it."""
+    model = tiny_model(family, SEAM).to(torch.bfloat16)
+    found = stages_that_hold(model, TRIED, 512, "bfloat16", hook_points_of(model).components)
+    assert [stage["reason"] for stage in found] == [""] * len(TRIED)
+    assert max(rounding(model, random_ids(n)) for n in (64, 110)) > TOLERANCES[torch.bfloat16]
+    model.get_decoder().layers[2].mlp.register_forward_hook(_sums_over_tokens)
+    found = stages_that_hold(model, ["ablation", "patching"], 512, "bfloat16", hook_points_of(model).components)
+    assert not any(stage["holds"] for stage in found)
+
+
+def _sums_over_tokens(_mlp, _inputs, output):
+    """What a layer would do that carries tokens to later ones outside of attention."""
+    states, *more = output if isinstance(output, tuple) else (output,)
+    summed = states.cumsum(-2)
+    return (summed, *more) if more else summed
 
 
 def test_a_model_whose_text_skips_layers_is_refused():

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from r2a.ablation.arms import Arm
-from r2a.ablation.decoding import TOLERANCES as ABLATION_TOLERANCES
 from r2a.ablation.decoding import Rows, read
 from r2a.attention.reference import rerun_eager
 from r2a.attention.rerun import TOLERANCE as ATTENTION_TOLERANCES
@@ -23,12 +22,11 @@ from r2a.devices import DeviceError
 from r2a.models import ModelError, load_model, read_manifest
 from r2a.models.attention import SEAM, AttentionError, attention_kernel
 from r2a.models.decoder import Decoder
+from r2a.models.rounding import distance, own_logits, refuse_beyond_rounding, rounding
 from r2a.patching.components import COMPONENTS, capture, hook_points_of
-from r2a.patching.patcher import TOLERANCES as PATCHING_TOLERANCES
 from r2a.patching.patcher import Patcher
 from r2a.progress import logger, tell
 from r2a.roles import UNABLATED
-from r2a.sentences.branches import TOLERANCES as SENTENCE_TOLERANCES
 from r2a.sentences.branches import Branch, Branches, keep_run
 from r2a.store import provenance, write_json
 from r2a.traces import Bounds
@@ -145,36 +143,22 @@ def _attention(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, 
                 expected = segment_mass(rerun_eager(model, trace, of)[0], of)[decoder.attending]
             difference = np.abs(mass - expected)
             deviations.append(float(difference.max() if dtype == "float32" else difference.mean()))
-        logits, own = decoder.logits(hidden[-1:])[0].float().cpu(), _own_logits(model, trace)
-        if not _distance(logits, own) <= PATCHING_TOLERANCES[model.dtype]:
-            raise AttentionError(
-                f"the rerun's logits are {_distance(logits, own):.2g} of their spread off the model's own"
-            )
+        logits, own = decoder.logits(hidden[-1:])[0].float().cpu(), own_logits(model, trace)
+        refuse_beyond_rounding(model, trace, logits, own, "attention reruns are not the model's own passes")
     return float(np.max(deviations)), ATTENTION_TOLERANCES[dtype]
-
-
-@torch.no_grad()
-def _own_logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
-    with attention_kernel(model, Decoder(model).own_attention):
-        return model(torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0, -1].float().cpu()
-
-
-def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Distance of logits: root mean square, relative to the spread of the expected ones."""
-    return float((found - expected).square().mean().sqrt() / expected.std())
 
 
 @torch.no_grad()
 def _patching(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
     """Patches of one run into another against whole passes with hooks: root mean square, relative to the logits'."""
     patcher = Patcher(model)
-    hook_points, dtype = patcher.hook_points, model.dtype
+    hook_points = patcher.hook_points
     components = hook_points.those_of(settings["components"])
     base, n_tokens = ids[1], len(ids[1])
     positions, layers = [n_tokens // 3, n_tokens - 2], sorted({0, patcher.n_layers // 2, patcher.n_layers - 1})
     vectors, _ = capture(model, list(reversed(base)), positions, components)
     kept = patcher.keep(base, positions)
-    deviations = [_distance(patcher.logits(kept.resid_pre[-1])[0], _own_logits(model, base))]
+    deviations = [distance(patcher.logits(kept.resid_pre[-1])[0], own_logits(model, base))]
     for component in components:
         logits = patcher.logits(patcher.patch(kept, component, vectors[component], 4 * n_tokens, layers))
         for number, layer in enumerate(layers):
@@ -183,10 +167,10 @@ def _patching(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, A
 
                 put = partial(_put, component, position, vector, patcher.n_heads)
                 with hook_points.hooked(layer, component, put):
-                    expected = _own_logits(model, base)
+                    expected = own_logits(model, base)
                 patched = logits[number, place, 0] if component == "z" else logits[number, place]
-                deviations.append(_distance(patched, expected))
-    return max(deviations), PATCHING_TOLERANCES[dtype]
+                deviations.append(distance(patched, expected))
+    return max(deviations), rounding(model, base)
 
 
 def _put(component: str, position: int, vector: torch.Tensor, n_heads: int, found: torch.Tensor) -> torch.Tensor:
@@ -201,7 +185,7 @@ def _put(component: str, position: int, vector: torch.Tensor, n_heads: int, foun
 
 
 def _ablation(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, Any]) -> tuple[float, float]:
-    """Unablated answers of short and long traces, decoded together: largest difference over the logits' spread."""
+    """Unablated answers of short and long traces, decoded together: the largest mean distance."""
     decoder = Decoder(model)
     if decoder.apart:
         raise ModelError(f"its heads cannot be ablated: {decoder.apart}")
@@ -211,14 +195,13 @@ def _ablation(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, A
         (read(model, trace[:cut], Bounds(0, 1, 2, 3, cut - 1, cut, cut, cut)), nothing)
         for trace, cut in zip(ids, cuts, strict=True)
     ]
-    rows, deviations = Rows(model, readings), []
+    rows, deviations = Rows(model, readings), np.zeros((N_DECODED, len(ids)))
     for step in range(N_DECODED):
         tokens = torch.tensor([trace[cut + step] for trace, cut in zip(ids, cuts, strict=True)], device=model.device)
-        found = rows.step(tokens).float().cpu()
+        found = rows.step(tokens)
         for row, (trace, cut) in enumerate(zip(ids, cuts, strict=True)):
-            own = _own_logits(model, trace[: cut + step + 1])
-            deviations.append(float((found[row] - own).abs().max() / own.std()))
-    return max(deviations), ABLATION_TOLERANCES[model.dtype]
+            deviations[step, row] = distance(found[row], own_logits(model, trace[: cut + step + 1]))
+    return float(deviations.mean(0).max()), max(rounding(model, trace) for trace in ids)
 
 
 @torch.no_grad()
@@ -229,9 +212,9 @@ def _sentences(model: Any, ids: Sequence[Sequence[int]], settings: Mapping[str, 
     kept = keep_run(model, trace[:-1])
     endings = [tuple(trace[start:]) for start in starts]
     read = Branches(model, kept, [Branch(start, e) for start, e in zip(starts, endings, strict=True)]).read()
-    own = _own_logits(model, trace)
+    own = own_logits(model, trace)
     logits = Decoder(model).final_logits(torch.stack([states[-1] for states in read])).cpu()
-    return max(_distance(found, own) for found in logits), SENTENCE_TOLERANCES[model.dtype]
+    return distance(logits, own), rounding(model, trace)
 
 
 STAGES: dict[str, Stage] = {

@@ -22,9 +22,10 @@ from torch.nn.functional import pad
 from r2a.ablation.arms import Arm
 from r2a.memory import if_it_fits
 from r2a.models import ModelError, off_device, stack_layers
-from r2a.models.attention import attention_kernel, plain_attention
+from r2a.models.attention import plain_attention
 from r2a.models.decoder import Decoder
 from r2a.models.kernels import Rule
+from r2a.models.rounding import own_logits, refuse_beyond_rounding
 from r2a.roles import ABLATION_MODES, UNABLATED
 from r2a.traces import Bounds
 
@@ -36,8 +37,6 @@ CUT_OFF_PROMPT = "cut_off_prompt"  # cut_off with the prompt hidden
 N_KEPT = 4  # number of a trace's answer tokens whose outputs are kept for other traces
 CHECK_TOKENS = 256  # of a trace on which decoding is checked, against an attention that holds token x token values
 LEAST_MOVE = 1e-5  # of the centre of attention, as a share of the reasoning; less is rounding
-# how far unablated logits may be from the model's own: largest difference over the logits' standard deviation
-TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 
 
 @dataclass
@@ -396,12 +395,6 @@ def refuse_inexact_ablation(model: Any, token_ids: Sequence[int]) -> None:
     bounds = Bounds(0, 0, 0, 0, n_read, n_read, n_read, n_read)
     rows = Rows(model, [(read(model, read_ids, bounds), Arm(UNABLATED, UNABLATED, 0, ()))])
     found = rows.step(torch.tensor([last], device=model.device))[0].float().cpu()
-    ids = torch.tensor([[*read_ids, last]], device=model.device)
-    with attention_kernel(model, "eager"):
-        own = decoder.logits(decoder.body(input_ids=ids, use_cache=False).last_hidden_state[0, -1:])[0].float().cpu()
-    deviation = float((found - own).abs().max() / own.std())
-    if not deviation <= TOLERANCES[model.dtype]:
-        raise ModelError(
-            f"{decoder.name}: heads of this architecture cannot be ablated: without ablation logits come out "
-            f"{deviation:.2g} standard deviations away from the model's own, and {TOLERANCES[model.dtype]} is rounding"
-        )
+    ids = [*read_ids, last]
+    what = "heads of this architecture cannot be ablated, for without ablation"
+    refuse_beyond_rounding(model, ids, found, own_logits(model, ids), what)

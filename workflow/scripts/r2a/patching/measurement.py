@@ -13,10 +13,11 @@ import torch
 
 from r2a.extensions import CONTROLS
 from r2a.memory import if_it_fits
+from r2a.models.rounding import refuse_beyond_rounding
 from r2a.patching.components import capture
 from r2a.patching.controls import Given
 from r2a.patching.metrics import METRICS, logit_diff, patch_metrics
-from r2a.patching.patcher import Patcher, refuse_deviating
+from r2a.patching.patcher import INEXACT, Patcher
 from r2a.patching.restarts import KeptRun, Patch
 from r2a.ranges import doubling_ends, step_of
 from r2a.roles import ANSWER_ROLE, CLEAN_TO_CORRUPTED, CORRUPTED_TO_CLEAN, KEY_ROLES, PROBE, REASONING_END
@@ -270,7 +271,7 @@ class _Pair:
     def null_patch_error(self, base: str, resid_post: torch.Tensor) -> float:
         """Largest change of a logit under patches that change nothing. Raises ModelError if it exceeds rounding."""
         found = self.patcher.logits(resid_post)
-        refuse_deviating(type(self.patcher.model).__name__, found, self.logits[base], self.patcher.model.dtype)
+        refuse_beyond_rounding(self.patcher.model, self.row[f"{base}_ids"], found, self.logits[base], INEXACT)
         return float((found - self.logits[base]).abs().max())
 
     def first_order(self) -> dict[str, np.ndarray]:

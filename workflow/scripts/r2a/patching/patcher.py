@@ -21,8 +21,9 @@ import torch
 
 from r2a.memory import by_tokens, in_batches
 from r2a.models import ModelError, off_device, stack_layers
-from r2a.models.attention import SEAM, attention_kernel, watched_by
+from r2a.models.attention import SEAM, watched_by
 from r2a.models.decoder import Decoder
+from r2a.models.rounding import own_logits, refuse_beyond_rounding
 from r2a.patching.components import COMPONENTS, as_heads, batch_of_one, hook_points_of, seen_and_positions
 from r2a.patching.restarts import (
     Elsewhere,
@@ -42,8 +43,7 @@ from r2a.patching.restarts import (
     unpack,
 )
 
-# How far the patcher's logits may be from the model's own: root mean square, relative to the logits'.
-TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
+INEXACT = "patching cannot restart runs of this architecture"
 
 
 class Patcher:
@@ -416,16 +416,15 @@ class Patcher:
         n_vocabulary = self.decoder.config.vocab_size
         ids = torch.randint(n_vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
         try:
-            with attention_kernel(self.model, "eager"):
-                own = self.model(batch_of_one(self.model, ids), use_cache=False).logits[0, -1].float().cpu()
+            own = own_logits(self.model, ids)
             self.model.set_attn_implementation(SEAM)
             kept = self.keep(ids, [5])
             layer = self.n_layers // 2
             null = self.finish([Patch(kept, layer, (5,), kept.resid_pre[layer][:1])], len(ids))
             found = self.logits(torch.cat([kept.resid_pre[-1], null]))
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
-            raise ModelError(f"{name}: patching cannot restart runs of this architecture ({error})") from error
-        refuse_deviating(name, found, own, self.model.dtype)
+            raise ModelError(f"{name}: {INEXACT} ({error})") from error
+        refuse_beyond_rounding(self.model, ids, found, own, INEXACT)
 
 
 def _beyond_the_stream(decoder: Decoder) -> str:
@@ -434,14 +433,3 @@ def _beyond_the_stream(decoder: Decoder) -> str:
     if decoder.look.n_streams > 1:
         return f"{decoder.look.n_streams} residual streams enter each layer"
     return f"its last {n_sharing} layers attend to the keys of earlier ones" if n_sharing else ""
-
-
-def refuse_deviating(name: str, found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
-    """Raise ModelError if logits [..., vocabulary] differ from those expected [vocabulary] by more than rounding."""
-    scale = (expected - expected.mean()).square().mean().sqrt().clamp_min(1)
-    deviation = float((found - expected).square().mean().sqrt() / scale)
-    if not deviation <= TOLERANCES[dtype]:
-        raise ModelError(
-            f"{name}: patching cannot restart runs of this architecture: logits come out {deviation:.2g} of their "
-            f"spread away from the model's own, and {TOLERANCES[dtype]} is rounding"
-        )

@@ -17,14 +17,13 @@ import torch
 
 from r2a.head_sets import Head
 from r2a.models import ModelError
-from r2a.models.attention import Pass, attention_kernel, plain_attention
+from r2a.models.attention import Pass, plain_attention
 from r2a.models.decoder import Decoder
 from r2a.models.kernels import Rule, attend
+from r2a.models.rounding import own_logits, refuse_beyond_rounding
 
 BLOCK_QUERIES = 512  # whose attention is computed at a time
 CHECK_TOKENS = 64  # tokens of a trace on which branches are checked
-# the largest allowed deviation of a branch's logits from the model's: root mean square, relative to the logits' spread
-TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
 
 @dataclass(frozen=True)
@@ -277,12 +276,6 @@ def refuse_inexact_branches(model: Any, token_ids: Sequence[int]) -> None:
     ids = list(map(int, token_ids[:CHECK_TOKENS]))
     decoder, start = Decoder(model), len(ids) // 2
     (leaving,) = Branches(model, keep_run(model, ids[:start]), [Branch(start, tuple(ids[start:]))]).read()
-    found = decoder.final_logits(leaving[-1:])[0].cpu()
-    with attention_kernel(model, "eager"):
-        own = model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1].float().cpu()
-    deviation = float((found - own).square().mean().sqrt() / (own - own.mean()).square().mean().sqrt().clamp_min(1e-6))
-    if not deviation <= TOLERANCES[model.dtype]:
-        raise ModelError(
-            f"{decoder.name}: runs of this architecture cannot be continued exactly: the logits deviate from the "
-            f"model's own by {deviation:.2g} of their spread; rounding explains {TOLERANCES[model.dtype]}"
-        )
+    found = decoder.final_logits(leaving[-1:])[0]
+    what = "runs of this architecture cannot be continued exactly"
+    refuse_beyond_rounding(model, ids, found, own_logits(model, ids), what)

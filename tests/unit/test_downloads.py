@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import constants
+from huggingface_hub.utils import filter_repo_objects
 
 from r2a.datasets import load_dataset
 from r2a.model_check import check_model
 from r2a.models import load_model, load_tokenizer, read_manifest, resolve_judge, resolve_model
+from r2a.models.weights import COPIES, HUB_FILES
 from r2a.store import read_parquet
 from r2a.study import load_study, stage_settings
 
@@ -99,3 +101,14 @@ def test_the_laptop_study_runs_on_what_lies_in_the_hub_models_place(tmp_path, mo
         n_rows = 32 if name in laptop.pair_datasets else 16
         assert len(read_parquet(tmp_path / f"{name}.parquet")) == n_rows
     assert laptop.pair_datasets and {dataset.n_problems for dataset in laptop.datasets.values()} == {16}
+
+
+def test_copies_of_the_weights_for_other_software_are_not_downloaded():
+    copies = [
+        "original/model-00001-of-2.safetensors",
+        "original/config.json",
+        "consolidated-00001-of-00002.safetensors",
+    ]
+    wanted = ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json", "chat_template.jinja"]
+    files = [*copies, *wanted, "metal/model.bin", "pytorch_model.bin", "README.md"]
+    assert list(filter_repo_objects(files, allow_patterns=HUB_FILES, ignore_patterns=COPIES)) == wanted

@@ -12,6 +12,7 @@ WEIGHTS = "*.safetensors"
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"(\d{2,})-of-(\d{2,})")
 HUB_FILES = (WEIGHTS, "*.json", "*.jinja", "*.txt", "tokenizer.model")
+COPIES = ("*/*", "consolidated*")  # the same weights for other software
 
 
 class ModelError(Exception):
@@ -28,7 +29,8 @@ def find_weights(source: Mapping[str, str | None]) -> tuple[Path, dict[str, str 
 
         hub, revision = source["hub"], source["revision"]
         try:
-            folder = Path(snapshot_download(hub, revision=revision, allow_patterns=list(HUB_FILES)))
+            wanted, copies = list(HUB_FILES), list(COPIES)
+            folder = Path(snapshot_download(hub, revision=revision, allow_patterns=wanted, ignore_patterns=copies))
         except (OSError, ValueError) as error:  # the hub's errors are of these types
             said = str(error).strip().partition("\n")[0]
             raise ModelError(

@@ -637,7 +637,6 @@ def test_a_judge_in_vllm_here_and_behind_its_server_gives_the_same_scores(tmp_pa
 
 @pytest.mark.slow
 def test_the_engine_that_judged_judges_what_comes_next_if_it_has_room(tmp_path, monkeypatch):
-    monkeypatch.setattr("r2a.judging.vllm_judge._running", {})
     write_inputs(tmp_path, {name: [f"{name}{k}" for k in range(4)] for name in "abc"})
     judges = [{"first": {"path": str(JUDGE), "dtype": "float32", "max_tokens": n_tokens}} for n_tokens in (64, 128)]
     judge(tmp_path, judges[0], ["a"])

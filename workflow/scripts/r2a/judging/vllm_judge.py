@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from r2a.engine import finished_outputs, start_engine
+from r2a import engine
+from r2a.engine import finished_outputs
 from r2a.judging.requests import REFUSED, JudgeRequest, JudgingError, Reply
 from r2a.models import engine_tokenizer, load_tokenizer
 from r2a.prompts import ChatTemplate, PromptError
@@ -11,7 +12,7 @@ from r2a.prompts import ChatTemplate, PromptError
 # otherwise a weak judge keeps writing blanks wherever any number of them is allowed
 JSON_AS = {"backend": "xgrammar", "disable_any_whitespace": True}
 
-_running: dict[tuple[str, str], Any] = {}  # this process's engine, by the judge's folder and dtype
+_kept: dict[tuple[str, str], Any] = {}  # the last engine of this process, by the judge's folder and dtype
 
 
 class VllmJudge:
@@ -46,6 +47,7 @@ class VllmJudge:
         self.n_positions = AutoConfig.from_pretrained(folder, trust_remote_code=False).max_position_embeddings
         longest = max(map(len, self.ids.values()), default=0) + 2 * max_tokens
         self.longest = min(longest, self.n_positions)
+        self._llm: Any = None
 
     def __call__(self, requests: Sequence[JudgeRequest]) -> Iterator[tuple[JudgeRequest, Reply]]:
         """Yield (request, reply) in the order in which they finish; a request without room for a reply is refused."""
@@ -59,21 +61,21 @@ class VllmJudge:
                 yield request, Reply(f"{self.folder}: no room for {room}", REFUSED, 0.0)
         if not fitting:
             return
-        for request, choice, seconds in finished_outputs(self._engine(), fitting, self._as_vllm_takes_it):
+        if self._llm is None:
+            self._llm = self._engine()
+        for request, choice, seconds in finished_outputs(self._llm, fitting, self._as_vllm_takes_it):
             yield request, Reply(choice.text, choice.finish_reason, seconds)
 
     def _engine(self) -> Any:
-        """The engine that this process has started for the same judge, if it has room for all requests; or a new one.
-
-        A process that judges one dataset goes on with others (r2a.ahead).
-        """
+        """A new engine; or, while the process makes other jobs' files (r2a.ahead), its last one, if it has room."""
         judge = self.folder, self.dtype
-        if judge not in _running or _running[judge].llm_engine.model_config.max_model_len < self.longest:
-            options: dict[str, Any] = {"structured_outputs_config": JSON_AS, **engine_tokenizer(self.folder)}
-            started = start_engine(self.folder, self.dtype, self.longest, self.resources, **options)
-            _running.clear()
-            _running[judge] = started
-        return _running[judge]
+        if engine.may_start:
+            _kept.clear()  # before the next one starts: an engine that ends takes vLLM's state of the process along
+        elif judge in _kept and self.longest <= _kept[judge].llm_engine.model_config.max_model_len:
+            return _kept[judge]
+        options: dict[str, Any] = {"structured_outputs_config": JSON_AS, **engine_tokenizer(self.folder)}
+        _kept[judge] = engine.start_engine(self.folder, self.dtype, self.longest, self.resources, **options)
+        return _kept[judge]
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         return self.tokenizer.encode(self.template.render(prompt), add_special_tokens=False)

@@ -72,9 +72,8 @@ if STUDY.sharded_models:
     include: "workflow/rules/shards.smk"
 
 
-for place, declared in enumerate(reversed(list(workflow.rules)[n_rules_elsewhere:]), start=LAST):
-    if declared.priority != LAST:
-        declared.priority = priority_of(place)
+for place, declared in enumerate(reversed(list(workflow.rules)[n_rules_elsewhere:]), start=1):
+    declared.priority = priority_of(0 if declared.priority == LAST else place)
 
 
 rule all:

@@ -52,7 +52,7 @@ def of_server(key):
     )[key]
 
 
-LAST = 1  # of jobs that ask models about their traces: by then, most of what one engine can complete is ready
+LAST = 1  # of rules that ask models about their traces: by then, most of what one engine can complete is ready
 
 
 # Snakemake clips gpu to its limit, so gpus_needed says what a job really needs
